@@ -1,0 +1,60 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test verify lint bench clean
+
+PYTHON ?=
+export PYTHON
+ARGS ?=
+
+VENV := .venv
+STAMP := $(VENV)/.setup-done
+RUN := $(VENV)/bin/python -m
+LATENTMIX := $(VENV)/bin/latentmix
+ROOMS := models guides inference experiments
+
+help:
+	@echo 'make setup    make .venv from the first Python >= 3.12 and install LatentMix and its tools there'
+	@echo 'make demo     train on the digits, fit both mixtures, write a report'
+	@echo 'make test     run the tests                                  (ARGS="tests/models -x")'
+	@echo 'make verify   run the long proofs that are not up to date    (ARGS="NAME --force")'
+	@echo 'make lint     ruff and mypy'
+	@echo 'make bench    measure the speed of SVI'
+	@echo 'make clean    remove build products and caches; .venv and runs/ stay'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(VENV)/bin/python -c 'import pip, sys; assert sys.version_info >= (3, 12)' 2>/dev/null; then \
+	    python="$$(.ci/find-python)"; \
+	    echo "Making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv $(VENV); \
+	fi
+	@echo 'Installing LatentMix and its tools (a few minutes the first time)'
+	@$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(LATENTMIX) run digits_mlp2 --epochs 15
+	@$(LATENTMIX) run digits
+
+test: setup
+	@$(RUN) pytest $(ARGS)
+
+verify: setup
+	@$(RUN) tests.verify $(ARGS)
+
+lint: setup
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@mkdir -p .typing/latentmix
+	@for room in $(ROOMS); do ln -sfn "../../$$room" ".typing/latentmix/$$room"; done
+	@$(RUN) mypy .typing/latentmix tests
+
+bench: setup
+	@$(LATENTMIX) bench svi $(ARGS)
+
+clean:
+	@rm -rf build dist *.egg-info .typing .mypy_cache .ruff_cache .pytest_cache
+	@find $(ROOMS) tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,7 @@
+"""Approximate posteriors: encoders, the amortized guide q(z given x), guides over a mixture's globals."""
+
+from latentmix.guides.amortized import AmortizedGuide
+from latentmix.guides.encoders import ConvEncoder, Encoder, MLPEncoder
+from latentmix.guides.families import ConditionalDistribution, DiagonalNormal, Family
+
+__all__ = ["AmortizedGuide", "ConditionalDistribution", "ConvEncoder", "DiagonalNormal", "Encoder", "Family", "MLPEncoder"]

@@ -1,0 +1,100 @@
+"""The amortized guide q(z given x): one network infers the latent of every datum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from latentmix.guides.encoders import Encoder
+from latentmix.guides.families import DiagonalNormal, Family
+from latentmix.models.vae import evaluation_mode, register
+
+__all__ = ["AmortizedGuide"]
+
+
+class AmortizedGuide(nn.Module):
+    r"""The guide :math:`q(z \mid x)`, its parameters given by an encoder.
+
+    An ordinary Pyro callable with the site `z` in a plate `data` (Kingma and Welling, *Auto-Encoding
+    Variational Bayes*, 2014, equation 9).
+
+    Args:
+        encoder: The network body.
+        family: What the encoder's features are turned into.
+
+    Example:
+        >>> from latentmix.guides import AmortizedGuide, MLPEncoder
+        >>> guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(16,), shape=(1, 4, 4)))
+        >>> guide.encode(torch.zeros(3, 1, 4, 4)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, encoder: Encoder, family: Family | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.family = DiagonalNormal() if family is None else family
+        self.head = self.family.build(encoder.features, encoder.latent_dim)
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of z."""
+        return self.encoder.latent_dim
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        """The distribution q(z given x): batch shape `batch_shape`, event shape `(latent_dim,)`.
+
+        Args:
+            x: A `batch_shape x shape` tensor.
+        """
+        q: dist.TorchDistribution = self.head(self.encoder(x))
+        return q
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample z for a minibatch.
+
+        Args:
+            x: A `batch x shape` tensor.
+
+        Returns:
+            The sample of z, a `batch x latent_dim` tensor.
+        """
+        register("guide", self)
+        with pyro.plate("data", len(x), dim=-1):
+            z: Tensor = pyro.sample("z", self.posterior(x))
+        return z
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, batch_size: int = 1024, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Mean of q(z given x), in evaluation mode and in chunks.
+
+        Args:
+            x: An `n x shape` tensor.
+            batch_size: Data a chunk.
+            transform: Applied to each chunk first, such as a conversion from bytes to floats.
+
+        Returns:
+            An `n x latent_dim` tensor.
+        """
+        with evaluation_mode(self):
+            chunks = (chunk if transform is None else transform(chunk) for chunk in x.split(batch_size))
+            return torch.cat([self.head.mean(self.encoder(chunk)) for chunk in chunks])
+
+    @torch.no_grad()
+    def draw(self, x: Tensor, *, batch_size: int = 1024, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """One sample of q(z given x) per datum, in evaluation mode and in chunks; torch's random state decides.
+
+        Args:
+            x: An `n x shape` tensor.
+            batch_size: Data a chunk.
+            transform: Applied to each chunk first.
+
+        Returns:
+            An `n x latent_dim` tensor.
+        """
+        with evaluation_mode(self):
+            chunks = (chunk if transform is None else transform(chunk) for chunk in x.split(batch_size))
+            return torch.cat([self.posterior(chunk).sample() for chunk in chunks])

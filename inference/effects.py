@@ -1,0 +1,89 @@
+"""Random states, Pyro settings and the parameter store: kept as they were, whatever happens in between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+__all__ = ["RandomState", "isolated"]
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The states of every random generator that Pyro uses: torch (each device), NumPy, Python."""
+
+    torch: Tensor
+    cuda: list[Tensor]
+    numpy: tuple[Any, ...]
+    python: tuple[Any, ...]
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        """The present states."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        legacy = np.random.get_state(legacy=True)
+        assert isinstance(legacy, tuple)
+        return cls(torch.get_rng_state(), cuda, legacy, random.getstate())
+
+    def restore(self) -> None:
+        """Make these the present states."""
+        torch.set_rng_state(self.torch)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers, that a file can hold without pickle."""
+        name, keys, *rest = self.numpy
+        version, internal, gauss = self.python
+        return {
+            "torch": self.torch.clone(),
+            "cuda": [state.clone() for state in self.cuda],
+            "numpy": {"name": name, "keys": torch.from_numpy(keys.astype(np.int64)), "rest": list(rest)},
+            "python": {"version": version, "internal": torch.tensor(internal), "gauss": gauss},
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> RandomState:
+        """The states that `state_dict` gave."""
+        generator, twister = state["numpy"], state["python"]
+        return cls(
+            torch=state["torch"].cpu(),
+            cuda=[device.cpu() for device in state["cuda"]],
+            numpy=(generator["name"], generator["keys"].cpu().numpy().astype(np.uint32), *generator["rest"]),
+            python=(twister["version"], tuple(twister["internal"].tolist()), twister["gauss"]),
+        )
+
+
+@contextmanager
+def isolated(*, seed: int | None = None, validation: bool | None = None, params: Any = None) -> Iterator[None]:
+    """A block after which random states, Pyro's settings and its parameter store are what they were.
+
+    Inside, the parameter store starts from `params`.
+
+    Args:
+        seed: Seeds every generator at the start of the block; by default they go on from where they are.
+        validation: Switches Pyro's checks of arguments on or off inside the block; by default they stay.
+        params: A state of Pyro's parameter store (`get_state`); by default it is empty.
+    """
+    randomness = RandomState.capture()
+    settings = pyro.settings.get()
+    try:
+        if seed is not None:
+            pyro.set_rng_seed(seed)
+        if validation is not None:
+            pyro.enable_validation(validation)
+        with pyro.get_param_store().scope(params):
+            yield
+    finally:
+        pyro.settings.set(**settings)
+        randomness.restore()

@@ -1,0 +1,272 @@
+"""The state of a training run as one object, and the callbacks that watch it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from latentmix.inference.effects import RandomState
+from latentmix.inference.evaluation import Bound
+
+__all__ = ["Callback", "DivergenceError", "EarlyStopping", "EpochRecord", "TrainingState"]
+
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+class DivergenceError(ArithmeticError):
+    """The loss of a fit is no longer finite."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch of a fit.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        training: The bound on the training data, averaged over the epoch's minibatches.
+        validation: The bound on the validation data after the epoch.
+        learning_rate: Of the first group of parameters, during the epoch.
+        seconds: Time of the epoch, validation included.
+    """
+
+    epoch: int
+    training: Bound
+    validation: Bound | None
+    learning_rate: float
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Negative ELBO at beta = 1 on the training data, nats per datum."""
+        return self.training.loss
+
+
+class Callback(ABC):  # noqa: B024
+    """Watches a fit; a subclass fills the hooks that it needs.
+
+    At every call the state is consistent: a fit resumed from `state.state_dict()` goes on bit for bit.
+    """
+
+    def on_batch_end(self, state: TrainingState) -> None:  # noqa: B027
+        """Called after every step of the optimizer."""
+
+    def on_epoch_end(self, state: TrainingState) -> bool | None:
+        """Called after every epoch, `state.history[-1]` being its record; True ends the fit."""
+        return None
+
+    def on_fit_end(self, state: TrainingState) -> None:  # noqa: B027
+        """Called once, when training has ended by itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the callback must remember when a fit is resumed."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take up what `state_dict` gave."""
+
+
+class EarlyStopping(Callback):
+    """Ends a fit when the loss has not improved for a while, and brings the best weights back.
+
+    It watches the validation loss where there is one, else the training loss.
+
+    Args:
+        patience: Epochs without improvement before the fit ends.
+        min_delta: What counts as an improvement, nats per datum.
+        restore_best: Whether parameters and buffers of the best epoch are restored at the end.
+    """
+
+    def __init__(self, patience: int = 10, min_delta: float = 0.0, restore_best: bool = True) -> None:
+        if patience < 1:
+            raise ValueError(f"Expected a patience of at least 1 epoch; got {patience}.")
+        self.patience = patience
+        self.min_delta = min_delta
+        self.restore_best = restore_best
+        self.load_state_dict({})
+
+    def on_epoch_end(self, state: TrainingState) -> bool:
+        """See `Callback.on_epoch_end`."""
+        record = state.history[-1]
+        loss = (record.validation or record.training).loss
+        if loss < self.best_loss - self.min_delta:
+            self.best_loss, self.best_epoch = loss, record.epoch
+            if self.restore_best:
+                self.best = _copies({**state.parameters, **state.buffers})
+        return record.epoch - self.best_epoch >= self.patience
+
+    def on_fit_end(self, state: TrainingState) -> None:
+        """See `Callback.on_fit_end`."""
+        if self.restore_best and self.best:
+            _copy_into({**state.parameters, **state.buffers}, self.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Callback.state_dict`."""
+        return {"best_loss": self.best_loss, "best_epoch": self.best_epoch, "best": _copies(self.best)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        self.best_loss: float = state.get("best_loss", math.inf)
+        self.best_epoch: int = state.get("best_epoch", 0)
+        self.best: dict[str, Tensor] = dict(state.get("best", {}))
+
+
+@dataclass(eq=False)
+class TrainingState:
+    """Everything that training depends on besides the data, the model and the guide.
+
+    Pass an empty one to `fit` to keep hold of it, and the same one, or one made by `from_state_dict`, to go on.
+
+    Attributes:
+        seed: Seed of the fit.
+        epoch: Epochs that are complete.
+        batch: Minibatches of the present epoch that are complete.
+        order: The present epoch's order of the data.
+        totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data.
+        parameters: The leaves that are optimized, unconstrained, by name.
+        buffers: Buffers of the modules, such as running means.
+        history: One record per epoch.
+    """
+
+    seed: int = 0
+    epoch: int = 0
+    batch: int = 0
+    order: Tensor | None = None
+    totals: Tensor | None = None
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    history: list[EpochRecord] = field(default_factory=list)
+    optimizer: Optimizer | None = None
+    scheduler: LRScheduler | ReduceLROnPlateau | None = None
+    callbacks: Sequence[Callback] = ()
+    random: RandomState | None = None
+    _saved: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def started(self) -> bool:
+        """Whether a fit has used this state."""
+        return self._saved is not None or self.optimizer is not None
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy as tensors, numbers, strings, lists and dictionaries."""
+        if self._saved is not None:
+            return self._saved
+        assert self.optimizer is not None, "no fit has used this state"
+        return {
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "order": None if self.order is None else self.order.clone(),
+            "totals": None if self.totals is None else self.totals.clone(),
+            "parameters": _copies(self.parameters),
+            "buffers": _copies(self.buffers),
+            "history": [asdict(record) for record in self.history],
+            "optimizer": _cloned(self.optimizer.state_dict()),
+            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "random": (self.random or RandomState.capture()).state_dict(),
+        }
+
+    @classmethod
+    def from_state_dict(cls, saved: dict[str, Any]) -> TrainingState:
+        """The state that `state_dict` gave; `fit` puts it into the model's and the guide's leaves."""
+        state = cls(seed=saved["seed"], epoch=saved["epoch"], batch=saved["batch"])
+        state.history = [_record(record) for record in saved["history"]]
+        state._saved = saved
+        return state
+
+    def begin(
+        self,
+        parameters: dict[str, Tensor],
+        modules: Sequence[nn.Module],
+        make_optimizer: MakeOptimizer,
+        make_scheduler: MakeScheduler | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        """Take hold of the leaves, and bring back what an earlier fit left.
+
+        Raises:
+            ValueError: If an earlier fit had other parameters.
+        """
+        saved = self.state_dict() if self.started else None
+        self.parameters = parameters
+        self.buffers = {
+            f"{index}.{name}": buffer for index, module in enumerate(modules) for name, buffer in module.named_buffers()
+        }
+        self.optimizer = make_optimizer(list(parameters.values()))
+        self.scheduler = None if make_scheduler is None else make_scheduler(self.optimizer)
+        self.callbacks = callbacks
+        self.random = None
+        self._saved = None
+        if saved is None:
+            return
+        _copy_into({**self.parameters, **self.buffers}, {**saved["parameters"], **saved["buffers"]})
+        self.epoch, self.batch, self.order, self.totals = (saved[key] for key in ("epoch", "batch", "order", "totals"))
+        self.history = [_record(record) for record in saved["history"]]
+        self.optimizer.load_state_dict(_cloned(saved["optimizer"]))
+        if self.scheduler is not None and saved["scheduler"] is not None:
+            self.scheduler.load_state_dict(saved["scheduler"])
+        for callback, memory in zip(callbacks, saved["callbacks"], strict=False):
+            callback.load_state_dict(memory)
+        RandomState.from_state_dict(saved["random"]).restore()
+
+    def end_epoch(self, record: EpochRecord) -> bool:
+        """Note an epoch's record, step the schedule, call the callbacks; whether one of them ends the fit."""
+        self.epoch, self.batch, self.order, self.totals = self.epoch + 1, 0, None, None
+        self.history.append(record)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step((record.validation or record.training).loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        return any([callback.on_epoch_end(self) for callback in self.callbacks])
+
+
+def _record(saved: EpochRecord | Mapping[str, Any]) -> EpochRecord:
+    if isinstance(saved, EpochRecord):
+        return saved
+    bounds = {key: None if saved[key] is None else Bound(**saved[key]) for key in ("training", "validation")}
+    return EpochRecord(**{**saved, **bounds})
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _copy_into(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
+    different = sorted(targets.keys() ^ sources.keys())
+    if different:
+        raise ValueError(
+            f"Expected a state of training with the parameters of this model and guide; {different[0]!r} is in only "
+            "one of the two: resume with the model and guide of the first fit."
+        )
+    for name, target in targets.items():
+        if target.shape != sources[name].shape:
+            raise ValueError(
+                f"Expected {name!r} of shape {tuple(target.shape)} in the state of training; "
+                f"got {tuple(sources[name].shape)}."
+            )
+        target.copy_(sources[name])
+
+
+def _cloned(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return {key: _cloned(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_cloned(value) for value in tree)
+    return tree
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A schedule's state without functions, which it makes again by itself."""
+    return {key: value for key, value in state.items() if isinstance(value, int | float | str | bool | list | None)}

@@ -1,0 +1,8 @@
+"""Densities: network bodies, likelihoods p(x given z), priors p(z), and the Pyro models made of them."""
+
+from latentmix.models.likelihoods import Bernoulli, Likelihood
+from latentmix.models.networks import ConvDecoder, Decoder, MLPDecoder
+from latentmix.models.priors import Prior, StandardNormal
+from latentmix.models.vae import VAE
+
+__all__ = ["VAE", "Bernoulli", "ConvDecoder", "Decoder", "Likelihood", "MLPDecoder", "Prior", "StandardNormal"]

@@ -1,0 +1,382 @@
+"""Covariance structures of a Gaussian mixture: shapes, densities, closed-form estimates."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, final
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+CovarianceType = Literal["full", "diag", "tied", "spherical"]
+
+
+class CovarianceStructure(ABC):
+    """What the components' covariances share, and how they are stored.
+
+    A structure is stateless. `K` components over `D` features have `scales` (positive, `scale_shape`), where
+    the structure is correlated also Cholesky factors of correlation matrices, and `covariances` of
+    `covariance_shape` (as scikit-learn stores them).
+    """
+
+    name: ClassVar[CovarianceType]
+    isotropic: ClassVar[bool] = False
+
+    @abstractmethod
+    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of the standard deviations."""
+
+    @abstractmethod
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of the stored covariances."""
+
+    def correlation_shape(self, n_components: int, n_features: int) -> tuple[int, ...] | None:
+        """Batch shape of the `D x D` correlation factors, `None` where there are none."""
+        return None
+
+    @abstractmethod
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Number of free covariance parameters."""
+
+    @abstractmethod
+    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
+        """The `K` components: a distribution of batch shape `(K,)` and event shape `(D,)`."""
+
+    @abstractmethod
+    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        """Cholesky factors of the covariances, always `K x D x D`."""
+
+    @abstractmethod
+    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        """The covariances in their stored shape."""
+
+    @abstractmethod
+    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Inverse of `covariances`: scales, and correlation factors where there are any."""
+
+    @abstractmethod
+    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        """Stored covariances (or precisions) as `K x D x D` matrices."""
+
+    @abstractmethod
+    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
+        """Covariances of `x * factor`; `factor` is `(D,)`, constant where the structure is isotropic."""
+
+    @abstractmethod
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        """Second moments of `n x K x D` deviations under `n x K` weights: what an estimate needs, additive."""
+
+    @abstractmethod
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        """Maximum likelihood covariances from moments about points `shift` (`K x D`) below the means."""
+
+    @abstractmethod
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        """Covariances with `variance` (`D`, or `K x D`) added to their diagonals."""
+
+    @abstractmethod
+    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
+        """Upper factors `U` with `precision = U U^T` (stored shape); not finite where not positive definite."""
+
+    @abstractmethod
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        """Log-density of `n x D` points under each component, `n x K`."""
+
+    @abstractmethod
+    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
+        """Precisions in their stored shape."""
+
+    @abstractmethod
+    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
+        """Upper factors of given precisions (stored shape)."""
+
+
+def _gaussian(squares: Tensor, log_det: Tensor, n_features: int) -> Tensor:
+    return log_det - 0.5 * (squares + n_features * 1.8378770664093453)
+
+
+def _upper_inverse(matrix: Tensor) -> Tensor:
+    """`U` with `matrix^-1 = U U^T` for `... x D x D` matrices; NaN where the matrix is not positive definite.
+
+    The matrix is first scaled to unit diagonal, so that features of very different scales do no harm; a matrix
+    whose conditional variances fall below 1e-14 of the marginal ones counts as singular.
+    """
+    scale = matrix.diagonal(dim1=-2, dim2=-1).sqrt()
+    safe = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
+    correlation = matrix / (safe[..., :, None] * safe[..., None, :])
+    factor, info = torch.linalg.cholesky_ex(correlation.nan_to_num(0.0, 0.0, 0.0))
+    bad = (info > 0) | ((scale <= 0) | ~scale.isfinite()).any(-1)
+    bad = bad | (factor.diagonal(dim1=-2, dim2=-1).amin(-1) < 1e-7)
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    factor = torch.where(bad[..., None, None], identity, factor)
+    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    upper = inverse.mT / safe[..., :, None]
+    return torch.where(bad[..., None, None], torch.full_like(upper, torch.nan), upper)
+
+
+def _correlated(covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+    scales = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
+    if scales.shape[-1] == 1:
+        return scales, None
+    correlation = covariances / (scales[..., :, None] * scales[..., None, :])
+    return scales, torch.linalg.cholesky(correlation)
+
+
+def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
+    return scales[..., None] if correlation is None else scales[..., None] * correlation
+
+
+@final
+class Full(CovarianceStructure):
+    """Every component has its own covariance matrix; stored `K x D x D`."""
+
+    name = "full"
+
+    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features)
+
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features, n_features)
+
+    def correlation_shape(self, n_components: int, n_features: int) -> tuple[int, ...] | None:
+        return (n_components,) if n_features > 1 else None
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features * (n_features + 1) // 2
+
+    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
+        return dist.MultivariateNormal(means, scale_tril=_tril(scales, correlation))
+
+    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return _tril(scales, correlation)
+
+    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        factor = _tril(scales, correlation)
+        return factor @ factor.mT
+
+    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+        return _correlated(covariances)
+
+    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        return covariances
+
+    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
+        return covariances * factor[:, None] * factor
+
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        by_component = deviations.transpose(0, 1)
+        return (by_component * responsibilities.T[..., None]).mT @ by_component
+
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        return scatter / counts[:, None, None] - shift[:, :, None] * shift[:, None, :]
+
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        return covariances + torch.diag_embed(variance)
+
+    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
+        return _upper_inverse(covariances)
+
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        n_components, n_features = means.shape
+        deviations = x - means[:, None, :]
+        squares = (deviations @ precisions_cholesky).square().sum(-1).T
+        log_det = precisions_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return _gaussian(squares, log_det, n_features)
+
+    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
+        return precisions_cholesky @ precisions_cholesky.mT
+
+    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
+        flipped = torch.linalg.cholesky(precisions.flip(-2, -1))
+        return flipped.flip(-2, -1)
+
+
+@final
+class Tied(CovarianceStructure):
+    """All components share one covariance matrix; stored `D x D`."""
+
+    name = "tied"
+
+    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features,)
+
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    def correlation_shape(self, n_components: int, n_features: int) -> tuple[int, ...] | None:
+        return () if n_features > 1 else None
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
+        return dist.MultivariateNormal(means, scale_tril=self.scale_tril(means, scales, correlation))
+
+    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return _tril(scales, correlation).expand(*means.shape, means.shape[-1])
+
+    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        factor = _tril(scales, correlation)
+        return factor @ factor.mT
+
+    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+        return _correlated(covariances)
+
+    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        return covariances.expand(n_components, n_features, n_features)
+
+    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
+        return covariances * factor[:, None] * factor
+
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        flat = deviations.flatten(0, 1)
+        return (flat * responsibilities.reshape(-1, 1)).T @ flat
+
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        return (scatter - (shift * counts[:, None]).T @ shift) / counts.sum()
+
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        return covariances + torch.diag_embed(variance if variance.ndim == 1 else variance.amax(0))
+
+    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
+        return _upper_inverse(covariances)
+
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        deviations = (x[:, None, :] - means) @ precisions_cholesky
+        log_det = precisions_cholesky.diagonal().log().sum()
+        return _gaussian(deviations.square().sum(-1), log_det, means.shape[-1])
+
+    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
+        return precisions_cholesky @ precisions_cholesky.mT
+
+    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
+        flipped = torch.linalg.cholesky(precisions.flip(-2, -1))
+        return flipped.flip(-2, -1)
+
+
+@final
+class Diagonal(CovarianceStructure):
+    """Every component has its own variances; stored `K x D`."""
+
+    name = "diag"
+
+    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features)
+
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features
+
+    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
+        return dist.Normal(means, scales).to_event(1)
+
+    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return torch.diag_embed(scales)
+
+    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return scales.square()
+
+    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+        return covariances.sqrt(), None
+
+    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        return torch.diag_embed(covariances)
+
+    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
+        return covariances * factor.square()
+
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())
+
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        return scatter / counts[:, None] - shift.square()
+
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        return covariances + variance
+
+    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
+        return torch.where(covariances > 0, covariances, torch.nan).rsqrt()
+
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        deviations = (x[:, None, :] - means) * precisions_cholesky
+        return _gaussian(deviations.square().sum(-1), precisions_cholesky.log().sum(-1), means.shape[-1])
+
+    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
+        return precisions_cholesky.square()
+
+    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
+        return precisions.sqrt()
+
+
+@final
+class Spherical(CovarianceStructure):
+    """Every component has one variance; stored `(K,)`."""
+
+    name = "spherical"
+    isotropic = True
+
+    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components,)
+
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components,)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components
+
+    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
+        return dist.Normal(means, scales[..., None]).to_event(1)
+
+    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return torch.diag_embed(scales[..., None].expand_as(means))
+
+    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return scales.square()
+
+    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+        return covariances.sqrt(), None
+
+    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        return torch.diag_embed(covariances[:, None].expand(n_components, n_features))
+
+    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
+        return covariances * factor[0].square()
+
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())
+
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        return (scatter / counts[:, None] - shift.square()).mean(-1)
+
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        return covariances + variance.mean(-1)
+
+    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
+        return torch.where(covariances > 0, covariances, torch.nan).rsqrt()
+
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        squares = (x[:, None, :] - means).square().sum(-1) * precisions_cholesky.square()
+        n_features = means.shape[-1]
+        return _gaussian(squares, n_features * precisions_cholesky.log(), n_features)
+
+    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
+        return precisions_cholesky.square()
+
+    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
+        return precisions.sqrt()
+
+
+_STRUCTURES: dict[str, CovarianceStructure] = {s.name: s for s in (Full(), Tied(), Diagonal(), Spherical())}
+
+
+def covariance_structure(covariance_type: CovarianceType | CovarianceStructure) -> CovarianceStructure:
+    """The structure of that name.
+
+    Raises `ValueError` for an unknown name.
+    """
+    if isinstance(covariance_type, CovarianceStructure):
+        return covariance_type
+    if covariance_type not in _STRUCTURES:
+        raise ValueError(f"Expected covariance_type in {sorted(_STRUCTURES)}; got {covariance_type!r}.")
+    return _STRUCTURES[covariance_type]

@@ -1,0 +1,166 @@
+"""Network bodies: the decoders that map a latent to the numbers a likelihood needs."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ConvDecoder", "Decoder", "MLPDecoder", "mlp"]
+
+
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers of the given `sizes`, a ReLU after every one.
+
+    Args:
+        sizes: Widths, from the input on; two sizes make one layer.
+    """
+    layers: list[nn.Module] = []
+    for narrow, wide in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(narrow, wide), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def check_positive(**values: int | Sequence[int]) -> None:
+    """Refuse sizes that are not positive integers, by name."""
+    for name, value in values.items():
+        sizes = [value] if isinstance(value, int) else list(value)
+        if any(not isinstance(size, int) or size < 1 for size in sizes):
+            raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
+
+
+class Decoder(nn.Module, ABC):
+    r"""Maps a latent :math:`z` to `outputs` real numbers per value of :math:`x`.
+
+    A subclass fills `decode`; leading dimensions (plates, particles) are handled here, so that a
+    convolution sees one batch dimension whatever the inference adds on the left.
+
+    Args:
+        latent_dim: Length of z.
+        shape: Shape of one datum x, such as `(channels, height, width)`.
+        outputs: Numbers per value of x, as the likelihood asks (`Likelihood.outputs`).
+    """
+
+    def __init__(self, latent_dim: int, shape: Sequence[int], outputs: int = 1) -> None:
+        super().__init__()
+        check_positive(latent_dim=latent_dim, shape=tuple(shape), outputs=outputs)
+        self.latent_dim = latent_dim
+        self.shape = tuple(shape)
+        self.outputs = outputs
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Decode an `n x latent_dim` tensor into an `n x outputs x shape` tensor."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Decode a latent.
+
+        Args:
+            z: A `batch_shape x latent_dim` tensor.
+
+        Returns:
+            A `batch_shape x shape x outputs` tensor.
+
+        Raises:
+            ValueError: If the last dimension of z is not `latent_dim`.
+        """
+        if z.shape[-1] != self.latent_dim:
+            raise ValueError(f"Expected z with last dimension {self.latent_dim}; got shape {tuple(z.shape)}.")
+        flat = self.decode(z.reshape(-1, self.latent_dim))
+        values = flat.reshape(*z.shape[:-1], self.outputs, *self.shape)
+        return values.movedim(-1 - len(self.shape), -1)
+
+
+class MLPDecoder(Decoder):
+    """A multilayer perceptron: hidden layers with ReLU, then one linear layer.
+
+    Args:
+        latent_dim: Length of z.
+        hidden: Widths of the hidden layers, from the latent on.
+        shape: Shape of one datum.
+        outputs: Numbers per value of x.
+
+    Example:
+        >>> decoder = MLPDecoder(latent_dim=2, hidden=(64,), shape=(1, 28, 28))
+        >>> decoder(torch.zeros(5, 2)).shape
+        torch.Size([5, 1, 28, 28, 1])
+    """
+
+    def __init__(self, latent_dim: int, hidden: Sequence[int], shape: Sequence[int], outputs: int = 1) -> None:
+        super().__init__(latent_dim, shape, outputs)
+        check_positive(hidden=tuple(hidden))
+        self.body = mlp([latent_dim, *hidden])
+        self.out = nn.Linear([latent_dim, *hidden][-1], outputs * math.prod(self.shape))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """See `Decoder.decode`."""
+        values: Tensor = self.out(self.body(z))
+        return values
+
+
+class ConvDecoder(Decoder):
+    """Fully connected layers, a reshape, then transposed convolutions that double the size.
+
+    Hidden layers have a ReLU; the linear layer onto the first feature map has none; a ReLU stands
+    between transposed convolutions (kernel 4, stride 2, padding 1).
+
+    Args:
+        latent_dim: Length of z.
+        channels: Channels of the feature maps, from the latent on; as many transposed convolutions.
+        shape: `(channels, height, width)` of one image; both sides divisible by `2 ** len(channels)`.
+        hidden: Widths of fully connected layers before the reshape.
+        outputs: Numbers per pixel.
+
+    Example:
+        >>> decoder = ConvDecoder(latent_dim=20, channels=(128, 64), shape=(1, 28, 28))
+        >>> decoder(torch.zeros(5, 20)).shape
+        torch.Size([5, 1, 28, 28, 1])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        channels: Sequence[int],
+        shape: Sequence[int],
+        hidden: Sequence[int] = (),
+        outputs: int = 1,
+    ) -> None:
+        super().__init__(latent_dim, shape, outputs)
+        height, width = halved(self.shape, len(channels))
+        check_positive(channels=tuple(channels), hidden=tuple(hidden))
+        self.body = mlp([latent_dim, *hidden])
+        self.unflatten = nn.Sequential(
+            nn.Linear([latent_dim, *hidden][-1], channels[0] * height * width),
+            nn.Unflatten(1, (channels[0], height, width)),
+        )
+        layers: list[nn.Module] = []
+        sizes = [*channels, self.shape[0] * outputs]
+        for few, many in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.ConvTranspose2d(few, many, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+        self.upsample = nn.Sequential(*layers[:-1])
+
+    def decode(self, z: Tensor) -> Tensor:
+        """See `Decoder.decode`."""
+        pixels: Tensor = self.upsample(self.unflatten(self.body(z)))
+        return pixels.unflatten(1, (self.outputs, self.shape[0]))
+
+
+def halved(shape: Sequence[int], times: int) -> tuple[int, int]:
+    """Height and width of an image `shape` after it is halved `times`.
+
+    Raises:
+        ValueError: If the shape is not `(channels, height, width)`, `times` is 0, or a side cannot be halved so often.
+    """
+    if len(shape) != 3:
+        raise ValueError(f"Expected an image shape (channels, height, width); got {tuple(shape)}.")
+    if times < 1:
+        raise ValueError("Expected at least one convolution; got none in channels.")
+    step = 2**times
+    if shape[1] % step or shape[2] % step:
+        raise ValueError(
+            f"Expected height and width divisible by {step} for {times} convolutions of stride 2; got {tuple(shape)}."
+        )
+    return shape[1] // step, shape[2] // step

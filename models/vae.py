@@ -1,0 +1,157 @@
+"""The generative half of a variational autoencoder, as a Pyro model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from latentmix.models.likelihoods import Likelihood
+from latentmix.models.networks import Decoder
+from latentmix.models.priors import Prior
+
+__all__ = ["VAE", "evaluation_mode", "register"]
+
+
+@contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Put modules (batch normalisation, dropout) into evaluation mode, and back as each was.
+
+    Args:
+        modules: The modules; submodules are included.
+    """
+    was_training = {part: part.training for module in modules for part in module.modules()}
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in was_training.items():
+            part.training = training
+
+
+def register(name: str, module: nn.Module) -> None:
+    """Register a module's parameters with Pyro under `name`, as `pyro.module` does, but never another's.
+
+    Args:
+        name: Name of the module in the parameter store.
+        module: The module.
+
+    Raises:
+        ValueError: If the parameter store already holds another module's parameters under that name; without
+            this check that other module would be trained in place of this one (pyro issue 2912).
+    """
+    pyro.module(name, module)
+    store = pyro.get_param_store()
+    for key, parameter in module.named_parameters():
+        full = f"{name}$$${key}"
+        if full in store and store[full] is not parameter:
+            raise ValueError(
+                f"Expected the parameter store to hold this module's {key!r} under {name!r}; got another module's: "
+                "call pyro.clear_param_store() first, or train by latentmix.inference.fit, which keeps fits apart."
+            )
+
+
+class VAE(nn.Module):
+    r"""The model :math:`p(x, z) = p(z)\, p(x \mid f(z))`, one latent per datum.
+
+    `model` is an ordinary Pyro callable with the sites `z` and `x` in a plate `data`; it works with
+    `latentmix.inference.fit`, plain `pyro.infer.SVI`, `Predictive` and Pyro's handlers (Kingma and Welling,
+    *Auto-Encoding Variational Bayes*, 2014, section 2).
+
+    Args:
+        decoder: The network f.
+        prior: The distribution p(z).
+        likelihood: The distribution p(x given f(z)).
+
+    Raises:
+        ValueError: If the parts do not fit: another `latent_dim` in decoder and prior, or a decoder that gives
+            another number of outputs per value than the likelihood needs.
+
+    Example:
+        >>> from latentmix.models import Bernoulli, MLPDecoder, StandardNormal
+        >>> decoder = MLPDecoder(latent_dim=2, hidden=(16,), shape=(1, 4, 4))
+        >>> vae = VAE(decoder=decoder, prior=StandardNormal(2), likelihood=Bernoulli())
+        >>> vae.generate(3).shape
+        torch.Size([3, 1, 4, 4])
+    """
+
+    def __init__(self, decoder: Decoder, prior: Prior, likelihood: Likelihood) -> None:
+        super().__init__()
+        if decoder.latent_dim != prior.latent_dim:
+            raise ValueError(
+                f"Expected decoder and prior of one latent_dim; got {decoder.latent_dim} and {prior.latent_dim}."
+            )
+        if decoder.outputs != likelihood.outputs:
+            raise ValueError(
+                f"Expected a decoder with outputs={likelihood.outputs} for {type(likelihood).__name__}; "
+                f"got outputs={decoder.outputs}."
+            )
+        self.decoder = decoder
+        self.prior = prior
+        self.likelihood = likelihood
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of z."""
+        return self.decoder.latent_dim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return self.decoder.shape
+
+    def model(self, x: Tensor) -> Tensor:
+        """Generate z and observe x.
+
+        Args:
+            x: A `batch x shape` tensor.
+
+        Returns:
+            x, or the sample of it where the site is not observed (`poutine.uncondition`).
+
+        Raises:
+            ValueError: If the shape of a datum is not the decoder's.
+        """
+        register("vae", self)
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"Expected x with data of shape {self.shape}; got {tuple(x.shape)}.")
+        with pyro.plate("data", len(x), dim=-1):
+            z = self.prior.sample("z")
+            likelihood = self.likelihood(self.decoder(z))
+            values = len(self.shape) - likelihood.event_dim
+            sample: Tensor = pyro.sample("x", likelihood.to_event(values), obs=x)
+        return sample
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean of the likelihood at z, in evaluation mode.
+
+        Args:
+            z: A `batch_shape x latent_dim` tensor.
+
+        Returns:
+            A `batch_shape x shape` tensor.
+        """
+        with evaluation_mode(self):
+            return self.likelihood.mean(self.decoder(z))
+
+    @torch.no_grad()
+    def generate(self, n: int, *, generator_seed: int | None = None) -> Tensor:
+        """Mean images of `n` draws from the prior.
+
+        Args:
+            n: How many.
+            generator_seed: Seed of the draws; by default torch's random state decides and moves on.
+
+        Returns:
+            An `n x shape` tensor.
+        """
+        if generator_seed is None:
+            return self.decode(self.prior().sample((n,)))
+        with torch.random.fork_rng():
+            torch.manual_seed(generator_seed)
+            return self.decode(self.prior().sample((n,)))
