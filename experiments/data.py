@@ -72,7 +72,6 @@ class Images:
         return Images(self.name, train, validation, test, self.classes)
 
 
-@final
 @dataclass(frozen=True)
 class Data:
     """Which images an experiment runs on; `load` reads and splits them.

@@ -4,4 +4,12 @@ from latentmix.guides.amortized import AmortizedGuide
 from latentmix.guides.encoders import ConvEncoder, Encoder, MLPEncoder
 from latentmix.guides.families import ConditionalDistribution, DiagonalNormal, Family
 
-__all__ = ["AmortizedGuide", "ConditionalDistribution", "ConvEncoder", "DiagonalNormal", "Encoder", "Family", "MLPEncoder"]
+__all__ = [
+    "AmortizedGuide",
+    "ConditionalDistribution",
+    "ConvEncoder",
+    "DiagonalNormal",
+    "Encoder",
+    "Family",
+    "MLPEncoder",
+]

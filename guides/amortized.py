@@ -68,7 +68,9 @@ class AmortizedGuide(nn.Module):
         return z
 
     @torch.no_grad()
-    def encode(self, x: Tensor, *, batch_size: int = 1024, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def encode(
+        self, x: Tensor, *, batch_size: int = 1024, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Mean of q(z given x), in evaluation mode and in chunks.
 
         Args:

@@ -22,8 +22,9 @@ def as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
     """
     tensors = (data,) if isinstance(data, Tensor) else tuple(data)
     if not tensors or any(not isinstance(tensor, Tensor) or tensor.dim() == 0 for tensor in tensors):
-        raise ValueError("Expected a tensor, or a tuple of tensors, with data on the first dimension; got "
-                         f"{type(data).__name__}.")
+        raise ValueError(
+            f"Expected a tensor, or a tuple of tensors, with data on the first dimension; got {type(data).__name__}."
+        )
     lengths = {len(tensor) for tensor in tensors}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(f"Expected tensors of one length, with at least one datum; got lengths {sorted(lengths)}.")

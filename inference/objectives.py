@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from opt_einsum import shared_intermediates
 from pyro import poutine
-from torch.distributions import kl_divergence
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
@@ -26,6 +25,7 @@ from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import SampleRing
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 __all__ = ["CallableObjective", "Objective", "Terms", "as_objective", "data_plate"]
 
@@ -66,7 +66,7 @@ class Objective(ABC):
         """Evaluate, and accumulate gradients in the leaves."""
         terms = self.terms(model, guide, *batch)
         if terms.loss.requires_grad:
-            terms.loss.backward()  # type: ignore[no-untyped-call]
+            terms.loss.backward()
         return terms
 
     def __call__(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class CallableObjective(Objective):
         return Terms(loss, None, None, None)
 
 
-class _Sites(poutine.messenger.Messenger):  # type: ignore[misc]
+class _Sites(poutine.messenger.Messenger):
     """Keeps the sample sites and the leaves of whatever runs inside."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class _Sites(poutine.messenger.Messenger):  # type: ignore[misc]
 class _PyroELBO(Objective):
     """An ELBO that has no twin: Pyro's own estimate and gradients, divided by the number of data."""
 
-    def __init__(self, elbo: ELBO) -> None:
+    def __init__(self, elbo: Any) -> None:
         self.elbo = elbo
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
@@ -250,7 +250,7 @@ class _TraceMeanField(_TraceTwin):
             if site["is_observed"]:
                 log_likelihood = log_likelihood + site["log_prob_sum"]
                 continue
-            q = guide_trace.nodes[name]
+            q: Any = guide_trace.nodes[name]
             try:
                 kl = kl_divergence(q["fn"], site["fn"])
             except NotImplementedError as error:
@@ -303,7 +303,7 @@ class _TraceEnum(_TraceTwin):
                 for term in terms:
                     sizes.update(zip(term._pyro_dims, term.shape, strict=True))
             with shared_intermediates() as cache:
-                ring = SampleRing(cache=cache, dim_to_size=sizes)
+                ring: Any = SampleRing(cache=cache, dim_to_size=sizes)
                 contracted = contract_tensor_tree(log_factors, sum_dims, ring=ring)
             for terms in contracted.values():
                 for term in terms:

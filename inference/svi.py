@@ -151,9 +151,10 @@ def fit(
     start = time.perf_counter()
     batches = -(-len(tensors[0]) // size)
     stopped = False
-    with isolated(seed=state.seed, validation=True), tqdm(
-        total=epochs * batches, unit=" batches", disable=not progress, dynamic_ncols=True
-    ) as bar:
+    with (
+        isolated(seed=state.seed, validation=True),
+        tqdm(total=epochs * batches, unit=" batches", disable=not progress, dynamic_ncols=True) as bar,
+    ):
         problem.look(tensors, size)
         pyro.enable_validation(False)
         state.begin(
@@ -184,9 +185,7 @@ def fit(
             state.random = RandomState.capture()
         store = pyro.get_param_store()
         parameters = {name: store[name].detach().clone() for name in store}
-    return SVIResult(
-        list(state.history), parameters, state, state.seed, time.perf_counter() - start, stopped
-    )
+    return SVIResult(list(state.history), parameters, state, state.seed, time.perf_counter() - start, stopped)
 
 
 def _epoch(problem: _Problem, state: TrainingState, data: Batch, size: int, bar: tqdm[None]) -> Bound:

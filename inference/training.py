@@ -91,7 +91,9 @@ class EarlyStopping(Callback):
         self.patience = patience
         self.min_delta = min_delta
         self.restore_best = restore_best
-        self.load_state_dict({})
+        self.best_loss = math.inf
+        self.best_epoch = 0
+        self.best: dict[str, Tensor] = {}
 
     def on_epoch_end(self, state: TrainingState) -> bool:
         """See `Callback.on_epoch_end`."""
@@ -114,9 +116,9 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Callback.load_state_dict`."""
-        self.best_loss: float = state.get("best_loss", math.inf)
-        self.best_epoch: int = state.get("best_epoch", 0)
-        self.best: dict[str, Tensor] = dict(state.get("best", {}))
+        self.best_loss = state["best_loss"]
+        self.best_epoch = state["best_epoch"]
+        self.best = dict(state["best"])
 
 
 @dataclass(eq=False)
@@ -226,7 +228,8 @@ class TrainingState:
             self.scheduler.step((record.validation or record.training).loss)
         elif self.scheduler is not None:
             self.scheduler.step()
-        return any([callback.on_epoch_end(self) for callback in self.callbacks])
+        answers = [callback.on_epoch_end(self) for callback in self.callbacks]
+        return any(answers)
 
 
 def _record(saved: EpochRecord | Mapping[str, Any]) -> EpochRecord:

@@ -125,8 +125,76 @@ def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
     return scales[..., None] if correlation is None else scales[..., None] * correlation
 
 
+class FactoredNormal(dist.MultivariateNormal):  # type: ignore[misc]
+    """A multivariate normal whose density is one matrix product per factor, where many data share a factor.
+
+    Equal to `MultivariateNormal`; several times as fast for enumerated components, whose factors have batch
+    shape `(K, 1)` and whose data have `(n,)`.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of `value`."""
+        factor = self._unbroadcasted_scale_tril
+        if factor.ndim < 3 or factor.shape[-3] != 1:
+            return super().log_prob(value)
+        if self._validate_args:
+            self._validate_sample(value)
+        factor = factor.squeeze(-3)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+        squares = ((value - self.loc) @ inverse.mT).square().sum(-1)
+        log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return _gaussian(squares, log_det[..., None], factor.shape[-1])
+
+
+class _Matrices(CovarianceStructure):
+    """Covariances stored as matrices."""
+
+    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        factor = _tril(scales, correlation)
+        return factor @ factor.mT
+
+    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+        return _correlated(covariances)
+
+    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
+        return covariances * factor[:, None] * factor
+
+    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
+        return _upper_inverse(covariances)
+
+    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
+        return precisions_cholesky @ precisions_cholesky.mT
+
+    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
+        flipped = torch.linalg.cholesky(precisions.flip(-2, -1))
+        return flipped.flip(-2, -1)
+
+
+class _Variances(CovarianceStructure):
+    """Covariances stored as variances."""
+
+    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return scales.square()
+
+    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
+        return covariances.sqrt(), None
+
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())
+
+    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
+        return torch.where(covariances > 0, covariances, torch.nan).rsqrt()
+
+    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
+        return precisions_cholesky.square()
+
+    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
+        return precisions.sqrt()
+
+
 @final
-class Full(CovarianceStructure):
+class Full(_Matrices):
     """Every component has its own covariance matrix; stored `K x D x D`."""
 
     name = "full"
@@ -149,18 +217,8 @@ class Full(CovarianceStructure):
     def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
         return _tril(scales, correlation)
 
-    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        factor = _tril(scales, correlation)
-        return factor @ factor.mT
-
-    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
-        return _correlated(covariances)
-
     def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         return covariances
-
-    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
-        return covariances * factor[:, None] * factor
 
     def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
         by_component = deviations.transpose(0, 1)
@@ -172,9 +230,6 @@ class Full(CovarianceStructure):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + torch.diag_embed(variance)
 
-    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return _upper_inverse(covariances)
-
     def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
         n_components, n_features = means.shape
         deviations = x - means[:, None, :]
@@ -182,16 +237,9 @@ class Full(CovarianceStructure):
         log_det = precisions_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return _gaussian(squares, log_det, n_features)
 
-    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
-        return precisions_cholesky @ precisions_cholesky.mT
-
-    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        flipped = torch.linalg.cholesky(precisions.flip(-2, -1))
-        return flipped.flip(-2, -1)
-
 
 @final
-class Tied(CovarianceStructure):
+class Tied(_Matrices):
     """All components share one covariance matrix; stored `D x D`."""
 
     name = "tied"
@@ -214,18 +262,8 @@ class Tied(CovarianceStructure):
     def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
         return _tril(scales, correlation).expand(*means.shape, means.shape[-1])
 
-    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        factor = _tril(scales, correlation)
-        return factor @ factor.mT
-
-    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
-        return _correlated(covariances)
-
     def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         return covariances.expand(n_components, n_features, n_features)
-
-    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
-        return covariances * factor[:, None] * factor
 
     def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
         flat = deviations.flatten(0, 1)
@@ -237,24 +275,14 @@ class Tied(CovarianceStructure):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + torch.diag_embed(variance if variance.ndim == 1 else variance.amax(0))
 
-    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return _upper_inverse(covariances)
-
     def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
         deviations = (x[:, None, :] - means) @ precisions_cholesky
         log_det = precisions_cholesky.diagonal().log().sum()
         return _gaussian(deviations.square().sum(-1), log_det, means.shape[-1])
 
-    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
-        return precisions_cholesky @ precisions_cholesky.mT
-
-    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        flipped = torch.linalg.cholesky(precisions.flip(-2, -1))
-        return flipped.flip(-2, -1)
-
 
 @final
-class Diagonal(CovarianceStructure):
+class Diagonal(_Variances):
     """Every component has its own variances; stored `K x D`."""
 
     name = "diag"
@@ -274,20 +302,11 @@ class Diagonal(CovarianceStructure):
     def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
         return torch.diag_embed(scales)
 
-    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        return scales.square()
-
-    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
-        return covariances.sqrt(), None
-
     def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         return torch.diag_embed(covariances)
 
     def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
         return covariances * factor.square()
-
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())
 
     def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
         return scatter / counts[:, None] - shift.square()
@@ -295,22 +314,13 @@ class Diagonal(CovarianceStructure):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + variance
 
-    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return torch.where(covariances > 0, covariances, torch.nan).rsqrt()
-
     def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
         deviations = (x[:, None, :] - means) * precisions_cholesky
         return _gaussian(deviations.square().sum(-1), precisions_cholesky.log().sum(-1), means.shape[-1])
 
-    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
-        return precisions_cholesky.square()
-
-    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        return precisions.sqrt()
-
 
 @final
-class Spherical(CovarianceStructure):
+class Spherical(_Variances):
     """Every component has one variance; stored `(K,)`."""
 
     name = "spherical"
@@ -331,20 +341,11 @@ class Spherical(CovarianceStructure):
     def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
         return torch.diag_embed(scales[..., None].expand_as(means))
 
-    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        return scales.square()
-
-    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
-        return covariances.sqrt(), None
-
     def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
         return torch.diag_embed(covariances[:, None].expand(n_components, n_features))
 
     def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
         return covariances * factor[0].square()
-
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())
 
     def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
         return (scatter / counts[:, None] - shift.square()).mean(-1)
@@ -352,19 +353,10 @@ class Spherical(CovarianceStructure):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + variance.mean(-1)
 
-    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return torch.where(covariances > 0, covariances, torch.nan).rsqrt()
-
     def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
         squares = (x[:, None, :] - means).square().sum(-1) * precisions_cholesky.square()
         n_features = means.shape[-1]
         return _gaussian(squares, n_features * precisions_cholesky.log(), n_features)
-
-    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
-        return precisions_cholesky.square()
-
-    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        return precisions.sqrt()
 
 
 _STRUCTURES: dict[str, CovarianceStructure] = {s.name: s for s in (Full(), Tied(), Diagonal(), Spherical())}

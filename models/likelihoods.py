@@ -57,9 +57,7 @@ class Likelihood(nn.Module, ABC):
                 "that are neither: binarise them, or use a likelihood for grey values."
             )
         if self.support == "unit_interval" and not bool(((x >= 0) & (x <= 1)).all()):
-            raise ValueError(
-                f"Expected data in [0, 1] for {name}; got values between {x.min():.4g} and {x.max():.4g}."
-            )
+            raise ValueError(f"Expected data in [0, 1] for {name}; got values between {x.min():.4g} and {x.max():.4g}.")
 
 
 class Bernoulli(Likelihood):

@@ -11,7 +11,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
-from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
+from latentmix.models.covariances import CovarianceStructure, CovarianceType, FactoredNormal, covariance_structure
 from latentmix.models.networks import check_positive
 
 __all__ = ["MixtureModel"]
@@ -54,10 +54,10 @@ class MixtureModel:
             a prior of correlations where there are none.
 
     Example:
-        >>> model = MixtureModel.maximum_likelihood(2, 3, covariance_type="diag")
-        >>> guide = pyro.infer.autoguide.AutoDelta(pyro.poutine.block(MixtureModel(2, 3), hide=["assignment"]))
-        >>> guide(torch.zeros(5, 3))["means"].shape
-        torch.Size([2, 3])
+        >>> model = MixtureModel(2, 3, covariance_type="diag")
+        >>> trace = pyro.poutine.trace(model).get_trace(torch.zeros(5, 3))
+        >>> trace.nodes["scale_tril"]["value"].shape
+        torch.Size([2, 3, 3])
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class MixtureModel:
         self.structure: CovarianceStructure = covariance_structure(covariance_type)
         self.size = size
         self.covariance_floor = covariance_floor
-        self._priors = {
+        self.declared_priors: dict[str, dist.TorchDistribution | None] = {
             "weights": weights,
             "means": means,
             "scales": scales,
             "correlation_cholesky": correlations,
         }
         self.shapes = self._shapes()
-        for name, prior in self._priors.items():
+        for name, prior in self.declared_priors.items():
             if prior is None:
                 continue
             if name not in self.shapes:
@@ -152,9 +152,7 @@ class MixtureModel:
         weights, means, scales, correlation = self._sample_globals(x)
         components = self.structure.components(means, scales, correlation)
         with self._plate(x):
-            assignment: Tensor = pyro.sample(
-                "assignment", dist.Categorical(weights), infer={"enumerate": "parallel"}
-            )
+            assignment: Tensor = pyro.sample("assignment", dist.Categorical(weights), infer={"enumerate": "parallel"})
             pyro.sample("x", _select(components, assignment), obs=x)
         return assignment
 
@@ -174,7 +172,7 @@ class MixtureModel:
         key = (x.dtype, x.device)
         if key not in self._cache:
             self._cache[key] = {
-                name: self._default(name, x) if (prior := self._priors[name]) is None else _as_event(prior)
+                name: self._default(name, x) if (prior := self.declared_priors[name]) is None else _as_event(prior)
                 for name in self.shapes
             }
         return self._cache[key]
@@ -231,9 +229,10 @@ def _as_event(prior: dist.TorchDistribution) -> dist.TorchDistribution:
 def _select(components: dist.TorchDistribution, assignment: Tensor) -> dist.TorchDistribution:
     if isinstance(components, dist.MultivariateNormal):
         loc, scale_tril = components.loc, components._unbroadcasted_scale_tril
-        return dist.MultivariateNormal(
+        return FactoredNormal(
             Vindex(loc)[..., assignment, :],
             scale_tril=Vindex(scale_tril.expand(*loc.shape, loc.shape[-1]))[..., assignment, :, :],
         )
     base = components.base_dist
-    return dist.Normal(Vindex(base.loc)[..., assignment, :], Vindex(base.scale)[..., assignment, :]).to_event(1)
+    loc, scale = Vindex(base.loc), Vindex(base.scale.expand_as(base.loc))
+    return dist.Normal(loc[..., assignment, :], scale[..., assignment, :]).to_event(1)

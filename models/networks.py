@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["ConvDecoder", "Decoder", "MLPDecoder", "mlp"]
@@ -19,7 +19,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
         sizes: Widths, from the input on; two sizes make one layer.
     """
     layers: list[nn.Module] = []
-    for narrow, wide in zip(sizes[:-1], sizes[1:], strict=True):
+    for narrow, wide in pairwise(sizes):
         layers += [nn.Linear(narrow, wide), nn.ReLU()]
     return nn.Sequential(*layers)
 
@@ -138,7 +138,7 @@ class ConvDecoder(Decoder):
         )
         layers: list[nn.Module] = []
         sizes = [*channels, self.shape[0] * outputs]
-        for few, many in zip(sizes[:-1], sizes[1:], strict=True):
+        for few, many in pairwise(sizes):
             layers += [nn.ConvTranspose2d(few, many, kernel_size=4, stride=2, padding=1), nn.ReLU()]
         self.upsample = nn.Sequential(*layers[:-1])
 

@@ -140,18 +140,18 @@ class VAE(nn.Module):
             return self.likelihood.mean(self.decoder(z))
 
     @torch.no_grad()
-    def generate(self, n: int, *, generator_seed: int | None = None) -> Tensor:
+    def generate(self, n: int, *, seed: int | None = None) -> Tensor:
         """Mean images of `n` draws from the prior.
 
         Args:
             n: How many.
-            generator_seed: Seed of the draws; by default torch's random state decides and moves on.
+            seed: Seed of the draws; by default torch's random state decides and moves on.
 
         Returns:
             An `n x shape` tensor.
         """
-        if generator_seed is None:
+        if seed is None:
             return self.decode(self.prior().sample((n,)))
         with torch.random.fork_rng():
-            torch.manual_seed(generator_seed)
+            torch.manual_seed(seed)
             return self.decode(self.prior().sample((n,)))

@@ -1,0 +1,211 @@
+"""The command line: `latentmix run | resume | list | evaluate | classify | sample | report | bench`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from jsonargparse import ArgumentError, Namespace
+
+from latentmix.experiments import commands
+from latentmix.experiments.config import Experiment, experiment_parser, preset_path, presets
+
+__all__ = ["main"]
+
+USAGE = """\
+usage: latentmix COMMAND ...
+
+  run PRESET|FILE.yaml [--any.option value ...] [--out DIR]   train a VAE, fit both mixtures, report
+  resume RUN                                  go on with an interrupted run
+  list                                        the presets
+  evaluate RUN [--split S] [--data.option value ...]          measure a run on another split or data set
+  classify RUN IMAGES [--out FILE.csv]        class probabilities of images (.npy, .npz, picture files)
+  sample RUN [-n N] [--out FILE.png]          images drawn from the prior
+  report RUN                                  write report.html anew
+  bench NAME                                  measure speed (svi)
+
+  --version, --help; --debug after any command shows the traceback of an error; `latentmix run --help` lists
+  every option of an experiment.
+"""
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The words after `latentmix`; by default those of the process.
+
+    Returns:
+        0; 2 after an error in what was asked; 130 after an interruption.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(USAGE, end="")
+        elif words[0] == "--version":
+            print(f"latentmix {version('latentmix')}")
+        else:
+            _command(words[0])(words[1:])
+    except KeyboardInterrupt:
+        print("latentmix: interrupted", file=sys.stderr)
+        return 130
+    except (ArgumentError, ValueError, ArithmeticError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"latentmix: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _command(name: str) -> Callable[[list[str]], None]:
+    known: dict[str, Callable[[list[str]], None]] = {
+        "run": _run,
+        "resume": _resume,
+        "list": _list,
+        "evaluate": _evaluate,
+        "classify": _classify,
+        "sample": _sample,
+        "report": _report,
+        "bench": _bench,
+    }
+    if name not in known:
+        raise UsageError(f"Expected a command out of {', '.join(known)}; got {name!r}.")
+    return known[name]
+
+
+def _run(words: list[str]) -> None:
+    if "--help" in words or "-h" in words:
+        print(f"usage: latentmix run PRESET|FILE.yaml [--out DIR] [options]\n\npresets: {', '.join(presets())}\n")
+        print(re.sub(r"^usage:.*?\n\n", "", experiment_parser().format_help(), flags=re.DOTALL))
+        return
+    parser = _parser("run")
+    parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
+    known, rest = parser.parse_known_args(words)
+    config = parse_experiment(known.preset, rest)
+    name = Path(known.preset).stem
+    out = known.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    commands.run(Experiment.from_config(config), out, preset=name)
+
+
+def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
+    """The configuration of a preset, or of a YAML file, with options that override it."""
+    words = [word for option in words for word in _split_option(option)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *map(_as_list, words)])
+    config.pop("config", None)
+    return config
+
+
+def _split_option(word: str) -> list[str]:
+    """`--option=value` as two words."""
+    option, equals, value = word.partition("=")
+    return [option, value] if word.startswith("--") and equals else [word]
+
+
+def _as_list(word: str) -> str:
+    """`1,4,8` as the list that it stands for."""
+    return f"[{word}]" if re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") else word
+
+
+def _resume(words: list[str]) -> None:
+    parser = _parser("resume")
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    commands.resume(parser.parse_args(words).run)
+
+
+def _list(words: list[str]) -> None:
+    _parser("list").parse_args(words)
+    width = max(map(len, presets()))
+    for name, description in presets().items():
+        print(f"{name:{width}}  {description}")
+
+
+def _evaluate(words: list[str]) -> None:
+    parser = _parser("evaluate")
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
+    known, rest = parser.parse_known_args(words)
+    commands.evaluate(known.run, known.split, rest, known.out)
+
+
+def _classify(words: list[str]) -> None:
+    parser = _parser("classify")
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("images", type=Path, nargs="+", help=".npy or .npz arrays, or picture files")
+    parser.add_argument("--inference", choices=("em", "svi"), default="em", help="which fit of the mixture")
+    parser.add_argument("--labels", choices=("none", "few", "all"), help="which label budget (default: few)")
+    parser.add_argument("--out", type=Path, help="a new CSV file for the table (default: print it)")
+    known = parser.parse_args(words)
+    commands.classify(known.run, known.images, known.inference, known.labels, known.out)
+
+
+def _sample(words: list[str]) -> None:
+    parser = _parser("sample")
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("-n", type=int, default=64, help="how many images")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a new .png or .npy file")
+    known = parser.parse_args(words)
+    commands.sample(known.run, known.n, known.seed, known.out)
+
+
+def _report(words: list[str]) -> None:
+    parser = _parser("report")
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    commands.report(parser.parse_args(words).run)
+
+
+def _bench(words: list[str]) -> None:
+    parser = _parser("bench")
+    parser.add_argument("name", choices=("svi",))
+    parser.parse_args(words)
+    commands.bench_svi()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    return _Parser(prog=f"latentmix {command}", allow_abbrev=False)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: jsonargparse's reports name the option and the innermost reason."""
+    text = str(error)
+    option = re.search(r'Parser key "([\w.]+)"', text)
+    if option is None:
+        return " ".join(text.split())
+    reasons = [line.strip(" -") for line in text.splitlines()[1:] if line.strip()]
+    noise = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
+    kept = [line for line in reasons if not line.startswith(noise)]
+    given = re.search(r"Given value: (.*)", text)
+    nested = re.search(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", text)
+    key, value = option[1], given[1] if given else ""
+    if nested:
+        key, value = f"{key}.{nested[1]}", nested[2]
+    linked = re.search(r"Option '(latent_dim|shape|outputs)' is not accepted", text)
+    if linked:
+        return (
+            f"Expected no --{key}: {linked[1]} follows from the experiment (--latent_dim, the data, the likelihood) "
+            f"for every part; got {value}."
+        )
+    reason = " ".join((kept or reasons or [text])[-1].split()).replace("<class '", "").replace("'>", "")
+    return f"--{key}: {reason}" + (f" (got {value})" if value and value not in reason else "")

@@ -1,0 +1,207 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from latentmix.experiments import plots
+from latentmix.experiments.artifacts import RunFolder, load_run, replace
+from latentmix.experiments.config import Experiment, experiment_parser
+from latentmix.experiments.data import Data, ToFloat, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.metrics import classification
+from latentmix.experiments.pipeline import Session, latents_of, measure_vae, run_experiment
+from latentmix.experiments.report import summary_table, write_report
+from latentmix.experiments.sources import load_file
+from latentmix.inference import evaluate as evaluate_bound
+
+__all__ = ["bench_svi", "classify", "evaluate", "report", "resume", "run", "sample"]
+
+
+def run(experiment: Experiment, out: Path, *, preset: str) -> None:
+    """Run an experiment, print its table and, last, its folder."""
+    summary = run_experiment(experiment, out, preset=preset)
+    _close(summary, out)
+
+
+def resume(path: Path) -> None:
+    """Go on with an interrupted run from its last complete epoch."""
+    folder = RunFolder.existing(path)
+    if (path / "summary.json").is_file():
+        raise ValueError(f"Expected an interrupted run; got {path}, which has come to its end.")
+    parser = experiment_parser()
+    experiment = Experiment.from_config(parser.parse_object(yaml.safe_load((path / "config.yaml").read_text())))
+    state = folder.load_training()
+    print("from the start" if state is None else f"from epoch {state.epoch}")
+    _close(Session.prepare(experiment).run(folder, preset=path.name, progress=True, state=state), path)
+
+
+def _close(summary: dict[str, Any], path: Path) -> None:
+    print(f"\n{summary_table(summary)}\n")
+    figures = summary["test"]
+    print(
+        f"test: MSE {figures['mse']:.4f}, SSIM {figures['ssim']:.4f}, ELBO {figures['elbo']:.2f} nats per image; "
+        f"{summary['parameters']:,} parameters, trained in {summary['seconds']['train']:.1f} s"
+    )
+    print(f"report: {path / 'report.html'}")
+    print(path)
+
+
+def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -> None:
+    """Measure a finished run on a split of its own, or of another, data set."""
+    _refuse_existing(out)
+    finished = load_run(path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Data, "data")
+    parser.set_defaults({f"data.{name}": value for name, value in finished.config["data"].items()})
+    data = parser.instantiate(parser.parse_args(list(options))).data
+    images = data.load()
+    if images.shape != finished.vae.shape:
+        raise ValueError(f"Expected images of shape {finished.vae.shape} for this run; got {images.shape}.")
+    chosen = {"train": images.train, "validation": images.validation, "test": images.test}[split]
+    binarize = resolve_binarize(data.binarize, finished.vae.likelihood)
+    seen = binarize_static(chosen.images, data.seed) if binarize == "static" else chosen.images
+    transform = batch_transform(binarize)
+    finished.vae.likelihood.check(transform(seen[:1024]))
+    seed = finished.config["seed"]
+    bound = evaluate_bound(finished.vae.model, finished.guide, seen, transform=transform, seed=seed)
+    figures: dict[str, Any] = {
+        "run": str(path),
+        "data": asdict(data),
+        "split": split,
+        "images": len(chosen),
+        **measure_vae(finished.vae, finished.guide, chosen, asdict(bound)),
+    }
+    latents = latents_of(finished.guide, chosen, finished.config["mixture"]["latents"], seed)
+    mixtures: dict[str, Any] = {}
+    for inference, budgets in finished.mixtures.items():
+        mixtures[inference] = {}
+        for budget, fitted in budgets.items():
+            entry: dict[str, Any] = {"log_likelihood": float(fitted.mixture.score(latents.latents))}
+            if latents.labels is not None and fitted.classes:
+                unknown = sorted(set(latents.labels.tolist()) - set(fitted.classes))
+                if unknown:
+                    raise ValueError(
+                        f"Expected images of the classes {list(fitted.classes)} of this run; got classes {unknown} "
+                        "too: choose with --data.classes."
+                    )
+                assigned = fitted.mixture.predict(latents.latents)
+                entry |= classification(latents.labels, fitted.predict(latents.latents), assigned, fitted.classes)
+            mixtures[inference][budget] = entry
+    figures["mixtures"] = mixtures
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=2))
+    print(f"{split} split of {data.source}: {len(chosen)} images")
+    print(f"MSE {figures['mse']:.4f}, SSIM {figures['ssim']:.4f}, ELBO {figures['elbo']:.2f} nats per image\n")
+    print(summary_table({"mixtures": mixtures}))
+
+
+def classify(path: Path, files: Sequence[Path], inference: str, budget: str | None, out: Path | None) -> None:
+    """Print, or write, a table of class probabilities: a row for every image."""
+    _refuse_existing(out)
+    finished = load_run(path)
+    budgets = finished.mixtures[inference]
+    budget = budget or ("few" if "few" in budgets else "none")
+    if budget not in budgets:
+        raise ValueError(f"Expected a label budget of this run, {', '.join(budgets)}; got {budget!r}.")
+    fitted = budgets[budget]
+    names, images = _read_images(files, finished.vae.shape)
+    probabilities = fitted.classify(finished.guide.encode(images, transform=ToFloat()))
+    columns = [f"class {label}" for label in fitted.classes] or [
+        f"component {index}" for index in range(probabilities.shape[1])
+    ]
+    best = probabilities.argmax(1)
+    labels = [fitted.classes[index] if fitted.classes else int(index) for index in best]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "predicted", *columns])
+    for name, label, row in zip(names, labels, probabilities, strict=True):
+        table.writerow([name, label, *(f"{value:.4f}" for value in row)])
+    if out is None:
+        sys.stdout.write(text.getvalue())
+    else:
+        out.write_text(text.getvalue())
+        print(f"{len(names)} images: {out}")
+
+
+def _read_images(files: Sequence[Path], shape: tuple[int, ...]) -> tuple[list[str], Tensor]:
+    names: list[str] = []
+    parts: list[Tensor] = []
+    for file in files:
+        if file.suffix in (".npy", ".npz"):
+            images, _ = load_file(str(file))
+            names += [f"{file.name}:{index}" for index in range(len(images))]
+        else:
+            images = _read_picture(file, shape)
+            names.append(file.name)
+        if tuple(images.shape[1:]) != shape:
+            raise ValueError(f"Expected images of shape {shape} for this run; got {tuple(images.shape[1:])} in {file}.")
+        parts.append(images)
+    return names, torch.cat(parts)
+
+
+def _read_picture(file: Path, shape: tuple[int, ...]) -> Tensor:
+    """A picture file, brought to the run's channels and size: a `1 x C x H x W` uint8 tensor."""
+    channels, height, width = shape
+    try:
+        with Image.open(file) as picture:
+            scaled = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BICUBIC)
+    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"Expected a picture, .npy or .npz file; got {file}, which cannot be read as one.") from error
+    pixels = torch.from_numpy(np.array(scaled, dtype=np.uint8))
+    return pixels.reshape(1, height, width, channels).movedim(-1, 1)
+
+
+def sample(path: Path, n: int, seed: int, out: Path) -> None:
+    """Draw mean images from the prior into a picture or an array."""
+    _refuse_existing(out)
+    if n < 1:
+        raise ValueError(f"Expected at least one image to sample; got {n}.")
+    if out.suffix not in (".png", ".npy"):
+        raise ValueError(f"Expected a .png or .npy file for the samples; got {out}.")
+    images = load_run(path).vae.generate(n, seed=seed)
+    if out.suffix == ".npy":
+        np.save(out, images.numpy())
+    else:
+        plots.save(plots.generated(images), out)
+    print(out)
+
+
+def report(path: Path) -> None:
+    """Write `report.html` anew from what the run left."""
+    folder = RunFolder.existing(path)
+    folder.read_json("summary.json")
+    write_report(folder.path)
+    print(path / "report.html")
+
+
+def bench_svi() -> None:
+    """Print the seconds per epoch of SVI here, in Pyro and in hand-written PyTorch."""
+    from latentmix.experiments.benchmarks import svi_speed
+
+    for row in svi_speed():
+        values = {field.name: getattr(row, field.name) for field in fields(row)}
+        print(
+            "  ".join(
+                f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in values.items()
+            )
+        )
+
+
+def _refuse_existing(out: Path | None) -> None:
+    if out is not None and out.exists():
+        raise ValueError(f"Expected a new file for the result; got {out}, which exists already.")

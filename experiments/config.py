@@ -1,0 +1,223 @@
+"""Configurations: from presets, files and options to objects, by the constructors' own signatures."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from pyro.infer.elbo import ELBO
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from latentmix.experiments.data import Data
+from latentmix.guides import AmortizedGuide, Encoder, Family
+from latentmix.models import VAE, Decoder, Likelihood, Prior
+
+__all__ = ["Experiment", "MixtureFits", "Training", "build_parts", "experiment_parser", "preset_path", "presets"]
+
+PARTS = {"encoder": Encoder, "decoder": Decoder, "prior": Prior, "likelihood": Likelihood, "family": Family}
+LINKED = {"latent_dim", "shape", "outputs"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the VAE is trained.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        optimizer: Any torch optimizer.
+        scheduler: A learning-rate schedule, stepped after every epoch.
+        patience: Epochs without a better validation ELBO after which training ends and the best weights come
+            back; by default all epochs are run.
+        seed: Seed of the initial weights, of training and of the mixtures' starts.
+        device: `auto` takes a GPU where there is one.
+        tensorboard: Whether to write TensorBoard logs into the run folder (needs the extra `tensorboard`).
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    optimizer: Callable[[Iterable[Tensor]], Optimizer] = Adam
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None
+    patience: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected {name} of at least 1; got {value}.")
+
+
+@dataclass(frozen=True)
+class MixtureFits:
+    """How mixtures are fitted to the latents of the training images.
+
+    Args:
+        n_components: Components; by default as many as there are classes.
+        covariance_type: Structure of the covariances.
+        latents: What of q(z given x) a mixture sees: its mean, or one sample of it.
+        n_init: Starts of which the best by log-likelihood is kept, for the fit without labels.
+        tol: Change of the log-likelihood per point under which EM has converged.
+        max_iter: Most iterations of EM.
+        reg_covar: Floor of the variances, added to the diagonals.
+        svi_steps: Most steps of enumerated SVI.
+        draws: How often the labelled images of the `few` budget are drawn anew.
+    """
+
+    n_components: int | None = None
+    covariance_type: Literal["full", "tied", "diag", "spherical"] = "full"
+    latents: Literal["mean", "sample"] = "mean"
+    n_init: int = 10
+    tol: float = 1e-6
+    max_iter: int = 1000
+    reg_covar: float = 1e-6
+    svi_steps: int = 2000
+    draws: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("n_components", "n_init", "max_iter", "svi_steps", "draws"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected mixture.{name} of at least 1; got {value}.")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment as objects, but for the parts whose shapes depend on the data.
+
+    Args:
+        config: The complete configuration, as plain values; the same again gives the same run.
+        data: Which images.
+        training: How the VAE is trained.
+        mixture: How mixtures are fitted.
+        objective: What SVI minimises.
+    """
+
+    config: dict[str, Any]
+    data: Data
+    training: Training
+    mixture: MixtureFits
+    objective: ELBO
+
+    @classmethod
+    def from_config(cls, config: Namespace) -> Experiment:
+        """Make the objects that a parsed configuration names."""
+        parser = experiment_parser()
+        objects = parser.instantiate(config)
+        training = Training(**{field.name: objects[field.name] for field in fields(Training)})
+        return cls(plain(parser, config), objects.data, training, objects.mixture, objects.objective)
+
+    def parts(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The VAE's and the guide's parts as plain values, with what follows from the data filled in."""
+        parts = {name: dict(self.config[name]) for name in PARTS}
+        outputs = import_object(parts["likelihood"]["class_path"]).outputs
+        linked = {"latent_dim": self.config["latent_dim"], "shape": list(shape), "outputs": outputs}
+        for part in parts.values():
+            accepted = inspect.signature(import_object(part["class_path"])).parameters
+            filled = {name: value for name, value in linked.items() if name in accepted}
+            part["init_args"] = {**part.get("init_args", {}), **filled}
+        return parts
+
+
+def build_parts(parts: Mapping[str, Any]) -> tuple[VAE, AmortizedGuide]:
+    """Make the VAE and the guide from plain values, with untrained weights from torch's random state.
+
+    Args:
+        parts: For each of encoder, decoder, prior, likelihood and family a class path and its arguments.
+
+    Raises:
+        ValueError: If the parts do not fit each other.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    for name, base in PARTS.items():
+        parser.add_subclass_arguments(base, name, required=True)
+    made = parser.instantiate(parser.parse_object(dict(parts)))
+    vae = VAE(decoder=made.decoder, prior=made.prior, likelihood=made.likelihood)
+    if made.encoder.latent_dim != vae.latent_dim or tuple(made.encoder.shape) != vae.shape:
+        raise ValueError(
+            f"Expected an encoder of data {vae.shape} into latent_dim {vae.latent_dim}; got "
+            f"{tuple(made.encoder.shape)} into {made.encoder.latent_dim}."
+        )
+    return vae, AmortizedGuide(encoder=made.encoder, family=made.family)
+
+
+@cache
+def experiment_parser() -> ArgumentParser:
+    """The options of an experiment, derived from the signatures of its parts."""
+    parser = ArgumentParser(exit_on_error=False, prog="latentmix run PRESET", add_help=False)
+    parser.add_argument("--config", action="config", help="A YAML file of options; later options override it.")
+    parser.add_argument("--description", type=str, default="", help="A sentence on the experiment.")
+    parser.add_argument("--latent_dim", type=int, default=2, help="Length of z, for every part.")
+    for name, base in PARTS.items():
+        linked = name in ("encoder", "decoder", "prior")
+        parser.add_subclass_arguments(base, name, skip=LINKED, required=True, instantiate=not linked)
+    parser.add_subclass_arguments(ELBO, "objective", default={"class_path": "pyro.infer.Trace_ELBO"})
+    parser.add_class_arguments(Training)
+    parser.add_class_arguments(Data, "data")
+    parser.add_class_arguments(MixtureFits, "mixture")
+    return parser
+
+
+def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """A configuration as plain values."""
+    text = parser.dump(config, skip_validation=True, skip_unset=False)
+    values: dict[str, Any] = yaml.safe_load(text)
+    values.pop("config", None)
+    return values
+
+
+def import_object(path: str) -> Any:
+    """The object that a dotted path names."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def presets() -> dict[str, str]:
+    """The presets by name, each with its description."""
+    folder = resources.files("latentmix.experiments.presets")
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): yaml.safe_load(file.read_text())["description"] for file in files}
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset, or the file itself where `name` is one.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if Path(name).is_file():
+            return Path(name)
+        raise ValueError(f"Expected a file with options; got {name!r}, which is not there.")
+    if name not in presets():
+        raise ValueError(f"Expected a preset out of {', '.join(presets())}, or a .yaml file; got {name!r}.")
+    return Path(str(resources.files("latentmix.experiments.presets") / f"{name}.yaml"))
+
+
+def device_of(training: Training) -> torch.device:
+    """The device that an experiment runs on.
+
+    Raises:
+        ValueError: If it is unknown, or not there.
+    """
+    if training.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(training.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"Expected a device that is here, such as auto or cpu; got {training.device!r}.") from error
+    return device

@@ -1,0 +1,252 @@
+"""Mixtures over the latents: EM and enumerated SVI side by side, under three budgets of labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentmix.experiments.config import MixtureFits
+from latentmix.experiments.data import draw_labelled
+from latentmix.experiments.metrics import classification
+from latentmix.inference.comparison import compare, map_by_majority, map_by_matching
+from latentmix.inference.estimators import GaussianMixture
+
+__all__ = ["BUDGETS", "INFERENCES", "FittedMixture", "LatentSplit", "fit_mixtures"]
+
+Inference = Literal["em", "svi"]
+INFERENCES: tuple[Inference, ...] = ("em", "svi")
+BUDGETS = ("none", "few", "all")
+LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
+SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_")
+
+
+@dataclass(frozen=True)
+class LatentSplit:
+    """Latents and labels of one split.
+
+    Args:
+        latents: An `N x latent_dim` float64 array.
+        labels: N labels, or None.
+    """
+
+    latents: NDArray[np.float64]
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class FittedMixture:
+    """A mixture and the class of each of its components.
+
+    Args:
+        mixture: The fitted mixture.
+        classes: The classes, ascending; empty without labels.
+        component_classes: The class of each component; empty without labels.
+    """
+
+    mixture: GaussianMixture
+    classes: tuple[int, ...]
+    component_classes: tuple[int, ...]
+
+    def classify(self, latents: Tensor | NDArray[np.floating]) -> NDArray[np.float64]:
+        """Probabilities of the classes: an `N x n_classes` array from `N x latent_dim` latents.
+
+        A class has the summed responsibilities of its components; without classes they are the components'.
+        """
+        values = latents.detach().cpu().numpy() if isinstance(latents, Tensor) else np.asarray(latents)
+        responsibilities: NDArray[np.float64] = self.mixture.predict_proba(values.astype(np.float64))
+        if not self.classes:
+            return responsibilities
+        belongs = np.equal.outer(self.component_classes, self.classes).astype(np.float64)
+        return responsibilities @ belongs
+
+    def predict(self, latents: Tensor | NDArray[np.floating]) -> NDArray[np.int64]:
+        """The most probable class of each latent: N labels."""
+        return np.asarray(self.classes, dtype=np.int64)[self.classify(latents).argmax(1)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        parameters = self.mixture.get_params()
+        plain = {name: value for name, value in parameters.items() if isinstance(value, str | int | float | bool)}
+        return {
+            "parameters": plain,
+            "learned": {name: torch.as_tensor(np.asarray(getattr(self.mixture, name))) for name in LEARNED},
+            "scalars": {name: np.asarray(getattr(self.mixture, name)).item() for name in SCALARS},
+            "classes": list(self.classes),
+            "component_classes": list(self.component_classes),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> FittedMixture:
+        """The mixture that `state_dict` gave."""
+        mixture = GaussianMixture(**state["parameters"])
+        for name, tensor in state["learned"].items():
+            setattr(mixture, name, tensor.numpy())
+        for name, value in state["scalars"].items():
+            setattr(mixture, name, value)
+        return cls(mixture, tuple(state["classes"]), tuple(state["component_classes"]))
+
+
+def fit_mixtures(
+    train: LatentSplit,
+    test: LatentSplit,
+    classes: Sequence[int],
+    settings: MixtureFits,
+    *,
+    labels_per_class: int,
+    seed: int,
+    label_seed: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, dict[str, FittedMixture]], dict[str, Any]]:
+    """Fit the same mixtures by EM and by enumerated SVI, each pair from one start, and measure both.
+
+    Budgets of labels: `none` starts from k-means, the best of several starts by EM's log-likelihood, and its
+    components are matched to classes one to one; `few` starts at the means of a few labelled images, for many
+    draws of them; `all` is the fit of `none` whose components take the majority class of the training images.
+    Classes are given to components by labels of training images alone; figures are of test images.
+
+    Args:
+        train: Latents of the training images.
+        test: Latents of the test images.
+        classes: The classes, ascending; empty without labels.
+        settings: How to fit.
+        labels_per_class: Labelled images per class of the `few` budget.
+        seed: Seed of the starts.
+        label_seed: Seed of the first draw of labelled images.
+        tell: Is called with a sentence on each step.
+
+    Returns:
+        The fitted mixtures by inference and budget (of `few` the first draw), and their figures: `mixtures` by
+        inference and budget, and `agreement` by budget.
+
+    Raises:
+        ValueError: If there are fewer training points than components, or neither classes nor `n_components`.
+    """
+    n_components = settings.n_components or len(classes)
+    if not n_components:
+        raise ValueError("Expected --mixture.n_components for images without labels; got none.")
+    bench = _Bench(train, test, tuple(classes), settings, n_components)
+
+    tell(f"mixtures of {n_components} components, no labels: EM from {settings.n_init} starts, SVI from the best")
+    starts = [bench.fit("em", seed + index) for index in range(settings.n_init)]
+    best = max(range(settings.n_init), key=lambda index: starts[index][0].lower_bound_)
+    fits = {"em": starts[best], "svi": bench.fit("svi", seed + best)}
+    figures: dict[str, Any] = {"mixtures": {}, "agreement": {"none": bench.agreement(fits)}}
+    mixtures: dict[str, dict[str, FittedMixture]] = {}
+    for inference, (mixture, seconds) in fits.items():
+        mixtures[inference], figures["mixtures"][inference] = {}, {}
+        for budget in ("none", "all") if classes else ("none",):
+            fitted = bench.label(mixture, budget)
+            mixtures[inference][budget] = fitted
+            figures["mixtures"][inference][budget] = bench.measure(fitted, seconds)
+    figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture, _ in starts]
+
+    if classes and n_components == len(classes):
+        tell(f"mixtures from {labels_per_class} labelled images per class, {settings.draws} draws, EM and SVI")
+        draws: dict[str, list[dict[str, Any]]] = {inference: [] for inference in INFERENCES}
+        for index in range(settings.draws):
+            labels = bench.few_labels(labels_per_class, label_seed + index)
+            fits = {inference: bench.fit(inference, seed, labels) for inference in INFERENCES}
+            if index == 0:
+                figures["agreement"]["few"] = bench.agreement(fits)
+            for inference, (mixture, seconds) in fits.items():
+                fitted = FittedMixture(mixture, bench.classes, bench.classes)
+                draws[inference].append(bench.measure(fitted, seconds))
+                mixtures[inference].setdefault("few", fitted)
+        for inference in INFERENCES:
+            figures["mixtures"][inference]["few"] = _over_draws(draws[inference])
+    return mixtures, figures
+
+
+def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means of figures over draws of labelled images; curves and the confusion matrix are of the first."""
+    means = {key: float(np.mean([draw[key] for draw in draws])) for key, value in draws[0].items() if _number(value)}
+    per_class = {
+        label: {key: float(np.mean([draw["per_class"][label][key] for draw in draws])) for key in row}
+        for label, row in draws[0]["per_class"].items()
+    }
+    accuracies = [draw["accuracy"] for draw in draws]
+    extremes = {"accuracy_min": min(accuracies), "accuracy_max": max(accuracies), "draws": accuracies}
+    return {**draws[0], **means, "per_class": per_class, **extremes}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every fit of one experiment shares."""
+
+    train: LatentSplit
+    test: LatentSplit
+    classes: tuple[int, ...]
+    settings: MixtureFits
+    n_components: int
+
+    def fit(
+        self, inference: Inference, seed: int, labels: NDArray[np.int64] | None = None
+    ) -> tuple[GaussianMixture, float]:
+        """Fit a mixture to the training latents; also gives the seconds it took."""
+        settings = self.settings
+        mixture = GaussianMixture(
+            self.n_components,
+            covariance_type=settings.covariance_type,
+            tol=settings.tol,
+            max_iter=settings.max_iter if inference == "em" else settings.svi_steps,
+            reg_covar=settings.reg_covar,
+            random_state=seed,
+            inference=inference,
+        )
+        began = time.perf_counter()
+        mixture.fit(self.train.latents, labels=labels)
+        return mixture, time.perf_counter() - began
+
+    def few_labels(self, per_class: int, seed: int) -> NDArray[np.int64]:
+        """Component labels of a draw of labelled images, -1 for the others."""
+        assert self.train.labels is not None
+        chosen = draw_labelled(torch.from_numpy(self.train.labels), self.classes, per_class, seed).numpy()
+        labels = np.full(len(self.train.latents), -1, dtype=np.int64)
+        labels[chosen] = np.searchsorted(self.classes, self.train.labels[chosen])
+        return labels
+
+    def label(self, mixture: GaussianMixture, budget: str) -> FittedMixture:
+        """Give each component a class, by the labels of the training images."""
+        if not self.classes:
+            return FittedMixture(mixture, (), ())
+        assignments = mixture.predict(self.train.latents)
+        mapping = map_by_matching if budget == "none" else map_by_majority
+        mapped = mapping(assignments, self.train.labels, self.n_components, self.classes)
+        return FittedMixture(mixture, self.classes, tuple(int(label) for label in mapped))
+
+    def measure(self, fitted: FittedMixture, seconds: float) -> dict[str, Any]:
+        """The figures of one fit."""
+        mixture = fitted.mixture
+        figures: dict[str, Any] = {
+            "log_likelihood": float(mixture.score(self.train.latents)),
+            "test_log_likelihood": float(mixture.score(self.test.latents)),
+            "iterations": int(mixture.n_iter_),
+            "converged": bool(mixture.converged_),
+            "seconds": seconds,
+            "curve": [float(bound) for bound in mixture.lower_bounds_],
+        }
+        if self.classes:
+            assert self.test.labels is not None
+            figures["component_classes"] = list(fitted.component_classes)
+            figures |= classification(
+                self.test.labels,
+                fitted.predict(self.test.latents),
+                mixture.predict(self.test.latents),
+                self.classes,
+            )
+        return figures
+
+    def agreement(self, fits: dict[str, tuple[GaussianMixture, float]]) -> dict[str, Any]:
+        """EM against SVI on the training latents."""
+        return asdict(compare(fits["em"][0], fits["svi"][0], self.train.latents))

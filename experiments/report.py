@@ -1,0 +1,208 @@
+"""A run as a page and as a table: `report.html` in one self-contained file, and metrics for the terminal."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+__all__ = ["summary_table", "write_report"]
+
+Row = tuple[str, str, dict[str, Any]]
+
+FITS = {"em": "EM", "svi": "SVI"}
+BUDGETS = {
+    "none": "no label: k-means++ start, components matched to classes one to one",
+    "few": "a few labelled images per class seed the fit: means over draws of them",
+    "all": "all labels: the fit without labels, each component taking its majority class",
+}
+CAPTIONS = {
+    "losses": "Terms of the bound after each epoch. Reconstruction and KL divergence add up to the negative "
+    "ELBO; training figures are means over the epoch's minibatches.",
+    "reconstructions": "Test images above, and under each the likelihood's mean at the mean of q(z | x).",
+    "generated": "Mean images at draws of z from the prior p(z).",
+    "decoded_grid": "Mean images over the two-dimensional latent, at quantiles of N(0, 1) on both axes.",
+    "latent": "Latents coloured by the class of their image, with the mean and the 2-sigma ellipse of each "
+    "component; above two dimensions everything is projected on the first two principal components.",
+    "em_against_svi": "Log-likelihood per latent along the iterations; accuracy on the test images for each "
+    "budget of labels, whiskers spanning the draws of labelled images; and, component by component after "
+    "alignment, the weights of both fits and how far their means lie apart.",
+    "confusion": "True classes in rows, classes of the components in columns: counts of test images as "
+    "numbers, shares of the true class as shades.",
+}
+HEAD = ("labels", "fit", "log-lik/point", "iterations", "seconds")
+COLUMNS = ("accuracy", "precision", "recall", "f1")
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The figures of the mixtures as aligned text, one line per budget of labels and fit.
+
+    Args:
+        summary: The contents of `summary.json`; figures that it lacks are shown as a dash.
+    """
+    head = [
+        "labels",
+        "fit",
+        "log-lik/point",
+        "iterations",
+        "seconds",
+        "accuracy",
+        "precision",
+        "recall",
+        "F1",
+    ]
+    lines = [
+        [
+            budget,
+            fit,
+            _number(row.get("log_likelihood"), 4),
+            _number(row.get("iterations"), 0),
+            _number(row.get("seconds"), 2),
+            *(_number(row.get(name), 3) for name in COLUMNS),
+        ]
+        for budget, fit, row in _rows(summary)
+    ]
+    widths = [max(len(line[k]) for line in [head, *lines]) for k in range(len(head))]
+    rule = ["-" * width for width in widths]
+
+    def text(line: Sequence[str]) -> str:
+        cells = [
+            word.ljust(width) if k < 2 else word.rjust(width)
+            for k, (word, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(text(line) for line in [head, rule, *lines])
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run's folder, out of the files that are there.
+
+    The page holds its pictures and its style, and refers to nothing outside itself; what the run lacks is
+    left out.
+
+    Args:
+        folder: The folder, with `summary.json`, and as a rule `config.yaml`, `metrics.jsonl` and pictures
+            in `figures/*.png`.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If there is no `summary.json`.
+    """
+    if not (folder / "summary.json").is_file():
+        raise ValueError(f"Expected summary.json in {folder}; the run has not come to its end.")
+    summary = json.loads((folder / "summary.json").read_text())
+    history = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.strip()]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    page = environment.from_string(resources.files("latentmix.experiments").joinpath("report.html").read_text("utf-8"))
+    rows = _rows(summary)
+    html = page.render(
+        summary=summary,
+        name=summary.get("preset") or folder.name,
+        headlines=_headlines(summary),
+        history=history,
+        rows=rows,
+        classified=any("accuracy" in row for _, _, row in rows),
+        budgets={budget: BUDGETS.get(budget, budget) for budget, _, _ in rows},
+        per_class=_per_class(rows),
+        agreement=_agreement(summary),
+        figures=_figures(folder / "figures"),
+        config=_text(folder / "config.yaml"),
+    )
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    return folder / "report.html"
+
+
+def _number(value: Any, digits: int) -> str:
+    """A number with so many decimals, a true minus and thousands; a dash where there is none."""
+    if not isinstance(value, int | float) or value != value:
+        return "–"
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _rows(summary: Mapping[str, Any]) -> list[Row]:
+    """Budget, fit and figures of each fitted mixture, by budget and then by fit."""
+    mixtures: Mapping[str, Mapping[str, dict[str, Any]]] = summary.get("mixtures") or {}
+    budgets = [*BUDGETS, *sorted({budget for fits in mixtures.values() for budget in fits} - set(BUDGETS))]
+    return [
+        (budget, FITS.get(fit, fit), mixtures[fit][budget])
+        for budget in budgets
+        for fit in [*FITS, *sorted(set(mixtures) - set(FITS))]
+        if budget in mixtures.get(fit, {})
+    ]
+
+
+def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, value and unit of the figures at the top of the page."""
+    test: Mapping[str, Any] = summary.get("test") or {}
+    wanted = [
+        ("Test ELBO", _number(test.get("elbo"), 2), "nats per image"),
+        ("Test MSE", _number(test.get("mse"), 4), "per pixel"),
+        ("Test SSIM", _number(test.get("ssim"), 3), "1 at best"),
+    ]
+    rows = _rows(summary)
+    budget = "few" if any(row[0] == "few" for row in rows) else "none"
+    wanted += [
+        (f"Accuracy, {fit}", _number(row.get("accuracy"), 3), {"few": "few labels"}.get(budget, "no label"))
+        for name, fit, row in rows
+        if name == budget
+    ]
+    wanted += [
+        ("Parameters", _number(summary.get("parameters"), 0), "of the VAE"),
+        ("Training", _number((summary.get("seconds") or {}).get("train"), 1), "seconds"),
+    ]
+    return [headline for headline in wanted if headline[1] != "–"]
+
+
+def _per_class(
+    rows: Sequence[tuple[str, str, dict[str, Any]]],
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Figures by budget, class and fit."""
+    tables: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for budget, fit, row in rows:
+        for label, figures in (row.get("per_class") or {}).items():
+            tables.setdefault(budget, {}).setdefault(label, {})[fit] = figures
+    return tables
+
+
+def _agreement(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The numbers of the agreement between the fits, by budget."""
+    agreement: Mapping[str, Mapping[str, Any]] = summary.get("agreement") or {}
+    return {
+        budget: {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        for budget, figures in agreement.items()
+    }
+
+
+def _figures(folder: Path) -> list[dict[str, str]]:
+    """Name, caption and base64 text of the pictures, in the order of the captions."""
+
+    def kind(path: Path) -> int:
+        return next((k for k, name in enumerate(CAPTIONS) if path.stem.startswith(name)), len(CAPTIONS))
+
+    order = {budget: k for k, budget in enumerate(BUDGETS)}
+    pictures = sorted(
+        folder.glob("*.png"),
+        key=lambda path: (kind(path), order.get(path.stem.rpartition("_")[2], -1), path.stem),
+    )
+    captions = [*CAPTIONS.values(), ""]
+    return [
+        {
+            "name": path.stem.replace("_", " ").capitalize().replace("Em against svi", "EM against SVI"),
+            "caption": captions[kind(path)],
+            "data": base64.b64encode(path.read_bytes()).decode(),
+        }
+        for path in pictures
+    ]
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.is_file() else ""

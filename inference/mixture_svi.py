@@ -1,0 +1,204 @@
+"""Gaussian mixtures by SVI with the component enumerated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pyro.distributions as dist
+import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoGuide
+from torch import Tensor
+
+from latentmix.guides.mixture import global_guide
+from latentmix.inference.effects import isolated
+from latentmix.inference.em import moments
+from latentmix.inference.quasi_newton import QuasiNewton
+from latentmix.inference.svi import SVIResult, fit
+from latentmix.inference.training import Callback, DivergenceError, MakeOptimizer, MakeScheduler, TrainingState
+from latentmix.models.mixture import MixtureModel
+from latentmix.models.parameters import MixtureParameters
+
+__all__ = ["MixtureSVIResult", "fit_mixture_svi"]
+
+Priors = Mapping[str, dist.TorchDistribution]
+
+
+@dataclass(frozen=True)
+class MixtureSVIResult:
+    """Outcome of enumerated SVI.
+
+    Attributes:
+        parameters: The mixture at the guide's median, in the data's coordinates, in float64.
+        lower_bounds: ELBO per epoch, nats per datum in the data's coordinates: under flat priors and `AutoDelta`
+            the mean log-likelihood.
+        converged: Whether the loss levelled off; for noisy objectives, whether all epochs were run.
+        model: The Pyro model, of standardised data `(x - location) / scale`.
+        guide: The fitted guide.
+        location: `(D,)`.
+        scale: `(D,)`.
+        svi: What `fit` returned, `None` where the loss diverged and the best point before it was taken.
+    """
+
+    parameters: MixtureParameters
+    lower_bounds: list[float]
+    converged: bool
+    model: MixtureModel
+    guide: AutoGuide
+    location: Tensor
+    scale: Tensor
+    svi: SVIResult | None
+
+    @property
+    def n_iter(self) -> int:
+        """Number of epochs."""
+        return len(self.lower_bounds)
+
+
+class _Watch(Callback):
+    """Keeps the best point of a noiseless fit, and ends the fit when the loss has levelled off."""
+
+    def __init__(self, guide: AutoGuide, tol: float, patience: int, noisy: bool) -> None:
+        self.guide, self.tol, self.patience, self.noisy = guide, tol, patience, noisy
+        self.losses: list[float] = []
+        self.best: list[Tensor] | None = None
+        self.at = self._leaves()
+        self.converged = False
+
+    def on_epoch_end(self, state: TrainingState) -> bool | None:
+        """Compare the loss, which belongs to the point before the step, with the ones before."""
+        self.losses.append(state.history[-1].loss)
+        if self.noisy:
+            return None
+        if self.losses[-1] == min(self.losses):
+            self.best = self.at
+        self.at = self._leaves()
+        if len(self.losses) > self.patience:
+            gain = min(self.losses[: -self.patience]) - min(self.losses)
+            self.converged = gain < self.tol
+        return self.converged
+
+    def restore(self) -> None:
+        """Bring the best point back."""
+        if self.best is not None:
+            with torch.no_grad():
+                for leaf, value in zip(self.guide.parameters(), self.best, strict=True):
+                    leaf.copy_(value)
+
+    def _leaves(self) -> list[Tensor]:
+        return [leaf.detach().clone() for leaf in self.guide.parameters()]
+
+
+def fit_mixture_svi(
+    x: Tensor,
+    start: MixtureParameters,
+    *,
+    priors: Priors | None = None,
+    reg_covar: float = 1e-6,
+    family: Callable[..., AutoGuide] = AutoDelta,
+    epochs: int = 1000,
+    tol: float = 1e-6,
+    patience: int = 10,
+    batch_size: int | None = None,
+    optimizer: MakeOptimizer | None = None,
+    scheduler: MakeScheduler | None = None,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+) -> MixtureSVIResult:
+    """Fit a Gaussian mixture by SVI on `TraceEnum_ELBO`, the assignments summed out exactly.
+
+    The data are standardised per feature (isotropically for spherical covariances), in which the likelihood is
+    equivariant; model, priors and guide live in those coordinates, in float64.
+
+    Args:
+        x: `n x D` points.
+        start: The mixture to start from, in the data's coordinates.
+        priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in standardised
+            coordinates; what is left out takes that model's default. By default no prior is informative: every
+            global is `ImproperUniform`, and the fit is maximum likelihood.
+        reg_covar: Floor of the variances in the data's coordinates.
+        family: Class of the guide.
+        epochs: Most passes over the data.
+        tol: A noiseless fit ends when `patience` epochs gained less, in nats per datum.
+        patience: See `tol`.
+        batch_size: Data a step; by default all.
+        optimizer: Makes the optimizer; by default `QuasiNewton` for a noiseless objective (`AutoDelta`, all the
+            data), and else Adam with learning rate 0.02 and a cosine schedule.
+        scheduler: Makes the learning-rate schedule.
+        seed: Seed of the fit.
+        callbacks: Passed to `fit`.
+
+    Returns:
+        The fitted mixture, its model and its guide.
+    """
+    location, variance = moments(x)
+    variance = variance.mean().expand_as(variance) if start.structure.isotropic else variance
+    scale = variance.sqrt()
+    standardised = (x.double() - location) / scale
+    n_components, n_features = start.means.shape
+    floor = reg_covar / variance
+    if priors is None:
+        model = MixtureModel.maximum_likelihood(
+            n_components, n_features, covariance_type=start.structure.name, size=len(x), covariance_floor=floor
+        )
+    else:
+        model = MixtureModel(
+            n_components,
+            n_features,
+            covariance_type=start.structure.name,
+            size=len(x),
+            covariance_floor=floor,
+            weights=priors.get("weights"),
+            means=priors.get("means"),
+            scales=priors.get("scales"),
+            correlations=priors.get("correlations"),
+        )
+    noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
+    options = {"init_scale": 0.02} if noisy and family is not AutoDelta else {}
+    guide = global_guide(
+        model, family=family, start=start.affine(1 / scale, -location / scale).sites(floor), **options
+    )
+    if optimizer is None and noisy:
+        optimizer = partial(torch.optim.Adam, lr=0.02, fused=True)
+        scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
+    with isolated(seed=seed):
+        guide(standardised[:1])
+    watch = _Watch(guide, tol, patience, noisy)
+    result = None
+    try:
+        result = fit(
+            model,
+            guide,
+            standardised,
+            epochs=epochs,
+            batch_size=batch_size,
+            objective=TraceEnum_ELBO(max_plate_nesting=1),
+            optimizer=QuasiNewton if optimizer is None else optimizer,
+            scheduler=scheduler,
+            seed=seed,
+            callbacks=[watch, *callbacks],
+        )
+    except DivergenceError:
+        if noisy or watch.best is None:
+            raise
+    watch.restore()
+    with torch.no_grad(), isolated():
+        sites = guide.median()
+    fitted = MixtureParameters.from_sites(
+        {name: value.detach() for name, value in sites.items()},
+        start.structure,
+        scales=model.effective_scales(sites["scales"]).detach(),
+    )
+    jacobian = float(scale.log().sum())
+    return MixtureSVIResult(
+        parameters=fitted.affine(scale, location),
+        lower_bounds=[-loss - jacobian for loss in watch.losses],
+        converged=watch.converged or (noisy and result is not None),
+        model=model,
+        guide=guide,
+        location=location,
+        scale=scale,
+        svi=result,
+    )

@@ -1,0 +1,116 @@
+"""The parameters of a Gaussian mixture, whatever fitted them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from latentmix.models.covariances import CovarianceStructure
+
+__all__ = ["MixtureParameters"]
+
+
+@final
+@dataclass(frozen=True)
+class MixtureParameters:
+    r"""Weights, means and covariances of :math:`p(x) = \sum_k \pi_k \mathcal N(x \mid \mu_k, \Sigma_k)`.
+
+    Args:
+        weights: A `(K,)` tensor on the simplex.
+        means: A `K x D` tensor.
+        covariances: In the stored shape of the structure.
+        structure: What the covariances share.
+
+    Example:
+        >>> from latentmix.models.covariances import covariance_structure
+        >>> one = MixtureParameters(torch.ones(1), torch.zeros(1, 2), torch.ones(1, 2), covariance_structure("diag"))
+        >>> one.log_likelihood(torch.zeros(3, 2)).shape
+        torch.Size([3])
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    structure: CovarianceStructure
+
+    @classmethod
+    def from_sites(
+        cls, sites: Mapping[str, Tensor], structure: CovarianceStructure, *, scales: Tensor | None = None
+    ) -> MixtureParameters:
+        """Parameters from values of the sites of `MixtureModel`; `scales` takes the place of the site's."""
+        effective = sites["scales"] if scales is None else scales
+        covariances = structure.covariances(effective, sites.get("correlation_cholesky"))
+        return cls(sites["weights"], sites["means"], covariances, structure)
+
+    def sites(self, covariance_floor: float | Tensor = 0.0) -> dict[str, Tensor]:
+        """Values of the sites of a `MixtureModel` with that floor, so that it has this density.
+
+        Variances that do not exceed the floor become a thousandth of it above the floor.
+        """
+        scales, correlation = self.structure.factors(self.covariances)
+        floor = torch.as_tensor(covariance_floor, dtype=scales.dtype, device=scales.device)
+        floor = floor.mean() if self.structure.isotropic else floor
+        scales = torch.maximum(scales.square() - floor, 1e-3 * floor).sqrt()
+        tiny = torch.finfo(self.weights.dtype).tiny ** 0.5
+        weights = self.weights.clamp_min(tiny)
+        values = {"weights": weights / weights.sum(), "means": self.means, "scales": scales}
+        return values if correlation is None else values | {"correlation_cholesky": correlation}
+
+    @cached_property
+    def precisions_cholesky(self) -> Tensor:
+        """Upper factors `U` of the precisions `U U^T`, in the stored shape; NaN where singular."""
+        return self.structure.precisions_cholesky(self.covariances)
+
+    @property
+    def singular(self) -> Tensor:
+        """Whether each component's covariance is not numerically positive definite: `(K,)` booleans."""
+        broken = ~self.precisions_cholesky.isfinite()
+        if broken.ndim and len(broken) == len(self.weights) and self.structure.name != "tied":
+            return broken.flatten(1).any(1) if broken.ndim > 1 else broken
+        return broken.any().expand(len(self.weights))
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """Log of weight times density: `n x K` for `n x D` points."""
+        return self.weights.log() + self.structure.log_density(x, self.means, self.precisions_cholesky)
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """Log-density of `n x D` points: `(n,)`."""
+        return self.log_joint(x).logsumexp(-1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Probabilities of the components given `n x D` points: `n x K`."""
+        return self.log_joint(x).softmax(-1)
+
+    def expanded_covariances(self) -> Tensor:
+        """Covariances as `K x D x D` matrices, whatever the structure."""
+        return self.structure.expand(self.covariances, *self.means.shape)
+
+    def n_parameters(self) -> int:
+        """Number of free parameters."""
+        n_components, n_features = self.means.shape
+        covariances = self.structure.n_parameters(n_components, n_features)
+        return covariances + n_components * n_features + n_components - 1
+
+    def affine(self, scale: Tensor, shift: Tensor) -> MixtureParameters:
+        """Parameters of the mixture of `x * scale + shift`; both are `(D,)`.
+
+        Where the structure is isotropic, `scale` must be one number throughout.
+        """
+        covariances = self.structure.rescale(self.covariances, scale)
+        return MixtureParameters(self.weights, self.means * scale + shift, covariances, self.structure)
+
+    def to(self, like: Tensor) -> MixtureParameters:
+        """The parameters in the dtype and on the device of `like`."""
+        moved = (tensor.detach().to(like) for tensor in (self.weights, self.means, self.covariances))
+        return MixtureParameters(*moved, self.structure)
+
+    def permuted(self, order: Tensor) -> MixtureParameters:
+        """The same density with the components in another order, `(K,)` indices."""
+        shared = self.structure.name == "tied"
+        covariances = self.covariances if shared else self.covariances[order]
+        return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)

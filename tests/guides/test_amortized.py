@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from latentmix.guides import AmortizedGuide, ConvEncoder, DiagonalNormal, Encoder, Family, MLPEncoder
+from latentmix.models import ConvDecoder
+
+ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "mlp": lambda: MLPEncoder(latent_dim=3, hidden=(16,), shape=(1, 8, 8)),
+    "conv": lambda: ConvEncoder(latent_dim=3, channels=(4, 6), shape=(1, 8, 8), batch_norm=(False, True)),
+}
+FAMILIES: dict[str, Callable[[], Family]] = {"diagonal_normal": DiagonalNormal}
+
+
+@pytest.fixture(params=[(encoder, family) for encoder in ENCODERS for family in FAMILIES], ids=str)
+def guide(request: pytest.FixtureRequest) -> AmortizedGuide:
+    encoder, family = request.param
+    return AmortizedGuide(encoder=ENCODERS[encoder](), family=FAMILIES[family]())
+
+
+@pytest.fixture
+def batch_normalised() -> AmortizedGuide:
+    return AmortizedGuide(encoder=ENCODERS["conv"]())
+
+
+def test_site_z_in_plate_data(guide: AmortizedGuide, binary_images: Tensor) -> None:
+    trace = poutine.trace(guide).get_trace(binary_images)
+    site = trace.nodes["z"]
+    assert site["value"].shape == (40, guide.latent_dim) == (40, 3)
+    assert torch.equal(trace.nodes["_RETURN"]["value"], site["value"])
+    assert [(frame.name, frame.dim, frame.size) for frame in site["cond_indep_stack"]] == [("data", -1, 40)]
+    assert [name for name, node in trace.nodes.items() if node["type"] == "sample"] == ["data", "z"]
+
+
+def test_batch_of_one(guide: AmortizedGuide, binary_images: Tensor) -> None:
+    assert guide(binary_images[:1]).shape == (1, 3)
+    assert guide.encode(binary_images[:1]).shape == (1, 3)
+
+
+def test_particles_on_the_left(guide: AmortizedGuide, binary_images: Tensor) -> None:
+    with pyro.plate("particles", 6, dim=-2):
+        z = guide(binary_images)
+    assert z.shape == (6, 40, 3)
+    assert len(z[:, 0].unique(dim=0)) == 6
+
+
+def test_gradient_reaches_every_parameter(guide: AmortizedGuide, binary_images: Tensor) -> None:
+    z = guide(binary_images)
+    (z * torch.randn_like(z)).sum().backward()
+    for name, parameter in guide.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_follows_the_module(guide: AmortizedGuide, binary_images: Tensor, dtype: torch.dtype) -> None:
+    guide = guide.to(dtype)
+    images = binary_images.to(dtype)
+    assert guide(images).dtype == guide.encode(images).dtype == guide.draw(images).dtype == dtype
+
+
+def test_state_dict_round_trip(guide: AmortizedGuide, binary_images: Tensor) -> None:
+    guide(binary_images)
+    file = io.BytesIO()
+    torch.save(guide.state_dict(), file)
+    file.seek(0)
+    encoder = next(make() for name, make in ENCODERS.items() if isinstance(guide.encoder, type(make())))
+    other = AmortizedGuide(encoder=encoder)
+    assert not torch.equal(other.encode(binary_images), guide.encode(binary_images))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.encode(binary_images), guide.encode(binary_images))
+
+
+def test_repr(guide: AmortizedGuide) -> None:
+    assert repr(guide).startswith("AmortizedGuide")
+    assert type(guide.encoder).__name__ in repr(guide)
+
+
+def test_the_default_family_is_the_diagonal_normal() -> None:
+    assert AmortizedGuide(encoder=ENCODERS["mlp"]()).family == DiagonalNormal()
+
+
+def test_wrong_data_are_refused(guide: AmortizedGuide) -> None:
+    for call in (guide, guide.encode, guide.draw, guide.posterior):
+        with pytest.raises(ValueError, match=r"Expected x with data of shape \(1, 8, 8\); got \(5, 1, 8, 4\)"):
+            call(torch.zeros(5, 1, 8, 4))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 1024])
+def test_encode_gives_the_mean_of_q_whatever_the_chunks(
+    guide: AmortizedGuide, binary_images: Tensor, batch_size: int
+) -> None:
+    guide.double()
+    images = binary_images.double()
+    latents = guide.encode(images, batch_size=batch_size)
+    with torch.no_grad():
+        torch.testing.assert_close(latents, guide.eval().posterior(images).mean)
+    assert not latents.requires_grad
+
+
+def test_encode_works_with_bytes_and_a_transform(guide: AmortizedGuide, binary_images: Tensor) -> None:
+    stored = (binary_images * 255).byte()
+    latents = guide.encode(stored, batch_size=16, transform=lambda chunk: chunk.float() / 255)
+    assert torch.equal(latents, guide.encode(binary_images, batch_size=16))
+
+
+def test_draw_is_a_sample_of_q(guide: AmortizedGuide, binary_images: Tensor) -> None:
+    with torch.no_grad():
+        q = guide.eval().posterior(binary_images)
+    draws = torch.stack([guide.draw(binary_images, batch_size=16) for _ in range(400)])
+    assert draws.shape == (400, 40, 3)
+    standard = (draws - q.mean) / q.variance.sqrt()
+    assert standard.mean().abs() < 5 / standard.numel() ** 0.5
+    assert standard.std().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_draw_depends_on_torch_s_random_state(guide: AmortizedGuide, binary_images: Tensor) -> None:
+    torch.manual_seed(3)
+    one, other = guide.draw(binary_images), guide.draw(binary_images)
+    torch.manual_seed(3)
+    assert torch.equal(guide.draw(binary_images), one)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("method", ["encode", "draw"])
+def test_encode_and_draw_leave_the_module_alone(
+    batch_normalised: AmortizedGuide, binary_images: Tensor, method: str
+) -> None:
+    guide = batch_normalised
+    norm = next(part for part in guide.modules() if isinstance(part, nn.BatchNorm2d))
+    guide.head.eval()
+    modes = [part.training for part in guide.modules()]
+    before = {name: value.clone() for name, value in guide.state_dict().items()}
+    getattr(guide, method)(binary_images)
+    assert [part.training for part in guide.modules()] == modes
+    assert norm.training
+    assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
+    assert len(pyro.get_param_store()) == 0
+    with pytest.raises(ValueError, match="Expected x"):
+        getattr(guide, method)(torch.zeros(5, 1, 8, 4))
+    assert [part.training for part in guide.modules()] == modes
+
+
+def test_two_guides_under_one_parameter_store_are_refused(binary_images: Tensor) -> None:
+    one, other = (AmortizedGuide(encoder=ENCODERS["mlp"]()) for _ in range(2))
+    one(binary_images)
+    with pytest.raises(ValueError, match=r"under 'guide'; got another module's: call pyro.clear_param_store\(\)"):
+        other(binary_images)
+    one(binary_images)
+    pyro.clear_param_store()
+    other(binary_images)
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def leaves(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.modules() if not list(part.children()) and not isinstance(part, nn.Sequential)]
+
+
+def test_mnist_conv64_has_exactly_these_parameters() -> None:
+    guide = AmortizedGuide(
+        encoder=ConvEncoder(latent_dim=20, channels=(64, 128), shape=(1, 28, 28), batch_norm=(False, True)),
+        family=DiagonalNormal(),
+    )
+    decoder = ConvDecoder(latent_dim=20, channels=(128, 64), shape=(1, 28, 28))
+    encoding, heads, decoding = leaves(guide.encoder), leaves(guide.head), leaves(decoder)
+    assert [type(layer) for layer in encoding] == [
+        nn.Conv2d, nn.ReLU, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Flatten,
+    ]  # fmt: skip
+    assert [type(layer) for layer in heads] == [nn.Linear, nn.Linear]
+    assert [type(layer) for layer in decoding] == [
+        nn.Linear, nn.Unflatten, nn.ConvTranspose2d, nn.ReLU, nn.ConvTranspose2d,
+    ]  # fmt: skip
+    assert [count(layer) for layer in encoding] == [1_088, 0, 131_200, 256, 0, 0]
+    assert [count(layer) for layer in heads] == [125_460, 125_460]
+    assert [count(layer) for layer in decoding] == [131_712, 0, 131_136, 0, 1_025]
+    assert count(guide) + count(decoder) == 647_337
+    for layer in (*encoding, *decoding):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            assert (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (2, 2), (1, 1))

@@ -1,0 +1,142 @@
+"""The house: what lies where, what may import what, and what reaches the wheel."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("models", "guides", "inference", "experiments")
+SMALL_FILES = {
+    ".ci",
+    ".gitignore",
+    ".python-version",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "constraints.txt",
+    "pyproject.toml",
+}
+MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:work|home|root|Users|opt|mnt|tmp)/\w")
+
+
+def repository_files() -> list[Path]:
+    """Every file that git tracks or would track, relative to the root."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not in a git checkout")
+    return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names that a file imports; `from a import b` gives `a.b`, relative ones begin with a dot."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_top_level_is_fixed() -> None:
+    top = {path.parts[0] for path in repository_files()}
+    assert top <= {*ROOMS, "tests"} | SMALL_FILES
+    assert not (ROOT / "__init__.py").exists()
+
+
+def test_packages_are_those_of_the_tree(project: dict[str, Any]) -> None:
+    tree = {
+        ".".join(("latentmix", *init.parent.relative_to(ROOT).parts))
+        for room in ROOMS
+        for init in (ROOT / room).rglob("__init__.py")
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == tree
+    assert project["tool"]["setuptools"]["package-dir"] == {f"latentmix.{room}": room for room in ROOMS}
+
+
+def test_every_file_of_a_room_reaches_the_wheel(project: dict[str, Any]) -> None:
+    patterns = ["*.py", *project["tool"]["setuptools"]["package-data"]["*"]]
+    for path in repository_files():
+        if path.parts[0] in ROOMS:
+            assert any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns), path
+            assert (ROOT / path.parent / "__init__.py").is_file(), f"{path.parent} is no package"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_is_typed(room: str) -> None:
+    assert (ROOT / room / "py.typed").read_bytes() == b""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_one_way(room: str) -> None:
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    for path in sources(room):
+        for name in imports(path):
+            assert name != "latentmix", f"{path.relative_to(ROOT)} imports the bare namespace"
+            if name.startswith("latentmix."):
+                assert name.split(".")[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("folder", [*ROOMS, "tests"])
+def test_imports_are_absolute_and_never_load_a_room_twice(folder: str) -> None:
+    for path in sources(folder):
+        for name in imports(path):
+            assert not name.startswith("."), f"{path.relative_to(ROOT)} imports {name}"
+            assert name.split(".")[0] not in ROOMS, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("folder", [*ROOMS, "tests"])
+def test_no_file_has_more_than_400_lines(folder: str) -> None:
+    long = {path.name: n for path in sources(folder) if (n := path.read_text().count("\n")) > 400}
+    assert not long
+
+
+def test_no_machine_path_in_any_file() -> None:
+    for path in repository_files():
+        try:
+            text = (ROOT / path).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found = MACHINE_PATH.search(text)
+        assert found is None, f"{path} names {found[0]}"
+
+
+def test_constraints_are_exact_pins_of_every_dependency(project: dict[str, Any]) -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.+!]*", pin) for pin in pins)
+    pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
+    assert pinned.isdisjoint({"latentmix", "pip"})
+    extras = project["project"]["optional-dependencies"].values()
+    for requirement in [*project["project"]["dependencies"], *(one for extra in extras for one in extra)]:
+        assert re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-") in pinned, requirement
+
+
+def test_python_versions_agree(project: dict[str, Any]) -> None:
+    assert project["project"]["requires-python"] == ">=3.12"
+    assert (ROOT / ".python-version").read_text(encoding="utf-8") == "3.13\n"
+
+
+def test_ci_is_executable() -> None:
+    assert all(os.access(ROOT / ".ci" / name, os.X_OK) for name in ("run", "find-python"))

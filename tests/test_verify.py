@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.verify import __main__ as command
+from tests.verify import registry
+from tests.verify.registry import Figures, Proof, Unavailable, proof, run, run_all, up_to_date
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "models" / "deep").mkdir(parents=True)
+    (tmp_path / "models" / "a.py").write_text("a = 1\n")
+    (tmp_path / "models" / "deep" / "preset.yaml").write_text("b: 1\n")
+    (tmp_path / "models" / "notes.txt").write_text("not code\n")
+    (tmp_path / "other.py").write_text("c = 1\n")
+    return tmp_path
+
+
+class Counted:
+    def __init__(self, outcome: Callable[[], Figures]) -> None:
+        self.outcome, self.calls = outcome, 0
+
+    def proof(self, name: str = "counted", covers: tuple[str, ...] = ("models",)) -> Proof:
+        def call() -> Figures:
+            """The claim."""
+            self.calls += 1
+            return self.outcome()
+
+        return Proof(name, call, covers)
+
+
+def passing() -> Figures:
+    return {"passed": True, "error": 1e-9}
+
+
+def failing() -> Figures:
+    return {"passed": False, "error": 0.5}
+
+
+def raising() -> Figures:
+    raise ZeroDivisionError("no such number")
+
+
+def interrupted() -> Figures:
+    raise KeyboardInterrupt
+
+
+def result(folder: Path, name: str = "counted") -> dict[str, Any]:
+    return dict(json.loads((folder / f"{name}.json").read_text()))
+
+
+def test_a_result_is_written_with_figures_and_digests(root: Path) -> None:
+    counted = Counted(passing)
+    assert run(counted.proof(), root / "out", root) == "passed"
+    written = result(root / "out")
+    assert written["claim"] == "The claim."
+    assert written["figures"] == {"passed": True, "error": 1e-9}
+    assert len(written["digest"]) == 64
+    assert {"models/a.py", "models/deep/preset.yaml"} < set(written["files"])
+    assert any(name.endswith("test_verify.py") for name in written["files"])
+    assert not any(name.endswith(("notes.txt", "other.py")) for name in written["files"])
+    assert written["versions"]["torch"]
+    assert [path.name for path in (root / "out").iterdir()] == ["counted.json"]
+
+
+def test_a_proof_that_passed_is_skipped_until_its_code_changes(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = Counted(passing)
+    one = counted.proof()
+    assert not up_to_date(one, root / "out", root)
+    assert run_all([one], root / "out", root=root) == 0
+    assert run_all([one], root / "out", root=root) == 0
+    assert counted.calls == 1
+    assert "counted: up to date\n1 up to date, 0 passed, 0 failed, 0 unavailable" in capsys.readouterr().out
+    (root / "other.py").write_text("c = 2\n")
+    assert up_to_date(one, root / "out", root)
+    (root / "models" / "deep" / "preset.yaml").write_text("b: 2\n")
+    assert run_all([one], root / "out", root=root) == 0
+    assert counted.calls == 2
+    (root / "models" / "new.py").write_text("")
+    assert not up_to_date(one, root / "out", root)
+
+
+def test_force_runs_it_again(root: Path) -> None:
+    counted = Counted(passing)
+    run_all([counted.proof()], root / "out", root=root)
+    run_all([counted.proof()], root / "out", root=root, force=True)
+    assert counted.calls == 2
+
+
+@pytest.mark.parametrize("outcome", [failing, raising])
+def test_a_failure_exits_1_and_is_run_again_after_the_others(outcome: Any, root: Path) -> None:
+    bad, good = Counted(outcome), Counted(passing)
+    proofs = [bad.proof("bad"), good.proof("good")]
+    assert run_all(proofs, root / "out", root=root) == 1
+    assert run_all(proofs, root / "out", root=root) == 1
+    assert (bad.calls, good.calls) == (2, 1)
+    assert result(root / "out", "bad")["status"] == "failed"
+
+
+def test_an_exception_is_written_down(root: Path) -> None:
+    run(Counted(raising).proof(), root / "out", root)
+    assert result(root / "out")["error"] == "ZeroDivisionError: no such number"
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        ({"error": 1.0}, "Expected figures with a boolean 'passed' from counted"),
+        ({"passed": 1}, "Expected figures with a boolean 'passed' from counted"),
+        ({"passed": True, "error": float("nan")}, "ValueError: Out of range float"),
+        ({"passed": True, "error": object()}, "TypeError: "),
+    ],
+)
+def test_figures_that_prove_nothing_fail(figures: dict[str, Any], message: str, root: Path) -> None:
+    assert run(Counted(lambda: figures).proof(), root / "out", root) == "failed"
+    assert message in result(root / "out")["error"]
+
+
+def test_unavailable_neither_passes_nor_fails(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def needs_data() -> Figures:
+        raise Unavailable("no MNIST: set LATENTMIX_DATA")
+
+    one = Counted(needs_data).proof()
+    assert run_all([one], root / "out", root=root) == 0
+    assert not up_to_date(one, root / "out", root)
+    assert "no MNIST: set LATENTMIX_DATA" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_is_resumed(root: Path) -> None:
+    first = Counted(passing)
+    with pytest.raises(KeyboardInterrupt):
+        run_all([first.proof("first"), Counted(interrupted).proof("second")], root / "out", root=root)
+    assert not (root / "out" / "second.json").exists()
+    assert run_all([first.proof("first")], root / "out", root=root) == 0
+    assert first.calls == 1
+
+
+def test_a_damaged_result_is_not_up_to_date(root: Path) -> None:
+    one = Counted(passing).proof()
+    run(one, root / "out", root)
+    (root / "out" / "counted.json").write_text("{")
+    assert not up_to_date(one, root / "out", root)
+
+
+def test_covering_what_is_not_there(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"Expected files for counted to cover; got no 'models/b\.py'"):
+        run(Counted(passing).proof(covers=("models/b.py",)), root / "out", root)
+
+
+def test_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "PROOFS", {})
+    assert proof("models")(passing) is passing
+    assert registry.PROOFS["passing"].covers == ("models",)
+    with pytest.raises(ValueError, match="got a second 'passing'"):
+        proof("models")(passing)
+    with pytest.raises(ValueError, match="Expected failing to cover files or folders; got none"):
+        proof()(failing)
+
+
+def test_every_registered_proof_covers_what_is_there() -> None:
+    assert command.main(["--list"]) == 0
+    for one in registry.PROOFS.values():
+        assert one.files()
+        assert one.run.__doc__, f"{one.name} makes no claim"
+
+
+def test_unknown_name_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["no_such_proof"])
+    assert "got no_such_proof." in capsys.readouterr().err
+
+
+def test_runs_as_a_module() -> None:
+    arguments = [sys.executable, "-m", "tests.verify", "--list"]
+    assert subprocess.run(arguments, cwd=registry.ROOT, capture_output=True).returncode == 0

@@ -1,0 +1,1 @@
+"""One module per topic; every module here is loaded, and registers its proofs by `registry.proof`."""
