@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from latentmix.experiments import plots
-from latentmix.experiments.artifacts import RunFolder, load_run, replace
+from latentmix.experiments.artifacts import RunFolder, load_run
 from latentmix.experiments.config import Experiment, experiment_parser
 from latentmix.experiments.data import Data, ToFloat, batch_transform, binarize_static, resolve_binarize
 from latentmix.experiments.metrics import classification
@@ -71,7 +71,7 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
     images = data.load()
     if images.shape != finished.vae.shape:
         raise ValueError(f"Expected images of shape {finished.vae.shape} for this run; got {images.shape}.")
-    chosen = {"train": images.train, "validation": images.validation, "test": images.test}[split]
+    chosen = images.splits[split]
     binarize = resolve_binarize(data.binarize, finished.vae.likelihood)
     seen = binarize_static(chosen.images, data.seed) if binarize == "static" else chosen.images
     transform = batch_transform(binarize)
@@ -83,7 +83,7 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
         "data": asdict(data),
         "split": split,
         "images": len(chosen),
-        **measure_vae(finished.vae, finished.guide, chosen, asdict(bound)),
+        **measure_vae(finished.vae, finished.guide, chosen, bound),
     }
     latents = latents_of(finished.guide, chosen, finished.config["mixture"]["latents"], seed)
     mixtures: dict[str, Any] = {}
@@ -98,7 +98,7 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
                         f"Expected images of the classes {list(fitted.classes)} of this run; got classes {unknown} "
                         "too: choose with --data.classes."
                     )
-                assigned = fitted.mixture.predict(latents.latents)
+                assigned = np.asarray(fitted.mixture.predict(latents.latents))
                 entry |= classification(latents.labels, fitted.predict(latents.latents), assigned, fitted.classes)
             mixtures[inference][budget] = entry
     figures["mixtures"] = mixtures

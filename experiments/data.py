@@ -66,6 +66,11 @@ class Images:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name: `train`, `validation`, `test`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device; uint8, so that MNIST's training split moves as 38 MB."""
         train, validation, test = (split.to(device) for split in (self.train, self.validation, self.test))
@@ -192,9 +197,7 @@ def draw_labelled(labels: Tensor, classes: Sequence[int], per_class: int, seed: 
     return torch.cat(draws)
 
 
-def resolve_binarize(
-    binarize: Literal["auto", "none", "static", "dynamic"], likelihood: Likelihood
-) -> Binarization:
+def resolve_binarize(binarize: Literal["auto", "none", "static", "dynamic"], likelihood: Likelihood) -> Binarization:
     """What `auto` means for a likelihood: `dynamic` where its `support` is `"binary"`, `none` otherwise."""
     if binarize == "auto":
         return "dynamic" if likelihood.support == "binary" else "none"
@@ -249,9 +252,7 @@ def _check_budget(labels: Tensor, classes: Sequence[int], per_class: int) -> Non
     for label in classes:
         count = int((labels == label).sum())
         if count < per_class:
-            raise ValueError(
-                f"Expected {per_class} or more training images of class {label} to label; got {count}."
-            )
+            raise ValueError(f"Expected {per_class} or more training images of class {label} to label; got {count}.")
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -80,6 +80,8 @@ def _climb(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
     axes.set_xscale("log")
     axes.set(title="Log-likelihood along the iterations", xlabel="iteration", ylabel="nats per latent")
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom - 0.2 * (top - bottom), top)
     axes.legend(fontsize=9.5, frameon=False, loc="lower right", handlelength=1.0)
 
 

@@ -97,7 +97,7 @@ def latent_scatter(
         axes.xaxis.label.set_fontsize(12 if data.shape[1] == 2 else 10)
     panels[0].yaxis.label.set_fontsize(12 if data.shape[1] == 2 else 10)
     panels[0].set_ylabel(names[1])
-    _legend(figure, styles if targets is not None else {}, any(c.classes is not None for c in mixtures.values()))
+    _legend(figure, styles if targets is not None else {}, any(c.classes for c in mixtures.values()))
     details = [f"{data.shape[1]} dimensions projected on 2"] if data.shape[1] > 2 else []
     details += [f"{len(rows):,} of {len(data):,} drawn"] if len(rows) < len(data) else []
     title(figure, f"{heading} ({', '.join(details)})" if details else heading)

@@ -50,7 +50,7 @@ def reconstructions(
     above, below = _images(originals), _images(means)
     check_same_length(originals=above, means=below)
     count = len(above)
-    cell = min(1.0, 11.0 / count)
+    cell = min(1.0, 9.6 / count)
     figure = new_figure(max(5.0, cell * count + 1.7), 2 * cell + 0.95)
     axes = figure.add_subplot()
     gap = _show(axes, np.concatenate([above, below]), count)
@@ -139,7 +139,9 @@ def losses(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_title(TERMS[name])
         axes.legend(fontsize=9.5, frameon=False)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        if len(epochs) < 4:
+            axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
     panels[0].set_ylabel("nats per image")
     title(figure, "Training, epoch by epoch")
     return figure

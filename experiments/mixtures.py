@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.experiments.config import MixtureFits
@@ -18,13 +19,13 @@ from latentmix.experiments.metrics import classification
 from latentmix.inference.comparison import compare, map_by_majority, map_by_matching
 from latentmix.inference.estimators import GaussianMixture
 
-__all__ = ["BUDGETS", "INFERENCES", "FittedMixture", "LatentSplit", "fit_mixtures"]
+__all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
 
 Inference = Literal["em", "svi"]
-INFERENCES: tuple[Inference, ...] = ("em", "svi")
+FITS: dict[Inference, str] = {"em": "EM", "svi": "SVI"}
 BUDGETS = ("none", "few", "all")
 LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
-SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_")
+SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
 
 
 @dataclass(frozen=True)
@@ -128,40 +129,52 @@ def fit_mixtures(
     Raises:
         ValueError: If there are fewer training points than components, or neither classes nor `n_components`.
     """
-    n_components = settings.n_components or len(classes)
-    if not n_components:
-        raise ValueError("Expected --mixture.n_components for images without labels; got none.")
+    n_components = check_fits(settings, len(train.latents), classes)
     bench = _Bench(train, test, tuple(classes), settings, n_components)
 
     tell(f"mixtures of {n_components} components, no labels: EM from {settings.n_init} starts, SVI from the best")
     starts = [bench.fit("em", seed + index) for index in range(settings.n_init)]
-    best = max(range(settings.n_init), key=lambda index: starts[index][0].lower_bound_)
+    best = max(range(settings.n_init), key=lambda index: starts[index].lower_bound_)
     fits = {"em": starts[best], "svi": bench.fit("svi", seed + best)}
     figures: dict[str, Any] = {"mixtures": {}, "agreement": {"none": bench.agreement(fits)}}
     mixtures: dict[str, dict[str, FittedMixture]] = {}
-    for inference, (mixture, seconds) in fits.items():
+    for inference, mixture in fits.items():
         mixtures[inference], figures["mixtures"][inference] = {}, {}
         for budget in ("none", "all") if classes else ("none",):
             fitted = bench.label(mixture, budget)
             mixtures[inference][budget] = fitted
-            figures["mixtures"][inference][budget] = bench.measure(fitted, seconds)
-    figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture, _ in starts]
+            figures["mixtures"][inference][budget] = bench.measure(fitted)
+    figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture in starts]
 
     if classes and n_components == len(classes):
         tell(f"mixtures from {labels_per_class} labelled images per class, {settings.draws} draws, EM and SVI")
-        draws: dict[str, list[dict[str, Any]]] = {inference: [] for inference in INFERENCES}
+        draws: dict[str, list[dict[str, Any]]] = {inference: [] for inference in FITS}
         for index in range(settings.draws):
             labels = bench.few_labels(labels_per_class, label_seed + index)
-            fits = {inference: bench.fit(inference, seed, labels) for inference in INFERENCES}
+            fits = {inference: bench.fit(inference, seed, labels) for inference in FITS}
             if index == 0:
                 figures["agreement"]["few"] = bench.agreement(fits)
-            for inference, (mixture, seconds) in fits.items():
+            for inference, mixture in fits.items():
                 fitted = FittedMixture(mixture, bench.classes, bench.classes)
-                draws[inference].append(bench.measure(fitted, seconds))
+                draws[inference].append(bench.measure(fitted))
                 mixtures[inference].setdefault("few", fitted)
-        for inference in INFERENCES:
+        for inference in FITS:
             figures["mixtures"][inference]["few"] = _over_draws(draws[inference])
     return mixtures, figures
+
+
+def check_fits(settings: MixtureFits, points: int, classes: Sequence[int]) -> int:
+    """The number of components, when mixtures of them can be fitted.
+
+    Raises:
+        ValueError: If there are fewer points than components, or neither classes nor `n_components`.
+    """
+    n_components = settings.n_components or len(classes)
+    if not n_components:
+        raise ValueError("Expected --mixture.n_components for images without labels; got none.")
+    if points < n_components:
+        raise ValueError(f"Expected at least as many training images as components, {n_components}; got {points}.")
+    return n_components
 
 
 def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
@@ -190,23 +203,22 @@ class _Bench:
     settings: MixtureFits
     n_components: int
 
-    def fit(
-        self, inference: Inference, seed: int, labels: NDArray[np.int64] | None = None
-    ) -> tuple[GaussianMixture, float]:
-        """Fit a mixture to the training latents; also gives the seconds it took."""
+    def fit(self, inference: Inference, seed: int, labels: NDArray[np.int64] | None = None) -> GaussianMixture:
+        """Fit a mixture to the training latents."""
         settings = self.settings
         mixture = GaussianMixture(
             self.n_components,
             covariance_type=settings.covariance_type,
             tol=settings.tol,
-            max_iter=settings.max_iter if inference == "em" else settings.svi_steps,
+            max_iter=settings.max_iter,
+            svi_epochs=settings.svi_steps,
             reg_covar=settings.reg_covar,
             random_state=seed,
             inference=inference,
         )
-        began = time.perf_counter()
-        mixture.fit(self.train.latents, labels=labels)
-        return mixture, time.perf_counter() - began
+        with warnings.catch_warnings():  # what did not converge is said in the figures
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return mixture.fit(self.train.latents, labels=labels)
 
     def few_labels(self, per_class: int, seed: int) -> NDArray[np.int64]:
         """Component labels of a draw of labelled images, -1 for the others."""
@@ -220,12 +232,13 @@ class _Bench:
         """Give each component a class, by the labels of the training images."""
         if not self.classes:
             return FittedMixture(mixture, (), ())
-        assignments = mixture.predict(self.train.latents)
+        assert self.train.labels is not None
+        assignments = np.asarray(mixture.predict(self.train.latents))
         mapping = map_by_matching if budget == "none" else map_by_majority
         mapped = mapping(assignments, self.train.labels, self.n_components, self.classes)
         return FittedMixture(mixture, self.classes, tuple(int(label) for label in mapped))
 
-    def measure(self, fitted: FittedMixture, seconds: float) -> dict[str, Any]:
+    def measure(self, fitted: FittedMixture) -> dict[str, Any]:
         """The figures of one fit."""
         mixture = fitted.mixture
         figures: dict[str, Any] = {
@@ -233,7 +246,7 @@ class _Bench:
             "test_log_likelihood": float(mixture.score(self.test.latents)),
             "iterations": int(mixture.n_iter_),
             "converged": bool(mixture.converged_),
-            "seconds": seconds,
+            "seconds": mixture.seconds_,
             "curve": [float(bound) for bound in mixture.lower_bounds_],
         }
         if self.classes:
@@ -242,11 +255,21 @@ class _Bench:
             figures |= classification(
                 self.test.labels,
                 fitted.predict(self.test.latents),
-                mixture.predict(self.test.latents),
+                np.asarray(mixture.predict(self.test.latents)),
                 self.classes,
             )
         return figures
 
-    def agreement(self, fits: dict[str, tuple[GaussianMixture, float]]) -> dict[str, Any]:
+    def agreement(self, fits: Mapping[str, GaussianMixture]) -> dict[str, Any]:
         """EM against SVI on the training latents."""
-        return asdict(compare(fits["em"][0], fits["svi"][0], self.train.latents))
+        compared = compare(fits["em"], fits["svi"], self.train.latents)
+        return {
+            "weights": compared.weights_distance,
+            "means": float(np.mean(compared.means_distance)),
+            "covariances": float(np.mean(compared.covariances_distance)),
+            "assigned_alike": compared.agreement,
+            "log_likelihood": dict(zip(fits, compared.log_likelihood, strict=True)),
+            "means_per_component": compared.means_distance,
+            "covariances_per_component": compared.covariances_distance,
+            "order": compared.order,
+        }

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
-from latentmix.experiments import plots
 from latentmix.experiments.artifacts import RunFolder, versions
 from latentmix.experiments.config import Experiment, build_parts, device_of
-from latentmix.experiments.data import Binarization, Images, Split, ToFloat, batch_transform, binarize_static, resolve_binarize
-from latentmix.experiments.metrics import reconstruct, reconstruction
-from latentmix.experiments.mixtures import FittedMixture, LatentSplit, fit_mixtures
+from latentmix.experiments.data import (
+    Binarization,
+    Images,
+    Split,
+    ToFloat,
+    batch_transform,
+    binarize_static,
+    resolve_binarize,
+)
+from latentmix.experiments.metrics import reconstruction
+from latentmix.experiments.mixtures import LatentSplit, check_fits, fit_mixtures
+from latentmix.experiments.pictures import draw_mixtures, draw_vae
 from latentmix.experiments.report import write_report
 from latentmix.guides import AmortizedGuide
-from latentmix.inference import Callback, EarlyStopping, TrainingState, evaluate, fit
+from latentmix.inference import Bound, Callback, EarlyStopping, TrainingState, evaluate, fit
 from latentmix.inference.effects import isolated
 from latentmix.models import VAE
 
@@ -31,9 +38,7 @@ Tell = Callable[[str], None]
 def run_experiment(
     experiment: Experiment, path: Path, *, preset: str = "", progress: bool = True, tell: Tell = print
 ) -> dict[str, Any]:
-    """Run an experiment and leave everything in a folder.
-
-    A folder in which an interrupted run left its configuration is gone on with, from the last complete epoch.
+    """Run an experiment and leave everything in a new folder.
 
     Args:
         experiment: What to run.
@@ -46,7 +51,8 @@ def run_experiment(
         The figures of `summary.json`.
 
     Raises:
-        ValueError: If the folder exists, the data cannot be read, or parts do not fit each other or the data.
+        ValueError: If the folder exists, the data cannot be read, or parts do not fit each other or the data;
+            nothing is written then.
     """
     session = Session.prepare(experiment, tell)
     folder = RunFolder.create(path)
@@ -56,86 +62,75 @@ def run_experiment(
 
 @dataclass
 class Session:
-    """An experiment with its data loaded and its networks built."""
+    """An experiment with its data loaded, its networks built, and both found to fit.
+
+    Attributes:
+        experiment: What to run.
+        images: The grey images.
+        seen: What model and guide are trained and bounded on, by split: the images, or one binary draw of them.
+        binarize: How the images become binary.
+        vae: The model.
+        guide: The guide.
+        parts: What both are made of, as plain values.
+        tell: Is called with a sentence on each step.
+        began: When the session was prepared.
+    """
 
     experiment: Experiment
     images: Images
+    seen: dict[str, Tensor]
+    binarize: Binarization
     vae: VAE
     guide: AmortizedGuide
     parts: dict[str, Any]
-    binarize: Binarization
     tell: Tell
-    began: float = field(default_factory=time.perf_counter)
+    began: float
 
     @classmethod
     def prepare(cls, experiment: Experiment, tell: Tell = print) -> Session:
-        """Load the data and build the networks; nothing is written yet."""
-        images = experiment.data.load()
-        device = device_of(experiment.training)
+        """Load the data and build the networks; nothing is written."""
+        began = time.perf_counter()
+        training, data = experiment.training, experiment.data
+        device = device_of(training)
+        images = data.load().to(device)
+        check_fits(experiment.mixture, len(images.train), images.classes)
         parts = experiment.parts(images.shape)
-        with isolated(seed=experiment.training.seed):
+        with isolated(seed=training.seed):
             vae, guide = build_parts(parts)
         vae.to(device)
         guide.to(device)
-        binarize = resolve_binarize(experiment.data.binarize, vae.likelihood)
+        binarize = resolve_binarize(data.binarize, vae.likelihood)
+        seen = {
+            name: binarize_static(split.images, data.seed) if binarize == "static" else split.images
+            for name, split in images.splits.items()
+        }
+        with isolated(seed=training.seed):
+            vae.likelihood.check(batch_transform(binarize)(seen["train"][:1024]))
+        if training.tensorboard:
+            _summary_writer()
         classes = f" of classes {', '.join(map(str, images.classes))}" if images.classes else " without labels"
-        sizes = f"{len(images.train)} training, {len(images.validation)} validation, {len(images.test)} test"
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in images.splits.items())
         tell(f"data: {images.name}, {sizes} images{classes}, binarize={binarize}, on {device}")
-        return cls(experiment, images.to(device), vae, guide, parts, binarize, tell)
+        return cls(experiment, images, seen, binarize, vae, guide, parts, tell, began)
 
     def run(
         self, folder: RunFolder, *, preset: str, progress: bool, state: TrainingState | None = None
     ) -> dict[str, Any]:
-        """Train, fit the mixtures, measure, draw and report."""
-        training, data = self.experiment.training, self.experiment.data
-        static = self.binarize == "static"
-        seen = {
-            name: binarize_static(split.images, data.seed) if static else split.images
-            for name, split in self.splits.items()
-        }
-        transform = batch_transform(self.binarize)
-        self.vae.likelihood.check(transform(seen["train"][:1024]))
-
-        callbacks: list[Callback] = []
-        if training.patience is not None:
-            callbacks.append(EarlyStopping(training.patience))
-        if training.tensorboard:
-            callbacks.append(_TensorBoard(folder.path / "tensorboard"))
-        callbacks.append(_Keep(folder))
-        self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
-        result = fit(
-            self.vae.model,
-            self.guide,
-            seen["train"],
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            objective=self.experiment.objective,
-            optimizer=training.optimizer,
-            scheduler=training.scheduler,
-            transform=transform,
-            validation=seen["validation"],
-            callbacks=callbacks,
-            seed=training.seed,
-            state=state,
-            progress=progress,
-        )
-        folder.save_model(self.vae, self.guide, self.parts)
-        history = [asdict(record) for record in result.history]
-        train_seconds = sum(record.seconds for record in result.history)
-
-        bounds = {
-            name: asdict(evaluate(self.vae.model, self.guide, seen[name], transform=transform, seed=training.seed))
-            for name in ("validation", "test")
-        }
-        measured = {name: measure_vae(self.vae, self.guide, self.splits[name], bounds[name]) for name in bounds}
+        """Train, measure, fit the mixtures, draw and report; `state` goes on with an interrupted training."""
+        training, data, mixture = self.experiment.training, self.experiment.data, self.experiment.mixture
+        history = self.train(folder, progress=progress, state=state)
+        measured = {name: self.measure(name) for name in ("validation", "test")}
 
         began = time.perf_counter()
-        latents = {name: self.latents(name) for name in ("train", "test")}
+        latents = {
+            name: latents_of(self.guide, self.images.splits[name], mixture.latents, training.seed)
+            for name in ("train", "test")
+        }
         mixtures, figures = fit_mixtures(
             latents["train"],
             latents["test"],
             self.images.classes,
-            self.experiment.mixture,
+            mixture,
             labels_per_class=data.labels_per_class,
             seed=training.seed,
             label_seed=data.seed,
@@ -145,7 +140,8 @@ class Session:
         folder.save_mixtures(mixtures)
 
         self.tell("figures and report")
-        self.draw(folder, history, latents["test"], mixtures, {**figures, "test": measured["test"]})
+        draw_vae(folder.figures, self.vae, self.guide, self.images.test, history, measured["test"], seed=training.seed)
+        draw_mixtures(folder.figures, latents["test"], mixtures, figures, self.images.classes)
         summary = {
             "preset": preset,
             "description": self.experiment.config["description"],
@@ -154,16 +150,16 @@ class Session:
             "versions": versions(),
             "parameters": self.n_parameters,
             "epochs": len(history),
-            "latents": self.experiment.mixture.latents,
+            "latents": mixture.latents,
             "data": {
                 "source": self.images.name,
                 "classes": list(self.images.classes),
                 "binarize": self.binarize,
-                **{name: len(split) for name, split in self.splits.items()},
+                **{name: len(split) for name, split in self.images.splits.items()},
                 "labels_per_class": data.labels_per_class,
             },
             "seconds": {
-                "train": train_seconds,
+                "train": sum(epoch["seconds"] for epoch in history),
                 "mixtures": mixture_seconds,
                 "total": time.perf_counter() - self.began,
             },
@@ -174,32 +170,51 @@ class Session:
         write_report(folder.path)
         return summary
 
-    @property
-    def splits(self) -> dict[str, Split]:
-        """The splits by name."""
-        return {"train": self.images.train, "validation": self.images.validation, "test": self.images.test}
+    def train(self, folder: RunFolder, *, progress: bool, state: TrainingState | None = None) -> list[dict[str, Any]]:
+        """Train the VAE and keep its weights; gives one mapping per epoch."""
+        training = self.experiment.training
+        callbacks: list[Callback] = []
+        if training.patience is not None:
+            callbacks.append(EarlyStopping(training.patience))
+        if training.tensorboard:
+            callbacks.append(_TensorBoard(folder.path / "tensorboard"))
+        callbacks.append(_Keep(folder))
+        self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
+        result = fit(
+            self.vae.model,
+            self.guide,
+            self.seen["train"],
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            objective=self.experiment.objective,
+            optimizer=training.optimizer,
+            scheduler=training.scheduler,
+            transform=batch_transform(self.binarize),
+            validation=self.seen["validation"],
+            callbacks=callbacks,
+            seed=training.seed,
+            state=state,
+            progress=progress,
+        )
+        folder.save_model(self.vae, self.guide, self.parts)
+        return [asdict(record) for record in result.history]
+
+    def measure(self, split: str) -> dict[str, float]:
+        """Figures of the VAE on a split."""
+        bound = evaluate(
+            self.vae.model,
+            self.guide,
+            self.seen[split],
+            transform=batch_transform(self.binarize),
+            seed=self.experiment.training.seed,
+        )
+        return measure_vae(self.vae, self.guide, self.images.splits[split], bound)
 
     @property
     def n_parameters(self) -> int:
         """Trainable numbers of the VAE and the guide."""
         leaves = [*self.vae.parameters(), *self.guide.parameters()]
         return sum(leaf.numel() for leaf in leaves if leaf.requires_grad)
-
-    def latents(self, split: str) -> LatentSplit:
-        """Latents that the mixture sees."""
-        settings, seed = self.experiment.mixture, self.experiment.training.seed
-        return latents_of(self.guide, self.splits[split], settings.latents, seed)
-
-    def draw(
-        self,
-        folder: RunFolder,
-        history: list[dict[str, Any]],
-        latents: LatentSplit,
-        mixtures: dict[str, dict[str, FittedMixture]],
-        figures: dict[str, Any],
-    ) -> None:
-        """Write the pictures."""
-        raise AssertionError("filled in when plots are known")
 
 
 def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> LatentSplit:
@@ -213,14 +228,10 @@ def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> La
     return LatentSplit(latents.cpu().double().numpy(), labels)
 
 
-def measure_vae(vae: VAE, guide: AmortizedGuide, split: Split, bound: dict[str, float]) -> dict[str, float]:
-    """Figures of a VAE on a split: reconstruction, and the ELBO in nats per image."""
-    return {
-        **reconstruction(vae, guide, split.images),
-        "elbo": -bound["loss"],
-        "log_likelihood": bound["log_likelihood"],
-        "kl": bound["kl"],
-    }
+def measure_vae(vae: VAE, guide: AmortizedGuide, split: Split, bound: Bound) -> dict[str, float]:
+    """Figures of a VAE on a split: reconstruction, and the ELBO and its parts in nats per image."""
+    parts = {"elbo": bound.elbo, "log_likelihood": bound.log_likelihood, "kl": bound.kl}
+    return {**reconstruction(vae, guide, split.images), **parts}
 
 
 class _Keep(Callback):
@@ -234,15 +245,19 @@ class _Keep(Callback):
         self.folder.save_training(state)
 
 
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("Expected TensorBoard for --tensorboard; install latentmix[tensorboard].") from error
+    return SummaryWriter
+
+
 class _TensorBoard(Callback):
     """Writes the bound's parts to TensorBoard."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError("Expected TensorBoard for --tensorboard; install latentmix[tensorboard].") from error
-        self.writer = SummaryWriter(str(path))
+        self.writer = _summary_writer()(str(path))
 
     def on_epoch_end(self, state: TrainingState) -> None:
         record = state.history[-1]

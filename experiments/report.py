@@ -21,19 +21,37 @@ BUDGETS = {
     "few": "a few labelled images per class seed the fit: means over draws of them",
     "all": "all labels: the fit without labels, each component taking its majority class",
 }
-CAPTIONS = {
-    "losses": "Terms of the bound after each epoch. Reconstruction and KL divergence add up to the negative "
-    "ELBO; training figures are means over the epoch's minibatches.",
-    "reconstructions": "Test images above, and under each the likelihood's mean at the mean of q(z | x).",
-    "generated": "Mean images at draws of z from the prior p(z).",
-    "decoded_grid": "Mean images over the two-dimensional latent, at quantiles of N(0, 1) on both axes.",
-    "latent": "Latents coloured by the class of their image, with the mean and the 2-sigma ellipse of each "
-    "component; above two dimensions everything is projected on the first two principal components.",
-    "em_against_svi": "Log-likelihood per latent along the iterations; accuracy on the test images for each "
-    "budget of labels, whiskers spanning the draws of labelled images; and, component by component after "
-    "alignment, the weights of both fits and how far their means lie apart.",
-    "confusion": "True classes in rows, classes of the components in columns: counts of test images as "
-    "numbers, shares of the true class as shades.",
+PICTURES = {
+    "losses": (
+        "Training",
+        "Terms of the bound after each epoch. Reconstruction and KL divergence add up to the negative ELBO; training "
+        "figures are means over the epoch's minibatches.",
+    ),
+    "reconstruction": (
+        "Reconstructions",
+        "Test images above, and under each the likelihood's mean at the mean of q(z | x).",
+    ),
+    "generated": ("Generated images", "Mean images at draws of z from the prior p(z)."),
+    "decoded": (
+        "Decoded latents",
+        "Mean images over the two-dimensional latent, at quantiles of N(0, 1) on both axes.",
+    ),
+    "latent": (
+        "Latents and components",
+        "Latents coloured by the class of their image, with the mean and the 2-sigma ellipse of each component; above "
+        "two dimensions everything is projected on the first two principal components.",
+    ),
+    "em_against_svi": (
+        "EM against SVI",
+        "Log-likelihood per latent along the iterations; accuracy on the test images for each budget of labels, "
+        "whiskers spanning the draws of labelled images; and, component by component after alignment, the weights of "
+        "both fits and how far their means lie apart.",
+    ),
+    "confusion": (
+        "Confusion matrices",
+        "True classes in rows, classes of the components in columns: counts of test images as numbers, shares of the "
+        "true class as shades. With few labels, of the first draw of labelled images.",
+    ),
 }
 HEAD = ("labels", "fit", "log-lik/point", "iterations", "seconds")
 COLUMNS = ("accuracy", "precision", "recall", "f1")
@@ -101,7 +119,7 @@ def write_report(folder: Path) -> Path:
     summary = json.loads((folder / "summary.json").read_text())
     history = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.strip()]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _number
+    environment.filters["number"] = _typeset
     page = environment.from_string(resources.files("latentmix.experiments").joinpath("report.html").read_text("utf-8"))
     rows = _rows(summary)
     html = page.render(
@@ -122,10 +140,15 @@ def write_report(folder: Path) -> Path:
 
 
 def _number(value: Any, digits: int) -> str:
-    """A number with so many decimals, a true minus and thousands; a dash where there is none."""
+    """A number with so many decimals, thousands apart; a dash where there is none."""
     if not isinstance(value, int | float) or value != value:
-        return "–"
-    return f"{value:,.{digits}f}".replace("-", "−")
+        return "-"
+    return f"{value:,.{digits}f}"
+
+
+def _typeset(value: Any, digits: int) -> str:
+    """The number with a true minus."""
+    return _number(value, digits).replace("-", "−")
 
 
 def _rows(summary: Mapping[str, Any]) -> list[Row]:
@@ -144,22 +167,22 @@ def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and unit of the figures at the top of the page."""
     test: Mapping[str, Any] = summary.get("test") or {}
     wanted = [
-        ("Test ELBO", _number(test.get("elbo"), 2), "nats per image"),
-        ("Test MSE", _number(test.get("mse"), 4), "per pixel"),
-        ("Test SSIM", _number(test.get("ssim"), 3), "1 at best"),
+        ("Test ELBO", _typeset(test.get("elbo"), 2), "nats per image"),
+        ("Test MSE", _typeset(test.get("mse"), 4), "per pixel"),
+        ("Test SSIM", _typeset(test.get("ssim"), 3), "1 at best"),
     ]
     rows = _rows(summary)
     budget = "few" if any(row[0] == "few" for row in rows) else "none"
     wanted += [
-        (f"Accuracy, {fit}", _number(row.get("accuracy"), 3), {"few": "few labels"}.get(budget, "no label"))
+        (f"Accuracy, {fit}", _typeset(row.get("accuracy"), 3), {"few": "few labels"}.get(budget, "no label"))
         for name, fit, row in rows
         if name == budget
     ]
     wanted += [
-        ("Parameters", _number(summary.get("parameters"), 0), "of the VAE"),
-        ("Training", _number((summary.get("seconds") or {}).get("train"), 1), "seconds"),
+        ("Parameters", _typeset(summary.get("parameters"), 0), "of the VAE"),
+        ("Training", _typeset((summary.get("seconds") or {}).get("train"), 1), "seconds"),
     ]
-    return [headline for headline in wanted if headline[1] != "–"]
+    return [headline for headline in wanted if headline[1] != "−"]
 
 
 def _per_class(
@@ -173,35 +196,45 @@ def _per_class(
     return tables
 
 
-def _agreement(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The numbers of the agreement between the fits, by budget."""
-    agreement: Mapping[str, Mapping[str, Any]] = summary.get("agreement") or {}
-    return {
-        budget: {name: value for name, value in figures.items() if isinstance(value, int | float)}
-        for budget, figures in agreement.items()
-    }
+def _agreement(summary: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Distances of weights, means and covariances, and the share assigned alike, by budget."""
+    tables = {}
+    for budget, figures in (summary.get("agreement") or {}).items():
+        distances = [
+            _spread(figures.get(name, figures.get(f"{name}_distance"))) for name in ("weights", "means", "covariances")
+        ]
+        share = figures.get("assigned_alike", figures.get("agreement"))
+        tables[budget] = [*distances, "−" if share is None else f"{_typeset(100 * share, 1)}%"]
+    return tables
+
+
+def _spread(distance: Any) -> str:
+    """A distance, or the mean and the largest of several."""
+    if not isinstance(distance, list) or not distance:
+        return _typeset(distance, 4)
+    return f"{_typeset(sum(distance) / len(distance), 4)} (at most {_typeset(max(distance), 4)})"
 
 
 def _figures(folder: Path) -> list[dict[str, str]]:
-    """Name, caption and base64 text of the pictures, in the order of the captions."""
+    """Name, caption and base64 text of the pictures, known ones first; the end of a name may say the budget."""
+    kinds = list(PICTURES)
 
-    def kind(path: Path) -> int:
-        return next((k for k, name in enumerate(CAPTIONS) if path.stem.startswith(name)), len(CAPTIONS))
+    def place(path: Path) -> tuple[int, int, str]:
+        kind = next((k for k, start in enumerate(kinds) if path.stem.startswith(start)), len(kinds))
+        return kind, [*BUDGETS, budget_of(path)].index(budget_of(path)), path.stem
 
-    order = {budget: k for k, budget in enumerate(BUDGETS)}
-    pictures = sorted(
-        folder.glob("*.png"),
-        key=lambda path: (kind(path), order.get(path.stem.rpartition("_")[2], -1), path.stem),
-    )
-    captions = [*CAPTIONS.values(), ""]
-    return [
-        {
-            "name": path.stem.replace("_", " ").capitalize().replace("Em against svi", "EM against SVI"),
-            "caption": captions[kind(path)],
-            "data": base64.b64encode(path.read_bytes()).decode(),
-        }
-        for path in pictures
-    ]
+    def budget_of(path: Path) -> str:
+        return path.stem.rpartition("_")[2]
+
+    pictures = []
+    for path in sorted(folder.glob("*.png"), key=place):
+        kind = place(path)[0]
+        name, caption = PICTURES[kinds[kind]] if kind < len(kinds) else (path.stem.replace("_", " "), "")
+        if kind < len(kinds) and budget_of(path) in BUDGETS:
+            name += f", labels: {budget_of(path)}"
+        data = base64.b64encode(path.read_bytes()).decode()
+        pictures.append({"name": name, "caption": caption, "data": data})
+    return pictures
 
 
 def _text(path: Path) -> str:

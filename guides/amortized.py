@@ -27,6 +27,7 @@ class AmortizedGuide(nn.Module):
         family: What the encoder's features are turned into.
 
     Example:
+        >>> import torch
         >>> from latentmix.guides import AmortizedGuide, MLPEncoder
         >>> guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(16,), shape=(1, 4, 4)))
         >>> guide.encode(torch.zeros(3, 1, 4, 4)).shape

@@ -62,6 +62,8 @@ class MLPEncoder(Encoder):
         shape: Shape of one datum.
 
     Example:
+        >>> import torch
+        >>> from latentmix.guides import MLPEncoder
         >>> encoder = MLPEncoder(latent_dim=2, hidden=(64,), shape=(1, 28, 28))
         >>> encoder(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 64])
@@ -91,6 +93,8 @@ class ConvEncoder(Encoder):
         batch_norm: For each convolution, whether batch normalisation follows it; empty for none.
 
     Example:
+        >>> import torch
+        >>> from latentmix.guides import ConvEncoder
         >>> encoder = ConvEncoder(latent_dim=20, channels=(64, 128), shape=(1, 28, 28), batch_norm=(False, True))
         >>> encoder(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 6272])

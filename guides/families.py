@@ -46,6 +46,8 @@ class DiagonalNormal(Family):
     One linear layer gives the mean, another the logarithm of the variance (Kingma and Welling, 2014, appendix C.2).
 
     Example:
+        >>> import torch
+        >>> from latentmix.guides import DiagonalNormal
         >>> q = DiagonalNormal().build(features=8, latent_dim=2)
         >>> q(torch.zeros(5, 8)).batch_shape
         torch.Size([5])

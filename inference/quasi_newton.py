@@ -41,13 +41,9 @@ class QuasiNewton(torch.optim.Optimizer):
         True
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], *, lr: float = 1.0, memory: int = 20, max_step: float = 0.2
-    ) -> None:
+    def __init__(self, params: Iterable[Tensor], *, lr: float = 1.0, memory: int = 20, max_step: float = 0.2) -> None:
         if lr <= 0 or memory < 1 or max_step <= 0:
-            raise ValueError(
-                f"Expected lr, memory and max_step to be positive; got {lr}, {memory} and {max_step}."
-            )
+            raise ValueError(f"Expected lr, memory and max_step to be positive; got {lr}, {memory} and {max_step}.")
         super().__init__(params, {"lr": lr, "memory": memory, "max_step": max_step})
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 
-from latentmix.inference.em import SufficientStatistics, chunks, expectation, moments, reseed
+from latentmix.inference.em import SufficientStatistics, expectation, moments, reseed, slices
 from latentmix.models.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -179,18 +179,15 @@ def _maximize(
     mean, variance = moments(x, weight)
     counts = mean.new_zeros(n_components)
     sums = mean.new_zeros(n_components, len(mean))
-    for part, member, w in chunks(x, n_components, membership, weight):
-        assert part is not None and member is not None and w is not None
-        shares = _shares(member, n_components) * w[:, None]
+    for rows in slices(x, n_components):
+        shares = _shares(membership[rows], n_components) * weight[rows, None]
         counts += shares.sum(0)
-        sums += shares.T @ (part - mean)
+        sums += shares.T @ (x[rows].double() - mean)
     centres = mean + sums / counts.clamp_min(torch.finfo(counts.dtype).tiny)[:, None]
     total = None
-    for part, member, w in chunks(x, n_components, membership, weight):
-        assert part is not None and member is not None
-        added = SufficientStatistics.of(
-            part, _shares(member, n_components), centres, structure, sample_weight=w
-        )
+    for rows in slices(x, n_components):
+        shares = _shares(membership[rows], n_components)
+        added = SufficientStatistics.of(x[rows].double(), shares, centres, structure, sample_weight=weight[rows])
         total = added if total is None else total + added
     assert total is not None
     parameters, _ = total.maximize(reg_covar, variance)
@@ -207,9 +204,8 @@ def _shares(membership: Tensor, n_components: int) -> Tensor:
 
 def _nearest(x: Tensor, seeds: Tensor, metric: Tensor | None = None) -> Tensor:
     parts = []
-    for (part,) in chunks(x, len(seeds)):
-        assert part is not None
-        moved = part - seeds[0]
+    for rows in slices(x, len(seeds)):
+        moved = x[rows].double() - seeds[0]
         targets = seeds - seeds[0]
         if metric is not None:
             moved, targets = moved @ metric, targets @ metric

@@ -125,6 +125,7 @@ def fit(
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
+        >>> from latentmix.inference import fit
         >>> from pyro.infer.autoguide import AutoNormal
         >>> def model(x):
         ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))

@@ -125,7 +125,7 @@ def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
     return scales[..., None] if correlation is None else scales[..., None] * correlation
 
 
-class FactoredNormal(dist.MultivariateNormal):  # type: ignore[misc]
+class FactoredNormal(dist.MultivariateNormal):
     """A multivariate normal whose density is one matrix product per factor, where many data share a factor.
 
     Equal to `MultivariateNormal`; several times as fast for enumerated components, whose factors have batch
@@ -136,7 +136,8 @@ class FactoredNormal(dist.MultivariateNormal):  # type: ignore[misc]
         """Log-density of `value`."""
         factor = self._unbroadcasted_scale_tril
         if factor.ndim < 3 or factor.shape[-3] != 1:
-            return super().log_prob(value)
+            density: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+            return density
         if self._validate_args:
             self._validate_sample(value)
         factor = factor.squeeze(-3)
@@ -231,7 +232,7 @@ class Full(_Matrices):
         return covariances + torch.diag_embed(variance)
 
     def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        n_components, n_features = means.shape
+        n_features = means.shape[-1]
         deviations = x - means[:, None, :]
         squares = (deviations @ precisions_cholesky).square().sum(-1).T
         log_det = precisions_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -68,6 +68,7 @@ class Bernoulli(Likelihood):
 
     Example:
         >>> import torch
+        >>> from latentmix.models import Bernoulli
         >>> likelihood = Bernoulli()
         >>> likelihood.mean(torch.zeros(2, 1, 4, 4, 1)).unique()
         tensor([0.5000])

@@ -228,10 +228,10 @@ def _as_event(prior: dist.TorchDistribution) -> dist.TorchDistribution:
 
 def _select(components: dist.TorchDistribution, assignment: Tensor) -> dist.TorchDistribution:
     if isinstance(components, dist.MultivariateNormal):
-        loc, scale_tril = components.loc, components._unbroadcasted_scale_tril
+        means, scale_tril = components.loc, components._unbroadcasted_scale_tril
         return FactoredNormal(
-            Vindex(loc)[..., assignment, :],
-            scale_tril=Vindex(scale_tril.expand(*loc.shape, loc.shape[-1]))[..., assignment, :, :],
+            Vindex(means)[..., assignment, :],
+            scale_tril=Vindex(scale_tril.expand(*means.shape, means.shape[-1]))[..., assignment, :, :],
         )
     base = components.base_dist
     loc, scale = Vindex(base.loc), Vindex(base.scale.expand_as(base.loc))

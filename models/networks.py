@@ -84,6 +84,8 @@ class MLPDecoder(Decoder):
         outputs: Numbers per value of x.
 
     Example:
+        >>> import torch
+        >>> from latentmix.models import MLPDecoder
         >>> decoder = MLPDecoder(latent_dim=2, hidden=(64,), shape=(1, 28, 28))
         >>> decoder(torch.zeros(5, 2)).shape
         torch.Size([5, 1, 28, 28, 1])
@@ -115,6 +117,8 @@ class ConvDecoder(Decoder):
         outputs: Numbers per pixel.
 
     Example:
+        >>> import torch
+        >>> from latentmix.models import ConvDecoder
         >>> decoder = ConvDecoder(latent_dim=20, channels=(128, 64), shape=(1, 28, 28))
         >>> decoder(torch.zeros(5, 20)).shape
         torch.Size([5, 1, 28, 28, 1])

@@ -106,8 +106,10 @@ class MixtureParameters:
 
     def to(self, like: Tensor) -> MixtureParameters:
         """The parameters in the dtype and on the device of `like`."""
-        moved = (tensor.detach().to(like) for tensor in (self.weights, self.means, self.covariances))
-        return MixtureParameters(*moved, self.structure)
+        weights, means, covariances = (
+            tensor.detach().to(like) for tensor in (self.weights, self.means, self.covariances)
+        )
+        return MixtureParameters(weights, means, covariances, self.structure)
 
     def permuted(self, order: Tensor) -> MixtureParameters:
         """The same density with the components in another order, `(K,)` indices."""

@@ -50,6 +50,7 @@ class StandardNormal(Prior):
         latent_dim: Length of z.
 
     Example:
+        >>> from latentmix.models import StandardNormal
         >>> StandardNormal(3)().event_shape
         torch.Size([3])
     """

@@ -149,9 +149,7 @@ class TestMissingData:
     @pytest.mark.parametrize("source", ["mnist", "fashion_mnist", "kmnist"])
     def test_no_root(self, source: str) -> None:
         remedy = r"--data\.root DIR or LATENTMIX_DATA, or fetch it by --data\.download true\.$"
-        with pytest.raises(
-            ValueError, match=rf"Expected a folder that holds \S+/raw for {source}; .*{remedy}"
-        ):
+        with pytest.raises(ValueError, match=rf"Expected a folder that holds \S+/raw for {source}; .*{remedy}"):
             Data(source).load()
 
     def test_root_without_the_files(self, tmp_path: Path) -> None:
@@ -160,9 +158,7 @@ class TestMissingData:
 
     def test_incomplete_files(self, tmp_path: Path) -> None:
         (tmp_path / "MNIST/raw").mkdir(parents=True)
-        with pytest.raises(
-            ValueError, match=r"Expected the files of mnist in .*; got .*--data\.root DIR"
-        ) as error:
+        with pytest.raises(ValueError, match=r"Expected the files of mnist in .*; got .*--data\.root DIR") as error:
             Data("mnist", root=str(tmp_path)).load()
         assert "\n" not in str(error.value)
 
@@ -320,9 +316,7 @@ class TestClassesAndBudgets:
 
     def test_classes_without_labels(self, tmp_path: Path) -> None:
         np.save(tmp_path / "some.npy", numbered(50))
-        with pytest.raises(
-            ValueError, match=r"Expected labels in .* to choose classes by; got images alone\."
-        ):
+        with pytest.raises(ValueError, match=r"Expected labels in .* to choose classes by; got images alone\."):
             Data(str(tmp_path / "some.npy"), classes=[1]).load()
 
     def test_budget_larger_than_a_class(self) -> None:

@@ -1,0 +1,282 @@
+"""The promise that nothing process-wide changes, whatever is called and however it ends.
+
+A new public call joins `ACTIONS`; nothing else here needs to change.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+
+from latentmix.guides import AmortizedGuide, MLPEncoder
+from latentmix.inference import Callback, DivergenceError, EarlyStopping, TrainingState, as_objective, evaluate, fit
+from latentmix.inference.effects import RandomState, isolated
+from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
+
+
+class Stage:
+    """What the actions act on."""
+
+    def __init__(self, images: Tensor) -> None:
+        decoder = MLPDecoder(latent_dim=2, hidden=(8,), shape=(1, 8, 8))
+        self.vae = VAE(decoder, StandardNormal(2), Bernoulli())
+        self.guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(8,), shape=(1, 8, 8)))
+        self.images = images
+
+    def fit(self, **options: Any) -> Any:
+        arguments = {"epochs": 2, "batch_size": 16, "seed": 5, **options}
+        return fit(self.vae.model, self.guide, self.images, **arguments)
+
+
+class Raises(Callback):
+    """Raises an exception at the end of a minibatch or of an epoch."""
+
+    def __init__(self, exception: BaseException, *, when: str = "batch") -> None:
+        self.exception, self.when = exception, when
+
+    def on_batch_end(self, state: TrainingState) -> None:
+        if self.when == "batch" and state.batch == 2:
+            raise self.exception
+
+    def on_epoch_end(self, state: TrainingState) -> bool | None:
+        if self.when == "epoch":
+            raise self.exception
+        return None
+
+
+def expecting(exception: type[BaseException], action: Callable[[Stage], Any]) -> Callable[[Stage], None]:
+    def run(stage: Stage) -> None:
+        with pytest.raises(exception):
+            action(stage)
+
+    return run
+
+
+def plain_model(x: Tensor) -> None:
+    loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+    scale = pyro.param("mine", torch.tensor(1.0), constraint=dist.constraints.positive)
+    with pyro.plate("data", 40, subsample=x):
+        pyro.sample("x", dist.Normal(loc, scale).expand((len(x),)), obs=x)
+
+
+def plain_guide(x: Tensor) -> None:
+    pyro.sample("loc", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
+
+
+def fit_plain(guide: Callable[..., Any], **options: Any) -> Any:
+    return fit(plain_model, guide, torch.arange(40.0), epochs=2, batch_size=16, seed=5, **options)
+
+
+def random_transform(x: Tensor) -> Tensor:
+    np.random.rand(), random.random()
+    return torch.bernoulli(0.1 + 0.8 * x)
+
+
+def diverge(leaves: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(leaves, lr=1e30)
+
+
+# Every public call that acts, by name. Extend with each new one.
+ACTIONS: dict[str, Callable[[Stage], Any]] = {
+    "fit": lambda on: on.fit(),
+    "fit, seed by chance": lambda on: on.fit(seed=None),
+    "fit, full batch": lambda on: on.fit(batch_size=None),
+    "fit with validation, transform and early stopping": lambda on: on.fit(
+        validation=on.images, transform=random_transform, callbacks=[EarlyStopping(1)]
+    ),
+    "fit with a progress bar": lambda on: on.fit(progress=True),
+    "fit by a callable": lambda on: on.fit(objective=lambda m, g, x: Trace_ELBO().differentiable_loss(m, g, x)),
+    "fit of plain callables": lambda on: fit_plain(plain_guide),
+    "fit of an AutoGuide": lambda on: fit_plain(AutoNormal(plain_model)),
+    "fit resumed": lambda on: on.fit(epochs=3, state=on.fit().state),
+    "fit that is interrupted": expecting(
+        KeyboardInterrupt, lambda on: on.fit(callbacks=[Raises(KeyboardInterrupt())])
+    ),
+    "fit that fails in a minibatch": expecting(OSError, lambda on: on.fit(callbacks=[Raises(OSError())])),
+    "fit that fails after an epoch": expecting(
+        OSError, lambda on: on.fit(validation=on.images, callbacks=[Raises(OSError(), when="epoch")])
+    ),
+    "fit that diverges": expecting(DivergenceError, lambda on: on.fit(optimizer=diverge)),
+    "fit with a bad seed": expecting(ValueError, lambda on: on.fit(seed=-1)),
+    "fit of no epochs": expecting(ValueError, lambda on: on.fit(epochs=0)),
+    "fit of grey pixels": expecting(
+        ValueError, lambda on: fit(on.vae.model, on.guide, on.images / 2, epochs=1, seed=0)
+    ),
+    "fit, optimizer fails": expecting(OSError, lambda on: on.fit(optimizer=_fails)),
+    "evaluate": lambda on: evaluate(on.vae.model, on.guide, on.images, batch_size=16, transform=random_transform),
+    "evaluate of plain callables": lambda on: evaluate(plain_model, plain_guide, torch.arange(40.0)),
+    "evaluate that fails": expecting(
+        ValueError, lambda on: evaluate(on.vae.model, on.guide, on.images[..., :4], seed=3)
+    ),
+    "encode": lambda on: on.guide.encode(on.images, batch_size=16),
+    "encode that fails": expecting(ValueError, lambda on: on.guide.encode(on.images[..., :4])),
+    "decode": lambda on: on.vae.decode(torch.zeros(3, 2)),
+    "generate with a seed": lambda on: on.vae.generate(5, seed=3),
+    "likelihood check": lambda on: on.vae.likelihood.check(on.images),
+    "as_objective": lambda on: as_objective(Trace_ELBO()),
+}
+
+# Calls that draw by torch's random state, as they say: that state moves on, and only that.
+DRAWS: dict[str, Callable[[Stage], Any]] = {
+    "draw": lambda on: on.guide.draw(on.images, batch_size=16),
+    "generate": lambda on: on.vae.generate(5),
+}
+
+
+def _fails(leaves: Any) -> torch.optim.Optimizer:
+    raise OSError
+
+
+def snapshot() -> dict[str, Any]:
+    """Everything process-wide that a call could change."""
+    store = pyro.get_param_store().get_state()
+    legacy = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "torch seed": torch.initial_seed(),
+        "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in legacy],
+        "python": random.getstate(),
+        "pyro settings": pyro.settings.get(),
+        "parameters": {name: (id(leaf), leaf.tolist(), leaf.requires_grad) for name, leaf in store["params"].items()},
+        "constraints": {name: str(constraint) for name, constraint in store["constraints"].items()},
+        "handlers": list(_PYRO_STACK),
+        "validation": torch.distributions.Distribution._validate_args,
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
+        "deterministic": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.benchmark,
+        ),
+        "precision": torch.get_float32_matmul_precision(),
+        "matplotlib": dict(matplotlib.rcParams),
+        "backend": matplotlib.get_backend(auto_select=False),
+        "warnings": list(warnings.filters),
+        "numpy errors": np.geterr(),
+        "directory": os.getcwd(),
+        "environment": dict(os.environ),
+    }
+
+
+@pytest.fixture
+def stage(binary_images: Tensor) -> Iterator[Stage]:
+    """A process that is in no default state, so that what is put back is not what merely is usual."""
+    stage = Stage(binary_images)
+    torch.optim.SGD(stage.vae.parameters(), lr=0.1)  # the first of a process imports half of torch, which sets variables
+    with pyro.settings.context(validate_infer=False, validate_poutine=False):
+        pyro.param("mine", torch.tensor(3.0), constraint=dist.constraints.positive)
+        pyro.param("other", torch.tensor([1.0, 2.0]))
+        pyro.set_rng_seed(11)
+        torch.randn(3), np.random.randn(), random.gauss(0.0, 1.0)
+        with np.errstate(over="ignore"), warnings.catch_warnings():
+            yield stage
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [name for name in before if before[name] != after[name]]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_nothing_process_wide_changes(stage: Stage, action: str) -> None:
+    before = snapshot()
+    modes = [part.training for module in (stage.vae, stage.guide) for part in module.modules()]
+    ACTIONS[action](stage)
+    assert differences(before, snapshot()) == []
+    assert [part.training for module in (stage.vae, stage.guide) for part in module.modules()] == modes
+
+
+@pytest.mark.parametrize("action", DRAWS)
+def test_draws_move_torch_s_random_state_alone(stage: Stage, action: str) -> None:
+    before = snapshot()
+    DRAWS[action](stage)
+    assert differences(before, snapshot()) == ["torch"]
+
+
+@pytest.mark.parametrize("action", [name for name in ACTIONS if name.startswith("fit")])
+def test_under_no_grad_too(stage: Stage, action: str) -> None:
+    with torch.no_grad():
+        before = snapshot()
+        ACTIONS[action](stage)
+        assert differences(before, snapshot()) == []
+
+
+def test_the_snapshot_sees_changes() -> None:
+    """The control of the tests above."""
+    changes: dict[str, Callable[[], Any]] = {
+        "torch": lambda: torch.randn(1),
+        "numpy": lambda: np.random.randn(),
+        "python": lambda: random.random(),
+        "pyro settings": lambda: pyro.enable_validation(not pyro.settings.get("validate_infer")),
+        "parameters": lambda: pyro.param("new", torch.zeros(1)),
+        "dtype": lambda: torch.set_default_dtype(torch.float64),
+        "gradients": lambda: torch.set_grad_enabled(False),
+        "warnings": lambda: warnings.simplefilter("ignore", category=ImportWarning),
+        "matplotlib": lambda: matplotlib.rcParams.update({"lines.linewidth": 7.5}),
+    }
+    settings, width = pyro.settings.get(), matplotlib.rcParams["lines.linewidth"]
+    try:
+        for name, change in changes.items():
+            before = snapshot()
+            change()
+            assert name in differences(before, snapshot())
+    finally:
+        pyro.settings.set(**settings)
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        matplotlib.rcParams["lines.linewidth"] = width
+
+
+def draws() -> tuple[float, float, float]:
+    return torch.randn(()).item(), float(np.random.randn()), random.gauss(0.0, 1.0)
+
+
+def test_isolated_seeds_inside_and_restores_outside() -> None:
+    state = RandomState.capture()
+    expected = draws()
+    state.restore()
+    with isolated(seed=4, validation=False):
+        inside = draws()
+        assert pyro.settings.get("validate_distributions_torch") is False
+    assert draws() == expected
+    assert pyro.settings.get("validate_distributions_torch") is True
+    with isolated(seed=4):
+        assert draws() == inside
+
+
+def test_isolated_parameter_store() -> None:
+    outer = pyro.param("a", torch.tensor(1.0))
+    with isolated():
+        assert len(pyro.get_param_store()) == 0
+        pyro.param("b", torch.tensor(2.0))
+    with isolated(params=pyro.get_param_store().get_state()):
+        assert pyro.param("a").item() == 1.0
+        pyro.param("c", torch.tensor(2.0))
+    assert list(pyro.get_param_store()) == ["a"]
+    assert pyro.get_param_store()["a"].unconstrained() is outer.unconstrained()
+
+
+def test_random_state_survives_a_file(tmp_path: Any) -> None:
+    draws()
+    state = RandomState.capture()
+    expected = [draws() for _ in range(3)]
+    torch.save(state.state_dict(), tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    RandomState.from_state_dict(loaded).restore()
+    assert [draws() for _ in range(3)] == expected

@@ -1,0 +1,30 @@
+"""The examples in docstrings run as they stand, each by itself."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import latentmix.experiments
+import latentmix.guides
+import latentmix.inference
+import latentmix.models
+from latentmix.inference.effects import isolated
+
+
+def examples():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for room in (latentmix.models, latentmix.guides, latentmix.inference, latentmix.experiments):
+        for module in pkgutil.walk_packages(room.__path__, prefix=f"{room.__name__}."):
+            if not module.name.endswith("__main__"):
+                for example in finder.find(importlib.import_module(module.name), globs={}):
+                    if example.examples:
+                        yield pytest.param(example, id=example.name.removeprefix("latentmix."))
+
+
+@pytest.mark.parametrize("example", list(examples()))
+def test_example_runs(example):
+    with isolated(seed=0):
+        outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, clear_globs=False)
+    assert outcome.failed == 0
