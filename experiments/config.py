@@ -157,7 +157,7 @@ def build_parts(parts: Mapping[str, Any]) -> tuple[VAE, AmortizedGuide]:
 @cache
 def experiment_parser() -> ArgumentParser:
     """The options of an experiment, derived from the signatures of its parts."""
-    parser = ArgumentParser(exit_on_error=False, prog="latentmix run PRESET", add_help=False)
+    parser = ArgumentParser(exit_on_error=False, prog="latentmix run PRESET", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file of options; later options override it.")
     parser.add_argument("--description", type=str, default="", help="A sentence on the experiment.")
     parser.add_argument("--latent_dim", type=int, default=2, help="Length of z, for every part.")

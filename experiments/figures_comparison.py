@@ -75,7 +75,7 @@ def _climb(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
         colour, marker = FIT_STYLE[name]
         trace = as_array(traces[fit])
         axes.plot(np.arange(1, len(trace) + 1), trace, color=colour, linewidth=1.8)
-        label = f"{name} ends at {trace[-1]:.3f} after {len(trace):,} iterations".replace("-", "−")
+        label = f"{name} ends at {trace[-1]:.4f} after {len(trace):,} iterations".replace("-", "−")
         axes.plot(len(trace), trace[-1], marker, color=colour, markersize=7, label=label)
     axes.set_xscale("log")
     axes.set(title="Log-likelihood along the iterations", xlabel="iteration", ylabel="nats per latent")

@@ -175,7 +175,7 @@ def _show(axes: Axes, pixels: Array, columns: int, gap: int | None = None) -> in
     for k, tile in enumerate(pixels):
         top, left = (k // columns) * (height + gap), (k % columns) * (width + gap)
         canvas[top : top + height, left : left + width] = tile
-    axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="antialiased")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return gap

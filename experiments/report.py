@@ -200,19 +200,10 @@ def _agreement(summary: Mapping[str, Any]) -> dict[str, list[str]]:
     """Distances of weights, means and covariances, and the share assigned alike, by budget."""
     tables = {}
     for budget, figures in (summary.get("agreement") or {}).items():
-        distances = [
-            _spread(figures.get(name, figures.get(f"{name}_distance"))) for name in ("weights", "means", "covariances")
-        ]
-        share = figures.get("assigned_alike", figures.get("agreement"))
+        distances = [_typeset(figures.get(name), 4) for name in ("weights", "means", "covariances")]
+        share = figures.get("assigned_alike")
         tables[budget] = [*distances, "−" if share is None else f"{_typeset(100 * share, 1)}%"]
     return tables
-
-
-def _spread(distance: Any) -> str:
-    """A distance, or the mean and the largest of several."""
-    if not isinstance(distance, list) or not distance:
-        return _typeset(distance, 4)
-    return f"{_typeset(sum(distance) / len(distance), 4)} (at most {_typeset(max(distance), 4)})"
 
 
 def _figures(folder: Path) -> list[dict[str, str]]:

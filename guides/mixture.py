@@ -39,6 +39,8 @@ def global_guide(
 
     Example:
         >>> import torch
+        >>> from latentmix.guides.mixture import global_guide
+        >>> from latentmix.models.mixture import MixtureModel
         >>> guide = global_guide(MixtureModel(3, 2, covariance_type="diag"))
         >>> sorted(guide(torch.zeros(4, 2)))
         ['means', 'scales', 'weights']

@@ -34,6 +34,9 @@ def align(a: GaussianMixture | MixtureParameters, b: GaussianMixture | MixturePa
         ValueError: If the mixtures differ in components or features.
 
     Example:
+        >>> import torch
+        >>> from latentmix.inference.comparison import align
+        >>> from latentmix.models.parameters import MixtureParameters
         >>> from latentmix.models.covariances import covariance_structure
         >>> a = MixtureParameters(
         ...     torch.tensor([0.3, 0.7]), torch.tensor([[0.0], [5.0]]), torch.ones(2), covariance_structure("spherical")

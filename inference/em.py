@@ -254,6 +254,9 @@ def fit_em(
         The fitted mixture and the bounds on the way.
 
     Example:
+        >>> import torch
+        >>> from latentmix.inference.em import fit_em
+        >>> from latentmix.models.parameters import MixtureParameters
         >>> from latentmix.models.covariances import covariance_structure
         >>> x = torch.tensor([[-1.0], [-1.2], [0.9], [1.1]])
         >>> means, spherical = torch.tensor([[-1.0], [1.0]]), covariance_structure("spherical")

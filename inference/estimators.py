@@ -77,6 +77,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         seconds_: Time of the whole fit, every start included.
 
     Example:
+        >>> import torch
+        >>> from latentmix.inference.estimators import GaussianMixture
         >>> x = torch.cat([torch.randn(50, 2) - 4, torch.randn(50, 2) + 4])
         >>> mixture = GaussianMixture(2, random_state=0).fit(x)
         >>> mixture.predict(x).unique(return_counts=True)[1]
@@ -201,7 +203,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         noise = torch.from_numpy(random_state.standard_normal((n_samples, parameters.means.shape[1])))
         factors = torch.linalg.cholesky(parameters.expanded_covariances())[components]
         points = parameters.means[components] + (factors @ noise.to(factors)[..., None]).squeeze(-1)
-        return self._returned(points, self.means_), self._returned(components, self.means_)
+        like = torch.as_tensor(self.means_)
+        return self._returned(points.to(like), self.means_), self._returned(components, self.means_)
 
     @property
     def parameters_(self) -> MixtureParameters:

@@ -15,6 +15,7 @@ from torch import Tensor
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.effects import isolated
 from latentmix.inference.em import moments
+from latentmix.inference.natural_gradient import MixtureMetric
 from latentmix.inference.quasi_newton import QuasiNewton
 from latentmix.inference.svi import SVIResult, fit
 from latentmix.inference.training import Callback, DivergenceError, MakeOptimizer, MakeScheduler, TrainingState
@@ -116,8 +117,10 @@ def fit_mixture_svi(
 ) -> MixtureSVIResult:
     """Fit a Gaussian mixture by SVI on `TraceEnum_ELBO`, the assignments summed out exactly.
 
-    The data are standardised per feature (isotropically for spherical covariances), in which the likelihood is
-    equivariant; model, priors and guide live in those coordinates, in float64.
+    By default a noiseless fit takes thirty natural-gradient steps, which stay close to EM's path and so mostly end
+    at its optimum, before curvature is learned. The data are standardised per feature (isotropically for spherical
+    covariances), in which the likelihood is equivariant; model, priors and guide live in those coordinates, in
+    float64.
 
     Args:
         x: `n x D` points.
@@ -131,8 +134,9 @@ def fit_mixture_svi(
         tol: A noiseless fit ends when `patience` epochs gained less, in nats per datum.
         patience: See `tol`.
         batch_size: Data a step; by default all.
-        optimizer: Makes the optimizer; by default `QuasiNewton` for a noiseless objective (`AutoDelta`, all the
-            data), and else Adam with learning rate 0.02 and a cosine schedule.
+        optimizer: Makes the optimizer; by default, for a noiseless objective (`AutoDelta`, all the data),
+            natural-gradient steps in `MixtureMetric`, accelerated by `QuasiNewton`; else Adam with learning rate
+            0.02 and a cosine schedule.
         scheduler: Makes the learning-rate schedule.
         seed: Seed of the fit.
         callbacks: Passed to `fit`.
@@ -170,6 +174,9 @@ def fit_mixture_svi(
         scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
     with isolated(seed=seed):
         guide(standardised[:1])
+    if optimizer is None and isinstance(guide, AutoDelta) and not noisy:
+        metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
+        optimizer = partial(QuasiNewton, metric=metric, warmup=30 if metric else 0)
     watch = _Watch(guide, tol, patience, noisy)
     result = None
     try:
@@ -180,7 +187,7 @@ def fit_mixture_svi(
             epochs=epochs,
             batch_size=batch_size,
             objective=TraceEnum_ELBO(max_plate_nesting=1),
-            optimizer=QuasiNewton if optimizer is None else optimizer,
+            optimizer=optimizer,
             scheduler=scheduler,
             seed=seed,
             callbacks=[watch, *callbacks],

@@ -16,8 +16,9 @@ import torch
 from opt_einsum import shared_intermediates
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, traceenum_elbo
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
+from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.infer.util import MultiFrameTensor
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
@@ -284,7 +285,7 @@ class _TraceEnum(_TraceTwin):
             return super().terms(model, guide, *batch)
         except _NeedsDice:
             elbo = cast(TraceEnum_ELBO, self.elbo)
-            estimate = elbo.differentiable_loss if torch.is_grad_enabled() else elbo.loss
+            estimate: Any = elbo.differentiable_loss if torch.is_grad_enabled() else elbo.loss
             with _Sites() as seen:
                 loss = torch.as_tensor(estimate(model, guide, *batch))
             return _PyroELBO._per_datum(loss, data_count(seen.sites, batch))
@@ -294,8 +295,7 @@ class _TraceEnum(_TraceTwin):
             pathwise = is_identically_zero(site["score_parts"].score_function)
             if not pathwise or site["infer"].get("_enumerate_dim") is not None or "_enum_total" in site["infer"]:
                 raise _NeedsDice
-        factors: Any = traceenum_elbo._compute_model_factors
-        costs, log_factors, _, sum_dims, scale = factors(model_trace, guide_trace)
+        costs, log_factors, _, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
         marginal: Any = torch.zeros(())
         if log_factors:
             sizes: dict[str, int] = {}

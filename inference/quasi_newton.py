@@ -1,14 +1,16 @@
-"""A quasi-Newton optimizer for objectives without noise."""
+"""A quasi-Newton optimizer, by choice in a metric of the user's, for objectives without noise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-__all__ = ["QuasiNewton"]
+__all__ = ["Metric", "QuasiNewton"]
+
+Metric = Callable[[Sequence[Tensor]], Callable[[Tensor], Tensor]]
 
 
 @final
@@ -18,19 +20,25 @@ class QuasiNewton(torch.optim.Optimizer):
     The two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) gives the direction; the step is `lr` times
     it, shortened so that no parameter moves by more than `max_step`. There is no line search, hence no closure
     and no second evaluation: a bad step shows in the next gradient, and pairs without positive curvature are left
-    out. For full-batch objectives whose unconstrained parameters are of order one, such as enumerated SVI of a
-    mixture of standardised data under a point-mass guide; not for noisy gradients.
+    out. Not for noisy gradients.
+
+    With a `metric`, the recursion starts from its inverse at the present point, and the first `warmup` steps are
+    taken in it alone: with the Fisher information, natural-gradient steps (Amari, 1998; Hoffman et al., 2013).
 
     Args:
         params: Leaves of one dtype and device.
         lr: Share of the quasi-Newton step that is taken.
         memory: Pairs of steps and changes of the gradient that are kept.
         max_step: Longest move of a parameter in one step.
+        metric: Given the leaves, gives the product of the inverse metric with a flat gradient.
+        warmup: Steps in the metric before curvature is learned.
 
     Raises:
-        ValueError: If an argument is not positive.
+        ValueError: If an argument is not positive, or there is a warm-up without a metric.
 
     Example:
+        >>> import torch
+        >>> from latentmix.inference.quasi_newton import QuasiNewton
         >>> point = torch.tensor([3.0, -2.0], requires_grad=True)
         >>> optimizer = QuasiNewton([point], max_step=1.0)
         >>> for _ in range(30):
@@ -41,10 +49,22 @@ class QuasiNewton(torch.optim.Optimizer):
         True
     """
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float = 1.0, memory: int = 20, max_step: float = 0.2) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float = 1.0,
+        memory: int = 20,
+        max_step: float = 0.5,
+        metric: Metric | None = None,
+        warmup: int = 0,
+    ) -> None:
         if lr <= 0 or memory < 1 or max_step <= 0:
             raise ValueError(f"Expected lr, memory and max_step to be positive; got {lr}, {memory} and {max_step}.")
-        super().__init__(params, {"lr": lr, "memory": memory, "max_step": max_step})
+        if warmup < 0 or (warmup and metric is None):
+            raise ValueError(f"Expected a metric for a warm-up, and warmup >= 0; got {metric} and {warmup}.")
+        super().__init__(params, {"lr": lr, "memory": memory, "max_step": max_step, "warmup": warmup})
+        self._metric = metric
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -61,32 +81,35 @@ class QuasiNewton(torch.optim.Optimizer):
         state = self.state[leaves[0]]
         if not state:
             empty = gradient.new_zeros(0, len(gradient))
-            state.update(moves=empty, changes=empty)
-            direction = gradient * (0.1 / gradient.norm().clamp_min(0.1))
-        else:
+            state.update(moves=empty, changes=empty, taken=0)
+        elif state["taken"] > group["warmup"]:
             change = gradient - state["gradient"]
-            if change @ state["move"] > 1e-10 * state["move"].square().sum():
-                keep = 1 - group["memory"] if group["memory"] > 1 else len(state["moves"])
-                state["moves"] = torch.cat([state["moves"][keep:], state["move"][None]])
-                state["changes"] = torch.cat([state["changes"][keep:], change[None]])
-            direction = _inverse_hessian(gradient, state["moves"], state["changes"])
+            if change @ state["move"] > 1e-12 * change.norm() * state["move"].norm():
+                state["moves"] = torch.cat([state["moves"], state["move"][None]])[-group["memory"] :]
+                state["changes"] = torch.cat([state["changes"], change[None]])[-group["memory"] :]
+        inverse = None if self._metric is None else self._metric(leaves)
+        direction = _direction(gradient, state["moves"], state["changes"], inverse)
         move = -group["lr"] * direction
-        move *= (group["max_step"] / move.abs().max().clamp_min(group["max_step"])).clamp_max(1.0)
+        move *= group["max_step"] / move.abs().max().clamp_min(group["max_step"])
         state["gradient"], state["move"] = gradient, move
+        state["taken"] += 1
         for leaf, part in zip(leaves, move.split([leaf.numel() for leaf in leaves]), strict=True):
             leaf.add_(part.view_as(leaf))
 
 
-def _inverse_hessian(gradient: Tensor, moves: Tensor, changes: Tensor) -> Tensor:
-    if not len(moves):
-        return gradient * (0.1 / gradient.norm().clamp_min(0.1))
+def _direction(gradient: Tensor, moves: Tensor, changes: Tensor, inverse: Callable[[Tensor], Tensor] | None) -> Tensor:
     curvature = (moves * changes).sum(1)
     direction = gradient.clone()
     shares: list[Tensor] = []
     for move, change, scale in zip(reversed(moves), reversed(changes), reversed(curvature), strict=True):
         shares.append(move @ direction / scale)
         direction -= shares[-1] * change
-    direction *= curvature[-1] / changes[-1].square().sum()
+    if inverse is not None:
+        direction = inverse(direction)
+    elif len(moves):
+        direction *= curvature[-1] / changes[-1].square().sum()
+    else:
+        direction *= 0.1 / gradient.norm().clamp_min(0.1)
     for move, change, scale, share in zip(moves, changes, curvature, reversed(shares), strict=True):
         direction += (share - change @ direction / scale) * move
     return direction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -152,10 +153,7 @@ def fit(
     start = time.perf_counter()
     batches = -(-len(tensors[0]) // size)
     stopped = False
-    with (
-        isolated(seed=state.seed, validation=True),
-        tqdm(total=epochs * batches, unit=" batches", disable=not progress, dynamic_ncols=True) as bar,
-    ):
+    with isolated(seed=state.seed, validation=True), _bar(epochs * batches, progress) as bar:
         problem.look(tensors, size)
         pyro.enable_validation(False)
         state.begin(
@@ -179,7 +177,7 @@ def fit(
                 seconds = time.perf_counter() - began
                 stopped = state.end_epoch(EpochRecord(state.epoch + 1, training, measured, rate, seconds))
                 shown = "" if measured is None else f", validation {measured.loss:.3f}"
-                bar.set_postfix_str(f"loss {training.loss:.3f}{shown} nats")
+                bar.set_postfix_str(f"loss {training.loss:.3f}{shown} nats", refresh=False)
             for callback in callbacks:
                 callback.on_fit_end(state)
         finally:
@@ -187,6 +185,12 @@ def fit(
         store = pyro.get_param_store()
         parameters = {name: store[name].detach().clone() for name in store}
     return SVIResult(list(state.history), parameters, state, state.seed, time.perf_counter() - start, stopped)
+
+
+def _bar(batches: int, progress: bool) -> tqdm[None]:
+    """A progress bar; in a log, where no terminal redraws it, it speaks every half a minute."""
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(total=batches, unit=" batches", disable=not progress, dynamic_ncols=True, mininterval=interval)
 
 
 def _epoch(problem: _Problem, state: TrainingState, data: Batch, size: int, bar: tqdm[None]) -> Bound:

@@ -38,6 +38,10 @@ class CovarianceStructure(ABC):
         """Number of free covariance parameters."""
 
     @abstractmethod
+    def shares(self, weights: Tensor, n_features: int) -> Tensor:
+        """How many values of a datum each scale describes on average; broadcasts to the scales."""
+
+    @abstractmethod
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
         """The `K` components: a distribution of batch shape `(K,)` and event shape `(D,)`."""
 
@@ -212,6 +216,9 @@ class Full(_Matrices):
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_components * n_features * (n_features + 1) // 2
 
+    def shares(self, weights: Tensor, n_features: int) -> Tensor:
+        return weights[:, None]
+
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
         return dist.MultivariateNormal(means, scale_tril=_tril(scales, correlation))
 
@@ -257,6 +264,9 @@ class Tied(_Matrices):
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_features * (n_features + 1) // 2
 
+    def shares(self, weights: Tensor, n_features: int) -> Tensor:
+        return weights.new_ones(1)
+
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
         return dist.MultivariateNormal(means, scale_tril=self.scale_tril(means, scales, correlation))
 
@@ -297,6 +307,9 @@ class Diagonal(_Variances):
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_components * n_features
 
+    def shares(self, weights: Tensor, n_features: int) -> Tensor:
+        return weights[:, None]
+
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
         return dist.Normal(means, scales).to_event(1)
 
@@ -335,6 +348,9 @@ class Spherical(_Variances):
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_components
+
+    def shares(self, weights: Tensor, n_features: int) -> Tensor:
+        return weights * n_features
 
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
         return dist.Normal(means, scales[..., None]).to_event(1)

@@ -54,6 +54,8 @@ class MixtureModel:
             a prior of correlations where there are none.
 
     Example:
+        >>> import pyro, torch
+        >>> from latentmix.models.mixture import MixtureModel
         >>> model = MixtureModel(2, 3, covariance_type="diag")
         >>> trace = pyro.poutine.trace(model).get_trace(torch.zeros(5, 3))
         >>> trace.nodes["scale_tril"]["value"].shape

@@ -27,6 +27,8 @@ class MixtureParameters:
         structure: What the covariances share.
 
     Example:
+        >>> import torch
+        >>> from latentmix.models.parameters import MixtureParameters
         >>> from latentmix.models.covariances import covariance_structure
         >>> one = MixtureParameters(torch.ones(1), torch.zeros(1, 2), torch.ones(1, 2), covariance_structure("diag"))
         >>> one.log_likelihood(torch.zeros(3, 2)).shape

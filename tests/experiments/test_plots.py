@@ -144,7 +144,7 @@ def test_em_against_svi(labelled: bool) -> None:
     )
     said = texts(figure)
     assert "97.3%" in said
-    assert "SVI ends at −2.400 after 300 iterations" in said
+    assert "SVI ends at −2.4000 after 300 iterations" in said
     assert len(figure.axes) == (4 if labelled else 3)
     assert ("0.900" in said) == labelled
 

@@ -104,14 +104,6 @@ def test_shows_the_figures(run: Path) -> None:
     assert "torch 2.15.0" in words
 
 
-def test_distances_by_component_are_condensed(tmp_path: Path) -> None:
-    distances = {"weights_distance": 0.01, "means_distance": [0.25, 0.75], "covariances_distance": [0.5, 1.5]}
-    (tmp_path / "summary.json").write_text(json.dumps({"agreement": {"few": {**distances, "agreement": 0.9}}}))
-    words = Page(write_report(tmp_path).read_text("utf-8")).words
-    assert "0.5000 (at most 0.7500)" in words
-    assert "90.0%" in words
-
-
 def test_escapes_values(run: Path) -> None:
     page = Page(write_report(run).read_text("utf-8"))
     assert "script" not in page.tags

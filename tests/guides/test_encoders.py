@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -134,13 +135,11 @@ def test_a_new_encoder_fills_one_hook() -> None:
     ("batch_norm", "normalised"),
     [((), []), ((False, False), []), ((True, False), [3]), ((False, True), [5]), ((True, True), [3, 5])],
 )
-def test_batch_norm_follows_the_convolutions_that_it_names(
-    batch_norm: tuple[bool, ...], normalised: list[int]
-) -> None:
+def test_batch_norm_follows_the_convolutions_that_it_names(batch_norm: tuple[bool, ...], normalised: list[int]) -> None:
     encoder = ConvEncoder(latent_dim=2, channels=(3, 5), shape=(1, 8, 8), batch_norm=batch_norm)
     layers = list(encoder.body)
     assert [layer.num_features for layer in layers if isinstance(layer, nn.BatchNorm2d)] == normalised
-    for before, after in zip(layers[:-1], layers[1:], strict=True):
+    for before, after in itertools.pairwise(layers):
         if isinstance(after, nn.BatchNorm2d):
             assert isinstance(before, nn.Conv2d)
             assert before.out_channels == after.num_features

@@ -103,9 +103,7 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
     "fit of plain callables": lambda on: fit_plain(plain_guide),
     "fit of an AutoGuide": lambda on: fit_plain(AutoNormal(plain_model)),
     "fit resumed": lambda on: on.fit(epochs=3, state=on.fit().state),
-    "fit that is interrupted": expecting(
-        KeyboardInterrupt, lambda on: on.fit(callbacks=[Raises(KeyboardInterrupt())])
-    ),
+    "fit that is interrupted": expecting(KeyboardInterrupt, lambda on: on.fit(callbacks=[Raises(KeyboardInterrupt())])),
     "fit that fails in a minibatch": expecting(OSError, lambda on: on.fit(callbacks=[Raises(OSError())])),
     "fit that fails after an epoch": expecting(
         OSError, lambda on: on.fit(validation=on.images, callbacks=[Raises(OSError(), when="epoch")])
@@ -179,7 +177,9 @@ def snapshot() -> dict[str, Any]:
 def stage(binary_images: Tensor) -> Iterator[Stage]:
     """A process that is in no default state, so that what is put back is not what merely is usual."""
     stage = Stage(binary_images)
-    torch.optim.SGD(stage.vae.parameters(), lr=0.1)  # the first of a process imports half of torch, which sets variables
+    torch.optim.SGD(
+        stage.vae.parameters(), lr=0.1
+    )  # the first of a process imports half of torch, which sets variables
     with pyro.settings.context(validate_infer=False, validate_poutine=False):
         pyro.param("mine", torch.tensor(3.0), constraint=dist.constraints.positive)
         pyro.param("other", torch.tensor([1.0, 2.0]))

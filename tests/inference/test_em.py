@@ -14,10 +14,10 @@ from latentmix.models.parameters import MixtureParameters
 TYPES = ("full", "diag", "tied", "spherical")
 
 
-def blobs(seed=0, n=300, n_features=3, n_components=4):
+def blobs(seed=0, n=300, n_features=3, n_components=4, spread=0.6):
     random = np.random.RandomState(seed)
     centres = random.uniform(-4, 4, (n_components, n_features))
-    roots = random.randn(n_components, n_features, n_features) * 0.6
+    roots = random.randn(n_components, n_features, n_features) * spread
     chosen = random.randint(n_components, size=n)
     noise = np.einsum("nij,nj->ni", roots[chosen], random.randn(n, n_features))
     return torch.from_numpy(centres[chosen] + noise + 0.2 * random.randn(n, n_features))
@@ -173,7 +173,7 @@ def test_the_m_step_is_the_closed_form():
 
 
 def test_labels_seed_their_components():
-    x = blobs(2)
+    x = blobs(2, spread=0.3)
     full = covariance_structure("full")
     hidden = fit_em(x, begin(x, "full"), tol=1e-8, max_iter=500).parameters.responsibilities(x).argmax(1)
     labels = torch.full((len(x),), -1)

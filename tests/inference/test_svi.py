@@ -9,10 +9,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
-from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from latentmix.guides import AmortizedGuide, ConvEncoder, MLPEncoder
 from latentmix.inference import Callback, DivergenceError, EarlyStopping, SVIResult, TrainingState, evaluate, fit
@@ -47,92 +47,6 @@ def normal_model(size: int | None, prior: float = 10.0) -> Callable[[Tensor], No
 
 def normal_data(size: int) -> Tensor:
     return 3.0 + torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-
-
-def posterior(x: Tensor, prior: float = 10.0) -> tuple[float, float]:
-    """Mean and standard deviation of loc given x, exactly."""
-    precision = len(x) + prior**-2
-    return x.sum().item() / precision, precision**-0.5
-
-
-@pytest.mark.parametrize("auto", [AutoNormal, AutoDiagonalNormal])
-@pytest.mark.parametrize("batch_size", [None, 50])
-@pytest.mark.parametrize("objective", [Trace_ELBO(), TraceMeanField_ELBO()], ids=lambda elbo: type(elbo).__name__)
-def test_conjugate_posterior(auto: type[AutoNormal], batch_size: int | None, objective: Trace_ELBO) -> None:
-    size = 1_000 if batch_size else 30
-    model, x = normal_model(size), normal_data(size)
-    guide = auto(model, init_scale=0.5)
-    mean, sd = posterior(x)
-    epochs = 40 if batch_size else 600
-    result = fit(
-        model,
-        guide,
-        x,
-        epochs=epochs,
-        batch_size=batch_size,
-        objective=objective,
-        optimizer=lambda leaves: Adam(leaves, lr=0.05),
-        scheduler=lambda adam: ExponentialLR(adam, 0.01 ** (1 / epochs)),
-        seed=0,
-    )
-    found = guide.quantiles([0.158655, 0.5, 0.841345], x)["loc"]
-    low, middle, high = (float(value) for value in found)
-    assert middle == pytest.approx(mean, abs=0.2 * sd)
-    assert (high - low) / 2 == pytest.approx(sd, rel=0.12)
-    if batch_size:
-        assert sd == pytest.approx(0.032, abs=0.001)
-    evidence = dist.MultivariateNormal(
-        torch.zeros(size, dtype=x.dtype), torch.eye(size, dtype=x.dtype) + 100.0
-    ).log_prob(x)
-    assert result.losses[-1] == pytest.approx(-evidence.item() / size, abs=0.02)
-
-
-@pytest.mark.parametrize("plated", [True, False])
-def test_underscaled_minibatch_is_refused(plated: bool) -> None:
-    def unplated(x: Tensor) -> None:
-        loc = pyro.sample("loc", dist.Normal(torch.zeros((), dtype=x.dtype), 10.0))
-        pyro.sample("x", dist.Normal(loc.expand(len(x)), 1.0).to_event(1), obs=x)
-
-    model = normal_model(None) if plated else unplated
-    x = normal_data(1_000)
-    with pytest.raises(
-        ValueError,
-        match=r"Expected a plate over all 1000 data around what is observed, because 'loc' is a latent of the whole "
-        r"data set; got one over 50: write pyro.plate\('data', 1000, subsample=x\)",
-    ):
-        fit(model, AutoNormal(model), x, epochs=1, batch_size=50, seed=0)
-    fit(model, AutoNormal(model), x, epochs=1, seed=0)
-    with pytest.raises(ValueError, match="Expected a plate over all 1000 data.*got one over 900"):
-        fit(normal_model(900), AutoNormal(normal_model(900)), x, epochs=1, batch_size=50, seed=0)
-
-
-def test_underscaled_guide_is_refused() -> None:
-    """Local latents scaled in the model and not in the guide count N/B-fold against it."""
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", 100, subsample=x):
-            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        loc = pyro.param("loc", torch.zeros((), dtype=torch.float64))
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc, 1.0))
-
-    with pytest.raises(ValueError, match="plate"):
-        fit(model, guide, normal_data(100), epochs=1, batch_size=10, seed=0)
-
-
-def test_global_parameters_without_latents_need_no_full_plate() -> None:
-    def model(x: Tensor) -> None:
-        loc = pyro.param("loc", torch.zeros((), dtype=torch.float64))
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
-
-    x = normal_data(100)
-    result = fit(model, lambda x: None, x, epochs=30, batch_size=20, optimizer=lambda p: SGD(p, lr=0.1), seed=0)
-    assert result.parameters["loc"].item() == pytest.approx(x.mean().item(), abs=0.15)
-    assert not result.parameters["loc"].requires_grad
 
 
 def plain_model(x: Tensor) -> None:
@@ -351,17 +265,17 @@ def test_callbacks_are_called_in_order(binary_images: Tensor) -> None:
 def test_frozen_parts_stay(binary_images: Tensor) -> None:
     vae, guide = make_pair(batch_norm=True)
     norm = next(part for part in guide.modules() if isinstance(part, nn.BatchNorm2d))
-    norm.eval().requires_grad_(False)
-    vae.decoder.eval().out.requires_grad_(False)
+    guide.eval().head.train()
+    norm.requires_grad_(False)
+    vae.eval().decoder.out.requires_grad_(False)
     modes = [part.training for part in (*vae.modules(), *guide.modules())]
-    before = {key: value.clone() for part in (norm, vae.decoder.out) for key, value in part.state_dict().items()}
+    frozen = nn.ModuleList([norm, vae.decoder.out])
+    before = {key: value.clone() for key, value in frozen.state_dict().items()}
     moving = guide.head.loc.weight.detach().clone()
     fit_vae((vae, guide), binary_images, validation=binary_images[:10])
     assert [part.training for part in (*vae.modules(), *guide.modules())] == modes
-    for part in (norm, vae.decoder.out):
-        for key, value in part.state_dict().items():
-            assert torch.equal(value, before[key]), key
-        assert not any(parameter.requires_grad for parameter in part.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in frozen.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
     assert not torch.equal(guide.head.loc.weight, moving)
 
 
@@ -407,9 +321,8 @@ def test_a_callable_objective_is_monitored_at_beta_one(binary_images: Tensor) ->
 
     pair = make_pair()
     result = fit_vae(pair, binary_images, objective=annealed, optimizer=lambda leaves: SGD(leaves, lr=0.0))
-    exact = evaluate(pair[0].model, pair[1], binary_images)
-    assert result.losses == pytest.approx([exact.loss] * 3, rel=0.03)
-    assert result.history[0].training.kl == pytest.approx(exact.kl, rel=0.2)
+    draws = torch.tensor([evaluate(pair[0].model, pair[1], binary_images, seed=seed).loss for seed in range(20)])
+    assert result.losses == pytest.approx([draws.mean().item()] * 3, abs=6 * draws.std().item())
 
 
 def test_an_objective_that_says_no_bound_is_monitored(binary_images: Tensor) -> None:
@@ -430,7 +343,7 @@ def test_training_under_no_grad_trains(binary_images: Tensor) -> None:
 
 def test_divergence(binary_images: Tensor) -> None:
     state = TrainingState()
-    with pytest.raises(DivergenceError, match="Expected a finite loss; got .* in epoch 1: lower the learning rate"):
+    with pytest.raises(DivergenceError, match=r"Expected a finite loss; got .* in epoch 1: lower the learning rate"):
         fit_vae(make_pair(), binary_images, optimizer=lambda leaves: SGD(leaves, lr=1e30), state=state)
     assert state.history == []
 
@@ -469,12 +382,3 @@ def test_validation_of_arguments_is_on_for_the_first_step_alone(binary_images: T
 
     fit_vae(make_pair(), binary_images, epochs=1, transform=look)
     assert seen == [True, False, False, False]
-
-
-def test_maximum_a_posteriori_by_autodelta() -> None:
-    x = normal_data(200)
-    model = normal_model(200, prior=0.1)
-    result = fit(
-        model, AutoDelta(model), x, epochs=200, batch_size=None, optimizer=lambda leaves: Adam(leaves, lr=0.05), seed=0
-    )
-    assert result.parameters["AutoDelta.loc"].item() == pytest.approx(posterior(x, 0.1)[0], rel=1e-4)

@@ -106,9 +106,7 @@ def test_resumed_from_any_callback_bit_for_bit(binary_images: Tensor, configurat
     for name in [*list(recorder.saved)[::3], f"epoch {len(expected.history)}"]:
         resumed = Pair(seed=2)
         state = TrainingState.from_state_dict(recorder.load(name))
-        result = resumed.fit(
-            binary_images, **options_with(None, configuration, binary_images), state=state
-        )
+        result = resumed.fit(binary_images, **options_with(None, configuration, binary_images), state=state)
         assert_same_end(result, expected, name)
         for key, value in whole.values().items():
             assert torch.equal(resumed.values()[key], value), (name, key)
@@ -260,7 +258,7 @@ class TestRefusals:
             pair.fit(binary_images, state=state)
 
     def test_another_batch_size_in_the_middle_of_an_epoch(self, binary_images: Tensor, state: TrainingState) -> None:
-        with pytest.raises(ValueError, match="batch_size|minibatch"):
+        with pytest.raises(ValueError, match=r"batch_size|minibatch"):
             Pair(seed=1).fit(binary_images, state=state, batch_size=8)
 
     def test_other_data_in_the_middle_of_an_epoch(self, binary_images: Tensor, state: TrainingState) -> None:

@@ -60,9 +60,7 @@ def test_enumerated_and_collapsed_agree_in_value_and_gradient(covariance_type, f
     enumerated = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, guide, x)
     collapsed = Trace_ELBO(max_plate_nesting=1).differentiable_loss(model.collapsed, guide, x)
     torch.testing.assert_close(enumerated, collapsed, rtol=0, atol=1e-10)
-    for one, other in zip(
-        torch.autograd.grad(enumerated, leaves), torch.autograd.grad(collapsed, leaves), strict=True
-    ):
+    for one, other in zip(torch.autograd.grad(enumerated, leaves), torch.autograd.grad(collapsed, leaves), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
     if flat:
         torch.testing.assert_close(-enumerated, parameters.log_likelihood(x).sum(), rtol=0, atol=1e-10)
@@ -134,9 +132,7 @@ def test_priors_are_taken_and_count():
     start = random_parameters("diag").sites()
     narrow = dist.Normal(0.0, 0.1).expand([3, 2])
     models = [MixtureModel(3, 2, covariance_type="diag", means=prior) for prior in (None, narrow)]
-    losses = [
-        TraceEnum_ELBO(max_plate_nesting=1).loss(model, global_guide(model, start=start), x) for model in models
-    ]
+    losses = [TraceEnum_ELBO(max_plate_nesting=1).loss(model, global_guide(model, start=start), x) for model in models]
     means = start["means"]
     gap = dist.Normal(0.0, 3.0).log_prob(means).sum() - dist.Normal(0.0, 0.1).log_prob(means).sum()
     assert losses[1] - losses[0] == pytest.approx(gap.item(), abs=1e-4)

@@ -30,9 +30,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[int], Decoder]:
 
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (5,), (3, 5), (2, 1, 4)])
-def test_shape_with_any_left_dimensions(
-    make: Callable[[int], Decoder], batch: tuple[int, ...], outputs: int
-) -> None:
+def test_shape_with_any_left_dimensions(make: Callable[[int], Decoder], batch: tuple[int, ...], outputs: int) -> None:
     decoder = make(outputs)
     assert decoder(torch.randn(*batch, 3)).shape == (*batch, *decoder.shape, outputs)
 

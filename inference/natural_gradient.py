@@ -1,0 +1,123 @@
+"""The Fisher information of a Gaussian mixture in the coordinates of its guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from pyro.infer.autoguide import AutoDelta
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+from torch.func import jacfwd, vmap
+
+from latentmix.models.mixture import MixtureModel
+
+__all__ = ["MixtureMetric"]
+
+_correlation = transform_to(constraints.corr_cholesky)
+
+
+@final
+class MixtureMetric:
+    r"""Inverse Fisher information of data with known assignments, per datum.
+
+    With :math:`z` known, the information falls into blocks: the weights'; for each mean
+    :math:`\pi_k \Sigma_k^{-1}`; for the unconstrained parameters :math:`\theta` of each covariance
+    :math:`\tfrac12 \pi_k \operatorname{tr}(\Sigma^{-1} \partial_i \Sigma \, \Sigma^{-1} \partial_j \Sigma)`. A gradient
+    step of length one in this metric is, to first order, a step of EM (Sato, 2001, section 3; Xu and Jordan, 1996).
+
+    Args:
+        model: The mixture.
+        guide: A point-mass guide over its globals that was called before, so that its parameters exist.
+        x: `n x D` data, for the dtype.
+
+    Raises:
+        ValueError: If the prior of the means has bounded support.
+    """
+
+    def __init__(self, model: MixtureModel, guide: AutoDelta, x: Tensor) -> None:
+        priors = model.priors(x)
+        if not self.applies(model):
+            raise ValueError("Expected a prior of the means on the whole space; got one with bounds.")
+        self._model = model
+        self._names = {id(leaf): name.removesuffix("_unconstrained") for name, leaf in guide.named_parameters()}
+        self._weights = transform_to(priors["weights"].support)
+        self._scales = transform_to(priors["scales"].support)
+
+    @staticmethod
+    def applies(model: MixtureModel) -> bool:
+        """Whether the means are unconstrained."""
+        prior = model.declared_priors["means"]
+        support = None if prior is None else prior.support
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        return support is None or support is constraints.real
+
+    def __call__(self, leaves: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """Give the product of the inverse information at the leaves with a flat vector."""
+        values = {self._names[id(leaf)]: leaf.detach() for leaf in leaves}
+        structure, (n_components, n_features) = self._model.structure, values["means"].shape
+        weights = self._weights(values["weights"])
+        slope = jacfwd(self._weights)(values["weights"])
+        information = (slope / weights.clamp_min(1e-8)[:, None]).T @ slope
+        solve_weights = torch.linalg.inv(information + _null(information))
+        with torch.enable_grad():
+            free = values["scales"].clone().requires_grad_()
+            scales = self._model.effective_scales(self._scales(free))
+            (slopes,) = torch.autograd.grad(scales.sum(), free)
+        scales = scales.detach()
+        shares = structure.shares(weights, n_features).clamp_min(1e-6)
+        free_correlation = values.get("correlation_cholesky")
+        correlation = None if free_correlation is None else _correlation(free_correlation)
+        tril = structure.scale_tril(values["means"], scales, correlation)
+        factor: Tensor | None = None
+        if free_correlation is not None and correlation is not None:
+            square = correlation.reshape(-1, n_features, n_features)
+            factor = _covariance_information(
+                free_correlation.reshape(len(square), -1),
+                scales.reshape(len(square), -1),
+                slopes.reshape(len(square), -1),
+                shares.reshape(-1),
+            )
+
+        def inverse(vector: Tensor) -> Tensor:
+            sizes = [leaf.numel() for leaf in leaves]
+            parts = {self._names[id(leaf)]: part for leaf, part in zip(leaves, vector.split(sizes), strict=True)}
+            parts["weights"] = solve_weights @ parts["weights"]
+            means = parts["means"].view(n_components, n_features, 1)
+            spread = (tril @ (tril.mT @ means)).squeeze(-1) / weights.clamp_min(1e-6)[:, None]
+            parts["means"] = spread.reshape(-1)
+            if factor is None:
+                curvature = 2 * shares * (slopes / scales).square()
+                parts["scales"] = (parts["scales"].view_as(scales) / curvature).reshape(-1)
+            else:
+                blocks = len(factor)
+                joint = torch.cat([parts["scales"].view(blocks, -1), parts["correlation_cholesky"].view(blocks, -1)], 1)
+                solved = torch.cholesky_solve(joint[..., None], factor).squeeze(-1)
+                parts["scales"] = solved[:, :n_features].reshape(-1)
+                parts["correlation_cholesky"] = solved[:, n_features:].reshape(-1)
+            return torch.cat([parts[self._names[id(leaf)]] for leaf in leaves])
+
+        return inverse
+
+
+def _covariance_information(free_correlation: Tensor, scales: Tensor, slopes: Tensor, shares: Tensor) -> Tensor:
+    """Cholesky factors of the information of scales and correlations, one block per covariance matrix."""
+    correlation = _correlation(free_correlation)
+    tril = scales[..., None] * correlation
+    by_scale = torch.diag_embed(slopes).transpose(1, 2)[:, :, None, :] * correlation[..., None]
+    by_correlation = scales[..., None, None] * vmap(jacfwd(_correlation))(free_correlation)
+    jacobian = torch.cat([by_scale, by_correlation], -1)
+    moved = torch.linalg.solve_triangular(tril, jacobian.flatten(2), upper=False).view_as(jacobian)
+    symmetric = (moved + moved.transpose(1, 2)).flatten(1, 2)
+    information = 0.5 * shares[:, None, None] * (symmetric.mT @ symmetric)
+    damping = 1e-10 * information.diagonal(dim1=1, dim2=2).mean(-1)
+    identity = torch.eye(information.shape[-1], dtype=information.dtype, device=information.device)
+    return torch.linalg.cholesky_ex(information + damping[:, None, None] * identity)[0]
+
+
+def _null(information: Tensor) -> Tensor:
+    """Fills the direction in which a softmax does not move, and keeps the sum invertible."""
+    identity = torch.eye(len(information), dtype=information.dtype, device=information.device)
+    return torch.full_like(information, 1.0 / len(information)) + 1e-12 * identity

@@ -1,0 +1,357 @@
+import pickle
+import random
+import warnings
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.autoguide import AutoNormal
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.mixture import GaussianMixture as Reference
+from torch.distributions import transform_to
+
+from latentmix.guides.mixture import global_guide
+from latentmix.inference.em import fit_em
+from latentmix.inference.estimators import GaussianMixture
+from latentmix.inference.mixture_svi import fit_mixture_svi
+from latentmix.inference.natural_gradient import MixtureMetric
+from latentmix.inference.quasi_newton import QuasiNewton
+from latentmix.inference.starts import start
+from latentmix.models.covariances import covariance_structure
+from latentmix.models.mixture import MixtureModel
+
+TYPES = ("full", "diag", "tied", "spherical")
+
+
+def synthetic(n=2000, seed=0, n_components=10):
+    state = np.random.RandomState(seed)
+    means = state.uniform(-9, 9, (n_components, 3))
+    roots = state.randn(n_components, 3, 3) * 0.5
+    chosen = state.choice(n_components, n, p=state.dirichlet(np.full(n_components, 5.0)))
+    noise = np.einsum("nij,nj->ni", roots[chosen], state.randn(n, 3)) + 0.4 * state.randn(n, 3)
+    return means[chosen] + noise
+
+
+def digits():
+    return PCA(10, random_state=0).fit_transform(load_digits().data[:1149] / 16.0)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return synthetic(400, n_components=4)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_em_is_scikit_learn_s(x, covariance_type):
+    ours = GaussianMixture(4, covariance_type=covariance_type, random_state=0).fit(x)
+    theirs = Reference(4, covariance_type=covariance_type, random_state=0).fit(x)
+    for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
+        assert getattr(ours, name).shape == getattr(theirs, name).shape
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-8, atol=1e-8)
+    for name in ("predict", "predict_proba", "score_samples", "score", "aic", "bic"):
+        np.testing.assert_allclose(getattr(ours, name)(x), getattr(theirs, name)(x), rtol=1e-8, atol=1e-8)
+    assert (ours.n_iter_, ours.converged_) == (theirs.n_iter_, theirs.converged_)
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, abs=1e-10)
+    assert (ours.fit_predict(x) == theirs.fit_predict(x)).all()
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("inference", ["em", "svi"])
+def test_from_a_given_start(x, covariance_type, inference):
+    first = GaussianMixture(4, covariance_type=covariance_type, random_state=1).fit(x)
+    given = {
+        "weights_init": first.weights_,
+        "means_init": first.means_ + 0.1,
+        "precisions_init": first.precisions_,
+    }
+    options = {"covariance_type": covariance_type, "tol": 1e-10, "max_iter": 2000, **given}
+    theirs = Reference(4, **options).fit(x)
+    ours = GaussianMixture(4, inference=inference, svi_tol=1e-9, **options).fit(x)
+    assert ours.score(x) == pytest.approx(theirs.score(x), abs=1e-6)
+    np.testing.assert_allclose(ours.means_, theirs.means_, atol=5e-3)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("reg_covar", [0.0, 1e-6])
+def test_svi_stays_at_em_s_answer(covariance_type, reg_covar):
+    data = torch.from_numpy(digits())
+    structure = covariance_structure(covariance_type)
+    first = start(data, 10, structure, random_state=np.random.RandomState(0), reg_covar=reg_covar)
+    answer = fit_em(data, first, reg_covar=reg_covar, tol=1e-14, max_iter=5000)
+    spread = data.std(0) if covariance_type != "spherical" else data.std().expand(10)
+    standardised = answer.parameters.affine(1 / spread, -data.mean(0) / spread)
+    floor = reg_covar / spread.square()
+    model = MixtureModel.maximum_likelihood(10, 10, covariance_type=covariance_type, covariance_floor=floor)
+    guide = global_guide(model, start=standardised.sites(floor))
+    z = (data - data.mean(0)) / spread
+    guide(z)
+    leaves = list(guide.parameters())
+    loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, guide, z) / len(z)
+    gradient = torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss, leaves)])
+    likelihood = answer.parameters.log_likelihood(data).mean().item()
+    assert -loss.item() - spread.log().sum().item() == pytest.approx(likelihood, abs=1e-9)
+    if reg_covar == 0:
+        assert gradient.norm() <= 1e-6
+    fitted = fit_mixture_svi(data, answer.parameters, reg_covar=reg_covar, epochs=30)
+    tolerance = 1e-6 if reg_covar == 0 else 1e-4
+    assert fitted.parameters.log_likelihood(data).mean().item() == pytest.approx(likelihood, abs=tolerance)
+    assert fitted.parameters.log_likelihood(data).mean().item() >= likelihood - 1e-9
+
+
+@pytest.mark.parametrize("reg_covar", [0.0, 1e-6])
+@pytest.mark.parametrize("make", [synthetic, digits])
+def test_svi_reaches_em_from_a_common_start(make, reg_covar):
+    x = make()
+    em = GaussianMixture(10, reg_covar=reg_covar, random_state=0, tol=1e-9, max_iter=5000).fit(x)
+    svi = GaussianMixture(10, reg_covar=reg_covar, random_state=0, inference="svi").fit(x)
+    assert svi.score(x) >= em.score(x) - 1e-3
+    assert svi.converged_
+    assert svi.lower_bound_ == pytest.approx(svi.score(x), abs=1e-8)
+
+
+def test_priors_lower_the_likelihood_and_matter():
+    x = digits()[:300]
+    flat = GaussianMixture(3, inference="svi", random_state=0).fit(x)
+    default = GaussianMixture(3, inference="svi", random_state=0, priors={}).fit(x)
+    assert flat.score(x) - 0.5 < default.score(x) < flat.score(x) - 1e-4
+
+
+def test_a_mean_field_posterior(x):
+    options = {"inference": "svi", "guide": AutoNormal, "priors": {}, "svi_epochs": 300, "random_state": 0}
+    fitted = GaussianMixture(4, **options).fit(x)
+    em = GaussianMixture(4, random_state=0).fit(x)
+    assert fitted.score(x) > em.score(x) - 0.05
+    assert fitted.lower_bound_ < fitted.score(x)
+
+
+def test_minibatches(x):
+    fitted = GaussianMixture(4, inference="svi", batch_size=50, svi_epochs=60, random_state=0).fit(x)
+    assert fitted.score(x) > GaussianMixture(4, random_state=0).fit(x).score(x) - 0.02
+
+
+@pytest.mark.parametrize("inference", ["em", "svi"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kind_and_dtype_are_kept(x, inference, dtype):
+    tensor = torch.from_numpy(x).to(dtype)
+    a = GaussianMixture(4, inference=inference, random_state=0).fit(tensor)
+    b = GaussianMixture(4, inference=inference, random_state=0).fit(tensor.numpy())
+    for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
+        assert getattr(a, name).dtype == dtype
+        assert isinstance(getattr(b, name), np.ndarray)
+        np.testing.assert_array_equal(getattr(a, name).numpy(), getattr(b, name))
+    assert isinstance(a.predict(tensor), torch.Tensor)
+    assert isinstance(a.predict(tensor.numpy()), np.ndarray)
+    assert a.predict_proba(tensor).dtype == dtype
+    assert a.sample(3)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("inference", ["em", "svi"])
+def test_clone_pickle_and_repeat(x, inference):
+    fitted = GaussianMixture(4, inference=inference, random_state=3).fit(x)
+    again = clone(fitted).fit(x)
+    loaded = pickle.loads(pickle.dumps(fitted))
+    assert again.lower_bounds_ == fitted.lower_bounds_
+    np.testing.assert_array_equal(loaded.predict_proba(x), fitted.predict_proba(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"inference": "svi"}, {"inference": "svi", "guide": AutoNormal}])
+def test_no_side_effects(x, options):
+    pyro.param("kept", torch.ones(()))
+    before = (
+        torch.get_rng_state(),
+        np.random.get_state()[1].copy(),
+        random.getstate(),
+        pyro.settings.get(),
+        torch.get_default_dtype(),
+        list(pyro.get_param_store()),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = GaussianMixture(4, svi_epochs=5, **options).fit(x)
+    fitted.predict(x)
+    fitted.sample(5)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all()
+    assert before[2:] == (
+        random.getstate(),
+        pyro.settings.get(),
+        torch.get_default_dtype(),
+        list(pyro.get_param_store()),
+    )
+
+
+def test_samples_follow_the_mixture(x):
+    fitted = GaussianMixture(4, random_state=0).fit(x)
+    points, components = fitted.sample(40_000)
+    assert points.shape == (40_000, 3)
+    np.testing.assert_allclose(np.bincount(components) / 40_000, fitted.weights_, atol=0.01)
+    for k in range(4):
+        np.testing.assert_allclose(points[components == k].mean(0), fitted.means_[k], atol=0.05)
+        np.testing.assert_allclose(np.cov(points[components == k].T), fitted.covariances_[k], atol=0.1)
+
+
+def test_restarts_keep_the_best(x):
+    one = GaussianMixture(4, init_params="random_from_data", random_state=5, tol=1e-6).fit(x)
+    many = GaussianMixture(4, init_params="random_from_data", random_state=5, tol=1e-6, n_init=8).fit(x)
+    assert many.lower_bound_ > one.lower_bound_ + 1e-3
+
+
+def test_a_warm_start_goes_on(x):
+    whole = GaussianMixture(4, random_state=0, tol=0, max_iter=6)
+    halves = GaussianMixture(4, random_state=0, tol=0, max_iter=3, warm_start=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        whole.fit(x)
+        halves.fit(x).fit(x)
+    np.testing.assert_allclose(halves.means_, whole.means_, atol=1e-10)
+
+
+@pytest.mark.parametrize("inference", ["em", "svi"])
+def test_labels_name_the_components(inference):
+    x = synthetic(400, n_components=4)
+    truth = GaussianMixture(4, n_init=3, random_state=0).fit_predict(x)
+    labels = np.full(len(x), -1)
+    for k in range(4):
+        labels[np.flatnonzero(truth == k)[:5]] = k
+    fitted = GaussianMixture(4, inference=inference).fit(x, labels=labels)
+    assert (fitted.predict(x) == truth).mean() > 0.95
+    assert (GaussianMixture(4, inference=inference).fit(x, y=labels, labels=labels).means_ == fitted.means_).all()
+    with pytest.raises(ValueError, match=r"none for components \[3\]"):
+        GaussianMixture(4).fit(x, labels=np.minimum(labels, 2))
+
+
+def test_unconverged_fits_warn(x):
+    with pytest.warns(ConvergenceWarning, match="raise max_iter"):
+        GaussianMixture(4, max_iter=2, tol=0).fit(x)
+    with pytest.warns(ConvergenceWarning, match="raise svi_epochs"):
+        GaussianMixture(4, inference="svi", svi_epochs=2).fit(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "fit_options", "message"),
+    [
+        ({"n_components": 0}, {}, "Expected n_components to be an integer >= 1; got 0"),
+        ({"covariance_type": "round"}, {}, "Expected covariance_type in"),
+        ({"inference": "nuts"}, {}, "Expected inference in"),
+        ({"tol": -1.0}, {}, "Expected tol to be a number >= 0; got -1.0"),
+        ({"init_params": "guess"}, {}, "Expected init_params in"),
+        ({"weights_init": np.ones(4)}, {}, "Expected weights_init to be in"),
+        ({"means_init": np.ones((4, 2))}, {}, r"Expected means_init of shape \(4, 3\); got \(4, 2\)"),
+        ({"precisions_init": -np.ones((4, 3, 3))}, {}, "Expected precisions_init to be symmetric and positive"),
+        ({"n_components": 500}, {}, "Expected n_samples >= n_components but got n_components = 500"),
+        ({}, {"sample_weight": np.zeros(400)}, "Expected sample_weight finite, not negative and not all zero"),
+        ({}, {"sample_weight": np.ones(3)}, r"Expected sample_weight of shape \(400,\); got \(3,\)"),
+        ({"inference": "svi"}, {"sample_weight": np.ones(400)}, "Expected no sample_weight"),
+        ({}, {"labels": np.full(400, 4)}, "Expected labels in -1 ... 3"),
+    ],
+)
+def test_refuses(x, options, fit_options, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(**{"n_components": 4, **options}).fit(x, **fit_options)
+
+
+def test_needs_a_fit_first(x):
+    with pytest.raises(NotFittedError):
+        GaussianMixture(4).predict(x)
+    with pytest.raises(ValueError, match="3 features"):
+        GaussianMixture(4, random_state=0).fit(x).predict(x[:, :2])
+
+
+def metric_problem(covariance_type, floor, x):
+    model = MixtureModel.maximum_likelihood(4, x.shape[1], covariance_type=covariance_type, covariance_floor=floor)
+    structure = covariance_structure(covariance_type)
+    first = start(x, 4, structure, random_state=np.random.RandomState(0), reg_covar=1.0)
+    guide = global_guide(model, start=first.sites(floor))
+    guide(x)
+    return model, guide, first, list(guide.parameters())
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize("n_features", [1, 3])
+def test_the_metric_is_the_fisher_information(x, covariance_type, floor, n_features):
+    model, guide, first, leaves = metric_problem(covariance_type, floor, torch.from_numpy(x[:, :n_features]))
+    generator = torch.Generator().manual_seed(0)
+    n = 50_000
+    assignment = torch.multinomial(first.weights, n, replacement=True, generator=generator)
+    noise = torch.randn(n, n_features, generator=generator, dtype=torch.float64)
+    tril = torch.linalg.cholesky(first.expanded_covariances())
+    drawn = first.means[assignment] + (tril[assignment] @ noise[..., None]).squeeze(-1)
+
+    names = [name.removesuffix("_unconstrained") for name, _ in guide.named_parameters()]
+    supports = [model.priors(drawn)[name].support for name in names]
+
+    def complete(*values):
+        sites = {name: transform_to(support)(u) for name, support, u in zip(names, supports, values, strict=True)}
+        known = poutine.condition(model, {"assignment": assignment, **sites})
+        trace = poutine.trace(known).get_trace(drawn)
+        trace.compute_log_prob()
+        return -(trace.nodes["x"]["log_prob"].sum() + trace.nodes["assignment"]["log_prob"].sum()) / n
+
+    blocks = torch.autograd.functional.hessian(complete, tuple(leaf.detach() for leaf in leaves))
+    hessian = torch.cat(
+        [
+            torch.cat([block.reshape(a.numel(), b.numel()) for block, b in zip(row, leaves, strict=True)], 1)
+            for row, a in zip(blocks, leaves, strict=True)
+        ]
+    )
+    inverse = MixtureMetric(model, guide, drawn)(leaves)
+    vector = torch.randn(len(hessian), generator=generator, dtype=torch.float64)
+    vector[: len(first.weights)] -= vector[: len(first.weights)].mean()
+    again = hessian @ inverse(vector)
+    assert (again - vector).norm() < 0.05 * vector.norm()
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_natural_gradient_step_moves_the_means_as_em_does(x, covariance_type):
+    data = torch.from_numpy(x)
+    model, guide, first, leaves = metric_problem(covariance_type, 0.0, data)
+    TraceEnum_ELBO(max_plate_nesting=1).loss_and_grads(model, guide, data)
+    for leaf in leaves:
+        leaf.grad /= len(data)
+    QuasiNewton(leaves, metric=MixtureMetric(model, guide, data), warmup=1, max_step=100.0).step()
+    em = fit_em(data, first, max_iter=1, reg_covar=0.0).parameters
+    share = (em.weights / first.weights)[:, None]
+    expected = first.means + share * (em.means - first.means)
+    torch.testing.assert_close(guide.median()["means"].detach(), expected, rtol=0, atol=1e-8)
+    assert (expected - first.means).abs().max() > 1e-3
+
+
+def test_a_metric_needs_free_means(x):
+    prior = dist.Uniform(-100.0, 100.0).expand([4, 3])
+    assert not MixtureMetric.applies(MixtureModel(4, 3, means=prior))
+    fitted = GaussianMixture(4, inference="svi", priors={"means": prior}, random_state=0).fit(x)
+    assert fitted.score(x) > GaussianMixture(4, random_state=0).fit(x).score(x) - 0.05
+
+
+def test_quasi_newton_solves_an_ill_conditioned_problem():
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=generator)).Q
+    matrix = basis @ torch.logspace(0, 3, 8, dtype=torch.float64).diag() @ basis.T
+    leaves = [torch.ones(3, dtype=torch.float64), torch.ones(5, dtype=torch.float64)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    optimizer = QuasiNewton(leaves, max_step=0.5)
+    for step in range(60):
+        if step == 20:
+            saved = optimizer.state_dict()
+            optimizer = QuasiNewton(leaves, max_step=0.1)
+            optimizer.load_state_dict(saved)
+        before = torch.cat(leaves).detach().clone()
+        optimizer.zero_grad()
+        point = torch.cat(leaves)
+        (point @ matrix @ point / 2).backward()
+        optimizer.step()
+        assert (torch.cat(leaves) - before).abs().max() <= 0.5 + 1e-12
+    assert torch.cat(leaves).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="Expected lr, memory and max_step to be positive"):
+        QuasiNewton(leaves, memory=0)
+    with pytest.raises(ValueError, match="Expected a metric for a warm-up"):
+        QuasiNewton(leaves, warmup=5)
