@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -59,8 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"latentmix {version('latentmix')}")
         else:
             _command(words[0])(words[1:])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("latentmix: interrupted", file=sys.stderr)
+        print("latentmix: interrupted; `latentmix resume RUN` goes on from the last complete epoch", file=sys.stderr)
         return 130
     except (ArgumentError, ValueError, ArithmeticError, OSError) as error:
         if debug:
@@ -136,7 +139,7 @@ def _list(words: list[str]) -> None:
 
 
 def _evaluate(words: list[str]) -> None:
-    parser = _parser("evaluate")
+    parser = _parser("evaluate", epilog="--data.source, --data.root, --data.classes, ... choose other data than the run's.")
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
@@ -183,8 +186,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    return _Parser(prog=f"latentmix {command}", allow_abbrev=False)
+def _parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog)
 
 
 def one_line(error: BaseException) -> str:

@@ -33,7 +33,7 @@ def check_positive(**values: int | Sequence[int]) -> None:
 
 
 class Decoder(nn.Module, ABC):
-    r"""Maps a latent :math:`z` to `outputs` real numbers per value of :math:`x`.
+    """Maps a latent z to `outputs` real numbers per value of a datum x.
 
     A subclass fills `decode`; leading dimensions (plates, particles) are handled here, so that a
     convolution sees one batch dimension whatever the inference adds on the left.
