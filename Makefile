@@ -40,7 +40,7 @@ demo: setup
 	@$(LATENTMIX) run digits
 
 test: setup
-	@$(RUN) pytest $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) pytest $(ARGS)
 
 verify: setup
 	@$(RUN) tests.verify $(ARGS)
@@ -50,7 +50,7 @@ lint: setup
 	@$(RUN) ruff format --check .
 	@mkdir -p .typing/latentmix
 	@for room in $(ROOMS); do ln -sfn "../../$$room" ".typing/latentmix/$$room"; done
-	@$(RUN) mypy .typing/latentmix tests
+	@$(RUN) mypy .typing/latentmix tests/verify
 
 bench: setup
 	@$(LATENTMIX) bench svi $(ARGS)

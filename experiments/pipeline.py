@@ -222,8 +222,7 @@ def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> La
     if which == "mean":
         latents = guide.encode(split.images, transform=ToFloat())
     else:
-        with isolated(seed=seed):
-            latents = guide.draw(split.images, transform=ToFloat())
+        latents = guide.draw(split.images, transform=ToFloat(), seed=seed)
     labels = None if split.labels is None else split.labels.cpu().numpy()
     return LatentSplit(latents.cpu().double().numpy(), labels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 
 import pyro
@@ -87,17 +88,26 @@ class AmortizedGuide(nn.Module):
             return torch.cat([self.head.mean(self.encoder(chunk)) for chunk in chunks])
 
     @torch.no_grad()
-    def draw(self, x: Tensor, *, batch_size: int = 1024, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """One sample of q(z given x) per datum, in evaluation mode and in chunks; torch's random state decides.
+    def draw(
+        self,
+        x: Tensor,
+        *,
+        batch_size: int = 1024,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """One sample of q(z given x) per datum, in evaluation mode and in chunks.
 
         Args:
             x: An `n x shape` tensor.
             batch_size: Data a chunk.
             transform: Applied to each chunk first.
+            seed: Seed of the draws; by default a fresh one. torch's random state stays as it is.
 
         Returns:
             An `n x latent_dim` tensor.
         """
-        with evaluation_mode(self):
+        with evaluation_mode(self), torch.random.fork_rng():
+            torch.manual_seed(secrets.randbits(32) if seed is None else seed)
             chunks = (chunk if transform is None else transform(chunk) for chunk in x.split(batch_size))
             return torch.cat([self.posterior(chunk).sample() for chunk in chunks])

@@ -72,8 +72,8 @@ class MLPEncoder(Encoder):
     def __init__(self, latent_dim: int, hidden: Sequence[int], shape: Sequence[int]) -> None:
         if not hidden:
             raise ValueError("Expected at least one hidden layer in an MLPEncoder; got none.")
-        super().__init__(latent_dim, shape, hidden[-1])
         check_positive(hidden=tuple(hidden))
+        super().__init__(latent_dim, shape, hidden[-1])
         self.body = nn.Sequential(nn.Flatten(), mlp([math.prod(self.shape), *hidden]))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -108,10 +108,10 @@ class ConvEncoder(Encoder):
         hidden: Sequence[int] = (),
         batch_norm: Sequence[bool] = (),
     ) -> None:
+        check_positive(shape=tuple(shape), channels=tuple(channels), hidden=tuple(hidden))
         height, width = halved(shape, len(channels))
         flat = channels[-1] * height * width
         super().__init__(latent_dim, shape, [flat, *hidden][-1])
-        check_positive(channels=tuple(channels), hidden=tuple(hidden))
         normalise = list(batch_norm) or [False] * len(channels)
         if len(normalise) != len(channels):
             raise ValueError(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Batch", "Transform", "as_batch", "modules_of", "transformed"]
+__all__ = ["Batch", "Transform", "as_batch", "transformed"]
 
 Batch = tuple[Tensor, ...]
 Transform = Callable[..., Tensor | Sequence[Tensor]]
@@ -37,15 +35,3 @@ def transformed(batch: Batch, transform: Transform | None) -> Batch:
         return batch
     result = transform(*batch)
     return (result,) if isinstance(result, Tensor) else tuple(result)
-
-
-def modules_of(*functions: Callable[..., Any]) -> list[nn.Module]:
-    """The modules that Pyro callables belong to: themselves, or the objects whose methods they are."""
-    found: dict[int, nn.Module] = {}
-    for function in functions:
-        while isinstance(function, functools.partial):
-            function = function.func
-        owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
-        if isinstance(owner, nn.Module):
-            found[id(owner)] = owner
-    return list(found.values())

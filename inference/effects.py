@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyro
 import torch
-from torch import Tensor
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
 
-__all__ = ["RandomState", "isolated"]
+__all__ = ["Modules", "RandomState", "isolated"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def isolated(*, seed: int | None = None, validation: bool | None = None, params:
 
     Inside, the parameter store starts from `params`.
 
+    Gradients are recorded inside, whatever the mode outside.
+
     Args:
         seed: Seeds every generator at the start of the block; by default they go on from where they are.
         validation: Switches Pyro's checks of arguments on or off inside the block; by default they stay.
@@ -82,8 +87,57 @@ def isolated(*, seed: int | None = None, validation: bool | None = None, params:
             pyro.set_rng_seed(seed)
         if validation is not None:
             pyro.enable_validation(validation)
-        with pyro.get_param_store().scope(params):
+        with pyro.get_param_store().scope(params), torch.enable_grad():
             yield
     finally:
         pyro.settings.set(**settings)
         randomness.restore()
+
+
+class Modules(Messenger):
+    """Finds the modules of Pyro callables, and keeps them in evaluation mode inside the block.
+
+    A module is found where a callable is one, is a method of one, or is a handler's wrapping of these; modules
+    that register themselves (`latentmix.models.vae.register`) are found when they run, however they are wrapped.
+
+    Args:
+        functions: The callables.
+        evaluation: Whether the modules are put into evaluation mode, and back at the end as each was.
+    """
+
+    def __init__(self, *functions: Callable[..., Any], evaluation: bool = True) -> None:
+        super().__init__()
+        self.evaluation = evaluation
+        self.found: dict[int, nn.Module] = {}
+        self._was_training: dict[nn.Module, bool] = {}
+        self._owners = [owner for function in functions if (owner := _owner(function)) is not None]
+
+    def __enter__(self) -> Self:
+        for owner in self._owners:
+            self._add(owner)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        for part, training in self._was_training.items():
+            part.training = training
+        self._was_training = {}
+
+    def _pyro_module(self, msg: Any) -> None:
+        self._add(msg["args"][0])
+
+    def _add(self, module: nn.Module) -> None:
+        self.found.setdefault(id(module), module)
+        if self.evaluation:
+            for part in module.modules():
+                self._was_training.setdefault(part, part.training)
+                part.training = False
+
+
+def _owner(function: Callable[..., Any]) -> nn.Module | None:
+    function = poutine.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = poutine.unwrap(function.func)
+    owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None

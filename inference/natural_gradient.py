@@ -9,9 +9,10 @@ import torch
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 from torch.distributions import constraints, transform_to
-from torch.func import jacfwd, vmap
+from torch.func import jacfwd, jvp, vmap
 
 from latentmix.models.mixture import MixtureModel
+from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["MixtureMetric"]
 
@@ -24,8 +25,10 @@ class MixtureMetric:
 
     With :math:`z` known, the information falls into blocks: the weights'; for each mean
     :math:`\pi_k \Sigma_k^{-1}`; for the unconstrained parameters :math:`\theta` of each covariance
-    :math:`\tfrac12 \pi_k \operatorname{tr}(\Sigma^{-1} \partial_i \Sigma \, \Sigma^{-1} \partial_j \Sigma)`. A gradient
-    step of length one in this metric is, to first order, a step of EM (Sato, 2001, section 3; Xu and Jordan, 1996).
+    :math:`\tfrac12 \pi_k \operatorname{tr}(\Sigma^{-1} \partial_i \Sigma \, \Sigma^{-1} \partial_j \Sigma)`. The
+    retraction is straight in the expectations :math:`\pi_k, \pi_k \mu_k, \pi_k (\Sigma_k + \mu_k \mu_k^\top)`. Under
+    flat priors and no floor, a gradient step of length one along it is a step of EM (Sato, 2001, section 3; Xu and
+    Jordan, 1996): only the gradient of the ELBO goes in.
 
     Args:
         model: The mixture.
@@ -42,8 +45,8 @@ class MixtureMetric:
             raise ValueError("Expected a prior of the means on the whole space; got one with bounds.")
         self._model = model
         self._names = {id(leaf): name.removesuffix("_unconstrained") for name, leaf in guide.named_parameters()}
-        self._weights = transform_to(priors["weights"].support)
-        self._scales = transform_to(priors["scales"].support)
+        self._transforms = {name: transform_to(prior.support) for name, prior in priors.items()}
+        self._weights, self._scales = self._transforms["weights"], self._transforms["scales"]
 
     @staticmethod
     def applies(model: MixtureModel) -> bool:
@@ -100,6 +103,37 @@ class MixtureMetric:
             return torch.cat([parts[self._names[id(leaf)]] for leaf in leaves])
 
         return inverse
+
+    def retract(self, leaves: Sequence[Tensor], move: Tensor) -> Tensor | None:
+        """See `Metric.retract`; `None` where the move leaves the mixtures."""
+        order = [self._names[id(leaf)] for leaf in leaves]
+        values = {name: leaf.detach() for name, leaf in zip(order, leaves, strict=True)}
+        parts = move.split([leaf.numel() for leaf in leaves])
+        moves = {name: part.view_as(values[name]) for name, part in zip(order, parts, strict=True)}
+        primal, tangent = jvp(self._decode, (values,), (moves,))[:2]
+        (weights, means, covariances), (d_weights, d_means, d_covariances) = primal, tangent
+        structure = self._model.structure
+        new_weights = weights + d_weights
+        if bool((new_weights <= 0).any()):
+            return None
+        shift = (weights / new_weights)[:, None] * d_means
+        scatter = structure.pool(new_weights, covariances) + structure.pool(weights, d_covariances)
+        fitted = MixtureParameters(
+            new_weights, means + shift, structure.estimate(new_weights, scatter, shift), structure
+        )
+        if bool(fitted.singular.any()):
+            return None
+        sites = fitted.sites(self._model.covariance_floor)
+        free = {name: self._transforms[name].inv(sites[name]) for name in order}
+        free["weights"] = free["weights"] - (free["weights"] - values["weights"]).mean()
+        bent = torch.cat([(free[name] - values[name]).reshape(-1) for name in order])
+        return bent if bool(bent.isfinite().all()) else None
+
+    def _decode(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        sites = {name: self._transforms[name](value) for name, value in values.items()}
+        scales = self._model.effective_scales(sites["scales"])
+        covariances = self._model.structure.covariances(scales, sites.get("correlation_cholesky"))
+        return sites["weights"], sites["means"], covariances
 
 
 def _covariance_information(free_correlation: Tensor, scales: Tensor, slopes: Tensor, shares: Tensor) -> Tensor:

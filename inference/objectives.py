@@ -10,7 +10,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from opt_einsum import shared_intermediates
@@ -18,7 +18,7 @@ from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
-from pyro.infer.traceenum_elbo import _compute_model_factors
+from pyro.infer.traceenum_elbo import _compute_dice_elbo, _compute_model_factors
 from pyro.infer.util import MultiFrameTensor
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
@@ -26,6 +26,8 @@ from pyro.ops.rings import SampleRing
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
+
+from latentmix.inference.effects import Modules
 
 __all__ = ["CallableObjective", "Objective", "Terms", "as_objective", "data_plate"]
 
@@ -63,10 +65,15 @@ class Objective(ABC):
         """Evaluate the loss and the parts that are reported."""
 
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        """Evaluate, and accumulate gradients in the leaves."""
+        """Evaluate, and accumulate gradients in the leaves.
+
+        Raises:
+            ValueError: If the loss depends on no leaf.
+        """
         terms = self.terms(model, guide, *batch)
-        if terms.loss.requires_grad:
-            terms.loss.backward()
+        if not terms.loss.requires_grad:
+            raise ValueError("Expected a loss that depends on parameters; got a constant.")
+        terms.loss.backward()
         return terms
 
     def __call__(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Tensor:
@@ -92,8 +99,19 @@ def as_objective(objective: Objective | ELBO | Callable[..., Tensor]) -> Objecti
     raise ValueError(f"Expected an objective, a Pyro ELBO or a callable; got {type(objective).__name__}.")
 
 
+def bound_of(objective: Objective) -> Objective:
+    """What measures the ELBO at beta = 1 that belongs to an objective: itself where it is a twin of an ELBO."""
+    if isinstance(objective, _TraceTwin):
+        return objective
+    if isinstance(objective, _PyroELBO) and isinstance(objective.elbo, TraceEnum_ELBO):
+        return _TraceEnum(TraceEnum_ELBO(max_plate_nesting=objective.elbo.max_plate_nesting))
+    return _Trace(Trace_ELBO())
+
+
 def data_plate(sites: Iterable[Any], length: int) -> Any | None:
     """The plate over the data: of the minibatch's length, around what the model observes.
+
+    Of several, it is the one named `data`, else one that scales, else the outermost.
 
     Args:
         sites: Sites of a model's trace.
@@ -107,10 +125,11 @@ def data_plate(sites: Iterable[Any], length: int) -> Any | None:
         for site in sites
         if site["type"] == "sample" and site["is_observed"]
         for frame in site["cond_indep_stack"]
-        if frame.vectorized and frame.size == length
+        if frame.vectorized and frame.size == length and frame.name != "num_particles_vectorized"
     ]
     named = [frame for frame in frames if frame.name == "data"]
-    return max(named or frames, key=lambda frame: frame.dim, default=None)
+    scaled = [frame for frame in frames if frame.full_size not in (None, frame.size)]
+    return min(named or scaled or frames, key=lambda frame: frame.dim, default=None)
 
 
 def data_count(sites: Iterable[Any], batch: tuple[Tensor, ...]) -> int:
@@ -149,13 +168,13 @@ class _Sites(poutine.messenger.Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.sites: list[Any] = []
-        self.leaves: dict[str, Tensor] = {}
+        self.leaves: list[Tensor] = []
 
     def _pyro_post_sample(self, msg: Any) -> None:
         self.sites.append({key: msg[key] for key in ("type", "is_observed", "cond_indep_stack")})
 
     def _pyro_post_param(self, msg: Any) -> None:
-        self.leaves[msg["name"]] = msg["value"].unconstrained()
+        self.leaves.append(msg["value"].unconstrained())
 
 
 class _PyroELBO(Objective):
@@ -166,21 +185,23 @@ class _PyroELBO(Objective):
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         with _Sites() as seen, torch.no_grad():
-            loss = torch.as_tensor(self.elbo.loss(model, guide, *batch))
+            loss = self.elbo.loss(model, guide, *batch)
         return self._per_datum(loss, data_count(seen.sites, batch))
 
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        with _Sites() as seen:
-            loss = torch.as_tensor(self.elbo.loss_and_grads(model, guide, *batch))
+        with _Sites() as seen, Modules(model, guide, evaluation=False) as modules:
+            loss = self.elbo.loss_and_grads(model, guide, *batch)
         count = data_count(seen.sites, batch)
-        for leaf in {id(leaf): leaf for leaf in seen.leaves.values()}.values():
+        leaves = [*seen.leaves, *(leaf for module in modules.found.values() for leaf in module.parameters())]
+        for leaf in {id(leaf): leaf for leaf in leaves}.values():
             if leaf.grad is not None:
                 leaf.grad /= count
         return self._per_datum(loss, count)
 
     @staticmethod
-    def _per_datum(loss: Tensor, count: int) -> Terms:
-        return Terms(loss / count, -loss.detach() / count, None, None)
+    def _per_datum(loss: float | Tensor, count: int) -> Terms:
+        value = torch.as_tensor(loss, dtype=torch.float64).detach() / count
+        return Terms(value, -value, None, None)
 
 
 class _TraceTwin(Objective):
@@ -251,6 +272,11 @@ class _TraceMeanField(_TraceTwin):
                 log_likelihood = log_likelihood + site["log_prob_sum"]
                 continue
             q: Any = guide_trace.nodes[name]
+            if not is_identically_zero(q["score_parts"].score_function):
+                raise ValueError(
+                    f"Expected a reparameterised guide at site {name!r} for TraceMeanField_ELBO; got "
+                    f"{_describe(q['fn'])}: use Trace_ELBO."
+                )
             try:
                 kl = kl_divergence(q["fn"], site["fn"])
             except NotImplementedError as error:
@@ -276,25 +302,16 @@ def _describe(distribution: Any) -> str:
 class _TraceEnum(_TraceTwin):
     """Twin of `TraceEnum_ELBO` for variables enumerated in the model under a reparameterised guide.
 
-    A guide that enumerates, or that samples without a pathwise gradient, needs Pyro's Dice estimator: that
-    case is Pyro's own.
+    A guide that enumerates, or that samples without a pathwise gradient, needs the Dice estimator: that is Pyro's
+    own, and says no more than the bound.
     """
-
-    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        try:
-            return super().terms(model, guide, *batch)
-        except _NeedsDice:
-            elbo = cast(TraceEnum_ELBO, self.elbo)
-            estimate: Any = elbo.differentiable_loss if torch.is_grad_enabled() else elbo.loss
-            with _Sites() as seen:
-                loss = torch.as_tensor(estimate(model, guide, *batch))
-            return _PyroELBO._per_datum(loss, data_count(seen.sites, batch))
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
         for _, site in samples(guide_trace):
             pathwise = is_identically_zero(site["score_parts"].score_function)
             if not pathwise or site["infer"].get("_enumerate_dim") is not None or "_enum_total" in site["infer"]:
-                raise _NeedsDice
+                elbo: Any = _compute_dice_elbo(model_trace, guide_trace)
+                return -elbo, elbo, elbo.new_tensor(math.nan)
         costs, log_factors, _, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
         marginal: Any = torch.zeros(())
         if log_factors:
@@ -318,10 +335,6 @@ class _TraceEnum(_TraceTwin):
         for _, site in samples(guide_trace):
             elbo = elbo - site["log_prob_sum"]
         return -elbo, elbo, log_likelihood
-
-
-class _NeedsDice(Exception):
-    """The guide enumerates or has no pathwise gradient."""
 
 
 _TWINS: dict[type, Callable[[ELBO], Objective]] = {

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
 
 __all__ = ["Metric", "QuasiNewton"]
 
-Metric = Callable[[Sequence[Tensor]], Callable[[Tensor], Tensor]]
+
+class Metric(Protocol):
+    """A metric at the leaves."""
+
+    def __call__(self, leaves: Sequence[Tensor], /) -> Callable[[Tensor], Tensor]:
+        """Give the product of the inverse metric at the leaves with a flat vector."""
+
+    def retract(self, leaves: Sequence[Tensor], move: Tensor, /) -> Tensor | None:
+        """Bend a flat straight move to one along the geometry; `None` where there is no such move."""
 
 
 @final
@@ -23,14 +31,15 @@ class QuasiNewton(torch.optim.Optimizer):
     out. Not for noisy gradients.
 
     With a `metric`, the recursion starts from its inverse at the present point, and the first `warmup` steps are
-    taken in it alone: with the Fisher information, natural-gradient steps (Amari, 1998; Hoffman et al., 2013).
+    taken in it alone, along its retraction: with the Fisher information, natural-gradient steps (Amari, 1998;
+    Hoffman et al., 2013).
 
     Args:
         params: Leaves of one dtype and device.
         lr: Share of the quasi-Newton step that is taken.
         memory: Pairs of steps and changes of the gradient that are kept.
         max_step: Longest move of a parameter in one step.
-        metric: Given the leaves, gives the product of the inverse metric with a flat gradient.
+        metric: The metric.
         warmup: Steps in the metric before curvature is learned.
 
     Raises:
@@ -88,9 +97,12 @@ class QuasiNewton(torch.optim.Optimizer):
                 state["moves"] = torch.cat([state["moves"], state["move"][None]])[-group["memory"] :]
                 state["changes"] = torch.cat([state["changes"], change[None]])[-group["memory"] :]
         inverse = None if self._metric is None else self._metric(leaves)
-        direction = _direction(gradient, state["moves"], state["changes"], inverse)
-        move = -group["lr"] * direction
-        move *= group["max_step"] / move.abs().max().clamp_min(group["max_step"])
+        move = -group["lr"] * _direction(gradient, state["moves"], state["changes"], inverse)
+        bent = None
+        if self._metric is not None and state["taken"] < group["warmup"]:
+            bent = self._metric.retract(leaves, move)
+        bounded = move * (group["max_step"] / move.abs().max().clamp_min(group["max_step"]))
+        move = bounded if bent is None else bent
         state["gradient"], state["move"] = gradient, move
         state["taken"] += 1
         for leaf, part in zip(leaves, move.split([leaf.numel() for leaf in leaves]), strict=True):

@@ -8,28 +8,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO
-from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 from tqdm import tqdm
 
-from latentmix.inference.batches import Batch, Transform, as_batch, modules_of, transformed
+from latentmix.inference.batches import Batch, Transform, as_batch, transformed
 from latentmix.inference.effects import RandomState, isolated
-from latentmix.inference.evaluation import Bound, evaluate
-from latentmix.inference.objectives import (
-    CallableObjective,
-    Objective,
-    Stochastic,
-    Terms,
-    as_objective,
-    data_plate,
-)
+from latentmix.inference.evaluation import Bound
+from latentmix.inference.objectives import Objective, Stochastic, as_objective, bound_of
+from latentmix.inference.problem import Frozen, Problem
 from latentmix.inference.training import (
     Callback,
     DivergenceError,
@@ -38,7 +31,6 @@ from latentmix.inference.training import (
     MakeScheduler,
     TrainingState,
 )
-from latentmix.models.vae import evaluation_mode
 
 __all__ = ["SVIResult", "fit"]
 
@@ -49,7 +41,9 @@ class SVIResult:
 
     Attributes:
         history: One record per epoch.
-        parameters: Every fitted parameter by its Pyro name, constrained and detached.
+        parameters: Every fitted parameter by its Pyro name (a module's that is not registered with Pyro by its
+            place), constrained and detached.
+        store: State of Pyro's parameter store at the end, for `pyro.get_param_store().scope` and `evaluate`.
         state: The state of training; `fit(..., state=result.state)` goes on from it.
         seed: The seed that was used.
         seconds: Time of training, validation included.
@@ -58,6 +52,7 @@ class SVIResult:
 
     history: list[EpochRecord]
     parameters: dict[str, Tensor]
+    store: Any
     state: TrainingState
     seed: int
     seconds: float
@@ -95,9 +90,10 @@ def fit(
     """Train a model and its guide by stochastic variational inference.
 
     One optimizer holds every leaf: parameters of modules, of `pyro.param` statements and of lazily made guides.
-    Arguments of distributions are validated on the first minibatch and not after it. Random states, Pyro's
-    settings and its parameter store are afterwards what they were; modules hold the fitted weights (Hoffman et
-    al., *Stochastic Variational Inference*, 2013; Kingma and Welling, 2014, algorithm 1).
+    Arguments of distributions are validated on the first minibatch and not after it. Inside, Pyro's parameter store
+    starts empty; random states, Pyro's settings and its parameter store are afterwards what they were, and modules
+    hold the fitted weights. Frozen parameters and modules in evaluation mode stay as they are (Hoffman et al.,
+    *Stochastic Variational Inference*, 2013; Kingma and Welling, 2014, algorithm 1).
 
     Args:
         model: Pyro callable, called `model(*batch)`.
@@ -106,14 +102,16 @@ def fit(
         epochs: Passes over the data; counted from the start of training where `state` resumes it.
         batch_size: Data a step; by default all of them.
         objective: An ELBO of Pyro, an `Objective`, or a callable `(model, guide, *batch) -> scalar loss`.
-        monitor: What measures the reported ELBO; by default the objective, or `Trace_ELBO` for a callable.
+        monitor: What measures the reported ELBO, in evaluation mode; by default the objective itself where it says
+            its ELBO at beta = 1, and else `Trace_ELBO`, at the price of one more forward pass a step.
         optimizer: Makes the optimizer from the leaves; by default Adam, fused, with learning rate 1e-3.
         scheduler: Makes a learning-rate schedule from the optimizer; it is stepped after every epoch.
         transform: Applied to every minibatch before model and guide see it, such as a binarisation.
         validation: Data on which the ELBO is measured after every epoch, in evaluation mode.
         callbacks: Called after minibatches and epochs; one that returns True after an epoch ends the fit.
         seed: Seed of the whole fit; by default a fresh one, which the result states.
-        state: Is kept up to date during the fit; a state of an earlier fit is resumed from, bit for bit.
+        state: Is kept up to date during the fit; a state of an earlier fit is resumed from, bit for bit, with its
+            optimizer's settings.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -143,48 +141,71 @@ def fit(
         raise ValueError(f"Expected epochs and batch_size of at least 1; got {epochs} and {size}.")
     size = min(size, len(tensors[0]))
     goal = as_objective(objective)
-    if monitor is None:
-        monitor = Trace_ELBO() if isinstance(goal, CallableObjective) else goal
-    problem = _Problem(model, guide, goal, as_objective(monitor), transform, modules_of(model, guide))
-    state = TrainingState() if state is None else state
-    if not state.started:
-        state.seed = secrets.randbits(32) if seed is None else seed
+    reporter = bound_of(goal) if monitor is None else as_objective(monitor)
+    state = _checked_state(TrainingState() if state is None else state, seed, len(tensors[0]), size)
 
     start = time.perf_counter()
     batches = -(-len(tensors[0]) // size)
-    stopped = False
-    with isolated(seed=state.seed, validation=True), _bar(epochs * batches, progress) as bar:
-        problem.look(tensors, size)
+    with (
+        isolated(seed=state.seed, validation=True),
+        _bar(epochs * batches, progress) as bar,
+        Frozen(model, guide) as frozen,
+    ):
+        problem = Problem.look(model, guide, goal, reporter, transform, tensors, held_out, size)
         pyro.enable_validation(False)
         state.begin(
-            problem.leaves(),
+            problem.leaves(frozen.leaves),
             problem.modules,
             partial(Adam, lr=1e-3, fused=True) if optimizer is None else optimizer,
             scheduler,
             callbacks,
         )
+        store = pyro.get_param_store()
+        known = set(store)
         bar.update(state.epoch * batches + state.batch)
         try:
-            while state.epoch < epochs and not stopped:
+            while state.epoch < epochs and not state.stopped:
                 began = time.perf_counter()
                 rate = float(_optimizer(state).param_groups[0]["lr"])
-                training = _epoch(problem, state, tensors, size, bar)
-                measured = None
-                if held_out is not None:
-                    measured = evaluate(
-                        model, guide, held_out, objective=problem.monitor, transform=transform, batch_size=size
-                    )
+                training = _epoch(problem, state, tensors, bar)
+                if created := set(store) - known:
+                    raise ValueError(f"Expected every parameter to exist after one step; got {min(created)!r} later.")
+                measured = None if held_out is None else problem.measure(held_out, size)
                 seconds = time.perf_counter() - began
-                stopped = state.end_epoch(EpochRecord(state.epoch + 1, training, measured, rate, seconds))
+                state.end_epoch(EpochRecord(state.epoch + 1, training, measured, rate, seconds))
                 shown = "" if measured is None else f", validation {measured.loss:.3f}"
                 bar.set_postfix_str(f"loss {training.loss:.3f}{shown} nats", refresh=False)
             for callback in callbacks:
                 callback.on_fit_end(state)
         finally:
             state.random = RandomState.capture()
-        store = pyro.get_param_store()
-        parameters = {name: store[name].detach().clone() for name in store}
-    return SVIResult(list(state.history), parameters, state, state.seed, time.perf_counter() - start, stopped)
+        parameters = {**state.parameters, **{name: store[name] for name in store}}
+        return SVIResult(
+            history=list(state.history),
+            parameters={name: value.detach().clone() for name, value in parameters.items()},
+            store=store.get_state(),
+            state=state,
+            seed=state.seed,
+            seconds=time.perf_counter() - start,
+            stopped_early=state.stopped,
+        )
+
+
+def _checked_state(state: TrainingState, seed: int | None, length: int, size: int) -> TrainingState:
+    """The state, with the seed and sizes of this fit, or found to agree with them."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"Expected a seed in 0 ... 2**32 - 1; got {seed}.")
+    if not state.started:
+        state.seed = secrets.randbits(32) if seed is None else seed
+        state.length, state.batch_size = length, size
+    for name, found, wanted in (
+        ("seed", seed, state.seed),
+        ("number of data", length, state.length),
+        ("batch_size", size, state.batch_size),
+    ):
+        if found is not None and found != wanted:
+            raise ValueError(f"Expected the {name} of the fit that is resumed, {wanted}; got {found}.")
+    return state
 
 
 def _bar(batches: int, progress: bool) -> tqdm[None]:
@@ -193,18 +214,18 @@ def _bar(batches: int, progress: bool) -> tqdm[None]:
     return tqdm(total=batches, unit=" batches", disable=not progress, dynamic_ncols=True, mininterval=interval)
 
 
-def _epoch(problem: _Problem, state: TrainingState, data: Batch, size: int, bar: tqdm[None]) -> Bound:
+def _epoch(problem: Problem, state: TrainingState, data: Batch, bar: tqdm[None]) -> Bound:
     """One pass over the data, from wherever in the epoch the state is."""
-    length, device = len(data[0]), data[0].device
+    length, size, device = state.length, state.batch_size, data[0].device
     if state.totals is None:
         state.totals = torch.zeros(4, dtype=torch.float64, device=device)
     if state.order is None and size < length:
-        state.order = torch.randperm(length)
+        state.order = torch.randperm(length).to(device)
     optimizer = _optimizer(state)
     for start in range(state.batch * size, length, size):
         batch = data
         if state.order is not None:
-            chosen = state.order[start : start + size].to(device)
+            chosen = state.order[start : start + size]
             batch = tuple(tensor[chosen] for tensor in data)
         optimizer.zero_grad(set_to_none=True)
         terms = problem.backward(transformed(batch, problem.transform))
@@ -226,66 +247,3 @@ def _epoch(problem: _Problem, state: TrainingState, data: Batch, size: int, bar:
 def _optimizer(state: TrainingState) -> torch.optim.Optimizer:
     assert state.optimizer is not None
     return state.optimizer
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """A model and a guide with what is minimised and what is reported."""
-
-    model: Stochastic
-    guide: Stochastic
-    objective: Objective
-    monitor: Objective
-    transform: Transform | None
-    modules: list[nn.Module]
-
-    def look(self, data: Batch, size: int) -> None:
-        """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked."""
-        batch = transformed(tuple(tensor[:size] for tensor in data), self.transform)
-        with evaluation_mode(*self.modules):
-            guide_trace = poutine.trace(self.guide).get_trace(*batch)
-            model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*batch)
-            self._check_scaling(model_trace, len(data[0]), size)
-            self.objective(self.model, self.guide, *batch)
-
-    @staticmethod
-    def _check_scaling(trace: poutine.Trace, length: int, size: int) -> None:
-        plate = data_plate(trace.nodes.values(), size)
-        counted = size if plate is None else plate.full_size
-        if counted == length:
-            return
-        global_latents = [
-            name
-            for name, site in trace.nodes.items()
-            if site["type"] == "sample"
-            and not site["is_observed"]
-            and not site_is_subsample(site)
-            and (plate is None or plate.name not in [frame.name for frame in site["cond_indep_stack"]])
-        ]
-        if global_latents:
-            raise ValueError(
-                f"Expected a plate over all {length} data around what is observed, because "
-                f"{global_latents[0]!r} is a latent of the whole data set; got one over {counted}: write "
-                f"pyro.plate('data', {length}, subsample=x), so that a minibatch of {size} is scaled up."
-            )
-
-    def leaves(self) -> dict[str, Tensor]:
-        """The unconstrained parameters of the parameter store and the modules, each once."""
-        named = dict(pyro.get_param_store().named_parameters())
-        known = {id(leaf) for leaf in named.values()}
-        for index, module in enumerate(self.modules):
-            for name, leaf in module.named_parameters():
-                if id(leaf) not in known:
-                    named[f"{index}.{name}"] = leaf
-        found = {name: leaf for name, leaf in named.items() if leaf.requires_grad}
-        if not found:
-            raise ValueError("Expected a model or a guide with parameters to train; got none.")
-        return found
-
-    def backward(self, batch: Batch) -> Terms:
-        """Accumulate the gradients of one minibatch; gives the reported terms."""
-        terms = self.objective.backward(self.model, self.guide, *batch)
-        if self.monitor is self.objective:
-            return terms
-        with torch.no_grad(), evaluation_mode(*self.modules):
-            return self.monitor.terms(self.model, self.guide, *batch)

@@ -53,8 +53,11 @@ class EpochRecord:
 class Callback(ABC):  # noqa: B024
     """Watches a fit; a subclass fills the hooks that it needs.
 
-    At every call the state is consistent: a fit resumed from `state.state_dict()` goes on bit for bit.
+    A fit resumed from the `state.state_dict()` of `on_batch_end` or `on_checkpoint` goes on bit for bit.
     """
+
+    def on_fit_begin(self, state: TrainingState) -> None:  # noqa: B027
+        """Called first; a callback that remembers anything forgets it here, before a resumed fit's memory comes."""
 
     def on_batch_end(self, state: TrainingState) -> None:  # noqa: B027
         """Called after every step of the optimizer."""
@@ -62,6 +65,9 @@ class Callback(ABC):  # noqa: B024
     def on_epoch_end(self, state: TrainingState) -> bool | None:
         """Called after every epoch, `state.history[-1]` being its record; True ends the fit."""
         return None
+
+    def on_checkpoint(self, state: TrainingState) -> None:  # noqa: B027
+        """Called after every epoch when all callbacks have had their say, `state.stopped` included."""
 
     def on_fit_end(self, state: TrainingState) -> None:  # noqa: B027
         """Called once, when training has ended by itself."""
@@ -94,6 +100,10 @@ class EarlyStopping(Callback):
         self.best_loss = math.inf
         self.best_epoch = 0
         self.best: dict[str, Tensor] = {}
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        """See `Callback.on_fit_begin`."""
+        self.best_loss, self.best_epoch, self.best = math.inf, 0, {}
 
     def on_epoch_end(self, state: TrainingState) -> bool:
         """See `Callback.on_epoch_end`."""
@@ -131,20 +141,26 @@ class TrainingState:
         seed: Seed of the fit.
         epoch: Epochs that are complete.
         batch: Minibatches of the present epoch that are complete.
+        stopped: Whether a callback has ended training.
+        length: Number of data.
+        batch_size: Data a step.
         order: The present epoch's order of the data.
         totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data.
         parameters: The leaves that are optimized, unconstrained, by name.
-        buffers: Buffers of the modules, such as running means.
+        modules: The modules of model and guide, whose buffers (such as running means) belong to the state.
         history: One record per epoch.
     """
 
     seed: int = 0
     epoch: int = 0
     batch: int = 0
+    stopped: bool = False
+    length: int = 0
+    batch_size: int = 0
     order: Tensor | None = None
     totals: Tensor | None = None
     parameters: dict[str, Tensor] = field(default_factory=dict)
-    buffers: dict[str, Tensor] = field(default_factory=dict)
+    modules: Sequence[nn.Module] = ()
     history: list[EpochRecord] = field(default_factory=list)
     optimizer: Optimizer | None = None
     scheduler: LRScheduler | ReduceLROnPlateau | None = None
@@ -157,15 +173,32 @@ class TrainingState:
         """Whether a fit has used this state."""
         return self._saved is not None or self.optimizer is not None
 
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Buffers of the modules by name."""
+        return {
+            f"{index}.{name}": buffer
+            for index, module in enumerate(self.modules)
+            for name, buffer in module.named_buffers()
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """A copy as tensors, numbers, strings, lists and dictionaries."""
+        """A copy as tensors, numbers, strings, lists and dictionaries.
+
+        Raises:
+            ValueError: If no fit has used the state.
+        """
         if self._saved is not None:
-            return self._saved
-        assert self.optimizer is not None, "no fit has used this state"
+            return _cloned(self._saved)
+        if self.optimizer is None:
+            raise ValueError("Expected a state that a fit has used; got an empty one.")
         return {
             "seed": self.seed,
             "epoch": self.epoch,
             "batch": self.batch,
+            "stopped": self.stopped,
+            "length": self.length,
+            "batch_size": self.batch_size,
             "order": None if self.order is None else self.order.clone(),
             "totals": None if self.totals is None else self.totals.clone(),
             "parameters": _copies(self.parameters),
@@ -180,10 +213,9 @@ class TrainingState:
     @classmethod
     def from_state_dict(cls, saved: dict[str, Any]) -> TrainingState:
         """The state that `state_dict` gave; `fit` puts it into the model's and the guide's leaves."""
-        state = cls(seed=saved["seed"], epoch=saved["epoch"], batch=saved["batch"])
-        state.history = [_record(record) for record in saved["history"]]
-        state._saved = saved
-        return state
+        counters = {name: saved[name] for name in _COUNTERS}
+        history = [_record(record) for record in saved["history"]]
+        return cls(seed=saved["seed"], **counters, history=history, _saved=_cloned(saved))
 
     def begin(
         self,
@@ -200,18 +232,22 @@ class TrainingState:
         """
         saved = self.state_dict() if self.started else None
         self.parameters = parameters
-        self.buffers = {
-            f"{index}.{name}": buffer for index, module in enumerate(modules) for name, buffer in module.named_buffers()
-        }
+        self.modules = modules
         self.optimizer = make_optimizer(list(parameters.values()))
         self.scheduler = None if make_scheduler is None else make_scheduler(self.optimizer)
         self.callbacks = callbacks
         self.random = None
         self._saved = None
+        for callback in callbacks:
+            callback.on_fit_begin(self)
         if saved is None:
             return
         _copy_into({**self.parameters, **self.buffers}, {**saved["parameters"], **saved["buffers"]})
-        self.epoch, self.batch, self.order, self.totals = (saved[key] for key in ("epoch", "batch", "order", "totals"))
+        device = next(iter(parameters.values())).device
+        self.order, self.totals = (
+            None if saved[name] is None else saved[name].to(device) for name in ("order", "totals")
+        )
+        self.epoch, self.batch, self.stopped = (saved[name] for name in ("epoch", "batch", "stopped"))
         self.history = [_record(record) for record in saved["history"]]
         self.optimizer.load_state_dict(_cloned(saved["optimizer"]))
         if self.scheduler is not None and saved["scheduler"] is not None:
@@ -220,8 +256,8 @@ class TrainingState:
             callback.load_state_dict(memory)
         RandomState.from_state_dict(saved["random"]).restore()
 
-    def end_epoch(self, record: EpochRecord) -> bool:
-        """Note an epoch's record, step the schedule, call the callbacks; whether one of them ends the fit."""
+    def end_epoch(self, record: EpochRecord) -> None:
+        """Note an epoch's record, step the schedule, and call the callbacks, which may end the fit."""
         self.epoch, self.batch, self.order, self.totals = self.epoch + 1, 0, None, None
         self.history.append(record)
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -229,7 +265,12 @@ class TrainingState:
         elif self.scheduler is not None:
             self.scheduler.step()
         answers = [callback.on_epoch_end(self) for callback in self.callbacks]
-        return any(answers)
+        self.stopped = any(answers)
+        for callback in self.callbacks:
+            callback.on_checkpoint(self)
+
+
+_COUNTERS = ("epoch", "batch", "stopped", "length", "batch_size")
 
 
 def _record(saved: EpochRecord | Mapping[str, Any]) -> EpochRecord:

@@ -41,6 +41,10 @@ class CovarianceStructure(ABC):
     def shares(self, weights: Tensor, n_features: int) -> Tensor:
         """How many values of a datum each scale describes on average; broadcasts to the scales."""
 
+    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        """Weights times covariances, as the scatter that `estimate` takes."""
+        return weights.reshape(-1, *[1] * (covariances.ndim - 1)) * covariances
+
     @abstractmethod
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
         """The `K` components: a distribution of batch shape `(K,)` and event shape `(D,)`."""
@@ -127,29 +131,6 @@ def _correlated(covariances: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
     return scales[..., None] if correlation is None else scales[..., None] * correlation
-
-
-class FactoredNormal(dist.MultivariateNormal):
-    """A multivariate normal whose density is one matrix product per factor, where many data share a factor.
-
-    Equal to `MultivariateNormal`; several times as fast for enumerated components, whose factors have batch
-    shape `(K, 1)` and whose data have `(n,)`.
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of `value`."""
-        factor = self._unbroadcasted_scale_tril
-        if factor.ndim < 3 or factor.shape[-3] != 1:
-            density: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
-            return density
-        if self._validate_args:
-            self._validate_sample(value)
-        factor = factor.squeeze(-3)
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-        squares = ((value - self.loc) @ inverse.mT).square().sum(-1)
-        log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return _gaussian(squares, log_det[..., None], factor.shape[-1])
 
 
 class _Matrices(CovarianceStructure):
@@ -267,6 +248,9 @@ class Tied(_Matrices):
     def shares(self, weights: Tensor, n_features: int) -> Tensor:
         return weights.new_ones(1)
 
+    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        return covariances * weights.sum()
+
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
         return dist.MultivariateNormal(means, scale_tril=self.scale_tril(means, scales, correlation))
 
@@ -351,6 +335,9 @@ class Spherical(_Variances):
 
     def shares(self, weights: Tensor, n_features: int) -> Tensor:
         return weights * n_features
+
+    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        return (weights * covariances)[:, None]
 
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
         return dist.Normal(means, scales[..., None]).to_event(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import pyro
@@ -11,7 +12,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
-from latentmix.models.covariances import CovarianceStructure, CovarianceType, FactoredNormal, covariance_structure
+from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.networks import check_positive
 
 __all__ = ["MixtureModel"]
@@ -222,6 +223,29 @@ class MixtureModel:
             case _:
                 concentration = x.new_ones(shape[:-2])
                 return dist.LKJCholesky(self.n_features, concentration).to_event(len(shape) - 2)
+
+
+class FactoredNormal(dist.MultivariateNormal):
+    """A multivariate normal whose density is one matrix product per factor, where many data share a factor.
+
+    Equal to `MultivariateNormal`; several times as fast for enumerated components, whose factors have batch
+    shape `(K, 1)` and whose data have `(n,)`.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of `value`."""
+        factor = self._unbroadcasted_scale_tril
+        if factor.ndim < 3 or factor.shape[-3] != 1:
+            density: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+            return density
+        if self._validate_args:
+            self._validate_sample(value)
+        factor = factor.squeeze(-3)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+        squares = ((value - self.loc) @ inverse.mT).square().sum(-1)
+        log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return log_det[..., None] - 0.5 * (squares + factor.shape[-1] * math.log(2 * math.pi))
 
 
 def _as_event(prior: dist.TorchDistribution) -> dist.TorchDistribution:

@@ -27,8 +27,8 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 def check_positive(**values: int | Sequence[int]) -> None:
     """Refuse sizes that are not positive integers, by name."""
     for name, value in values.items():
-        sizes = [value] if isinstance(value, int) else list(value)
-        if any(not isinstance(size, int) or size < 1 for size in sizes):
+        sizes = value if isinstance(value, Sequence) else [value]
+        if any(not hasattr(size, "__index__") or size < 1 for size in sizes):
             raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
 
 
@@ -65,13 +65,16 @@ class Decoder(nn.Module, ABC):
             A `batch_shape x shape x outputs` tensor.
 
         Raises:
-            ValueError: If the last dimension of z is not `latent_dim`.
+            ValueError: If the last dimension of z is not `latent_dim`, or `decode` gives another shape.
         """
-        if z.shape[-1] != self.latent_dim:
+        if not z.dim() or z.shape[-1] != self.latent_dim:
             raise ValueError(f"Expected z with last dimension {self.latent_dim}; got shape {tuple(z.shape)}.")
-        flat = self.decode(z.reshape(-1, self.latent_dim))
-        values = flat.reshape(*z.shape[:-1], self.outputs, *self.shape)
-        return values.movedim(-1 - len(self.shape), -1)
+        values = self.decode(z.reshape(-1, self.latent_dim))
+        if values.shape[1:] != (self.outputs, *self.shape):
+            raise ValueError(
+                f"Expected decode to give {(self.outputs, *self.shape)} for each latent; got {tuple(values.shape[1:])}."
+            )
+        return values.movedim(1, -1).reshape(*z.shape[:-1], *self.shape, self.outputs)
 
 
 class MLPDecoder(Decoder):
@@ -100,7 +103,7 @@ class MLPDecoder(Decoder):
     def decode(self, z: Tensor) -> Tensor:
         """See `Decoder.decode`."""
         values: Tensor = self.out(self.body(z))
-        return values
+        return values.unflatten(1, (self.outputs, *self.shape))
 
 
 class ConvDecoder(Decoder):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyro
 import torch
+from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
 from latentmix.models.likelihoods import Likelihood
@@ -34,7 +36,9 @@ def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
 
 
 def register(name: str, module: nn.Module) -> None:
-    """Register a module's parameters with Pyro under `name`, as `pyro.module` does, but never another's.
+    """Register a module's trainable parameters with Pyro, as `pyro.module` does, but never another module's.
+
+    Handlers see the module itself too, in a message of type `module`.
 
     Args:
         name: Name of the module in the parameter store.
@@ -44,15 +48,24 @@ def register(name: str, module: nn.Module) -> None:
         ValueError: If the parameter store already holds another module's parameters under that name; without
             this check that other module would be trained in place of this one (pyro issue 2912).
     """
-    pyro.module(name, module)
+    _announce(module, name=name)
     store = pyro.get_param_store()
     for key, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         full = f"{name}$$${key}"
+        pyro.param(full, parameter)
         if full in store and store[full] is not parameter:
             raise ValueError(
-                f"Expected the parameter store to hold this module's {key!r} under {name!r}; got another module's: "
-                "call pyro.clear_param_store() first, or train by latentmix.inference.fit, which keeps fits apart."
+                f"Expected the parameter store to hold this module's {key!r} under {name!r}; got another module's (or "
+                "a copy, where a parameter is not contiguous): call pyro.clear_param_store() first, or train by "
+                "latentmix.inference.fit, which keeps fits apart."
             )
+
+
+@effectful(type="module")
+def _announce(module: nn.Module) -> nn.Module:
+    return module
 
 
 class VAE(nn.Module):
@@ -145,13 +158,11 @@ class VAE(nn.Module):
 
         Args:
             n: How many.
-            seed: Seed of the draws; by default torch's random state decides and moves on.
+            seed: Seed of the draws; by default a fresh one. torch's random state stays as it is.
 
         Returns:
             An `n x shape` tensor.
         """
-        if seed is None:
-            return self.decode(self.prior().sample((n,)))
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(secrets.randbits(32) if seed is None else seed)
             return self.decode(self.prior().sample((n,)))

@@ -123,12 +123,14 @@ def test_parameters_of_the_store_are_used_and_kept() -> None:
             pyro.sample("z", dist.Delta(slope * x))
 
     x = torch.linspace(-2.0, 5.0, 30, dtype=torch.float64)
-    untrained = evaluate(point_model, guide, x)
+    with pytest.raises(ValueError, match=r"Expected the fitted value of parameter 'slope'; .* store=result.store"):
+        evaluate(point_model, guide, x)
     assert len(pyro.get_param_store()) == 0
-    pyro.param("slope", torch.tensor(1 / 3, dtype=torch.float64))
-    assert evaluate(point_model, guide, x) == evaluate(point_model, point_guide, x)
-    assert evaluate(point_model, guide, x).loss < untrained.loss
-    assert list(pyro.get_param_store()) == ["slope"]
+    pyro.param("slope", torch.tensor(7.0))
+    with pyro.get_param_store().scope() as store:
+        pyro.param("slope", torch.tensor(1 / 3, dtype=torch.float64))
+    assert evaluate(point_model, guide, x, store=store) == evaluate(point_model, point_guide, x)
+    assert {name: value.item() for name, value in pyro.get_param_store().items()} == {"slope": 7.0}
 
 
 def test_an_objective_that_does_not_split_its_bound(binary_images: Tensor) -> None:

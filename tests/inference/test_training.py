@@ -56,7 +56,7 @@ class Recorder(Callback):
     def on_batch_end(self, state: TrainingState) -> None:
         self.keep(f"batch {state.epoch}.{state.batch}", state)
 
-    def on_epoch_end(self, state: TrainingState) -> None:
+    def on_checkpoint(self, state: TrainingState) -> None:
         self.keep(f"epoch {state.epoch}", state)
 
     def load(self, name: str) -> dict[str, Any]:
@@ -285,12 +285,14 @@ class Weights:
     """A state of training with one parameter, whose value is the epoch's number."""
 
     def __init__(self) -> None:
-        self.state = TrainingState(parameters={"w": torch.zeros(())}, buffers={"b": torch.zeros(())})
+        module = nn.Module()
+        module.register_buffer("b", torch.zeros(()))
+        self.state = TrainingState(parameters={"w": torch.zeros(())}, modules=[module])
 
     def run(self, stopping: EarlyStopping, losses: Iterable[tuple[float, float | None]]) -> int | None:
         for epoch, (training, validation) in enumerate(losses, start=1):
             self.state.parameters["w"].fill_(epoch)
-            self.state.buffers["b"].fill_(10 * epoch)
+            self.state.buffers["0.b"].fill_(10 * epoch)
             self.state.history.append(record(epoch, training, validation))
             if stopping.on_epoch_end(self.state):
                 stopping.on_fit_end(self.state)
@@ -303,7 +305,7 @@ def test_early_stopping_restores_the_best_weights() -> None:
     weights = Weights()
     validation = [3.0, 2.0, 2.5, 2.0, 2.2]
     assert weights.run(EarlyStopping(patience=3), [(-epoch, loss) for epoch, loss in enumerate(validation)]) == 5
-    assert (weights.state.parameters["w"], weights.state.buffers["b"]) == (2, 20)
+    assert (weights.state.parameters["w"], weights.state.buffers["0.b"]) == (2, 20)
 
 
 def test_early_stopping_without_restoring_or_validation() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -130,11 +129,20 @@ def test_decoder_is_abstract() -> None:
 def test_a_new_decoder_fills_one_hook() -> None:
     class Constant(Decoder):
         def decode(self, z: Tensor) -> Tensor:
-            return torch.arange(2.0).repeat_interleave(math.prod(self.shape)).expand(len(z), -1)
+            return torch.arange(2.0)[:, None, None].expand(len(z), self.outputs, *self.shape)
 
     values = Constant(latent_dim=3, shape=(2, 2), outputs=2)(torch.zeros(4, 5, 3))
     assert torch.equal(values[..., 0], torch.zeros(4, 5, 2, 2))
     assert torch.equal(values[..., 1], torch.ones(4, 5, 2, 2))
+
+
+def test_a_decoder_of_another_shape_is_refused() -> None:
+    class Flat(Decoder):
+        def decode(self, z: Tensor) -> Tensor:
+            return torch.zeros(len(z), 4)
+
+    with pytest.raises(ValueError, match=r"Expected decode to give \(1, 2, 2\) for each latent; got \(4,\)"):
+        Flat(latent_dim=3, shape=(2, 2))(torch.zeros(5, 3))
 
 
 def test_mlp_has_a_relu_after_every_layer() -> None:

@@ -1,0 +1,159 @@
+"""What `fit` works on: a model and a guide, looked at once before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from latentmix.inference.batches import Batch, Transform, transformed
+from latentmix.inference.effects import Modules, RandomState
+from latentmix.inference.evaluation import Bound, evaluate
+from latentmix.inference.objectives import Objective, Stochastic, Terms, as_objective, data_plate
+
+__all__ = ["Frozen", "Problem", "check_scaling"]
+
+
+class Frozen(Messenger):
+    """Keeps parameters as their owners have them.
+
+    Pyro switches gradients on for every parameter that it meets: here those of modules that are frozen stay so. A
+    tensor from which a `pyro.param` statement starts would be trained in place: here a copy of it is.
+    """
+
+    def __init__(self, *functions: Stochastic) -> None:
+        super().__init__()
+        with Modules(*functions, evaluation=False) as modules:
+            parameters = [leaf for module in modules.found.values() for leaf in module.parameters()]
+        self.leaves = [leaf for leaf in parameters if not leaf.requires_grad]
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        for leaf in self.leaves:
+            leaf.requires_grad_(False)
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *arguments = msg["args"]
+        if arguments and isinstance(arguments[0], Tensor) and not isinstance(arguments[0], nn.Parameter):
+            msg["args"] = (name, arguments[0].detach().clone(), *arguments[1:])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model and a guide with what is minimised and what is reported."""
+
+    model: Stochastic
+    guide: Stochastic
+    objective: Objective
+    monitor: Objective
+    transform: Transform | None
+    modules: list[nn.Module]
+
+    @classmethod
+    def look(
+        cls,
+        model: Stochastic,
+        guide: Stochastic,
+        objective: Objective,
+        monitor: Objective,
+        transform: Transform | None,
+        data: Batch,
+        held_out: Batch | None,
+        size: int,
+    ) -> Problem:
+        """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked."""
+        with Modules(model, guide) as modules:
+            batch = transformed(tuple(tensor[:size] for tensor in data), transform)
+            guide_trace = poutine.trace(guide).get_trace(*batch)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+            check_scaling(model_trace, guide_trace, len(data[0]), size)
+            objective(model, guide, *batch)
+            if held_out is not None:
+                randomness = RandomState.capture()
+                monitor(model, guide, *transformed(tuple(tensor[:size] for tensor in held_out), transform))
+                randomness.restore()
+            if monitor is objective and objective.terms(model, guide, *batch).elbo is None:
+                monitor = as_objective(Trace_ELBO())
+        return cls(model, guide, objective, monitor, transform, list(modules.found.values()))
+
+    def leaves(self, frozen: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The unconstrained parameters of the parameter store and the modules, each once, less the frozen ones."""
+        named = dict(pyro.get_param_store().named_parameters())
+        for index, module in enumerate(self.modules):
+            named |= {f"{index}.{name}": leaf for name, leaf in module.named_parameters()}
+        seen = {id(leaf) for leaf in frozen}
+        found: dict[str, Tensor] = {}
+        for name, leaf in named.items():
+            if leaf.requires_grad and id(leaf) not in seen:
+                found[name] = leaf
+                seen.add(id(leaf))
+        if not found:
+            raise ValueError("Expected a model or a guide with parameters to train; got none.")
+        return found
+
+    def backward(self, batch: Batch) -> Terms:
+        """Accumulate the gradients of one minibatch; gives the reported terms."""
+        terms = self.objective.backward(self.model, self.guide, *batch)
+        if self.monitor is self.objective:
+            return terms
+        with torch.no_grad(), Modules(self.model, self.guide):
+            return self.monitor.terms(self.model, self.guide, *batch)
+
+    def measure(self, data: Batch, size: int) -> Bound:
+        """The bound on held-out data."""
+        return evaluate(
+            self.model,
+            self.guide,
+            data,
+            objective=self.monitor,
+            transform=self.transform,
+            batch_size=size,
+            store=pyro.get_param_store().get_state(),
+        )
+
+
+def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size: int) -> None:
+    """Refuse a minibatch that would count for all of the data, in the model or in the guide.
+
+    Args:
+        model: Trace of the model on a minibatch.
+        guide: Trace of the guide on it.
+        length: Number of data.
+        size: Length of the minibatch.
+
+    Raises:
+        ValueError: If a plate over the data does not scale up where it must.
+    """
+    plate = data_plate(model.nodes.values(), size)
+    counted = size if plate is None else plate.full_size
+    remedy = f"write pyro.plate('data', {length}, subsample=x), so that a minibatch of {size} is scaled up."
+    for site in guide.nodes.values():
+        for frame in site["cond_indep_stack"] if site["type"] == "sample" else ():
+            if plate is not None and frame.name == plate.name and frame.full_size != counted:
+                raise ValueError(
+                    f"Expected the guide's plate {frame.name!r} over {counted} data, as the model's; got one over "
+                    f"{frame.full_size}: {remedy}"
+                )
+    if counted == length:
+        return
+    global_latents = [
+        name
+        for name, site in model.nodes.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+        and (plate is None or plate.name not in [frame.name for frame in site["cond_indep_stack"]])
+    ]
+    if global_latents:
+        raise ValueError(
+            f"Expected a plate over all {length} data around what is observed, because {global_latents[0]!r} is a "
+            f"latent of the whole data set; got one over {counted}: {remedy}"
+        )
