@@ -3,6 +3,7 @@
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.guides.encoders import ConvEncoder, Encoder, MLPEncoder
 from latentmix.guides.families import ConditionalDistribution, DiagonalNormal, Family
+from latentmix.guides.mixture import global_guide
 
 __all__ = [
     "AmortizedGuide",
@@ -12,4 +13,5 @@ __all__ = [
     "Encoder",
     "Family",
     "MLPEncoder",
+    "global_guide",
 ]

@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-__all__ = ["Modules", "RandomState", "isolated"]
+__all__ = ["Modules", "RandomState", "Registered", "isolated"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,13 @@ class Modules(Messenger):
             for part in module.modules():
                 self._was_training.setdefault(part, part.training)
                 part.training = False
+
+
+class Registered(Messenger):
+    """Spares modules their registration with Pyro: whoever runs them knows their parameters."""
+
+    def _pyro_module(self, msg: Any) -> None:
+        msg["value"], msg["done"] = False, True
 
 
 def _owner(function: Callable[..., Any]) -> nn.Module | None:

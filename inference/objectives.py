@@ -27,7 +27,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from latentmix.inference.effects import Modules
+from latentmix.inference.effects import Modules, Registered
 
 __all__ = ["CallableObjective", "Objective", "Terms", "as_objective", "data_plate"]
 
@@ -209,6 +209,10 @@ class _TraceTwin(Objective):
 
     def __init__(self, elbo: ELBO) -> None:
         self.elbo = elbo
+
+    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        with Registered():
+            return super().backward(model, guide, *batch)
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         particles = []

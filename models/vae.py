@@ -38,7 +38,8 @@ def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
 def register(name: str, module: nn.Module) -> None:
     """Register a module's trainable parameters with Pyro, as `pyro.module` does, but never another module's.
 
-    Handlers see the module itself too, in a message of type `module`.
+    Handlers see the module itself too, in a message of type `module`; one that sets its value to False says that
+    the parameters are known, and spares the registration.
 
     Args:
         name: Name of the module in the parameter store.
@@ -48,7 +49,8 @@ def register(name: str, module: nn.Module) -> None:
         ValueError: If the parameter store already holds another module's parameters under that name; without
             this check that other module would be trained in place of this one (pyro issue 2912).
     """
-    _announce(module, name=name)
+    if not _announce(module, name=name):
+        return
     store = pyro.get_param_store()
     for key, parameter in module.named_parameters():
         if not parameter.requires_grad:
@@ -64,8 +66,8 @@ def register(name: str, module: nn.Module) -> None:
 
 
 @effectful(type="module")
-def _announce(module: nn.Module) -> nn.Module:
-    return module
+def _announce(module: nn.Module) -> bool:
+    return True
 
 
 class VAE(nn.Module):
@@ -85,7 +87,7 @@ class VAE(nn.Module):
             another number of outputs per value than the likelihood needs.
 
     Example:
-        >>> from latentmix.models import Bernoulli, MLPDecoder, StandardNormal
+        >>> from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
         >>> decoder = MLPDecoder(latent_dim=2, hidden=(16,), shape=(1, 4, 4))
         >>> vae = VAE(decoder=decoder, prior=StandardNormal(2), likelihood=Bernoulli())
         >>> vae.generate(3).shape
