@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	@$(LATENTMIX) run digits_mlp2 --epochs 15
+	@$(LATENTMIX) run digits_mlp2 --epochs 60 --mixture.draws 3
 	@$(LATENTMIX) run digits
 
 test: setup

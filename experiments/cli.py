@@ -16,7 +16,7 @@ from pathlib import Path
 from jsonargparse import ArgumentError, Namespace
 
 from latentmix.experiments import commands
-from latentmix.experiments.config import Experiment, experiment_parser, preset_path, presets
+from latentmix.experiments.config import Experiment, experiment_parser, option_words, preset_path, presets
 
 __all__ = ["main"]
 
@@ -54,12 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        if not words or words[0] in ("-h", "--help"):
-            print(USAGE, end="")
-        elif words[0] == "--version":
-            print(f"latentmix {version('latentmix')}")
-        else:
-            _command(words[0])(words[1:])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
+            _dispatch(words)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -71,6 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"latentmix: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+    elif words[0] == "--version":
+        print(f"latentmix {version('latentmix')}")
+    else:
+        _command(words[0])(words[1:])
 
 
 def _command(name: str) -> Callable[[list[str]], None]:
@@ -106,23 +112,11 @@ def _run(words: list[str]) -> None:
 
 def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
     """The configuration of a preset, or of a YAML file, with options that override it."""
-    words = [word for option in words for word in _split_option(option)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *map(_as_list, words)])
+        config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *option_words(words)])
     config.pop("config", None)
     return config
-
-
-def _split_option(word: str) -> list[str]:
-    """`--option=value` as two words."""
-    option, equals, value = word.partition("=")
-    return [option, value] if word.startswith("--") and equals else [word]
-
-
-def _as_list(word: str) -> str:
-    """`1,4,8` as the list that it stands for."""
-    return f"[{word}]" if re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") else word
 
 
 def _resume(words: list[str]) -> None:
@@ -139,7 +133,7 @@ def _list(words: list[str]) -> None:
 
 
 def _evaluate(words: list[str]) -> None:
-    parser = _parser("evaluate", epilog="--data.source, --data.root, --data.classes, ... choose other data than the run's.")
+    parser = _parser("evaluate", epilog="--data.source, --data.root, --data.classes, ...: other data than the run's")
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from latentmix.experiments import plots
 from latentmix.experiments.artifacts import RunFolder, load_run
-from latentmix.experiments.config import Experiment, experiment_parser
+from latentmix.experiments.config import Experiment, experiment_parser, option_words
 from latentmix.experiments.data import Data, ToFloat, batch_transform, binarize_static, resolve_binarize
 from latentmix.experiments.metrics import classification
 from latentmix.experiments.pipeline import Session, latents_of, measure_vae, run_experiment
@@ -67,7 +67,7 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Data, "data")
     parser.set_defaults({f"data.{name}": value for name, value in finished.config["data"].items()})
-    data = parser.instantiate(parser.parse_args(list(options))).data
+    data = parser.instantiate(parser.parse_args(option_words(options))).data
     images = data.load()
     if images.shape != finished.vae.shape:
         raise ValueError(f"Expected images of shape {finished.vae.shape} for this run; got {images.shape}.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
@@ -23,7 +24,16 @@ from latentmix.experiments.data import Data
 from latentmix.guides import AmortizedGuide, Encoder, Family
 from latentmix.models import VAE, Decoder, Likelihood, Prior
 
-__all__ = ["Experiment", "MixtureFits", "Training", "build_parts", "experiment_parser", "preset_path", "presets"]
+__all__ = [
+    "Experiment",
+    "MixtureFits",
+    "Training",
+    "build_parts",
+    "experiment_parser",
+    "option_words",
+    "preset_path",
+    "presets",
+]
 
 PARTS = {"encoder": Encoder, "decoder": Decoder, "prior": Prior, "likelihood": Likelihood, "family": Family}
 LINKED = {"latent_dim", "shape", "outputs"}
@@ -73,7 +83,10 @@ class MixtureFits:
         tol: Change of the log-likelihood per point under which EM has converged.
         max_iter: Most iterations of EM.
         reg_covar: Floor of the variances, added to the diagonals.
-        svi_steps: Most steps of enumerated SVI.
+        svi_steps: Most steps of enumerated SVI, each on all latents.
+        guide: Guide of SVI over the mixture's globals: a point mass, or a mean-field posterior whose medians count.
+        optimizer: Optimizer of SVI; by default natural-gradient steps, whose first are EM's, and then a quasi-Newton
+            method. Another one, such as Adam, takes a path of its own.
         draws: How often the labelled images of the `few` budget are drawn anew.
     """
 
@@ -85,6 +98,8 @@ class MixtureFits:
     max_iter: int = 1000
     reg_covar: float = 1e-6
     svi_steps: int = 2000
+    guide: Literal["AutoDelta", "AutoNormal"] = "AutoDelta"
+    optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None
     draws: int = 20
 
     def __post_init__(self) -> None:
@@ -169,6 +184,32 @@ def experiment_parser() -> ArgumentParser:
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(MixtureFits, "mixture")
     return parser
+
+
+def option_words(words: Sequence[str]) -> list[str]:
+    """Options as the parser wants them: `--option=value` as two words, and `1,4,8`, or `1`, as a list."""
+    split: list[str] = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        split += [option, value] if word.startswith("--") and equals else [word]
+    options = ["", *split]
+    return [_as_list(option, word) for option, word in zip(options, split, strict=False)]
+
+
+def _as_list(option: str, word: str) -> str:
+    several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--")
+    one = option.startswith("--") and option.rpartition(".")[2] in _list_options() and re.fullmatch(r"[\w.+-]+", word)
+    return f"[{word}]" if several or (one and word not in ("null", "None")) else word
+
+
+@cache
+def _list_options() -> set[str]:
+    """Names of the arguments that are lists, of the parts that LatentMix has and of an experiment's settings."""
+    classes: list[type] = [Data, MixtureFits, Training]
+    for base in PARTS.values():
+        classes += base.__subclasses__()
+    arguments = [item for kind in classes for item in inspect.signature(kind).parameters.items()]
+    return {name for name, argument in arguments if re.match(r"(Sequence|list|tuple)\[", str(argument.annotation))}
 
 
 def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.experiments.config import MixtureFits
 from latentmix.experiments.data import draw_labelled
 from latentmix.experiments.metrics import classification
-from latentmix.inference.comparison import compare, map_by_majority, map_by_matching
-from latentmix.inference.estimators import GaussianMixture
+from latentmix.inference import GaussianMixture, compare, map_by_majority, map_by_matching
 
 __all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
 
@@ -215,6 +215,8 @@ class _Bench:
             reg_covar=settings.reg_covar,
             random_state=seed,
             inference=inference,
+            guide={"AutoDelta": AutoDelta, "AutoNormal": AutoNormal}[settings.guide],
+            optimizer=settings.optimizer,
         )
         with warnings.catch_warnings():  # what did not converge is said in the figures
             warnings.simplefilter("ignore", ConvergenceWarning)

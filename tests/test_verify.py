@@ -71,9 +71,7 @@ def test_a_result_is_written_with_figures_and_digests(root: Path) -> None:
     assert [path.name for path in (root / "out").iterdir()] == ["counted.json"]
 
 
-def test_a_proof_that_passed_is_skipped_until_its_code_changes(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_proof_that_passed_is_skipped_until_its_code_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counted = Counted(passing)
     one = counted.proof()
     assert not up_to_date(one, root / "out", root)

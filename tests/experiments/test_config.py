@@ -23,6 +23,12 @@ def test_options_override_a_preset():
     assert guide.encoder.features == 32
 
 
+def test_a_list_of_one_needs_no_brackets():
+    experiment = Experiment.from_config(parse_experiment("digits", ["--data.classes", "1", "--encoder.hidden=32"]))
+    assert experiment.data.classes == [1]
+    assert experiment.config["encoder"]["init_args"]["hidden"] == [32]
+
+
 def test_a_part_is_swapped_by_its_short_name_or_import_path():
     options = ["--encoder", "ConvEncoder", "--encoder.channels", "4,8", "--objective", "pyro.infer.TraceMeanField_ELBO"]
     experiment = Experiment.from_config(parse_experiment("digits", options))
@@ -36,7 +42,7 @@ def test_config_is_complete(tmp_path):
     file.write_text(yaml.safe_dump(experiment.config))
     again = Experiment.from_config(parse_experiment(str(file), []))
     assert again.config == experiment.config
-    assert set(experiment.config["data"]) == {field for field in vars(experiment.data)}
+    assert set(experiment.config["data"]) == set(vars(experiment.data))
 
 
 def test_a_file_of_options_needs_no_preset(tmp_path):

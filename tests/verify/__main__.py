@@ -21,9 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="run these alone")
     parser.add_argument("--list", action="store_true", help="list the proofs, and run none")
     parser.add_argument("--force", action="store_true", help="run those that are up to date as well")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "verify", metavar="DIR", help="where the JSON files lie"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "verify", metavar="DIR", help="where the JSON files lie")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in PROOFS]
     if unknown:

@@ -62,12 +62,8 @@ class Proof:
         for entry in self.covers:
             path = root / entry
             if not path.exists():
-                raise ValueError(
-                    f"Expected files for {self.name} to cover; got no {entry!r} in the repository."
-                )
-            paths += (
-                [path] if path.is_file() else [p for p in path.rglob("*") if p.suffix in {".py", ".yaml"}]
-            )
+                raise ValueError(f"Expected files for {self.name} to cover; got no {entry!r} in the repository.")
+            paths += [path] if path.is_file() else [p for p in path.rglob("*") if p.suffix in {".py", ".yaml"}]
         return {
             os.path.relpath(path, root.resolve()).replace(os.sep, "/"): _sha256(path.read_bytes())
             for path in sorted({path.resolve() for path in paths})
@@ -115,9 +111,7 @@ def run(proof: Proof, folder: Path, root: Path = ROOT) -> Status:
     try:
         figures = proof.run()
         if not isinstance(figures.get("passed"), bool):
-            raise ValueError(
-                f"Expected figures with a boolean 'passed' from {proof.name}; got {dict(figures)}."
-            )
+            raise ValueError(f"Expected figures with a boolean 'passed' from {proof.name}; got {dict(figures)}.")
         json.dumps(figures, allow_nan=False)
         status = "passed" if figures["passed"] else "failed"
     except Unavailable as reason:

@@ -1,0 +1,163 @@
+"""EM and enumerated SVI on latents of trained VAEs and on a synthetic mixture."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro.infer import TraceEnum_ELBO
+from sklearn.exceptions import ConvergenceWarning
+
+from latentmix.experiments.artifacts import RunFolder
+from latentmix.experiments.cli import parse_experiment
+from latentmix.experiments.config import Experiment
+from latentmix.experiments.pipeline import Session, latents_of
+from latentmix.guides import global_guide
+from latentmix.inference import GaussianMixture, as_objective, fit_mixture_svi
+from latentmix.inference.effects import isolated
+from latentmix.models import MixtureModel
+from latentmix.models.covariances import CovarianceType
+
+from tests.verify.registry import ROOT, Figures, Unavailable, proof
+
+COVARIANCE_TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
+CODE = ("models", "guides", "inference", "experiments/data.py", "experiments/presets")
+
+
+def mnist_root() -> str:
+    """The folder that holds MNIST.
+
+    Raises:
+        Unavailable: If there is none.
+    """
+    for root in (os.environ.get("LATENTMIX_DATA"), str(ROOT.parent / "shared" / "data")):
+        if root and (Path(root) / "MNIST").is_dir():
+            return root
+    raise Unavailable("MNIST is neither in LATENTMIX_DATA nor in ../shared/data")
+
+
+@cache
+def latents(preset: str, *options: str) -> NDArray[np.float64]:
+    """Means of q at the training images of a VAE trained for this proof."""
+    session = Session.prepare(Experiment.from_config(parse_experiment(preset, list(options))), tell=lambda _: None)
+    with tempfile.TemporaryDirectory() as folder:
+        session.train(RunFolder(Path(folder)), progress=False)
+    return latents_of(session.guide, session.images.train, "mean", 0).latents
+
+
+@cache
+def synthetic(seed: int) -> NDArray[np.float64]:
+    """5,000 points of a 3-dimensional mixture of 10 components, centres 3 or more deviations apart."""
+    generator = np.random.default_rng(seed)
+    centres: list[NDArray[np.float64]] = []
+    while len(centres) < 10:
+        centre = generator.uniform(-6, 6, 3)
+        if all(np.linalg.norm(centre - other) >= 3 for other in centres):
+            centres.append(centre)
+    component = generator.choice(10, 5000, p=generator.dirichlet(np.full(10, 5.0)))
+    factors = np.stack(
+        [np.tril(generator.normal(0, 0.4, (3, 3)), -1) + np.diag(generator.uniform(0.5, 1, 3)) for _ in range(10)]
+    )
+    return np.stack(centres)[component] + np.einsum("nij,nj->ni", factors[component], generator.normal(size=(5000, 3)))
+
+
+def data_sets() -> dict[str, tuple[NDArray[np.float64], int]]:
+    """Points and numbers of components by name."""
+    mnist = ("--data.root", mnist_root(), "--data.classes", "1,4,8")
+    return {
+        "digits": (latents("digits"), 10),
+        "mnist_148": (latents("mnist_conv16", *mnist, "--epochs", "5"), 3),
+        "synthetic_3d": (synthetic(0), 10),
+    }
+
+
+def em(x: NDArray[np.float64], n_components: int, seed: int, reg_covar: float, tol: float) -> GaussianMixture:
+    """EM from the start of a seed."""
+    mixture = GaussianMixture(n_components, random_state=seed, reg_covar=reg_covar, tol=tol, max_iter=20_000)
+    return quiet(mixture, x)
+
+
+def quiet(mixture: GaussianMixture, x: NDArray[np.float64]) -> GaussianMixture:
+    """The mixture, fitted; what has not converged to the last digit is no matter here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return mixture.fit(x)
+
+
+def gradient_norm(x: NDArray[np.float64], mixture: GaussianMixture, reg_covar: float) -> float:
+    """Norm of the gradient per datum of the enumerated ELBO in the leaves of `AutoDelta`, on standardised data."""
+    points = torch.from_numpy(x)
+    scale, location = points.std(0, correction=0), points.mean(0)
+    floor = reg_covar / scale.square()
+    model = MixtureModel.maximum_likelihood(mixture.n_components, x.shape[1], covariance_floor=floor)
+    guide = global_guide(model, start=mixture.parameters_.affine(1 / scale, -location / scale).sites(floor))
+    with isolated():
+        as_objective(TraceEnum_ELBO(max_plate_nesting=1)).backward(model, guide, (points - location) / scale)
+        leaves = list(guide.parameters())
+    return float(torch.cat([leaf.grad.reshape(-1) for leaf in leaves if leaf.grad is not None]).norm())
+
+
+@proof(*CODE)
+def svi_stays_at_em() -> Figures:
+    """Enumerated SVI started at EM's answer, flat priors: gradient norm <= 1e-6, log-likelihood within 1e-6 (floor 0).
+
+    With a floor of 1e-6, which EM adds to the diagonals, EM's answer is no stationary point of any likelihood: the
+    figures are reported beside.
+    """
+    figures: dict[str, object] = {}
+    passed = True
+    for name, (x, n_components) in data_sets().items():
+        for reg_covar in (0.0, 1e-6):
+            answer = em(x, n_components, 0, reg_covar, 1e-15)
+            gradient = gradient_norm(x, answer, reg_covar)
+            fitted = fit_mixture_svi(torch.from_numpy(x), answer.parameters_, reg_covar=reg_covar, epochs=200)
+            moved = float(fitted.parameters.log_likelihood(torch.from_numpy(x)).mean()) - float(answer.score(x))
+            figures[f"{name}, floor {reg_covar:g}"] = {"gradient_norm": gradient, "log_likelihood_moved": moved}
+            passed &= abs(moved) <= 1e-6 and (reg_covar > 0 or gradient <= 1e-6)
+    return {"passed": bool(passed), **figures}
+
+
+@proof(*CODE)
+def svi_reaches_em() -> Figures:
+    """From a common start enumerated SVI reaches EM's log-likelihood (tol 1e-8) minus 0.001 nat per point, 5 seeds."""
+    figures: dict[str, object] = {}
+    passed = True
+    for name, (x, n_components) in data_sets().items():
+        for reg_covar in (0.0, 1e-6):
+            gains, seconds = [], {"em": 0.0, "svi": 0.0}
+            for seed in range(5):
+                first = em(x, n_components, seed, reg_covar, 1e-8)
+                second = GaussianMixture(n_components, random_state=seed, reg_covar=reg_covar, inference="svi").fit(x)
+                gains.append(float(second.score(x)) - float(first.score(x)))
+                seconds["em"] += first.seconds_ / 5
+                seconds["svi"] += second.seconds_ / 5
+            figures[f"{name}, floor {reg_covar:g}"] = {"svi_minus_em": gains, "mean_seconds": seconds}
+            passed &= min(gains) >= -1e-3
+    return {"passed": bool(passed), **figures}
+
+
+@proof(*CODE)
+def em_never_falls() -> Figures:
+    """Without a covariance floor EM's log-likelihood never falls by more than 1e-9 per iteration."""
+    worst: dict[str, float] = {}
+    for name, (x, n_components) in data_sets().items():
+        for covariance_type in COVARIANCE_TYPES:
+            for seed in range(3):
+                mixture = GaussianMixture(
+                    n_components,
+                    covariance_type=covariance_type,
+                    reg_covar=0.0,
+                    tol=0.0,
+                    max_iter=300,
+                    random_state=seed,
+                )
+                bounds = np.array(quiet(mixture, x).lower_bounds_)
+                fall = float(-np.diff(bounds).min())
+                worst[name] = max(worst.get(name, -np.inf), fall)
+    return {"passed": max(worst.values()) <= 1e-9, "worst_fall": worst}
