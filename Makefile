@@ -2,7 +2,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify lint bench clean
+.PHONY: help setup demo test verify lint bench gallery clean
 
 PYTHON ?=
 export PYTHON
@@ -21,6 +21,7 @@ help:
 	@echo 'make verify   run the long proofs that are not up to date    (ARGS="NAME --force")'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make bench    measure the speed of SVI'
+	@echo 'make gallery  draw the pictures of the README anew'
 	@echo 'make clean    remove build products and caches; .venv and runs/ stay'
 
 setup: $(STAMP)
@@ -51,6 +52,13 @@ lint: setup
 	@mkdir -p .typing/latentmix
 	@for room in $(ROOMS); do ln -sfn "../../$$room" ".typing/latentmix/$$room"; done
 	@$(RUN) mypy .typing/latentmix tests/verify
+
+gallery: setup
+	@folder="$$(mktemp -d)"; trap 'rm -rf "$$folder"' EXIT; \
+	$(LATENTMIX) run digits_mlp2 --epochs 60 --mixture.draws 3 --out "$$folder/plane"; \
+	$(LATENTMIX) run digits --out "$$folder/digits"; \
+	cp "$$folder/digits/figures/em_against_svi.png" experiments/gallery/em_against_svi.png; \
+	cp "$$folder/plane/figures/latents_none.png" experiments/gallery/latents.png
 
 bench: setup
 	@$(LATENTMIX) bench svi $(ARGS)

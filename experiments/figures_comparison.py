@@ -74,7 +74,8 @@ def _climb(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
     for fit, name in FITS.items():
         colour, marker = FIT_STYLE[name]
         trace = as_array(traces[fit])
-        axes.plot(np.arange(1, len(trace) + 1), trace, color=colour, linewidth=1.8)
+        width, line = (4.0, "-") if fit == "em" else (1.6, "--")
+        axes.plot(np.arange(1, len(trace) + 1), trace, line, color=colour, linewidth=width, alpha=0.9)
         label = f"{name} ends at {trace[-1]:.4f} after {len(trace):,} iterations".replace("-", "−")
         axes.plot(len(trace), trace[-1], marker, color=colour, markersize=7, label=label)
     axes.set_xscale("log")

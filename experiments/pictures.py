@@ -105,7 +105,8 @@ def draw_mixtures(
                 name: np.asarray(figures["mixtures"][inference][budget]["confusion"])
                 for inference, name in FITS.items()
             }
-            plots.save(plots.confusion_matrices(matrices, classes), folder / f"confusion_{budget}.png")
+            confusion = plots.confusion_matrices(matrices, classes, heading=CONFUSIONS[budget])
+            plots.save(confusion, folder / f"confusion_{budget}.png")
 
     agreement = figures["agreement"]["none"]
     em = mixtures["em"]["none"]
@@ -124,6 +125,11 @@ def draw_mixtures(
     plots.save(picture, folder / "em_against_svi.png")
 
 
+CONFUSIONS = {
+    "none": "Test images by class: no label, components matched to classes one to one",
+    "few": "Test images by class: components seeded by the first draw of a few labelled images",
+    "all": "Test images by class: components of the fit without labels, by their majority class",
+}
 HEADINGS = {
     "none": "Test latents and the mixtures fitted without labels",
     "few": "Test latents and the mixtures seeded by a few labelled images",

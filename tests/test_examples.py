@@ -3,6 +3,8 @@
 import doctest
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,21 @@ def examples():
                 for example in finder.find(importlib.import_module(module.name), globs={}):
                     if example.examples:
                         yield pytest.param(example, id=example.name.removeprefix("latentmix."))
+
+
+def test_the_readme_runs(capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    with isolated():
+        exec(compile(block, "README.md", "exec"), {})
+    assert "MixtureComparison" in capsys.readouterr().out
+
+
+def test_the_pictures_of_the_readme_are_there():
+    root = Path(__file__).parents[1]
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", (root / "README.md").read_text(encoding="utf-8"))
+    assert len(pictures) == 2
+    assert all((root / picture).is_file() for picture in pictures)
 
 
 @pytest.mark.parametrize("example", list(examples()))
