@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import final
 
 import pyro
 import pyro.distributions as dist
@@ -17,6 +18,7 @@ from latentmix.models.vae import evaluation_mode, register
 __all__ = ["AmortizedGuide"]
 
 
+@final
 class AmortizedGuide(nn.Module):
     r"""The guide :math:`q(z \mid x)`, its parameters given by an encoder.
 

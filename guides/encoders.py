@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import final
 
 from torch import Tensor, nn
 
@@ -53,6 +54,7 @@ class Encoder(nn.Module, ABC):
         return self.encode(x.reshape(-1, *self.shape)).reshape(*batch, self.features)
 
 
+@final
 class MLPEncoder(Encoder):
     """Flatten, then fully connected layers, each with a ReLU.
 
@@ -82,6 +84,7 @@ class MLPEncoder(Encoder):
         return features
 
 
+@final
 class ConvEncoder(Encoder):
     """Convolutions that halve the size (kernel 4, stride 2, padding 1) with ReLU, then fully connected layers.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import final
 
 import pyro.distributions as dist
 import torch
@@ -39,6 +40,7 @@ class Family(ABC):
         """Make the layers that turn `features` features into a distribution over `latent_dim` values."""
 
 
+@final
 @dataclass(frozen=True)
 class DiagonalNormal(Family):
     r"""The mean-field family :math:`q(z \mid x) = \mathcal N(z \mid \mu(x), \mathrm{diag}\,\sigma^2(x))`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, final
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class Likelihood(nn.Module, ABC):
             raise ValueError(f"Expected data in [0, 1] for {name}; got values between {x.min():.4g} and {x.max():.4g}.")
 
 
+@final
 class Bernoulli(Likelihood):
     r"""Black or white pixels, :math:`p(x \mid z) = \prod_i \mathrm{Bern}(x_i \mid \sigma(f_i(z)))`.
 

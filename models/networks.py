@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import final
 
 from torch import Tensor, nn
 
@@ -77,6 +78,7 @@ class Decoder(nn.Module, ABC):
         return values.movedim(1, -1).reshape(*z.shape[:-1], *self.shape, self.outputs)
 
 
+@final
 class MLPDecoder(Decoder):
     """A multilayer perceptron: hidden layers with ReLU, then one linear layer.
 
@@ -106,6 +108,7 @@ class MLPDecoder(Decoder):
         return values.unflatten(1, (self.outputs, *self.shape))
 
 
+@final
 class ConvDecoder(Decoder):
     """Fully connected layers, a reshape, then transposed convolutions that double the size.
 

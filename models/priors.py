@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import final
 
 import pyro
 import pyro.distributions as dist
@@ -43,6 +44,7 @@ class Prior(nn.Module, ABC):
         return z
 
 
+@final
 class StandardNormal(Prior):
     r"""The isotropic prior :math:`p(z) = \mathcal N(z \mid 0, I)` (Kingma and Welling, 2014, section 3).
 

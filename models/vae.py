@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import final
 
 import pyro
 import torch
@@ -70,6 +71,7 @@ def _announce(module: nn.Module) -> bool:
     return True
 
 
+@final
 class VAE(nn.Module):
     r"""The model :math:`p(x, z) = p(z)\, p(x \mid f(z))`, one latent per datum.
 
