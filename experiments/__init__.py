@@ -1,7 +1,22 @@
 """What a person runs: data sets, presets, run folders, metrics, plots, reports, the command line."""
 
-from latentmix.experiments.artifacts import Run, load_run
-from latentmix.experiments.config import Experiment
-from latentmix.experiments.pipeline import run_experiment
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentmix.experiments.artifacts import Run, load_run
+    from latentmix.experiments.config import Experiment
+    from latentmix.experiments.pipeline import run_experiment
 
 __all__ = ["Experiment", "Run", "load_run", "run_experiment"]
+
+_HOMES = {"Experiment": "config", "Run": "artifacts", "load_run": "artifacts", "run_experiment": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is asked for, so that `latentmix --help` does not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

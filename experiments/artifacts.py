@@ -110,12 +110,24 @@ class RunFolder:
         Raises:
             ValueError: If there is something under that name.
         """
+        cls.refuse_existing(path)
         try:
             path.mkdir(parents=True)
         except OSError as error:
-            reason = "it exists already" if path.exists() else error.strerror
-            raise ValueError(f"Expected a new folder for the run; got {path}: {reason}.") from error
+            raise ValueError(f"Expected a new folder for the run; got {path}: {error.strerror}.") from error
         return cls(path)
+
+    @staticmethod
+    def refuse_existing(path: Path) -> None:
+        """Refuse a name that is taken.
+
+        Raises:
+            ValueError: If there is something under that name.
+        """
+        if path.exists():
+            raise ValueError(
+                f"Expected a new folder for the run; got {path}: it exists already, name another by --out."
+            )
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -158,7 +170,9 @@ class RunFolder:
         """
         file = self.path / name
         if not file.is_file():
-            raise ValueError(f"Expected {name} in {self.path}; it is not there: `latentmix resume` ends the run.")
+            raise ValueError(
+                f"Expected {name} in {self.path}; it is not there: `latentmix resume {self.path}` ends the run."
+            )
         return json.loads(file.read_text())
 
     def save_model(self, vae: VAE, guide: AmortizedGuide, parts: dict[str, Any]) -> None:
@@ -253,10 +267,13 @@ def load_run(path: str | Path) -> Run:
 
     Example:
         >>> from latentmix.experiments import load_run
+        >>> from latentmix.experiments.data import ToFloat
         >>> run = load_run("runs/digits")  # doctest: +SKIP
-        >>> run.mixtures["em"]["few"].classify(run.guide.encode(images))  # doctest: +SKIP
+        >>> latents = run.guide.encode(images, transform=ToFloat())  # doctest: +SKIP
+        >>> run.mixtures["em"]["few"].classify(latents)  # doctest: +SKIP
     """
     folder = RunFolder.existing(Path(path))
+    summary = folder.read_json("summary.json")
     vae, guide = folder.load_model()
     config = yaml.safe_load((folder.path / "config.yaml").read_text())
-    return Run(vae.eval(), guide.eval(), folder.load_mixtures(), config, folder.read_json("summary.json"))
+    return Run(vae.eval(), guide.eval(), folder.load_mixtures(), config, summary)

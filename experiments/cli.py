@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentError, Namespace
+from latentmix.experiments.presets import preset_path, presets
 
-from latentmix.experiments import commands
-from latentmix.experiments.config import Experiment, experiment_parser, option_words, preset_path, presets
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
 
 __all__ = ["main"]
 
@@ -53,30 +54,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"latentmix {version('latentmix')}")
+        return 0
+    path = list(sys.path)
+    sys.path.insert(0, os.getcwd())  # a class of the user's own is looked for where the command is given
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
-            _dispatch(words)
+            _command(words[0])(words[1:])
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("latentmix: interrupted; `latentmix resume RUN` goes on from the last complete epoch", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"latentmix: interrupted{interrupt}", file=sys.stderr)
         return 130
-    except (ArgumentError, ValueError, ArithmeticError, OSError) as error:
+    except (argparse.ArgumentError, ValueError, ArithmeticError, OSError) as error:
         if debug:
             traceback.print_exc()
         print(f"latentmix: {one_line(error)}", file=sys.stderr)
         return 2
+    finally:
+        sys.path[:] = path
     return 0
-
-
-def _dispatch(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE, end="")
-    elif words[0] == "--version":
-        print(f"latentmix {version('latentmix')}")
-    else:
-        _command(words[0])(words[1:])
 
 
 def _command(name: str) -> Callable[[list[str]], None]:
@@ -96,6 +98,9 @@ def _command(name: str) -> Callable[[list[str]], None]:
 
 
 def _run(words: list[str]) -> None:
+    from latentmix.experiments import commands
+    from latentmix.experiments.config import Experiment, experiment_parser
+
     if "--help" in words or "-h" in words:
         print(f"usage: latentmix run PRESET|FILE.yaml [--out DIR] [options]\n\npresets: {', '.join(presets())}\n")
         print(re.sub(r"^usage:.*?\n\n", "", experiment_parser().format_help(), flags=re.DOTALL))
@@ -112,6 +117,8 @@ def _run(words: list[str]) -> None:
 
 def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
     """The configuration of a preset, or of a YAML file, with options that override it."""
+    from latentmix.experiments.config import experiment_parser, option_words
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *option_words(words)])
@@ -120,6 +127,8 @@ def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
 
 
 def _resume(words: list[str]) -> None:
+    from latentmix.experiments import commands
+
     parser = _parser("resume")
     parser.add_argument("run", type=Path, help="the folder of the run")
     commands.resume(parser.parse_args(words).run)
@@ -133,6 +142,8 @@ def _list(words: list[str]) -> None:
 
 
 def _evaluate(words: list[str]) -> None:
+    from latentmix.experiments import commands
+
     parser = _parser("evaluate", epilog="--data.source, --data.root, --data.classes, ...: other data than the run's")
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
@@ -142,6 +153,8 @@ def _evaluate(words: list[str]) -> None:
 
 
 def _classify(words: list[str]) -> None:
+    from latentmix.experiments import commands
+
     parser = _parser("classify")
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("images", type=Path, nargs="+", help=".npy or .npz arrays, or picture files")
@@ -153,6 +166,8 @@ def _classify(words: list[str]) -> None:
 
 
 def _sample(words: list[str]) -> None:
+    from latentmix.experiments import commands
+
     parser = _parser("sample")
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("-n", type=int, default=64, help="how many images")
@@ -163,12 +178,16 @@ def _sample(words: list[str]) -> None:
 
 
 def _report(words: list[str]) -> None:
+    from latentmix.experiments import commands
+
     parser = _parser("report")
     parser.add_argument("run", type=Path, help="the folder of the run")
     commands.report(parser.parse_args(words).run)
 
 
 def _bench(words: list[str]) -> None:
+    from latentmix.experiments import commands
+
     parser = _parser("bench")
     parser.add_argument("name", choices=("svi",))
     parser.parse_args(words)
@@ -185,24 +204,7 @@ def _parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line: jsonargparse's reports name the option and the innermost reason."""
-    text = str(error)
-    option = re.search(r'Parser key "([\w.]+)"', text)
-    if option is None:
-        return " ".join(text.split())
-    reasons = [line.strip(" -") for line in text.splitlines()[1:] if line.strip()]
-    noise = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
-    kept = [line for line in reasons if not line.startswith(noise)]
-    given = re.search(r"Given value: (.*)", text)
-    nested = re.search(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", text)
-    key, value = option[1], given[1] if given else ""
-    if nested:
-        key, value = f"{key}.{nested[1]}", nested[2]
-    linked = re.search(r"Option '(latent_dim|shape|outputs)' is not accepted", text)
-    if linked:
-        return (
-            f"Expected no --{key}: {linked[1]} follows from the experiment (--latent_dim, the data, the likelihood) "
-            f"for every part; got {value}."
-        )
-    reason = " ".join((kept or reasons or [text])[-1].split()).replace("<class '", "").replace("'>", "")
-    return f"--{key}: {reason}" + (f" (got {value})" if value and value not in reason else "")
+    """An error as one line."""
+    from latentmix.experiments.messages import condensed
+
+    return condensed(str(error))

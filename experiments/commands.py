@@ -33,7 +33,11 @@ __all__ = ["bench_svi", "classify", "evaluate", "report", "resume", "run", "samp
 
 def run(experiment: Experiment, out: Path, *, preset: str) -> None:
     """Run an experiment, print its table and, last, its folder."""
-    summary = run_experiment(experiment, out, preset=preset)
+    print(f"run: {out}")
+    try:
+        summary = run_experiment(experiment, out, preset=preset)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(_way_on(out)) from interrupt
     _close(summary, out)
 
 
@@ -46,7 +50,15 @@ def resume(path: Path) -> None:
     experiment = Experiment.from_config(parser.parse_object(yaml.safe_load((path / "config.yaml").read_text())))
     state = folder.load_training()
     print("from the start" if state is None else f"from epoch {state.epoch}")
-    _close(Session.prepare(experiment).run(folder, preset=path.name, progress=True, state=state), path)
+    try:
+        summary = Session.prepare(experiment).run(folder, preset=path.name, progress=True, state=state)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(_way_on(path)) from interrupt
+    _close(summary, path)
+
+
+def _way_on(path: Path) -> str:
+    return f"; `latentmix resume {path}` goes on from the last complete epoch" if path.exists() else ""
 
 
 def _close(summary: dict[str, Any], path: Path) -> None:
@@ -167,11 +179,11 @@ def _read_picture(file: Path, shape: tuple[int, ...]) -> Tensor:
 
 def sample(path: Path, n: int, seed: int, out: Path) -> None:
     """Draw mean images from the prior into a picture or an array."""
-    _refuse_existing(out)
     if n < 1:
         raise ValueError(f"Expected at least one image to sample; got {n}.")
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"Expected a .png or .npy file for the samples; got {out}.")
+    _refuse_existing(out)
     images = load_run(path).vae.generate(n, seed=seed)
     if out.suffix == ".npy":
         np.save(out, images.numpy())
@@ -204,4 +216,4 @@ def bench_svi() -> None:
 
 def _refuse_existing(out: Path | None) -> None:
     if out is not None and out.exists():
-        raise ValueError(f"Expected a new file for the result; got {out}, which exists already.")
+        raise ValueError(f"Expected a new file for the result; got {out}, which exists already: name another by --out.")

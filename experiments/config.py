@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,8 +29,6 @@ __all__ = [
     "build_parts",
     "experiment_parser",
     "option_words",
-    "preset_path",
-    "presets",
 ]
 
 PARTS = {"encoder": Encoder, "decoder": Decoder, "prior": Prior, "likelihood": Likelihood, "family": Family}
@@ -224,28 +220,6 @@ def import_object(path: str) -> Any:
     """The object that a dotted path names."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
-
-
-def presets() -> dict[str, str]:
-    """The presets by name, each with its description."""
-    folder = resources.files("latentmix.experiments.presets")
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name.removesuffix(".yaml"): yaml.safe_load(file.read_text())["description"] for file in files}
-
-
-def preset_path(name: str) -> Path:
-    """The file of a preset, or the file itself where `name` is one.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
-            return Path(name)
-        raise ValueError(f"Expected a file with options; got {name!r}, which is not there.")
-    if name not in presets():
-        raise ValueError(f"Expected a preset out of {', '.join(presets())}, or a .yaml file; got {name!r}.")
-    return Path(str(resources.files("latentmix.experiments.presets") / f"{name}.yaml"))
 
 
 def device_of(training: Training) -> torch.device:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from latentmix.experiments.artifacts import RunFolder, versions
@@ -54,6 +55,7 @@ def run_experiment(
         ValueError: If the folder exists, the data cannot be read, or parts do not fit each other or the data;
             nothing is written then.
     """
+    RunFolder.refuse_existing(path)
     session = Session.prepare(experiment, tell)
     folder = RunFolder.create(path)
     folder.write_config(experiment.config)
@@ -147,6 +149,7 @@ class Session:
             "description": self.experiment.config["description"],
             "seed": training.seed,
             "device": str(device_of(training)),
+            "threads": torch.get_num_threads(),
             "versions": versions(),
             "parameters": self.n_parameters,
             "epochs": len(history),

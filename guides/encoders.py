@@ -46,8 +46,10 @@ class Encoder(nn.Module, ABC):
             A `batch_shape x features` tensor.
 
         Raises:
-            ValueError: If the shape of a datum is not the encoder's.
+            ValueError: If the shape of a datum is not the encoder's, or the data are integers.
         """
+        if not x.is_floating_point():
+            raise ValueError(f"Expected floating-point data; got {x.dtype}: convert them, as by transform=ToFloat().")
         batch = x.shape[: x.dim() - len(self.shape)]
         if x.shape[len(batch) :] != self.shape:
             raise ValueError(f"Expected x with data of shape {self.shape}; got {tuple(x.shape)}.")

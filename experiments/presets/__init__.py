@@ -1,1 +1,35 @@
-"""The presets: one YAML file each, listed by `latentmix list`."""
+"""The presets: files of options by name."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+__all__ = ["preset_path", "presets"]
+
+
+def presets() -> dict[str, str]:
+    """The presets by name, each with its description."""
+    files = sorted(resources.files(__name__).iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".yaml"): yaml.safe_load(file.read_text())["description"]
+        for file in files
+        if file.name.endswith(".yaml")
+    }
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset, or the file itself where `name` is one.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if Path(name).is_file():
+            return Path(name)
+        raise ValueError(f"Expected a file with options; got {name!r}, which is not there.")
+    if name not in presets():
+        raise ValueError(f"Expected a preset out of {', '.join(presets())}, or a .yaml file; got {name!r}.")
+    return Path(str(resources.files(__name__) / f"{name}.yaml"))

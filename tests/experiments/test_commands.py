@@ -140,6 +140,7 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
         patch.setattr(Callback, "on_batch_end", interrupt)
         folder = tmp_path / "interrupted"
         assert main(["run", "digits_mlp2", *words, "--out", str(folder)]) == 130
+    assert f"latentmix resume {folder}" in capsys.readouterr().err
     assert not (folder / "summary.json").exists()
     assert main(["report", str(folder)]) == 2
     assert "latentmix resume" in capsys.readouterr().err
@@ -162,6 +163,25 @@ def test_unlabelled_images_give_a_mixture_without_metrics(tmp_path, images, caps
     np.save(tmp_path / "one.npy", images.test.images[:1].numpy())
     assert main(["classify", str(tmp_path / "run"), str(tmp_path / "one.npy")]) == 0
     assert "component 3" in capsys.readouterr().out
+
+
+def test_a_class_of_one_s_own_is_found_where_the_command_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_parts.py").write_text(
+        "from latentmix.models import Bernoulli, Likelihood\n"
+        "class Soft(Likelihood):\n"
+        "    support = 'binary'\n"
+        "    def __init__(self, heat: float = 1.0):\n"
+        "        super().__init__()\n"
+        "        self.heat, self.inner = heat, Bernoulli()\n"
+        "    def forward(self, outputs):\n"
+        "        return self.inner(outputs / self.heat)\n"
+        "    def mean(self, outputs):\n"
+        "        return self.inner.mean(outputs / self.heat)\n"
+    )
+    words = ["run", "digits_mlp2", *QUICK, "--likelihood", "own_parts.Soft", "--likelihood.heat", "2.0", "--out", "run"]
+    assert main(words) == 0
+    assert load_run("run").vae.likelihood.heat == 2.0
 
 
 @pytest.mark.parametrize(

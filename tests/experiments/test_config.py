@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from latentmix.experiments.cli import main, one_line, parse_experiment
-from latentmix.experiments.config import Experiment, build_parts, experiment_parser, preset_path, presets
+from latentmix.experiments.config import Experiment, build_parts, experiment_parser
+from latentmix.experiments.presets import preset_path, presets
 
 
 def test_list_names_every_preset(capsys):
@@ -57,13 +58,20 @@ BAD = {
     "no preset": (["run"], "preset"),
     "unknown command": (["walk"], "Expected a command out of run"),
     "missing file": (["run", "missing.yaml"], "missing.yaml"),
-    "unknown option": (["run", "digits", "--epoch", "3"], "--epoch 3"),
+    "unknown option": (["run", "digits", "--epoch", "3"], "got --epoch 3: did you mean --epochs?"),
+    "no option like it": (["run", "digits", "--zzz", "3"], "`latentmix run --help` lists them"),
     "unknown nested option": (["run", "digits", "--data.clases", "3"], "--data.clases"),
-    "wrong type": (["run", "digits", "--epochs", "many"], "--epochs"),
+    "wrong type": (["run", "digits", "--epochs", "many"], "--epochs: Expected an int"),
     "not positive": (["run", "digits", "--epochs", "0"], "epochs"),
-    "unknown class": (["run", "digits", "--prior", "Nothing"], "--prior"),
-    "linked option": (["run", "digits", "--encoder.latent_dim", "3"], "latent_dim"),
-    "unknown argument of a part": (["run", "digits", "--encoder.hiden", "3"], "hiden"),
+    "unknown class": (
+        ["run", "digits", "--prior", "Nothing"],
+        "Expected --prior to be StandardNormal, or the import path",
+    ),
+    "linked option": (["run", "digits", "--encoder.latent_dim", "3"], "latent_dim follows from the experiment"),
+    "unknown argument of a part": (
+        ["run", "digits", "--encoder.hiden", "3"],
+        "an argument of MLPEncoder (hidden); got 'hiden'",
+    ),
     "unknown data": (["run", "digits", "--data.source", "cifar"], "Expected source"),
     "absent class": (["run", "digits", "--data.classes", "1,11"], "11"),
     "budget": (["run", "digits", "--data.labels_per_class", "1000"], "1000"),

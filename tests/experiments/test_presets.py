@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from latentmix.experiments.cli import main, parse_experiment
-from latentmix.experiments.config import Experiment, build_parts, presets
+from latentmix.experiments.config import Experiment, build_parts
+from latentmix.experiments.presets import presets
 
 PRESETS = ["digits", "digits_mlp2", "mnist_conv16", "mnist_conv64", "mnist_mlp2"]
 QUICK = [

@@ -117,6 +117,12 @@ def test_bad_arguments_are_refused(kind: type[Encoder], arguments: dict[str, Any
         kind(**arguments)
 
 
+def test_bytes_are_refused() -> None:
+    encoder = MLPEncoder(latent_dim=2, hidden=(4,), shape=(1, 4, 4))
+    with pytest.raises(ValueError, match=r"Expected floating-point data; got torch.uint8: .*ToFloat"):
+        encoder(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
+
+
 def test_encoder_is_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Encoder(2, (3,), 4)  # type: ignore[abstract]
