@@ -115,16 +115,29 @@ class SufficientStatistics:
             self.structure.regularize(covariances, floor),
             self.structure,
         )
-        repaired = False
-        for level in (1e-10, 1e-8, 1e-6, 1.0):
-            singular = parameters.singular
-            if not bool(singular.any()):
-                break
-            repaired = True
-            jitter = level * variance * singular[:, None]
-            covariances = self.structure.regularize(parameters.covariances.nan_to_num(0.0), jitter)
-            parameters = MixtureParameters(parameters.weights, parameters.means, covariances, self.structure)
-        return parameters, repaired
+        return repair(parameters, variance)
+
+
+def repair(parameters: MixtureParameters, variance: Tensor) -> tuple[MixtureParameters, bool]:
+    """Give singular covariances a jitter relative to the variances of the data, growing until it is enough.
+
+    Args:
+        parameters: A mixture.
+        variance: `(D,)` variances of the data.
+
+    Returns:
+        The mixture, positive definite, and whether a jitter was needed.
+    """
+    repaired = False
+    for level in (1e-10, 1e-8, 1e-6, 1.0):
+        singular = parameters.singular
+        if not bool(singular.any()):
+            break
+        repaired = True
+        jitter = level * variance * singular[:, None]
+        covariances = parameters.structure.regularize(parameters.covariances.nan_to_num(0.0), jitter)
+        parameters = MixtureParameters(parameters.weights, parameters.means, covariances, parameters.structure)
+    return parameters, repaired
 
 
 @dataclass(frozen=True)

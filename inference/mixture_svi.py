@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,12 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuide
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.effects import isolated
-from latentmix.inference.em import moments
+from latentmix.inference.em import moments, repair
 from latentmix.inference.natural_gradient import MixtureMetric
 from latentmix.inference.quasi_newton import QuasiNewton
 from latentmix.inference.svi import SVIResult, fit
@@ -198,16 +200,20 @@ def fit_mixture_svi(
     watch.restore()
     with torch.no_grad(), isolated():
         sites = guide.median()
-    fitted = MixtureParameters.from_sites(
-        {name: value.detach() for name, value in sites.items()},
-        start.structure,
-        scales=model.effective_scales(sites["scales"]).detach(),
-    )
+    fitted = model.parameters({name: value.detach() for name, value in sites.items()})
+    fitted, repaired = repair(fitted, moments(standardised)[1])
+    if repaired:
+        warnings.warn(
+            "SVI ended at a singular covariance, which got a jitter: its likelihood has no maximum there; raise "
+            "reg_covar, or fit fewer components.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
     jacobian = float(scale.log().sum())
     return MixtureSVIResult(
         parameters=fitted.affine(scale, location),
         lower_bounds=[-loss - jacobian for loss in watch.losses],
-        converged=watch.converged or (noisy and result is not None),
+        converged=(watch.converged or (noisy and result is not None)) and not repaired,
         model=model,
         guide=guide,
         location=location,

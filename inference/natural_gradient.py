@@ -65,22 +65,25 @@ class MixtureMetric:
         slope = jacfwd(self._weights)(values["weights"])
         information = (slope / weights.clamp_min(1e-8)[:, None]).T @ slope
         solve_weights = torch.linalg.inv(information + _null(information))
+        free_correlation = values.get("correlation_cholesky")
+        raw_correlation = None if free_correlation is None else _correlation(free_correlation)
         with torch.enable_grad():
             free = values["scales"].clone().requires_grad_()
-            scales = self._model.effective_scales(self._scales(free))
-            (slopes,) = torch.autograd.grad(scales.sum(), free)
-        scales = scales.detach()
+            raw_scales = self._scales(free)
+            floored = raw_scales if raw_correlation is not None else self._model.effective(raw_scales, None)[0]
+            (slopes,) = torch.autograd.grad(floored.sum(), free)
+        raw_scales = raw_scales.detach()
+        scales, correlation = self._model.effective(raw_scales, raw_correlation)
         shares = structure.shares(weights, n_features).clamp_min(1e-6)
-        free_correlation = values.get("correlation_cholesky")
-        correlation = None if free_correlation is None else _correlation(free_correlation)
         tril = structure.scale_tril(values["means"], scales, correlation)
         factor: Tensor | None = None
         if free_correlation is not None and correlation is not None:
-            square = correlation.reshape(-1, n_features, n_features)
+            square = (scales[..., None] * correlation).reshape(-1, n_features, n_features)
             factor = _covariance_information(
                 free_correlation.reshape(len(square), -1),
-                scales.reshape(len(square), -1),
+                raw_scales.reshape(len(square), -1),
                 slopes.reshape(len(square), -1),
+                square,
                 shares.reshape(-1),
             )
 
@@ -131,19 +134,21 @@ class MixtureMetric:
 
     def _decode(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         sites = {name: self._transforms[name](value) for name, value in values.items()}
-        scales = self._model.effective_scales(sites["scales"])
-        covariances = self._model.structure.covariances(scales, sites.get("correlation_cholesky"))
-        return sites["weights"], sites["means"], covariances
+        parameters = self._model.parameters(sites)
+        return parameters.weights, parameters.means, parameters.covariances
 
 
-def _covariance_information(free_correlation: Tensor, scales: Tensor, slopes: Tensor, shares: Tensor) -> Tensor:
-    """Cholesky factors of the information of scales and correlations, one block per covariance matrix."""
+def _covariance_information(
+    free_correlation: Tensor, scales: Tensor, slopes: Tensor, tril: Tensor, shares: Tensor
+) -> Tensor:
+    """Cholesky factors of the information of scales and correlations, one block per covariance `tril tril^T`."""
     correlation = _correlation(free_correlation)
-    tril = scales[..., None] * correlation
     by_scale = torch.diag_embed(slopes).transpose(1, 2)[:, :, None, :] * correlation[..., None]
     by_correlation = scales[..., None, None] * vmap(jacfwd(_correlation))(free_correlation)
     jacobian = torch.cat([by_scale, by_correlation], -1)
     moved = torch.linalg.solve_triangular(tril, jacobian.flatten(2), upper=False).view_as(jacobian)
+    unfloored = torch.linalg.solve_triangular(tril, scales[..., None] * correlation, upper=False)
+    moved = torch.einsum("bijp,blj->bilp", moved, unfloored)
     symmetric = (moved + moved.transpose(1, 2)).flatten(1, 2)
     information = 0.5 * shares[:, None, None] * (symmetric.mT @ symmetric)
     damping = 1e-10 * information.diagonal(dim1=1, dim2=2).mean(-1)

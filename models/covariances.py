@@ -82,6 +82,10 @@ class CovarianceStructure(ABC):
         """Covariances with `variance` (`D`, or `K x D`) added to their diagonals."""
 
     @abstractmethod
+    def above(self, covariances: Tensor, floor: Tensor) -> Tensor:
+        """Covariances less `floor` (`D`) on their diagonals, a thousandth of it where they do not exceed it."""
+
+    @abstractmethod
     def precisions_cholesky(self, covariances: Tensor) -> Tensor:
         """Upper factors `U` with `precision = U U^T` (stored shape); not finite where not positive definite."""
 
@@ -146,6 +150,15 @@ class _Matrices(CovarianceStructure):
     def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
         return covariances * factor[:, None] * factor
 
+    def above(self, covariances: Tensor, floor: Tensor) -> Tensor:
+        root = floor.clamp_min(torch.finfo(floor.dtype).tiny).sqrt()
+        ratio = covariances / (root[:, None] * root)
+        values, axes = torch.linalg.eigh(ratio)
+        excess = torch.where(values - 1 > 1e-3, values - 1, 1e-3)
+        clipped = (axes * excess[..., None, :]) @ axes.mT * (root[:, None] * root)
+        enough = (values - 1 > 1e-3).all(-1)
+        return torch.where(enough[..., None, None], covariances - torch.diag_embed(floor), clipped)
+
     def precisions_cholesky(self, covariances: Tensor) -> Tensor:
         return _upper_inverse(covariances)
 
@@ -168,6 +181,10 @@ class _Variances(CovarianceStructure):
 
     def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
         return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())
+
+    def above(self, covariances: Tensor, floor: Tensor) -> Tensor:
+        level = floor.mean() if self.isotropic else floor
+        return torch.maximum(covariances - level, 1e-3 * level)
 
     def precisions_cholesky(self, covariances: Tensor) -> Tensor:
         return torch.where(covariances > 0, covariances, torch.nan).rsqrt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import final
 
 import pyro
@@ -14,6 +15,7 @@ from torch.distributions import constraints
 
 from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.networks import check_positive
+from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["MixtureModel"]
 
@@ -180,12 +182,33 @@ class MixtureModel:
             }
         return self._cache[key]
 
-    def effective_scales(self, scales: Tensor) -> Tensor:
-        """Standard deviations with the floor: `sqrt(scales^2 + covariance_floor)`."""
-        if not isinstance(self.covariance_floor, Tensor):
-            return scales if self.covariance_floor == 0 else (scales.square() + self.covariance_floor).sqrt()
-        floor = self.covariance_floor.to(scales)
-        return (scales.square() + (floor.mean() if self.structure.isotropic else floor)).sqrt()
+    @property
+    def floored(self) -> bool:
+        """Whether there is a covariance floor."""
+        return bool(torch.as_tensor(self.covariance_floor != 0).any())
+
+    def effective(self, scales: Tensor, correlation: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Standard deviations and correlation factors with the floor added to the covariances' diagonals.
+
+        Args:
+            scales: Values of the site `scales`.
+            correlation: Values of the site `correlation_cholesky`, where there is one.
+        """
+        if not self.floored:
+            return scales, correlation
+        floor = torch.as_tensor(self.covariance_floor, dtype=scales.dtype, device=scales.device)
+        if correlation is None:
+            return (scales.square() + (floor.mean() if self.structure.isotropic else floor)).sqrt(), None
+        factor = scales[..., None] * correlation
+        covariances = factor @ factor.mT + torch.diag_embed(floor.expand(self.n_features))
+        factor, _ = torch.linalg.cholesky_ex(covariances)
+        scales = factor.norm(dim=-1)
+        return scales, factor / scales[..., None]
+
+    def parameters(self, sites: Mapping[str, Tensor]) -> MixtureParameters:
+        """The mixture that values of the sites stand for, its floor included."""
+        covariances = self.structure.covariances(*self.effective(sites["scales"], sites.get("correlation_cholesky")))
+        return MixtureParameters(sites["weights"], sites["means"], covariances, self.structure)
 
     def _sample_globals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if x.ndim != 2 or x.shape[1] != self.n_features:
@@ -193,8 +216,7 @@ class MixtureModel:
         if self.size is not None and len(x) > self.size:
             raise ValueError(f"Expected at most size={self.size} data; got {len(x)}.")
         values = {name: pyro.sample(name, prior) for name, prior in self.priors(x).items()}
-        scales = self.effective_scales(values["scales"])
-        correlation = values.get("correlation_cholesky")
+        scales, correlation = self.effective(values["scales"], values.get("correlation_cholesky"))
         pyro.deterministic("scale_tril", self.structure.scale_tril(values["means"], scales, correlation))
         return values["weights"], values["means"], scales, correlation
 

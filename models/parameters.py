@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -40,24 +39,17 @@ class MixtureParameters:
     covariances: Tensor
     structure: CovarianceStructure
 
-    @classmethod
-    def from_sites(
-        cls, sites: Mapping[str, Tensor], structure: CovarianceStructure, *, scales: Tensor | None = None
-    ) -> MixtureParameters:
-        """Parameters from values of the sites of `MixtureModel`; `scales` takes the place of the site's."""
-        effective = sites["scales"] if scales is None else scales
-        covariances = structure.covariances(effective, sites.get("correlation_cholesky"))
-        return cls(sites["weights"], sites["means"], covariances, structure)
-
     def sites(self, covariance_floor: float | Tensor = 0.0) -> dict[str, Tensor]:
         """Values of the sites of a `MixtureModel` with that floor, so that it has this density.
 
-        Variances that do not exceed the floor become a thousandth of it above the floor.
+        Where variances, in any direction, do not exceed the floor they become a thousandth of it above the floor.
         """
-        scales, correlation = self.structure.factors(self.covariances)
-        floor = torch.as_tensor(covariance_floor, dtype=scales.dtype, device=scales.device)
-        floor = floor.mean() if self.structure.isotropic else floor
-        scales = torch.maximum(scales.square() - floor, 1e-3 * floor).sqrt()
+        floor = torch.as_tensor(covariance_floor, dtype=self.means.dtype, device=self.means.device)
+        floor = floor.expand(self.means.shape[1])
+        covariances = self.covariances
+        if bool((floor > 0).any()):
+            covariances = self.structure.above(covariances, floor)
+        scales, correlation = self.structure.factors(covariances)
         tiny = torch.finfo(self.weights.dtype).tiny ** 0.5
         weights = self.weights.clamp_min(tiny)
         values = {"weights": weights / weights.sum(), "means": self.means, "scales": scales}

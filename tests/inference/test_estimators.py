@@ -354,3 +354,24 @@ def test_quasi_newton_solves_an_ill_conditioned_problem():
         QuasiNewton(leaves, memory=0)
     with pytest.raises(ValueError, match="Expected a metric for a warm-up"):
         QuasiNewton(leaves, warmup=5)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_floor_holds_in_every_direction(covariance_type):
+    """Three points on a line in two dimensions: without a floor their component's likelihood has no bound."""
+    cloud = np.random.default_rng(1).normal(size=(60, 2))
+    x = np.concatenate([cloud, [[20.0, 20.0], [21.0, 21.0], [22.0, 22.0]]])
+    options = {"covariance_type": covariance_type, "reg_covar": 1e-2, "random_state": 0}
+    svi = GaussianMixture(2, inference="svi", **options).fit(x)
+    em = GaussianMixture(2, tol=1e-9, max_iter=1000, **options).fit(x)
+    assert np.linalg.eigvalsh(svi.parameters_.expanded_covariances().numpy()).min() >= 1e-2
+    assert svi.score(x) == pytest.approx(em.score(x), abs=5e-3)
+
+
+def test_a_singular_end_warns_and_is_finite():
+    cloud = np.random.default_rng(1).normal(size=(60, 2))
+    x = np.concatenate([cloud, [[20.0, 20.0], [21.0, 21.0], [22.0, 22.0]]])
+    with pytest.warns(ConvergenceWarning):
+        svi = GaussianMixture(2, inference="svi", reg_covar=0.0, random_state=0).fit(x)
+    assert np.isfinite(svi.score(x))
+    assert not svi.converged_

@@ -124,7 +124,26 @@ def test_the_floor_is_added_to_the_variances(covariance_type):
     floor = torch.full((2,), 0.25, dtype=torch.float64)
     model = MixtureModel.maximum_likelihood(3, 2, covariance_type=covariance_type, covariance_floor=floor)
     scales = torch.zeros(model.shapes["scales"], dtype=torch.float64)
-    assert torch.equal(model.effective_scales(scales), torch.full_like(scales, 0.5))
+    shape = model.shapes.get("correlation_cholesky")
+    eye = None if shape is None else torch.eye(2, dtype=torch.float64).expand(shape)
+    floored, correlation = model.effective(scales, eye)
+    torch.testing.assert_close(floored, torch.full_like(scales, 0.5))
+    assert eye is None or torch.equal(correlation, eye)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("floor", [1e-6, 0.3])
+def test_the_floor_is_added_to_the_covariances(covariance_type, floor):
+    """Whatever the correlation, no direction has less variance than the floor, and `sites` undoes it."""
+    model = MixtureModel.maximum_likelihood(3, 2, covariance_type=covariance_type, covariance_floor=floor)
+    raw = random_parameters(covariance_type)
+    floored = model.parameters(raw.sites())
+    expected = raw.expanded_covariances() + floor * torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(floored.expanded_covariances(), expected, rtol=1e-10, atol=1e-12)
+    again = model.parameters(floored.sites(floor))
+    torch.testing.assert_close(again.covariances, floored.covariances, rtol=1e-8, atol=1e-10)
+    below = MixtureParameters(raw.weights, raw.means, 0.0 * raw.covariances, raw.structure)
+    assert torch.linalg.eigvalsh(model.parameters(below.sites(floor)).expanded_covariances()).min() > floor
 
 
 def test_priors_are_taken_and_count():
@@ -141,7 +160,7 @@ def test_priors_are_taken_and_count():
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_parameters_survive_sites_and_affine_maps(covariance_type):
     parameters, x = random_parameters(covariance_type), data()
-    again = MixtureParameters.from_sites(parameters.sites(), parameters.structure)
+    again = MixtureModel(3, 2, covariance_type=parameters.structure.name).parameters(parameters.sites())
     torch.testing.assert_close(again.covariances, parameters.covariances, rtol=1e-12, atol=1e-12)
     scale = torch.tensor([2.0, 2.0] if covariance_type == "spherical" else [2.0, 0.1], dtype=torch.float64)
     shift = torch.tensor([1.0, -3.0], dtype=torch.float64)
