@@ -76,6 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"latentmix: {one_line(error)}", file=sys.stderr)
         return 2
+    except Exception as error:  # what no check foresaw is one line too, and says where to look
+        if debug:
+            traceback.print_exc()
+        text = " ".join(str(error).split()) or "no reason given"
+        print(f"latentmix: {type(error).__name__}: {text:.300} (--debug shows where)", file=sys.stderr)
+        return 2
     finally:
         sys.path[:] = path
     return 0
@@ -105,6 +111,8 @@ def _run(words: list[str]) -> None:
         print(f"usage: latentmix run PRESET|FILE.yaml [--out DIR] [options]\n\npresets: {', '.join(presets())}\n")
         print(re.sub(r"^usage:.*?\n\n", "", experiment_parser().format_help(), flags=re.DOTALL))
         return
+    if words and words[0].startswith("-"):
+        raise UsageError(f"Expected the preset first, as in `latentmix run digits --epochs 5`; got {words[0]}.")
     parser = _parser("run")
     parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
@@ -112,7 +120,8 @@ def _run(words: list[str]) -> None:
     config = parse_experiment(known.preset, rest)
     name = Path(known.preset).stem
     out = known.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    commands.run(Experiment.from_config(config), out, preset=name)
+    config.name = config.name or name
+    commands.run(Experiment.from_config(config), out)
 
 
 def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
@@ -146,7 +155,7 @@ def _evaluate(words: list[str]) -> None:
 
     parser = _parser("evaluate", epilog="--data.source, --data.root, --data.classes, ...: other data than the run's")
     parser.add_argument("run", type=Path, help="the folder of the run")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
     known, rest = parser.parse_known_args(words)
     commands.evaluate(known.run, known.split, rest, known.out)

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,22 @@ from torch import Tensor
 from latentmix.experiments import plots
 from latentmix.experiments.artifacts import RunFolder, load_run
 from latentmix.experiments.config import Experiment, experiment_parser, option_words
-from latentmix.experiments.data import Data, ToFloat, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.data import Data, Split, ToFloat, batch_transform, binarize_static, resolve_binarize
 from latentmix.experiments.metrics import classification
 from latentmix.experiments.pipeline import Session, latents_of, measure_vae, run_experiment
 from latentmix.experiments.report import summary_table, write_report
 from latentmix.experiments.sources import load_file
 from latentmix.inference import evaluate as evaluate_bound
+from latentmix.inference.effects import isolated
 
 __all__ = ["bench_svi", "classify", "evaluate", "report", "resume", "run", "sample"]
 
 
-def run(experiment: Experiment, out: Path, *, preset: str) -> None:
+def run(experiment: Experiment, out: Path) -> None:
     """Run an experiment, print its table and, last, its folder."""
     print(f"run: {out}")
     try:
-        summary = run_experiment(experiment, out, preset=preset)
+        summary = run_experiment(experiment, out)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(_way_on(out)) from interrupt
     _close(summary, out)
@@ -51,7 +52,7 @@ def resume(path: Path) -> None:
     state = folder.load_training()
     print("from the start" if state is None else f"from epoch {state.epoch}")
     try:
-        summary = Session.prepare(experiment).run(folder, preset=path.name, progress=True, state=state)
+        summary = Session.prepare(experiment).run(folder, progress=True, state=state)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(_way_on(path)) from interrupt
     _close(summary, path)
@@ -80,14 +81,15 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
     parser.add_class_arguments(Data, "data")
     parser.set_defaults({f"data.{name}": value for name, value in finished.config["data"].items()})
     data = parser.instantiate(parser.parse_args(option_words(options))).data
-    images = data.load()
+    images = replace(data, labels_per_class=1).load()
     if images.shape != finished.vae.shape:
         raise ValueError(f"Expected images of shape {finished.vae.shape} for this run; got {images.shape}.")
-    chosen = images.splits[split]
+    chosen = images.splits[split] if split != "all" else _together(list(images.splits.values()))
     binarize = resolve_binarize(data.binarize, finished.vae.likelihood)
     seen = binarize_static(chosen.images, data.seed) if binarize == "static" else chosen.images
     transform = batch_transform(binarize)
-    finished.vae.likelihood.check(transform(seen[:1024]))
+    with isolated(seed=0):
+        finished.vae.likelihood.check(transform(seen[:1024]))
     seed = finished.config["seed"]
     bound = evaluate_bound(finished.vae.model, finished.guide, seen, transform=transform, seed=seed)
     figures: dict[str, Any] = {
@@ -119,6 +121,11 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
     print(f"{split} split of {data.source}: {len(chosen)} images")
     print(f"MSE {figures['mse']:.4f}, SSIM {figures['ssim']:.4f}, ELBO {figures['elbo']:.2f} nats per image\n")
     print(summary_table({"mixtures": mixtures}))
+
+
+def _together(splits: Sequence[Split]) -> Split:
+    labels = [split.labels for split in splits if split.labels is not None]
+    return Split(torch.cat([split.images for split in splits]), torch.cat(labels) if labels else None)
 
 
 def classify(path: Path, files: Sequence[Path], inference: str, budget: str | None, out: Path | None) -> None:

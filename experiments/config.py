@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -33,6 +35,7 @@ __all__ = [
 
 PARTS = {"encoder": Encoder, "decoder": Decoder, "prior": Prior, "likelihood": Likelihood, "family": Family}
 LINKED = {"latent_dim", "shape", "outputs"}
+WORDS = {"--description", "--name", "--data.source", "--data.root"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Training:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"Expected a seed in 0 ... 2**31 - 1; got {self.seed}.")
         for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -103,6 +108,9 @@ class MixtureFits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected mixture.{name} of at least 1; got {value}.")
+        for name in ("tol", "reg_covar"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"Expected mixture.{name} of at least 0; got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,9 @@ class Experiment:
         parser = experiment_parser()
         objects = parser.instantiate(config)
         training = Training(**{field.name: objects[field.name] for field in fields(Training)})
-        return cls(plain(parser, config), objects.data, training, objects.mixture, objects.objective)
+        values = plain(parser, config)
+        values["data"] |= located(objects.data)
+        return cls(values, objects.data, training, objects.mixture, objects.objective)
 
     def parts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """The VAE's and the guide's parts as plain values, with what follows from the data filled in."""
@@ -170,6 +180,7 @@ def experiment_parser() -> ArgumentParser:
     """The options of an experiment, derived from the signatures of its parts."""
     parser = ArgumentParser(exit_on_error=False, prog="latentmix run PRESET", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file of options; later options override it.")
+    parser.add_argument("--name", type=str, default="", help="What the run is called; by default as its preset.")
     parser.add_argument("--description", type=str, default="", help="A sentence on the experiment.")
     parser.add_argument("--latent_dim", type=int, default=2, help="Length of z, for every part.")
     for name, base in PARTS.items():
@@ -193,7 +204,7 @@ def option_words(words: Sequence[str]) -> list[str]:
 
 
 def _as_list(option: str, word: str) -> str:
-    several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--")
+    several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") and option not in WORDS
     one = option.startswith("--") and option.rpartition(".")[2] in _list_options() and re.fullmatch(r"[\w.+-]+", word)
     return f"[{word}]" if several or (one and word not in ("null", "None")) else word
 
@@ -220,6 +231,38 @@ def import_object(path: str) -> Any:
     """The object that a dotted path names."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def located(data: Data) -> dict[str, str]:
+    """Where the data lie, in words that hold from any folder and without the environment."""
+    if data.source.endswith((".npz", ".npy")):
+        return {"source": str(Path(data.source).resolve())}
+    root = data.root or os.environ.get("LATENTMIX_DATA")
+    return {"root": str(Path(root).resolve())} if root and data.source != "digits" else {}
+
+
+def check_options(experiment: Experiment) -> None:
+    """Try what would fail only after the data are loaded, or the VAE is trained.
+
+    Raises:
+        ValueError: If an optimizer or a schedule cannot be made, or the objective has no particle.
+    """
+    particles = getattr(experiment.objective, "num_particles", 1)
+    if particles < 1:
+        raise ValueError(f"Expected objective.num_particles of at least 1; got {particles}.")
+    makers = {"optimizer": experiment.training.optimizer, "mixture.optimizer": experiment.mixture.optimizer}
+    for name, make in makers.items():
+        if make is None:
+            continue
+        leaf = torch.zeros(1, requires_grad=True)
+        leaf.grad = torch.ones(1)
+        try:
+            optimizer = make([leaf])
+            optimizer.step()
+            if name == "optimizer" and experiment.training.scheduler is not None:
+                experiment.training.scheduler(optimizer)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"Expected --{name} to take steps of dense gradients; got {error}") from error
 
 
 def device_of(training: Training) -> torch.device:

@@ -23,6 +23,10 @@ def condensed(text: str) -> str:
     if unknown is not None:
         return _unknown_option(unknown[1].split())
     option = re.search(r'Parser key "([\w.]+)"', text)
+    if option is None and "Given value" in text:
+        stated = [line.strip(" -") for line in text.splitlines() if line.strip().startswith("- ")]
+        inner = [line for line in stated if not line.startswith(NOISE)]
+        return " ".join((inner or [text])[-1].split())
     if option is None:
         return " ".join(text.split())
     reasons = [line.strip(" -") for line in text.splitlines()[1:] if line.strip()]
@@ -36,7 +40,8 @@ def condensed(text: str) -> str:
     if refused:
         return _unknown_argument(key, value, refused[1], refused[2])
     if "Expected a dot import path string" in text and key in PARTS:
-        known = ", ".join(kind.__name__ for kind in PARTS[key].__subclasses__())
+        kinds: list[type] = PARTS[key].__subclasses__()
+        known = ", ".join(kind.__name__ for kind in kinds)
         return f"Expected --{key} to be {known}, or the import path of a class of your own; got {value}."
     reason = (
         " ".join(kept[-1].split())
@@ -61,5 +66,5 @@ def _unknown_argument(key: str, value: str, path: str, argument: str) -> str:
             f"for every part; got {value}."
         )
     accepted = [name for name in inspect.signature(import_object(path)).parameters if name not in LINKED]
-    known = ", ".join(accepted) or "none"
-    return f"Expected --{key.split('.')[0]}.NAME with an argument of {path.rpartition('.')[2]} ({known}); got {argument!r}."
+    part, named, known = key.split(".")[0], path.rpartition(".")[2], ", ".join(accepted) or "none"
+    return f"Expected --{part}.NAME with an argument of {named} ({known}); got {argument!r}."

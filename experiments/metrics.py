@@ -74,16 +74,17 @@ def classification(
         classes: The classes, in the order of the confusion matrix.
 
     Returns:
-        `accuracy`; `precision`, `recall` and `f1`, their mean over classes; `per_class`; `confusion`, true
-        classes by row; `ari` and `nmi`, adjusted Rand index and normalised mutual information.
+        `accuracy`; `precision`, `recall` and `f1`, their means over the classes that occur; `per_class`; `confusion`,
+        true classes by row; `ari` and `nmi`, adjusted Rand index and normalised mutual information.
     """
     columns = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0.0)
+    present = columns[3] > 0
     names = ("precision", "recall", "f1", "support")
     per_class = {
         str(label): {name: float(column[row]) for name, column in zip(names, columns, strict=True)}
         for row, label in enumerate(classes)
     }
-    macro = {name: float(np.mean(column)) for name, column in zip(names[:3], columns[:3], strict=True)}
+    macro = {name: float(np.mean(column[present])) for name, column in zip(names[:3], columns[:3], strict=True)}
     return {
         "accuracy": float(np.mean(labels == predicted)),
         **macro,

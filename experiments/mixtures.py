@@ -23,6 +23,7 @@ __all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit
 
 Inference = Literal["em", "svi"]
 FITS: dict[Inference, str] = {"em": "EM", "svi": "SVI"}
+GUIDES = {"AutoDelta": AutoDelta, "AutoNormal": AutoNormal}
 BUDGETS = ("none", "few", "all")
 LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
 SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
@@ -77,6 +78,7 @@ class FittedMixture:
         plain = {name: value for name, value in parameters.items() if isinstance(value, str | int | float | bool)}
         return {
             "parameters": plain,
+            "guide": self.mixture.guide.__name__,
             "learned": {name: torch.as_tensor(np.asarray(getattr(self.mixture, name))) for name in LEARNED},
             "scalars": {name: np.asarray(getattr(self.mixture, name)).item() for name in SCALARS},
             "classes": list(self.classes),
@@ -86,7 +88,7 @@ class FittedMixture:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> FittedMixture:
         """The mixture that `state_dict` gave."""
-        mixture = GaussianMixture(**state["parameters"])
+        mixture = GaussianMixture(**state["parameters"], guide=GUIDES[state["guide"]])
         for name, tensor in state["learned"].items():
             setattr(mixture, name, tensor.numpy())
         for name, value in state["scalars"].items():
@@ -145,8 +147,11 @@ def fit_mixtures(
             mixtures[inference][budget] = fitted
             figures["mixtures"][inference][budget] = bench.measure(fitted)
     figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture in starts]
+    figures["mixtures"]["em"]["none"]["seconds_of_all_starts"] = sum(mixture.seconds_ for mixture in starts)
 
-    if classes and n_components == len(classes):
+    if classes and n_components != len(classes):
+        tell(f"few labels: left out, for they seed one component per class ({len(classes)}); got {n_components}")
+    elif classes:
         tell(f"mixtures from {labels_per_class} labelled images per class, {settings.draws} draws, EM and SVI")
         draws: dict[str, list[dict[str, Any]]] = {inference: [] for inference in FITS}
         for index in range(settings.draws):
@@ -186,6 +191,7 @@ def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
     }
     accuracies = [draw["accuracy"] for draw in draws]
     extremes = {"accuracy_min": min(accuracies), "accuracy_max": max(accuracies), "draws": accuracies}
+    extremes["converged"] = all(draw["converged"] for draw in draws)
     return {**draws[0], **means, "per_class": per_class, **extremes}
 
 
@@ -215,7 +221,7 @@ class _Bench:
             reg_covar=settings.reg_covar,
             random_state=seed,
             inference=inference,
-            guide={"AutoDelta": AutoDelta, "AutoNormal": AutoNormal}[settings.guide],
+            guide=GUIDES[settings.guide],
             optimizer=settings.optimizer,
         )
         with warnings.catch_warnings():  # what did not converge is said in the figures

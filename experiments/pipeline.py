@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentmix.experiments.artifacts import RunFolder, versions
-from latentmix.experiments.config import Experiment, build_parts, device_of
+from latentmix.experiments.config import Experiment, build_parts, check_options, device_of
 from latentmix.experiments.data import (
     Binarization,
     Images,
@@ -36,15 +36,12 @@ __all__ = ["Session", "latents_of", "measure_vae", "run_experiment"]
 Tell = Callable[[str], None]
 
 
-def run_experiment(
-    experiment: Experiment, path: Path, *, preset: str = "", progress: bool = True, tell: Tell = print
-) -> dict[str, Any]:
+def run_experiment(experiment: Experiment, path: Path, *, progress: bool = True, tell: Tell = print) -> dict[str, Any]:
     """Run an experiment and leave everything in a new folder.
 
     Args:
         experiment: What to run.
         path: The folder; it must be new.
-        preset: The name the run is reported under.
         progress: Whether to show a bar during training.
         tell: Is called with a sentence on each step.
 
@@ -59,7 +56,7 @@ def run_experiment(
     session = Session.prepare(experiment, tell)
     folder = RunFolder.create(path)
     folder.write_config(experiment.config)
-    return session.run(folder, preset=preset, progress=progress)
+    return session.run(folder, progress=progress)
 
 
 @dataclass
@@ -93,8 +90,11 @@ class Session:
         """Load the data and build the networks; nothing is written."""
         began = time.perf_counter()
         training, data = experiment.training, experiment.data
+        check_options(experiment)
         device = device_of(training)
         images = data.load().to(device)
+        if min(images.shape[1:]) < 6:
+            raise ValueError(f"Expected images of 6 x 6 pixels or more, for SSIM; got {images.shape[1:]}.")
         check_fits(experiment.mixture, len(images.train), images.classes)
         parts = experiment.parts(images.shape)
         with isolated(seed=training.seed):
@@ -103,8 +103,8 @@ class Session:
         guide.to(device)
         binarize = resolve_binarize(data.binarize, vae.likelihood)
         seen = {
-            name: binarize_static(split.images, data.seed) if binarize == "static" else split.images
-            for name, split in images.splits.items()
+            name: binarize_static(split.images, data.seed + index) if binarize == "static" else split.images
+            for index, (name, split) in enumerate(images.splits.items())
         }
         with isolated(seed=training.seed):
             vae.likelihood.check(batch_transform(binarize)(seen["train"][:1024]))
@@ -115,9 +115,7 @@ class Session:
         tell(f"data: {images.name}, {sizes} images{classes}, binarize={binarize}, on {device}")
         return cls(experiment, images, seen, binarize, vae, guide, parts, tell, began)
 
-    def run(
-        self, folder: RunFolder, *, preset: str, progress: bool, state: TrainingState | None = None
-    ) -> dict[str, Any]:
+    def run(self, folder: RunFolder, *, progress: bool, state: TrainingState | None = None) -> dict[str, Any]:
         """Train, measure, fit the mixtures, draw and report; `state` goes on with an interrupted training."""
         training, data, mixture = self.experiment.training, self.experiment.data, self.experiment.mixture
         history = self.train(folder, progress=progress, state=state)
@@ -125,8 +123,8 @@ class Session:
 
         began = time.perf_counter()
         latents = {
-            name: latents_of(self.guide, self.images.splits[name], mixture.latents, training.seed)
-            for name in ("train", "test")
+            name: latents_of(self.guide, self.images.splits[name], mixture.latents, training.seed + index)
+            for index, name in enumerate(("train", "test"))
         }
         mixtures, figures = fit_mixtures(
             latents["train"],
@@ -145,7 +143,7 @@ class Session:
         draw_vae(folder.figures, self.vae, self.guide, self.images.test, history, measured["test"], seed=training.seed)
         draw_mixtures(folder.figures, latents["test"], mixtures, figures, self.images.classes)
         summary = {
-            "preset": preset,
+            "preset": self.experiment.config["name"],
             "description": self.experiment.config["description"],
             "seed": training.seed,
             "device": str(device_of(training)),
@@ -242,7 +240,7 @@ class _Keep(Callback):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
-    def on_epoch_end(self, state: TrainingState) -> None:
+    def on_checkpoint(self, state: TrainingState) -> None:
         self.folder.write_metrics([asdict(record) for record in state.history])
         self.folder.save_training(state)
 

@@ -17,7 +17,7 @@ Row = tuple[str, str, dict[str, Any]]
 
 FITS = {"em": "EM", "svi": "SVI"}
 BUDGETS = {
-    "none": "no label: k-means++ start, components matched to classes one to one",
+    "none": "no label: k-means from k-means++ seeds, components matched to classes one to one",
     "few": "a few labelled images per class seed the fit: means over draws of them",
     "all": "all labels: the fit without labels, each component taking its majority class",
 }
@@ -54,7 +54,6 @@ PICTURES = {
         "true class as shades. With few labels, of the first draw of labelled images.",
     ),
 }
-HEAD = ("labels", "fit", "log-lik/point", "iterations", "seconds")
 COLUMNS = ("accuracy", "precision", "recall", "f1")
 
 
@@ -80,7 +79,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
             budget,
             fit,
             _number(row.get("log_likelihood"), 4),
-            _number(row.get("iterations"), 0),
+            _number(row.get("iterations"), 0) + ("" if row.get("converged", True) else "*"),
             _number(row.get("seconds"), 2),
             *(_number(row.get(name), 3) for name in COLUMNS),
         ]
@@ -96,7 +95,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         ]
         return "  ".join(cells).rstrip()
 
-    return "\n".join(text(line) for line in [head, rule, *lines])
+    note = ["* not converged"] if any(line[3].endswith("*") for line in lines) else []
+    return "\n".join([*(text(line) for line in [head, rule, *lines]), *note])
 
 
 def write_report(folder: Path) -> Path:

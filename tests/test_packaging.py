@@ -7,6 +7,7 @@ import fnmatch
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,3 +141,13 @@ def test_python_versions_agree(project: dict[str, Any]) -> None:
 
 def test_ci_is_executable() -> None:
     assert all(os.access(ROOT / ".ci" / name, os.X_OK) for name in ("run", "find-python"))
+
+
+def test_every_import_is_declared(project: dict[str, Any]) -> None:
+    names = {"PIL": "pillow", "sklearn": "scikit-learn", "pyro": "pyro-ppl", "yaml": "pyyaml"}
+    declared = {re.split(r"[\[<>=!~; ]", one)[0] for one in project["project"]["dependencies"]}
+    for room in ROOMS:
+        for path in sources(room):
+            for name in {one.split(".")[0] for one in imports(path)} - {"latentmix", "__future__"}:
+                package = names.get(name, name.replace("_", "-"))
+                assert name in sys.stdlib_module_names or package in declared, f"{path.relative_to(ROOT)}: {name}"

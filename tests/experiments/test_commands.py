@@ -3,11 +3,11 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import asdict
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from latentmix.experiments import load_run
@@ -15,8 +15,10 @@ from latentmix.experiments.artifacts import RunFolder
 from latentmix.experiments.cli import main, parse_experiment
 from latentmix.experiments.config import Experiment
 from latentmix.experiments.data import Data, ToFloat
-from latentmix.experiments.pipeline import Session, run_experiment
+from latentmix.experiments.pipeline import Session
 from latentmix.inference import Callback
+
+from tests.inference.test_effects import differences, snapshot
 
 QUICK = [
     *("--epochs", "3", "--data.limit", "150", "--data.classes", "1,4,8", "--data.labels_per_class", "2"),
@@ -72,9 +74,24 @@ def test_evaluate_on_the_test_split_repeats_the_summary(finished, tmp_path, caps
     assert main(["evaluate", str(finished), "--out", str(out)]) == 2
 
 
-def test_evaluate_on_another_split_or_data_set(finished, capsys):
-    assert main(["evaluate", str(finished), "--split", "validation", "--data.classes", "1,4"]) == 0
+def test_evaluate_on_another_split_or_data_set(finished, tmp_path, capsys):
+    words = [
+        "evaluate",
+        str(finished),
+        "--split",
+        "validation",
+        "--data.classes",
+        "1,4",
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    assert main(words) == 0
     assert "validation split of digits" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "two").read_text())["mixtures"]["em"]["few"]
+    each = [figures["per_class"][label]["recall"] for label in ("1", "4")]
+    assert figures["recall"] == pytest.approx(np.mean(each))
+    assert main(["evaluate", str(finished), "--split", "all"]) == 0
+    assert "344 images" in capsys.readouterr().out
     assert main(["evaluate", str(finished), "--data.classes", "1,2"]) == 2
     assert "Expected images of the classes [1, 4, 8]" in capsys.readouterr().err
 
@@ -129,8 +146,9 @@ def test_report_is_written_anew(finished):
 
 
 def test_an_interrupted_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
-    words = ["--epochs", "4", *QUICK[2:]]
-    whole = run_experiment(Experiment.from_config(parse_experiment("digits_mlp2", words)), tmp_path / "whole")
+    words = ["--epochs", "40", "--patience", "1", "--optimizer.lr", "0.03", *QUICK[2:]]
+    assert main(["run", "digits_mlp2", *words, "--out", str(tmp_path / "whole")]) == 0
+    whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
 
     def interrupt(self, state):
         if state.epoch == 2:
@@ -147,8 +165,23 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
     assert main(["resume", str(folder)]) == 0
     assert "from epoch 2" in capsys.readouterr().out
     resumed = json.loads((folder / "summary.json").read_text())
-    assert resumed["test"] == whole["test"]
+    assert 2 < whole["epochs"] < 40
+    for name in ("test", "epochs", "preset"):
+        assert resumed[name] == whole[name]
     assert main(["resume", str(folder)]) == 2
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "summary.json", "checkpoints/model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{broken: [", b"nonsense: 3"])
+@pytest.mark.parametrize("command", ["evaluate", "sample", "report", "resume"])
+def test_a_broken_run_is_one_line(finished, tmp_path, monkeypatch, capsys, file, content, command):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / file).write_bytes(content)
+    code = main([command, str(folder)])
+    errors = capsys.readouterr().err.splitlines()
+    assert (code, len(errors)) in ((0, 0), (2, 1))
 
 
 def test_unlabelled_images_give_a_mixture_without_metrics(tmp_path, images, capsys):
@@ -206,17 +239,14 @@ def test_options_run(tmp_path, options):
 
 
 def test_a_run_changes_nothing_process_wide(finished, tmp_path):
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    np.random.seed(5)
-    before = np.random.get_state()[1].copy()
+    before = snapshot()
     load_run(finished)
+    assert main(["evaluate", str(finished)]) == 0
+    assert main(["sample", str(finished), "--out", str(tmp_path / "samples.npy")]) == 0
     session = Session.prepare(Experiment.from_config(parse_experiment("digits_mlp2", QUICK)), tell=lambda _: None)
     folder = RunFolder.create(tmp_path / "run")
-    session.run(folder, preset="x", progress=False)
-    assert torch.equal(torch.rand(1), expected)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    session.run(folder, progress=False)
+    assert differences(before, snapshot()) == []
 
 
 def test_the_report_holds_every_figure(finished):

@@ -80,6 +80,18 @@ BAD = {
         [*("run", "digits", "--encoder", "ConvEncoder"), *("--encoder.channels", "4,8,16")],
         "divisible by 8",
     ),
+    "part's own refusal": (["run", "digits", "--encoder.hidden", "-5"], "Expected hidden to hold positive integers"),
+    "latent_dim": (["run", "digits", "--latent_dim", "0"], "Expected latent_dim to hold positive integers"),
+    "floor": (["run", "digits", "--mixture.reg_covar", "-1"], "mixture.reg_covar of at least 0"),
+    "rate": (["run", "digits", "--optimizer.lr", "-1"], "Invalid learning rate"),
+    "rate of the mixture": (
+        [*("run", "digits", "--mixture.optimizer", "Adam", "--mixture.optimizer.lr", "-1")],
+        "Expected --mixture.optimizer",
+    ),
+    "an optimizer with a closure": (["run", "digits", "--optimizer", "LBFGS"], "Expected --optimizer"),
+    "particles": (["run", "digits", "--objective.num_particles", "0"], "num_particles of at least 1"),
+    "seed": (["run", "digits", "--seed", "-1"], "Expected a seed in 0"),
+    "options before the preset": (["run", "--epochs", "3", "digits"], "Expected the preset first"),
     "device": (["run", "digits", "--device", "abacus"], "abacus"),
     "grey pixels": (["run", "digits", "--data.binarize", "none"], "zeros and ones"),
     "no run": (["report", "nowhere"], "nowhere"),
@@ -95,6 +107,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, c
     assert main(words) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
+    assert len(lines[0]) < 330
+    assert "Namespace" not in lines[0]
     assert lines[0].startswith("latentmix: ")
     assert message in lines[0]
     assert not list(tmp_path.iterdir())

@@ -23,6 +23,13 @@ def test_classification_is_scikit_learn_s():
     assert [sum(row) for row in figures["confusion"]] == [np.sum(labels == label) for label in (1, 4, 8)]
 
 
+def test_a_class_that_does_not_occur_does_not_count():
+    figures = classification(np.array([1, 4, 1]), np.array([1, 4, 4]), np.array([0, 1, 1]), [0, 1, 4])
+    assert figures["recall"] == pytest.approx((0.5 + 1.0) / 2)
+    assert figures["precision"] == pytest.approx((1.0 + 0.5) / 2)
+    assert figures["per_class"]["0"]["support"] == 0.0
+
+
 def test_a_class_that_is_never_predicted_counts_as_zero():
     figures = classification(np.array([0, 1]), np.array([0, 0]), np.array([0, 0]), [0, 1])
     assert figures["per_class"]["1"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1.0}

@@ -27,7 +27,7 @@ from latentmix.models.covariances import CovarianceType
 from tests.verify.registry import ROOT, Figures, Unavailable, proof
 
 COVARIANCE_TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
-CODE = ("models", "guides", "inference", "experiments/data.py", "experiments/presets")
+CODE = ("models", "guides", "inference", "experiments")
 
 
 def mnist_root() -> str:

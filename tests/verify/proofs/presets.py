@@ -20,7 +20,7 @@ def run(preset: str, *options: str) -> dict[str, Any]:
     """The summary of a run."""
     experiment = Experiment.from_config(parse_experiment(preset, list(options)))
     with tempfile.TemporaryDirectory() as folder:
-        return run_experiment(experiment, Path(folder) / "run", preset=preset, progress=False, tell=lambda _: None)
+        return run_experiment(experiment, Path(folder) / "run", progress=False, tell=lambda _: None)
 
 
 def figures_of(summary: dict[str, Any]) -> dict[str, Any]:
