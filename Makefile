@@ -39,9 +39,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Both runs at once, a thread each; the one for the 2-D pictures speaks when it is done.
 demo: setup
-	@$(LATENTMIX) run digits_mlp2 --epochs 60 --mixture.draws 3
-	@$(LATENTMIX) run digits
+	@logs="$$(mktemp -d)"; trap 'rm -rf "$$logs"' EXIT; \
+	$(LATENTMIX) run digits_mlp2 --epochs 60 --mixture.draws 3 >"$$logs/plane" 2>&1 & plane=$$!; \
+	$(LATENTMIX) run digits | tee "$$logs/digits"; \
+	wait $$plane || { cat "$$logs/plane"; exit 1; }; \
+	echo "a 2-dimensional latent beside it: $$(tail -n 1 "$$logs/plane")"; \
+	tail -n 1 "$$logs/digits"
 
 test: setup
 	@$(RUN) pytest $(ARGS)

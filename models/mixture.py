@@ -93,6 +93,7 @@ class MixtureModel:
         self.structure: CovarianceStructure = covariance_structure(covariance_type)
         self.size = size
         self.covariance_floor = covariance_floor
+        self._floored = bool((floor > 0).any())
         self.declared_priors: dict[str, dist.TorchDistribution | None] = {
             "weights": weights,
             "means": means,
@@ -182,11 +183,6 @@ class MixtureModel:
             }
         return self._cache[key]
 
-    @property
-    def floored(self) -> bool:
-        """Whether there is a covariance floor."""
-        return bool(torch.as_tensor(self.covariance_floor != 0).any())
-
     def effective(self, scales: Tensor, correlation: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Standard deviations and correlation factors with the floor added to the covariances' diagonals.
 
@@ -194,7 +190,7 @@ class MixtureModel:
             scales: Values of the site `scales`.
             correlation: Values of the site `correlation_cholesky`, where there is one.
         """
-        if not self.floored:
+        if not self._floored:
             return scales, correlation
         floor = torch.as_tensor(self.covariance_floor, dtype=scales.dtype, device=scales.device)
         if correlation is None:
@@ -207,7 +203,11 @@ class MixtureModel:
 
     def parameters(self, sites: Mapping[str, Tensor]) -> MixtureParameters:
         """The mixture that values of the sites stand for, its floor included."""
-        covariances = self.structure.covariances(*self.effective(sites["scales"], sites.get("correlation_cholesky")))
+        scales = sites["scales"]
+        covariances = self.structure.covariances(scales, sites.get("correlation_cholesky"))
+        if self._floored:
+            floor = torch.as_tensor(self.covariance_floor, dtype=scales.dtype, device=scales.device)
+            covariances = self.structure.regularize(covariances, floor.expand(self.n_features))
         return MixtureParameters(sites["weights"], sites["means"], covariances, self.structure)
 
     def _sample_globals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
