@@ -201,8 +201,8 @@ def _ellipses(
         angle = float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
         colour = INK if classes is None else styles[classes[k]][0]
         ellipse = Ellipse((mean[0], mean[1]), width, height, angle=angle, facecolor="none", zorder=3)
-        ellipse.set(edgecolor=colour, linewidth=2.0)
-        ellipse.set_path_effects([withStroke(linewidth=4.2, foreground="white")])
+        ellipse.set(edgecolor=colour, linewidth=1.8)
+        ellipse.set_path_effects([withStroke(linewidth=2.8, foreground="white", alpha=0.6)])
         axes.add_patch(ellipse)
         if classes is None:
             axes.plot(*mean, "P", color=INK, markersize=9, markeredgecolor="white", zorder=4)
