@@ -65,7 +65,7 @@ BAD = {
     "not positive": (["run", "digits", "--epochs", "0"], "epochs"),
     "unknown class": (
         ["run", "digits", "--prior", "Nothing"],
-        "Expected --prior to be StandardNormal, or the import path",
+        "or the import path of a class of your own; got Nothing",
     ),
     "linked option": (["run", "digits", "--encoder.latent_dim", "3"], "latent_dim follows from the experiment"),
     "unknown argument of a part": (
