@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,21 +15,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 from latentmix.inference import as_objective, fit
 
-
-def normal_model(size: int | None, prior: float = 10.0) -> Callable[[Tensor], None]:
-    """x_n ~ N(loc, 1), loc ~ N(0, prior^2), in a plate of `size` data, or of the minibatch alone."""
-
-    def model(x: Tensor) -> None:
-        loc = pyro.sample("loc", dist.Normal(torch.zeros((), dtype=x.dtype), prior))
-        plate = pyro.plate("data", len(x)) if size is None else pyro.plate("data", size, subsample=x)
-        with plate:
-            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
-
-    return model
-
-
-def normal_data(size: int) -> Tensor:
-    return 3.0 + torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+from tests.inference.normal import normal_data, normal_model
 
 
 def posterior(x: Tensor, prior: float = 10.0) -> tuple[float, float]:

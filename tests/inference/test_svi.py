@@ -19,6 +19,8 @@ from latentmix.inference import Callback, DivergenceError, EarlyStopping, SVIRes
 from latentmix.inference.objectives import Objective, Terms, as_objective
 from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
 
+from tests.inference.normal import normal_data, normal_model
+
 
 def make_pair(seed: int = 1, batch_norm: bool = False) -> tuple[VAE, AmortizedGuide]:
     torch.manual_seed(seed)
@@ -31,22 +33,6 @@ def make_pair(seed: int = 1, batch_norm: bool = False) -> tuple[VAE, AmortizedGu
 def fit_vae(pair: tuple[VAE, AmortizedGuide], images: Tensor, **options: Any) -> SVIResult:
     arguments = {"epochs": 3, "batch_size": 16, "seed": 5, **options}
     return fit(pair[0].model, pair[1], images, **arguments)
-
-
-def normal_model(size: int | None, prior: float = 10.0) -> Callable[[Tensor], None]:
-    """x_n ~ N(loc, 1), loc ~ N(0, prior^2), in a plate of `size` data, or of the minibatch alone."""
-
-    def model(x: Tensor) -> None:
-        loc = pyro.sample("loc", dist.Normal(torch.zeros((), dtype=x.dtype), prior))
-        plate = pyro.plate("data", len(x)) if size is None else pyro.plate("data", size, subsample=x)
-        with plate:
-            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
-
-    return model
-
-
-def normal_data(size: int) -> Tensor:
-    return 3.0 + torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
 def plain_model(x: Tensor) -> None:
