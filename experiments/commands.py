@@ -86,7 +86,7 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
         raise ValueError(f"Expected images of shape {finished.vae.shape} for this run; got {images.shape}.")
     chosen = images.splits[split] if split != "all" else _together(list(images.splits.values()))
     binarize = resolve_binarize(data.binarize, finished.vae.likelihood)
-    seen = binarize_static(chosen.images, data.seed) if binarize == "static" else chosen.images
+    seen = binarize_static(chosen.x, data.seed) if binarize == "static" else chosen.x
     transform = batch_transform(binarize)
     with isolated(seed=0):
         finished.vae.likelihood.check(transform(seen[:1024]))
@@ -125,7 +125,7 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
 
 def _together(splits: Sequence[Split]) -> Split:
     labels = [split.labels for split in splits if split.labels is not None]
-    return Split(torch.cat([split.images for split in splits]), torch.cat(labels) if labels else None)
+    return Split(torch.cat([split.x for split in splits]), torch.cat(labels) if labels else None)
 
 
 def classify(path: Path, files: Sequence[Path], inference: str, budget: str | None, out: Path | None) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentmix.experiments.sources import TORCHVISION, load_digits, load_file, load_torchvision
-from latentmix.models import Likelihood
+from latentmix.models import Likelihood, MixtureParameters
 
 Binarization = Literal["none", "static", "dynamic"]
 
@@ -20,30 +20,37 @@ Binarization = Literal["none", "static", "dynamic"]
 @final
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels.
+    """Data and their labels.
 
     Args:
-        images: An `N x C x H x W` uint8 tensor.
+        x: An `N x C x H x W` uint8 tensor of images, or an `N x D` float32 tensor of points.
         labels: N int64 labels, as the data set names them; `None` where it has none.
+        attributes: An `N x A` boolean tensor of named attributes; `None` where there are none.
     """
 
-    images: Tensor
-    labels: Tensor | None
+    x: Tensor
+    labels: Tensor | None = None
+    attributes: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.x)
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on another device."""
-        return Split(self.images.to(device), None if self.labels is None else self.labels.to(device))
+        return self._map(lambda part: part.to(device))
 
-    def _take(self, rows: Tensor) -> Split:
-        return Split(self.images[rows], None if self.labels is None else self.labels[rows])
+    def take(self, rows: Tensor) -> Split:
+        """The data of these rows."""
+        return self._map(lambda part: part[rows])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Split:
+        parts = (None if part is None else change(part) for part in (self.labels, self.attributes))
+        return Split(change(self.x), *parts)
 
 
 @final
 @dataclass(frozen=True)
-class Images:
+class Dataset:
     """A loaded data set.
 
     Args:
@@ -52,29 +59,36 @@ class Images:
         validation: What choices are made on.
         test: What figures are reported on.
         classes: The labels that occur, ascending; empty where the data set has no labels.
+        attributes: Names of the columns of `Split.attributes`; empty where there are none.
+        truth: The mixture that the data were drawn from, where they were.
     """
 
     name: str
     train: Split
     validation: Split
     test: Split
-    classes: tuple[int, ...]
+    classes: tuple[int, ...] = ()
+    attributes: tuple[str, ...] = ()
+    truth: MixtureParameters | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of one image: channels, height, width."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one datum: channels, height and width of an image, or the length of a point."""
+        return tuple(self.train.x.shape[1:])
+
+    @property
+    def pictorial(self) -> bool:
+        """Whether the data are images."""
+        return len(self.shape) == 3
 
     @property
     def splits(self) -> dict[str, Split]:
         """The splits by name: `train`, `validation`, `test`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def to(self, device: torch.device | str) -> Images:
-        """The same images on another device; uint8, so that MNIST's training split moves as 38 MB."""
-        train, validation, test = (split.to(device) for split in (self.train, self.validation, self.test))
-        return Images(self.name, train, validation, test, self.classes)
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on another device; images as uint8, so that MNIST's training split moves as 38 MB."""
+        return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class Data:
     seed: int = 0
     limit: int | None = None
 
-    def load(self) -> Images:
+    def load(self) -> Dataset:
         """Reads the images, filters their classes and splits them; no global random state is touched.
 
         Raises:
@@ -129,12 +143,12 @@ class Data:
         train, validation = self._divide(train)
         if self.limit is not None:
             rows = torch.arange(self.limit)
-            train, validation, test = (split._take(rows[: len(split)]) for split in (train, validation, test))
+            train, validation, test = (split.take(rows[: len(split)]) for split in (train, validation, test))
         classes: tuple[int, ...] = ()
         if train.labels is not None:
             classes = tuple(train.labels.unique().tolist())
             _check_budget(train.labels, classes, self.labels_per_class)
-        return Images(self.source, train, validation, test, classes)
+        return Dataset(self.source, train, validation, test, classes)
 
     def _read(self) -> Split:
         if self.source == "digits":
@@ -156,7 +170,7 @@ class Data:
         if absent or not self.classes:
             got = _listed(absent) or "none"
             raise ValueError(f"Expected classes of {self.source!r}, which has {_listed(present)}; got {got}.")
-        return split._take(torch.isin(split.labels, torch.tensor(self.classes)).nonzero().squeeze(1))
+        return split.take(torch.isin(split.labels, torch.tensor(self.classes)).nonzero().squeeze(1))
 
     def _divide(self, split: Split) -> tuple[Split, Split]:
         """Four fifths, and one fifth."""
@@ -169,7 +183,7 @@ class Data:
             stratify = split.labels.numpy()
         rows = np.arange(len(split))
         parts = train_test_split(rows, test_size=0.2, random_state=self.seed, stratify=stratify)
-        first, second = (split._take(torch.from_numpy(part)) for part in parts)
+        first, second = (split.take(torch.from_numpy(part)) for part in parts)
         return first, second
 
 
@@ -222,11 +236,11 @@ def binarize_static(images: Tensor, seed: int) -> Tensor:
 @final
 @dataclass(frozen=True)
 class ToFloat:
-    """Maps a uint8 batch of any shape to float32 in [0, 1]."""
+    """Maps a uint8 batch of any shape to float32 in [0, 1]; a batch of floats stays as it is."""
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Returns `batch / 255`."""
-        return batch.to(torch.float32) / 255.0
+        """Returns `batch / 255` for bytes."""
+        return batch if batch.is_floating_point() else batch.to(torch.float32) / 255.0
 
 
 @final

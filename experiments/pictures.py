@@ -43,7 +43,7 @@ def draw_vae(
         seed: Seed of the generated images.
     """
     plots.save(plots.losses(history), folder / "losses.png")
-    images = split.images[_shown(split)]
+    images = split.x[_shown(split)]
     plots.save(
         plots.reconstructions(
             ToFloat()(images), reconstruct(vae, guide, images), mse=figures["mse"], ssim=figures["ssim"]

@@ -15,7 +15,7 @@ from latentmix.experiments.artifacts import RunFolder, versions
 from latentmix.experiments.config import Experiment, build_parts, check_options, device_of
 from latentmix.experiments.data import (
     Binarization,
-    Images,
+    Dataset,
     Split,
     ToFloat,
     batch_transform,
@@ -76,7 +76,7 @@ class Session:
     """
 
     experiment: Experiment
-    images: Images
+    dataset: Dataset
     seen: dict[str, Tensor]
     binarize: Binarization
     vae: VAE
@@ -103,7 +103,7 @@ class Session:
         guide.to(device)
         binarize = resolve_binarize(data.binarize, vae.likelihood)
         seen = {
-            name: binarize_static(split.images, data.seed + index) if binarize == "static" else split.images
+            name: binarize_static(split.x, data.seed + index) if binarize == "static" else split.x
             for index, (name, split) in enumerate(images.splits.items())
         }
         with isolated(seed=training.seed):
@@ -123,13 +123,13 @@ class Session:
 
         began = time.perf_counter()
         latents = {
-            name: latents_of(self.guide, self.images.splits[name], mixture.latents, training.seed + index)
+            name: latents_of(self.guide, self.dataset.splits[name], mixture.latents, training.seed + index)
             for index, name in enumerate(("train", "test"))
         }
         mixtures, figures = fit_mixtures(
             latents["train"],
             latents["test"],
-            self.images.classes,
+            self.dataset.classes,
             mixture,
             labels_per_class=data.labels_per_class,
             seed=training.seed,
@@ -140,8 +140,8 @@ class Session:
         folder.save_mixtures(mixtures)
 
         self.tell("figures and report")
-        draw_vae(folder.figures, self.vae, self.guide, self.images.test, history, measured["test"], seed=training.seed)
-        draw_mixtures(folder.figures, latents["test"], mixtures, figures, self.images.classes)
+        draw_vae(folder.figures, self.vae, self.guide, self.dataset.test, history, measured["test"], seed=training.seed)
+        draw_mixtures(folder.figures, latents["test"], mixtures, figures, self.dataset.classes)
         summary = {
             "preset": self.experiment.config["name"],
             "description": self.experiment.config["description"],
@@ -153,10 +153,10 @@ class Session:
             "epochs": len(history),
             "latents": mixture.latents,
             "data": {
-                "source": self.images.name,
-                "classes": list(self.images.classes),
+                "source": self.dataset.name,
+                "classes": list(self.dataset.classes),
                 "binarize": self.binarize,
-                **{name: len(split) for name, split in self.images.splits.items()},
+                **{name: len(split) for name, split in self.dataset.splits.items()},
                 "labels_per_class": data.labels_per_class,
             },
             "seconds": {
@@ -209,7 +209,7 @@ class Session:
             transform=batch_transform(self.binarize),
             seed=self.experiment.training.seed,
         )
-        return measure_vae(self.vae, self.guide, self.images.splits[split], bound)
+        return measure_vae(self.vae, self.guide, self.dataset.splits[split], bound)
 
     @property
     def n_parameters(self) -> int:
@@ -221,9 +221,9 @@ class Session:
 def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> LatentSplit:
     """Latents of a split's grey images: the mean of q, or one sample of it."""
     if which == "mean":
-        latents = guide.encode(split.images, transform=ToFloat())
+        latents = guide.encode(split.x, transform=ToFloat())
     else:
-        latents = guide.draw(split.images, transform=ToFloat(), seed=seed)
+        latents = guide.draw(split.x, transform=ToFloat(), seed=seed)
     labels = None if split.labels is None else split.labels.cpu().numpy()
     return LatentSplit(latents.cpu().double().numpy(), labels)
 
@@ -231,7 +231,7 @@ def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> La
 def measure_vae(vae: VAE, guide: AmortizedGuide, split: Split, bound: Bound) -> dict[str, float]:
     """Figures of a VAE on a split: reconstruction, and the ELBO and its parts in nats per image."""
     parts = {"elbo": bound.elbo, "log_likelihood": bound.log_likelihood, "kl": bound.kl}
-    return {**reconstruction(vae, guide, split.images), **parts}
+    return {**reconstruction(vae, guide, split.x), **parts}
 
 
 class _Keep(Callback):

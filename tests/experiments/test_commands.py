@@ -40,7 +40,7 @@ def images():
 
 def test_a_run_is_read_back(finished, images):
     run = load_run(finished)
-    latents = run.guide.encode(images.test.images, transform=ToFloat())
+    latents = run.guide.encode(images.test.x, transform=ToFloat())
     for inference in ("em", "svi"):
         for budget in ("none", "few", "all"):
             fitted = run.mixtures[inference][budget]
@@ -97,8 +97,8 @@ def test_evaluate_on_another_split_or_data_set(finished, tmp_path, capsys):
 
 
 def test_classify_arrays_and_pictures(finished, images, tmp_path, capsys):
-    np.save(tmp_path / "images.npy", images.test.images[:5].numpy())
-    Image.fromarray(images.test.images[0, 0].numpy()).resize((56, 56)).save(tmp_path / "picture.png")
+    np.save(tmp_path / "images.npy", images.test.x[:5].numpy())
+    Image.fromarray(images.test.x[0, 0].numpy()).resize((56, 56)).save(tmp_path / "picture.png")
     words = ["classify", str(finished), str(tmp_path / "images.npy"), str(tmp_path / "picture.png")]
     assert main(words) == 0
     rows = list(csv.reader(capsys.readouterr().out.splitlines()))
@@ -185,7 +185,7 @@ def test_a_broken_run_is_one_line(finished, tmp_path, monkeypatch, capsys, file,
 
 
 def test_unlabelled_images_give_a_mixture_without_metrics(tmp_path, images, capsys):
-    np.save(tmp_path / "images.npy", images.train.images.numpy())
+    np.save(tmp_path / "images.npy", images.train.x.numpy())
     words = ["run", "digits_mlp2", "--epochs", "1", "--data.source", str(tmp_path / "images.npy")]
     assert main([*words, "--out", str(tmp_path / "no")]) == 2
     assert "Expected --mixture.n_components" in capsys.readouterr().err
@@ -193,7 +193,7 @@ def test_unlabelled_images_give_a_mixture_without_metrics(tmp_path, images, caps
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert list(summary["mixtures"]["em"]) == ["none"]
     assert "accuracy" not in summary["mixtures"]["em"]["none"]
-    np.save(tmp_path / "one.npy", images.test.images[:1].numpy())
+    np.save(tmp_path / "one.npy", images.test.x[:1].numpy())
     assert main(["classify", str(tmp_path / "run"), str(tmp_path / "one.npy")]) == 0
     assert "component 3" in capsys.readouterr().out
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from latentmix.experiments.data import (
     Data,
     DynamicBinarization,
-    Images,
+    Dataset,
     Split,
     ToFloat,
     batch_transform,
@@ -33,11 +33,11 @@ needs_mnist = [
 
 
 @pytest.fixture(scope="module")
-def digits() -> Images:
+def digits() -> Dataset:
     return Data().load()
 
 
-def splits(images: Images) -> tuple[Split, Split, Split]:
+def splits(images: Dataset) -> tuple[Split, Split, Split]:
     return images.train, images.validation, images.test
 
 
@@ -54,44 +54,44 @@ def numbered(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def numbers(split: Split) -> list[int]:
-    return (split.images[:, 0, 0, 0].long() * 256 + split.images[:, 0, 0, 1].long()).tolist()
+    return (split.x[:, 0, 0, 0].long() * 256 + split.x[:, 0, 0, 1].long()).tolist()
 
 
 class TestDigits:
-    def test_splits(self, digits: Images) -> None:
+    def test_splits(self, digits: Dataset) -> None:
         assert [len(split) for split in splits(digits)] == [1149, 288, 360]
         assert digits.shape == (1, 28, 28)
         assert digits.classes == tuple(range(10))
         assert digits.name == "digits"
         for split in splits(digits):
-            assert split.images.shape == (len(split), 1, 28, 28)
-            assert split.images.dtype == torch.uint8
+            assert split.x.shape == (len(split), 1, 28, 28)
+            assert split.x.dtype == torch.uint8
             assert labels(split).dtype == torch.int64
-            assert int(split.images.min()) == 0
-            assert int(split.images.max()) == 255
+            assert int(split.x.min()) == 0
+            assert int(split.x.max()) == 255
 
-    def test_is_stratified(self, digits: Images) -> None:
+    def test_is_stratified(self, digits: Dataset) -> None:
         whole = torch.cat([labels(split) for split in splits(digits)]).bincount() / 1797
         for split in splits(digits):
             assert torch.allclose(labels(split).bincount() / len(split), whole, atol=0.003)
 
-    def test_splits_are_disjoint_and_complete(self, digits: Images) -> None:
+    def test_splits_are_disjoint_and_complete(self, digits: Dataset) -> None:
         whole, _ = load_digits()
-        together = torch.cat([split.images for split in splits(digits)])
+        together = torch.cat([split.x for split in splits(digits)])
         assert torch.equal(together.unique(dim=0), whole.unique(dim=0))
         assert len(together.unique(dim=0)) == 1797
 
-    def test_same_seed_same_split(self, digits: Images) -> None:
+    def test_same_seed_same_split(self, digits: Dataset) -> None:
         again, other = Data().load(), Data(seed=1).load()
         for a, b in zip(splits(digits), splits(again), strict=True):
-            assert torch.equal(a.images, b.images)
+            assert torch.equal(a.x, b.x)
             assert torch.equal(labels(a), labels(b))
-        assert not torch.equal(digits.test.images, other.test.images)
+        assert not torch.equal(digits.test.x, other.test.x)
 
-    def test_upsampling_keeps_the_digits(self, digits: Images) -> None:
+    def test_upsampling_keeps_the_digits(self, digits: Dataset) -> None:
         from sklearn import datasets
 
-        pooled = torch.nn.functional.adaptive_avg_pool2d(digits.train.images.float() / 255, 8).flatten(1)
+        pooled = torch.nn.functional.adaptive_avg_pool2d(digits.train.x.float() / 255, 8).flatten(1)
         originals = torch.from_numpy(datasets.load_digits().data).float() / 16
         nearest = torch.cdist(pooled, originals).argmin(1)
         assert torch.equal(torch.from_numpy(datasets.load_digits().target)[nearest], labels(digits.train))
@@ -102,22 +102,22 @@ class TestDigits:
         for split in splits(chosen):
             assert labels(split).unique().tolist() == [1, 4, 8]
 
-    def test_limit(self, digits: Images) -> None:
+    def test_limit(self, digits: Dataset) -> None:
         few = Data(limit=200, labels_per_class=1).load()
         assert [len(split) for split in splits(few)] == [200, 200, 200]
-        assert torch.equal(few.train.images, digits.train.images[:200])
+        assert torch.equal(few.train.x, digits.train.x[:200])
 
     def test_global_random_state_is_not_touched(self) -> None:
         before, legacy = torch.get_rng_state(), cast(tuple[Any, ...], np.random.get_state())
         images = Data().load()
         draw_labelled(labels(images.train), images.classes, 5, seed=0)
-        binarize_static(images.train.images, seed=0)
+        binarize_static(images.train.x, seed=0)
         assert torch.equal(torch.get_rng_state(), before)
         assert np.array_equal(cast(tuple[Any, ...], np.random.get_state())[1], legacy[1])
 
-    def test_to_device(self, digits: Images) -> None:
+    def test_to_device(self, digits: Dataset) -> None:
         moved = digits.to("meta")
-        assert [split.images.device.type for split in splits(moved)] == ["meta"] * 3
+        assert [split.x.device.type for split in splits(moved)] == ["meta"] * 3
         assert labels(moved.test).device.type == "meta"
         assert moved.classes == digits.classes
 
@@ -220,7 +220,7 @@ class TestFiles:
         grey = np.random.default_rng(0).random((50, 4, 4)).astype(dtype)
         np.save(tmp_path / "some.npy", grey)
         images = Data(str(tmp_path / "some.npy")).load()
-        got = torch.cat([split.images for split in splits(images)]).flatten(1).tolist()
+        got = torch.cat([split.x for split in splits(images)]).flatten(1).tolist()
         assert sorted(got) == sorted(np.rint(grey.astype("float32") * 255).reshape(50, -1).tolist())
 
     @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ class TestFiles:
         )
         images = Data(str(tmp_path / "some.npy")).load()
         assert sorted(number for split in splits(images) for number in numbers(split)) == list(range(50))
-        assert bool((images.train.images[:, 2] == 7).all())
+        assert bool((images.train.x[:, 2] == 7).all())
 
     def test_rare_classes_do_not_prevent_a_split(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "some.npz", images=numbered(60), labels=np.array([0] * 58 + [1, 1]))
@@ -332,7 +332,7 @@ class TestClassesAndBudgets:
         with pytest.raises(ValueError, match=rf"Expected {field} >= 1; got 0\."):
             Data(**cast(dict[str, Any], {field: 0})).load()
 
-    def test_draw(self, digits: Images) -> None:
+    def test_draw(self, digits: Dataset) -> None:
         target = labels(digits.train)
         rows = draw_labelled(target, digits.classes, 5, seed=0)
         assert rows.dtype == torch.int64

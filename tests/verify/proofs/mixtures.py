@@ -48,7 +48,7 @@ def latents(preset: str, *options: str) -> NDArray[np.float64]:
     session = Session.prepare(Experiment.from_config(parse_experiment(preset, list(options))), tell=lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         session.train(RunFolder(Path(folder)), progress=False)
-    return latents_of(session.guide, session.images.train, "mean", 0).latents
+    return latents_of(session.guide, session.dataset.train, "mean", 0).latents
 
 
 @cache
