@@ -12,9 +12,9 @@ from typing import Any
 
 import safetensors.torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
-from latentmix.experiments.config import build_parts
+from latentmix.experiments.config import PARTS, import_object, join
 from latentmix.experiments.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
@@ -89,7 +89,7 @@ def replace(path: Path, data: bytes) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what decides a run's figures."""
-    packages = ("latentmix", "torch", "pyro-ppl", "numpy", "scikit-learn", "torchvision", "torchmetrics")
+    packages = ("latentmix", "torch", "pyro-ppl", "zuko", "numpy", "scikit-learn", "torchvision", "torchmetrics")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
@@ -175,10 +175,10 @@ class RunFolder:
             )
         return json.loads(file.read_text())
 
-    def save_model(self, vae: VAE, guide: AmortizedGuide, parts: dict[str, Any]) -> None:
-        """Write the weights of the VAE and the guide, and the parts they are made of."""
-        weights = {"vae": dict(vae.state_dict()), "guide": dict(guide.state_dict())}
-        save_tree(self.checkpoints / "model", {"parts": parts, "weights": weights, "versions": versions()})
+    def save_model(self, vae: VAE, guide: AmortizedGuide) -> None:
+        """Write the weights of the VAE and the guide, and what they are made of."""
+        vae.save_pretrained(self.checkpoints)
+        guide.save_pretrained(self.checkpoints)
 
     def load_model(self) -> tuple[VAE, AmortizedGuide]:
         """Read what `save_model` wrote.
@@ -186,12 +186,11 @@ class RunFolder:
         Raises:
             ValueError: If the weights do not fit the parts.
         """
-        saved = load_tree(self.checkpoints / "model")
+        config = yaml.safe_load((self.path / "config.yaml").read_text())
+        for part in PARTS:
+            import_object(config[part]["class_path"])  # a class of the user's own is looked for before it is needed
         with isolated(seed=0):
-            vae, guide = build_parts(saved["parts"])
-        for name, module in (("vae", vae), ("guide", guide)):
-            load_weights(module, saved["weights"][name])
-        return vae, guide
+            return join(VAE.from_pretrained(self.checkpoints), AmortizedGuide.from_pretrained(self.checkpoints))
 
     def save_mixtures(self, mixtures: dict[str, dict[str, FittedMixture]]) -> None:
         """Write fitted mixtures, by inference and label budget."""
@@ -218,20 +217,6 @@ class RunFolder:
         if not (self.checkpoints / "training.safetensors").is_file():
             return None
         return TrainingState.from_state_dict(load_tree(self.checkpoints / "training"))
-
-
-def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put weights into a module.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown, or of another shape.
-    """
-    expected = module.state_dict()
-    for name in expected.keys() | weights.keys():
-        shapes = [tuple(side[name].shape) if name in side else "none" for side in (expected, weights)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"Expected weights {name!r} of shape {shapes[0]}; got {shapes[1]}.")
-    module.load_state_dict(weights)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ usage: latentmix COMMAND ...
   run PRESET|FILE.yaml [--any.option value ...] [--out DIR]   train a VAE, fit both mixtures, report
   resume RUN                                  go on with an interrupted run
   list                                        the presets
-  evaluate RUN [--split S] [--data.option value ...]          measure a run on another split or data set
+  evaluate RUN [--split S] [--samples N] [--data.option value ...]    measure a run on another split or data set
+  ex-post RUN [--n_components 10,50,100] [--out FILE.json]    swap the prior for mixtures of the training latents
   classify RUN IMAGES [--out FILE.csv]        class probabilities of images (.npy, .npz, picture files)
   sample RUN [-n N] [--out FILE.png]          images drawn from the prior
   report RUN                                  write report.html anew
@@ -93,6 +94,7 @@ def _command(name: str) -> Callable[[list[str]], None]:
         "resume": _resume,
         "list": _list,
         "evaluate": _evaluate,
+        "ex-post": _ex_post,
         "classify": _classify,
         "sample": _sample,
         "report": _report,
@@ -127,10 +129,13 @@ def _run(words: list[str]) -> None:
 def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
     """The configuration of a preset, or of a YAML file, with options that override it."""
     from latentmix.experiments.config import experiment_parser, option_words
+    from latentmix.experiments.grids import option_value
 
+    split = option_words(words)
+    words = [option_value(name.removeprefix("--"), word) for name, word in zip(["", *split], split, strict=False)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *option_words(words)])
+        config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *words])
     config.pop("config", None)
     return config
 
@@ -156,9 +161,26 @@ def _evaluate(words: list[str]) -> None:
     parser = _parser("evaluate", epilog="--data.source, --data.root, --data.classes, ...: other data than the run's")
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
+    parser.add_argument("--samples", type=int, default=0, help="of q, for the importance-weighted log-likelihood")
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
     known, rest = parser.parse_known_args(words)
-    commands.evaluate(known.run, known.split, rest, known.out)
+    if known.samples < 0:
+        raise UsageError(f"Expected --samples of at least 0; got {known.samples}.")
+    commands.evaluate(known.run, known.split, rest, known.samples, known.out)
+
+
+def _ex_post(words: list[str]) -> None:
+    from latentmix.experiments import commands
+
+    parser = _parser(
+        "ex-post",
+        epilog="--n_components 10,50,100, --covariance_type, --images, --test_images, --samples, --draws, --max_iter, "
+        "--seed: what is compared",
+    )
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
+    known, rest = parser.parse_known_args(words)
+    commands.ex_post(known.run, rest, known.out)
 
 
 def _classify(words: list[str]) -> None:

@@ -22,14 +22,15 @@ from latentmix.experiments import plots
 from latentmix.experiments.artifacts import RunFolder, load_run
 from latentmix.experiments.config import Experiment, experiment_parser, option_words
 from latentmix.experiments.data import Data, Split, ToFloat, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.measures import measure_vae
 from latentmix.experiments.metrics import classification
-from latentmix.experiments.pipeline import Session, latents_of, measure_vae, run_experiment
-from latentmix.experiments.report import summary_table, write_report
+from latentmix.experiments.pipeline import Session, latents_of, run_experiment
+from latentmix.experiments.report import headline, summary_table, write_report
 from latentmix.experiments.sources import load_file
-from latentmix.inference import evaluate as evaluate_bound
+from latentmix.inference import bound_of
 from latentmix.inference.effects import isolated
 
-__all__ = ["bench_svi", "classify", "evaluate", "report", "resume", "run", "sample"]
+__all__ = ["bench_svi", "classify", "evaluate", "ex_post", "report", "resume", "run", "sample"]
 
 
 def run(experiment: Experiment, out: Path) -> None:
@@ -64,16 +65,22 @@ def _way_on(path: Path) -> str:
 
 def _close(summary: dict[str, Any], path: Path) -> None:
     print(f"\n{summary_table(summary)}\n")
-    figures = summary["test"]
     print(
-        f"test: MSE {figures['mse']:.4f}, SSIM {figures['ssim']:.4f}, ELBO {figures['elbo']:.2f} nats per image; "
-        f"{summary['parameters']:,} parameters, trained in {summary['seconds']['train']:.1f} s"
+        f"test: {headline(summary['test'])}; {summary['parameters']:,} parameters, trained in "
+        f"{summary['seconds']['train']:.1f} s"
     )
+    if "coverage" in summary:
+        coverage = summary["coverage"]
+        print(
+            f"samples: {coverage['covered']} of {coverage['components']} components covered, "
+            f"{100 * coverage['outside']:.1f}% in none; energy distance {coverage['energy']['statistic']:.4f}, p = "
+            f"{coverage['energy']['p_value']:.3f}"
+        )
     print(f"report: {path / 'report.html'}")
     print(path)
 
 
-def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -> None:
+def evaluate(path: Path, split: str, options: Sequence[str], samples: int, out: Path | None) -> None:
     """Measure a finished run on a split of its own, or of another, data set."""
     _refuse_existing(out)
     finished = load_run(path)
@@ -91,13 +98,23 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
     with isolated(seed=0):
         finished.vae.likelihood.check(transform(seen[:1024]))
     seed = finished.config["seed"]
-    bound = evaluate_bound(finished.vae.model, finished.guide, seen, transform=transform, seed=seed)
+    trained = Experiment.from_config(experiment_parser().parse_object(finished.config))
     figures: dict[str, Any] = {
         "run": str(path),
         "data": asdict(data),
         "split": split,
         "images": len(chosen),
-        **measure_vae(finished.vae, finished.guide, chosen, bound),
+        **measure_vae(
+            finished.vae,
+            finished.guide,
+            chosen,
+            seen,
+            transform=transform,
+            objective=bound_of(trained.objective),
+            samples=samples,
+            limit=len(chosen),
+            seed=seed,
+        ),
     }
     latents = latents_of(finished.guide, chosen, finished.config["mixture"]["latents"], seed)
     mixtures: dict[str, Any] = {}
@@ -119,7 +136,7 @@ def evaluate(path: Path, split: str, options: Sequence[str], out: Path | None) -
     if out is not None:
         out.write_text(json.dumps(figures, indent=2))
     print(f"{split} split of {data.source}: {len(chosen)} images")
-    print(f"MSE {figures['mse']:.4f}, SSIM {figures['ssim']:.4f}, ELBO {figures['elbo']:.2f} nats per image\n")
+    print(f"{headline(figures)}\n")
     print(summary_table({"mixtures": mixtures}))
 
 
@@ -205,6 +222,21 @@ def report(path: Path) -> None:
     folder.read_json("summary.json")
     write_report(folder.path)
     print(path / "report.html")
+
+
+def ex_post(path: Path, options: Sequence[str], out: Path | None) -> None:
+    """Print what a finished run gains when its prior is swapped for mixtures of its training latents."""
+    from latentmix.experiments.ex_post import ExPost, as_json, measure_ex_post, table
+
+    _refuse_existing(out)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ExPost)
+    settings = ExPost(**vars(parser.parse_args(option_words(options))))
+    finished = load_run(path)
+    gains = measure_ex_post(finished, settings, print)
+    if out is not None:
+        out.write_text(json.dumps({"run": str(path), **as_json(gains, settings)}, indent=2))
+    print(f"\nmean log-likelihood of test data and its gain, nats\n\n{table(gains)}")
 
 
 def bench_svi() -> None:

@@ -15,17 +15,20 @@ from typing import Any, Literal
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from latentmix.experiments.data import Data
+from latentmix.experiments.data import ROOTED, Data
 from latentmix.guides import AmortizedGuide, Encoder, Family
-from latentmix.models import VAE, Decoder, Likelihood, Prior
+from latentmix.inference import FreeBits, Objective, Weighted, as_objective
+from latentmix.models import VAE, Decoder, Likelihood, Prior, VampPrior
 
 __all__ = [
     "Experiment",
+    "Measures",
     "MixtureFits",
     "Training",
     "build_parts",
@@ -34,8 +37,8 @@ __all__ = [
 ]
 
 PARTS = {"encoder": Encoder, "decoder": Decoder, "prior": Prior, "likelihood": Likelihood, "family": Family}
-LINKED = {"latent_dim", "shape", "outputs"}
-WORDS = {"--description", "--name", "--data.source", "--data.root"}
+LINKED = {"latent_dim", "shape", "outputs", "enumerated", "frozen"}
+WORDS = {"--description", "--name", "--data.source", "--data.root", "--data.cache", "--init_from"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Training:
         scheduler: A learning-rate schedule, stepped after every epoch.
         patience: Epochs without a better validation ELBO after which training ends and the best weights come
             back; by default all epochs are run.
+        beta: Weight of the KL divergence in the objective; figures are at 1 always.
+        warmup: Epochs over which that weight rises to `beta`.
+        free_bits: Nats that each latent dimension may take for nothing (needs a KL per dimension).
+        start_prior: Epochs after which a learned mixture prior is started anew from a mixture fitted by EM to samples
+            of q, as VaDE is; by default never.
+        init_from: A folder of pre-trained weights, or a run, to start from.
         seed: Seed of the initial weights, of training and of the mixtures' starts.
         device: `auto` takes a GPU where there is one.
         tensorboard: Whether to write TensorBoard logs into the run folder (needs the extra `tensorboard`).
@@ -59,6 +68,11 @@ class Training:
     optimizer: Callable[[Iterable[Tensor]], Optimizer] = Adam
     scheduler: Callable[[Optimizer], LRScheduler] | None = None
     patience: int | None = None
+    beta: float = 1.0
+    warmup: int = 0
+    free_bits: float | None = None
+    start_prior: int | None = None
+    init_from: str | None = None
     seed: int = 0
     device: str = "auto"
     tensorboard: bool = False
@@ -66,7 +80,7 @@ class Training:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"Expected a seed in 0 ... 2**31 - 1; got {self.seed}.")
-        for name in ("epochs", "batch_size", "patience"):
+        for name in ("epochs", "batch_size", "patience", "start_prior"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected {name} of at least 1; got {value}.")
@@ -114,6 +128,26 @@ class MixtureFits:
 
 
 @dataclass(frozen=True)
+class Measures:
+    """What is measured beyond the bound and the reconstructions.
+
+    Args:
+        samples: Samples of q per test image for the importance-weighted log-likelihood; 0 leaves it out.
+        images: Most test images that it is measured on.
+    """
+
+    samples: int = 0
+    images: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or self.images < 1:
+            raise ValueError(
+                f"Expected measure.samples of at least 0 and measure.images of at least 1; got {self.samples} and "
+                f"{self.images}."
+            )
+
+
+@dataclass(frozen=True)
 class Experiment:
     """An experiment as objects, but for the parts whose shapes depend on the data.
 
@@ -122,14 +156,20 @@ class Experiment:
         data: Which images.
         training: How the VAE is trained.
         mixture: How mixtures are fitted.
-        objective: What SVI minimises.
+        measure: What is measured beyond the bound.
+        elbo: The ELBO that was named.
+        objective: What SVI minimises: that ELBO, with its KL divergence weighted or clamped where asked.
+        likelihood: The likelihood; it depends on no shape.
     """
 
     config: dict[str, Any]
     data: Data
     training: Training
     mixture: MixtureFits
-    objective: ELBO
+    measure: Measures
+    elbo: ELBO
+    objective: Objective
+    likelihood: Likelihood
 
     @classmethod
     def from_config(cls, config: Namespace) -> Experiment:
@@ -139,13 +179,28 @@ class Experiment:
         training = Training(**{field.name: objects[field.name] for field in fields(Training)})
         values = plain(parser, config)
         values["data"] |= located(objects.data)
-        return cls(values, objects.data, training, objects.mixture, objects.objective)
+        if training.init_from is not None:
+            values["init_from"] = str(Path(training.init_from).resolve())
+        return cls(
+            values,
+            objects.data,
+            training,
+            objects.mixture,
+            objects.measure,
+            objects.objective,
+            compose_objective(objects.objective, training),
+            objects.likelihood,
+        )
 
     def parts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """The VAE's and the guide's parts as plain values, with what follows from the data filled in."""
         parts = {name: dict(self.config[name]) for name in PARTS}
-        outputs = import_object(parts["likelihood"]["class_path"]).outputs
-        linked = {"latent_dim": self.config["latent_dim"], "shape": list(shape), "outputs": outputs}
+        linked = {
+            "latent_dim": self.config["latent_dim"],
+            "shape": list(shape),
+            "outputs": self.likelihood.outputs,
+            "enumerated": isinstance(self.elbo, TraceEnum_ELBO),
+        }
         for part in parts.values():
             accepted = inspect.signature(import_object(part["class_path"])).parameters
             filled = {name: value for name, value in linked.items() if name in accepted}
@@ -172,7 +227,33 @@ def build_parts(parts: Mapping[str, Any]) -> tuple[VAE, AmortizedGuide]:
             f"Expected an encoder of data {vae.shape} into latent_dim {vae.latent_dim}; got "
             f"{tuple(made.encoder.shape)} into {made.encoder.latent_dim}."
         )
-    return vae, AmortizedGuide(encoder=made.encoder, family=made.family)
+    return join(vae, AmortizedGuide(encoder=made.encoder, family=made.family))
+
+
+def join(vae: VAE, guide: AmortizedGuide) -> tuple[VAE, AmortizedGuide]:
+    """A model and its guide, a prior that is made of the guide bound to it."""
+    if isinstance(vae.prior, VampPrior):
+        vae.prior.bind(guide.posterior)
+    return vae, guide
+
+
+def compose_objective(elbo: ELBO, training: Training) -> Objective:
+    """The objective that an ELBO and the weight of its KL divergence make.
+
+    Raises:
+        ValueError: If they do not go together.
+    """
+    objective = as_objective(elbo)
+    if training.free_bits is not None:
+        if type(elbo) not in (Trace_ELBO, TraceMeanField_ELBO):
+            raise ValueError(
+                f"Expected Trace_ELBO or TraceMeanField_ELBO for --free_bits, which clamps a KL per dimension; got "
+                f"{type(elbo).__name__}."
+            )
+        objective = FreeBits(training.free_bits, num_particles=elbo.num_particles)
+    if training.beta != 1 or training.warmup:
+        objective = Weighted(objective, beta=training.beta, warmup=training.warmup)
+    return objective
 
 
 @cache
@@ -184,12 +265,13 @@ def experiment_parser() -> ArgumentParser:
     parser.add_argument("--description", type=str, default="", help="A sentence on the experiment.")
     parser.add_argument("--latent_dim", type=int, default=2, help="Length of z, for every part.")
     for name, base in PARTS.items():
-        linked = name in ("encoder", "decoder", "prior")
-        parser.add_subclass_arguments(base, name, skip=LINKED, required=True, instantiate=not linked)
+        standalone = name in ("likelihood", "family")
+        parser.add_subclass_arguments(base, name, skip=LINKED, required=True, instantiate=standalone)
     parser.add_subclass_arguments(ELBO, "objective", default={"class_path": "pyro.infer.Trace_ELBO"})
     parser.add_class_arguments(Training)
     parser.add_class_arguments(Data, "data")
     parser.add_class_arguments(MixtureFits, "mixture")
+    parser.add_class_arguments(Measures, "measure")
     return parser
 
 
@@ -212,7 +294,7 @@ def _as_list(option: str, word: str) -> str:
 @cache
 def _list_options() -> set[str]:
     """Names of the arguments that are lists, of the parts that LatentMix has and of an experiment's settings."""
-    classes: list[type] = [Data, MixtureFits, Training]
+    classes: list[type] = [Data, Measures, MixtureFits, Training]
     for base in PARTS.values():
         classes += base.__subclasses__()
     arguments = [item for kind in classes for item in inspect.signature(kind).parameters.items()]
@@ -237,8 +319,9 @@ def located(data: Data) -> dict[str, str]:
     """Where the data lie, in words that hold from any folder and without the environment."""
     if data.source.endswith((".npz", ".npy")):
         return {"source": str(Path(data.source).resolve())}
-    root = data.root or os.environ.get("LATENTMIX_DATA")
-    return {"root": str(Path(root).resolve())} if root and data.source != "digits" else {}
+    root = data.root or (None if data.source == "image_folder" else os.environ.get("LATENTMIX_DATA"))
+    places = {"root": root if data.source in ROOTED else None, "cache": data.cache}
+    return {name: str(Path(place).expanduser().resolve()) for name, place in places.items() if place}
 
 
 def check_options(experiment: Experiment) -> None:
@@ -247,7 +330,7 @@ def check_options(experiment: Experiment) -> None:
     Raises:
         ValueError: If an optimizer or a schedule cannot be made, or the objective has no particle.
     """
-    particles = getattr(experiment.objective, "num_particles", 1)
+    particles = getattr(experiment.elbo, "num_particles", 1)
     if particles < 1:
         raise ValueError(f"Expected objective.num_particles of at least 1; got {particles}.")
     makers = {"optimizer": experiment.training.optimizer, "mixture.optimizer": experiment.mixture.optimizer}

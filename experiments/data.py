@@ -1,20 +1,33 @@
-"""Data sets of images: their splits, their label budgets, and pixels as a likelihood wants them."""
+"""Data sets of images or points: their splits, their label budgets, and pixels as a likelihood wants them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latentmix.experiments.sources import TORCHVISION, load_digits, load_file, load_torchvision
+from latentmix.experiments.folders import load_celeba, load_image_folder
+from latentmix.experiments.sources import TORCHVISION, load_digits, load_file, load_patches, load_torchvision
+from latentmix.experiments.synthetic import gmm3d, three_dimensional_mixture
 from latentmix.models import Likelihood, MixtureParameters
 
 Binarization = Literal["none", "static", "dynamic"]
+
+SOURCES = ("digits", *TORCHVISION, "celeba", "image_folder", "natural_patches", "gmm3d")
+ROOTED = (*TORCHVISION, "celeba", "image_folder")
+SIZES = {"celeba": 64, "image_folder": 64, "natural_patches": 32}
+APPLIES: dict[str, Collection[str]] = {
+    "size": SIZES,
+    "attribute": ("celeba",),
+    "cache": ("celeba", "image_folder"),
+    "max_corrupt": ("celeba", "image_folder"),
+    "points": ("gmm3d",),
+}
 
 
 @final
@@ -40,8 +53,12 @@ class Split:
         return self._map(lambda part: part.to(device))
 
     def take(self, rows: Tensor) -> Split:
-        """The data of these rows."""
+        """The data of these rows: a copy."""
         return self._map(lambda part: part[rows])
+
+    def first(self, count: int) -> Split:
+        """The data of the first rows: a view, which loads no memory-mapped image."""
+        return self._map(lambda part: part[:count])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Split:
         parts = (None if part is None else change(part) for part in (self.labels, self.attributes))
@@ -88,28 +105,53 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device; images as uint8, so that MNIST's training split moves as 38 MB."""
-        return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
+        train, validation, test = (split.to(device) for split in self.splits.values())
+        return replace(self, train=train, validation=validation, test=test)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which images an experiment runs on; `load` reads and splits them.
+    """Which data an experiment runs on; `load` reads and splits them.
 
-    `digits` and files are split 64/16/20 into training, validation and test images. `mnist`,
-    `fashion_mnist` and `kmnist` keep their official test images, and their training images are split 80/20.
-    Splits are drawn from `seed` and stratified by class, except where a class has fewer than seven images.
+    | source | data | splits |
+    |---|---|---|
+    | `digits` | scikit-learn's digits, 1 x 28 x 28 | 64/16/20 |
+    | `mnist`, `fashion_mnist`, `kmnist` | 1 x 28 x 28 | official test images, the others 80/20 |
+    | path of a `.npz` or `.npy` file | its images | 64/16/20 |
+    | `celeba` | faces in CelebA's own layout in `root`, in colour | official |
+    | `image_folder` | every image below `root`, in colour; several sub-folders are classes | 64/16/20 |
+    | `natural_patches` | patches of scikit-learn's two photographs, in colour; labels: which | apart in space |
+    | `gmm3d` | points of a known mixture of ten Gaussians in three dimensions; labels: components | 64/16/20 |
+
+    Shares are drawn from `seed` and stratified by class, except where a class has fewer than seven data. Images of
+    `celeba` stay in a memory-mapped file until they are used; those of `image_folder` are read into memory, since a
+    drawn split has its own order.
 
     Args:
-        source: `digits`, `mnist`, `fashion_mnist`, `kmnist`, or the path of a `.npz` or `.npy` file.
-        root: The folder that holds `MNIST/raw` and its like; by default the environment variable
-            LATENTMIX_DATA.
-        download: Fetch what is missing into `root`.
-        classes: Keep the images of these classes alone, under their own labels.
-        labels_per_class: How many training images per class have a label in the `few` budget.
+        source: `digits`, `mnist`, `fashion_mnist`, `kmnist`, `celeba`, `image_folder`, `natural_patches`, `gmm3d`, or
+            the path of a `.npz` or `.npy` file.
+        root: The folder that holds `MNIST/raw` and its like, or `celeba`; by default the environment variable
+            LATENTMIX_DATA. For `image_folder`, the folder of images.
+        download: Fetch what is missing of MNIST and its like into `root`.
+        classes: Keep the data of these classes alone, under their own labels.
+        labels_per_class: How many training data per class have a label in the `few` budget.
         binarize: How grey pixels become binary: `dynamic` draws them anew for every batch, `static` once;
             `auto` is `dynamic` for a likelihood of binary data and `none` for any other.
-        seed: The seed of the split and of the draws of labelled images.
-        limit: Keep at most this many images of each split, for a quick trial.
+        seed: The seed of the splits, of the points of `gmm3d`, and of the draws of labelled data.
+        limit: Keep at most this many data of each split, for a quick trial.
+        size: The side of the images of `celeba` and `image_folder` (by default 64 pixels), or of `natural_patches`
+            (32).
+        attribute: The attribute of `celeba` whose values, 0 and 1, are the labels, such as `Male`; by default there
+            are no labels.
+        cache: The folder that decoded images of `celeba` and `image_folder` are kept in; by default LATENTMIX_CACHE,
+            or else `~/.cache/latentmix`.
+        max_corrupt: How many files of `celeba` and `image_folder` may be unreadable; they are named and left out.
+        points: How many points of `gmm3d` are drawn.
+
+    Example:
+        >>> from latentmix.experiments.data import Data
+        >>> Data("gmm3d", points=500).load().shape
+        (3,)
     """
 
     source: str = "digits"
@@ -120,51 +162,87 @@ class Data:
     binarize: Literal["auto", "none", "static", "dynamic"] = "auto"
     seed: int = 0
     limit: int | None = None
+    size: int | None = None
+    attribute: str | None = None
+    cache: str | None = None
+    max_corrupt: int = 10
+    points: int = 10_000
 
     def load(self) -> Dataset:
-        """Reads the images, filters their classes and splits them; no global random state is touched.
+        """Reads the data, filters their classes and splits them; no global random state is touched.
 
         Raises:
-            ValueError: On an unknown source, files that are missing or hold something else, a class that is
-                not there, or fewer training images of a class than `labels_per_class`.
+            ValueError: On an unknown source, an option that is for other sources, files that are missing or hold
+                something else, a class that is not there, or fewer training data of a class than `labels_per_class`.
         """
-        for name, value in (("labels_per_class", self.labels_per_class), ("limit", self.limit)):
-            if value is not None and value < 1:
-                raise ValueError(f"Expected {name} >= 1; got {value}.")
-        if self.source in TORCHVISION:
-            root = self.root or os.environ.get("LATENTMIX_DATA") or None
-            train, test = (
-                Split(*load_torchvision(self.source, root, train=train, download=self.download))
-                for train in (True, False)
-            )
-            train, test = self._filter(train), self._filter(test)
-        else:
-            train, test = self._divide(self._filter(self._read()))
-        train, validation = self._divide(train)
+        self._check_options()
+        splits, attributes = self._read()
+        splits = [self._filter(split) for split in splits]
+        if len(splits) == 1:
+            splits = self._divide(splits[0])
+        if len(splits) == 2:
+            splits = [*self._divide(splits[0]), splits[1]]
         if self.limit is not None:
-            rows = torch.arange(self.limit)
-            train, validation, test = (split.take(rows[: len(split)]) for split in (train, validation, test))
+            splits = [split.first(self.limit) for split in splits]
+        train, validation, test = splits
         classes: tuple[int, ...] = ()
         if train.labels is not None:
             classes = tuple(train.labels.unique().tolist())
             _check_budget(train.labels, classes, self.labels_per_class)
-        return Dataset(self.source, train, validation, test, classes)
+        truth = three_dimensional_mixture(self.classes) if self.source == "gmm3d" else None
+        return Dataset(self.source, train, validation, test, classes, attributes, truth)
 
-    def _read(self) -> Split:
-        if self.source == "digits":
-            return Split(*load_digits())
-        if self.source.endswith((".npz", ".npy")):
-            return Split(*load_file(self.source))
-        known = ", ".join(["digits", *TORCHVISION])
+    def _check_options(self) -> None:
+        for name, least in (("labels_per_class", 1), ("limit", 1), ("size", 1), ("max_corrupt", 0), ("points", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"Expected {name} >= {least}; got {value}.")
+        for field in fields(self):
+            sources = APPLIES.get(field.name, (self.source,))
+            value = getattr(self, field.name)
+            if value != field.default and self.source not in sources:
+                raise ValueError(
+                    f"Expected {field.name} with the source {' or '.join(sources)} alone; got {value!r} with "
+                    f"{self.source!r}."
+                )
+        if self.source == "gmm3d" and self.binarize in ("static", "dynamic"):
+            raise ValueError(f"Expected binarize auto or none for the points of gmm3d; got {self.binarize}.")
+
+    def _read(self) -> tuple[list[Split], tuple[str, ...]]:
+        """All data, or training and test data, or the three splits; and the names of the attributes."""
+        root = self.root or os.environ.get("LATENTMIX_DATA") or None
+        size = self.size or SIZES.get(self.source, 0)
+        match self.source:
+            case "digits":
+                return [Split(*load_digits())], ()
+            case name if name in TORCHVISION:
+                parts = [load_torchvision(name, root, train=train, download=self.download) for train in (True, False)]
+                return [Split(*part) for part in parts], ()
+            case "celeba":
+                faces, attributes = load_celeba(
+                    root, size=size, attribute=self.attribute, cache=self.cache, max_corrupt=self.max_corrupt
+                )
+                return [Split(*part) for part in faces], attributes
+            case "image_folder":
+                images = load_image_folder(self.root, size=size, cache=self.cache, max_corrupt=self.max_corrupt)
+                return [Split(*images)], ()
+            case "natural_patches":
+                return [Split(*part) for part in load_patches(size, self.seed)], ()
+            case "gmm3d":
+                return [Split(*gmm3d(self.points, self.seed))], ()
+            case path if path.endswith((".npz", ".npy")):
+                return [Split(*load_file(path))], ()
         raise ValueError(
-            f"Expected source to be one of {known}, or the path of a .npz or .npy file; got {self.source!r}."
+            f"Expected source to be one of {', '.join(SOURCES)}, or the path of a .npz or .npy file; got "
+            f"{self.source!r}."
         )
 
     def _filter(self, split: Split) -> Split:
         if self.classes is None:
             return split
         if split.labels is None:
-            raise ValueError(f"Expected labels in {self.source!r} to choose classes by; got images alone.")
+            remedy = ": name an attribute by --data.attribute" if self.source == "celeba" else ""
+            raise ValueError(f"Expected labels in {self.source!r} to choose classes by; got images alone{remedy}.")
         present = split.labels.unique().tolist()
         absent = sorted(set(self.classes) - set(present))
         if absent or not self.classes:
@@ -172,7 +250,7 @@ class Data:
             raise ValueError(f"Expected classes of {self.source!r}, which has {_listed(present)}; got {got}.")
         return split.take(torch.isin(split.labels, torch.tensor(self.classes)).nonzero().squeeze(1))
 
-    def _divide(self, split: Split) -> tuple[Split, Split]:
+    def _divide(self, split: Split) -> list[Split]:
         """Four fifths, and one fifth."""
         from sklearn.model_selection import train_test_split
 
@@ -183,8 +261,7 @@ class Data:
             stratify = split.labels.numpy()
         rows = np.arange(len(split))
         parts = train_test_split(rows, test_size=0.2, random_state=self.seed, stratify=stratify)
-        first, second = (split.take(torch.from_numpy(part)) for part in parts)
-        return first, second
+        return [split.take(torch.from_numpy(part)) for part in parts]
 
 
 def draw_labelled(labels: Tensor, classes: Sequence[int], per_class: int, seed: int) -> Tensor:
@@ -246,7 +323,7 @@ class ToFloat:
 @final
 @dataclass(frozen=True)
 class DynamicBinarization:
-    """Maps a uint8 batch of any shape to float32 zeros and ones, drawn anew at every call.
+    """Maps a uint8 batch of any shape to float32 zeros and ones, drawn anew at every call; floats stay as they are.
 
     A pixel is 1 with probability `batch / 255`, from torch's global random state (Salakhutdinov and Murray,
     2008, "On the quantitative analysis of deep belief networks", https://doi.org/10.1145/1390156.1390266).
@@ -254,7 +331,7 @@ class DynamicBinarization:
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Returns one draw of the batch."""
-        return torch.bernoulli(batch.to(torch.float32) / 255.0)
+        return batch if batch.is_floating_point() else torch.bernoulli(batch.to(torch.float32) / 255.0)
 
 
 def batch_transform(binarize: Binarization) -> ToFloat | DynamicBinarization:

@@ -39,7 +39,7 @@ def reconstruct(vae: VAE, guide: AmortizedGuide, images: Tensor) -> Tensor:
 
 
 def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_size: int = 1024) -> dict[str, float]:
-    """Mean squared error per pixel and structural similarity of reconstructions to the grey originals.
+    """Mean squared error per value, and structural similarity of images, of reconstructions to the originals.
 
     SSIM is Wang et al., *Image quality assessment: from error visibility to structural similarity*, 2004, with
     a Gaussian window of 11 pixels and a data range of 1, averaged over images.
@@ -47,19 +47,22 @@ def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_siz
     Args:
         vae: The model.
         guide: The guide.
-        images: An `N x C x H x W` uint8 tensor.
-        batch_size: Images a chunk.
+        images: An `N x C x H x W` uint8 tensor, or `N x D` points.
+        batch_size: Data a chunk.
 
     Returns:
-        `mse` and `ssim`.
+        `mse`, and `ssim` for images.
     """
+    pictorial = images.dim() == 4
     similarity = StructuralSimilarityIndexMeasure(data_range=1.0).to(images.device)
     squares = torch.zeros((), dtype=torch.float64, device=images.device)
     for chunk in images.split(batch_size):
         originals, means = ToFloat()(chunk), reconstruct(vae, guide, chunk)
         squares += (originals - means).double().square().sum()
-        similarity.update(means, originals)
-    return {"mse": float(squares) / images.numel(), "ssim": float(torch.as_tensor(similarity.compute()))}
+        if pictorial:
+            similarity.update(means, originals)
+    figures = {"mse": float(squares) / images.numel()}
+    return figures | {"ssim": float(torch.as_tensor(similarity.compute()))} if pictorial else figures
 
 
 def classification(

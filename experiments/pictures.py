@@ -11,38 +11,61 @@ import torch
 from scipy.stats import norm
 
 from latentmix.experiments import plots
-from latentmix.experiments.data import Split, ToFloat
+from latentmix.experiments.data import Dataset, Split, ToFloat
 from latentmix.experiments.metrics import reconstruct
 from latentmix.experiments.mixtures import BUDGETS, FITS, FittedMixture, LatentSplit
+from latentmix.experiments.projections import project
+from latentmix.experiments.walks import attribute_vector, chosen_attributes, slerp, straight, walk
 from latentmix.guides import AmortizedGuide
 from latentmix.inference.effects import isolated
-from latentmix.models import VAE
+from latentmix.models import VAE, MixtureParameters
 
 __all__ = ["draw_mixtures", "draw_vae"]
+
+MAPPED = 1000
 
 
 def draw_vae(
     folder: Path,
     vae: VAE,
     guide: AmortizedGuide,
-    split: Split,
+    dataset: Dataset,
     history: Sequence[Mapping[str, Any]],
-    figures: Mapping[str, float],
+    summary: Mapping[str, Any],
     *,
+    attribute: str | None = None,
     seed: int,
 ) -> None:
-    """Draw losses, reconstructions, generated images and, for a plane of latents, what it decodes to.
+    """Draw losses and what the data allow: images rebuilt, generated and interpolated, or points and samples.
 
     Args:
         folder: Where the pictures go.
         vae: The model.
         guide: The guide.
-        split: Test images.
+        dataset: The data.
         history: One mapping per epoch.
-        figures: `mse` and `ssim` of the split.
-        seed: Seed of the generated images.
+        summary: The figures of the run.
+        attribute: The attribute that the experiment is about, if any.
+        seed: Seed of what is drawn from the prior.
     """
     plots.save(plots.losses(history), folder / "losses.png")
+    figures = summary["test"]
+    if "kl_per_dimension" in figures and vae.latent_dim > 2:
+        usage = plots.latent_usage(figures["kl_per_dimension"], figures["active"])
+        plots.save(usage, folder / "usage.png")
+    if dataset.pictorial:
+        _draw_images(folder, vae, guide, dataset, figures, seed=seed)
+        _draw_interpolation(folder, vae, guide, dataset.test)
+        _draw_attributes(folder, vae, guide, dataset, attribute)
+    elif dataset.truth is not None and dataset.shape == (3,):
+        _draw_points(folder, vae, dataset, dataset.truth, summary["coverage"], seed=seed)
+    _draw_map(folder, vae, guide, dataset, attribute, seed=seed)
+
+
+def _draw_images(
+    folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, figures: Mapping[str, Any], *, seed: int
+) -> None:
+    split = dataset.test
     images = split.x[_shown(split)]
     plots.save(
         plots.reconstructions(
@@ -50,13 +73,76 @@ def draw_vae(
         ),
         folder / "reconstructions.png",
     )
-    plots.save(plots.generated(vae.generate(64, seed=seed)), folder / "generated.png")
+    plots.save(plots.generated(vae.generate(64 if dataset.shape[0] == 1 else 20, seed=seed)), folder / "generated.png")
     if vae.latent_dim == 2:
         values = norm.ppf((np.arange(20) + 0.5) / 20)
         second, first = np.meshgrid(values, values, indexing="ij")
         plane = torch.from_numpy(np.stack([first, second], -1).reshape(-1, 2)).float()
         images = vae.decode(plane.to(next(vae.parameters()).device))
         plots.save(plots.decoded_grid(images, values), folder / "decoded_grid.png")
+
+
+def _draw_interpolation(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, steps: int = 9) -> None:
+    pair = split.x[_shown(split)[:2]]
+    if len(pair) < 2:
+        return
+    start, end = guide.encode(pair, transform=ToFloat())
+    ways = (vae.decode(way(start, end, steps)) for way in (straight, slerp))
+    plots.save(plots.interpolations(ToFloat()(pair), *ways), folder / "interpolation.png")
+
+
+def _draw_attributes(
+    folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, asked: str | None, images: int = 3
+) -> None:
+    columns = chosen_attributes(dataset, asked)
+    if not columns:
+        return
+    steps = (-2.0, -1.0, 0.0, 1.0, 2.0)
+    chosen = dataset.test.x[:images]
+    start = guide.encode(chosen, transform=ToFloat())
+    rows = {
+        dataset.attributes[column]: walk(vae, start, attribute_vector(guide, dataset.train, column), steps)
+        for column in columns
+    }
+    plots.save(plots.attribute_vectors(ToFloat()(chosen), rows, steps), folder / "attributes.png")
+
+
+def _draw_points(
+    folder: Path, vae: VAE, dataset: Dataset, truth: MixtureParameters, figures: Mapping[str, Any], *, seed: int
+) -> None:
+    real = dataset.test.x.cpu().double()
+    sampled = vae.generate(len(real), mean=False, seed=seed).cpu().double()
+    owners = [truth.log_joint(x).argmax(1) for x in (real, sampled)]
+    energy = figures["energy"]
+    caption = f"Energy distance {energy['statistic']:.4f}, p = {energy['p_value']:.3f} by permutations"
+    components = plots.Components(truth.means, truth.expanded_covariances())
+    plots.save(plots.points_in_space(real, sampled, *owners, caption=caption), folder / "points_in_space.png")
+    pairwise = plots.points_pairwise(real, sampled, *owners, components, caption=caption)
+    plots.save(pairwise, folder / "points_pairwise.png")
+    bars = plots.coverage(
+        figures["shares"], figures["expected"], figures["covered_components"], outside=figures["outside"]
+    )
+    plots.save(bars, folder / "coverage.png")
+
+
+def _draw_map(
+    folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, asked: str | None, *, seed: int
+) -> None:
+    split = dataset.test
+    columns = chosen_attributes(dataset, asked)
+    if vae.latent_dim < 2 or len(split) < 4 or (split.labels is None and not columns):
+        return
+    projections = project(guide.encode(split.x, transform=ToFloat()), limit=MAPPED, seed=seed)
+    rows = torch.from_numpy(projections.rows)
+    if columns and split.attributes is not None:
+        values, name = split.attributes[:, columns[0]].cpu()[rows].numpy(), dataset.attributes[columns[0]]
+    else:
+        assert split.labels is not None
+        values, name = split.labels.cpu()[rows].numpy(), "class"
+    picture = plots.latent_map(
+        projections.points, values, name=name, explained=projections.explained, total=len(split)
+    )
+    plots.save(picture, folder / "map.png")
 
 
 def _shown(split: Split, count: int = 12) -> torch.Tensor:

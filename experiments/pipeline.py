@@ -22,27 +22,39 @@ from latentmix.experiments.data import (
     binarize_static,
     resolve_binarize,
 )
-from latentmix.experiments.metrics import reconstruction
+from latentmix.experiments.measures import measure_prior, measure_vae
 from latentmix.experiments.mixtures import LatentSplit, check_fits, fit_mixtures
 from latentmix.experiments.pictures import draw_mixtures, draw_vae
 from latentmix.experiments.report import write_report
 from latentmix.guides import AmortizedGuide
-from latentmix.inference import Bound, Callback, EarlyStopping, TrainingState, evaluate, fit
+from latentmix.inference import (
+    Callback,
+    ClosedFormVariance,
+    EarlyStopping,
+    StartPrior,
+    TrainingState,
+    bound_of,
+    fit,
+)
 from latentmix.inference.effects import isolated
-from latentmix.models import VAE
+from latentmix.models import VAE, MixturePrior, VampPrior
+from latentmix.models.pretrained import load_weights, read_weights
 
-__all__ = ["Session", "latents_of", "measure_vae", "run_experiment"]
+__all__ = ["Session", "initialize", "latents_of", "run_experiment"]
 
 Tell = Callable[[str], None]
 
 
-def run_experiment(experiment: Experiment, path: Path, *, progress: bool = True, tell: Tell = print) -> dict[str, Any]:
+def run_experiment(
+    experiment: Experiment, path: Path, *, progress: bool = True, pictures: bool = True, tell: Tell = print
+) -> dict[str, Any]:
     """Run an experiment and leave everything in a new folder.
 
     Args:
         experiment: What to run.
         path: The folder; it must be new.
         progress: Whether to show a bar during training.
+        pictures: Whether to draw figures and write the report.
         tell: Is called with a sentence on each step.
 
     Returns:
@@ -56,7 +68,7 @@ def run_experiment(experiment: Experiment, path: Path, *, progress: bool = True,
     session = Session.prepare(experiment, tell)
     folder = RunFolder.create(path)
     folder.write_config(experiment.config)
-    return session.run(folder, progress=progress)
+    return session.run(folder, progress=progress, pictures=pictures)
 
 
 @dataclass
@@ -65,12 +77,11 @@ class Session:
 
     Attributes:
         experiment: What to run.
-        images: The grey images.
-        seen: What model and guide are trained and bounded on, by split: the images, or one binary draw of them.
-        binarize: How the images become binary.
+        dataset: The data: images of 256 levels, or points.
+        seen: What model and guide are trained and bounded on, by split: the data, or one binary draw of them.
+        binarize: How images become binary.
         vae: The model.
         guide: The guide.
-        parts: What both are made of, as plain values.
         tell: Is called with a sentence on each step.
         began: When the session was prepared.
     """
@@ -81,7 +92,6 @@ class Session:
     binarize: Binarization
     vae: VAE
     guide: AmortizedGuide
-    parts: dict[str, Any]
     tell: Tell
     began: float
 
@@ -92,30 +102,40 @@ class Session:
         training, data = experiment.training, experiment.data
         check_options(experiment)
         device = device_of(training)
-        images = data.load().to(device)
-        if min(images.shape[1:]) < 6:
-            raise ValueError(f"Expected images of 6 x 6 pixels or more, for SSIM; got {images.shape[1:]}.")
-        check_fits(experiment.mixture, len(images.train), images.classes)
-        parts = experiment.parts(images.shape)
+        dataset = data.load().to(device)
+        if dataset.pictorial and min(dataset.shape[1:]) < 6:
+            raise ValueError(f"Expected images of 6 x 6 pixels or more, for SSIM; got {dataset.shape[1:]}.")
+        check_fits(experiment.mixture, len(dataset.train), dataset.classes)
         with isolated(seed=training.seed):
-            vae, guide = build_parts(parts)
+            vae, guide = build_parts(experiment.parts(dataset.shape))
         vae.to(device)
         guide.to(device)
         binarize = resolve_binarize(data.binarize, vae.likelihood)
         seen = {
             name: binarize_static(split.x, data.seed + index) if binarize == "static" else split.x
-            for index, (name, split) in enumerate(images.splits.items())
+            for index, (name, split) in enumerate(dataset.splits.items())
         }
+        transform = batch_transform(binarize)
         with isolated(seed=training.seed):
-            vae.likelihood.check(batch_transform(binarize)(seen["train"][:1024]))
+            vae.likelihood.check(transform(seen["train"][:1024]))
+            if isinstance(vae.prior, VampPrior):
+                rows = torch.randint(len(dataset.train), (vae.prior.n_components,))
+                vae.prior.bind(guide.posterior, inputs=transform(seen["train"][rows]))
+        if training.start_prior is not None and not isinstance(vae.prior, MixturePrior):
+            raise ValueError(f"Expected a MixturePrior for --start_prior; got {type(vae.prior).__name__}.")
+        if training.init_from is not None:
+            initialize(vae, guide, Path(training.init_from))
         if training.tensorboard:
             _summary_writer()
-        classes = f" of classes {', '.join(map(str, images.classes))}" if images.classes else " without labels"
-        sizes = ", ".join(f"{len(split):,} {name}" for name, split in images.splits.items())
-        tell(f"data: {images.name}, {sizes} images{classes}, binarize={binarize}, on {device}")
-        return cls(experiment, images, seen, binarize, vae, guide, parts, tell, began)
+        classes = f" of classes {', '.join(map(str, dataset.classes))}" if dataset.classes else " without labels"
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
+        kind = f"images{classes}, binarize={binarize}" if dataset.pictorial else f"points{classes}"
+        tell(f"data: {dataset.name}, {sizes} {kind}, on {device}")
+        return cls(experiment, dataset, seen, binarize, vae, guide, tell, began)
 
-    def run(self, folder: RunFolder, *, progress: bool, state: TrainingState | None = None) -> dict[str, Any]:
+    def run(
+        self, folder: RunFolder, *, progress: bool, pictures: bool = True, state: TrainingState | None = None
+    ) -> dict[str, Any]:
         """Train, measure, fit the mixtures, draw and report; `state` goes on with an interrupted training."""
         training, data, mixture = self.experiment.training, self.experiment.data, self.experiment.mixture
         history = self.train(folder, progress=progress, state=state)
@@ -138,10 +158,7 @@ class Session:
         )
         mixture_seconds = time.perf_counter() - began
         folder.save_mixtures(mixtures)
-
-        self.tell("figures and report")
-        draw_vae(folder.figures, self.vae, self.guide, self.dataset.test, history, measured["test"], seed=training.seed)
-        draw_mixtures(folder.figures, latents["test"], mixtures, figures, self.dataset.classes)
+        figures |= measure_prior(self.vae, self.dataset, latents, seed=training.seed)
         summary = {
             "preset": self.experiment.config["name"],
             "description": self.experiment.config["description"],
@@ -159,6 +176,7 @@ class Session:
                 **{name: len(split) for name, split in self.dataset.splits.items()},
                 "labels_per_class": data.labels_per_class,
             },
+            "measure": self.vae.likelihood.measure,
             "seconds": {
                 "train": sum(epoch["seconds"] for epoch in history),
                 "mixtures": mixture_seconds,
@@ -167,14 +185,39 @@ class Session:
             **measured,
             **figures,
         }
+        if pictures:
+            self.tell("figures and report")
+            draw_vae(
+                folder.figures,
+                self.vae,
+                self.guide,
+                self.dataset,
+                history,
+                summary,
+                attribute=data.attribute,
+                seed=training.seed,
+            )
+            draw_mixtures(folder.figures, latents["test"], mixtures, figures, self.dataset.classes)
+            summary["seconds"]["total"] = time.perf_counter() - self.began
         folder.write_json("summary.json", summary)
-        write_report(folder.path)
+        if pictures:
+            write_report(folder.path)
         return summary
 
     def train(self, folder: RunFolder, *, progress: bool, state: TrainingState | None = None) -> list[dict[str, Any]]:
         """Train the VAE and keep its weights; gives one mapping per epoch."""
         training = self.experiment.training
+        transform = batch_transform(self.binarize)
         callbacks: list[Callback] = []
+        if training.start_prior is not None:
+            assert isinstance(self.vae.prior, MixturePrior)
+            callbacks.append(
+                StartPrior(
+                    self.vae.prior, self.guide, self.seen["train"], epochs=training.start_prior, transform=transform
+                )
+            )
+        if getattr(self.vae.likelihood, "closed_form", False):
+            callbacks.append(ClosedFormVariance(self.vae, self.guide, self.seen["train"], transform=transform))
         if training.patience is not None:
             callbacks.append(EarlyStopping(training.patience))
         if training.tensorboard:
@@ -190,26 +233,30 @@ class Session:
             objective=self.experiment.objective,
             optimizer=training.optimizer,
             scheduler=training.scheduler,
-            transform=batch_transform(self.binarize),
+            transform=transform,
             validation=self.seen["validation"],
             callbacks=callbacks,
             seed=training.seed,
             state=state,
             progress=progress,
         )
-        folder.save_model(self.vae, self.guide, self.parts)
+        folder.save_model(self.vae, self.guide)
         return [asdict(record) for record in result.history]
 
-    def measure(self, split: str) -> dict[str, float]:
+    def measure(self, split: str) -> dict[str, Any]:
         """Figures of the VAE on a split."""
-        bound = evaluate(
-            self.vae.model,
+        asked = self.experiment.measure
+        return measure_vae(
+            self.vae,
             self.guide,
+            self.dataset.splits[split],
             self.seen[split],
             transform=batch_transform(self.binarize),
+            objective=bound_of(self.experiment.objective),
+            samples=asked.samples if split == "test" else 0,
+            limit=asked.images,
             seed=self.experiment.training.seed,
         )
-        return measure_vae(self.vae, self.guide, self.dataset.splits[split], bound)
 
     @property
     def n_parameters(self) -> int:
@@ -219,7 +266,7 @@ class Session:
 
 
 def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> LatentSplit:
-    """Latents of a split's grey images: the mean of q, or one sample of it."""
+    """Latents of a split's data as they are, not binarised: the mean of q, or one sample of it."""
     if which == "mean":
         latents = guide.encode(split.x, transform=ToFloat())
     else:
@@ -228,10 +275,22 @@ def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> La
     return LatentSplit(latents.cpu().double().numpy(), labels)
 
 
-def measure_vae(vae: VAE, guide: AmortizedGuide, split: Split, bound: Bound) -> dict[str, float]:
-    """Figures of a VAE on a split: reconstruction, and the ELBO and its parts in nats per image."""
-    parts = {"elbo": bound.elbo, "log_likelihood": bound.log_likelihood, "kl": bound.kl}
-    return {**reconstruction(vae, guide, split.x), **parts}
+def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
+    """Start from pre-trained weights: of the VAE, and of the guide where the folder has them.
+
+    Args:
+        vae: The model.
+        guide: The guide.
+        folder: What `VAE.save_pretrained` and `AmortizedGuide.save_pretrained` wrote, or a run.
+
+    Raises:
+        ValueError: If there are no weights, or they do not fit; the message names the tensor and both shapes.
+    """
+    inside = folder / "checkpoints"
+    folder = inside if inside.is_dir() else folder
+    load_weights(vae, read_weights(folder, "vae"))
+    if (folder / "guide.safetensors").is_file():
+        load_weights(guide, read_weights(folder, "guide"))
 
 
 class _Keep(Callback):

@@ -11,11 +11,11 @@ from typing import Any
 
 from jinja2 import Environment
 
-__all__ = ["summary_table", "write_report"]
+__all__ = ["headline", "summary_table", "write_report"]
 
 Row = tuple[str, str, dict[str, Any]]
 
-FITS = {"em": "EM", "svi": "SVI"}
+FITS = {"em": "EM", "svi": "SVI", "prior": "mixture prior"}
 BUDGETS = {
     "none": "no label: k-means from k-means++ seeds, components matched to classes one to one",
     "few": "a few labelled images per class seed the fit: means over draws of them",
@@ -32,6 +32,24 @@ PICTURES = {
         "Test images above, and under each the likelihood's mean at the mean of q(z | x).",
     ),
     "generated": ("Generated images", "Mean images at draws of z from the prior p(z)."),
+    "interpolation": (
+        "Interpolations",
+        "Mean images on the way between the latents of two test images: in a straight line, and on a great circle.",
+    ),
+    "attribute": (
+        "Attribute vectors",
+        "Mean images as the difference between the mean latents with and without an attribute is added.",
+    ),
+    "points": (
+        "Data and samples",
+        "Test points and as many samples of the VAE, coloured by the component of the true mixture they belong to.",
+    ),
+    "coverage": ("Components covered", "Share of the samples in each component of the true mixture."),
+    "usage": (
+        "What the latents carry",
+        "KL divergence of q from the prior, dimension by dimension; dimensions near 0 are not used.",
+    ),
+    "map": ("Map of the latents", "Means of q for test data, in two dimensions."),
     "decoded": (
         "Decoded latents",
         "Mean images over the two-dimensional latent, at quantiles of N(0, 1) on both axes.",
@@ -99,6 +117,23 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     return "\n".join([*(text(line) for line in [head, rule, *lines]), *note])
 
 
+def headline(figures: Mapping[str, Any]) -> str:
+    """The figures of an autoencoder on one split, in a line.
+
+    Args:
+        figures: What `measure_vae` gives.
+    """
+    parts = [f"MSE {figures['mse']:.4f}"]
+    if "ssim" in figures:
+        parts.append(f"SSIM {figures['ssim']:.4f}")
+    parts.append(f"ELBO {figures['elbo']:.2f} nats")
+    if "iw_log_likelihood" in figures:
+        parts.append(f"log-likelihood {figures['iw_log_likelihood']:.2f} nats")
+    if "bits_per_dimension" in figures:
+        parts.append(f"{figures['bits_per_dimension']:.3f} bits per dimension")
+    return ", ".join(parts)
+
+
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a run's folder, out of the files that are there.
 
@@ -123,9 +158,14 @@ def write_report(folder: Path) -> Path:
     environment.filters["number"] = _typeset
     page = environment.from_string(resources.files("latentmix.experiments").joinpath("report.html").read_text("utf-8"))
     rows = _rows(summary)
+    pictorial = "coverage" not in summary
     html = page.render(
         summary=summary,
         name=summary.get("preset") or folder.name,
+        pictorial=pictorial,
+        thing="image" if pictorial else "point",
+        things="images" if pictorial else "points",
+        splits=_splits(summary),
         headlines=_headlines(summary),
         history=history,
         rows=rows,
@@ -154,7 +194,9 @@ def _typeset(value: Any, digits: int) -> str:
 
 def _rows(summary: Mapping[str, Any]) -> list[Row]:
     """Budget, fit and figures of each fitted mixture, by budget and then by fit."""
-    mixtures: Mapping[str, Mapping[str, dict[str, Any]]] = summary.get("mixtures") or {}
+    mixtures: dict[str, Mapping[str, dict[str, Any]]] = dict(summary.get("mixtures") or {})
+    if "prior" in summary:
+        mixtures["prior"] = {"all": summary["prior"]}
     budgets = [*BUDGETS, *sorted({budget for fits in mixtures.values() for budget in fits} - set(BUDGETS))]
     return [
         (budget, FITS.get(fit, fit), mixtures[fit][budget])
@@ -167,11 +209,15 @@ def _rows(summary: Mapping[str, Any]) -> list[Row]:
 def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and unit of the figures at the top of the page."""
     test: Mapping[str, Any] = summary.get("test") or {}
+    coverage = summary.get("coverage")
     wanted = [
-        ("Test ELBO", _typeset(test.get("elbo"), 2), "nats per image"),
-        ("Test MSE", _typeset(test.get("mse"), 4), "per pixel"),
+        ("Test ELBO", _typeset(test.get("elbo"), 2), f"nats per {'point' if coverage else 'image'}"),
+        ("Test log-likelihood", _typeset(test.get("iw_log_likelihood"), 2), "nats, importance-weighted"),
+        ("Test MSE", _typeset(test.get("mse"), 4), "per value" if coverage else "per pixel"),
         ("Test SSIM", _typeset(test.get("ssim"), 3), "1 at best"),
     ]
+    if coverage:
+        wanted.append(("Components covered", str(coverage["covered"]), f"of {coverage['components']}"))
     rows = _rows(summary)
     budget = "few" if any(row[0] == "few" for row in rows) else "none"
     wanted += [
@@ -184,6 +230,38 @@ def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Training", _typeset((summary.get("seconds") or {}).get("train"), 1), "seconds"),
     ]
     return [headline for headline in wanted if headline[1] != "−"]
+
+
+SPLIT_COLUMNS = {
+    "ELBO": ("elbo", 2),
+    "log-likelihood, importance-weighted": ("iw_log_likelihood", 2),
+    "distortion": ("log_likelihood", 2),
+    "rate": ("kl", 2),
+    "bits per dimension": ("bits_per_dimension", 3),
+    "active units": ("active_units", 0),
+    "MSE": ("mse", 4),
+    "SSIM": ("ssim", 4),
+}
+
+
+def _splits(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """The figures of the autoencoder by split, columns without a figure left out."""
+    found = {split: summary[split] for split in ("validation", "test") if summary.get(split)}
+    columns = {
+        title: place
+        for title, place in SPLIT_COLUMNS.items()
+        if any(_number(figures.get(place[0]), 1) != "-" for figures in found.values())
+    }
+    return [
+        (
+            split,
+            {
+                title: _typeset(-figures[name] if title == "distortion" else figures.get(name), digits)
+                for title, (name, digits) in columns.items()
+            },
+        )
+        for split, figures in found.items()
+    ]
 
 
 def _per_class(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import final
 
 import pyro
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from latentmix.guides.encoders import Encoder
 from latentmix.guides.families import DiagonalNormal, Family
+from latentmix.models.pretrained import load_pretrained, save_pretrained
 from latentmix.models.vae import evaluation_mode, register
 
 __all__ = ["AmortizedGuide"]
@@ -47,6 +49,15 @@ class AmortizedGuide(nn.Module):
     def latent_dim(self) -> int:
         """Length of z."""
         return self.encoder.latent_dim
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `guide.safetensors` and `guide.json`; see `VAE.save_pretrained`."""
+        save_pretrained(self, folder, "guide")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> AmortizedGuide:
+        """Build the guide that `save_pretrained` wrote; see `VAE.from_pretrained`."""
+        return load_pretrained(folder, "guide", cls)
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution q(z given x): batch shape `batch_shape`, event shape `(latent_dim,)`.
@@ -86,8 +97,28 @@ class AmortizedGuide(nn.Module):
             An `n x latent_dim` tensor.
         """
         with evaluation_mode(self):
-            chunks = (chunk if transform is None else transform(chunk) for chunk in x.split(batch_size))
-            return torch.cat([self.head.mean(self.encoder(chunk)) for chunk in chunks])
+            return torch.cat([self.head.mean(self.encoder(chunk)) for chunk in _chunks(x, batch_size, transform)])
+
+    @torch.no_grad()
+    def moments(
+        self, x: Tensor, *, batch_size: int = 1024, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of q(z given x), in evaluation mode and in chunks.
+
+        Args:
+            x: An `n x shape` tensor.
+            batch_size: Data a chunk.
+            transform: Applied to each chunk first.
+
+        Returns:
+            The means, `n x latent_dim`, and the variances, `n x latent_dim`, where the family's values are
+            independent, else the covariances, `n x latent_dim x latent_dim`.
+        """
+        with evaluation_mode(self):
+            encoded = (self.encoder(chunk) for chunk in _chunks(x, batch_size, transform))
+            parts = [(self.head.mean(features), self.head.covariance(features)) for features in encoded]
+        means, covariances = zip(*parts, strict=True)
+        return torch.cat(means), torch.cat(covariances)
 
     @torch.no_grad()
     def draw(
@@ -111,5 +142,8 @@ class AmortizedGuide(nn.Module):
         """
         with evaluation_mode(self), torch.random.fork_rng():
             torch.manual_seed(secrets.randbits(32) if seed is None else seed)
-            chunks = (chunk if transform is None else transform(chunk) for chunk in x.split(batch_size))
-            return torch.cat([self.posterior(chunk).sample() for chunk in chunks])
+            return torch.cat([self.posterior(chunk).sample() for chunk in _chunks(x, batch_size, transform)])
+
+
+def _chunks(x: Tensor, batch_size: int, transform: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:
+    return (chunk if transform is None else transform(chunk) for chunk in x.split(batch_size))

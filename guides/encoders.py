@@ -78,6 +78,7 @@ class MLPEncoder(Encoder):
             raise ValueError("Expected at least one hidden layer in an MLPEncoder; got none.")
         check_positive(hidden=tuple(hidden))
         super().__init__(latent_dim, shape, hidden[-1])
+        self.hidden = tuple(hidden)
         self.body = nn.Sequential(nn.Flatten(), mlp([math.prod(self.shape), *hidden]))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -117,6 +118,9 @@ class ConvEncoder(Encoder):
         height, width = halved(shape, len(channels))
         flat = channels[-1] * height * width
         super().__init__(latent_dim, shape, [flat, *hidden][-1])
+        self.channels = tuple(channels)
+        self.hidden = tuple(hidden)
+        self.batch_norm = tuple(batch_norm)
         normalise = list(batch_norm) or [False] * len(channels)
         if len(normalise) != len(channels):
             raise ValueError(

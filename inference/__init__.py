@@ -2,31 +2,55 @@
 
 from latentmix.inference.comparison import MixtureComparison, align, compare, map_by_majority, map_by_matching
 from latentmix.inference.estimators import GaussianMixture
-from latentmix.inference.evaluation import Bound, evaluate
+from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
+from latentmix.inference.ex_post import ex_post_prior, likelihood_moments
+from latentmix.inference.importance import log_likelihood, log_likelihoods
 from latentmix.inference.mixture_svi import MixtureSVIResult, fit_mixture_svi
-from latentmix.inference.objectives import Objective, Terms, as_objective
+from latentmix.inference.objectives import Objective, Terms, as_objective, bound_of
+from latentmix.inference.rates import LatentStatistics, latent_statistics
+from latentmix.inference.start_prior import StartPrior
 from latentmix.inference.svi import SVIResult, fit
 from latentmix.inference.training import Callback, DivergenceError, EarlyStopping, EpochRecord, TrainingState
+from latentmix.inference.two_sample import Coverage, TwoSampleTest, component_coverage, energy_test
+from latentmix.inference.variance import ClosedFormVariance
+from latentmix.inference.weighted import FreeBits, Weighted
 
 __all__ = [
     "Bound",
     "Callback",
+    "ClosedFormVariance",
+    "Coverage",
     "DivergenceError",
     "EarlyStopping",
     "EpochRecord",
+    "FreeBits",
     "GaussianMixture",
+    "LatentStatistics",
     "MixtureComparison",
     "MixtureSVIResult",
     "Objective",
     "SVIResult",
+    "StartPrior",
     "Terms",
     "TrainingState",
+    "TwoSampleTest",
+    "Weighted",
     "align",
     "as_objective",
+    "bits_per_dimension",
+    "bound_of",
+    "check_comparable",
     "compare",
+    "component_coverage",
+    "energy_test",
     "evaluate",
+    "ex_post_prior",
     "fit",
     "fit_mixture_svi",
+    "latent_statistics",
+    "likelihood_moments",
+    "log_likelihood",
+    "log_likelihoods",
     "map_by_majority",
     "map_by_matching",
 ]

@@ -18,9 +18,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from latentmix.inference.deconvolution import log_joint_under_noise
 from latentmix.inference.em import EMResult, fit_em, slices
 from latentmix.inference.mixture_svi import MixtureSVIResult, Priors, fit_mixture_svi
-from latentmix.inference.mixture_validation import check_options, check_weights, given_start
+from latentmix.inference.mixture_validation import check_noise, check_options, check_weights, given_start
 from latentmix.inference.starts import StartMethod, from_labels, start
 from latentmix.inference.training import MakeOptimizer, MakeScheduler
 from latentmix.models.covariances import CovarianceType, covariance_structure
@@ -54,6 +55,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         warm_start: Whether a further `fit` goes on from the last one.
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
+        noise_candidates: EM with a `noise_covariance`: most components of a point, see `expectation_under_noise`.
         inference: "em" or "svi".
         svi_epochs: Most epochs of SVI.
         svi_tol: SVI without noise ends when ten epochs gained less, in nats per datum.
@@ -102,6 +104,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
+        noise_candidates: int | None = None,
         inference: Literal["em", "svi"] = "em",
         svi_epochs: int = 1000,
         svi_tol: float = 1e-6,
@@ -125,6 +128,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.noise_candidates = noise_candidates
         self.inference = inference
         self.svi_epochs = svi_epochs
         self.svi_tol = svi_tol
@@ -134,7 +138,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.optimizer = optimizer
         self.scheduler = scheduler
 
-    def fit(self, X: Array, y: Any = None, sample_weight: Array | None = None, *, labels: Array | None = None) -> Self:
+    def fit(
+        self,
+        X: Array,
+        y: Any = None,
+        sample_weight: Array | None = None,
+        *,
+        labels: Array | None = None,
+        noise_covariance: Array | None = None,
+    ) -> Self:
         """Fit the mixture.
 
         Args:
@@ -143,40 +155,49 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             sample_weight: `(n,)` weights, not negative, not all zero; for EM.
             labels: `(n,)` integers, `-1` where unknown: component `k` starts at the points labelled `k`, and
                 `n_init` and `init_params` are not used.
+            noise_covariance: Known covariances of Gaussian noise in the points, `n x D` variances or `n x D x D`
+                matrices, or one row, `1 x D` or `1 x D x D`, for all: the mixture is fitted to the points without
+                it (extreme deconvolution: Bovy, Hogg and Roweis, 2011); for EM.
 
         Raises:
-            ValueError: If an option, the data, the weights or the labels are not as described, or there are
-                fewer points than components.
+            ValueError: If an option, the data, the weights, the labels or the noise are not as described, or
+                there are fewer points than components.
         """
-        self._fit(X, sample_weight, labels)
+        self._fit(X, sample_weight, labels, noise_covariance)
         return self
 
     def fit_predict[A: (NDArray[Any], Tensor, Array)](
-        self, X: A, y: Any = None, sample_weight: Array | None = None, *, labels: Array | None = None
+        self,
+        X: A,
+        y: Any = None,
+        sample_weight: Array | None = None,
+        *,
+        labels: Array | None = None,
+        noise_covariance: Array | None = None,
     ) -> A:
         """Fit, and give the most probable component of each point: `(n,)` integers."""
-        x = self._fit(X, sample_weight, labels)
-        result: A = self._returned(self._log_joint(x).argmax(1), X)
+        self._fit(X, sample_weight, labels, noise_covariance)
+        result: A = self.predict(X, noise_covariance=noise_covariance)
         return result
 
-    def predict[A: (NDArray[Any], Tensor, Array)](self, X: A) -> A:
-        """The most probable component of each of `n x D` points: `(n,)` integers."""
-        result: A = self._returned(self._log_joint(self._checked(X)).argmax(1), X)
+    def predict[A: (NDArray[Any], Tensor, Array)](self, X: A, *, noise_covariance: Array | None = None) -> A:
+        """The most probable component of each of `n x D` points, with noise as `fit` takes it: `(n,)` integers."""
+        result: A = self._returned(self._log_joint(X, noise_covariance).argmax(1), X)
         return result
 
-    def predict_proba[A: (NDArray[Any], Tensor, Array)](self, X: A) -> A:
-        """Probabilities of the components for `n x D` points: `n x K`."""
-        result: A = self._returned(self._log_joint(self._checked(X)).softmax(1), X)
+    def predict_proba[A: (NDArray[Any], Tensor, Array)](self, X: A, *, noise_covariance: Array | None = None) -> A:
+        """Probabilities of the components for `n x D` points, with noise as `fit` takes it: `n x K`."""
+        result: A = self._returned(self._log_joint(X, noise_covariance).softmax(1), X)
         return result
 
-    def score_samples[A: (NDArray[Any], Tensor, Array)](self, X: A) -> A:
-        """Log-density of `n x D` points: `(n,)`."""
-        result: A = self._returned(self._log_joint(self._checked(X)).logsumexp(1), X)
+    def score_samples[A: (NDArray[Any], Tensor, Array)](self, X: A, *, noise_covariance: Array | None = None) -> A:
+        """Log-density of `n x D` points, with noise as `fit` takes it: `(n,)`."""
+        result: A = self._returned(self._log_joint(X, noise_covariance).logsumexp(1), X)
         return result
 
-    def score(self, X: Array, y: Any = None) -> float:
-        """Mean log-density of `n x D` points, nats."""
-        return float(self._log_joint(self._checked(X)).logsumexp(1).mean())
+    def score(self, X: Array, y: Any = None, *, noise_covariance: Array | None = None) -> float:
+        """Mean log-density of `n x D` points, with noise as `fit` takes it, in nats."""
+        return float(self._log_joint(X, noise_covariance).logsumexp(1).mean())
 
     def aic(self, X: Array) -> float:
         """Akaike information criterion on `n x D` points; lower is better."""
@@ -213,7 +234,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         weights, means, covariances = (torch.as_tensor(getattr(self, name)).double() for name in _LEARNED[:3])
         return MixtureParameters(weights, means, covariances, covariance_structure(self.covariance_type))
 
-    def _fit(self, X: Array, sample_weight: Array | None, labels: Array | None) -> Tensor:
+    def _fit(self, X: Array, sample_weight: Array | None, labels: Array | None, noise_covariance: Array | None) -> None:
         began = time.perf_counter()
         check_options(self)
         x = self._checked(X, reset=True)
@@ -222,8 +243,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {len(x)}"
             )
         weight = check_weights(sample_weight, x)
-        if weight is not None and self.inference == "svi":
-            raise ValueError("Expected no sample_weight for inference='svi'; got one.")
+        noise = check_noise(noise_covariance, x)
+        for name, given in (("sample_weight", weight), ("noise_covariance", noise)):
+            if given is not None and self.inference == "svi":
+                raise ValueError(f"Expected no {name} for inference='svi'; got one: take inference='em'.")
         random_state = self._random_state()
         again = self.warm_start and hasattr(self, "converged_")
         best: EMResult | MixtureSVIResult | None = None
@@ -231,7 +254,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             if self.verbose:
                 print(f"Initialization {attempt}")
             begin = self.parameters_ if again else self._start(x, weight, labels, random_state)
-            result = self._run(x, begin, weight, random_state, again)
+            result = self._run(x, begin, weight, noise, random_state, again)
             if best is None or _bound(result) > _bound(best):
                 best = result
         assert best is not None
@@ -245,7 +268,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        return x
 
     def _start(
         self, x: Tensor, weight: Tensor | None, labels: Array | None, random_state: np.random.RandomState
@@ -278,6 +300,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         x: Tensor,
         begin: MixtureParameters,
         weight: Tensor | None,
+        noise: Tensor | None,
         random_state: np.random.RandomState,
         again: bool,
     ) -> EMResult | MixtureSVIResult:
@@ -286,6 +309,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 x,
                 begin,
                 sample_weight=weight,
+                noise_covariance=noise,
+                noise_candidates=self.noise_candidates,
                 reg_covar=self.reg_covar,
                 tol=self.tol,
                 max_iter=self.max_iter,
@@ -332,7 +357,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         x = torch.from_numpy(np.array(array, order="C") if _awkward(array) else array)
         return x.to(X.device) if isinstance(X, Tensor) else x
 
-    def _log_joint(self, x: Tensor) -> Tensor:
+    def _log_joint(self, X: Array, noise_covariance: Array | None) -> Tensor:
+        x = self._checked(X)
+        noise = check_noise(noise_covariance, x)
+        if noise is not None:
+            return log_joint_under_noise(x, self.parameters_.to(x.new_empty(0, dtype=torch.float64)), noise).to(x.dtype)
         structure = covariance_structure(self.covariance_type)
         weights, means, _, _, factors = (
             torch.as_tensor(getattr(self, name)).to(x.device).double() for name in _LEARNED

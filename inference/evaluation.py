@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from latentmix.inference.batches import Transform, as_batch, transformed
 from latentmix.inference.effects import Modules, isolated
 from latentmix.inference.objectives import Objective, Stochastic, as_objective
+from latentmix.models.likelihoods import Likelihood
 
-__all__ = ["Bound", "evaluate"]
+__all__ = ["Bound", "bits_per_dimension", "check_comparable", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def evaluate(
         model: Pyro callable.
         guide: Pyro callable.
         data: A tensor, or several that are sliced together.
-        objective: An ELBO that says its terms.
+        objective: An ELBO that says its terms; of a Rényi bound or a weighed one, the ELBO at beta = 1 is measured.
         batch_size: Data a chunk.
         transform: Applied to every chunk.
         store: Fitted values of `pyro.param` statements, as `SVIResult.store` has them; modules hold their own.
@@ -99,6 +101,57 @@ def evaluate(
                 _check_store(known)
                 pyro.enable_validation(False)
     return Bound.from_totals(totals)
+
+
+def bits_per_dimension(nats: float, likelihood: Likelihood, shape: Sequence[int]) -> float:
+    """Bits that a code spends on each value of a datum, `-nats / (log(2) D)`.
+
+    Args:
+        nats: ELBO or log-likelihood, nats per datum.
+        likelihood: What it was measured under.
+        shape: Shape of one datum.
+
+    Raises:
+        ValueError: If the likelihood is a density: only a probability mass is a length of code.
+
+    Example:
+        >>> from latentmix.inference import bits_per_dimension
+        >>> from latentmix.models import Bernoulli
+        >>> round(bits_per_dimension(-90.0, Bernoulli(), (1, 28, 28)), 4)
+        0.1656
+    """
+    if not likelihood.measure.startswith("mass"):
+        raise ValueError(
+            f"Expected a likelihood that gives probabilities, for bits per dimension; got {type(likelihood).__name__} "
+            f"({likelihood.measure}): use Bernoulli on binary or DiscretizedLogistic on 256-level data."
+        )
+    return -nats / (math.log(2.0) * math.prod(shape))
+
+
+def check_comparable(likelihoods: Mapping[str, Likelihood | str]) -> None:
+    """Refuse to rank ELBOs or log-likelihoods that are taken against different measures.
+
+    Args:
+        likelihoods: By the name of each contestant its likelihood, or the likelihood's `measure`.
+
+    Raises:
+        ValueError: If there is more than one measure.
+
+    Example:
+        >>> from latentmix.inference import check_comparable
+        >>> from latentmix.models import Bernoulli
+        >>> check_comparable({"one": Bernoulli(), "other": "mass on {0, 1}"})
+    """
+    measures = {
+        name: likelihood if isinstance(likelihood, str) else likelihood.measure
+        for name, likelihood in likelihoods.items()
+    }
+    if len(set(measures.values())) > 1:
+        found = ", ".join(f"{name} ({measure})" for name, measure in measures.items())
+        raise ValueError(
+            f"Expected likelihoods of one measure to rank by ELBO or log-likelihood; got {found}: compare them by mean "
+            "squared error, rate or accuracy."
+        )
 
 
 def _check_store(store: Any | None) -> None:

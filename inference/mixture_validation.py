@@ -5,12 +5,13 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latentmix.models.covariances import covariance_structure
 
-__all__ = ["check_options", "check_weights", "given_start"]
+__all__ = ["check_noise", "check_options", "check_weights", "given_start"]
 
 
 def check_options(estimator: Any) -> None:
@@ -30,6 +31,9 @@ def check_options(estimator: Any) -> None:
         value = getattr(estimator, name)
         if not isinstance(value, Integral) or int(value) < least:
             raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
+    candidates = estimator.noise_candidates
+    if candidates is not None and (not isinstance(candidates, Integral) or int(candidates) < 1):
+        raise ValueError(f"Expected noise_candidates to be an integer >= 1 or None; got {candidates!r}.")
     for name in ("tol", "reg_covar", "svi_tol"):
         value = getattr(estimator, name)
         if not isinstance(value, Real) or not float(value) >= 0:
@@ -55,6 +59,58 @@ def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
             f"{float(weight.min())} ... {float(weight.max())}."
         )
     return weight
+
+
+def check_noise(noise_covariance: Any, x: Tensor) -> Tensor | None:
+    """Covariances of noise as `n x D` or `n x D x D`, with one row where it is shared; `None` where there are none.
+
+    Raises:
+        ValueError: If they have another shape, or rows are not finite, negative, asymmetric or not positive
+            semi-definite; the message names them.
+    """
+    if noise_covariance is None:
+        return None
+    given = noise_covariance if isinstance(noise_covariance, Tensor) else np.array(noise_covariance, dtype=float)
+    noise = torch.as_tensor(given).detach().to(x.device)
+    noise = noise if noise.is_floating_point() else noise.double()
+    n, size = x.shape
+    noise = noise[None] if noise.shape == (size,) else noise
+    shapes = [(rows, *rest) for rest in ((size,), (size, size)) for rows in (n, 1)]
+    if tuple(noise.shape) not in shapes:
+        raise ValueError(
+            f"Expected noise_covariance of shape {shapes[0]} or {shapes[2]}, or with one row where all points share "
+            f"it; got {tuple(noise.shape)}."
+        )
+    flat = noise.flatten(1)
+    _refuse_rows("finite", ~flat.isfinite().all(1))
+    if noise.ndim == 2:
+        _refuse_rows("not negative", (flat < 0).any(1))
+    else:
+        size_of = flat.abs().amax(1)
+        _refuse_rows("symmetric", (noise - noise.mT).flatten(1).abs().amax(1) > 1e-5 * size_of)
+        _refuse_rows("positive semi-definite", _indefinite(noise))
+    return noise
+
+
+def _indefinite(matrices: Tensor) -> Tensor:
+    """Which `D x D` matrices have an eigenvalue below -1e-5 of their largest diagonal value: `(n,)` booleans."""
+    found = []
+    for chunk in matrices.split(2048):
+        part = chunk.double()
+        largest = part.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
+        bad = largest.squeeze(-1) < 0
+        lifted = part + torch.diag_embed((1e-5 * largest.clamp_min(1e-300)).expand(-1, part.shape[-1]))
+        found.append(bad | (torch.linalg.cholesky_ex(lifted)[1] > 0))
+    return torch.cat(found)
+
+
+def _refuse_rows(what: str, bad: Tensor) -> None:
+    if bool(bad.any()):
+        rows = bad.nonzero().flatten().tolist()
+        listed = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        raise ValueError(
+            f"Expected noise_covariance to be {what} in every row; got {len(rows)} that are not: {listed}."
+        )
 
 
 def given_start(estimator: Any, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

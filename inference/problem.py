@@ -102,7 +102,7 @@ class Problem:
     def backward(self, batch: Batch) -> Terms:
         """Accumulate the gradients of one minibatch; gives the reported terms."""
         terms = self.objective.backward(self.model, self.guide, *batch)
-        if self.monitor is self.objective:
+        if self.monitor in (self.objective, self.objective.bound()):
             return terms
         with torch.no_grad(), Modules(self.model, self.guide):
             return self.monitor.terms(self.model, self.guide, *batch)

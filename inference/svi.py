@@ -222,11 +222,13 @@ def _epoch(problem: Problem, state: TrainingState, data: Batch, bar: tqdm[None])
     if state.order is None and size < length:
         state.order = torch.randperm(length).to(device)
     optimizer = _optimizer(state)
+    batches = -(-length // size)
     for start in range(state.batch * size, length, size):
         batch = data
         if state.order is not None:
             chosen = state.order[start : start + size]
             batch = tuple(tensor[chosen] for tensor in data)
+        problem.objective.begin_step(state.epoch + (state.batch + 1) / batches)
         optimizer.zero_grad(set_to_none=True)
         terms = problem.backward(transformed(batch, problem.transform))
         optimizer.step()

@@ -1,23 +1,35 @@
 """Densities: network bodies, likelihoods p(x given z), priors p(z), and the Pyro models made of them."""
 
 from latentmix.models.covariances import CovarianceStructure
-from latentmix.models.likelihoods import Bernoulli, Likelihood
+from latentmix.models.flows import FlowPrior
+from latentmix.models.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Likelihood
+from latentmix.models.location_scale import Gaussian, Laplace
 from latentmix.models.mixture import MixtureModel
+from latentmix.models.mixture_prior import MixturePrior
 from latentmix.models.networks import ConvDecoder, Decoder, MLPDecoder
 from latentmix.models.parameters import MixtureParameters
-from latentmix.models.priors import Prior, StandardNormal
+from latentmix.models.priors import Prior, StandardNormal, StudentT
 from latentmix.models.vae import VAE
+from latentmix.models.vamp import VampPrior
 
 __all__ = [
     "VAE",
     "Bernoulli",
+    "ContinuousBernoulli",
     "ConvDecoder",
     "CovarianceStructure",
     "Decoder",
+    "DiscretizedLogistic",
+    "FlowPrior",
+    "Gaussian",
+    "Laplace",
     "Likelihood",
     "MLPDecoder",
     "MixtureModel",
     "MixtureParameters",
+    "MixturePrior",
     "Prior",
     "StandardNormal",
+    "StudentT",
+    "VampPrior",
 ]

@@ -99,6 +99,7 @@ class MLPDecoder(Decoder):
     def __init__(self, latent_dim: int, hidden: Sequence[int], shape: Sequence[int], outputs: int = 1) -> None:
         super().__init__(latent_dim, shape, outputs)
         check_positive(hidden=tuple(hidden))
+        self.hidden = tuple(hidden)
         self.body = mlp([latent_dim, *hidden])
         self.out = nn.Linear([latent_dim, *hidden][-1], outputs * math.prod(self.shape))
 
@@ -141,6 +142,8 @@ class ConvDecoder(Decoder):
         super().__init__(latent_dim, shape, outputs)
         height, width = halved(self.shape, len(channels))
         check_positive(channels=tuple(channels), hidden=tuple(hidden))
+        self.channels = tuple(channels)
+        self.hidden = tuple(hidden)
         self.body = mlp([latent_dim, *hidden])
         self.unflatten = nn.Sequential(
             nn.Linear([latent_dim, *hidden][-1], channels[0] * height * width),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import final
 
 import pyro
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from latentmix.models.likelihoods import Likelihood
 from latentmix.models.networks import Decoder
+from latentmix.models.pretrained import load_pretrained, save_pretrained
 from latentmix.models.priors import Prior
 
 __all__ = ["VAE", "evaluation_mode", "register"]
@@ -121,6 +123,53 @@ class VAE(nn.Module):
         """Shape of one datum."""
         return self.decoder.shape
 
+    def with_prior(self, prior: Prior) -> VAE:
+        """The VAE with another prior; decoder and likelihood are shared, not copied.
+
+        Args:
+            prior: A prior of the same `latent_dim`, of the decoder's dtype and on its device.
+
+        Raises:
+            ValueError: If its `latent_dim` is another.
+        """
+        return VAE(decoder=self.decoder, prior=prior, likelihood=self.likelihood)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `vae.safetensors` and `vae.json`, from which `from_pretrained` builds the VAE again.
+
+        Parts of a user's own keep the arguments of their constructors as attributes of the same names.
+
+        Args:
+            folder: Is made where there is none.
+
+        Raises:
+            ValueError: If a part does not keep its arguments.
+        """
+        save_pretrained(self, folder, "vae")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> VAE:
+        """Build the VAE that `save_pretrained` wrote, with its weights; nothing in the files is executed.
+
+        A `VampPrior` has to be bound to its guide again. Modules of parts of a user's own are to be imported before.
+
+        Args:
+            folder: What `save_pretrained` wrote into, or the `checkpoints` of a run.
+
+        Raises:
+            ValueError: If a file is missing or is something else, or the weights do not fit.
+
+        Example:
+            >>> import tempfile
+            >>> from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
+            >>> decoder = MLPDecoder(latent_dim=2, hidden=(16,), shape=(1, 4, 4))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     VAE(decoder, StandardNormal(2), Bernoulli()).save_pretrained(folder)
+            ...     VAE.from_pretrained(folder).latent_dim
+            2
+        """
+        return load_pretrained(folder, "vae", cls)
+
     def model(self, x: Tensor) -> Tensor:
         """Generate z and observe x.
 
@@ -157,16 +206,18 @@ class VAE(nn.Module):
             return self.likelihood.mean(self.decoder(z))
 
     @torch.no_grad()
-    def generate(self, n: int, *, seed: int | None = None) -> Tensor:
-        """Mean images of `n` draws from the prior.
+    def generate(self, n: int, *, mean: bool = True, seed: int | None = None) -> Tensor:
+        """Data of `n` draws from the prior.
 
         Args:
             n: How many.
+            mean: Whether to give the likelihood's mean at each draw, or else a draw from the likelihood too.
             seed: Seed of the draws; by default a fresh one. torch's random state stays as it is.
 
         Returns:
             An `n x shape` tensor.
         """
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), evaluation_mode(self):
             torch.manual_seed(secrets.randbits(32) if seed is None else seed)
-            return self.decode(self.prior().sample((n,)))
+            outputs = self.decoder(self.prior().sample((n,)))
+            return self.likelihood.mean(outputs) if mean else self.likelihood(outputs).sample()

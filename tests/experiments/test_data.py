@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -12,17 +13,12 @@ from torch import Tensor
 
 from latentmix.experiments.data import (
     Data,
-    DynamicBinarization,
     Dataset,
     Split,
-    ToFloat,
-    batch_transform,
     binarize_static,
     draw_labelled,
-    resolve_binarize,
 )
 from latentmix.experiments.sources import load_digits
-from latentmix.models import Bernoulli, Likelihood
 
 MNIST_ROOTS = [os.environ.get("LATENTMIX_DATA", ""), str(Path(__file__).parents[2] / "../shared/data")]
 MNIST_ROOT = next((root for root in MNIST_ROOTS if root and (Path(root) / "MNIST/raw").is_dir()), None)
@@ -303,6 +299,37 @@ class TestFiles:
             Data(str(tmp_path / "none.npz")).load()
 
 
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("source", "option", "value"),
+        [
+            ("digits", "attribute", "Male"),
+            ("image_folder", "attribute", "Male"),
+            ("mnist", "size", 32),
+            ("some.npz", "size", 32),
+            ("gmm3d", "size", 64),
+            ("natural_patches", "cache", "somewhere"),
+            ("natural_patches", "max_corrupt", 3),
+            ("celeba", "points", 100),
+        ],
+    )
+    def test_an_option_of_another_source(self, source: str, option: str, value: object) -> None:
+        got = re.escape(f"{value!r} with {source!r}.")
+        with pytest.raises(ValueError, match=rf"Expected {option} with the source .* alone; got {got}$"):
+            Data(source, **cast(dict[str, Any], {option: value})).load()
+
+    @pytest.mark.parametrize("source", ["digits", "natural_patches", "gmm3d"])
+    def test_defaults_go_with_every_source(self, source: str) -> None:
+        again = Data(**asdict(Data(source)))
+        assert again.load().name == source
+
+    def test_first_is_a_view(self, digits: Dataset) -> None:
+        few = digits.train.first(7)
+        assert len(few) == 7
+        assert few.x.data_ptr() == digits.train.x.data_ptr()
+        assert torch.equal(labels(few), labels(digits.train)[:7])
+
+
 class TestClassesAndBudgets:
     @pytest.mark.parametrize("classes", [[3, 11], [11], [-1, 3]])
     def test_absent_class(self, classes: list[int]) -> None:
@@ -327,10 +354,14 @@ class TestClassesAndBudgets:
         with pytest.raises(ValueError, match=message):
             draw_labelled(torch.full((111,), 8), (8,), 112, seed=0)
 
-    @pytest.mark.parametrize("field", ["labels_per_class", "limit"])
+    @pytest.mark.parametrize("field", ["labels_per_class", "limit", "size", "points"])
     def test_numbers_below_one(self, field: str) -> None:
         with pytest.raises(ValueError, match=rf"Expected {field} >= 1; got 0\."):
             Data(**cast(dict[str, Any], {field: 0})).load()
+
+    def test_negative_bound(self) -> None:
+        with pytest.raises(ValueError, match=r"Expected max_corrupt >= 0; got -1\."):
+            Data("celeba", max_corrupt=-1).load()
 
     def test_draw(self, digits: Dataset) -> None:
         target = labels(digits.train)
@@ -346,43 +377,3 @@ class TestClassesAndBudgets:
         target = torch.tensor([0, 1, 0, 1, 0, 0])
         drawn = torch.cat([draw_labelled(target, (0, 1), 1, seed=seed) for seed in range(2000)]).bincount()
         assert torch.allclose(drawn / 2000, torch.tensor([0.25, 0.5, 0.25, 0.5, 0.25, 0.25]), atol=0.04)
-
-
-class TestBinarization:
-    def test_auto(self) -> None:
-        assert resolve_binarize("auto", Bernoulli()) == "dynamic"
-        assert resolve_binarize("auto", cast(Likelihood, SimpleNamespace(support="real"))) == "none"
-
-    @pytest.mark.parametrize("mode", ["none", "static", "dynamic"])
-    def test_an_explicit_choice_stands(self, mode: Any) -> None:
-        assert resolve_binarize(mode, Bernoulli()) == mode
-
-    def test_transforms(self) -> None:
-        assert batch_transform("none") == batch_transform("static") == ToFloat()
-        assert batch_transform("dynamic") == DynamicBinarization()
-
-    def test_to_float(self) -> None:
-        got = ToFloat()(torch.tensor([[0, 51, 255]], dtype=torch.uint8))
-        assert got.dtype == torch.float32
-        assert torch.equal(got, torch.tensor([[0.0, 0.2, 1.0]]))
-
-    def test_dynamic(self) -> None:
-        batch = torch.arange(256, dtype=torch.uint8).expand(4000, 256)
-        first, second = DynamicBinarization()(batch), DynamicBinarization()(batch)
-        assert first.dtype == torch.float32
-        assert first.unique().tolist() == [0.0, 1.0]
-        assert not torch.equal(first, second)
-        assert torch.allclose(first.mean(0), torch.arange(256) / 255, atol=0.04)
-        assert bool((first[:, 0] == 0).all())
-        assert bool((first[:, 255] == 1).all())
-
-    def test_static(self) -> None:
-        grey = torch.arange(256, dtype=torch.uint8).expand(4000, 256)
-        drawn = binarize_static(grey, seed=0)
-        assert drawn.dtype == torch.uint8
-        assert drawn.unique().tolist() == [0, 255]
-        assert torch.equal(drawn, binarize_static(grey, seed=0))
-        assert not torch.equal(drawn, binarize_static(grey, seed=1))
-        assert torch.allclose((drawn / 255).mean(0), torch.arange(256) / 255, atol=0.04)
-        assert bool((drawn[:, 0] == 0).all())
-        assert bool((drawn[:, 255] == 255).all())

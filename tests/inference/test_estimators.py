@@ -10,6 +10,8 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -249,12 +251,80 @@ def test_unconverged_fits_warn(x):
         ({}, {"sample_weight": np.zeros(400)}, "Expected sample_weight finite, not negative and not all zero"),
         ({}, {"sample_weight": np.ones(3)}, r"Expected sample_weight of shape \(400,\); got \(3,\)"),
         ({"inference": "svi"}, {"sample_weight": np.ones(400)}, "Expected no sample_weight"),
+        ({"inference": "svi"}, {"noise_covariance": np.ones((400, 3))}, "Expected no noise_covariance"),
+        ({"noise_candidates": 0}, {}, "Expected noise_candidates to be an integer >= 1 or None; got 0"),
         ({}, {"labels": np.full(400, 4)}, "Expected labels in -1 ... 3"),
     ],
 )
 def test_refuses(x, options, fit_options, message):
     with pytest.raises(ValueError, match=message):
         GaussianMixture(**{"n_components": 4, **options}).fit(x, **fit_options)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("matrices", [False, True])
+def test_noise_that_is_known(x, covariance_type, matrices):
+    variances = np.random.default_rng(0).uniform(0, 1.5, x.shape)
+    noise = np.einsum("nd,de->nde", variances, np.eye(3)) if matrices else variances
+    labels = np.full(len(x), -1)
+    labels[:40] = GaussianMixture(4, random_state=0).fit_predict(x)[:40]
+    mixture = GaussianMixture(4, covariance_type=covariance_type, random_state=0)
+    ours = mixture.fit(x, labels=labels, noise_covariance=noise)
+    assert (ours.predict(x, noise_covariance=noise)[:40] == labels[:40]).mean() > 0.9
+    covariances = ours.parameters_.expanded_covariances().numpy()[:, None] + variances[:, None] * np.eye(3)
+    joint = np.stack(
+        [
+            [multivariate_normal(mean, total).logpdf(point) for point, total in zip(x, totals, strict=True)]
+            for mean, totals in zip(ours.means_, covariances, strict=True)
+        ],
+        axis=1,
+    ) + np.log(ours.weights_)
+    density = logsumexp(joint, axis=1)
+    np.testing.assert_allclose(ours.score_samples(x, noise_covariance=noise), density, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        ours.predict_proba(x, noise_covariance=noise), np.exp(joint - density[:, None]), rtol=0, atol=1e-8
+    )
+    assert ours.score(x, noise_covariance=noise) == pytest.approx(density.mean())
+    assert ours.lower_bound_ == pytest.approx(density.mean(), abs=1e-2)
+    np.testing.assert_array_equal(
+        mixture.fit_predict(x, labels=labels, noise_covariance=noise), ours.predict(x, noise_covariance=noise)
+    )
+
+
+def test_noise_of_either_kind_and_precision(x):
+    noise = np.full((1, 3), 0.3)
+    ours = GaussianMixture(4, random_state=0).fit(x, noise_covariance=noise)
+    tensors = GaussianMixture(4, random_state=0).fit(torch.from_numpy(x), noise_covariance=torch.from_numpy(noise))
+    torch.testing.assert_close(tensors.means_, torch.from_numpy(ours.means_))
+    single = GaussianMixture(4, random_state=0).fit(torch.from_numpy(x).float(), noise_covariance=noise[0])
+    assert single.means_.dtype == torch.float32
+    assert single.score_samples(torch.from_numpy(x).float(), noise_covariance=noise).dtype == torch.float32
+    torch.testing.assert_close(single.means_.double(), tensors.means_, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (np.ones((400, 2)), r"Expected noise_covariance of shape \(400, 3\) or \(400, 3, 3\), .*got \(400, 2\)"),
+        (np.eye(3), r"or with one row where all points share it; got \(3, 3\)"),
+        (np.where(np.arange(400)[:, None] == 7, np.nan, np.ones((400, 3))), "to be finite in every row; got 1 .*: 7"),
+        (np.where(np.arange(400)[:, None] > 9, -1.0, np.ones((400, 3))), "not negative .* got 390 .*: 10, 11, 12, 13"),
+        (np.triu(np.ones((1, 3, 3))), "Expected noise_covariance to be symmetric in every row; got 1 .*: 0"),
+        (np.ones((1, 3, 3)) - np.eye(3), "to be positive semi-definite in every row; got 1 that are not: 0"),
+        (-np.eye(3)[None], "to be positive semi-definite in every row"),
+    ],
+)
+def test_refuses_noise(x, noise, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(4).fit(x, noise_covariance=noise)
+    fitted = GaussianMixture(1).fit(x)
+    with pytest.raises(ValueError, match=message):
+        fitted.predict(x, noise_covariance=noise)
+
+
+def test_noise_may_be_singular(x):
+    fitted = GaussianMixture(2, random_state=0).fit(x, noise_covariance=0.2 * np.ones((1, 3, 3)))
+    assert np.isfinite(fitted.lower_bound_)
 
 
 def test_needs_a_fit_first(x):

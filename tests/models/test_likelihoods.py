@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -10,14 +11,40 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from jsonargparse import ArgumentParser
+from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from latentmix.models import Bernoulli, Likelihood
+from latentmix.guides import AmortizedGuide, MLPEncoder
+from latentmix.models import (
+    VAE,
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    MLPDecoder,
+    StandardNormal,
+)
 from latentmix.models.likelihoods import Support
 
-# Every Likelihood. Extend with each new class.
-LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {"bernoulli": Bernoulli}
+# Every Likelihood and each of its forms. Extend with each new class.
+LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "continuous bernoulli": ContinuousBernoulli,
+    "gaussian": Gaussian,
+    "gaussian shared": lambda: Gaussian("shared"),
+    "gaussian closed form": lambda: Gaussian("shared", closed_form=True),
+    "gaussian pixel": lambda: Gaussian("pixel"),
+    "laplace": Laplace,
+    "laplace shared": lambda: Laplace("shared"),
+    "laplace closed form": lambda: Laplace("shared", closed_form=True),
+    "laplace pixel": lambda: Laplace("pixel"),
+    "discretized logistic": DiscretizedLogistic,
+    "discretized logistics": lambda: DiscretizedLogistic(n_mixtures=3),
+}
 
 
 @pytest.fixture(params=LIKELIHOODS)
@@ -47,12 +74,30 @@ def test_dtype(likelihood: Likelihood, dtype: torch.dtype) -> None:
     assert x.dtype == likelihood.mean(outputs).dtype == log_prob(likelihood(outputs), x).dtype == dtype
 
 
-def test_gradient_reaches_every_output_and_parameter(likelihood: Likelihood) -> None:
-    outputs = torch.randn(4, 2, 3, likelihood.outputs, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_reaches_every_output_and_parameter(likelihood: Likelihood, dtype: torch.dtype) -> None:
+    outputs = torch.randn(4, 2, 3, likelihood.outputs, dtype=dtype, requires_grad=True)
     log_prob(likelihood(outputs), likelihood(outputs).sample()).sum().backward()
     assert outputs.grad is not None
+    assert outputs.grad.isfinite().all()
     assert (outputs.grad != 0).all()
-    assert all(parameter.grad is not None for parameter in likelihood.parameters())
+    for parameter in likelihood.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite()
+        assert parameter.grad != 0
+
+
+def test_gradient_equals_finite_differences(likelihood: Likelihood) -> None:
+    likelihood.double()
+    outputs = torch.randn(2, 2, 3, likelihood.outputs, dtype=torch.float64, requires_grad=True)
+    x = likelihood(outputs).sample()
+    parameters = dict(likelihood.named_parameters())
+
+    def value(outputs: Tensor, *values: Tensor) -> Tensor:
+        named = dict(zip(parameters, values, strict=True))
+        return log_prob(torch.func.functional_call(likelihood, named, (outputs,)), x)
+
+    assert torch.autograd.gradcheck(value, (outputs, *parameters.values()))
 
 
 def test_mean_is_the_mean_of_samples(likelihood: Likelihood) -> None:
@@ -62,16 +107,68 @@ def test_mean_is_the_mean_of_samples(likelihood: Likelihood) -> None:
     assert ((samples.mean(0) - likelihood.mean(outputs)).abs() < 5 * error).all()
 
 
-def test_own_samples_pass_the_check(likelihood: Likelihood) -> None:
-    likelihood.check(likelihood(torch.randn(50, 2, 3, likelihood.outputs)).sample())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_own_samples_pass_the_check(likelihood: Likelihood, dtype: torch.dtype) -> None:
+    likelihood.check(likelihood(torch.randn(50, 2, 3, likelihood.outputs, dtype=dtype)).sample())
 
 
-def test_state_dict_round_trip_and_repr(likelihood: Likelihood) -> None:
-    copy = type(likelihood)()
-    copy.load_state_dict(likelihood.state_dict())
+@pytest.mark.parametrize("size", [-200.0, 0.0, 200.0])
+def test_extreme_outputs_stay_finite(likelihood: Likelihood, size: float) -> None:
+    outputs = torch.full((1, 2, 3, likelihood.outputs), size, requires_grad=True)
+    distribution = likelihood(outputs)
+    for x in (torch.zeros(1, 2, 3), torch.ones(1, 2, 3), distribution.sample()):
+        value = log_prob(distribution, x)
+        (gradient,) = torch.autograd.grad(value.sum(), outputs, retain_graph=True)
+        assert value.isfinite().all()
+        assert gradient.isfinite().all()
+    assert likelihood.mean(outputs).isfinite().all()
+
+
+def test_trains_as_part_of_a_vae_with_vectorised_particles(likelihood: Likelihood) -> None:
+    shape = (2, 3)
+    decoder = MLPDecoder(latent_dim=2, hidden=(5,), shape=shape, outputs=likelihood.outputs)
+    vae = VAE(decoder, StandardNormal(2), likelihood)
+    guide = AmortizedGuide(MLPEncoder(latent_dim=2, hidden=(5,), shape=shape))
+    x = likelihood(torch.randn(7, *shape, likelihood.outputs)).sample()
+    elbo = Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
+    elbo.differentiable_loss(vae.model, guide, x).backward()
+    for parameter in (*vae.parameters(), *guide.parameters()):
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+    assert vae.generate(5).shape == (5, *shape)
+
+
+def test_state_dict_round_trip(request: pytest.FixtureRequest, likelihood: Likelihood) -> None:
+    for tensor in likelihood.state_dict().values():
+        tensor.add_(0.5)
+    fresh = LIKELIHOODS[request.node.callspec.params["likelihood"]]()
+    fresh.load_state_dict(likelihood.state_dict())
     outputs = torch.randn(4, 2, 3, likelihood.outputs)
-    assert torch.equal(copy.mean(outputs), likelihood.mean(outputs))
-    assert repr(likelihood).startswith(type(likelihood).__name__)
+    x = likelihood(outputs).sample()
+    assert torch.equal(fresh.mean(outputs), likelihood.mean(outputs))
+    assert torch.equal(log_prob(fresh(outputs), x), log_prob(likelihood(outputs), x))
+    assert torch.equal(log_prob(copy.deepcopy(likelihood)(outputs), x), log_prob(likelihood(outputs), x))
+
+
+def test_repr_is_the_call_that_makes_it(likelihood: Likelihood) -> None:
+    again = eval(repr(likelihood))
+    assert type(again) is type(likelihood)
+    assert repr(again) == repr(likelihood)
+    assert again.outputs == likelihood.outputs
+
+
+@pytest.mark.parametrize(
+    ("kind", "measure", "discrete"),
+    [
+        (Bernoulli, "mass on {0, 1}", True),
+        (DiscretizedLogistic, "mass on 256 levels", True),
+        (ContinuousBernoulli, "density", False),
+        (Gaussian, "density", False),
+        (Laplace, "density", False),
+    ],
+)
+def test_measure_says_what_may_be_ranked(kind: Callable[[], Likelihood], measure: str, discrete: bool) -> None:
+    assert (kind().measure, kind().discrete) == (measure, discrete)
 
 
 def test_likelihood_is_abstract() -> None:
@@ -121,6 +218,30 @@ class Supported(Likelihood):
         return outputs[..., 0]
 
 
+class Learned(Supported):
+    """A user's own: outputs of the object, not of the class."""
+
+    support: ClassVar[Support] = "real"
+
+    def __init__(self, degree: int) -> None:
+        super().__init__()
+        self.outputs = degree
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(outputs.sum(-1), 1.0)
+
+
+def test_own_subclass_with_outputs_of_its_object() -> None:
+    def vae(outputs: int) -> VAE:
+        decoder = MLPDecoder(latent_dim=2, hidden=(), shape=(3,), outputs=outputs)
+        return VAE(decoder, StandardNormal(2), Learned(3))
+
+    assert vae(3).model(torch.zeros(4, 3)).shape == (4, 3)
+    assert vae(3).likelihood.measure == "density"
+    with pytest.raises(ValueError, match=r"outputs=3 for Learned; got outputs=1"):
+        vae(1)
+
+
 class Unit(Supported):
     support: ClassVar[Support] = "unit_interval"
 
@@ -135,6 +256,7 @@ class Real(Supported):
         (Bernoulli, [0.0, 1.0]),
         (Unit, [0.0, 0.5, 1.0]),
         (Real, [-3.0, 1e30]),
+        (DiscretizedLogistic, [k / 255 for k in range(256)]),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -156,8 +278,34 @@ def test_check_accepts_bytes_and_booleans() -> None:
         (Unit, [0.0, 1.01], r"data in \[0, 1\] for Unit; got values between 0 and 1.01"),
         (Unit, [-0.25, 1.0], r"data in \[0, 1\] for Unit; got values between -0.25 and 1"),
         (Real, [math.inf], "finite data for Real"),
+        (ContinuousBernoulli, [2.0], r"data in \[0, 1\] for ContinuousBernoulli; got values between 2 and 2"),
+        (Gaussian, [math.nan], "finite data for Gaussian"),
+        (DiscretizedLogistic, [0.0, 0.5], "256 levels k / 255 for DiscretizedLogistic; got 0.5: divide"),
+        (DiscretizedLogistic, [0.0, 1.0, 255.0], "256 levels k / 255 for DiscretizedLogistic; got 255: divide"),
+        (DiscretizedLogistic, [-1 / 255], "256 levels k / 255 for DiscretizedLogistic; got -0.0039"),
     ],
 )
 def test_check_refuses_other_data(kind: type[Likelihood], values: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind().check(torch.tensor(values))
+
+
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        (["Gaussian", "var_x=0.2"], "Gaussian(var_x=0.2)"),
+        (["Gaussian", "var_x=shared", "closed_form=true"], "Gaussian(var_x='shared', closed_form=True)"),
+        (["Laplace", "scale=pixel"], "Laplace(scale='pixel')"),
+        (["DiscretizedLogistic", "n_mixtures=5"], "DiscretizedLogistic(n_mixtures=5)"),
+    ],
+)
+def test_options_of_the_command_line_follow_from_the_signatures(options: list[str], made: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Likelihood, "likelihood")
+    words = [f"--likelihood={options[0]}", *(f"--likelihood.{option}" for option in options[1:])]
+    assert repr(parser.instantiate(parser.parse_args(words)).likelihood) == made
+
+
+def test_no_component_is_refused() -> None:
+    with pytest.raises(ValueError, match="n_mixtures of at least 1; got 0"):
+        DiscretizedLogistic(n_mixtures=0)

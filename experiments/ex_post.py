@@ -1,0 +1,188 @@
+"""Ex-post priors: what a finished VAE gains when its prior is swapped for a mixture of its training latents."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from latentmix.experiments.artifacts import Run
+from latentmix.experiments.data import Data, batch_transform, binarize_static, resolve_binarize
+from latentmix.inference import GaussianMixture, ex_post_prior, log_likelihoods
+from latentmix.inference.effects import isolated
+from latentmix.models import MixturePrior, Prior
+
+__all__ = ["ExPost", "Gain", "measure_ex_post", "table"]
+
+
+@dataclass(frozen=True)
+class ExPost:
+    """What is compared.
+
+    Args:
+        n_components: Components of the mixtures.
+        covariance_type: Structure of their covariances.
+        images: Most training images that a mixture is fitted to, the first ones.
+        test_images: Most test images that log-likelihoods are measured on, the first ones.
+        samples: Importance samples of q per test image.
+        draws: How often grey test images are made binary, each time by a seed of its own; other data are taken once.
+        max_iter: Most iterations of EM.
+        seed: Seed of samples and starts; draws have the seeds that follow it.
+    """
+
+    n_components: Sequence[int] = (10, 50, 100)
+    covariance_type: Literal["full", "diag"] = "full"
+    images: int = 20_000
+    test_images: int = 10_000
+    samples: int = 500
+    draws: int = 3
+    max_iter: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        values = {**asdict(self), "n_components": min(self.n_components, default=0)}
+        for name in ("n_components", "images", "test_images", "samples", "draws", "max_iter"):
+            if values[name] < 1:
+                raise ValueError(f"Expected {name} of at least 1; got {values[name]}.")
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One prior on the test images.
+
+    Attributes:
+        prior: What it is called.
+        n_components: Its components; 0 for the prior of training.
+        noise_aware: Whether the mixture was fitted through q's moments and not to samples of q.
+        log_likelihoods: Mean over the test images, nats, for each draw of them.
+        gain: Mean over the draws of what it gains on the prior of training, nats per image.
+        standard_error: Of the gain, over test images (means over draws).
+        seconds: Time of the fit.
+    """
+
+    prior: str
+    n_components: int
+    noise_aware: bool
+    log_likelihoods: list[float]
+    gain: float
+    standard_error: float
+    seconds: float
+
+
+def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = lambda _: None) -> list[Gain]:
+    """Fit mixtures to the latents of training images, and measure each as the prior of the VAE on test images.
+
+    Nothing is trained anew; no test image is seen by a fit. All priors share the latents that are drawn and what the
+    decoder makes of them, so that gains are paired.
+
+    Args:
+        run: A finished run.
+        settings: What is compared.
+        tell: Is called with a sentence on each step.
+
+    Returns:
+        The prior of training first, then each mixture.
+
+    Raises:
+        ValueError: If the data cannot be read, or there are fewer training images than components.
+    """
+    data = Data(**run.config["data"])
+    dataset = data.load()
+    binarize = resolve_binarize(data.binarize, run.vae.likelihood)
+    transform = batch_transform(binarize)
+    train = dataset.train.x[: settings.images]
+    if len(train) < max(settings.n_components):
+        raise ValueError(
+            f"Expected at least as many training images as components, {max(settings.n_components)}; got {len(train)}."
+        )
+    if binarize != "none":
+        train = binarize_static(train, settings.seed)
+    priors: dict[str, Prior] = {"training": run.vae.prior}
+    described: dict[str, tuple[int, bool, float]] = {"training": (0, False, 0.0)}
+    for n_components in settings.n_components:
+        for noise_aware in (False, True):
+            name = f"{n_components} components, {'noise-aware' if noise_aware else 'samples'}"
+            tell(f"mixture of {name}: {len(train):,} training images")
+            began = time.perf_counter()
+            priors[name] = _fit(run, settings, train, n_components, noise_aware)
+            described[name] = (n_components, noise_aware, time.perf_counter() - began)
+    test = dataset.test.x[: settings.test_images]
+    draws = settings.draws if binarize != "none" else 1
+    measured: dict[str, list[Tensor]] = {name: [] for name in priors}
+    for draw in range(draws):
+        tell(f"log-likelihood of {len(test):,} test images, {settings.samples} samples, draw {draw + 1} of {draws}")
+        seed = settings.seed + 1 + draw
+        seen = test if binarize == "none" else binarize_static(test, seed)
+        for name, values in log_likelihoods(
+            run.vae, run.guide, seen, priors, settings.samples, transform=_floats, seed=seed
+        ).items():
+            measured[name].append(values.cpu())
+    base = torch.stack(measured["training"]).mean(0)
+    gains = []
+    for name, values in measured.items():
+        n_components, noise_aware, seconds = described[name]
+        difference = (torch.stack(values).mean(0) - base).numpy()
+        gains.append(
+            Gain(
+                prior=name,
+                n_components=n_components,
+                noise_aware=noise_aware,
+                log_likelihoods=[float(value.mean()) for value in values],
+                gain=float(difference.mean()),
+                standard_error=float(difference.std() / np.sqrt(len(difference))),
+                seconds=seconds,
+            )
+        )
+    return gains
+
+
+def _floats(batch: Tensor) -> Tensor:
+    return batch_transform("none")(batch)
+
+
+def _fit(run: Run, settings: ExPost, train: Tensor, n_components: int, noise_aware: bool) -> MixturePrior:
+    mixture = GaussianMixture(
+        n_components,
+        covariance_type=settings.covariance_type,
+        max_iter=settings.max_iter,
+        tol=1e-4,
+        random_state=settings.seed,
+    )
+    with warnings.catch_warnings(), isolated():  # what did not converge is a prior all the same
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return ex_post_prior(
+            mixture, run.vae, run.guide, train, noise_aware=noise_aware, transform=_floats, seed=settings.seed
+        )
+
+
+def table(gains: Sequence[Gain]) -> str:
+    """The gains as aligned text."""
+    lines = [("prior", "log-likelihood", "gain", "standard error", "seconds")]
+    lines += [
+        (
+            gain.prior,
+            f"{np.mean(gain.log_likelihoods):.2f}",
+            f"{gain.gain:+.2f}",
+            f"{gain.standard_error:.3f}",
+            f"{gain.seconds:.0f}",
+        )
+        for gain in gains
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = [
+        "  ".join(word.ljust(width) if not column else word.rjust(width) for column, (word, width) in enumerate(cells))
+        for cells in ([*zip(line, widths, strict=True)] for line in lines)
+    ]
+    return "\n".join([rows[0], "  ".join("-" * width for width in widths), *rows[1:]])
+
+
+def as_json(gains: Sequence[Gain], settings: ExPost) -> dict[str, Any]:
+    """Settings and gains as plain values."""
+    return {"settings": asdict(settings), "gains": [asdict(gain) for gain in gains]}

@@ -1,0 +1,201 @@
+"""Folders of images: any folder, and CelebA's own layout. They come as RGB bytes from a cache of decoded images."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentmix.experiments.image_cache import cached_images
+
+__all__ = ["load_celeba", "load_image_folder"]
+
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+PARTS = ("training", "validation", "test")
+
+
+def load_image_folder(
+    root: str | None, *, size: int = 64, cache: str | None = None, max_corrupt: int = 10
+) -> tuple[Tensor, Tensor | None]:
+    """All images under a folder, in the order of their names.
+
+    Where every image lies in one of several sub-folders, these are the classes, numbered from 0 in the order of their
+    names. Hidden files and folders are passed over.
+
+    Args:
+        root: The folder; it is searched throughout for .bmp, .jpeg, .jpg, .png and .webp files.
+        size: The side of the images, in pixels.
+        cache: The folder of the cache, see `cache_folder`.
+        max_corrupt: How many files may be unreadable.
+
+    Returns:
+        An `N x 3 x size x size` uint8 tensor, and N labels or `None`.
+
+    Raises:
+        ValueError: Where there is no such folder or no image in it, and where `cached_images` does.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from latentmix.experiments.folders import load_image_folder
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Image.new("RGB", (80, 60)).save(f"{root}/black.png")
+        ...     images, labels = load_image_folder(root, size=16, cache=f"{root}/cache")
+        >>> images.shape, labels
+        (torch.Size([1, 3, 16, 16]), None)
+    """
+    if root is None:
+        raise ValueError("Expected a folder of images for image_folder; got none: name it by --data.root DIR.")
+    folder = Path(root).expanduser()
+    names = _image_names(folder)
+    if not names:
+        raise ValueError(
+            f"Expected images ({', '.join(EXTENSIONS)}) in the folder {str(folder)!r} or below it; got "
+            f"{'none' if folder.is_dir() else 'no such folder'}."
+        )
+    images = cached_images(folder, names, size=size, cache=cache, max_corrupt=max_corrupt)
+    groups = [Path(name).parts[0] if "/" in name else None for name in names]
+    classes = sorted({group for group in groups if group is not None})
+    if None in groups or len(classes) < 2:
+        return images.pixels, None
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = torch.tensor([numbers[group] for group in groups if group is not None])
+    return images.pixels, labels[images.rows]
+
+
+def load_celeba(
+    root: str | None,
+    *,
+    size: int = 64,
+    attribute: str | None = None,
+    cache: str | None = None,
+    max_corrupt: int = 10,
+) -> tuple[list[tuple[Tensor, Tensor | None, Tensor]], tuple[str, ...]]:
+    """CelebA in its own layout, or any folder laid out like it: faces, their attributes, their official partition.
+
+    `img_align_celeba/`, `list_attr_celeba.txt` and `list_eval_partition.txt` lie in `root/celeba`, or in `root`. A file
+    that is missing or cannot be read is left out with its attributes.
+
+    Source: Liu, Luo, Wang and Tang, 2015, "Deep learning face attributes in the wild",
+    https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.
+
+    Args:
+        root: The folder that holds `celeba`.
+        size: The side of the images, in pixels.
+        attribute: The name of the attribute whose values, 0 and 1, are the labels; by default there are none.
+        cache: The folder of the cache, see `cache_folder`.
+        max_corrupt: How many files may be missing or unreadable.
+
+    Returns:
+        For training, validation and test `N x 3 x size x size` uint8 images, N labels or `None`, and `N x A` boolean
+        attributes; and the A names of the attributes.
+
+    Raises:
+        ValueError: Where the layout is another, a list cannot be read, the attribute is unknown, a part of the
+            partition is empty, and where `cached_images` does.
+    """
+    folder = _celeba_folder(root)
+    present, names = _read_attributes(folder / "list_attr_celeba.txt")
+    if attribute is not None and attribute not in names:
+        near = _near(attribute, names)
+        raise ValueError(f"Expected an attribute of {str(folder)!r}; got {attribute!r}: {near}.")
+    files, part = _read_table(folder / "list_eval_partition.txt", 0, 1, (0, 1, 2))
+    unknown = sorted(set(files) - set(present))
+    if unknown:
+        raise ValueError(
+            f"Expected the files of list_eval_partition.txt in list_attr_celeba.txt, too, in {str(folder)!r}; got "
+            f"none for {unknown[0]}."
+        )
+    order = part[:, 0].argsort(kind="stable")  # each part is one slice of the cache
+    files = [files[row] for row in order]
+    images = cached_images(folder / "img_align_celeba", files, size=size, cache=cache, max_corrupt=max_corrupt)
+    attributes = torch.from_numpy(np.stack([present[files[row]] for row in images.rows.tolist()]))
+    labels = None if attribute is None else attributes[:, names.index(attribute)].long()
+    counts = np.bincount(part[order, 0][images.rows.numpy()], minlength=3).tolist()
+    splits, start = [], 0
+    for name, count in zip(PARTS, counts, strict=True):
+        if not count:
+            raise ValueError(f"Expected {name} images in list_eval_partition.txt of {str(folder)!r}; got none.")
+        rows = slice(start, start + count)
+        splits.append((images.pixels[rows], None if labels is None else labels[rows], attributes[rows]))
+        start += count
+    return splits, names
+
+
+def _image_names(folder: Path) -> list[str]:
+    """Names of the image files below a folder, relative to it, with forward slashes, sorted."""
+    names = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(place).relative_to(folder)
+        names += [
+            (below / name).as_posix()
+            for name in files
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    return sorted(names)
+
+
+def _celeba_folder(root: str | None) -> Path:
+    remedy = "name the folder that holds it by --data.root DIR or LATENTMIX_DATA"
+    if root is None:
+        raise ValueError(f"Expected a folder that holds celeba/img_align_celeba; got none: {remedy}.")
+    path = Path(root).expanduser()
+    for folder in (path / "celeba", path):
+        if (folder / "img_align_celeba").is_dir():
+            return folder
+        if (folder / "img_align_celeba.zip").is_file():
+            remedy = f"unpack img_align_celeba.zip in {str(folder)!r}"
+    raise ValueError(f"Expected celeba/img_align_celeba in the data root; got {root!r} without it: {remedy}.")
+
+
+def _read_attributes(path: Path) -> tuple[dict[str, NDArray[np.bool_]], tuple[str, ...]]:
+    """The attributes of every file, and their names, which stand in the second line."""
+    names = tuple(_lines(path, 2)[1].split())
+    files, values = _read_table(path, 2, len(names), (-1, 1))
+    return dict(zip(files, values == 1, strict=True)), names
+
+
+def _read_table(path: Path, skip: int, columns: int, allowed: tuple[int, ...]) -> tuple[list[str], NDArray[np.int64]]:
+    """File names and `N x columns` integers from the lines after the first `skip`."""
+    lines = _lines(path, skip + 1)[skip:]
+    files, _, numbers = zip(*(line.partition(" ") for line in lines), strict=True)
+    try:
+        values = np.fromstring(" ".join(numbers), np.int64, sep=" ").reshape(len(lines), columns)
+        if np.isin(values, allowed).all():
+            return list(files), values
+    except ValueError:
+        pass
+    words = {str(value) for value in allowed}
+    wrong = (line for line in lines if len(line.split()) != columns + 1 or not words.issuperset(line.split()[1:]))
+    raise ValueError(
+        f"Expected a file name and {columns} times {' or '.join(map(str, allowed))} in every line of {str(path)!r}; "
+        f"got {next(wrong, lines[0])[:60]!r}."
+    )
+
+
+def _lines(path: Path, least: int) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise ValueError(
+            f"Expected {path.name} beside img_align_celeba in {str(path.parent)!r}; got no such file."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {error}.") from error
+    if len(lines) < least:
+        raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {len(lines)} lines.")
+    return lines
+
+
+def _near(attribute: str, names: Sequence[str]) -> str:
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(attribute.lower(), lowered, n=3, cutoff=0.4)
+    found = [lowered[name] for name in near]
+    return f"did you mean {' or '.join(found)}?" if found else f"there are {', '.join(names)}"

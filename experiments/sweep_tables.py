@@ -1,0 +1,170 @@
+"""What a sweep leaves to read: figures of its cells, and tables of them that rank within one measure only."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["as_csv", "as_markdown", "as_text", "counts_of", "figures_of", "group_of"]
+
+Record = dict[str, Any]
+
+RANKED = (
+    "ELBOs are ranked within a group and not across groups: a density and a mass, or other data, give numbers that "
+    "mean different things."
+)
+COLUMNS = {
+    "elbo": ("ELBO", 2),
+    "log_likelihood": ("log-lik.", 2),
+    "kl": ("KL", 2),
+    "iw_log_likelihood": ("IW log-lik.", 2),
+    "mse": ("MSE", 4),
+    "ssim": ("SSIM", 3),
+    "accuracy_em_none": ("acc. EM none", 3),
+    "accuracy_em_few": ("acc. EM few", 3),
+    "accuracy_svi_none": ("acc. SVI none", 3),
+    "accuracy_svi_few": ("acc. SVI few", 3),
+    "accuracy_prior": ("acc. prior", 3),
+    "parameters": ("parameters", 0),
+}
+LEGEND = (
+    "Test figures; ELBO, log-likelihood (the negative distortion) and KL divergence (the rate) in nats per datum. "
+    "Accuracies of the mixture fitted by EM and by SVI, without labels and with few, and of a mixture prior's own "
+    "components."
+)
+
+
+def figures_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a run that a sweep compares, by name.
+
+    Args:
+        summary: The contents of `summary.json`.
+
+    Returns:
+        Every single number among the figures on test data, accuracies `accuracy_em_none` and so on, and `parameters`.
+    """
+    figures = {name: value for name, value in summary["test"].items() if isinstance(value, int | float)}
+    for inference, budgets in summary.get("mixtures", {}).items():
+        for budget in ("none", "few"):
+            if "accuracy" in budgets.get(budget, {}):
+                figures[f"accuracy_{inference}_{budget}"] = budgets[budget]["accuracy"]
+    if "accuracy" in summary.get("prior", {}):
+        figures["accuracy_prior"] = summary["prior"]["accuracy"]
+    return {**figures, "parameters": summary["parameters"]}
+
+
+def group_of(summary: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    """Within which cells ELBOs may be ranked: one measure, one way to binarise, the same data.
+
+    Args:
+        summary: The contents of `summary.json`.
+        options: The options that the sweep varies.
+    """
+    same = {"data.binarize", "data.labels_per_class"}  # the first stands in the summary, the second changes no bound
+    data = [f"{name}={value}" for name, value in options.items() if name.startswith("data.") and name not in same]
+    binarize = summary["data"]["binarize"]
+    return ", ".join([summary["measure"], *([f"binarize={binarize}"] if binarize != "none" else []), *data])
+
+
+def counts_of(records: Sequence[Record]) -> dict[str, int]:
+    """How many cells are done, refused, failed and waiting."""
+    counts = Counter(record["status"] for record in records)
+    return {status: counts[status] for status in ("done", "refused", "failed", "waiting")}
+
+
+def grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Cells that are done by group, the highest ELBO first in each."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record["status"] == "done":
+            groups.setdefault(record["group"], []).append(record)
+    return {name: sorted(groups[name], key=lambda record: -record["figures"]["elbo"]) for name in sorted(groups)}
+
+
+def reasons_of(records: Sequence[Record], status: str) -> list[tuple[int, str, str]]:
+    """Why cells have a status, the commonest reason first: how many, the reason, and the values they all share."""
+    reasons: dict[str, list[Record]] = {}
+    for record in records:
+        if record["status"] == status:
+            reasons.setdefault(record["reason"], []).append(record)
+    rows = [(len(cells), reason, _shared(cells)) for reason, cells in reasons.items()]
+    return sorted(rows, key=lambda row: -row[0])
+
+
+def _shared(records: Sequence[Record]) -> str:
+    """For every option the values that some cells have, where they are not more than two."""
+    names = list(dict.fromkeys(name for record in records for name in record["options"]))
+    values = {name: list(dict.fromkeys(record["options"].get(name, "-") for record in records)) for name in names}
+    return ", ".join(f"{name}={' or '.join(values[name])}" for name in names if len(values[name]) <= 2)
+
+
+def as_markdown(results: Mapping[str, Any]) -> str:
+    """The tables of a sweep in Markdown.
+
+    Args:
+        results: The contents of `sweep.json`.
+    """
+    counts = ", ".join(f"{count} {status}" for status, count in results["counts"].items() if count)
+    lines = [f"# Sweep of {results['preset']}", "", f"{len(results['cells'])} cells: {counts}.", "", RANKED, "", LEGEND]
+    for name, records in grouped(results["cells"]).items():
+        head, *rows = rows_of(records, list(results["grid"]))
+        lines += ["", f"## {name}", "", _pipes(head), _pipes(["---"] * len(head)), *map(_pipes, rows)]
+    for status in ("refused", "failed"):
+        if results["counts"][status]:
+            reasons = reasons_of(results["cells"], status)
+            lines += ["", f"## {status.capitalize()}", "", "| cells | reason | where |", "| --- | --- | --- |"]
+            lines += [_pipes([str(count), reason, where]) for count, reason, where in reasons]
+    return "\n".join(lines) + "\n"
+
+
+def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
+    """The tables for the terminal: the first cells of each group, and why others are missing."""
+    blocks = []
+    for name, records in grouped(results["cells"]).items():
+        rows = rows_of(records[:most], list(results["grid"]))
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        table = ["  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)) for row in rows]
+        more = [f"... and {len(records) - most} more"] if len(records) > most else []
+        blocks.append("\n".join([f"{name}:", *table, *more]))
+    for status in ("refused", "failed"):
+        reasons = [f"  {count:>4}  {reason}" for count, reason, _ in reasons_of(results["cells"], status)]
+        if reasons:
+            blocks.append("\n".join([f"{status}:", *reasons]))
+    return "\n\n".join([*blocks, RANKED])
+
+
+def rows_of(records: Sequence[Record], options: Sequence[str]) -> list[list[str]]:
+    """A table as words, its head first; columns that no cell fills are left out."""
+    columns = [name for name in COLUMNS if any(name in record["figures"] for record in records)]
+    rows = [[*options, *(COLUMNS[name][0] for name in columns), "seconds"]]
+    for record in records:
+        labels = [record["options"].get(option, "-") for option in options]
+        numbers = [_number(record["figures"].get(name), COLUMNS[name][1]) for name in columns]
+        rows.append([*labels, *numbers, _number(record["seconds"], 1)])
+    return rows
+
+
+def as_csv(results: Mapping[str, Any]) -> str:
+    """All cells as comma-separated values, one row each."""
+    names = list(dict.fromkeys(name for record in results["cells"] for name in record["figures"]))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", *results["grid"], "status", "group", *names, "seconds", "reason"])
+    for record in results["cells"]:
+        labels = [record["options"].get(option, "") for option in results["grid"]]
+        figures = [record["figures"].get(name, "") for name in names]
+        table.writerow(
+            [record["id"], *labels, record["status"], record["group"], *figures, record["seconds"], record["reason"]]
+        )
+    return text.getvalue()
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _pipes(words: Sequence[str]) -> str:
+    return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"

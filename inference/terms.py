@@ -1,0 +1,114 @@
+"""What an objective of SVI says about one minibatch, and over how many data."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+__all__ = ["Objective", "Stochastic", "Terms", "data_count", "data_plate", "samples"]
+
+Stochastic = Callable[..., Any]
+
+
+class Terms(NamedTuple):
+    """An objective on one minibatch, in nats per datum; scalars.
+
+    Attributes:
+        loss: What is minimised; the only one with a gradient.
+        elbo: The evidence lower bound at beta = 1.
+        log_likelihood: Its first part, the expected log-likelihood of what is observed.
+        kl: Its second part, `log_likelihood - elbo`.
+    """
+
+    loss: Tensor
+    elbo: Tensor | None
+    log_likelihood: Tensor | None
+    kl: Tensor | None
+
+    def totals(self, count: int) -> Tensor:
+        """ELBO, log-likelihood and KL summed over `count` data, and `count`: a float64 tensor of 4."""
+        unknown = torch.full((), math.nan, device=self.loss.device)
+        parts = [unknown if part is None else part for part in (self.elbo, self.log_likelihood, self.kl)]
+        means = torch.stack([part.detach().double() for part in parts])
+        return torch.cat([means * count, means.new_full((1,), count)])
+
+
+class Objective(ABC):
+    """A loss of SVI, `objective(model, guide, *batch)`: a scalar in mean nats per datum.
+
+    A subclass fills `terms`; one that reports its ELBO at beta = 1 says by `bound` what measures it on held-out
+    data; one that changes in the course of training does so in `begin_step`.
+    """
+
+    @abstractmethod
+    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """Evaluate the loss and the parts that are reported."""
+
+    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """Evaluate, and accumulate gradients in the leaves.
+
+        Raises:
+            ValueError: If the loss depends on no leaf.
+        """
+        terms = self.terms(model, guide, *batch)
+        if not terms.loss.requires_grad:
+            raise ValueError("Expected a loss that depends on parameters; got a constant.")
+        terms.loss.backward()
+        return terms
+
+    def begin_step(self, epochs: float) -> None:  # noqa: B027
+        """Called by `fit` before every step; what depends on it is thereby the same where a fit is resumed.
+
+        Args:
+            epochs: Passes over the data when the step is done: `t / T` at step `t` of `T` an epoch, from `1 / T` on.
+        """
+
+    def bound(self) -> Objective | None:
+        """What measures the bound at beta = 1 that `terms` reports; None where `terms` reports none."""
+        return None
+
+    def __call__(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Tensor:
+        """Evaluate the loss alone."""
+        return self.terms(model, guide, *batch).loss
+
+
+def data_plate(sites: Iterable[Any], length: int) -> Any | None:
+    """The plate over the data: of the minibatch's length, around what the model observes.
+
+    Of several, it is the one named `data`, else one that scales, else the outermost.
+
+    Args:
+        sites: Sites of a model's trace.
+        length: Number of data in the minibatch.
+
+    Returns:
+        Pyro's `CondIndepStackFrame`, with `full_size`, or None where the model has no such plate.
+    """
+    frames = [
+        frame
+        for site in sites
+        if site["type"] == "sample" and site["is_observed"]
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized and frame.size == length and frame.name != "num_particles_vectorized"
+    ]
+    named = [frame for frame in frames if frame.name == "data"]
+    scaled = [frame for frame in frames if frame.full_size not in (None, frame.size)]
+    return min(named or scaled or frames, key=lambda frame: frame.dim, default=None)
+
+
+def data_count(sites: Iterable[Any], batch: tuple[Tensor, ...]) -> int:
+    """How many data the densities count: all of a subsampled plate's, else the minibatch's."""
+    length = len(batch[0])
+    frame = data_plate(sites, length)
+    return length if frame is None or frame.full_size is None else int(frame.full_size)
+
+
+def samples(trace: Trace) -> Iterator[tuple[str, Any]]:
+    """The sample sites of a trace."""
+    return ((name, site) for name, site in trace.nodes.items() if site["type"] == "sample")

@@ -1,0 +1,133 @@
+"""Two samples compared: which components of a known mixture one covers, and whether both have one distribution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from latentmix.models.parameters import MixtureParameters
+
+__all__ = ["Coverage", "TwoSampleTest", "component_coverage", "energy_test"]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How a sample spreads over the components of a mixture.
+
+    Attributes:
+        shares: Share of the sample inside each component's region: `(K,)`.
+        expected: What it is for a sample of the mixture itself: `(K,)`.
+        covered: Whether a component has at least half of what is expected: `(K,)` booleans.
+        outside: Share of the sample in no component's region.
+    """
+
+    shares: Tensor
+    expected: Tensor
+    covered: Tensor
+    outside: float
+
+    @property
+    def n_covered(self) -> int:
+        """How many components are covered."""
+        return int(self.covered.sum())
+
+
+def component_coverage(x: Tensor, mixture: MixtureParameters, *, level: float = 0.99) -> Coverage:
+    """Count which components of a mixture a sample covers.
+
+    A point counts for the component that is most probable, where it lies in that component's region of highest density
+    that holds `level` of its mass.
+
+    Args:
+        x: An `n x D` tensor.
+        mixture: The mixture that is to be covered.
+        level: Mass of a component's region.
+
+    Raises:
+        ValueError: If the points have another length, or the level is not between 0 and 1.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.two_sample import component_coverage
+        >>> from latentmix.models import MixtureParameters
+        >>> from latentmix.models.covariances import covariance_structure
+        >>> means = torch.tensor([[-5.0], [5.0]])
+        >>> mixture = MixtureParameters(torch.full((2,), 0.5), means, torch.ones(2), covariance_structure("spherical"))
+        >>> component_coverage(torch.full((10, 1), 5.0), mixture).covered
+        tensor([False,  True])
+    """
+    if x.ndim != 2 or x.shape[1] != mixture.means.shape[1]:
+        raise ValueError(f"Expected points of shape (n, {mixture.means.shape[1]}); got {tuple(x.shape)}.")
+    if not 0 < level < 1:
+        raise ValueError(f"Expected a level between 0 and 1; got {level}.")
+    points, means = x.detach().cpu().double(), mixture.means.double()
+    nearest = mixture.log_joint(points).argmax(1)
+    factors = torch.linalg.cholesky(mixture.expanded_covariances().double())[nearest]
+    whitened = torch.linalg.solve_triangular(factors, (points - means[nearest])[..., None], upper=False)
+    inside = whitened.square().sum((1, 2)) <= float(chi2.ppf(level, x.shape[1]))
+    counts = torch.bincount(nearest[inside], minlength=len(means)).double()
+    expected = level * mixture.weights.double()
+    shares = counts / len(points)
+    return Coverage(shares, expected, shares >= expected / 2, float((~inside).double().mean()))
+
+
+@dataclass(frozen=True)
+class TwoSampleTest:
+    """Outcome of a two-sample test.
+
+    Attributes:
+        statistic: The energy distance, 0 for one distribution.
+        p_value: Share of permutations with a statistic at least as large, the observed one included.
+    """
+
+    statistic: float
+    p_value: float
+
+
+def energy_test(x: Tensor, y: Tensor, *, permutations: int = 199, limit: int = 1500, seed: int = 0) -> TwoSampleTest:
+    r"""Test whether two samples have one distribution, by their energy distance and permutations.
+
+    The statistic is :math:`2\,E|X - Y| - E|X - X'| - E|Y - Y'|` over the points of the samples, which is 0 for equal
+    distributions alone (Székely and Rizzo, *Testing for equal distributions in high dimension*, 2004).
+
+    Args:
+        x: An `n x D` tensor.
+        y: An `m x D` tensor.
+        permutations: How many relabellings the statistic is compared with.
+        limit: Most points of each sample, drawn by `seed`; memory is the square of their number.
+        seed: Seed of draws and permutations; torch's random state stays as it is.
+
+    Raises:
+        ValueError: If the samples differ in width, or have fewer than two points.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.two_sample import energy_test
+        >>> x = torch.linspace(0, 1, 50)[:, None]
+        >>> energy_test(x, x + 5).p_value
+        0.005
+    """
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"Expected two samples of one width with two points or more; got {tuple(x.shape)}, {tuple(y.shape)}."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    parts = [part[torch.randperm(len(part), generator=generator)[:limit]].detach().cpu().double() for part in (x, y)]
+    n, m = map(len, parts)
+    pooled = torch.cat(parts)
+    distances = torch.cdist(pooled, pooled)
+    labels = torch.zeros(n + m, permutations + 1, dtype=torch.float64)
+    labels[:n, 0] = 1.0
+    for column in range(1, permutations + 1):
+        labels[torch.randperm(n + m, generator=generator)[:n], column] = 1.0
+    towards_x = distances @ labels
+    within_x = (labels * towards_x).sum(0)
+    between = ((1 - labels) * towards_x).sum(0)
+    within_y = distances.sum() - within_x - 2 * between
+    statistics = 2 * between / (n * m) - within_x / n**2 - within_y / m**2
+    extreme = (statistics >= statistics[0] - 1e-12).double().mean()
+    return TwoSampleTest(max(0.0, float(statistics[0])), math.floor(float(extreme) * 1e9 + 0.5) / 1e9)

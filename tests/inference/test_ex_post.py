@@ -1,0 +1,179 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, Normal
+
+from latentmix.guides import AmortizedGuide, MLPEncoder
+from latentmix.inference import GaussianMixture, ex_post_prior, likelihood_moments
+from latentmix.models import VAE, Bernoulli, MixtureParameters, MixturePrior, MLPDecoder, StandardNormal, StudentT
+
+NOISE = 0.5
+
+
+class ExactGuide:
+    """The posterior of z under N(0, I) where x is z plus noise of variance `NOISE`."""
+
+    latent_dim = 2
+
+    def moments(self, x, *, batch_size=1024, transform=None):
+        assert batch_size >= 1
+        x = x if transform is None else transform(x)
+        return x / (1 + NOISE), torch.full_like(x, NOISE / (1 + NOISE))
+
+    def draw(self, x, *, batch_size=1024, transform=None, seed=None):
+        means, variances = self.moments(x, batch_size=batch_size, transform=transform)
+        noise = torch.randn(means.shape, generator=torch.Generator().manual_seed(seed), dtype=means.dtype)
+        return means + variances.sqrt() * noise
+
+
+def vae(prior=None, latent_dim=2):
+    decoder = MLPDecoder(latent_dim=latent_dim, hidden=(4,), shape=(2,))
+    return VAE(decoder=decoder, prior=prior or StandardNormal(latent_dim), likelihood=Bernoulli())
+
+
+def observed(n=5000):
+    """z of two narrow components, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[2.0, 0.0], [-2.0, 1.0]])[torch.arange(n) % 2]
+    noise = torch.randn(2, n, 2, generator=generator)
+    return centres + 0.5 * noise[0] + NOISE**0.5 * noise[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["variances", "matrices"])
+def test_the_likelihood_is_the_posterior_over_the_prior(kind, dtype):
+    generator = torch.Generator().manual_seed(1)
+    means = torch.randn(4, 3, generator=generator, dtype=dtype)
+    if kind == "variances":
+        covariances = 0.1 + 0.8 * torch.rand(4, 3, generator=generator, dtype=dtype)
+    else:
+        axes = torch.linalg.qr(torch.randn(4, 3, 3, generator=generator, dtype=dtype)).Q
+        covariances = (axes * torch.tensor([0.1, 0.5, 0.95], dtype=dtype)) @ axes.mT
+    found = likelihood_moments(means, covariances)
+
+    def density(pair, z):
+        matrix = pair[1].diag_embed() if kind == "variances" else pair[1]
+        return MultivariateNormal(pair[0].double(), matrix.double(), validate_args=False).log_prob(z)
+
+    z = 2 * torch.randn(50, 1, 3, generator=generator, dtype=torch.float64)
+    ratio = density((means, covariances), z) - Normal(0.0, 1.0).log_prob(z).sum(-1)
+    constant = ratio - density(found, z)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-3
+    torch.testing.assert_close(constant, constant[:1].expand_as(constant), rtol=0, atol=tolerance)
+    assert found[0].dtype == found[1].dtype == torch.float64
+
+
+def test_matrices_agree_with_variances_and_wide_posteriors_leave_a_slope():
+    means, variances = torch.tensor([[0.4, -0.3, 0.2]]), torch.tensor([[0.2, 1.0, 1.3]])
+    plain = likelihood_moments(means, variances)
+    matrices = likelihood_moments(means, variances.diag_embed())
+    torch.testing.assert_close(matrices[0], plain[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(matrices[1], plain[1].diag_embed(), rtol=1e-6, atol=1e-6)
+    assert plain[1][0, 1:].tolist() == pytest.approx([1e6, 1e6])
+    torch.testing.assert_close(plain[0] / plain[1], (means / variances).double())
+
+
+@pytest.mark.parametrize(
+    ("covariances", "message"),
+    [
+        (torch.ones(3, 4), r"Expected covariances of shape \(3, 2\) or \(3, 2, 2\); got \(3, 4\)"),
+        (torch.zeros(3, 2), "Expected positive definite covariances of q; got an eigenvalue of 0.0"),
+        (-torch.eye(2).repeat(3, 1, 1), "Expected positive definite covariances of q; got an eigenvalue of -1.0"),
+    ],
+)
+def test_moments_refuse(covariances, message):
+    with pytest.raises(ValueError, match=message):
+        likelihood_moments(torch.zeros(3, 2), covariances)
+
+
+def test_plain_is_the_mixture_of_samples():
+    x, mixture = observed(), GaussianMixture(2, random_state=3)
+    prior = ex_post_prior(mixture, vae(), ExactGuide(), x, transform=lambda part: part * 2, seed=5)
+    samples = ExactGuide().draw(2 * x, seed=5).double()
+    expected = GaussianMixture(2, random_state=3).fit(samples).parameters_
+    z = samples[:20].float()
+    torch.testing.assert_close(prior().log_prob(z).double(), expected.log_likelihood(z.double()), rtol=0, atol=1e-4)
+    assert isinstance(prior, MixturePrior)
+    assert not list(prior.parameters())
+    assert not hasattr(mixture, "means_")
+
+
+def test_noise_aware_finds_the_distribution_of_z():
+    """Its components have variance 0.25; samples of q under the wrong prior have another distribution.
+
+    Estimates stray by 0.016 in a variance (sqrt(2 / 2500) times 0.25 + 0.5 at most 0.022) and by 0.018 in a mean;
+    at 5 deviations a false alarm has a chance below 1e-5.
+    """
+    aware, plain = (
+        ex_post_prior(
+            GaussianMixture(2, tol=1e-6, max_iter=500, random_state=0, covariance_type="diag"),
+            vae(),
+            ExactGuide(),
+            observed(),
+            noise_aware=flag,
+        )
+        for flag in (True, False)
+    )
+    order = aware.means[:, 0].argsort(descending=True)
+    torch.testing.assert_close(aware.means[order], torch.tensor([[2.0, 0.0], [-2.0, 1.0]]), rtol=0, atol=0.09)
+    torch.testing.assert_close(aware.covariances, torch.full((2, 2), 0.25), rtol=0, atol=0.11)
+    assert (plain.covariances - 0.25).abs().min() > 0.11
+    evidence = [log_evidence(prior.to_parameters()) for prior in (aware, plain)]
+    assert evidence[0] > evidence[1] + 0.05
+
+
+def log_evidence(parameters):
+    """Mean log p(x) where x is z plus noise of variance `NOISE`."""
+    wider = parameters.structure.regularize(parameters.covariances, torch.full((2,), NOISE))
+    noisy = MixtureParameters(parameters.weights, parameters.means, wider, parameters.structure)
+    return float(noisy.log_likelihood(observed()).mean())
+
+
+@pytest.mark.parametrize("noise_aware", [False, True])
+def test_with_a_real_guide_and_no_side_effects(noise_aware):
+    torch.manual_seed(0)
+    guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(8,), shape=(2,)))
+    model, x = vae(), torch.rand(200, 2)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+
+    def fit(**options):
+        mixture = GaussianMixture(3, noise_candidates=2, reg_covar=1e-3, tol=1e-2)
+        return ex_post_prior(
+            mixture, model, guide, x, noise_aware=noise_aware, transform=torch.bernoulli, batch_size=64, **options
+        )
+
+    prior = fit()
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert random.getstate() == states[2]
+    assert torch.equal(fit().means, prior.means)
+    assert not torch.equal(fit(seed=1).means, prior.means)
+    assert torch.equal(fit(limit=100).means, prior.means) != noise_aware
+    assert model.with_prior(prior).prior is prior
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"guide": AmortizedGuide(encoder=MLPEncoder(latent_dim=3, hidden=(4,), shape=(2,)))}, "latent_dim 2; got 3"),
+        ({"batch_size": 0}, "Expected batch_size and limit of at least 1; got 0"),
+        ({"limit": 0}, "Expected batch_size and limit of at least 1; got 1024 and 0"),
+        ({"vae": vae(StudentT(2)), "noise_aware": True}, "Expected a VAE with a StandardNormal prior"),
+        (
+            {"mixture": GaussianMixture(2, inference="svi"), "noise_aware": True},
+            "Expected inference='em' for noise_aware=True; got 'svi'",
+        ),
+        ({"mixture": GaussianMixture(0)}, "Expected n_components to be an integer >= 1; got 0"),
+    ],
+)
+def test_refuses(change, message):
+    given = {"mixture": GaussianMixture(2), "vae": vae(), "guide": ExactGuide(), "x": observed(50)} | change
+    with pytest.raises(ValueError, match=message):
+        ex_post_prior(**given)
+
+
+def test_any_prior_has_a_plain_successor():
+    prior = ex_post_prior(GaussianMixture(2, random_state=0), vae(StudentT(2)), ExactGuide(), observed(200))
+    assert prior.n_components == 2

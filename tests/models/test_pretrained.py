@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import final
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from latentmix.models import VAE, Bernoulli, Decoder, MLPDecoder, StandardNormal
+from latentmix.models.pretrained import build, describe
+
+
+def vae(hidden: int = 16) -> VAE:
+    decoder = MLPDecoder(latent_dim=2, hidden=(hidden,), shape=(1, 4, 4))
+    return VAE(decoder=decoder, prior=StandardNormal(2), likelihood=Bernoulli())
+
+
+@final
+class OwnDecoder(Decoder):
+    def __init__(self, latent_dim: int, shape: tuple[int, ...], width: int) -> None:
+        super().__init__(latent_dim, shape)
+        self.width = width
+        self.layer = nn.Linear(latent_dim, width)
+        self.out = nn.Linear(width, 16)
+
+    def decode(self, z: Tensor) -> Tensor:
+        values: Tensor = self.out(self.layer(z))
+        return values.reshape(-1, 1, *self.shape)
+
+
+@final
+class Forgetful(Decoder):
+    def __init__(self, latent_dim: int, shape: tuple[int, ...], width: int) -> None:
+        super().__init__(latent_dim, shape)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z.new_zeros(len(z), 1, *self.shape)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    original = vae()
+    original.save_pretrained(tmp_path / "new" / "folder")
+    copy = VAE.from_pretrained(tmp_path / "new" / "folder")
+    z = torch.randn(3, 2)
+    assert torch.equal(copy.decode(z), original.decode(z))
+    assert copy.decoder.shape == (1, 4, 4)
+
+
+def test_a_part_of_the_users_own(tmp_path: Path) -> None:
+    original = VAE(decoder=OwnDecoder(2, (1, 4, 4), width=5), prior=StandardNormal(2), likelihood=Bernoulli())
+    original.save_pretrained(tmp_path)
+    copy = VAE.from_pretrained(tmp_path)
+    assert isinstance(copy.decoder, OwnDecoder)
+    assert torch.equal(copy.decode(torch.ones(1, 2)), original.decode(torch.ones(1, 2)))
+
+
+def test_an_argument_that_is_not_kept_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    bad = VAE(decoder=Forgetful(2, (1, 4, 4), width=5), prior=StandardNormal(2), likelihood=Bernoulli())
+    with pytest.raises(ValueError, match="Forgetful to keep its argument 'width'"):
+        bad.save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_values_without_a_plain_form_are_refused() -> None:
+    with pytest.raises(ValueError, match="plain values"):
+        describe({"a": 1})
+
+
+def test_weights_of_another_architecture_name_the_tensor_and_both_shapes(tmp_path: Path) -> None:
+    vae(hidden=16).save_pretrained(tmp_path)
+    save_file(vae(hidden=17).state_dict(), tmp_path / "vae.safetensors")
+    with pytest.raises(ValueError, match=r"'decoder.body.0.bias' of shape \(16,\); got \(17,\)"):
+        VAE.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "vae.pt", "model.ckpt", "model.pkl"])
+def test_pickled_weights_are_never_opened(tmp_path: Path, name: str) -> None:
+    vae().save_pretrained(tmp_path)
+    (tmp_path / "vae.safetensors").unlink()
+    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(ValueError, match=f"got {name}, which can run code when it is opened and never is"):
+        VAE.from_pretrained(tmp_path)
+
+
+def test_no_module_is_imported_for_a_description(tmp_path: Path) -> None:
+    vae().save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "vae.json").read_text())
+    described["init_args"]["decoder"]["class_path"] = "antigravity.Decoder"
+    (tmp_path / "vae.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"Expected the class antigravity.Decoder to be imported before"):
+        VAE.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"class_path": "latentmix.models.priors.StandardNormal"}', "3"])
+def test_a_description_that_is_none(tmp_path: Path, text: str) -> None:
+    vae().save_pretrained(tmp_path)
+    (tmp_path / "vae.json").write_text(text)
+    with pytest.raises(ValueError, match=r"Expected (the description of a module|a VAE) in"):
+        VAE.from_pretrained(tmp_path)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Expected vae.json in .*; it is not there"):
+        VAE.from_pretrained(tmp_path)
+    vae().save_pretrained(tmp_path)
+    (tmp_path / "vae.safetensors").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="Expected safetensors in"):
+        VAE.from_pretrained(tmp_path)
+
+
+def test_build_is_the_inverse_of_describe() -> None:
+    original = vae()
+    assert describe(build(describe(original))) == describe(original)
