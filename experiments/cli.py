@@ -1,4 +1,4 @@
-"""The command line: `latentmix run | resume | list | evaluate | classify | sample | report | bench`."""
+"""The command line, from `latentmix run` to `latentmix bench`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ USAGE = """\
 usage: latentmix COMMAND ...
 
   run PRESET|FILE.yaml [--any.option value ...] [--out DIR]   train a VAE, fit both mixtures, report
+  sweep PRESET --grid NAME=V1,V2,... [--n-jobs N] [--any.option value ...]   every cell of a grid, compared
   resume RUN                                  go on with an interrupted run
   list                                        the presets
   evaluate RUN [--split S] [--samples N] [--data.option value ...]    measure a run on another split or data set
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `latentmix`; by default those of the process.
 
     Returns:
-        0; 2 after an error in what was asked; 130 after an interruption.
+        0; 1 after a sweep with failed cells; 2 after an error in what was asked; 130 after an interruption.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -61,12 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"latentmix {version('latentmix')}")
         return 0
-    path = list(sys.path)
+    path, code = list(sys.path), None
     sys.path.insert(0, os.getcwd())  # a class of the user's own is looked for where the command is given
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
-            _command(words[0])(words[1:])
+            warnings.showwarning = _warn
+            code = _command(words[0])(words[1:])
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as interrupt:
@@ -85,12 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     finally:
         sys.path[:] = path
-    return 0
+    return code or 0
 
 
-def _command(name: str) -> Callable[[list[str]], None]:
-    known: dict[str, Callable[[list[str]], None]] = {
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"latentmix: warning: {message}", file=sys.stderr)
+
+
+def _command(name: str) -> Callable[[list[str]], int | None]:
+    known: dict[str, Callable[[list[str]], int | None]] = {
         "run": _run,
+        "sweep": _sweep,
         "resume": _resume,
         "list": _list,
         "evaluate": _evaluate,
@@ -138,6 +145,36 @@ def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
         config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *words])
     config.pop("config", None)
     return config
+
+
+def _sweep(words: list[str]) -> int:
+    from latentmix.experiments.grids import parse_grid
+    from latentmix.experiments.sweep import sweep
+
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        raise UsageError(
+            f"Expected the preset first, as in `latentmix sweep digits --grid epochs=5,10`; got {words[0]}."
+        )
+    parser = _parser("sweep", epilog="--any.option value: what all cells share, as for `latentmix run`")
+    parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
+    parser.add_argument("--grid", action="append", default=[], metavar="NAME=V1,V2,...", help="an option that varies")
+    parser.add_argument("--n-jobs", type=int, default=1, help="cells at a time; -1 for as many as there are cores")
+    parser.add_argument("--backend", default="loky", help="joblib's back end: loky, multiprocessing, dask, ray")
+    parser.add_argument("--pictures", action="store_true", help="figures and a report for every cell")
+    parser.add_argument("--out", type=Path, help="folder of the sweep, new or to go on with")
+    known, rest = parser.parse_known_args(words)
+    out = known.out or Path("runs") / f"{Path(known.preset).stem}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    results = sweep(
+        known.preset,
+        rest,
+        parse_grid(known.grid),
+        out,
+        n_jobs=known.n_jobs,
+        backend=known.backend,
+        pictures=known.pictures,
+    )
+    print(out)
+    return 1 if results["counts"]["failed"] else 0
 
 
 def _resume(words: list[str]) -> None:

@@ -231,7 +231,7 @@ def ex_post(path: Path, options: Sequence[str], out: Path | None) -> None:
     _refuse_existing(out)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ExPost)
-    settings = ExPost(**vars(parser.parse_args(option_words(options))))
+    settings = ExPost(**vars(parser.parse_args(option_words(options, lists=("n_components", "forms")))))
     finished = load_run(path)
     gains = measure_ex_post(finished, settings, print)
     if out is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -243,6 +244,8 @@ def compose_objective(elbo: ELBO, training: Training) -> Objective:
     Raises:
         ValueError: If they do not go together.
     """
+    if isinstance(elbo, TraceEnum_ELBO) and elbo.max_plate_nesting == math.inf:
+        elbo.max_plate_nesting = 1  # that of a VAE; Pyro would run the model to find out
     objective = as_objective(elbo)
     if training.free_bits is not None:
         if type(elbo) not in (Trace_ELBO, TraceMeanField_ELBO):
@@ -275,19 +278,25 @@ def experiment_parser() -> ArgumentParser:
     return parser
 
 
-def option_words(words: Sequence[str]) -> list[str]:
-    """Options as the parser wants them: `--option=value` as two words, and `1,4,8`, or `1`, as a list."""
+def option_words(words: Sequence[str], lists: Collection[str] = ()) -> list[str]:
+    """Options as the parser wants them: `--option=value` as two words, and `1,4,8`, or `1`, as a list.
+
+    Args:
+        words: Words of the command line.
+        lists: Names of options that are lists, beside those of an experiment.
+    """
     split: list[str] = []
     for word in words:
         option, equals, value = word.partition("=")
         split += [option, value] if word.startswith("--") and equals else [word]
     options = ["", *split]
-    return [_as_list(option, word) for option, word in zip(options, split, strict=False)]
+    known = _list_options() | set(lists)
+    return [_as_list(option, word, known) for option, word in zip(options, split, strict=False)]
 
 
-def _as_list(option: str, word: str) -> str:
+def _as_list(option: str, word: str, lists: Collection[str]) -> str:
     several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") and option not in WORDS
-    one = option.startswith("--") and option.rpartition(".")[2] in _list_options() and re.fullmatch(r"[\w.+-]+", word)
+    one = option.startswith("--") and option.strip("-").rpartition(".")[2] in lists and re.fullmatch(r"[\w.+-]+", word)
     return f"[{word}]" if several or (one and word not in ("null", "None")) else word
 
 

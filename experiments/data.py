@@ -289,7 +289,16 @@ def draw_labelled(labels: Tensor, classes: Sequence[int], per_class: int, seed: 
 
 
 def resolve_binarize(binarize: Literal["auto", "none", "static", "dynamic"], likelihood: Likelihood) -> Binarization:
-    """What `auto` means for a likelihood: `dynamic` where its `support` is `"binary"`, `none` otherwise."""
+    """What `auto` means for a likelihood: `dynamic` where its `support` is `"binary"`, `none` otherwise.
+
+    Raises:
+        ValueError: If images are to become binary for a likelihood of other data.
+    """
+    if binarize in ("static", "dynamic") and likelihood.support != "binary":
+        raise ValueError(
+            f"Expected --data.binarize none (or auto) for {type(likelihood).__name__}, whose data are not binary; got "
+            f"{binarize}."
+        )
     if binarize == "auto":
         return "dynamic" if likelihood.support == "binary" else "none"
     return binarize

@@ -19,7 +19,11 @@ from latentmix.inference import GaussianMixture, ex_post_prior, log_likelihoods
 from latentmix.inference.effects import isolated
 from latentmix.models import MixturePrior, Prior
 
-__all__ = ["ExPost", "Gain", "measure_ex_post", "table"]
+__all__ = ["ExPost", "Gain", "as_json", "measure_ex_post", "table"]
+
+Form = Literal["samples", "expected", "noise_aware"]
+FORMS: tuple[Form, ...] = ("samples", "expected", "noise_aware")
+CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -29,28 +33,37 @@ class ExPost:
     Args:
         n_components: Components of the mixtures.
         covariance_type: Structure of their covariances.
+        forms: How mixtures are fitted: to one sample of q per image, to q as a distribution (`expected`), or to the
+            likelihoods of the latent that q stands for (`noise_aware`, extreme deconvolution).
         images: Most training images that a mixture is fitted to, the first ones.
+        noise_images: Most of these that a noise-aware fit takes.
         test_images: Most test images that log-likelihoods are measured on, the first ones.
         samples: Importance samples of q per test image.
         draws: How often grey test images are made binary, each time by a seed of its own; other data are taken once.
         max_iter: Most iterations of EM.
+        reg_covar: Variance added to the diagonals.
         seed: Seed of samples and starts; draws have the seeds that follow it.
     """
 
     n_components: Sequence[int] = (10, 50, 100)
     covariance_type: Literal["full", "diag"] = "full"
+    forms: Sequence[Form] = FORMS
     images: int = 20_000
+    noise_images: int = 5_000
     test_images: int = 10_000
     samples: int = 500
     draws: int = 3
-    max_iter: int = 100
+    max_iter: int = 50
+    reg_covar: float = 1e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
         values = {**asdict(self), "n_components": min(self.n_components, default=0)}
-        for name in ("n_components", "images", "test_images", "samples", "draws", "max_iter"):
+        for name in ("n_components", "images", "noise_images", "test_images", "samples", "draws", "max_iter"):
             if values[name] < 1:
                 raise ValueError(f"Expected {name} of at least 1; got {values[name]}.")
+        if not self.reg_covar >= 0:
+            raise ValueError(f"Expected reg_covar of at least 0; got {self.reg_covar}.")
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ class Gain:
     Attributes:
         prior: What it is called.
         n_components: Its components; 0 for the prior of training.
-        noise_aware: Whether the mixture was fitted through q's moments and not to samples of q.
+        form: How the mixture was fitted, see `ExPost.forms`; empty for the prior of training.
         log_likelihoods: Mean over the test images, nats, for each draw of them.
         gain: Mean over the draws of what it gains on the prior of training, nats per image.
         standard_error: Of the gain, over test images (means over draws).
@@ -69,7 +82,7 @@ class Gain:
 
     prior: str
     n_components: int
-    noise_aware: bool
+    form: str
     log_likelihoods: list[float]
     gain: float
     standard_error: float
@@ -96,7 +109,6 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     data = Data(**run.config["data"])
     dataset = data.load()
     binarize = resolve_binarize(data.binarize, run.vae.likelihood)
-    transform = batch_transform(binarize)
     train = dataset.train.x[: settings.images]
     if len(train) < max(settings.n_components):
         raise ValueError(
@@ -105,14 +117,14 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     if binarize != "none":
         train = binarize_static(train, settings.seed)
     priors: dict[str, Prior] = {"training": run.vae.prior}
-    described: dict[str, tuple[int, bool, float]] = {"training": (0, False, 0.0)}
+    described: dict[str, tuple[int, str, float]] = {"training": (0, "", 0.0)}
     for n_components in settings.n_components:
-        for noise_aware in (False, True):
-            name = f"{n_components} components, {'noise-aware' if noise_aware else 'samples'}"
+        for form in settings.forms:
+            name = f"{n_components} components, {form}"
             tell(f"mixture of {name}: {len(train):,} training images")
             began = time.perf_counter()
-            priors[name] = _fit(run, settings, train, n_components, noise_aware)
-            described[name] = (n_components, noise_aware, time.perf_counter() - began)
+            priors[name] = _fit(run, settings, train, n_components, form)
+            described[name] = (n_components, form, time.perf_counter() - began)
     test = dataset.test.x[: settings.test_images]
     draws = settings.draws if binarize != "none" else 1
     measured: dict[str, list[Tensor]] = {name: [] for name in priors}
@@ -126,15 +138,15 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
             measured[name].append(values.cpu())
     base = torch.stack(measured["training"]).mean(0)
     gains = []
-    for name, values in measured.items():
-        n_components, noise_aware, seconds = described[name]
-        difference = (torch.stack(values).mean(0) - base).numpy()
+    for name, drawn in measured.items():
+        components, how, seconds = described[name]
+        difference = (torch.stack(drawn).mean(0) - base).numpy()
         gains.append(
             Gain(
                 prior=name,
-                n_components=n_components,
-                noise_aware=noise_aware,
-                log_likelihoods=[float(value.mean()) for value in values],
+                n_components=components,
+                form=how,
+                log_likelihoods=[float(value.mean()) for value in drawn],
                 gain=float(difference.mean()),
                 standard_error=float(difference.std() / np.sqrt(len(difference))),
                 seconds=seconds,
@@ -147,18 +159,28 @@ def _floats(batch: Tensor) -> Tensor:
     return batch_transform("none")(batch)
 
 
-def _fit(run: Run, settings: ExPost, train: Tensor, n_components: int, noise_aware: bool) -> MixturePrior:
+def _fit(run: Run, settings: ExPost, train: Tensor, n_components: int, form: str) -> MixturePrior:
     mixture = GaussianMixture(
         n_components,
         covariance_type=settings.covariance_type,
         max_iter=settings.max_iter,
+        reg_covar=settings.reg_covar,
         tol=1e-4,
+        noise_candidates=min(CANDIDATES, n_components),
         random_state=settings.seed,
     )
     with warnings.catch_warnings(), isolated():  # what did not converge is a prior all the same
         warnings.simplefilter("ignore", ConvergenceWarning)
         return ex_post_prior(
-            mixture, run.vae, run.guide, train, noise_aware=noise_aware, transform=_floats, seed=settings.seed
+            mixture,
+            run.vae,
+            run.guide,
+            train,
+            expected=form != "samples",
+            noise_aware=form == "noise_aware",
+            limit=settings.noise_images,
+            transform=_floats,
+            seed=settings.seed,
         )
 
 

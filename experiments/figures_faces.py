@@ -32,6 +32,7 @@ def interpolations(
 
     Example:
         >>> import numpy as np
+        >>> from latentmix.experiments.plots import interpolations
         >>> images = np.random.default_rng(0).uniform(size=(8, 3, 4, 4))
         >>> len(interpolations(images[:2], images, images).axes)
         4
@@ -75,6 +76,7 @@ def attribute_vectors(
 
     Example:
         >>> import numpy as np
+        >>> from latentmix.experiments.plots import attribute_vectors
         >>> images = np.random.default_rng(0).uniform(size=(3, 5, 3, 4, 4))
         >>> figure = attribute_vectors(images[:, 2], {"Blond_Hair": images}, [-2, -1, 0, 1, 2])
         >>> figure.axes[0].get_title()

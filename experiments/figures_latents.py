@@ -55,6 +55,7 @@ def latent_map(
 
     Example:
         >>> import numpy as np
+        >>> from latentmix.experiments.plots import latent_map
         >>> plane = np.random.default_rng(0).normal(size=(50, 2))
         >>> figure = latent_map({"PCA": plane}, plane[:, 0] > 0, name="Smiling", explained=(0.4, 0.2))
         >>> figure.axes[0].get_xlabel()
@@ -111,6 +112,7 @@ def latent_usage(kl_per_dim: ArrayLike | Tensor, active: ArrayLike | Tensor) -> 
         active: Whether each of the D dimensions is active (Burda et al., *Importance weighted autoencoders*, 2016).
 
     Example:
+        >>> from latentmix.experiments.plots import latent_usage
         >>> latent_usage([0.01, 2.0, 1.0], [False, True, True]).get_suptitle()
         '2 of 3 latent dimensions are active'
     """
@@ -154,6 +156,7 @@ def rate_distortion(points: Mapping[str, tuple[float, float]], *, measure: str |
         measure: The measure, for the caption.
 
     Example:
+        >>> from latentmix.experiments.plots import rate_distortion
         >>> figure = rate_distortion({"Bernoulli": (25.0, 80.0), "beta 4": (12.0, 99.0)}, measure="mass on {0, 1}")
         >>> figure.axes[0].get_xlabel()
         'rate: KL(q(z | x) || p(z)), nats'
@@ -216,14 +219,14 @@ def _bounds(axes: Axes) -> None:
 def _label(figure: Figure, axes: Axes, places: Array, names: Sequence[str]) -> None:
     """Write a name beside each place where it meets no other name, place or edge, as far as there is room."""
     figure.draw_without_rendering()
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     dots = axes.transData.transform(places)
     window = axes.get_window_extent()
     taken: list[tuple[float, float, float, float]] = [(x - 8, y - 8, x + 8, y + 8) for x, y in dots]
     for k, (name, place) in enumerate(zip(names, places, strict=True)):
         best: tuple[float, Annotation, tuple[float, float, float, float]] | None = None
-        for reach in (9, 18, 30, 45):
-            for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+        for reach in (9, 18, 30, 45, 60):
+            for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1), (-1, 2), (1, 2)):
                 line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 3}
                 text = axes.annotate(
                     name,
@@ -233,10 +236,10 @@ def _label(figure: Figure, axes: Axes, places: Array, names: Sequence[str]) -> N
                     arrowprops=line if reach > 9 else None,
                 )
                 text.set(fontsize=10, color=INK, zorder=4)
-                text.set(ha=("right", "center", "left")[across + 1], va=("top", "center", "bottom")[up + 1])
+                text.set(ha=("right", "center", "left")[across + 1], va=("top", "center", "bottom")[min(up, 1) + 1])
                 text.get_window_extent(renderer)  # places the text; its own result has the line in it
                 x0, y0, x1, y1 = (float(end) for end in Text.get_window_extent(text, renderer).extents)
-                met = sum(_shared((x0, y0, x1, y1), other) for other in taken)
+                met = 10.0 * sum(_shared((x0, y0, x1, y1), other) for other in taken)
                 met += (x1 - x0) * (y1 - y0) - _shared((x0, y0, x1, y1), tuple(window.extents))
                 met += 400.0 * _strays((x0, y0, x1, y1), dots, k)
                 if best is None or met < best[0] - 1e-6:

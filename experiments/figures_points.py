@@ -59,6 +59,7 @@ def points_in_space(
 
     Example:
         >>> import numpy as np
+        >>> from latentmix.experiments.plots import points_in_space
         >>> x = np.random.default_rng(0).normal(size=(20, 3))
         >>> [axes.get_title() for axes in points_in_space(x, x, [0, 1] * 10, [1, 0] * 10).axes]
         ['Data', 'Samples of the model']
@@ -111,6 +112,7 @@ def points_pairwise(
 
     Example:
         >>> import numpy as np
+        >>> from latentmix.experiments.plots import Components, points_pairwise
         >>> x = np.random.default_rng(0).normal(size=(20, 3))
         >>> truth = Components(np.zeros((1, 3)), np.eye(3)[None])
         >>> len(points_pairwise(x, x, [0] * 20, [0] * 20, truth).axes)
@@ -169,6 +171,7 @@ def coverage(
         caption: What to write below, such as a two-sample statistic.
 
     Example:
+        >>> from latentmix.experiments.plots import coverage
         >>> coverage([0.5, 0.01], [0.5, 0.5], [True, False]).get_suptitle()
         'The samples cover 1 of 2 components'
     """

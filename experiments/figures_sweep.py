@@ -56,6 +56,7 @@ def sweep_overview(
             another status, or if no finished cell has a metric.
 
     Example:
+        >>> from latentmix.experiments.plots import sweep_overview
         >>> cells = [
         ...     {"options": {"prior": name}, "status": "done", "group": "density", "figures": {"elbo": value}}
         ...     for name, value in (("StandardNormal", -101.0), ("MixturePrior", -99.5))
@@ -72,7 +73,7 @@ def sweep_overview(
             raise ValueError(f"Expected a finished cell with the figure {name!r}; got none.")
     drawn = drawn or ["elbo"]
     figure = _rows(grid, drawn) if len(axes) == 1 else tableau(grid, axes, drawn)
-    title(figure, heading or f"Sweep over {', '.join(axes)}: {len(grid):,} cells")
+    title(figure, heading or f"Sweep over {', '.join(axes)}: {len(grid):,} cell{'s' * (len(grid) > 1)}")
     note(figure, _caption(grid, axes, drawn, float(figure.get_size_inches()[0])))
     return figure
 

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from latentmix.experiments.config import LINKED, PARTS, experiment_parser, import_object
 from latentmix.experiments.messages import condensed
 
-__all__ = ["Grid", "call_form", "cells_of", "check_names", "option_value", "parse_grid"]
+__all__ = ["Grid", "call_form", "cells_of", "check_names", "option_value", "parse_grid", "words_of"]
 
 Grid = dict[str, list[str]]
 
@@ -44,6 +44,7 @@ def parse_grid(items: Sequence[str]) -> Grid:
         ValueError: If one has another form, a value is empty or stands twice, or a name stands twice.
 
     Example:
+        >>> from latentmix.experiments.grids import parse_grid
         >>> parse_grid(["likelihood=Bernoulli,Gaussian(0.1)", "decoder.hidden=[256],[128,64]"])
         {'likelihood': ['Bernoulli', 'Gaussian(0.1)'], 'decoder.hidden': ['[256]', '[128,64]']}
     """
@@ -110,6 +111,7 @@ def call_form(text: str, option: str = "") -> str | dict[str, Any]:
         ValueError: If no class has that name, or it does not take so many arguments.
 
     Example:
+        >>> from latentmix.experiments.grids import call_form
         >>> call_form("MLPDecoder([128, 64])")
         {'class_path': 'MLPDecoder', 'init_args': {'hidden': [128, 64]}}
         >>> call_form("StandardNormal")
@@ -172,6 +174,7 @@ def option_value(option: str, text: str) -> str:
         text: The value, perhaps in call form.
 
     Example:
+        >>> from latentmix.experiments.grids import option_value
         >>> option_value("decoder", "MLPDecoder([64])")
         '{"class_path": "MLPDecoder", "init_args": {"hidden": [64]}}'
         >>> option_value("latent_dim", "10")
@@ -241,6 +244,7 @@ def cells_of(grid: Grid) -> Iterator[dict[str, str]]:
     """The product: the value of every option, for one cell after another.
 
     Example:
+        >>> from latentmix.experiments.grids import cells_of
         >>> [tuple(cell.values()) for cell in cells_of({"latent_dim": ["2", "3"], "epochs": ["1", "5"]})]
         [('2', '1'), ('2', '5'), ('3', '1'), ('3', '5')]
     """
@@ -251,4 +255,4 @@ def cells_of(grid: Grid) -> Iterator[dict[str, str]]:
 def words_of(options: Mapping[str, str]) -> list[str]:
     """The values of one cell as words of the command line, a part before its arguments."""
     names = sorted(options, key=lambda name: name.count("."))
-    return [word for name in names for word in (f"--{name}", option_value(name, options[name]))]
+    return [word for name in names for word in (f"--{name}", options[name])]

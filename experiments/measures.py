@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data import Dataset, Split, ToFloat
+from latentmix.experiments.data import Dataset, Split
 from latentmix.experiments.metrics import classification, reconstruction
 from latentmix.experiments.mixtures import LatentSplit
 from latentmix.guides import AmortizedGuide

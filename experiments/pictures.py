@@ -112,12 +112,14 @@ def _draw_points(
 ) -> None:
     real = dataset.test.x.cpu().double()
     sampled = vae.generate(len(real), mean=False, seed=seed).cpu().double()
-    owners = [truth.log_joint(x).argmax(1) for x in (real, sampled)]
+    of_real, of_sampled = (truth.log_joint(x).argmax(1) for x in (real, sampled))
     energy = figures["energy"]
     caption = f"Energy distance {energy['statistic']:.4f}, p = {energy['p_value']:.3f} by permutations"
     components = plots.Components(truth.means, truth.expanded_covariances())
-    plots.save(plots.points_in_space(real, sampled, *owners, caption=caption), folder / "points_in_space.png")
-    pairwise = plots.points_pairwise(real, sampled, *owners, components, caption=caption)
+    plots.save(
+        plots.points_in_space(real, sampled, of_real, of_sampled, caption=caption), folder / "points_in_space.png"
+    )
+    pairwise = plots.points_pairwise(real, sampled, of_real, of_sampled, components, caption=caption)
     plots.save(pairwise, folder / "points_pairwise.png")
     bars = plots.coverage(
         figures["shares"], figures["expected"], figures["covered_components"], outside=figures["outside"]
@@ -125,9 +127,7 @@ def _draw_points(
     plots.save(bars, folder / "coverage.png")
 
 
-def _draw_map(
-    folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, asked: str | None, *, seed: int
-) -> None:
+def _draw_map(folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, asked: str | None, *, seed: int) -> None:
     split = dataset.test
     columns = chosen_attributes(dataset, asked)
     if vae.latent_dim < 2 or len(split) < 4 or (split.labels is None and not columns):
@@ -139,9 +139,7 @@ def _draw_map(
     else:
         assert split.labels is not None
         values, name = split.labels.cpu()[rows].numpy(), "class"
-    picture = plots.latent_map(
-        projections.points, values, name=name, explained=projections.explained, total=len(split)
-    )
+    picture = plots.latent_map(projections.points, values, name=name, explained=projections.explained, total=len(split))
     plots.save(picture, folder / "map.png")
 
 

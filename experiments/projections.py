@@ -49,6 +49,7 @@ def project(latents: ArrayLike | Tensor, *, limit: int = 1500, seed: int = 0) ->
 
     Example:
         >>> import numpy as np
+        >>> from latentmix.experiments.projections import project
         >>> latents = np.random.default_rng(0).normal(size=(60, 5)) * [3, 2, 1, 1, 1]
         >>> projections = project(latents, limit=20)
         >>> {name: points.shape for name, points in projections.points.items()}

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from latentmix.inference.statistics import SufficientStatistics, expectation, slices
+from latentmix.inference.statistics import SufficientStatistics, expectation, slices, stored
 from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -177,8 +177,8 @@ def _correlated(
         flat = pulls.mT.flatten(0, 1)
         inner = (flat * own.reshape(-1, 1)).T @ flat - (own.sum(1) @ precisions.flatten(1)).view_as(covariance)
         scatter.append(own.sum() * covariance + covariance @ inner @ covariance)
-    stored = _stored(parameters.structure, torch.stack(scatter))
-    return _statistics(parameters, shares, density, sums, stored, sample_weight)
+    moments = stored(parameters.structure, torch.stack(scatter))
+    return _statistics(parameters, shares, density, sums, moments, sample_weight)
 
 
 def _groups(parameters: MixtureParameters) -> Iterator[tuple[Tensor, slice]]:
@@ -221,7 +221,7 @@ def _expectation_under_shared_noise(
         counts = found.counts.sum(0, keepdim=True) if structure.name == "tied" else found.counts
         within = gains @ (noise[0] if noise.ndim == 3 else noise[0].diag())
         sums = (gains @ found.sums[..., None]).squeeze(-1)
-        scatter = _stored(structure, gains @ found.scatter @ gains.mT + counts[:, None, None] * within)
+        scatter = stored(structure, gains @ found.scatter @ gains.mT + counts[:, None, None] * within)
     return SufficientStatistics(
         found.counts, sums, scatter, found.centres, found.log_likelihood, found.weight, structure
     )
@@ -240,13 +240,6 @@ def _inflated(parameters: MixtureParameters, noise: Tensor) -> MixtureParameters
 
 def _with(parameters: MixtureParameters, covariances: Tensor, name: CovarianceType) -> MixtureParameters:
     return MixtureParameters(parameters.weights, parameters.means, covariances, covariance_structure(name))
-
-
-def _stored(structure: CovarianceStructure, scatter: Tensor) -> Tensor:
-    """As much of `K x D x D` second moments as the structure needs."""
-    if structure.name == "full":
-        return scatter
-    return scatter.sum(0) if structure.name == "tied" else scatter.diagonal(dim1=-2, dim2=-1)
 
 
 def _shares(joint: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:

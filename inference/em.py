@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -17,6 +18,8 @@ from latentmix.models.parameters import MixtureParameters
 __all__ = ["EMResult", "SufficientStatistics", "expectation", "fit_em", "moments", "repair", "reseed", "slices"]
 
 _MAX_RESEEDS = 10
+
+EStep = Callable[..., SufficientStatistics]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def fit_em(
     sample_weight: Tensor | None = None,
     noise_covariance: Tensor | None = None,
     noise_candidates: int | None = None,
+    e_step: EStep | None = None,
     reg_covar: float = 1e-6,
     tol: float = 1e-3,
     max_iter: int = 100,
@@ -99,6 +103,7 @@ def fit_em(
             them; the mixture is then that of the points before it (Bovy, Hogg and Roweis, 2011), and the bounds
             are of the points as they are.
         noise_candidates: Most components of a noisy point, see `expectation_under_noise`.
+        e_step: Another E step in the place of `expectation`: called `e_step(x, parameters, sample_weight=...)`.
         reg_covar: Variance added to the diagonals in every M step.
         tol: EM ends when the bound changes by less, in nats per datum.
         max_iter: Most iterations.
@@ -122,13 +127,14 @@ def fit_em(
     parameters = start.to(torch.empty(0, dtype=torch.float64, device=x.device))
     weight = None if sample_weight is None else sample_weight.double()
     variance = moments(x, weight)[1] if noise_covariance is None else _spread(parameters)
+    if e_step is None and noise_covariance is not None:
+        e_step = partial(expectation_under_noise, noise=noise_covariance, candidates=noise_candidates)
+    elif e_step is None:
+        e_step = expectation
     bounds: list[float] = []
     reseeded = repaired = 0
     for iteration in range(1, max_iter + 1):
-        if noise_covariance is None:
-            statistics = expectation(x, parameters, weight)
-        else:
-            statistics = expectation_under_noise(x, parameters, noise_covariance, weight, candidates=noise_candidates)
+        statistics = e_step(x, parameters, sample_weight=weight)
         parameters, jittered = statistics.maximize(reg_covar, variance)
         repaired += jittered
         empty = statistics.empty

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.inference.effects import isolated
+from latentmix.inference.em import fit_em
 from latentmix.inference.estimators import GaussianMixture
+from latentmix.inference.statistics import SufficientStatistics, slices, stored
 from latentmix.models.mixture_prior import MixturePrior
+from latentmix.models.parameters import MixtureParameters
 from latentmix.models.priors import StandardNormal
 from latentmix.models.vae import VAE
 
-__all__ = ["ex_post_prior", "likelihood_moments"]
+__all__ = ["ex_post_prior", "expectation_over_posteriors", "likelihood_moments"]
 
 _LEAST_PRECISION = 1e-6
 
@@ -26,6 +34,7 @@ def ex_post_prior(
     guide: AmortizedGuide,
     x: Tensor,
     *,
+    expected: bool = False,
     noise_aware: bool = False,
     transform: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 1024,
@@ -37,23 +46,30 @@ def ex_post_prior(
     Plain, the mixture is fitted to one sample of q per datum (Ghosh et al., *From variational to deterministic
     autoencoders*, 2020, section 4, on ex-post density estimation), never to the means of q, which lack its width.
 
+    With `expected`, EM goes on from there with q itself in the place of its sample and maximises
+    :math:`\sum_i \mathrm E_{q_i} \log p(z)`, all of the ELBO that depends on the prior, see
+    `expectation_over_posteriors`.
+
     Noise-aware, it maximises what it is a prior for, an estimate of the gain in :math:`\log p(x)` over the VAE's
     prior :math:`p_0 = \mathcal N(0, I)`, with :math:`q_i` for the posterior under :math:`p_0`:
 
     .. math:: \sum_i \log \int p(z) \frac{q_i(z)}{p_0(z)} \, dz.
 
     Up to a constant the ratio is a Gaussian likelihood of z, see `likelihood_moments`, and the sum is what extreme
-    deconvolution of its moments maximises. EM starts there at the plain mixture.
+    deconvolution of its moments maximises. EM starts there at the mixture of samples, or the expected one. The
+    ratio is the true likelihood only where q is the exact posterior. With an amortised q of independent values a gain
+    of this objective need not be one of `log_likelihood`: compare the forms there, on data held out from training.
 
     Args:
-        mixture: How the mixture is fitted, by EM where `noise_aware`; not changed.
+        mixture: How the mixture is fitted, by EM where `expected` or `noise_aware`; not changed.
         vae: The VAE, whose prior is replaced; not changed.
         guide: Its guide.
         x: Training data, an `n x shape` tensor.
-        noise_aware: Whether the mixture is fitted to likelihoods and not to samples.
+        expected: Whether the mixture is fitted to the distributions q and not to a sample of each.
+        noise_aware: Whether the mixture is fitted to likelihoods, by extreme deconvolution.
         transform: Applied to each chunk of data first, such as a binarisation.
         batch_size: Data that are encoded together.
-        limit: Most data that the noise-aware fit takes, drawn at random; the plain fit before takes all. It and
+        limit: Most data that the noise-aware fit takes, drawn at random; the fit before takes all. It and
             `noise_candidates` of the mixture set the time, which for full covariances is that of about one
             `D x D` matrix inverse per datum, candidate and iteration.
         seed: Seed of all draws, and of the mixture where its `random_state` is `None`.
@@ -62,8 +78,8 @@ def ex_post_prior(
         The frozen prior.
 
     Raises:
-        ValueError: If sizes disagree or are not positive, or where `noise_aware` and the VAE's prior is not
-            N(0, I) or the mixture is not fitted by EM.
+        ValueError: If sizes disagree or are not positive, the VAE's prior is not N(0, I) where `noise_aware`, or the
+            mixture is not fitted by EM where it has to be.
 
     Example:
         >>> import torch
@@ -86,23 +102,93 @@ def ex_post_prior(
             f"Expected a VAE with a StandardNormal prior for noise_aware=True; got {type(vae.prior).__name__}: the "
             "likelihood of z is q over that prior. Take noise_aware=False."
         )
-    if noise_aware and mixture.inference != "em":
-        raise ValueError(f"Expected inference='em' for noise_aware=True; got {mixture.inference!r}.")
+    if (noise_aware or expected) and mixture.inference != "em":
+        raise ValueError(f"Expected inference='em' for an expected or noise-aware fit; got {mixture.inference!r}.")
     samples = guide.draw(x, batch_size=batch_size, transform=transform, seed=seed).double()
     plain = clone(mixture)
     if plain.random_state is None:
         plain.random_state = seed
     plain.fit(samples)
     with isolated(seed=seed):
-        if not noise_aware:
+        if not (expected or noise_aware):
             return MixturePrior.from_mixture(plain, samples)
-        rows = torch.randperm(len(x))[:limit].to(x.device)
-        means, covariances = likelihood_moments(*guide.moments(x[rows], batch_size=batch_size, transform=transform))
-        aware = clone(plain).set_params(
-            weights_init=plain.weights_, means_init=plain.means_, precisions_init=plain.precisions_, n_init=1
+        means, covariances = guide.moments(x, batch_size=batch_size, transform=transform)
+        parameters = plain.parameters_
+        if expected:
+            e_step = partial(expectation_over_posteriors, covariances=covariances)
+            parameters = _continue(plain, means, parameters, e_step=e_step)
+        if noise_aware:
+            rows = torch.randperm(len(x))[:limit].to(means.device)
+            points, noise = likelihood_moments(means[rows], covariances[rows])
+            candidates = plain.noise_candidates
+            parameters = _continue(plain, points, parameters, noise_covariance=noise, noise_candidates=candidates)
+        return MixturePrior.from_parameters(parameters)
+
+
+def _continue(mixture: GaussianMixture, x: Tensor, start: MixtureParameters, **options: Any) -> MixtureParameters:
+    """EM from a start, with the options of an estimator."""
+    result = fit_em(x, start, reg_covar=mixture.reg_covar, tol=mixture.tol, max_iter=mixture.max_iter, **options)
+    if not result.converged:
+        warnings.warn(
+            f"EM did not converge in {result.n_iter} iterations: raise max_iter or tol of the mixture.",
+            ConvergenceWarning,
+            stacklevel=3,
         )
-        aware.fit(means, noise_covariance=covariances)
-        return MixturePrior.from_parameters(aware.parameters_)
+    return result.parameters
+
+
+def expectation_over_posteriors(
+    x: Tensor, parameters: MixtureParameters, covariances: Tensor, sample_weight: Tensor | None = None
+) -> SufficientStatistics:
+    r"""An E step for data that are distributions :math:`q_i = \mathcal N(m_i, S_i)`, as if by infinitely many samples.
+
+    It bounds :math:`\sum_i \mathrm E_{q_i} \log p(z)` from below, with one responsibility for all of a distribution:
+
+    .. math:: r_{ik} \propto \pi_k \exp \mathrm E_{q_i} \log \mathcal N(z \mid \mu_k, \Sigma_k)
+        = \pi_k\, \mathcal N(m_i \mid \mu_k, \Sigma_k) \exp\bigl(-\tfrac12 \operatorname{tr} \Sigma_k^{-1} S_i\bigr)
+
+    and the second moments gain :math:`\sum_i r_{ik} S_i` (Jiang et al., *Variational deep embedding*, 2017, appendix
+    B, has these expectations).
+
+    Args:
+        x: `n x D` means.
+        parameters: The mixture, in float64.
+        covariances: Variances, `n x D`, or covariances, `n x D x D`.
+        sample_weight: `(n,)` weights in float64.
+
+    Returns:
+        Statistics in float64; the log-likelihood is the bound.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.ex_post import expectation_over_posteriors
+        >>> from latentmix.models.covariances import covariance_structure
+        >>> from latentmix.models.parameters import MixtureParameters
+        >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
+        >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
+        >>> expectation_over_posteriors(torch.ones(5, 2), mixture, torch.ones(5, 2)).scatter
+        tensor([[10., 10.]], dtype=torch.float64)
+    """
+    structure, (n_components, size) = parameters.structure, parameters.means.shape
+    precisions = structure.expand(structure.precisions(parameters.precisions_cholesky), n_components, size)
+    factored = covariances.ndim == 2
+    flat = precisions.diagonal(dim1=-2, dim2=-1) if factored else precisions.flatten(1)
+    total = None
+    for rows in slices(x, max(n_components, size)):
+        part, spread = x[rows].double(), covariances[rows].double().flatten(1)
+        weight = None if sample_weight is None else sample_weight[rows]
+        joint = parameters.log_joint(part) - 0.5 * spread @ flat.T
+        density = joint.logsumexp(1)
+        shares = (joint - density[:, None]).exp()
+        found = SufficientStatistics.of(
+            part, shares, parameters.means, structure, sample_weight=weight, log_likelihood=density
+        )
+        added = (shares if weight is None else shares * weight[:, None]).T @ spread
+        matrices = added.diag_embed() if factored else added.view(n_components, size, size)
+        found = replace(found, scatter=found.scatter + stored(structure, matrices))
+        total = found if total is None else total + found
+    assert total is not None
+    return total
 
 
 def likelihood_moments(means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:

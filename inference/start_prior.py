@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -10,7 +11,6 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
-from latentmix.inference.batches import Transform
 from latentmix.inference.effects import isolated
 from latentmix.inference.estimators import GaussianMixture
 from latentmix.inference.training import Callback, TrainingState
@@ -54,7 +54,7 @@ class StartPrior(Callback):
         data: Tensor,
         *,
         epochs: int,
-        transform: Transform | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
         n_init: int = 10,
         limit: int = 20_000,
     ) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["SufficientStatistics", "expectation", "moments", "repair", "slices"]
+__all__ = ["SufficientStatistics", "expectation", "moments", "repair", "slices", "stored"]
 
 _CHUNK = 4_000_000
 
@@ -184,3 +184,10 @@ def moments(x: Tensor, sample_weight: Tensor | None = None) -> tuple[Tensor, Ten
     fallback = variance.mean() if bool(variance.mean() > 0) else torch.ones_like(variance[0])
     constant = variance <= 1e-24 * mean.square()
     return mean, torch.where(constant | (variance <= 0), fallback, variance)
+
+
+def stored(structure: CovarianceStructure, scatter: Tensor) -> Tensor:
+    """As much of `K x D x D` second moments as the structure needs."""
+    if structure.name == "full":
+        return scatter
+    return scatter.sum(0) if structure.name == "tied" else scatter.diagonal(dim1=-2, dim2=-1)

@@ -144,7 +144,13 @@ def test_ci_is_executable() -> None:
 
 
 def test_every_import_is_declared(project: dict[str, Any]) -> None:
-    names = {"PIL": "pillow", "sklearn": "scikit-learn", "pyro": "pyro-ppl", "yaml": "pyyaml"}
+    names = {
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
+        "pyro": "pyro-ppl",
+        "yaml": "pyyaml",
+        "mpl_toolkits": "matplotlib",
+    }
     declared = {re.split(r"[\[<>=!~; ]", one)[0] for one in project["project"]["dependencies"]}
     for room in ROOMS:
         for path in sources(room):

@@ -118,7 +118,7 @@ def test_the_product_varies_the_last_option_fastest():
     assert cells[1] == {"latent_dim": "2", "decoder.hidden": "[9]"}
 
 
-def test_an_expanded_value_is_an_option_of_an_experiment():
+def test_a_cell_is_an_experiment():
     options = {"decoder.hidden": "[9]", "decoder": "MLPDecoder([8])", "objective": "RenyiELBO(0, num_particles=3)"}
     words = words_of(options)
     assert words.index("--decoder") < words.index("--decoder.hidden")

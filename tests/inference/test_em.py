@@ -98,7 +98,7 @@ def test_statistics_add_up(covariance_type, monkeypatch):
     whole = expectation(x, parameters)
     parts = [expectation(part, parameters) for part in x.split(77)]
     total = parts[0] + parts[1] + parts[2] + parts[3]
-    monkeypatch.setattr("latentmix.inference.em._CHUNK", 500)
+    monkeypatch.setattr("latentmix.inference.statistics._CHUNK", 500)
     chunked = expectation(x, parameters)
     for other in (total, chunked):
         for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):

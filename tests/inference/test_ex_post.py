@@ -1,13 +1,19 @@
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch.distributions import MultivariateNormal, Normal
 
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.inference import GaussianMixture, ex_post_prior, likelihood_moments
+from latentmix.inference.em import expectation, fit_em
+from latentmix.inference.ex_post import expectation_over_posteriors
+from latentmix.inference.starts import from_responsibilities
 from latentmix.models import VAE, Bernoulli, MixtureParameters, MixturePrior, MLPDecoder, StandardNormal, StudentT
+from latentmix.models.covariances import covariance_structure
 
 NOISE = 0.5
 
@@ -131,6 +137,50 @@ def log_evidence(parameters):
     return float(noisy.log_likelihood(observed()).mean())
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("kind", ["variances", "matrices"])
+def test_posteriors_are_infinitely_many_samples(covariance_type, kind):
+    """Sigma points m +- sqrt(D) S^1/2 e_d have the moments of N(m, S), and all terms are quadratic in z.
+
+    One component, so that responsibilities are those of samples.
+    """
+    generator = torch.Generator().manual_seed(2)
+    means = torch.randn(30, 3, generator=generator, dtype=torch.float64)
+    roots = torch.randn(30, 3, 3, generator=generator, dtype=torch.float64)
+    roots = roots.diagonal(dim1=-2, dim2=-1).diag_embed() if kind == "variances" else roots
+    covariances = roots @ roots.mT
+    offsets = 3**0.5 * torch.cat([roots.mT, -roots.mT], dim=1)
+    samples = (means[:, None] + offsets).flatten(0, 1)
+    structure = covariance_structure(covariance_type)
+    start = from_responsibilities(means, torch.ones(30, 1).double(), structure)
+    given = covariances.diagonal(dim1=-2, dim2=-1) if kind == "variances" else covariances
+    weight = torch.rand(30, generator=generator, dtype=torch.float64)
+    ours = expectation_over_posteriors(means, start, given, weight)
+    theirs = expectation(samples, start, weight.repeat_interleave(6) / 6)
+    for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_expected_is_better_than_one_sample(covariance_type):
+    x = observed(300)
+    mixture = GaussianMixture(2, covariance_type=covariance_type, tol=1e-8, max_iter=500, random_state=0)
+    plain, expected = (ex_post_prior(mixture, vae(), ExactGuide(), x, expected=flag) for flag in (False, True))
+    means, variances = ExactGuide().moments(x)
+    z = means + variances.sqrt() * torch.randn(2000, 300, 2, generator=torch.Generator().manual_seed(1))
+    assert expected().log_prob(z).mean() > plain().log_prob(z).mean() + 1e-4
+    bounds = fit_em(
+        means,
+        plain.to_parameters(),
+        e_step=partial(expectation_over_posteriors, covariances=variances),
+        reg_covar=0.0,
+        tol=0.0,
+        max_iter=30,
+    ).lower_bounds
+    assert np.diff(bounds).min() > -1e-9
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("noise_aware", [False, True])
 def test_with_a_real_guide_and_no_side_effects(noise_aware):
     torch.manual_seed(0)
@@ -163,7 +213,7 @@ def test_with_a_real_guide_and_no_side_effects(noise_aware):
         ({"vae": vae(StudentT(2)), "noise_aware": True}, "Expected a VAE with a StandardNormal prior"),
         (
             {"mixture": GaussianMixture(2, inference="svi"), "noise_aware": True},
-            "Expected inference='em' for noise_aware=True; got 'svi'",
+            "Expected inference='em' for an expected or noise-aware fit; got 'svi'",
         ),
         ({"mixture": GaussianMixture(0)}, "Expected n_components to be an integer >= 1; got 0"),
     ],
@@ -172,6 +222,14 @@ def test_refuses(change, message):
     given = {"mixture": GaussianMixture(2), "vae": vae(), "guide": ExactGuide(), "x": observed(50)} | change
     with pytest.raises(ValueError, match=message):
         ex_post_prior(**given)
+
+
+@pytest.mark.filterwarnings("ignore:The best of the em fits")
+def test_an_unfinished_fit_warns():
+    with pytest.warns(ConvergenceWarning, match="EM did not converge in 2 iterations"):
+        ex_post_prior(
+            GaussianMixture(2, max_iter=2, tol=0.0, random_state=0), vae(), ExactGuide(), observed(100), expected=True
+        )
 
 
 def test_any_prior_has_a_plain_successor():
