@@ -65,6 +65,8 @@ gallery: setup
 	@folder="$$(mktemp -d)"; trap 'rm -rf "$$folder"' EXIT; \
 	$(LATENTMIX) run digits_mlp2 --epochs 60 --mixture.draws 3 --out "$$folder/plane"; \
 	$(LATENTMIX) run digits --out "$$folder/digits"; \
+	$(LATENTMIX) run gmm3d --prior 'MixturePrior(10, covariance_type=full)' --start_prior 20 --out "$$folder/points"; \
+	cp "$$folder/points/figures/points_pairwise.png" experiments/gallery/points.png; \
 	cp "$$folder/digits/figures/em_against_svi.png" experiments/gallery/em_against_svi.png; \
 	cp "$$folder/plane/figures/latents_none.png" experiments/gallery/latents.png
 

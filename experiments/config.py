@@ -100,7 +100,9 @@ class MixtureFits:
         max_iter: Most iterations of EM.
         reg_covar: Floor of the variances, added to the diagonals.
         svi_steps: Most steps of enumerated SVI, each on all latents.
-        guide: Guide of SVI over the mixture's globals: a point mass, or a mean-field posterior whose medians count.
+        guide: Guide of SVI over the mixture's globals: a point mass, or a posterior, with correlations or without,
+            whose medians count.
+        svi_start: Where SVI starts: where EM does, or at EM's answer.
         optimizer: Optimizer of SVI; by default natural-gradient steps, whose first are EM's, and then a quasi-Newton
             method. Another one, such as Adam, takes a path of its own.
         draws: How often the labelled images of the `few` budget are drawn anew.
@@ -114,7 +116,8 @@ class MixtureFits:
     max_iter: int = 1000
     reg_covar: float = 1e-6
     svi_steps: int = 2000
-    guide: Literal["AutoDelta", "AutoNormal"] = "AutoDelta"
+    guide: Literal["AutoDelta", "AutoNormal", "AutoMultivariateNormal"] = "AutoDelta"
+    svi_start: Literal["common", "em"] = "common"
     optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None
     draws: int = 20
 

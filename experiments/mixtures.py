@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -23,7 +23,7 @@ __all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit
 
 Inference = Literal["em", "svi"]
 FITS: dict[Inference, str] = {"em": "EM", "svi": "SVI"}
-GUIDES = {"AutoDelta": AutoDelta, "AutoNormal": AutoNormal}
+GUIDES = {kind.__name__: kind for kind in (AutoDelta, AutoNormal, AutoMultivariateNormal)}
 BUDGETS = ("none", "few", "all")
 LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
 SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
@@ -137,7 +137,7 @@ def fit_mixtures(
     tell(f"mixtures of {n_components} components, no labels: EM from {settings.n_init} starts, SVI from the best")
     starts = [bench.fit("em", seed + index) for index in range(settings.n_init)]
     best = max(range(settings.n_init), key=lambda index: starts[index].lower_bound_)
-    fits = {"em": starts[best], "svi": bench.fit("svi", seed + best)}
+    fits = {"em": starts[best], "svi": bench.fit("svi", seed + best, em=starts[best])}
     figures: dict[str, Any] = {"mixtures": {}, "agreement": {"none": bench.agreement(fits)}}
     mixtures: dict[str, dict[str, FittedMixture]] = {}
     for inference, mixture in fits.items():
@@ -156,7 +156,8 @@ def fit_mixtures(
         draws: dict[str, list[dict[str, Any]]] = {inference: [] for inference in FITS}
         for index in range(settings.draws):
             labels = bench.few_labels(labels_per_class, label_seed + index)
-            fits = {inference: bench.fit(inference, seed, labels) for inference in FITS}
+            em = bench.fit("em", seed, labels)
+            fits = {"em": em, "svi": bench.fit("svi", seed, labels, em=em)}
             if index == 0:
                 figures["agreement"]["few"] = bench.agreement(fits)
             for inference, mixture in fits.items():
@@ -209,9 +210,18 @@ class _Bench:
     settings: MixtureFits
     n_components: int
 
-    def fit(self, inference: Inference, seed: int, labels: NDArray[np.int64] | None = None) -> GaussianMixture:
-        """Fit a mixture to the training latents."""
+    def fit(
+        self,
+        inference: Inference,
+        seed: int,
+        labels: NDArray[np.int64] | None = None,
+        em: GaussianMixture | None = None,
+    ) -> GaussianMixture:
+        """Fit a mixture to the training latents, SVI from EM's answer where that is asked for."""
         settings = self.settings
+        start = {}
+        if em is not None and settings.svi_start == "em":
+            start = {"weights_init": em.weights_, "means_init": em.means_, "precisions_init": em.precisions_}
         mixture = GaussianMixture(
             self.n_components,
             covariance_type=settings.covariance_type,
@@ -223,6 +233,7 @@ class _Bench:
             inference=inference,
             guide=GUIDES[settings.guide],
             optimizer=settings.optimizer,
+            **start,
         )
         with warnings.catch_warnings():  # what did not converge is said in the figures
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 
-from latentmix.experiments.artifacts import RunFolder, load_run, load_tree, load_weights, save_tree
+from latentmix.experiments.artifacts import RunFolder, load_run, load_tree, save_tree
+from latentmix.models.pretrained import load_weights
 
 
 def test_trees_come_back(tmp_path):

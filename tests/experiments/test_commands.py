@@ -221,6 +221,7 @@ def test_a_class_of_one_s_own_is_found_where_the_command_is_given(tmp_path, monk
     "options",
     [
         ["--mixture.guide", "AutoNormal"],
+        ["--mixture.guide", "AutoMultivariateNormal", "--mixture.svi_start", "em"],
         ["--mixture.optimizer", "torch.optim.Adam", "--mixture.optimizer.lr", "0.05"],
         ["--mixture.latents", "sample", "--mixture.covariance_type", "diag"],
         ["--mixture.n_components", "5"],
