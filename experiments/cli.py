@@ -6,10 +6,10 @@ import argparse
 import os
 import re
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,16 @@ usage: latentmix COMMAND ...
 """
 
 
+CALLS = """
+A part is a class by its name or import path, with arguments as in Python or as options of their own:
+  --likelihood Bernoulli | ContinuousBernoulli | 'Gaussian(0.1)' | 'Gaussian(shared)' | 'Laplace(pixel)' | ...
+  --prior StandardNormal | 'MixturePrior(10, covariance_type=full)' | VampPrior --prior.n_components 50 | ...
+  --family DiagonalNormal | FullNormal | AutoregressiveFlow
+  --objective Trace_ELBO | TraceMeanField_ELBO | TraceEnum_ELBO (enumerates a MixturePrior) |
+              'RenyiELBO(alpha=0, num_particles=5)', with --beta, --warmup, --free_bits
+"""
+
+
 class UsageError(ValueError):
     """A command line that cannot be understood."""
 
@@ -67,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
+            warnings.filterwarnings("ignore", message=".*found no sample sites configured for enumeration")
             warnings.showwarning = _warn
             code = _command(words[0])(words[1:])
     except BrokenPipeError:
@@ -117,7 +128,9 @@ def _run(words: list[str]) -> None:
     from latentmix.experiments.config import Experiment, experiment_parser
 
     if "--help" in words or "-h" in words:
-        print(f"usage: latentmix run PRESET|FILE.yaml [--out DIR] [options]\n\npresets: {', '.join(presets())}\n")
+        print(
+            f"usage: latentmix run PRESET|FILE.yaml [--out DIR] [options]\n\npresets: {', '.join(presets())}\n{CALLS}"
+        )
         print(re.sub(r"^usage:.*?\n\n", "", experiment_parser().format_help(), flags=re.DOTALL))
         return
     if words and words[0].startswith("-"):
@@ -128,9 +141,14 @@ def _run(words: list[str]) -> None:
     known, rest = parser.parse_known_args(words)
     config = parse_experiment(known.preset, rest)
     name = Path(known.preset).stem
-    out = known.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = known.out or Path("runs") / f"{name}-{_moment()}"
     config.name = config.name or name
     commands.run(Experiment.from_config(config), out)
+
+
+def _moment() -> str:
+    """The time to a millisecond, so that runs started at once have names of their own."""
+    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
 
 
 def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
@@ -163,7 +181,7 @@ def _sweep(words: list[str]) -> int:
     parser.add_argument("--pictures", action="store_true", help="figures and a report for every cell")
     parser.add_argument("--out", type=Path, help="folder of the sweep, new or to go on with")
     known, rest = parser.parse_known_args(words)
-    out = known.out or Path("runs") / f"{Path(known.preset).stem}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = known.out or Path("runs") / f"{Path(known.preset).stem}-sweep-{_moment()}"
     results = sweep(
         known.preset,
         rest,
@@ -211,8 +229,8 @@ def _ex_post(words: list[str]) -> None:
 
     parser = _parser(
         "ex-post",
-        epilog="--n_components 10,50,100, --covariance_type, --images, --test_images, --samples, --draws, --max_iter, "
-        "--seed: what is compared",
+        epilog="what is compared: --n_components 10,50,100, --forms samples,expected,noise_aware, --covariance_type, "
+        "--images, --noise_images, --test_images, --samples, --draws, --max_iter, --reg_covar, --seed",
     )
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
@@ -238,7 +256,7 @@ def _sample(words: list[str]) -> None:
 
     parser = _parser("sample")
     parser.add_argument("run", type=Path, help="the folder of the run")
-    parser.add_argument("-n", type=int, default=64, help="how many images")
+    parser.add_argument("-n", type=int, default=64, help="how many images, or points")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a new .png or .npy file")
     known = parser.parse_args(words)

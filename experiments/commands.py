@@ -8,20 +8,21 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from latentmix.experiments import plots
 from latentmix.experiments.artifacts import RunFolder, load_run
 from latentmix.experiments.config import Experiment, experiment_parser, option_words
-from latentmix.experiments.data import Data, Split, ToFloat, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.data import APPLIES, Data, Split, ToFloat, batch_transform, binarize_static, resolve_binarize
 from latentmix.experiments.measures import measure_vae
 from latentmix.experiments.metrics import classification
 from latentmix.experiments.pipeline import Session, latents_of, run_experiment
@@ -86,11 +87,14 @@ def evaluate(path: Path, split: str, options: Sequence[str], samples: int, out: 
     finished = load_run(path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Data, "data")
-    parser.set_defaults({f"data.{name}": value for name, value in finished.config["data"].items()})
-    data = parser.instantiate(parser.parse_args(option_words(options))).data
+    known = finished.config["data"]
+    asked = [word for option, word in pairwise(option_words(options)) if option == "--data.source"]
+    other = bool(asked) and asked[-1] != known["source"]
+    parser.set_defaults({f"data.{name}": value for name, value in known.items() if not (other and name in APPLIES)})
+    data = parser.instantiate(_parsed(parser, option_words(options))).data
     images = replace(data, labels_per_class=1).load()
     if images.shape != finished.vae.shape:
-        raise ValueError(f"Expected images of shape {finished.vae.shape} for this run; got {images.shape}.")
+        raise ValueError(f"Expected data of shape {finished.vae.shape} for this run; got {images.shape}.")
     chosen = images.splits[split] if split != "all" else _together(list(images.splits.values()))
     binarize = resolve_binarize(data.binarize, finished.vae.likelihood)
     seen = binarize_static(chosen.x, data.seed) if binarize == "static" else chosen.x
@@ -135,9 +139,23 @@ def evaluate(path: Path, split: str, options: Sequence[str], samples: int, out: 
     figures["mixtures"] = mixtures
     if out is not None:
         out.write_text(json.dumps(figures, indent=2))
-    print(f"{split} split of {data.source}: {len(chosen)} images")
+    print(f"{split} split of {data.source}: {len(chosen)} {'images' if images.pictorial else 'points'}")
     print(f"{headline(figures)}\n")
     print(summary_table({"mixtures": mixtures}))
+
+
+def _parsed(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """Options of a command that is not an experiment.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    known = [name for action in parser._actions for name in action.option_strings if name != "-h"]
+    unknown = next((word for word in words if word.startswith("--") and word not in known), None)
+    if unknown is not None:
+        listed = ", ".join(name for name in known if name not in ("--help", "--data") and not name.endswith("+"))
+        raise ValueError(f"Expected options out of {listed}; got {unknown}.")
+    return parser.parse_args(list(words))
 
 
 def _together(splits: Sequence[Split]) -> Split:
@@ -154,6 +172,8 @@ def classify(path: Path, files: Sequence[Path], inference: str, budget: str | No
     if budget not in budgets:
         raise ValueError(f"Expected a label budget of this run, {', '.join(budgets)}; got {budget!r}.")
     fitted = budgets[budget]
+    if len(finished.vae.shape) != 3:
+        raise ValueError(f"Expected a run on images, to classify images by; got one on points in {path}.")
     names, images = _read_images(files, finished.vae.shape)
     probabilities = fitted.classify(finished.guide.encode(images, transform=ToFloat()))
     columns = [f"class {label}" for label in fitted.classes] or [
@@ -202,13 +222,16 @@ def _read_picture(file: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def sample(path: Path, n: int, seed: int, out: Path) -> None:
-    """Draw mean images from the prior into a picture or an array."""
+    """Draw mean images, or points, from the prior into a picture or an array."""
     if n < 1:
-        raise ValueError(f"Expected at least one image to sample; got {n}.")
+        raise ValueError(f"Expected at least one sample; got {n}.")
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"Expected a .png or .npy file for the samples; got {out}.")
     _refuse_existing(out)
-    images = load_run(path).vae.generate(n, seed=seed)
+    vae = load_run(path).vae
+    if len(vae.shape) != 3 and out.suffix == ".png":
+        raise ValueError(f"Expected a .npy file for samples that are points, not images; got {out}.")
+    images = vae.generate(n, seed=seed)
     if out.suffix == ".npy":
         np.save(out, images.numpy())
     else:
@@ -229,10 +252,10 @@ def ex_post(path: Path, options: Sequence[str], out: Path | None) -> None:
     from latentmix.experiments.ex_post import ExPost, as_json, measure_ex_post, table
 
     _refuse_existing(out)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ExPost)
-    settings = ExPost(**vars(parser.parse_args(option_words(options, lists=("n_components", "forms")))))
     finished = load_run(path)
+    parser = ArgumentParser(exit_on_error=False, prog="latentmix ex-post")
+    parser.add_class_arguments(ExPost)
+    settings = ExPost(**vars(_parsed(parser, option_words(options, lists=("n_components", "forms")))))
     gains = measure_ex_post(finished, settings, print)
     if out is not None:
         out.write_text(json.dumps({"run": str(path), **as_json(gains, settings)}, indent=2))
@@ -256,3 +279,7 @@ def bench_svi() -> None:
 def _refuse_existing(out: Path | None) -> None:
     if out is not None and out.exists():
         raise ValueError(f"Expected a new file for the result; got {out}, which exists already: name another by --out.")
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(
+            f"Expected a folder that is there for the result; got {out}: make {out.parent}, or name another."
+        )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.optim import Adam, Optimizer
@@ -85,6 +85,11 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected {name} of at least 1; got {value}.")
+        if self.start_prior is not None and self.start_prior >= self.epochs:
+            raise ValueError(
+                f"Expected start_prior below epochs, so that training goes on from there; got {self.start_prior} of "
+                f"{self.epochs}."
+            )
 
 
 @dataclass(frozen=True)
@@ -308,9 +313,15 @@ def _list_options() -> set[str]:
     """Names of the arguments that are lists, of the parts that LatentMix has and of an experiment's settings."""
     classes: list[type] = [Data, Measures, MixtureFits, Training]
     for base in PARTS.values():
-        classes += base.__subclasses__()
+        classes += kinds_of(base)
     arguments = [item for kind in classes for item in inspect.signature(kind).parameters.items()]
     return {name for name, argument in arguments if re.match(r"(Sequence|list|tuple)\[", str(argument.annotation))}
+
+
+def kinds_of(base: type) -> list[type]:
+    """The classes that derive from another, at any depth."""
+    children: list[type] = base.__subclasses__()
+    return [kind for child in children for kind in (child, *kinds_of(child))]
 
 
 def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -343,8 +354,11 @@ def check_options(experiment: Experiment) -> None:
         ValueError: If an optimizer or a schedule cannot be made, or the objective has no particle.
     """
     particles = getattr(experiment.elbo, "num_particles", 1)
-    if particles < 1:
-        raise ValueError(f"Expected objective.num_particles of at least 1; got {particles}.")
+    least = 2 if isinstance(experiment.elbo, RenyiELBO) else 1
+    if particles < least:
+        why = ", which is the ELBO with one" if least > 1 else ""
+        name = type(experiment.elbo).__name__
+        raise ValueError(f"Expected objective.num_particles of at least {least} for {name}{why}; got {particles}.")
     makers = {"optimizer": experiment.training.optimizer, "mixture.optimizer": experiment.mixture.optimizer}
     for name, make in makers.items():
         if make is None:

@@ -17,7 +17,7 @@ from latentmix.experiments.artifacts import Run
 from latentmix.experiments.data import Data, batch_transform, binarize_static, resolve_binarize
 from latentmix.inference import GaussianMixture, ex_post_prior, log_likelihoods
 from latentmix.inference.effects import isolated
-from latentmix.models import MixturePrior, Prior
+from latentmix.models import MixturePrior, Prior, StandardNormal
 
 __all__ = ["ExPost", "Gain", "as_json", "measure_ex_post", "table"]
 
@@ -31,7 +31,7 @@ class ExPost:
     """What is compared.
 
     Args:
-        n_components: Components of the mixtures.
+        n_components: Components of each mixture.
         covariance_type: Structure of their covariances.
         forms: How mixtures are fitted: to one sample of q per image, to q as a distribution (`expected`), or to the
             likelihoods of the latent that q stands for (`noise_aware`, extreme deconvolution).
@@ -104,7 +104,8 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
         The prior of training first, then each mixture.
 
     Raises:
-        ValueError: If the data cannot be read, or there are fewer training images than components.
+        ValueError: If the data cannot be read, there are fewer training images than components, or a noise-aware
+            mixture is asked for of a VAE with another prior than N(0, I).
     """
     data = Data(**run.config["data"])
     dataset = data.load()
@@ -113,6 +114,11 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     if len(train) < max(settings.n_components):
         raise ValueError(
             f"Expected at least as many training images as components, {max(settings.n_components)}; got {len(train)}."
+        )
+    if "noise_aware" in settings.forms and not isinstance(run.vae.prior, StandardNormal):
+        raise ValueError(
+            f"Expected a run with a StandardNormal prior for the noise_aware form; got {type(run.vae.prior).__name__}: "
+            "take --forms samples,expected."
         )
     if binarize != "none":
         train = binarize_static(train, settings.seed)

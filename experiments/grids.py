@@ -15,7 +15,7 @@ from pyro.infer.elbo import ELBO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from latentmix.experiments.config import LINKED, PARTS, experiment_parser, import_object
+from latentmix.experiments.config import LINKED, PARTS, experiment_parser, import_object, kinds_of
 from latentmix.experiments.messages import condensed
 
 __all__ = ["Grid", "call_form", "cells_of", "check_names", "option_value", "parse_grid", "words_of"]
@@ -29,8 +29,9 @@ CLASSES: dict[str, type] = {
     "scheduler": LRScheduler,
     "mixture.optimizer": Optimizer,
 }
-SUPPLIED = LINKED | {"params"}
+SUPPLIED = LINKED | {"params", "optimizer"}
 CALL = re.compile(r"([A-Za-z_][\w.]*)\s*\((.*)\)", re.DOTALL)
+MISSING = object()
 OPENING, CLOSING = "([{", ")]}"
 
 
@@ -145,7 +146,25 @@ def call_form(text: str, option: str = "") -> str | dict[str, Any]:
         if not value:
             raise ValueError(f"Expected a value for every argument of {name}; got {text!r}.")
         arguments[key] = _value(value)
-    return {"class_path": name, "init_args": arguments}
+    return {"class_path": name, "init_args": _defaults(kind) | arguments}
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """What a constructor takes where nothing is said, so that nothing of the class before is left."""
+    return {
+        name: plain
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name not in SUPPLIED
+        and parameter.default is not parameter.empty
+        and (plain := _plain_default(parameter.default)) is not MISSING
+    }
+
+
+def _plain_default(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain_default(one) for one in value]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if finite and (value is None or isinstance(value, bool | int | float | str)) else MISSING
 
 
 def _named(pieces: Sequence[str]) -> bool:
@@ -180,7 +199,9 @@ def option_value(option: str, text: str) -> str:
         >>> option_value("latent_dim", "10")
         '10'
     """
-    value = call_form(text, option) if option in CLASSES else text
+    named = re.fullmatch(r"[A-Za-z_][\w.]*", text.strip()) and option in (*PARTS, "objective")
+    whole = named and find_class(text.strip(), option) is not None
+    value = call_form(f"{text}()" if whole else text, option) if option in CLASSES else text
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -193,14 +214,7 @@ def find_class(name: str, option: str = "") -> type | None:
             return None
         return found if isinstance(found, type) else None
     bases: list[type] = [CLASSES[option]] if option in CLASSES else list(dict.fromkeys(CLASSES.values()))
-    return next((kind for base in bases for kind in _descendants(base) if kind.__name__ == name), None)
-
-
-def _descendants(base: type) -> Iterator[type]:
-    subclasses: list[type] = base.__subclasses__()
-    for kind in subclasses:
-        yield kind
-        yield from _descendants(kind)
+    return next((kind for base in bases for kind in kinds_of(base) if kind.__name__ == name), None)
 
 
 def check_names(grid: Grid, base: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 
-from latentmix.experiments.config import LINKED, PARTS, experiment_parser, import_object
+from latentmix.experiments.config import LINKED, PARTS, experiment_parser, import_object, kinds_of
 
 __all__ = ["condensed"]
 
@@ -40,8 +40,7 @@ def condensed(text: str) -> str:
     if refused:
         return _unknown_argument(key, value, refused[1], refused[2])
     if "Expected a dot import path string" in text and key in PARTS:
-        kinds: list[type] = PARTS[key].__subclasses__()
-        known = ", ".join(kind.__name__ for kind in kinds)
+        known = ", ".join(kind.__name__ for kind in kinds_of(PARTS[key]) if not inspect.isabstract(kind))
         return f"Expected --{key} to be {known}, or the import path of a class of your own; got {value}."
     reason = (
         " ".join(kept[-1].split())
@@ -65,6 +64,8 @@ def _unknown_argument(key: str, value: str, path: str, argument: str) -> str:
             f"Expected no --{key}: {argument} follows from the experiment (--latent_dim, the data, the likelihood) "
             f"for every part; got {value}."
         )
-    accepted = [name for name in inspect.signature(import_object(path)).parameters if name not in LINKED]
+    parameters = inspect.signature(import_object(path)).parameters.values()
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    accepted = [one.name for one in parameters if one.name not in LINKED and one.kind not in open_ended]
     part, named, known = key.split(".")[0], path.rpartition(".")[2], ", ".join(accepted) or "none"
     return f"Expected --{part}.NAME with an argument of {named} ({known}); got {argument!r}."

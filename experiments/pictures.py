@@ -138,7 +138,7 @@ def _draw_map(folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, a
         values, name = split.attributes[:, columns[0]].cpu()[rows].numpy(), dataset.attributes[columns[0]]
     else:
         assert split.labels is not None
-        values, name = split.labels.cpu()[rows].numpy(), "class"
+        values, name = split.labels.cpu()[rows].numpy(), "class" if dataset.truth is None else "component"
     picture = plots.latent_map(projections.points, values, name=name, explained=projections.explained, total=len(split))
     plots.save(picture, folder / "map.png")
 
@@ -159,6 +159,8 @@ def draw_mixtures(
     mixtures: Mapping[str, Mapping[str, FittedMixture]],
     figures: Mapping[str, Any],
     classes: Sequence[int],
+    *,
+    pictorial: bool = True,
 ) -> None:
     """Draw latents under the components of both fits, confusion matrices, and EM against SVI.
 
@@ -168,7 +170,12 @@ def draw_mixtures(
         mixtures: Fitted mixtures by inference and budget of labels.
         figures: What `fit_mixtures` measured.
         classes: The classes.
+        pictorial: Whether the data are images, and not points.
     """
+
+    def worded(heading: str) -> str:
+        return heading if pictorial else heading.replace("image", "point")
+
     for budget in BUDGETS:
         fitted = {name: mixtures[inference].get(budget) for inference, name in FITS.items()}
         if any(one is None for one in fitted.values()):
@@ -181,7 +188,7 @@ def draw_mixtures(
             }
             with isolated():
                 scatter = plots.latent_scatter(
-                    latents.latents, latents.labels, components, classes, heading=HEADINGS[budget]
+                    latents.latents, latents.labels, components, classes, heading=worded(HEADINGS[budget])
                 )
             plots.save(scatter, folder / f"latents_{budget}.png")
         if classes:
@@ -189,7 +196,7 @@ def draw_mixtures(
                 name: np.asarray(figures["mixtures"][inference][budget]["confusion"])
                 for inference, name in FITS.items()
             }
-            confusion = plots.confusion_matrices(matrices, classes, heading=CONFUSIONS[budget])
+            confusion = plots.confusion_matrices(matrices, classes, heading=worded(CONFUSIONS[budget]))
             plots.save(confusion, folder / f"confusion_{budget}.png")
 
     agreement = figures["agreement"]["none"]

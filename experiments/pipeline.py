@@ -39,6 +39,7 @@ from latentmix.inference import (
 from latentmix.inference.effects import isolated
 from latentmix.models import VAE, MixturePrior, VampPrior
 from latentmix.models.pretrained import load_weights, read_weights
+from latentmix.models.vae import evaluation_mode
 
 __all__ = ["Session", "initialize", "latents_of", "run_experiment"]
 
@@ -125,6 +126,10 @@ class Session:
             raise ValueError(f"Expected a MixturePrior for --start_prior; got {type(vae.prior).__name__}.")
         if training.init_from is not None:
             initialize(vae, guide, Path(training.init_from))
+        with isolated(seed=training.seed), evaluation_mode(vae, guide), torch.no_grad():
+            experiment.objective.terms(
+                vae.model, guide, transform(seen["train"][:2])
+            )  # a pair that has no bound says so
         if training.tensorboard:
             _summary_writer()
         classes = f" of classes {', '.join(map(str, dataset.classes))}" if dataset.classes else " without labels"
@@ -197,7 +202,14 @@ class Session:
                 attribute=data.attribute,
                 seed=training.seed,
             )
-            draw_mixtures(folder.figures, latents["test"], mixtures, figures, self.dataset.classes)
+            draw_mixtures(
+                folder.figures,
+                latents["test"],
+                mixtures,
+                figures,
+                self.dataset.classes,
+                pictorial=self.dataset.pictorial,
+            )
             summary["seconds"]["total"] = time.perf_counter() - self.began
         folder.write_json("summary.json", summary)
         if pictures:

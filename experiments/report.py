@@ -56,7 +56,7 @@ PICTURES = {
     ),
     "latent": (
         "Latents and components",
-        "Latents coloured by the class of their image, with the mean and the 2-sigma ellipse of each component; above "
+        "Latents coloured by the class of the image, with the mean and the 2-sigma ellipse of each component; above "
         "two dimensions everything is projected on the first two principal components.",
     ),
     "em_against_svi": (
@@ -170,14 +170,21 @@ def write_report(folder: Path) -> Path:
         history=history,
         rows=rows,
         classified=any("accuracy" in row for _, _, row in rows),
-        budgets={budget: BUDGETS.get(budget, budget) for budget, _, _ in rows},
+        budgets={budget: _worded(BUDGETS.get(budget, budget), pictorial) for budget, _, _ in rows},
         per_class=_per_class(rows),
         agreement=_agreement(summary),
-        figures=_figures(folder / "figures"),
+        figures=[
+            {**figure, "caption": _worded(figure["caption"], pictorial)} for figure in _figures(folder / "figures")
+        ],
         config=_text(folder / "config.yaml"),
     )
     (folder / "report.html").write_text(html, encoding="utf-8")
     return folder / "report.html"
+
+
+def _worded(text: str, pictorial: bool) -> str:
+    """A sentence on images, of points where the data are points."""
+    return text if pictorial else text.replace("image", "point")
 
 
 def _number(value: Any, digits: int) -> str:

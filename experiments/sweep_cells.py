@@ -105,7 +105,7 @@ def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Ru
 
     Args:
         cell: What to run.
-        path: Its folder; a traceback is left in `error.txt`, nothing where the cell is refused.
+        path: Its folder; a traceback is left in `error.txt`, nothing where the cell is refused before it is begun.
         threads: Threads that torch takes from now on in this process; by default it keeps its own.
         pictures: Whether to draw figures and write the report.
         run: What runs it.
@@ -125,8 +125,8 @@ def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Ru
             experiment = Experiment.from_config(experiment_parser().parse_object(cell.config))
             outcome["summary"] = dict(run(experiment, path, pictures))
         except Exception as error:
-            early = not (path / "checkpoints" / "training.safetensors").exists()
-            if early and isinstance(error, argparse.ArgumentError | ValueError):
+            unwritten = not (path / "config.yaml").exists()  # what does not go together is found before
+            if unwritten and isinstance(error, argparse.ArgumentError | ValueError):
                 shutil.rmtree(path, ignore_errors=True)
                 outcome |= {"status": "refused", "reason": one_line(error)}
             else:

@@ -26,7 +26,7 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """Latents on the great arc between two, their lengths changing evenly, both included: `steps x latent_dim`.
 
     In many dimensions N(0, I) lies near a sphere, which a straight line cuts (White, *Sampling generative networks*,
-    2016, section 2.1). For latents of one direction, or of opposite ones, it is the line.
+    2016, section 2.1). For latents of one direction, or of opposite ones, and from or to the origin, it is the line.
 
     Example:
         >>> import torch
@@ -37,7 +37,7 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     lengths = start.norm(), end.norm()
     cosine = (start @ end / (lengths[0] * lengths[1]).clamp_min(1e-12)).clamp(-1, 1)
     angle = cosine.arccos()
-    if float(angle.sin()) < 1e-4:
+    if float(angle.sin()) < 1e-4 or not float(min(lengths)):
         return straight(start, end, steps)
     shares = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None]
     directions = (((1 - shares) * angle).sin() * start / lengths[0] + (shares * angle).sin() * end / lengths[1]) / (

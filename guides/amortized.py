@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from latentmix.guides.encoders import Encoder
 from latentmix.guides.families import DiagonalNormal, Family
-from latentmix.models.pretrained import load_pretrained, save_pretrained
+from latentmix.models.networks import check_positive
+from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.vae import evaluation_mode, register
 
 __all__ = ["AmortizedGuide"]
 
 
 @final
-class AmortizedGuide(nn.Module):
+class AmortizedGuide(nn.Module, Part):
     r"""The guide :math:`q(z \mid x)`, its parameters given by an encoder.
 
     An ordinary Pyro callable with the site `z` in a plate `data` (Kingma and Welling, *Auto-Encoding
@@ -41,6 +42,9 @@ class AmortizedGuide(nn.Module):
 
     def __init__(self, encoder: Encoder, family: Family | None = None) -> None:
         super().__init__()
+        if family is not None and not isinstance(family, Family):
+            hint = f" the class {family.__name__}: make one" if isinstance(family, type) else f" {family!r:.60}"
+            raise ValueError(f"Expected a Family for family; got{hint}.")
         self.encoder = encoder
         self.family = DiagonalNormal() if family is None else family
         self.head = self.family.build(encoder.features, encoder.latent_dim)
@@ -146,4 +150,5 @@ class AmortizedGuide(nn.Module):
 
 
 def _chunks(x: Tensor, batch_size: int, transform: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:
+    check_positive(batch_size=batch_size)
     return (chunk if transform is None else transform(chunk) for chunk in x.split(batch_size))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import final
 
 from torch import Tensor, nn
 
 from latentmix.models.networks import check_positive, halved, mlp
+from latentmix.models.pretrained import Part
 
 __all__ = ["ConvEncoder", "Encoder", "MLPEncoder"]
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(nn.Module, Part):
     """Maps a datum x to features; the guide's family turns these into q(z given x).
 
     A subclass fills `encode`; leading dimensions are handled here.

@@ -11,11 +11,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, register_kl
-from torch.nn.functional import softplus
 
+from latentmix.models.distributions import softplus
 from latentmix.models.flows import FlowDistribution, autoregressive
 from latentmix.models.mixture_prior import cholesky_factor
 from latentmix.models.networks import check_positive
+from latentmix.models.pretrained import Part
 
 __all__ = ["AutoregressiveFlow", "ConditionalDistribution", "DiagonalNormal", "Family", "FullNormal"]
 
@@ -50,7 +51,7 @@ class ConditionalDistribution(nn.Module, ABC):
         """
 
 
-class Family(ABC):
+class Family(Part):
     """A choice of family; it holds no weights, so that one object serves any number of guides."""
 
     @abstractmethod

@@ -173,10 +173,12 @@ def _correlated(
         factor = _factor(covariance, noise[rows])
         pulls = torch.cholesky_solve(x[rows][:, :, None] - parameters.means[members].T, factor)
         sums[members] = torch.einsum("nk,ndk->kd", own, pulls) @ covariance
-        precisions = torch.cholesky_inverse(factor)
         flat = pulls.mT.flatten(0, 1)
-        inner = (flat * own.reshape(-1, 1)).T @ flat - (own.sum(1) @ precisions.flatten(1)).view_as(covariance)
-        scatter.append(own.sum() * covariance + covariance @ inner @ covariance)
+        between = covariance @ ((flat * own.reshape(-1, 1)).T @ flat) @ covariance.mT
+        precisions, spread = torch.cholesky_inverse(factor), noise[rows]  # of products alone: nothing cancels
+        remaining = precisions * spread[:, None] if spread.ndim == 2 else precisions @ spread
+        within = covariance @ (own.sum(1) @ remaining.flatten(1)).view_as(covariance)
+        scatter.append((between + between.mT + within + within.mT) / 2)
     moments = stored(parameters.structure, torch.stack(scatter))
     return _statistics(parameters, shares, density, sums, moments, sample_weight)
 
@@ -197,9 +199,11 @@ def _factor(covariance: Tensor, noise: Tensor) -> Tensor:
     if noise.ndim == 2:
         diagonal += noise
     factor, info = torch.linalg.cholesky_ex(total)
-    if bool(info.any()):
-        diagonal *= 1 + 1e-10
-        factor = torch.linalg.cholesky(total)
+    for jitter in (1e-10, 1e-8, 1e-6):
+        if not bool(info.any()):
+            break
+        diagonal *= 1 + jitter
+        factor, info = torch.linalg.cholesky_ex(total)
     return factor
 
 

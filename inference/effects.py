@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-__all__ = ["Modules", "RandomState", "Registered", "isolated"]
+__all__ = ["Modules", "RandomState", "Registered", "isolated", "plain_errors"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,20 @@ def isolated(*, seed: int | None = None, validation: bool | None = None, params:
     finally:
         pyro.settings.set(**settings)
         randomness.restore()
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A block whose refusals are one sentence, without the table of shapes that Pyro appends to what a model raises."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException = error
+        while isinstance(cause.__cause__, ValueError):
+            cause = cause.__cause__
+        if cause is error or not str(cause).startswith("Expected"):
+            raise
+        raise ValueError(str(cause)) from cause
 
 
 class Modules(Messenger):

@@ -14,7 +14,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 from latentmix.inference.batches import Transform, as_batch, transformed
-from latentmix.inference.effects import Modules, isolated
+from latentmix.inference.effects import Modules, isolated, plain_errors
 from latentmix.inference.objectives import Objective, Stochastic, as_objective
 from latentmix.models.likelihoods import Likelihood
 
@@ -87,6 +87,7 @@ def evaluate(
     totals = torch.zeros(4, dtype=torch.float64, device=tensors[0].device)
     known = None if store is None else {kind: dict(part) for kind, part in store.items()}
     with (
+        plain_errors(),
         isolated(seed=seed, validation=True, params=store),
         Modules(model, guide),
         torch.no_grad(),
@@ -120,7 +121,7 @@ def bits_per_dimension(nats: float, likelihood: Likelihood, shape: Sequence[int]
         >>> round(bits_per_dimension(-90.0, Bernoulli(), (1, 28, 28)), 4)
         0.1656
     """
-    if not likelihood.measure.startswith("mass"):
+    if not likelihood.discrete:
         raise ValueError(
             f"Expected a likelihood that gives probabilities, for bits per dimension; got {type(likelihood).__name__} "
             f"({likelihood.measure}): use Bernoulli on binary or DiscretizedLogistic on 256-level data."

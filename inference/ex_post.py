@@ -75,7 +75,7 @@ def ex_post_prior(
         seed: Seed of all draws, and of the mixture where its `random_state` is `None`.
 
     Returns:
-        The frozen prior.
+        The frozen prior, on the device and in the dtype of the VAE.
 
     Raises:
         ValueError: If sizes disagree or are not positive, the VAE's prior is not N(0, I) where `noise_aware`, or the
@@ -104,16 +104,17 @@ def ex_post_prior(
         )
     if (noise_aware or expected) and mixture.inference != "em":
         raise ValueError(f"Expected inference='em' for an expected or noise-aware fit; got {mixture.inference!r}.")
-    samples = guide.draw(x, batch_size=batch_size, transform=transform, seed=seed).double()
+    with isolated(seed=seed):
+        samples = guide.draw(x, batch_size=batch_size, transform=transform, seed=seed).double()
     plain = clone(mixture)
     if plain.random_state is None:
         plain.random_state = seed
     plain.fit(samples)
     with isolated(seed=seed):
-        if not (expected or noise_aware):
-            return MixturePrior.from_mixture(plain, samples)
-        means, covariances = guide.moments(x, batch_size=batch_size, transform=transform)
         parameters = plain.parameters_
+        if not (expected or noise_aware):
+            return _for(vae, MixturePrior.from_mixture(plain, samples), parameters)
+        means, covariances = guide.moments(x, batch_size=batch_size, transform=transform)
         if expected:
             e_step = partial(expectation_over_posteriors, covariances=covariances)
             parameters = _continue(plain, means, parameters, e_step=e_step)
@@ -122,7 +123,14 @@ def ex_post_prior(
             points, noise = likelihood_moments(means[rows], covariances[rows])
             candidates = plain.noise_candidates
             parameters = _continue(plain, points, parameters, noise_covariance=noise, noise_candidates=candidates)
-        return MixturePrior.from_parameters(parameters)
+        return _for(vae, MixturePrior.from_parameters(parameters), parameters)
+
+
+def _for(vae: VAE, prior: MixturePrior, parameters: MixtureParameters) -> MixturePrior:
+    """The prior on the VAE's device and in its dtype, its values rounded once."""
+    prior = prior.to(next(vae.parameters()))
+    prior.initialize(parameters)
+    return prior
 
 
 def _continue(mixture: GaussianMixture, x: Tensor, start: MixtureParameters, **options: Any) -> MixtureParameters:

@@ -172,9 +172,9 @@ def _log_weights(
     q = guide.posterior(x)
     step = chunk // len(x)
     for start in range(0, samples, step):
-        z = q.sample(torch.Size([min(step, samples - start)]))
-        weights = log_density(vae, x, z) - q.log_prob(z).double()
-        yield weights + priors(z)
+        z = q.sample(torch.Size([step]))  # whole chunks: torch's draws depend on their number
+        log_q, z = q.log_prob(z)[: samples - start], z[: samples - start]
+        yield log_density(vae, x, z) - log_q.double() + priors(z)
 
 
 def log_density(vae: VAE, x: Tensor, z: Tensor) -> Tensor:

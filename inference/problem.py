@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from latentmix.inference.batches import Batch, Transform, transformed
-from latentmix.inference.effects import Modules, RandomState
+from latentmix.inference.effects import Modules, RandomState, plain_errors
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.objectives import Objective, Stochastic, Terms, as_objective, data_plate
 
@@ -70,7 +70,11 @@ class Problem:
         size: int,
     ) -> Problem:
         """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked."""
-        with Modules(model, guide) as modules:
+        for name, function in (("model", model), ("guide", guide)):
+            if isinstance(function, nn.Module) and type(function).forward is nn.Module.forward:
+                kind = type(function).__name__
+                raise ValueError(f"Expected a Pyro callable for {name}; got a {kind}: pass its method, as vae.model.")
+        with plain_errors(), Modules(model, guide) as modules:
             batch = transformed(tuple(tensor[:size] for tensor in data), transform)
             guide_trace = poutine.trace(guide).get_trace(*batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)

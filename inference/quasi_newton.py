@@ -81,8 +81,10 @@ class QuasiNewton(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Expected no closure; got one.")
         for group in self.param_groups:
-            leaves = [leaf for leaf in group["params"] if leaf.grad is not None]
-            if leaves:
+            leaves = list(group["params"])
+            if any(leaf.grad is not None for leaf in leaves):
+                for leaf in leaves:  # the one weight of a mixture of one component has no gradient
+                    leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
                 self._step(group, leaves)
 
     def _step(self, group: dict[str, Any], leaves: list[Tensor]) -> None:

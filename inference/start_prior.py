@@ -36,7 +36,7 @@ class StartPrior(Callback):
         limit: Most data that the mixture is fitted to, the first ones.
 
     Raises:
-        ValueError: If the prior is no learned mixture, or a number is below 1.
+        ValueError: If the prior is no learned mixture, a number is below 1, or there are fewer data than components.
 
     Example:
         >>> import torch
@@ -62,6 +62,10 @@ class StartPrior(Callback):
             raise ValueError(f"Expected a MixturePrior that is learned; got {prior!r:.80}.")
         if min(epochs, n_init, limit) < 1:
             raise ValueError(f"Expected epochs, n_init and limit of at least 1; got {epochs}, {n_init}, {limit}.")
+        if min(len(data), limit) < prior.n_components:
+            raise ValueError(
+                f"Expected at least as many data as components, {prior.n_components}; got {min(len(data), limit)}."
+            )
         self.prior = prior
         self.guide = guide
         self.data = data[:limit]

@@ -162,7 +162,8 @@ class RenyiTwin(_SampledTwin):
 
     The loss is the negative bound (Li and Turner, *Rényi Divergence Variational Inference*, 2016, equation 7;
     Burda et al., *Importance Weighted Autoencoders*, 2016, equation 8), weighed per datum where every site lies in
-    the data's plate, as Pyro does. What is reported is the ordinary ELBO, estimated from the same particles.
+    the data's plate, as Pyro does. What is reported is the ordinary ELBO, estimated from the same particles. A scale,
+    such as that of a subsampled plate, multiplies log-weights, as in Pyro too: the power mean is then no Rényi bound.
     """
 
     elbo: RenyiELBO

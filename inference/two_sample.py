@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +19,7 @@ class Coverage:
 
     Attributes:
         shares: Share of the sample inside each component's region: `(K,)`.
-        expected: What it is for a sample of the mixture itself: `(K,)`.
+        expected: What it is for a sample of the mixture itself, where its components lie apart: `(K,)`.
         covered: Whether a component has at least half of what is expected: `(K,)` booleans.
         outside: Share of the sample in no component's region.
     """
@@ -48,7 +47,7 @@ def component_coverage(x: Tensor, mixture: MixtureParameters, *, level: float = 
         level: Mass of a component's region.
 
     Raises:
-        ValueError: If the points have another length, or the level is not between 0 and 1.
+        ValueError: If the points have another length, are none or not finite, or the level is not between 0 and 1.
 
     Example:
         >>> import torch
@@ -62,6 +61,10 @@ def component_coverage(x: Tensor, mixture: MixtureParameters, *, level: float = 
     """
     if x.ndim != 2 or x.shape[1] != mixture.means.shape[1]:
         raise ValueError(f"Expected points of shape (n, {mixture.means.shape[1]}); got {tuple(x.shape)}.")
+    if not len(x) or not bool(x.isfinite().all()):
+        raise ValueError(
+            f"Expected finite points, at least one; got {len(x)}{' with NaN or infinity' if len(x) else ''}."
+        )
     if not 0 < level < 1:
         raise ValueError(f"Expected a level between 0 and 1; got {level}.")
     points, means = x.detach().cpu().double(), mixture.means.double()
@@ -102,7 +105,8 @@ def energy_test(x: Tensor, y: Tensor, *, permutations: int = 199, limit: int = 1
         seed: Seed of draws and permutations; torch's random state stays as it is.
 
     Raises:
-        ValueError: If the samples differ in width, or have fewer than two points.
+        ValueError: If the samples differ in width, have fewer than two points or values that are not finite, or
+            `permutations` is below 1 or `limit` below 2.
 
     Example:
         >>> import torch
@@ -115,6 +119,10 @@ def energy_test(x: Tensor, y: Tensor, *, permutations: int = 199, limit: int = 1
         raise ValueError(
             f"Expected two samples of one width with two points or more; got {tuple(x.shape)}, {tuple(y.shape)}."
         )
+    if permutations < 1 or limit < 2:
+        raise ValueError(f"Expected permutations of at least 1 and a limit of at least 2; got {permutations}, {limit}.")
+    if not all(bool(part.isfinite().all()) for part in (x, y)):
+        raise ValueError("Expected finite samples; got NaN or infinite values.")
     generator = torch.Generator().manual_seed(seed)
     parts = [part[torch.randperm(len(part), generator=generator)[:limit]].detach().cpu().double() for part in (x, y)]
     n, m = map(len, parts)
@@ -129,5 +137,5 @@ def energy_test(x: Tensor, y: Tensor, *, permutations: int = 199, limit: int = 1
     between = ((1 - labels) * towards_x).sum(0)
     within_y = distances.sum() - within_x - 2 * between
     statistics = 2 * between / (n * m) - within_x / n**2 - within_y / m**2
-    extreme = (statistics >= statistics[0] - 1e-12).double().mean()
-    return TwoSampleTest(max(0.0, float(statistics[0])), math.floor(float(extreme) * 1e9 + 0.5) / 1e9)
+    extreme = int((statistics >= statistics[0] - 1e-12).sum())
+    return TwoSampleTest(max(0.0, float(statistics[0])), extreme / (permutations + 1))

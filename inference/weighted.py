@@ -58,7 +58,8 @@ class Weighted(Objective):
         if not (warmup >= 0 and math.isfinite(warmup)):
             raise ValueError(f"Expected a warmup of at least 0 epochs; got {warmup}.")
         self.objective = as_objective(objective)
-        if isinstance(getattr(self.objective, "elbo", None), RenyiELBO) and (beta != 1 or warmup > 0):
+        innermost = self.objective.bound() or self.objective
+        if isinstance(getattr(innermost, "elbo", None), RenyiELBO) and (beta != 1 or warmup > 0):
             raise ValueError(
                 f"Expected beta=1 and warmup=0 for RenyiELBO, whose importance weights p / q would be none with a "
                 f"weighed prior; got beta={beta} and warmup={warmup}: use Trace_ELBO."

@@ -7,13 +7,17 @@ from typing import Any, ClassVar, final
 
 import pyro.distributions as dist
 import torch
-import zuko
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 
 from latentmix.models.networks import check_positive
 from latentmix.models.priors import Prior
+
+_validated = Distribution._validate_args
+import zuko  # noqa: E402  (which switches torch's validation of distributions off, for the whole process)
+
+Distribution.set_default_validate_args(_validated)
 
 __all__ = ["FlowDistribution", "FlowPrior", "autoregressive"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar, Literal, final
 
 import pyro.distributions as dist
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models import distributions
+from latentmix.models.networks import check_positive
+from latentmix.models.pretrained import Part
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Likelihood"]
 
@@ -19,7 +21,7 @@ Measure = Literal["mass on {0, 1}", "density", "mass on 256 levels"]
 _LEAST_SCALE = 1 / 2000
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(nn.Module, Part):
     """Maps the decoder's output to a distribution over x, independent over the values of x.
 
     Attributes:
@@ -163,8 +165,7 @@ class DiscretizedLogistic(Likelihood):
 
     def __init__(self, n_mixtures: int = 1) -> None:
         super().__init__()
-        if n_mixtures < 1:
-            raise ValueError(f"Expected n_mixtures of at least 1; got {n_mixtures}.")
+        check_positive(n_mixtures=n_mixtures)
         self.n_mixtures = n_mixtures
         self.outputs = 2 if n_mixtures == 1 else 3 * n_mixtures
 

@@ -137,7 +137,8 @@ class MixturePrior(Prior):
         """
         n_components, latent_dim = parameters.means.shape
         covariance_type: Literal["diag", "full"] = "full" if _correlated(parameters) else "diag"
-        prior = cls(latent_dim, n_components, covariance_type=covariance_type, enumerated=enumerated, frozen=True)
+        with torch.random.fork_rng():  # the constructor draws means
+            prior = cls(latent_dim, n_components, covariance_type=covariance_type, enumerated=enumerated, frozen=True)
         prior.initialize(parameters)
         return prior
 

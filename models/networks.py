@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import final
 
 from torch import Tensor, nn
+
+from latentmix.models.pretrained import Part
 
 __all__ = ["ConvDecoder", "Decoder", "MLPDecoder", "mlp"]
 
@@ -33,7 +35,7 @@ def check_positive(**values: int | Sequence[int]) -> None:
             raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
 
 
-class Decoder(nn.Module, ABC):
+class Decoder(nn.Module, Part):
     """Maps a latent z to `outputs` real numbers per value of a datum x.
 
     A subclass fills `decode`; leading dimensions (plates, particles) are handled here, so that a

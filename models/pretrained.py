@@ -6,25 +6,49 @@ import inspect
 import json
 import os
 import sys
+from abc import ABC
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
-__all__ = ["build", "describe", "load_pretrained", "load_weights", "read_weights", "save_pretrained"]
+__all__ = [
+    "Part",
+    "build",
+    "describe",
+    "load_pretrained",
+    "load_weights",
+    "pretrained_folder",
+    "read_weights",
+    "save_pretrained",
+]
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+
+
+class Part(ABC):  # noqa: B024
+    """Base of everything that a description may name: decoders, encoders, priors, likelihoods, families.
+
+    No other class is ever called for a file: most classes of a running program would do more than build a part.
+
+    Example:
+        >>> from latentmix.models import Decoder
+        >>> from latentmix.models.pretrained import Part
+        >>> issubclass(Decoder, Part)
+        True
+    """
 
 
 def describe(part: Any) -> Any:
     """The class of an object and its constructor's arguments, as plain values.
 
     An argument is read from the attribute of its name, or all are from a method `arguments` where there is one;
-    arguments that are objects are described likewise.
+    arguments that are parts are described likewise.
 
     Args:
-        part: A module, or any object that keeps its arguments; or a plain value.
+        part: A part that keeps its arguments, or a plain value.
 
     Raises:
         ValueError: If an argument is not kept, or has no plain value.
@@ -40,8 +64,8 @@ def describe(part: Any) -> Any:
     if isinstance(part, list | tuple):
         return [describe(value) for value in part]
     kind = type(part)
-    if kind.__module__ == "builtins":
-        raise ValueError(f"Expected plain values, lists and objects of classes; got {part!r:.80}.")
+    if not isinstance(part, Part):
+        raise ValueError(f"Expected plain values, lists and parts of a VAE or guide; got {part!r:.80}.")
     arguments = part.arguments() if hasattr(part, "arguments") else _attributes(part)
     arguments = {name: describe(value) for name, value in arguments.items()}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
@@ -63,10 +87,10 @@ def _attributes(part: Any) -> dict[str, Any]:
 
 
 def build(description: Any) -> Any:
-    """Build what `describe` described; no module is imported for it.
+    """Build what `describe` described; no module is imported for it, and no class called that is not a `Part`.
 
     Raises:
-        ValueError: If a class is not known: its module has not been imported.
+        ValueError: If a class is not known, since its module has not been imported, or is no part.
     """
     if isinstance(description, list):
         return [build(value) for value in description]
@@ -77,7 +101,21 @@ def build(description: Any) -> Any:
     kind = getattr(sys.modules.get(module), name, None)
     if not isinstance(kind, type):
         raise ValueError(f"Expected the class {path} to be imported before weights are loaded into it; got none.")
+    if not issubclass(kind, Part):
+        raise ValueError(f"Expected a part of a VAE or guide; got the class {path}, which is none and is not called.")
     return kind(**{name: build(value) for name, value in description["init_args"].items()})
+
+
+def pretrained_folder(folder: str | Path) -> Path:
+    """Where the weights are: in the folder, or in the `checkpoints` of a run.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ValueError(f"Expected a folder of pre-trained weights, or a run; got {folder}, which is not there.")
+    return path / "checkpoints" if (path / "checkpoints").is_dir() else path
 
 
 def save_pretrained(module: nn.Module, folder: str | Path, name: str) -> None:
@@ -99,19 +137,27 @@ def save_pretrained(module: nn.Module, folder: str | Path, name: str) -> None:
 def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) -> M:
     """Build the module that `save_pretrained` wrote, with its weights; nothing in the files is executed.
 
+    It has the weights' dtype. torch's random state stays as it is.
+
     Raises:
         ValueError: If a file is missing or is something else, or the weights do not fit the module.
     """
-    file = Path(folder) / f"{name}.json"
+    folder = pretrained_folder(folder)
+    file = folder / f"{name}.json"
     if not file.is_file():
         raise ValueError(f"Expected {file.name} in {folder}; it is not there.")
     try:
-        module = build(json.loads(file.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        with torch.random.fork_rng():
+            module = build(json.loads(file.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"Expected the description of a module in {file}; got {error}.") from error
     if not isinstance(module, kind):
         raise ValueError(f"Expected a {kind.__name__} in {file}; got {type(module).__name__}.")
-    load_weights(module, read_weights(folder, name))
+    weights = read_weights(folder, name)
+    dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        module.to(dtypes.pop())
+    load_weights(module, weights)
     return module
 
 
@@ -121,10 +167,10 @@ def read_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: If the file is missing or is something else. Pickled weights can run code, and are never opened.
     """
-    file = Path(folder) / f"{name}.safetensors"
+    folder = pretrained_folder(folder)
+    file = folder / f"{name}.safetensors"
     if not file.is_file():
-        found = Path(folder).iterdir() if Path(folder).is_dir() else []
-        pickled = sorted(path.name for path in found if path.suffix in PICKLED)
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
         reason = f"{pickled[0]}, which can run code when it is opened and never is: convert it" if pickled else "none"
         raise ValueError(f"Expected {file.name} in {folder}; got {reason}.")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import final
 
 import pyro
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models.networks import check_positive
+from latentmix.models.pretrained import Part
 
 __all__ = ["Prior", "StandardNormal", "StudentT"]
 
 
-class Prior(nn.Module, ABC):
+class Prior(nn.Module, Part):
     """A distribution over z that may have parameters of its own.
 
     Args:
@@ -41,7 +42,13 @@ class Prior(nn.Module, ABC):
         Returns:
             A `plate_shape x latent_dim` tensor.
         """
-        z: Tensor = pyro.sample(name, self())
+        prior = self()
+        if prior.batch_shape or prior.event_shape != (self.latent_dim,):
+            raise ValueError(
+                f"Expected {type(self).__name__} to give batch shape () and event shape ({self.latent_dim},), as "
+                f"to_event(1) makes it; got {tuple(prior.batch_shape)} and {tuple(prior.event_shape)}."
+            )
+        z: Tensor = pyro.sample(name, prior)
         return z
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latentmix.models.likelihoods import Likelihood
 from latentmix.models.networks import Decoder
-from latentmix.models.pretrained import load_pretrained, save_pretrained
+from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.priors import Prior
 
 __all__ = ["VAE", "evaluation_mode", "register"]
@@ -74,7 +74,7 @@ def _announce(module: nn.Module) -> bool:
 
 
 @final
-class VAE(nn.Module):
+class VAE(nn.Module, Part):
     r"""The model :math:`p(x, z) = p(z)\, p(x \mid f(z))`, one latent per datum.
 
     `model` is an ordinary Pyro callable with the sites `z` and `x` in a plate `data`; it works with
@@ -100,6 +100,17 @@ class VAE(nn.Module):
 
     def __init__(self, decoder: Decoder, prior: Prior, likelihood: Likelihood) -> None:
         super().__init__()
+        parts: dict[str, tuple[object, type]] = {
+            "decoder": (decoder, Decoder),
+            "prior": (prior, Prior),
+            "likelihood": (likelihood, Likelihood),
+        }
+        for name, (part, kind) in parts.items():
+            if not isinstance(part, kind):
+                hint = f" the class {part.__name__}: make one" if isinstance(part, type) else f" {part!r:.60}"
+                raise ValueError(f"Expected a {kind.__name__} for {name}; got{hint}.")
+        if not hasattr(likelihood, "support"):
+            raise ValueError(f"Expected {type(likelihood).__name__} to say its support, such as 'real'; got none.")
         if decoder.latent_dim != prior.latent_dim:
             raise ValueError(
                 f"Expected decoder and prior of one latent_dim; got {decoder.latent_dim} and {prior.latent_dim}."
@@ -107,7 +118,7 @@ class VAE(nn.Module):
         if decoder.outputs != likelihood.outputs:
             raise ValueError(
                 f"Expected a decoder with outputs={likelihood.outputs} for {type(likelihood).__name__}; "
-                f"got outputs={decoder.outputs}."
+                f"got outputs={decoder.outputs}: pass outputs=likelihood.outputs to the decoder."
             )
         self.decoder = decoder
         self.prior = prior
@@ -185,6 +196,8 @@ class VAE(nn.Module):
         register("vae", self)
         if x.shape[1:] != self.shape:
             raise ValueError(f"Expected x with data of shape {self.shape}; got {tuple(x.shape)}.")
+        if pyro.settings.get("validate_distributions_pyro"):
+            self.likelihood.check(x)
         with pyro.plate("data", len(x), dim=-1):
             z = self.prior.sample("z")
             likelihood = self.likelihood(self.decoder(z))

@@ -63,8 +63,12 @@ class VampPrior(Prior):
             The prior.
 
         Raises:
-            ValueError: If the inputs have another shape or are integers.
+            ValueError: If the posterior is the guide itself, or the inputs have another shape or are integers.
         """
+        if not callable(posterior) or hasattr(posterior, "posterior"):
+            raise ValueError(
+                f"Expected a function that gives q(z given x), such as guide.posterior; got {type(posterior).__name__}."
+            )
         if inputs is not None:
             if inputs.shape != self.pseudo_inputs.shape or not inputs.is_floating_point():
                 raise ValueError(

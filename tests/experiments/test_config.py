@@ -33,7 +33,7 @@ def test_a_list_of_one_needs_no_brackets():
 def test_a_part_is_swapped_by_its_short_name_or_import_path():
     options = ["--encoder", "ConvEncoder", "--encoder.channels", "4,8", "--objective", "pyro.infer.TraceMeanField_ELBO"]
     experiment = Experiment.from_config(parse_experiment("digits", options))
-    assert type(experiment.objective).__name__ == "TraceMeanField_ELBO"
+    assert type(experiment.elbo).__name__ == "TraceMeanField_ELBO"
     assert type(build_parts(experiment.parts((1, 28, 28)))[1].encoder).__name__ == "ConvEncoder"
 
 
@@ -54,7 +54,7 @@ def test_a_file_of_options_needs_no_preset(tmp_path):
 
 
 BAD = {
-    "unknown preset": (["run", "digit"], "Expected a preset out of digits"),
+    "unknown preset": (["run", "digit"], "Expected a preset out of celeba, digits, digits_mlp2"),
     "no preset": (["run"], "preset"),
     "unknown command": (["walk"], "Expected a command out of run"),
     "missing file": (["run", "missing.yaml"], "missing.yaml"),

@@ -18,7 +18,7 @@ GREY = ["digits", "digits_mlp2", "mnist_conv16", "mnist_conv64", "mnist_mlp2", "
 PRESETS = sorted([*GREY, "celeba", "gmm3d", "natural_patches"])
 QUICK = [
     *("--epochs", "1", "--data.source", "digits", "--data.limit", "120", "--data.classes", "1,4,8"),
-    *("--data.labels_per_class", "2", "--mixture.draws", "2", "--mixture.n_init", "1", "--mixture.svi_steps", "20"),
+    *("--data.labels_per_class", "2", "--mixture.draws", "2", "--mixture.n_init", "1", "--mixture.svi_steps", "3"),
 ]
 
 
@@ -53,7 +53,7 @@ def test_preset_of_grey_images_runs(preset, tmp_path, capsys):
     }
 
 
-BRIEF = ["--epochs", "1", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi_steps", "20"]
+BRIEF = ["--epochs", "1", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi_steps", "3"]
 
 
 def run_of(preset, folder, *options):
@@ -102,7 +102,7 @@ def test_celeba_in_its_own_layout(tmp_path, monkeypatch):
     summary, pictures = run_of("celeba", tmp_path / "run", *options)
     assert summary["data"]["source"] == "celeba"
     assert pictures >= {"reconstructions", "generated", "interpolation", "attributes", "map"}
-    summary, _ = run_of("celeba", tmp_path / "classes", *options, "--data.attribute", "Blond_Hair")
+    summary, _ = run_of("celeba", tmp_path / "classes", *options, "--data.attribute", "Blond_Hair", "--data.size", "32")
     assert summary["data"]["classes"] == [0, 1]
     assert summary["mixtures"]["em"]["few"]["accuracy"] >= 0
 

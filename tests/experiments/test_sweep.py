@@ -188,9 +188,9 @@ def test_errors_that_nobody_foresaw_fail_their_cell_only(tmp_path):
         if experiment.data.seed == 1:
             raise DivergenceError("Expected a finite loss; got nan.")
         if experiment.data.seed == 2:
-            (path / "checkpoints").mkdir(parents=True)
-            (path / "checkpoints" / "training.safetensors").touch()
-            raise ValueError("Expected something else after an epoch.")
+            path.mkdir(parents=True)
+            (path / "config.yaml").touch()
+            raise ValueError("Expected something else within an epoch.")
         if experiment.data.seed == 3:
             raise ValueError("Expected something else before it.")
         return summary(float("nan")) if experiment.data.seed == 4 else None

@@ -223,3 +223,9 @@ def test_mnist_conv64_has_exactly_these_parameters() -> None:
     for layer in (*encoding, *decoding):
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             assert (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (2, 2), (1, 1))
+
+
+@pytest.mark.parametrize("action", ["encode", "moments", "draw"])
+def test_a_chunk_of_nothing_is_refused(guide: AmortizedGuide, binary_images: Tensor, action: str) -> None:
+    with pytest.raises(ValueError, match="Expected batch_size to hold positive integers; got 0"):
+        getattr(guide, action)(binary_images, batch_size=0)

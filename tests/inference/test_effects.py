@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,17 +20,35 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from latentmix.guides import AmortizedGuide, MLPEncoder
-from latentmix.inference import Callback, DivergenceError, EarlyStopping, TrainingState, as_objective, evaluate, fit
+from latentmix.inference import (
+    Callback,
+    ClosedFormVariance,
+    DivergenceError,
+    EarlyStopping,
+    FreeBits,
+    StartPrior,
+    TrainingState,
+    Weighted,
+    as_objective,
+    component_coverage,
+    energy_test,
+    evaluate,
+    ex_post_prior,
+    fit,
+    latent_statistics,
+    log_likelihood,
+    log_likelihoods,
+)
 from latentmix.inference.comparison import compare
 from latentmix.inference.effects import RandomState, isolated
 from latentmix.inference.estimators import GaussianMixture
-from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
+from latentmix.models import VAE, Bernoulli, Gaussian, MixturePrior, MLPDecoder, Prior, StandardNormal, VampPrior
 
 
 class Stage:
@@ -42,6 +63,22 @@ class Stage:
     def fit(self, **options: Any) -> Any:
         arguments = {"epochs": 2, "batch_size": 16, "seed": 5, **options}
         return fit(self.vae.model, self.guide, self.images, **arguments)
+
+    def fit_with(self, prior: Prior, **options: Any) -> Any:
+        self.vae = self.vae.with_prior(prior)
+        return self.fit(**options)
+
+    def fit_variance(self) -> Any:
+        vae = VAE(self.vae.decoder, StandardNormal(2), Gaussian("shared", closed_form=True))
+        update = ClosedFormVariance(vae, self.guide, self.images, transform=random_transform)
+        return fit(vae.model, self.guide, self.images, epochs=2, seed=5, callbacks=[update])
+
+    def save_and_load(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.vae.with_prior(mixture_prior()).save_pretrained(folder)
+            VAE.from_pretrained(folder)
+            self.guide.save_pretrained(folder)
+            AmortizedGuide.from_pretrained(folder)
 
 
 class Raises(Callback):
@@ -88,6 +125,32 @@ def random_transform(x: Tensor) -> Tensor:
     return torch.bernoulli(0.1 + 0.8 * x)
 
 
+def mixture_prior(**options: Any) -> MixturePrior:
+    with torch.random.fork_rng():  # a constructor may draw
+        return MixturePrior(2, 3, **options)
+
+
+def vamp_prior(stage: Stage) -> VampPrior:
+    with torch.random.fork_rng():
+        prior = VampPrior(2, (1, 8, 8), n_components=4)
+    return prior.bind(stage.guide.posterior, stage.images[:4])
+
+
+def fitted_mixture(**options: Any) -> GaussianMixture:
+    return GaussianMixture(2, random_state=0).fit(plane(), **options)
+
+
+def start_prior(stage: Stage) -> Any:
+    prior = mixture_prior()
+    start = StartPrior(prior, stage.guide, stage.images, epochs=1, n_init=2, transform=random_transform)
+    return stage.fit_with(prior, callbacks=[start], transform=random_transform)
+
+
+def ex_post(stage: Stage, **options: Any) -> Any:
+    mixture = GaussianMixture(2, reg_covar=1e-3)
+    return ex_post_prior(mixture, stage.vae, stage.guide, stage.images, transform=random_transform, **options)
+
+
 def diverge(leaves: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(leaves, lr=1e30)
 
@@ -105,6 +168,18 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
     "fit of plain callables": lambda on: fit_plain(plain_guide),
     "fit of an AutoGuide": lambda on: fit_plain(AutoNormal(plain_model)),
     "fit resumed": lambda on: on.fit(epochs=3, state=on.fit().state),
+    "fit weighed and warmed up": lambda on: on.fit(objective=Weighted(Trace_ELBO(), beta=2.0, warmup=1.5)),
+    "fit with free bits": lambda on: on.fit(objective=Weighted(FreeBits(0.1), warmup=1)),
+    "fit by a Renyi bound": lambda on: on.fit(objective=RenyiELBO(alpha=0.0, num_particles=3), validation=on.images),
+    "fit with an enumerated prior": lambda on: on.fit_with(
+        mixture_prior(enumerated=True), objective=Weighted(TraceEnum_ELBO(max_plate_nesting=1), beta=0.5)
+    ),
+    "fit of an enumerated prior that is refused": expecting(
+        ValueError, lambda on: on.fit_with(mixture_prior(enumerated=True))
+    ),
+    "fit with a VampPrior": lambda on: on.fit_with(vamp_prior(on)),
+    "fit with a prior that is started": start_prior,
+    "fit with a variance in closed form": lambda on: on.fit_variance(),
     "fit that is interrupted": expecting(KeyboardInterrupt, lambda on: on.fit(callbacks=[Raises(KeyboardInterrupt())])),
     "fit that fails in a minibatch": expecting(OSError, lambda on: on.fit(callbacks=[Raises(OSError())])),
     "fit that fails after an epoch": expecting(
@@ -124,11 +199,33 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
     "evaluate that fails": expecting(
         ValueError, lambda on: evaluate(on.vae.model, on.guide, on.images[..., :4], seed=3)
     ),
+    "evaluate a Renyi bound": lambda on: evaluate(
+        on.vae.model, on.guide, on.images, objective=RenyiELBO(num_particles=2)
+    ),
+    "log-likelihood": lambda on: log_likelihood(on.vae, on.guide, on.images, 20, transform=random_transform),
+    "log-likelihoods": lambda on: log_likelihoods(
+        on.vae, on.guide, on.images, {"mixture": mixture_prior(), "vamp": vamp_prior(on)}, 20
+    ),
+    "log-likelihood that fails": expecting(ValueError, lambda on: log_likelihood(on.vae, on.guide, on.images / 2, 20)),
+    "latent statistics": lambda on: latent_statistics(on.vae, on.guide, on.images, transform=random_transform),
+    "ex-post prior": ex_post,
+    "ex-post prior, expected": lambda on: ex_post(on, expected=True),
+    "ex-post prior, noise-aware": lambda on: ex_post(on, noise_aware=True, limit=30),
+    "ex-post prior that fails": expecting(ValueError, lambda on: ex_post(on, limit=0)),
+    "moments": lambda on: on.guide.moments(on.images, batch_size=16),
     "encode": lambda on: on.guide.encode(on.images, batch_size=16),
     "encode that fails": expecting(ValueError, lambda on: on.guide.encode(on.images[..., :4])),
     "decode": lambda on: on.vae.decode(torch.zeros(3, 2)),
     "generate": lambda on: on.vae.generate(5),
     "generate with a seed": lambda on: on.vae.generate(5, seed=3),
+    "generate with noise": lambda on: on.vae.generate(5, mean=False),
+    "save and load": lambda on: on.save_and_load(),
+    "frozen prior": lambda on: MixturePrior.from_parameters(fitted_mixture().parameters_),
+    "frozen prior of a fit": lambda on: MixturePrior.from_mixture(fitted_mixture(), plane()),
+    "frozen prior that is refused": expecting(
+        ValueError, lambda on: MixturePrior.from_mixture(fitted_mixture(), 9 * plane())
+    ),
+    "VampPrior": lambda on: vamp_prior(on)(),
     "draw": lambda on: on.guide.draw(on.images, batch_size=16),
     "draw with a seed": lambda on: on.guide.draw(on.images, seed=3),
     "mixture by EM": lambda on: GaussianMixture(2, random_state=0).fit(plane()).sample(5),
@@ -137,6 +234,9 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
     "mixture by SVI with AutoNormal": lambda on: GaussianMixture(
         2, inference="svi", guide=AutoNormal, svi_epochs=20
     ).fit(plane()),
+    "mixture of noisy points": lambda on: fitted_mixture(noise_covariance=torch.full((40, 2), 0.1)),
+    "energy test": lambda on: energy_test(plane(), plane() + 1, permutations=19),
+    "coverage": lambda on: component_coverage(plane(), fitted_mixture().parameters_),
     "mixture that fails": expecting(ValueError, lambda on: GaussianMixture(50, inference="svi").fit(plane())),
     "compare": lambda on: compare(*(GaussianMixture(2, inference=how).fit(plane()) for how in ("em", "svi")), plane()),
     "likelihood check": lambda on: on.vae.likelihood.check(on.images),
@@ -224,6 +324,12 @@ def test_under_no_grad_too(stage: Stage, action: str) -> None:
         before = snapshot()
         ACTIONS[action](stage)
         assert differences(before, snapshot()) == []
+
+
+def test_an_import_changes_no_setting() -> None:
+    code = "import pyro, torch; before = pyro.settings.get(); import latentmix.inference, sys; "
+    code += "sys.exit(0 if pyro.settings.get() == before else 3)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_snapshot_sees_changes() -> None:

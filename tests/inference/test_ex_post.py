@@ -235,3 +235,14 @@ def test_an_unfinished_fit_warns():
 def test_any_prior_has_a_plain_successor():
     prior = ex_post_prior(GaussianMixture(2, random_state=0), vae(StudentT(2)), ExactGuide(), observed(200))
     assert prior.n_components == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"expected": True}, {"noise_aware": True}])
+def test_the_prior_has_the_dtype_of_the_vae(options):
+    model, x = vae().double(), observed(200).double()
+    prior = ex_post_prior(GaussianMixture(2, random_state=0), model, ExactGuide(), x, **options)
+    assert {tensor.dtype for tensor in prior.state_dict().values()} == {torch.float64}
+    assert model.with_prior(prior).generate(3).dtype == torch.float64
+    fitted = GaussianMixture(2, random_state=0).fit(ExactGuide().draw(x, seed=0))
+    if not options:
+        torch.testing.assert_close(prior.means, fitted.parameters_.means, rtol=0, atol=1e-14)

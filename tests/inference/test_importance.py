@@ -90,6 +90,20 @@ def test_samples_are_nested_and_the_noise_of_the_data_is_apart(binary_images: Te
     assert (24 * second.exp() >= 8 * first.exp()).all()
 
 
+@pytest.mark.parametrize("family", [None, FullNormal(), AutoregressiveFlow()])
+def test_fewer_samples_are_the_first_of_more(binary_images: Tensor, family: Any) -> None:
+    """Numbers of draws that are no multiple of what torch makes at once."""
+    vae, guide = make_pair(family)
+    seen: list[Tensor] = []
+    vae.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for samples in (3, 7, 11):
+        log_likelihood(vae, guide, binary_images[:5], samples, chunk=40)
+    few, more, most = seen[0], seen[1], torch.cat(seen[2:])
+    assert [len(z) for z in (few, more, most)] == [3, 7, 11]
+    assert torch.equal(few, more[:3])
+    assert torch.equal(more, most[:7])
+
+
 def test_several_priors_at_once_are_one_after_the_other(binary_images: Tensor) -> None:
     vae, guide = make_pair()
     priors = {

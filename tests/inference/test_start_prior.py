@@ -74,3 +74,5 @@ def test_what_is_no_learned_mixture_is_refused() -> None:
             StartPrior(other, guide, clusters(), epochs=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 1; got 0"):
         StartPrior(prior, guide, clusters(), epochs=0)
+    with pytest.raises(ValueError, match="at least as many data as components, 3; got 2"):
+        StartPrior(prior, guide, clusters(), epochs=1, limit=2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -85,3 +87,20 @@ def test_energy_test_is_seeded_and_leaves_the_random_state() -> None:
 def test_energy_test_refuses_other_widths() -> None:
     with pytest.raises(ValueError, match="two samples of one width"):
         energy_test(torch.zeros(4, 2), torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    points = torch.full((10, 2), bad)
+    with pytest.raises(ValueError, match="Expected finite samples; got NaN or infinite values"):
+        energy_test(points, torch.zeros(10, 2))
+    with pytest.raises(ValueError, match="Expected finite points, at least one; got 10 with NaN or infinity"):
+        component_coverage(points, mixture())
+    with pytest.raises(ValueError, match="Expected finite points, at least one; got 0"):
+        component_coverage(points[:0], mixture())
+
+
+@pytest.mark.parametrize("options", [{"permutations": 0}, {"limit": 1}])
+def test_numbers_that_make_no_test_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="Expected permutations of at least 1 and a limit of at least 2; got"):
+        energy_test(torch.randn(5, 2), torch.randn(5, 2), **options)

@@ -181,6 +181,8 @@ def test_bad_weights_are_refused(arguments: Any, message: str) -> None:
 def test_renyi_bounds_are_not_weighed(arguments: Any) -> None:
     with pytest.raises(ValueError, match=r"Expected beta=1 and warmup=0 for RenyiELBO.*: use Trace_ELBO"):
         Weighted(RenyiELBO(), **arguments)
+    with pytest.raises(ValueError, match="Expected beta=1 and warmup=0 for RenyiELBO"):
+        Weighted(Weighted(RenyiELBO()), **arguments)
 
 
 @pytest.mark.parametrize("name", ["Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO"])

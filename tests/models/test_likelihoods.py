@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import pytest
@@ -306,6 +306,7 @@ def test_options_of_the_command_line_follow_from_the_signatures(options: list[st
     assert repr(parser.instantiate(parser.parse_args(words)).likelihood) == made
 
 
-def test_no_component_is_refused() -> None:
-    with pytest.raises(ValueError, match="n_mixtures of at least 1; got 0"):
-        DiscretizedLogistic(n_mixtures=0)
+@pytest.mark.parametrize("n_mixtures", [0, -1, 1.5])
+def test_no_component_is_refused(n_mixtures: Any) -> None:
+    with pytest.raises(ValueError, match=f"Expected n_mixtures to hold positive integers; got {n_mixtures}"):
+        DiscretizedLogistic(n_mixtures=n_mixtures)

@@ -85,6 +85,13 @@ def test_parameters_come_back(kind: CovarianceKind) -> None:
     assert prior.means.abs().min() > 0
 
 
+def test_a_prior_of_given_parameters_draws_nothing() -> None:
+    parameters = random_parameters("full")
+    before = torch.get_rng_state()
+    MixturePrior.from_parameters(parameters)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_empty_component_stays_finite() -> None:
     parameters = random_parameters("diag")
     weights = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)

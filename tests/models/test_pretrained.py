@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import final
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from latentmix.models import VAE, Bernoulli, Decoder, MLPDecoder, StandardNormal
+from latentmix.models import VAE, Bernoulli, Decoder, MixturePrior, MLPDecoder, StandardNormal
 from latentmix.models.pretrained import build, describe
 
 
@@ -94,7 +96,37 @@ def test_no_module_is_imported_for_a_description(tmp_path: Path) -> None:
         VAE.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"class_path": "latentmix.models.priors.StandardNormal"}', "3"])
+@pytest.mark.parametrize("place", ["whole", "argument"])
+def test_no_class_is_called_that_is_no_part(tmp_path: Path, place: str) -> None:
+    vae().save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "vae.json").read_text())
+    harmful = {"class_path": "subprocess.Popen", "init_args": {"args": f"touch {tmp_path}/executed", "shell": True}}
+    described["init_args"]["decoder"] = harmful
+    (tmp_path / "vae.json").write_text(json.dumps(harmful if place == "whole" else described))
+    with (
+        mock.patch.object(subprocess.Popen, "__init__", return_value=None) as called,
+        pytest.raises(ValueError, match=r"Expected a part .* the class subprocess.Popen, which is none"),
+    ):
+        VAE.from_pretrained(tmp_path)
+    called.assert_not_called()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_dtype_is_kept_and_nothing_is_drawn(tmp_path: Path, dtype: torch.dtype) -> None:
+    decoder = MLPDecoder(latent_dim=2, hidden=(3,), shape=(1, 4, 4))
+    original = VAE(decoder=decoder, prior=MixturePrior(2, 3), likelihood=Bernoulli()).to(dtype)
+    original.save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    copy = VAE.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in original.state_dict().items():
+        assert value.dtype == copy.state_dict()[name].dtype == dtype
+        assert torch.equal(value, copy.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '{"class_path": "latentmix.models.priors.StandardNormal"}', '{"class_path": 3}', "3"]
+)
 def test_a_description_that_is_none(tmp_path: Path, text: str) -> None:
     vae().save_pretrained(tmp_path)
     (tmp_path / "vae.json").write_text(text)
