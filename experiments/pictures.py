@@ -139,7 +139,15 @@ def _draw_map(folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, a
     else:
         assert split.labels is not None
         values, name = split.labels.cpu()[rows].numpy(), "class" if dataset.truth is None else "component"
-    picture = plots.latent_map(projections.points, values, name=name, explained=projections.explained, total=len(split))
+    numbered = None if dataset.truth is None else {label: str(label + 1) for label in dataset.classes}
+    picture = plots.latent_map(
+        projections.points,
+        values,
+        name=name,
+        names_of_values=numbered,
+        explained=projections.explained,
+        total=len(split),
+    )
     plots.save(picture, folder / "map.png")
 
 

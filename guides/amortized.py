@@ -42,8 +42,9 @@ class AmortizedGuide(nn.Module, Part):
 
     def __init__(self, encoder: Encoder, family: Family | None = None) -> None:
         super().__init__()
-        if family is not None and not isinstance(family, Family):
-            hint = f" the class {family.__name__}: make one" if isinstance(family, type) else f" {family!r:.60}"
+        given: object = family
+        if given is not None and not isinstance(given, Family):
+            hint = f" the class {given.__name__}: make one" if isinstance(given, type) else f" {given!r:.60}"
             raise ValueError(f"Expected a Family for family; got{hint}.")
         self.encoder = encoder
         self.family = DiagonalNormal() if family is None else family
