@@ -106,7 +106,7 @@ def call_form(text: str, option: str = "") -> str | dict[str, Any]:
         option: The option that it is a value of, where a name alone would have two meanings.
 
     Returns:
-        `{"class_path": ..., "init_args": {...}}`, or the text.
+        `{"class_path": ..., "init_args": {...}}`, defaults included for a part or an objective, or the text.
 
     Raises:
         ValueError: If no class has that name, or it does not take so many arguments.
@@ -146,7 +146,8 @@ def call_form(text: str, option: str = "") -> str | dict[str, Any]:
         if not value:
             raise ValueError(f"Expected a value for every argument of {name}; got {text!r}.")
         arguments[key] = _value(value)
-    return {"class_path": name, "init_args": _defaults(kind) | arguments}
+    made_by_partial = issubclass(kind, Optimizer | LRScheduler)
+    return {"class_path": name, "init_args": arguments if made_by_partial else _defaults(kind) | arguments}
 
 
 def _defaults(kind: type) -> dict[str, Any]:

@@ -27,16 +27,17 @@ def examples():
 
 def test_the_readme_runs(capsys):
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert len(blocks) == 2
     with isolated():
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile("\n".join(blocks), "README.md", "exec"), {})
     assert "MixtureComparison" in capsys.readouterr().out
 
 
 def test_the_pictures_of_the_readme_are_there():
     root = Path(__file__).parents[1]
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", (root / "README.md").read_text(encoding="utf-8"))
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     assert all((root / picture).is_file() for picture in pictures)
 
 

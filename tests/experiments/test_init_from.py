@@ -83,8 +83,8 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(finished, tmp_path, 
 
 
 def test_a_folder_without_weights(tmp_path, capsys):
-    for place in (tmp_path / "nowhere", tmp_path):
-        assert "Expected vae.safetensors" in refusal(["--init_from", str(place)], tmp_path / "run", capsys)
+    for place, said in ((tmp_path / "nowhere", "which is not there"), (tmp_path, "Expected vae.safetensors")):
+        assert said in refusal(["--init_from", str(place)], tmp_path / "run", capsys)
 
 
 def test_pickled_weights_are_never_opened(tmp_path, capsys):

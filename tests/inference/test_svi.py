@@ -342,7 +342,7 @@ def test_divergence(binary_images: Tensor) -> None:
         ({"validation": torch.zeros(0, 1, 8, 8)}, "at least one datum"),
         ({"objective": "Trace_ELBO"}, "Expected an objective, a Pyro ELBO or a callable; got str"),
         ({"seed": -1}, "Expected .*seed"),
-        ({"validation": torch.full((3, 1, 8, 8), 0.5)}, "support"),
+        ({"validation": torch.full((3, 1, 8, 8), 0.5)}, "zeros and ones for Bernoulli"),
     ],
 )
 def test_bad_options_are_refused(binary_images: Tensor, options: dict[str, Any], message: str) -> None:
@@ -353,7 +353,7 @@ def test_bad_options_are_refused(binary_images: Tensor, options: dict[str, Any],
 def test_bad_data_are_refused(binary_images: Tensor) -> None:
     with pytest.raises(ValueError, match=r"one length.*\[39, 40\]"):
         fit_vae(make_pair(), (binary_images, binary_images[:39]))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="within the support"):
+    with pytest.raises(ValueError, match="zeros and ones for Bernoulli"):
         fit_vae(make_pair(), 0.5 * binary_images)
     with pytest.raises(ValueError, match="Expected a model or a guide with parameters to train; got none"):
         fit(normal_model(3), lambda x: pyro.sample("loc", dist.Normal(0.0, 1.0)), torch.zeros(3), epochs=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from latentmix.experiments.sweep import sweep
 
 from tests.verify.proofs.mixtures import mnist_root
 from tests.verify.proofs.presets import CODE
-from tests.verify.registry import Figures, proof
+from tests.verify.registry import ROOT, Figures, proof
 
 SHORT = ("--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi_steps", "10", "--mixture.max_iter", "50")
 GRID = {
@@ -44,6 +45,8 @@ def every_combination_runs_or_is_refused() -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         results = sweep("digits_mlp2", ["--epochs", "1", *SHORT], GRID, Path(folder) / "sweep", n_jobs=2)
         table = (Path(folder) / "sweep" / "sweep.md").read_text()
+        (ROOT / "verify").mkdir(exist_ok=True)
+        shutil.copy(Path(folder) / "sweep" / "sweep.png", ROOT / "verify" / "every_combination.png")
     cells = results["cells"]
     reasons: dict[str, int] = {}
     for cell in cells:
