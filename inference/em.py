@@ -67,7 +67,7 @@ def reseed(
         density = log_joint_under_noise(x, alive, noise).logsumexp(1)
     worst = density.argsort()[: int(empty.sum())]
     means = parameters.means.clone()
-    means[empty] = x[worst].double()
+    means[empty] = x[worst].double() if noise is None else _shrunk(x[worst], noise, worst, alive)
     weights = torch.where(empty, 1.0 / len(empty), parameters.weights)
     covariances = parameters.covariances
     if parameters.structure.name != "tied":
@@ -150,6 +150,14 @@ def fit_em(
             return _warned(EMResult(parameters, bounds, True, reseeded, repaired))
         previous = -float("inf") if revive else bounds[-1]
     return _warned(EMResult(parameters, bounds, False, reseeded, repaired))
+
+
+def _shrunk(x: Tensor, noise: Tensor, rows: Tensor, parameters: MixtureParameters) -> Tensor:
+    """Where noisy points lie without their noise, under an uncorrelated Gaussian of the moments of a mixture."""
+    own = noise.double() if len(noise) == 1 else noise[rows].double()
+    own = own if own.ndim == 2 else own.diagonal(dim1=-2, dim2=-1)
+    mean, variance = parameters.weights @ parameters.means, _spread(parameters)
+    return mean + variance / (variance + own) * (x.double() - mean)
 
 
 def _spread(parameters: MixtureParameters) -> Tensor:

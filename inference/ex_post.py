@@ -26,6 +26,7 @@ from latentmix.models.vae import VAE
 __all__ = ["ex_post_prior", "expectation_over_posteriors", "likelihood_moments"]
 
 _LEAST_PRECISION = 1e-6
+_FARTHEST = 5.0
 
 
 def ex_post_prior(
@@ -210,8 +211,9 @@ def likelihood_moments(means: Tensor, covariances: Tensor) -> tuple[Tensor, Tens
     To deconvolve (m, S) itself would be wrong twice: the means already lack the posterior's width, so that taking S
     off their covariance removes it once more, and m is shrunk towards the prior, wholly where a latent says nothing.
 
-    An inexact q may be wider than the prior. Precisions (eigenvalues of them) are kept above 1e-6; m' is then far
-    out and :math:`S'^{-1} m'` right, so that nothing but the slope of :math:`\log q/p_0` is used there.
+    An inexact q may be wider than the prior, or farther out than any likelihood would put it. Precisions (eigenvalues
+    of them) are kept above 1e-6, and m' within five standard deviations of :math:`\mathcal N(0, I + S')`, its
+    distribution where q is exact: a few wild values would otherwise draw components to themselves.
 
     Args:
         means: `n x D` means of q.
@@ -240,7 +242,9 @@ def likelihood_moments(means: Tensor, covariances: Tensor) -> tuple[Tensor, Tens
     if not bool((values > 0).all()):
         raise ValueError(f"Expected positive definite covariances of q; got an eigenvalue of {float(values.min())}.")
     variances = 1 / (1 / values - 1).clamp_min(_LEAST_PRECISION)
+    turned = means if axes is None else (axes.mT @ means[..., None]).squeeze(-1)
+    farthest = _FARTHEST * (1 + variances).sqrt()
+    moved = (variances / values * turned).clamp(-farthest, farthest)
     if axes is None:
-        return variances / values * means, variances
-    turned = (axes.mT @ means[..., None]) * (variances / values)[..., None]
-    return (axes @ turned).squeeze(-1), (axes * variances[:, None, :]) @ axes.mT
+        return moved, variances
+    return (axes @ moved[..., None]).squeeze(-1), (axes * variances[:, None, :]) @ axes.mT
