@@ -8,10 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from latentmix.experiments.artifacts import load_run
 from latentmix.experiments.cli import parse_experiment
 from latentmix.experiments.config import Experiment
-from latentmix.experiments.ex_post import ExPost, as_json, measure_ex_post
 from latentmix.experiments.pipeline import run_experiment
 from latentmix.experiments.sweep import sweep
 
@@ -99,16 +97,3 @@ def likelihoods_on_mnist() -> Figures:
         rows[likelihood] = row | {"measure": summary["measure"]}
     finite = all(math.isfinite(value) for row in rows.values() for value in row.values() if not isinstance(value, str))
     return {"passed": finite, "rows": rows}
-
-
-@proof(*CODE)
-def ex_post_priors_gain_on_mnist() -> Figures:
-    """Swapping N(0, I) for a frozen mixture of training latents raises the log-likelihood of MNIST's test images."""
-    options = ("--data.root", mnist_root(), "--epochs", "30", *SHORT)
-    experiment = Experiment.from_config(parse_experiment("mnist_mlp40", list(options)))
-    settings = ExPost(samples=200)
-    with tempfile.TemporaryDirectory() as folder:
-        run_experiment(experiment, Path(folder) / "run", progress=False, pictures=False, tell=lambda _: None)
-        gains = measure_ex_post(load_run(Path(folder) / "run"), settings)
-    plain = [gain for gain in gains if gain.form == "samples"]
-    return {"passed": all(gain.gain > 3 * gain.standard_error for gain in plain), **as_json(gains, settings)}
