@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,45 +16,9 @@ from latentmix.experiments import image_cache
 from latentmix.experiments.folders import load_image_folder
 from latentmix.experiments.image_cache import cache_folder, cached_images, decode
 
-from tests.experiments.celeba_folder import NAMES, expected, load, make_celeba, mapped, part
+from tests.experiments.celeba_folder import NAMES, expected, load, mapped, part
 
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_celeba(tmp_path_factory.mktemp("data")).parent
-
-
-@pytest.fixture
-def celeba(original: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil; `copytree` keeps the times of change."""
-    return shutil.copytree(original, tmp_path / "data")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("LATENTMIX_DATA", raising=False)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def strict() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that were decoded, in some order."""
-    names: list[str] = []
-
-    def counting(path: Path, size: int) -> NDArray[np.uint8]:
-        names.append(path.name)
-        return decode(path, size)
-
-    monkeypatch.setattr(image_cache, "decode", counting)
-    return names
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.usefixtures("strict")

@@ -1,0 +1,55 @@
+"""A small CelebA, and a cache of decoded images that is a test's own."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from latentmix.experiments import image_cache
+from latentmix.experiments.image_cache import decode
+
+from tests.experiments.celeba_folder import make_celeba
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_celeba(tmp_path_factory.mktemp("data")).parent
+
+
+@pytest.fixture
+def celeba(original: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil; `copytree` keeps the times of change."""
+    return shutil.copytree(original, tmp_path / "data")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LATENTMIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LATENTMIX_DATA", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were decoded, in some order."""
+    names: list[str] = []
+
+    def counting(path: Path, size: int) -> NDArray[np.uint8]:
+        names.append(path.name)
+        return decode(path, size)
+
+    monkeypatch.setattr(image_cache, "decode", counting)
+    return names
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
