@@ -1,11 +1,11 @@
 """Algorithms: SVI and its objectives, evaluation, and mixtures by EM and by enumerated SVI."""
 
-from latentmix.inference.comparison import MixtureComparison, align, compare, map_by_majority, map_by_matching
-from latentmix.inference.estimators import GaussianMixture
 from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
 from latentmix.inference.ex_post import ex_post_prior, likelihood_moments
 from latentmix.inference.importance import log_likelihood, log_likelihoods
-from latentmix.inference.mixture_svi import MixtureSVIResult, fit_mixture_svi
+from latentmix.inference.mixtures.comparison import MixtureComparison, align, compare, map_by_majority, map_by_matching
+from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.svi import MixtureSVIResult, fit_mixture_svi
 from latentmix.inference.objectives import Objective, Terms, as_objective, bound_of
 from latentmix.inference.rates import LatentStatistics, latent_statistics
 from latentmix.inference.start_prior import StartPrior

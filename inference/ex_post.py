@@ -15,9 +15,9 @@ from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.inference.effects import isolated
-from latentmix.inference.em import fit_em
-from latentmix.inference.estimators import GaussianMixture
-from latentmix.inference.statistics import SufficientStatistics, slices, stored
+from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.statistics import SufficientStatistics, slices, stored
 from latentmix.models.mixture_prior import MixturePrior
 from latentmix.models.parameters import MixtureParameters
 from latentmix.models.priors import StandardNormal

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.inference.effects import isolated
-from latentmix.inference.estimators import GaussianMixture
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.training import Callback, TrainingState
 from latentmix.models.mixture_prior import MixturePrior
 

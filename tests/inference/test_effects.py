@@ -45,9 +45,9 @@ from latentmix.inference import (
     log_likelihood,
     log_likelihoods,
 )
-from latentmix.inference.comparison import compare
 from latentmix.inference.effects import RandomState, isolated
-from latentmix.inference.estimators import GaussianMixture
+from latentmix.inference.mixtures.comparison import compare
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.models import VAE, Bernoulli, Gaussian, MixturePrior, MLPDecoder, Prior, StandardNormal, VampPrior
 
 

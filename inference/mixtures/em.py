@@ -11,8 +11,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from latentmix.inference.deconvolution import expectation_under_noise, log_joint_under_noise
-from latentmix.inference.statistics import SufficientStatistics, expectation, moments, repair, slices
+from latentmix.inference.mixtures.deconvolution import expectation_under_noise, log_joint_under_noise
+from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, moments, repair, slices
 from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["EMResult", "SufficientStatistics", "expectation", "fit_em", "moments", "repair", "reseed", "slices"]
@@ -115,7 +115,7 @@ def fit_em(
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.em import fit_em
+        >>> from latentmix.inference.mixtures.em import fit_em
         >>> from latentmix.models.parameters import MixtureParameters
         >>> from latentmix.models.covariances import covariance_structure
         >>> x = torch.tensor([[-1.0], [-1.2], [0.9], [1.1]])

@@ -17,14 +17,14 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as Reference
 
 from latentmix.guides.mixture import global_guide
-from latentmix.inference.em import fit_em
-from latentmix.inference.estimators import GaussianMixture
-from latentmix.inference.mixture_svi import fit_mixture_svi
-from latentmix.inference.starts import start
+from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.starts import start
+from latentmix.inference.mixtures.svi import fit_mixture_svi
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.mixture import MixtureModel
 
-from tests.inference.clouds import TYPES, synthetic
+from tests.inference.mixtures.clouds import TYPES, synthetic
 
 
 def digits():

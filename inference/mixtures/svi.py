@@ -16,9 +16,9 @@ from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.effects import isolated
-from latentmix.inference.em import moments, repair
-from latentmix.inference.natural_gradient import MixtureMetric
-from latentmix.inference.quasi_newton import QuasiNewton
+from latentmix.inference.mixtures.em import moments, repair
+from latentmix.inference.mixtures.natural_gradient import MixtureMetric
+from latentmix.inference.mixtures.quasi_newton import QuasiNewton
 from latentmix.inference.svi import SVIResult, fit
 from latentmix.inference.training import Callback, DivergenceError, MakeOptimizer, MakeScheduler, TrainingState
 from latentmix.models.mixture import MixtureModel

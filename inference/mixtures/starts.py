@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 
-from latentmix.inference.em import SufficientStatistics, expectation, moments, reseed, slices
+from latentmix.inference.mixtures.em import SufficientStatistics, expectation, moments, reseed, slices
 from latentmix.models.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 

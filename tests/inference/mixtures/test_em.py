@@ -6,8 +6,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
-from latentmix.inference.em import SufficientStatistics, expectation, fit_em, moments
-from latentmix.inference.starts import from_assignments, from_labels, start
+from latentmix.inference.mixtures.em import SufficientStatistics, expectation, fit_em, moments
+from latentmix.inference.mixtures.starts import from_assignments, from_labels, start
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -98,7 +98,7 @@ def test_statistics_add_up(covariance_type, monkeypatch):
     whole = expectation(x, parameters)
     parts = [expectation(part, parameters) for part in x.split(77)]
     total = parts[0] + parts[1] + parts[2] + parts[3]
-    monkeypatch.setattr("latentmix.inference.statistics._CHUNK", 500)
+    monkeypatch.setattr("latentmix.inference.mixtures.statistics._CHUNK", 500)
     chunked = expectation(x, parameters)
     for other in (total, chunked):
         for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):

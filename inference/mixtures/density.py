@@ -25,7 +25,7 @@ class Densities:
 
     Example:
         >>> import torch, pyro.distributions as dist
-        >>> from latentmix.inference.mixture_density import Densities
+        >>> from latentmix.inference.mixtures.density import Densities
         >>> components = dist.Normal(torch.zeros(3, 2), 1.0).to_event(1)
         >>> mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), components)
         >>> densities = Densities([mixture, dist.Normal(torch.zeros(2), 1.0).to_event(1)])

@@ -18,11 +18,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from latentmix.inference.deconvolution import log_joint_under_noise
-from latentmix.inference.em import EMResult, fit_em, slices
-from latentmix.inference.mixture_svi import MixtureSVIResult, Priors, fit_mixture_svi
-from latentmix.inference.mixture_validation import check_noise, check_options, check_weights, given_start
-from latentmix.inference.starts import StartMethod, from_labels, start
+from latentmix.inference.mixtures.deconvolution import log_joint_under_noise
+from latentmix.inference.mixtures.em import EMResult, fit_em, slices
+from latentmix.inference.mixtures.starts import StartMethod, from_labels, start
+from latentmix.inference.mixtures.svi import MixtureSVIResult, Priors, fit_mixture_svi
+from latentmix.inference.mixtures.validation import check_noise, check_options, check_weights, given_start
 from latentmix.inference.training import MakeOptimizer, MakeScheduler
 from latentmix.models.covariances import CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
@@ -80,7 +80,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.estimators import GaussianMixture
+        >>> from latentmix.inference.mixtures.gaussian import GaussianMixture
         >>> x = torch.cat([torch.randn(50, 2) - 4, torch.randn(50, 2) + 4])
         >>> mixture = GaussianMixture(2, random_state=0).fit(x)
         >>> mixture.predict(x).unique(return_counts=True)[1]

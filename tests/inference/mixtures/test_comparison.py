@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from latentmix.inference.comparison import align, compare, map_by_majority, map_by_matching
-from latentmix.inference.estimators import GaussianMixture
+from latentmix.inference.mixtures.comparison import align, compare, map_by_majority, map_by_matching
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
 

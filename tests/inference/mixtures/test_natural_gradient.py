@@ -7,15 +7,15 @@ from pyro.infer import TraceEnum_ELBO
 from torch.distributions import transform_to
 
 from latentmix.guides.mixture import global_guide
-from latentmix.inference.em import fit_em
-from latentmix.inference.estimators import GaussianMixture
-from latentmix.inference.natural_gradient import MixtureMetric
-from latentmix.inference.quasi_newton import QuasiNewton
-from latentmix.inference.starts import start
+from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.natural_gradient import MixtureMetric
+from latentmix.inference.mixtures.quasi_newton import QuasiNewton
+from latentmix.inference.mixtures.starts import start
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.mixture import MixtureModel
 
-from tests.inference.clouds import TYPES, synthetic
+from tests.inference.mixtures.clouds import TYPES, synthetic
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ class QuasiNewton(torch.optim.Optimizer):
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.quasi_newton import QuasiNewton
+        >>> from latentmix.inference.mixtures.quasi_newton import QuasiNewton
         >>> point = torch.tensor([3.0, -2.0], requires_grad=True)
         >>> optimizer = QuasiNewton([point], max_step=1.0)
         >>> for _ in range(30):

@@ -3,9 +3,9 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from latentmix.inference.deconvolution import expectation_under_noise, log_joint_under_noise
-from latentmix.inference.em import fit_em, reseed
-from latentmix.inference.starts import start
+from latentmix.inference.mixtures.deconvolution import expectation_under_noise, log_joint_under_noise
+from latentmix.inference.mixtures.em import fit_em, reseed
+from latentmix.inference.mixtures.starts import start
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -78,7 +78,7 @@ def one_by_one(x, parameters, noise, weight):
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("kind", NOISES)
 def test_equals_a_loop_over_points(covariance_type, kind, monkeypatch):
-    monkeypatch.setattr("latentmix.inference.statistics._CHUNK", 90)
+    monkeypatch.setattr("latentmix.inference.mixtures.statistics._CHUNK", 90)
     x, parameters = points(24), mixture(covariance_type)
     noise, weight = noises(kind, *x.shape), draw(len(x), seed=4).square()
     weight[3] = 0.0

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from latentmix.inference.estimators import GaussianMixture
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"]
@@ -35,7 +35,7 @@ def align(a: GaussianMixture | MixtureParameters, b: GaussianMixture | MixturePa
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.comparison import align
+        >>> from latentmix.inference.mixtures.comparison import align
         >>> from latentmix.models.parameters import MixtureParameters
         >>> from latentmix.models.covariances import covariance_structure
         >>> a = MixtureParameters(

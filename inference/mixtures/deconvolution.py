@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from latentmix.inference.statistics import SufficientStatistics, expectation, slices, stored
+from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, slices, stored
 from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -57,7 +57,7 @@ def expectation_under_noise(
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.deconvolution import expectation_under_noise
+        >>> from latentmix.inference.mixtures.deconvolution import expectation_under_noise
         >>> from latentmix.models.covariances import covariance_structure
         >>> from latentmix.models.parameters import MixtureParameters
         >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
