@@ -30,10 +30,11 @@ usage: latentmix COMMAND ...
   list                                        the presets
   evaluate RUN [--split S] [--samples N] [--data.option value ...]    measure a run on another split or data set
   ex-post RUN [--n_components 10,50,100] [--out FILE.json]    swap the prior for mixtures of the training latents
+  select RUN|FILE.npy|FILE.csv [--n_components 1..10] [--out DIR]   how many components: criteria, picture, modes
   classify RUN IMAGES [--out FILE.csv]        class probabilities of images (.npy, .npz, picture files)
   sample RUN [-n N] [--out FILE.png]          images drawn from the prior
   report RUN                                  write report.html anew
-  bench NAME                                  measure speed (svi)
+  bench svi|em [--sizes 60000x20x10,...] [--covariance_type full,...]   measure speed, beside other libraries
 
   --version, --help; --debug after any command shows the traceback of an error; `latentmix run --help` lists
   every option of an experiment.
@@ -113,6 +114,7 @@ def _command(name: str) -> Callable[[list[str]], int | None]:
         "list": _list,
         "evaluate": _evaluate,
         "ex-post": _ex_post,
+        "select": _select,
         "classify": _classify,
         "sample": _sample,
         "report": _report,
@@ -238,6 +240,31 @@ def _ex_post(words: list[str]) -> None:
     commands.ex_post(known.run, rest, known.out)
 
 
+def _select(words: list[str]) -> None:
+    from latentmix.experiments import commands
+
+    parser = _parser("select")
+    parser.add_argument("source", type=Path, help="the folder of a run, for its training latents, or a file of points")
+    parser.add_argument("--n_components", default="1..10", metavar="1..10", help="as 1..10 or 2,5,8")
+    parser.add_argument("--covariance_types", default="full,diag,tied,spherical", metavar="full,diag,...")
+    parser.add_argument("--criteria", metavar="bic,icl,...", help="which are measured (default: all)")
+    parser.add_argument("--criterion", help="which one chooses the mixture of the mode report (default: bic)")
+    parser.add_argument("--points", type=int, default=5000, help="most points; of more, a draw (default: 5000)")
+    parser.add_argument("--starts", type=int, default=5, help="starts of every fit (default: 5)")
+    parser.add_argument("--mode_starts", type=int, default=20, help="starts of the mode report (default: 20)")
+    parser.add_argument("--folds", type=int, default=5, help="folds of the held-out log-likelihood (default: 5)")
+    parser.add_argument("--draws", type=int, default=1000, help="posterior draws for PSIS-LOO (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n-jobs", type=int, default=1, help="fits at a time; -1 for as many as there are cores")
+    parser.add_argument("--out", type=Path, help="a new folder (default: runs/select-NAME-DATE-TIME)")
+    parsed, rest = parser.parse_known_args(words)
+    if rest:
+        raise UsageError(f"Expected one source and options out of `latentmix select --help`; got {rest[0]}.")
+    known = vars(parsed)
+    source, out = known.pop("source"), known.pop("out")
+    commands.select(source, known, out or Path("runs") / f"select-{source.resolve().stem}-{_moment()}")
+
+
 def _classify(words: list[str]) -> None:
     from latentmix.experiments import commands
 
@@ -272,12 +299,42 @@ def _report(words: list[str]) -> None:
 
 
 def _bench(words: list[str]) -> None:
+    if words[:1] == ["em"]:
+        _bench_em(words[1:])
+        return
     from latentmix.experiments import commands
 
     parser = _parser("bench")
-    parser.add_argument("name", choices=("svi",))
+    parser.add_argument("name", choices=("svi", "em"))
     parser.parse_args(words)
     commands.bench_svi()
+
+
+def _bench_em(words: list[str]) -> None:
+    parser = _parser("bench em")
+    parser.add_argument(
+        "--sizes",
+        default="60000x20x10,200000x10x50,1000000x8x10",
+        help="points x features x components (default: three)",
+    )
+    parser.add_argument("--covariance_type", default="full", help="one or more, by commas (default: full)")
+    parser.add_argument("--iterations", type=int, default=5, help="iterations that are timed (default: 5)")
+    parser.add_argument("--repeats", type=int, default=3, help="times that each library is measured (default: 3)")
+    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--threads", type=int, help="of every library (default: as torch has)")
+    parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
+    known = vars(parser.parse_args(words))
+    # scikit-learn's array API mode asks for this before SciPy is imported, which is not yet.
+    os.environ.setdefault("SCIPY_ARRAY_API", "1")
+    from latentmix.experiments import commands
+
+    found = []
+    for word in known["sizes"].split(","):
+        if not re.fullmatch(r"\d+x\d+x\d+", word):
+            raise UsageError(f"Expected --sizes of points x features x components, such as 60000x20x10; got {word!r}.")
+        found.append(tuple(map(int, word.split("x"))))
+    types, out = known.pop("covariance_type").split(","), known.pop("out")
+    commands.bench_em(known | {"sizes": found, "covariance_types": types}, out)
 
 
 class _Parser(argparse.ArgumentParser):

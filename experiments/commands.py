@@ -31,7 +31,7 @@ from latentmix.experiments.sources import load_file
 from latentmix.inference import bound_of
 from latentmix.inference.effects import isolated
 
-__all__ = ["bench_svi", "classify", "evaluate", "ex_post", "report", "resume", "run", "sample"]
+__all__ = ["bench_em", "bench_svi", "classify", "evaluate", "ex_post", "report", "resume", "run", "sample", "select"]
 
 
 def run(experiment: Experiment, out: Path) -> None:
@@ -262,6 +262,22 @@ def ex_post(path: Path, options: Sequence[str], out: Path | None) -> None:
     print(f"\nmean log-likelihood of test data and its gain, nats\n\n{table(gains)}")
 
 
+def select(source: Path, options: dict[str, Any], out: Path) -> None:
+    """Print what every criterion says of mixtures of a run's latents, or of points, and, last, the folder of it."""
+    from latentmix.experiments.selection import Choice, choose, component_counts
+    from latentmix.inference.mixtures.candidates import CRITERIA
+
+    names = options.pop("criteria")
+    settings = Choice(
+        n_components=component_counts(options.pop("n_components")),
+        covariance_types=tuple(options.pop("covariance_types").split(",")),
+        criteria=CRITERIA if names is None else tuple(names.split(",")),
+        **options,
+    )
+    selection, report = choose(source, settings, out, print)
+    print(f"\n{selection.table()}\n\n{report.table()}\n\n{out}")
+
+
 def bench_svi() -> None:
     """Print the seconds per epoch of SVI here, in Pyro and in hand-written PyTorch."""
     from latentmix.experiments.benchmarks import svi_speed
@@ -274,6 +290,19 @@ def bench_svi() -> None:
                 for name, value in values.items()
             )
         )
+
+
+def bench_em(options: dict[str, Any], out: Path | None) -> None:
+    """Print the seconds per iteration of EM here and in other libraries; write them to `out`."""
+    from latentmix.experiments.benchmarks_mixtures import em_speed, table
+
+    _refuse_existing(out)
+    found = []
+    for row in em_speed(**options):
+        found.append(asdict(row))
+        print(table(row), flush=True)
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1))
 
 
 def _refuse_existing(out: Path | None) -> None:

@@ -14,9 +14,10 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.experiments.artifacts import Run
-from latentmix.experiments.data import Data, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.data import Data, ToFloat, binarize_static, resolve_binarize
 from latentmix.inference import GaussianMixture, ex_post_prior, log_likelihoods
 from latentmix.inference.effects import isolated
+from latentmix.inference.tables import aligned
 from latentmix.models import MixturePrior, Prior, StandardNormal
 
 __all__ = ["ExPost", "Gain", "as_json", "measure_ex_post", "table"]
@@ -35,7 +36,7 @@ class ExPost:
         covariance_type: Structure of their covariances.
         forms: How mixtures are fitted: to one sample of q per image, to q as a distribution (`expected`), or to the
             likelihoods of the latent that q stands for (`noise_aware`, extreme deconvolution).
-        images: Most training images that a mixture is fitted to, the first ones.
+        images: Most training images that a mixture is fitted to, the first ones; by default all.
         noise_images: Most of these that a noise-aware fit takes.
         test_images: Most test images that log-likelihoods are measured on, the first ones.
         samples: Importance samples of q per test image.
@@ -48,7 +49,7 @@ class ExPost:
     n_components: Sequence[int] = (10, 50, 100)
     covariance_type: Literal["full", "diag"] = "full"
     forms: Sequence[Form] = FORMS
-    images: int = 20_000
+    images: int | None = None
     noise_images: int = 5_000
     test_images: int = 10_000
     samples: int = 500
@@ -59,6 +60,7 @@ class ExPost:
 
     def __post_init__(self) -> None:
         values = {**asdict(self), "n_components": min(self.n_components, default=0)}
+        values["images"] = 1 if self.images is None else self.images
         for name in ("n_components", "images", "noise_images", "test_images", "samples", "draws", "max_iter"):
             if values[name] < 1:
                 raise ValueError(f"Expected {name} of at least 1; got {values[name]}.")
@@ -139,7 +141,7 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
         seed = settings.seed + 1 + draw
         seen = test if binarize == "none" else binarize_static(test, seed)
         for name, values in log_likelihoods(
-            run.vae, run.guide, seen, priors, settings.samples, transform=_floats, seed=seed
+            run.vae, run.guide, seen, priors, settings.samples, transform=ToFloat(), seed=seed
         ).items():
             measured[name].append(values.cpu())
     base = torch.stack(measured["training"]).mean(0)
@@ -159,10 +161,6 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
             )
         )
     return gains
-
-
-def _floats(batch: Tensor) -> Tensor:
-    return batch_transform("none")(batch)
 
 
 def _fit(run: Run, settings: ExPost, train: Tensor, n_components: int, form: str) -> MixturePrior:
@@ -185,15 +183,15 @@ def _fit(run: Run, settings: ExPost, train: Tensor, n_components: int, form: str
             expected=form != "samples",
             noise_aware=form == "noise_aware",
             limit=settings.noise_images,
-            transform=_floats,
+            transform=ToFloat(),
             seed=settings.seed,
         )
 
 
 def table(gains: Sequence[Gain]) -> str:
     """The gains as aligned text."""
-    lines = [("prior", "log-likelihood", "gain", "standard error", "seconds")]
-    lines += [
+    head = ("prior", "log-likelihood", "gain", "standard error", "seconds")
+    lines = [
         (
             gain.prior,
             f"{np.mean(gain.log_likelihoods):.2f}",
@@ -203,12 +201,7 @@ def table(gains: Sequence[Gain]) -> str:
         )
         for gain in gains
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rows = [
-        "  ".join(word.ljust(width) if not column else word.rjust(width) for column, (word, width) in enumerate(cells))
-        for cells in ([*zip(line, widths, strict=True)] for line in lines)
-    ]
-    return "\n".join([rows[0], "  ".join("-" * width for width in widths), *rows[1:]])
+    return aligned(head, lines)
 
 
 def as_json(gains: Sequence[Gain], settings: ExPost) -> dict[str, Any]:

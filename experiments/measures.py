@@ -82,7 +82,7 @@ def measure_vae(
         weighted = log_likelihood(vae, guide, seen[:limit], samples, transform=transform, seed=seed)
         figures["iw_log_likelihood"] = best = float(weighted.mean())
         figures["iw"] = {"samples": samples, "data": len(weighted), "sd": float(weighted.std())}
-    if vae.likelihood.measure.startswith("mass"):
+    if vae.likelihood.discrete:
         figures["bits_per_dimension"] = bits_per_dimension(best, vae.likelihood, vae.shape)
     return figures
 

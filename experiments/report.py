@@ -11,6 +11,8 @@ from typing import Any
 
 from jinja2 import Environment
 
+from latentmix.inference.tables import aligned
+
 __all__ = ["headline", "summary_table", "write_report"]
 
 Row = tuple[str, str, dict[str, Any]]
@@ -103,18 +105,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         ]
         for budget, fit, row in _rows(summary)
     ]
-    widths = [max(len(line[k]) for line in [head, *lines]) for k in range(len(head))]
-    rule = ["-" * width for width in widths]
-
-    def text(line: Sequence[str]) -> str:
-        cells = [
-            word.ljust(width) if k < 2 else word.rjust(width)
-            for k, (word, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
     note = ["* not converged"] if any(line[3].endswith("*") for line in lines) else []
-    return "\n".join([*(text(line) for line in [head, rule, *lines]), *note])
+    return "\n".join([aligned(head, lines, left=2), *note])
 
 
 def headline(figures: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from latentmix.inference.tables import aligned
+
 __all__ = ["as_csv", "as_markdown", "as_text", "counts_of", "figures_of", "group_of"]
 
 Record = dict[str, Any]
@@ -124,11 +126,9 @@ def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
     """The tables for the terminal: the first cells of each group, and why others are missing."""
     blocks = []
     for name, records in grouped(results["cells"]).items():
-        rows = rows_of(records[:most], list(results["grid"]))
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        table = ["  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)) for row in rows]
+        head, *rows = rows_of(records[:most], list(results["grid"]))
         more = [f"... and {len(records) - most} more"] if len(records) > most else []
-        blocks.append("\n".join([f"{name}:", *table, *more]))
+        blocks.append("\n".join([f"{name}:", aligned(head, rows, left=0, rule=False), *more]))
     for status in ("refused", "failed"):
         reasons = [f"  {count:>4}  {reason}" for count, reason, _ in reasons_of(results["cells"], status)]
         if reasons:

@@ -9,6 +9,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoGuide, init_to_sample, init_to_value
 from torch import Tensor
 
+from latentmix.models.global_priors import is_improper
 from latentmix.models.mixture import MixtureModel
 
 __all__ = ["global_guide"]
@@ -46,7 +47,7 @@ def global_guide(
         ['means', 'scales', 'weights']
     """
     if start is None:
-        improper = [name for name, prior in model.declared_priors.items() if _is_improper(prior)]
+        improper = [name for name, prior in model.declared_priors.items() if is_improper(prior)]
         if improper:
             raise ValueError(f"Expected a start, because the prior of {improper[0]} is improper; got None.")
         init: Callable[..., Any] = init_to_sample
@@ -57,7 +58,3 @@ def global_guide(
                 raise ValueError(f"Expected a start of shape {shape} for {name}; got {found}.")
         init = init_to_value(values={name: start[name].detach().clone() for name in model.shapes})
     return family(poutine.block(model, hide=["assignment"]), init_loc_fn=init, **options)
-
-
-def _is_improper(prior: Any) -> bool:
-    return type(prior).__name__ == "ImproperUniform"

@@ -1,10 +1,16 @@
-"""Algorithms: SVI and its objectives, evaluation, and mixtures by EM and by enumerated SVI."""
+"""Algorithms: SVI and its objectives, evaluation, and mixtures by EM, by enumerated SVI and by MCMC."""
 
 from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
 from latentmix.inference.ex_post import ex_post_prior, likelihood_moments
 from latentmix.inference.importance import log_likelihood, log_likelihoods
+from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.comparison import MixtureComparison, align, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.modes import ModeReport, modes
+from latentmix.inference.mixtures.nuts import MixtureNUTSResult, fit_mixture_nuts
+from latentmix.inference.mixtures.posterior import MixturePosterior
+from latentmix.inference.mixtures.selection import Selection, select
+from latentmix.inference.mixtures.standard_errors import StandardErrors, standard_errors
 from latentmix.inference.mixtures.svi import MixtureSVIResult, fit_mixture_svi
 from latentmix.inference.objectives import Objective, Terms, as_objective, bound_of
 from latentmix.inference.rates import LatentStatistics, latent_statistics
@@ -16,6 +22,7 @@ from latentmix.inference.variance import ClosedFormVariance
 from latentmix.inference.weighted import FreeBits, Weighted
 
 __all__ = [
+    "BayesianGaussianMixture",
     "Bound",
     "Callback",
     "ClosedFormVariance",
@@ -27,9 +34,14 @@ __all__ = [
     "GaussianMixture",
     "LatentStatistics",
     "MixtureComparison",
+    "MixtureNUTSResult",
+    "MixturePosterior",
     "MixtureSVIResult",
+    "ModeReport",
     "Objective",
     "SVIResult",
+    "Selection",
+    "StandardErrors",
     "StartPrior",
     "Terms",
     "TrainingState",
@@ -46,6 +58,7 @@ __all__ = [
     "evaluate",
     "ex_post_prior",
     "fit",
+    "fit_mixture_nuts",
     "fit_mixture_svi",
     "latent_statistics",
     "likelihood_moments",
@@ -53,4 +66,7 @@ __all__ = [
     "log_likelihoods",
     "map_by_majority",
     "map_by_matching",
+    "modes",
+    "select",
+    "standard_errors",
 ]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import final
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
 from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
+from latentmix.models.gaussians import FeatureCache, select
+from latentmix.models.global_priors import as_site, converted, moved
 from latentmix.models.networks import check_positive
 from latentmix.models.parameters import MixtureParameters
 
@@ -46,10 +46,13 @@ class MixtureModel:
         covariance_type: What the components' covariances share.
         size: Number of data in the whole set, where the model is called on minibatches of it; by default the
             data that it is called on are all.
-        weights: Prior of the weights, of shape `(K,)` over batch and event.
-        means: Prior of the means, `(K, D)`.
-        scales: Prior of the standard deviations, of the shape of the site.
-        correlations: Prior of the Cholesky factors of the correlation matrices, of the shape of the site.
+        weights: Prior of the weights, of shape `(K,)` over batch and event; for two components also `Beta(a, b)` of
+            the first one's.
+        means: Prior of the means, `(K, D)`, or of each of them: `Normal(0, 10)`; with one feature also
+            `OrderedMeans`.
+        scales: Prior of the standard deviations, of the shape of the site, or of each of them: `HalfNormal(2)`.
+        correlations: Prior of the Cholesky factors of the correlation matrices, of the shape of the site, or of
+            each of them: `LKJCholesky(D, 1)`.
         covariance_floor: Added to the variance of each feature: a number or a `(D,)` tensor.
 
     Raises:
@@ -94,26 +97,19 @@ class MixtureModel:
         self.size = size
         self.covariance_floor = covariance_floor
         self._floored = bool((floor > 0).any())
-        self.declared_priors: dict[str, dist.TorchDistribution | None] = {
-            "weights": weights,
-            "means": means,
-            "scales": scales,
-            "correlation_cholesky": correlations,
-        }
         self.shapes = self._shapes()
-        for name, prior in self.declared_priors.items():
-            if prior is None:
-                continue
-            if name not in self.shapes:
-                raise ValueError(
-                    f"Expected no prior of correlations for covariance_type={self.structure.name!r} and "
-                    f"{n_features} features; got {type(prior).__name__}."
-                )
-            if tuple(prior.shape()) != self.shapes[name]:
-                raise ValueError(
-                    f"Expected a prior of shape {self.shapes[name]} for {name}; got {tuple(prior.shape())}."
-                )
+        declared = {"weights": weights, "means": means, "scales": scales, "correlation_cholesky": correlations}
+        if correlations is not None and "correlation_cholesky" not in self.shapes:
+            raise ValueError(
+                f"Expected no prior of correlations for covariance_type={self.structure.name!r} and "
+                f"{n_features} features; got {type(correlations).__name__}."
+            )
+        self.declared_priors: dict[str, dist.TorchDistribution | None] = {
+            name: None if (prior := declared[name]) is None else as_site(name, prior, shape)
+            for name, shape in self.shapes.items()
+        }
         self._cache: dict[tuple[torch.dtype, torch.device], dict[str, dist.TorchDistribution]] = {}
+        self._features = FeatureCache()
 
     @classmethod
     def maximum_likelihood(
@@ -146,6 +142,32 @@ class MixtureModel:
             covariance_floor=covariance_floor,
         )
 
+    def affine(self, scale: Tensor, shift: Tensor) -> MixtureModel:
+        """The model of `x * scale + shift`, in float64; both are `(D,)`, `scale` is positive.
+
+        The priors that were given go through the map: the densities of both models differ by the Jacobians of the
+        data and of the sites alone. Where there was none the default holds, in the new coordinates. Where the
+        structure is isotropic, `scale` must be one number throughout.
+        """
+        scale, shift = scale.double(), shift.double()
+        spread = scale[0] if self.structure.isotropic else scale
+        maps = {"means": (scale, shift), "scales": (spread, torch.zeros_like(spread))}
+        floor = torch.as_tensor(self.covariance_floor, dtype=scale.dtype, device=scale.device)
+        priors = {
+            name.replace("correlation_cholesky", "correlations"): prior
+            if prior is None or name not in maps
+            else moved(prior, *maps[name])
+            for name, prior in self.declared_priors.items()
+        }
+        return MixtureModel(
+            self.n_components,
+            self.n_features,
+            covariance_type=self.structure.name,
+            size=self.size,
+            covariance_floor=floor * scale.square(),
+            **priors,
+        )
+
     def __call__(self, x: Tensor) -> Tensor:
         """Sample the globals and the assignments, and observe the data.
 
@@ -159,7 +181,7 @@ class MixtureModel:
         components = self.structure.components(means, scales, correlation)
         with self._plate(x):
             assignment: Tensor = pyro.sample("assignment", dist.Categorical(weights), infer={"enumerate": "parallel"})
-            pyro.sample("x", _select(components, assignment), obs=x)
+            pyro.sample("x", select(components, assignment, self._features), obs=x)
         return assignment
 
     def collapsed(self, x: Tensor) -> None:
@@ -178,8 +200,8 @@ class MixtureModel:
         key = (x.dtype, x.device)
         if key not in self._cache:
             self._cache[key] = {
-                name: self._default(name, x) if (prior := self.declared_priors[name]) is None else _as_event(prior)
-                for name in self.shapes
+                name: self._default(name, x) if prior is None else converted(prior, x)
+                for name, prior in self.declared_priors.items()
             }
         return self._cache[key]
 
@@ -245,42 +267,3 @@ class MixtureModel:
             case _:
                 concentration = x.new_ones(shape[:-2])
                 return dist.LKJCholesky(self.n_features, concentration).to_event(len(shape) - 2)
-
-
-class FactoredNormal(dist.MultivariateNormal):
-    """A multivariate normal whose density is one matrix product per factor, where many data share a factor.
-
-    Equal to `MultivariateNormal`; several times as fast for enumerated components, whose factors have batch
-    shape `(K, 1)` and whose data have `(n,)`.
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of `value`."""
-        factor = self._unbroadcasted_scale_tril
-        if factor.ndim < 3 or factor.shape[-3] != 1:
-            density: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
-            return density
-        if self._validate_args:
-            self._validate_sample(value)
-        factor = factor.squeeze(-3)
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-        squares = ((value - self.loc) @ inverse.mT).square().sum(-1)
-        log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return log_det[..., None] - 0.5 * (squares + factor.shape[-1] * math.log(2 * math.pi))
-
-
-def _as_event(prior: dist.TorchDistribution) -> dist.TorchDistribution:
-    return prior.to_event(len(prior.batch_shape)) if prior.batch_shape else prior
-
-
-def _select(components: dist.TorchDistribution, assignment: Tensor) -> dist.TorchDistribution:
-    if isinstance(components, dist.MultivariateNormal):
-        means, scale_tril = components.loc, components._unbroadcasted_scale_tril
-        return FactoredNormal(
-            Vindex(means)[..., assignment, :],
-            scale_tril=Vindex(scale_tril.expand(*means.shape, means.shape[-1]))[..., assignment, :, :],
-        )
-    base = components.base_dist
-    loc, scale = Vindex(base.loc), Vindex(base.scale.expand_as(base.loc))
-    return dist.Normal(loc[..., assignment, :], scale[..., assignment, :]).to_event(1)

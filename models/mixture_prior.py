@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models.covariances import covariance_structure
-from latentmix.models.mixture import FactoredNormal
+from latentmix.models.gaussians import FactoredNormal
 from latentmix.models.networks import check_positive
 from latentmix.models.parameters import MixtureParameters
 from latentmix.models.priors import Prior

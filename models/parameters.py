@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from latentmix.models.covariances import CovarianceStructure
+from latentmix.models.covariances import CovarianceStructure, covariance_structure
 
 __all__ = ["MixtureParameters"]
 
@@ -38,6 +38,15 @@ class MixtureParameters:
     means: Tensor
     covariances: Tensor
     structure: CovarianceStructure
+
+    @classmethod
+    def from_scale_tril(cls, weights: Tensor, means: Tensor, scale_tril: Tensor) -> MixtureParameters:
+        """Full covariances by their lower Cholesky factors, `K x D x D`, of which no digits are lost."""
+        found = cls(weights, means, scale_tril @ scale_tril.mT, covariance_structure("full"))
+        identity = torch.eye(means.shape[1], dtype=means.dtype, device=means.device).expand_as(scale_tril)
+        inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
+        vars(found)["precisions_cholesky"] = inverse.mT.contiguous()  # in the place of the cached property
+        return found
 
     def sites(self, covariance_floor: float | Tensor = 0.0) -> dict[str, Tensor]:
         """Values of the sites of a `MixtureModel` with that floor, so that it has this density.

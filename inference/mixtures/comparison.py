@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,10 +83,6 @@ class MixtureComparison:
     covariances_distance: list[float]
     agreement: float
     order: list[int]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def compare(a: GaussianMixture, b: GaussianMixture, x: NDArray[Any] | Tensor) -> MixtureComparison:

@@ -19,7 +19,7 @@ from latentmix.inference.mixtures.statistics import SufficientStatistics, expect
 from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["expectation_under_noise", "log_joint_under_noise"]
+__all__ = ["expectation_under_noise", "log_joint_under_noise", "shrunk", "spread"]
 
 # A smaller responsibility is left out of the moments; the log-likelihood holds it.
 _NEGLIGIBLE = 1e-12
@@ -97,18 +97,31 @@ def log_joint_under_noise(x: Tensor, parameters: MixtureParameters, noise: Tenso
     return torch.cat([part(x[rows].double(), parameters, noise[rows].double()) for rows in chunks])
 
 
-def _near(x: Tensor, parameters: MixtureParameters, noise: Tensor, candidates: int | None) -> Tensor | None:
-    """Which components are the nearest of each point, `n x K` booleans; `None` where all are.
+def spread(parameters: MixtureParameters) -> Tensor:
+    """Variance of each feature under a mixture: `(D,)`, without the noise that the variance of noisy points holds."""
+    deviations = parameters.means - parameters.weights @ parameters.means
+    within = parameters.expanded_covariances().diagonal(dim1=-2, dim2=-1)
+    return parameters.weights @ (within + deviations.square())
 
-    Near the point's posterior mean under one Gaussian, without correlations, of the mixture's moments.
+
+def shrunk(x: Tensor, parameters: MixtureParameters, noise: Tensor) -> Tensor:
+    """Where noisy points lie without their noise, under one Gaussian, without correlations, of a mixture's moments.
+
+    Args:
+        x: `n x D` points.
+        parameters: The mixture.
+        noise: `n x D`, or `n x D x D`, or one row of these for all.
     """
+    own = noise.double() if noise.ndim == 2 else noise.double().diagonal(dim1=-2, dim2=-1)
+    mean, variance = parameters.weights @ parameters.means, spread(parameters)
+    return mean + variance / (variance + own) * (x.double() - mean)
+
+
+def _near(x: Tensor, parameters: MixtureParameters, noise: Tensor, candidates: int | None) -> Tensor | None:
+    """Which components are the nearest of each point, `n x K` booleans; `None` where all are."""
     if candidates is None or candidates >= len(parameters.weights) or parameters.structure.name == "tied":
         return None
-    mean = parameters.weights @ parameters.means
-    within = parameters.expanded_covariances().diagonal(dim1=-2, dim2=-1)
-    variance = parameters.weights @ (within + (parameters.means - mean).square())
-    noise = noise if noise.ndim == 2 else noise.diagonal(dim1=-2, dim2=-1)
-    scores = parameters.log_joint(mean + variance / (variance + noise) * (x - mean))
+    scores = parameters.log_joint(shrunk(x, parameters, noise))
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(candidates).indices, True)
 
 
@@ -213,7 +226,7 @@ def _expectation_under_shared_noise(
     """The exact E step under covariances that hold the noise, its moments moved by each component's gain."""
     noise = noise.double()
     structure, inflated = parameters.structure, _inflated(parameters, noise)
-    found = expectation(x, inflated, sample_weight)
+    found = expectation(x, inflated, sample_weight).about(parameters.means)
     if inflated.structure.name == "diag":
         gain = _variances(parameters) / inflated.covariances
         sums = gain * found.sums

@@ -1,24 +1,97 @@
-"""Densities of several Gaussian mixtures at the same points, by one matrix product."""
+"""Log-densities of points under the components of Gaussian mixtures, by the kernels of the E step."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-__all__ = ["Densities"]
+from latentmix.inference.mixtures.kernels import Centred, Expanded, Kernel, accurate
+from latentmix.models.covariances import covariance_structure
+from latentmix.models.parameters import MixtureParameters
+
+__all__ = ["Densities", "LogJoint", "log_joint"]
 
 
+@torch.no_grad()
+def log_joint(x: Tensor, parameters: MixtureParameters) -> Tensor:
+    """Log of weight times density of points under each component, by the kernels of `expectation`.
+
+    Args:
+        x: `n x D` points in any floating dtype.
+        parameters: The mixture, in float64.
+
+    Returns:
+        An `n x K` tensor in float64.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.mixtures.density import log_joint
+        >>> from latentmix.models.covariances import covariance_structure
+        >>> from latentmix.models.parameters import MixtureParameters
+        >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
+        >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
+        >>> log_joint(torch.zeros(3, 2), mixture).exp()[0] * 2 * torch.pi
+        tensor([1.], dtype=torch.float64)
+    """
+    joint = torch.empty(len(x), len(parameters.weights), dtype=torch.float64, device=x.device)
+    for rows, found in LogJoint(parameters)(x):
+        joint[rows] = found.mT
+    return joint
+
+
+@final
+class LogJoint:
+    """Log of weight times density under each component, for one batch of points after another.
+
+    Batches that lie so far out that expanded quadratics lose digits go through the centred kernel.
+
+    Args:
+        parameters: The mixture, in float64; its weights need not sum to one.
+    """
+
+    @torch.no_grad()
+    def __init__(self, parameters: MixtureParameters) -> None:
+        self._parameters = parameters
+        weights = parameters.weights / parameters.weights.sum()
+        self._location = weights @ parameters.means
+        within = parameters.expanded_covariances().diagonal(dim1=-2, dim2=-1)
+        self._variance = weights @ (within + (parameters.means - self._location).square())
+        self._impossible = (parameters.weights == 0).nonzero()[:, 0]
+        self._kernels: dict[bool, Kernel] = {}
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of the rows of an `n x D` tensor, each with `K x b` values, valid until the next."""
+        if not len(x):
+            return
+        low, high = x.aminmax(dim=0)
+        reach = torch.maximum(high.double() - self._location, self._location - low.double())
+        radius = float((reach.square() / self._variance).sum().sqrt())
+        kernel = self._kernel(accurate(self._parameters, self._location, self._variance, radius, shared=True))
+        for first in range(0, len(x), kernel.rows):
+            rows = slice(first, min(first + kernel.rows, len(x)))
+            joint = kernel.load(x[rows]).add_(kernel.shared())
+            if len(self._impossible):
+                joint[self._impossible] = -torch.inf
+            yield rows, joint
+
+    def _kernel(self, expanded: bool) -> Kernel:
+        if expanded not in self._kernels:
+            parameters = self._parameters
+            self._kernels[expanded] = Expanded(parameters, self._location) if expanded else Centred(parameters)
+        return self._kernels[expanded]
+
+
+@final
 class Densities:
-    r"""Log-densities of latents under several distributions, in float64.
+    """Log-densities of latents under several distributions, in float64.
 
-    A Gaussian's log-density is linear in :math:`[1, z, z z^\top]`: all components of all mixtures take one matrix
-    product over these features, centred, and none of the `n x K x D` tensors that `MixtureSameFamily` makes. Other
-    distributions have their own `log_prob`. There are no gradients.
+    All components of all Gaussian mixtures go through one matrix product, with none of the `n x K x D` tensors that
+    `MixtureSameFamily` makes. Other distributions have their own `log_prob`. There are no gradients.
 
     Args:
         distributions: Of batch shape `()` and event shape `(D,)`.
@@ -41,19 +114,15 @@ class Densities:
         self._sizes = [0 if one is None else len(one[0]) for one in found]
         if not gaussians:
             return
-        log_weights, means, precisions = (torch.cat(part) for part in zip(*gaussians, strict=True))
-        self._centre = means.mean(0)
-        means = means - self._centre
-        size = means.shape[1]
-        rows, columns = torch.triu_indices(size, size, 1, device=means.device)
-        cross = precisions[:, rows, columns]
-        self._correlated = bool(cross.any())
-        linear = (precisions @ means[..., None])[..., 0]
-        diagonals = precisions.diagonal(dim1=-2, dim2=-1)
-        constant = log_weights - 0.5 * ((linear * means).sum(-1) + size * math.log(2 * math.pi))
-        constant = constant + 0.5 * torch.linalg.slogdet(precisions).logabsdet
-        blocks = [constant[:, None], linear, -0.5 * diagonals, *([-cross] if self._correlated else [])]
-        self._coefficients = torch.cat(blocks, dim=1)
+        weights, means = (torch.cat([one[part] for one in gaussians]) for part in range(2))
+        factors = [one[2] for one in gaussians]
+        if all(factor.ndim == 2 for factor in factors):
+            variances = torch.cat(factors).square()
+            mixture = MixtureParameters(weights, means, variances, covariance_structure("diag"))
+        else:
+            whole = torch.cat([factor.diag_embed() if factor.ndim == 2 else factor for factor in factors])
+            mixture = MixtureParameters.from_scale_tril(weights, means, whole)
+        self._log_joint = LogJoint(mixture)
 
     @torch.no_grad()
     def __call__(self, z: Tensor) -> Tensor:
@@ -66,34 +135,24 @@ class Densities:
             ]
         )
 
-    def _mixtures(self, z: Tensor) -> list[Tensor]:
-        points = z.reshape(-1, z.shape[-1]).double().mT.contiguous() - self._centre[:, None]
-        size, count = points.shape
-        features = points.new_empty(self._coefficients.shape[1], count)
-        features[0] = 1.0
-        features[1 : size + 1] = points
-        torch.square(points, out=features[size + 1 : 2 * size + 1])
-        start = 2 * size + 1
-        for row in range(size - 1 if self._correlated else 0):
-            end = start + size - row - 1
-            torch.mul(points[row], points[row + 1 :], out=features[start:end])
-            start = end
-        joint = self._coefficients @ features
-        sizes = [size for size in self._sizes if size]
-        return [part.logsumexp(0).reshape(z.shape[:-1]) for part in joint.split(sizes)]
+    def _mixtures(self, z: Tensor) -> Tensor:
+        points, sizes = z.flatten(0, -2) if z.ndim > 1 else z[None], [size for size in self._sizes if size]
+        found = points.new_empty(len(sizes), len(points), dtype=torch.float64)
+        for rows, joint in self._log_joint(points):
+            for mixture, part in zip(found, joint.split(sizes), strict=True):
+                torch.logsumexp(part, 0, out=mixture[rows])
+        return found.view(-1, *z.shape[:-1])
 
 
 def _gaussians(distribution: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Log-weights `(K,)`, means `K x D` and precisions `K x D x D` of a Gaussian mixture, in float64."""
+    """Weights `(K,)`, means `K x D` and Cholesky factors, `K x D` where diagonal, of a mixture, in float64."""
     if not isinstance(distribution, MixtureSameFamily):
         return None
     components: Any = distribution.component_distribution
-    log_weights = distribution.mixture_distribution.logits.double().log_softmax(-1)
+    weights = distribution.mixture_distribution.logits.double().softmax(-1)
     if isinstance(components, MultivariateNormal):
-        factors = components.scale_tril.double()
-        return log_weights, components.loc.double(), torch.cholesky_inverse(factors)
+        return weights, components.loc.double(), components.scale_tril.double()
     base: Any = components.base_dist if isinstance(components, Independent) else None
     if isinstance(base, Normal):
-        scales = base.scale.double().expand_as(base.loc)
-        return log_weights, base.loc.double(), torch.diag_embed(scales.square().reciprocal())
+        return weights, base.loc.double(), base.scale.double().expand_as(base.loc)
     return None

@@ -6,18 +6,34 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from latentmix.inference.mixtures.deconvolution import expectation_under_noise, log_joint_under_noise
+from latentmix.inference.mixtures.covariance_priors import CovariancePrior
+from latentmix.inference.mixtures.deconvolution import expectation_under_noise, spread
+from latentmix.inference.mixtures.points import Points, as_points
+from latentmix.inference.mixtures.reseeding import reseed, widened
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, moments, repair, slices
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["EMResult", "SufficientStatistics", "expectation", "fit_em", "moments", "repair", "reseed", "slices"]
+__all__ = [
+    "EMResult",
+    "EStep",
+    "SufficientStatistics",
+    "expectation",
+    "fit_em",
+    "moments",
+    "repair",
+    "reseed",
+    "slices",
+]
 
 _MAX_RESEEDS = 10
+# A fall of the bound that rounding alone accounts for, relative to its size.
+_ROUNDING = 1e-12
 
 EStep = Callable[..., SufficientStatistics]
 
@@ -28,10 +44,14 @@ class EMResult:
 
     Attributes:
         parameters: The fitted mixture, in float64.
-        lower_bounds: Mean log-likelihood of the data before each M step, nats per datum.
+        lower_bounds: Mean log-likelihood of the data before each M step, nats per datum; under a prior plus the
+            log prior per datum.
         converged: Whether the bound last changed by less than the tolerance.
         n_reseeded: Empty components that were started anew; the bound may fall there.
-        n_repaired: M steps in which a singular covariance got a jitter.
+        n_repaired: M steps in which a singular covariance got a jitter; the bound may fall there.
+        n_floored: Steps on which the bound fell under a floor, `reg_covar > 0`, which is no part of the likelihood.
+        segments: Where in `lower_bounds` a segment begins: at 0, and after each start of empty components. Without
+            a floor and without a jitter, the bound never falls within one.
     """
 
     parameters: MixtureParameters
@@ -39,6 +59,8 @@ class EMResult:
     converged: bool
     n_reseeded: int = 0
     n_repaired: int = 0
+    n_floored: int = 0
+    segments: tuple[int, ...] = (0,)
 
     @property
     def n_iter(self) -> int:
@@ -46,38 +68,8 @@ class EMResult:
         return len(self.lower_bounds)
 
 
-def reseed(
-    x: Tensor, parameters: MixtureParameters, empty: Tensor, variance: Tensor, noise: Tensor | None = None
-) -> MixtureParameters:
-    """Start empty components anew, each at the worst explained point, as wide as the data.
-
-    Args:
-        x: `n x D` points.
-        parameters: The mixture.
-        empty: `(K,)` booleans.
-        variance: `(D,)` variances of the data.
-        noise: Covariances of the noise of the points, as `expectation_under_noise` takes them.
-    """
-    alive = MixtureParameters(
-        parameters.weights.where(~empty, 0.0), parameters.means, parameters.covariances, parameters.structure
-    )
-    if noise is None:
-        density = torch.cat([alive.log_likelihood(x[rows].double()) for rows in slices(x, len(empty))])
-    else:
-        density = log_joint_under_noise(x, alive, noise).logsumexp(1)
-    worst = density.argsort()[: int(empty.sum())]
-    means = parameters.means.clone()
-    means[empty] = x[worst].double() if noise is None else _shrunk(x[worst], noise, worst, alive)
-    weights = torch.where(empty, 1.0 / len(empty), parameters.weights)
-    covariances = parameters.covariances
-    if parameters.structure.name != "tied":
-        wide = parameters.structure.regularize(torch.zeros_like(covariances), variance)
-        covariances = torch.where(empty.reshape(-1, *[1] * (covariances.ndim - 1)), wide, covariances)
-    return MixtureParameters(weights / weights.sum(), means, covariances, parameters.structure)
-
-
 def fit_em(
-    x: Tensor,
+    x: Tensor | Points,
     start: MixtureParameters,
     *,
     sample_weight: Tensor | None = None,
@@ -85,6 +77,8 @@ def fit_em(
     noise_candidates: int | None = None,
     e_step: EStep | None = None,
     reg_covar: float = 1e-6,
+    covariance_prior: Any = None,
+    degrees_of_freedom_prior: float | None = None,
     tol: float = 1e-3,
     max_iter: int = 100,
     previous: float = -float("inf"),
@@ -93,18 +87,23 @@ def fit_em(
     """Fit a Gaussian mixture by EM (Dempster, Laird and Rubin, 1977).
 
     With `reg_covar = 0` the bound never falls, apart from where an empty component is started anew or a
-    singular covariance gets a jitter, both of which warn.
+    singular covariance gets a jitter, both of which warn. A `covariance_prior` makes covariances the mode of their
+    posterior, and the bound that of the posterior: it keeps them positive definite, and never falls.
 
     Args:
-        x: `n x D` points.
+        x: `n x D` points, or `Points` in memory, memory-mapped, in batches, or divided among processes.
         start: The mixture to start from.
-        sample_weight: `(n,)` weights, not negative.
+        sample_weight: `(n,)` weights, not negative; `Points` hold their own.
         noise_covariance: Covariances of noise that was added to the points, as `expectation_under_noise` takes
             them; the mixture is then that of the points before it (Bovy, Hogg and Roweis, 2011), and the bounds
             are of the points as they are.
         noise_candidates: Most components of a noisy point, see `expectation_under_noise`.
-        e_step: Another E step in the place of `expectation`: called `e_step(x, parameters, sample_weight=...)`.
+        e_step: Another E step in the place of `expectation`: called `e_step(x, parameters, sample_weight=...)`. Of
+            a tensor it gives the statistics of that tensor; of `Points`, those of all processes.
         reg_covar: Variance added to the diagonals in every M step.
+        covariance_prior: Scale of an inverse Wishart prior (`D x D`: full, tied) or inverse gamma prior (`(D,)`:
+            diag; a number: spherical) on the covariances, see `CovariancePrior`.
+        degrees_of_freedom_prior: Its degrees of freedom; by default `D`.
         tol: EM ends when the bound changes by less, in nats per datum.
         max_iter: Most iterations.
         previous: The bound before the first iteration, where an earlier fit goes on.
@@ -112,6 +111,10 @@ def fit_em(
 
     Returns:
         The fitted mixture and the bounds on the way.
+
+    Raises:
+        ValueError: If the points are not as `as_points` takes them, their features are not those of the start, noise
+            comes with `Points`, or the prior is not as described.
 
     Example:
         >>> import torch
@@ -124,47 +127,76 @@ def fit_em(
         >>> fit_em(x, start).parameters.means.shape
         torch.Size([2, 1])
     """
-    parameters = start.to(torch.empty(0, dtype=torch.float64, device=x.device))
-    weight = None if sample_weight is None else sample_weight.double()
-    variance = moments(x, weight)[1] if noise_covariance is None else _spread(parameters)
-    if e_step is None and noise_covariance is not None:
+    points = as_points(x, sample_weight)
+    parameters = start.to(torch.empty(0, dtype=torch.float64, device=points.device))
+    if parameters.means.shape[1] != points.n_features:
+        raise ValueError(f"Expected points with {parameters.means.shape[1]} features; got {points.n_features}.")
+    if degrees_of_freedom_prior is not None and covariance_prior is None:
+        raise ValueError("Expected a covariance_prior beside degrees_of_freedom_prior; got None.")
+    prior = None
+    if covariance_prior is not None:
+        prior = CovariancePrior.of(covariance_prior, degrees_of_freedom_prior, parameters)
+    if noise_covariance is not None:
+        if isinstance(x, Points):
+            raise ValueError("Expected a tensor of points beside noise_covariance; got Points.")
         e_step = partial(expectation_under_noise, noise=noise_covariance, candidates=noise_candidates)
-    elif e_step is None:
-        e_step = expectation
+    run = _E(points, x, sample_weight, e_step or expectation, prior)
+    variance = points.variance if noise_covariance is None else spread(parameters)
     bounds: list[float] = []
+    segments = [0]
     reseeded = repaired = 0
+    converged = False
     for iteration in range(1, max_iter + 1):
-        statistics = e_step(x, parameters, sample_weight=weight)
-        parameters, jittered = statistics.maximize(reg_covar, variance)
+        statistics, bound = run(parameters)
+        statistics = widened(statistics, variance)
+        maximize = statistics.maximize if prior is None else partial(prior.maximize, statistics)
+        parameters, jittered = maximize(reg_covar, variance)
         repaired += jittered
         empty = statistics.empty
-        revive = bool(empty.any()) and reseeded < _MAX_RESEEDS and len(x) > len(empty)
+        revive = bool(empty.any()) and reseeded < _MAX_RESEEDS and points.count > len(empty)
         if revive:
-            parameters = reseed(x, parameters, empty, variance, noise_covariance)
+            parameters = reseed(points, parameters, empty, variance, noise_covariance)
             reseeded += int(empty.sum())
-        bounds.append(statistics.bound)
-        change = bounds[-1] - previous
+            segments.append(iteration)
+        bounds.append(bound)
+        change = bound - previous
         if report is not None:
             report(iteration, change)
         if abs(change) < tol and not revive:
-            return _warned(EMResult(parameters, bounds, True, reseeded, repaired))
-        previous = -float("inf") if revive else bounds[-1]
-    return _warned(EMResult(parameters, bounds, False, reseeded, repaired))
+            converged = True
+            break
+        previous = -float("inf") if revive else bound
+    begins = tuple(first for first in segments if first < max(1, len(bounds)))
+    floored = _falls(bounds, begins) if reg_covar > 0 else 0
+    return _warned(EMResult(parameters, bounds, converged, reseeded, repaired, floored, begins))
 
 
-def _shrunk(x: Tensor, noise: Tensor, rows: Tensor, parameters: MixtureParameters) -> Tensor:
-    """Where noisy points lie without their noise, under an uncorrelated Gaussian of the moments of a mixture."""
-    own = noise.double() if len(noise) == 1 else noise[rows].double()
-    own = own if own.ndim == 2 else own.diagonal(dim1=-2, dim2=-1)
-    mean, variance = parameters.weights @ parameters.means, _spread(parameters)
-    return mean + variance / (variance + own) * (x.double() - mean)
+@dataclass(frozen=True)
+class _E:
+    """The E step over all points, with the bound under the prior."""
+
+    points: Points
+    given: Tensor | Points
+    sample_weight: Tensor | None
+    step: EStep
+    prior: CovariancePrior | None
+
+    def __call__(self, parameters: MixtureParameters) -> tuple[SufficientStatistics, float]:
+        if isinstance(self.given, Points) or self.step is expectation:
+            statistics = self.step(self.points, parameters)
+        else:
+            weight = None if self.sample_weight is None else self.sample_weight.double()
+            statistics = self.points.reduce(self.step(self.given, parameters, sample_weight=weight))
+        if self.prior is None:
+            return statistics, statistics.bound
+        total = statistics.log_likelihood + self.prior.log_density(parameters)
+        return statistics, float(total / statistics.weight)
 
 
-def _spread(parameters: MixtureParameters) -> Tensor:
-    """Variance of each feature under a mixture: `(D,)`, without the noise that the variance of noisy points holds."""
-    deviations = parameters.means - parameters.weights @ parameters.means
-    within = parameters.expanded_covariances().diagonal(dim1=-2, dim2=-1)
-    return parameters.weights @ (within + deviations.square())
+def _falls(bounds: list[float], segments: tuple[int, ...]) -> int:
+    """Steps on which the bound fell within a segment, by more than rounding."""
+    steps = (i for i in range(1, len(bounds)) if i not in segments)
+    return sum(bounds[i] < bounds[i - 1] - _ROUNDING * max(1.0, abs(bounds[i])) for i in steps)
 
 
 def _warned(result: EMResult) -> EMResult:

@@ -1,43 +1,46 @@
-"""Gaussian mixtures in the manner of scikit-learn, fitted by EM or by enumerated SVI."""
+"""Gaussian mixtures in the manner of scikit-learn, fitted by EM, by enumerated SVI or by NUTS."""
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable
-from typing import Any, Literal, Self, final
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pyro.infer.autoguide import AutoDelta, AutoGuide
-from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from latentmix.inference.mixtures.deconvolution import log_joint_under_noise
-from latentmix.inference.mixtures.em import EMResult, fit_em, slices
-from latentmix.inference.mixtures.starts import StartMethod, from_labels, start
-from latentmix.inference.mixtures.svi import MixtureSVIResult, Priors, fit_mixture_svi
-from latentmix.inference.mixtures.validation import check_noise, check_options, check_weights, given_start
+from latentmix.inference.mixtures.estimator import MixtureEstimator
+from latentmix.inference.mixtures.fitting import Fitting, Result, bound_of
+from latentmix.inference.mixtures.inputs import Array
+from latentmix.inference.mixtures.missing import log_joint_with_missing
+from latentmix.inference.mixtures.nuts import MixtureNUTSResult
+from latentmix.inference.mixtures.points import Points
+from latentmix.inference.mixtures.posterior import MixturePosterior, posterior_of_guide
+from latentmix.inference.mixtures.standardised import Priors
+from latentmix.inference.mixtures.starts import StartMethod
+from latentmix.inference.mixtures.statistics import log_joint
+from latentmix.inference.mixtures.stepwise import StepwiseEM
+from latentmix.inference.mixtures.svi import MixtureSVIResult
+from latentmix.inference.mixtures.variational import as_statistics
 from latentmix.inference.training import MakeOptimizer, MakeScheduler
-from latentmix.models.covariances import CovarianceType, covariance_structure
-from latentmix.models.parameters import MixtureParameters
+from latentmix.models.covariances import CovarianceType
 
 __all__ = ["GaussianMixture"]
 
-Array = NDArray[Any] | Tensor
-_LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
-
 
 @final
-class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
-    """A Gaussian mixture with scikit-learn's interface, by EM or by SVI with the component enumerated.
+class GaussianMixture(MixtureEstimator):
+    """A Gaussian mixture with scikit-learn's interface, by EM, by SVI or by NUTS.
 
-    NumPy arrays and torch tensors are taken, and the same kind is given back. Both algorithms start from the
+    It takes the place of `sklearn.mixture.GaussianMixture`. NumPy arrays, memory-mapped ones too, torch tensors and
+    batches that can be iterated again are taken, and the same kind is given back. All algorithms start from the
     same point for the same `random_state`.
 
     Args:
@@ -56,10 +59,24 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
         noise_candidates: EM with a `noise_covariance`: most components of a point, see `expectation_under_noise`.
-        inference: "em" or "svi".
+        inference: "em"; "svi": with the component enumerated; "nuts": draws from the posterior, around its mode.
+        device: Where the points are taken for the fit and for predictions; by default they stay.
+        dtype: "float32" or "float64", which the points and the attributes take; by default that of the points.
+            Statistics are in float64 always.
+        missing: "marginalize" takes NaN as a missing value, and maximises the likelihood of what is observed; by
+            default NaN is refused. For EM.
+        covariance_prior: EM: scale of an inverse Wishart (full, tied) or inverse gamma prior on the covariances, which
+            are then the mode of their posterior, see `CovariancePrior`.
+        degrees_of_freedom_prior: Its degrees of freedom.
+        distributed: Whether each process of torch.distributed holds a part of the points; for EM.
         svi_epochs: Most epochs of SVI.
         svi_tol: SVI without noise ends when ten epochs gained less, in nats per datum.
-        priors: Priors for SVI, see `fit_mixture_svi`; by default flat: maximum likelihood.
+        nuts_chains: Chains of NUTS.
+        nuts_draws: Draws of each, after the warmup.
+        nuts_warmup: Draws that adapt the sampler.
+        nuts_processes: Processes that run the chains.
+        priors: Priors for SVI and NUTS on `weights`, `means`, `scales` and `correlations`, in the data's coordinates;
+            by default SVI's are flat: maximum likelihood, and NUTS's those of `MixtureModel`.
         guide: Class of the guide for SVI: `AutoDelta`, `AutoNormal`, ...; the estimates are its medians.
         batch_size: Data a step of SVI; by default all.
         optimizer: Makes the optimizer of SVI, see `fit_mixture_svi`.
@@ -71,11 +88,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         covariances_: `K x D x D` (full), `D x D` (tied), `K x D` (diag) or `(K,)` (spherical).
         precisions_: Their inverses.
         precisions_cholesky_: Upper factors of the precisions.
+        parameters_: Weights, means and covariances as tensors in float64.
         converged_: Whether the best fit converged.
         n_iter_: Its iterations or epochs.
-        lower_bound_: Its bound, nats per datum: EM's last one, SVI's highest one (noisy fits: the last).
+        lower_bound_: Its bound, nats per datum: EM's last one, SVI's highest one (noisy fits: the last), the mean over
+            NUTS's draws.
         lower_bounds_: The bounds on the way.
+        result_: All that the algorithm found: an `EMResult`, a `MixtureSVIResult` with the guide, or a
+            `MixtureNUTSResult` with R-hat and effective sample sizes.
+        posterior_: After NUTS, or SVI with a guide that is a density, draws: a `MixturePosterior`.
         n_features_in_: Number of features `D`.
+        feature_names_in_: Their names, where the points had any.
         seconds_: Time of the whole fit, every start included.
 
     Example:
@@ -86,6 +109,33 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         >>> mixture.predict(x).unique(return_counts=True)[1]
         tensor([50, 50])
     """
+
+    lower_bounds_: list[float]
+    result_: Result | StepwiseEM
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **MixtureEstimator._parameter_constraints,
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "noise_candidates": [Interval(Integral, 1, None, closed="left"), None],
+        "inference": [StrOptions({"em", "svi", "nuts"})],
+        "missing": [StrOptions({"marginalize"}), None],
+        "covariance_prior": ["array-like", Interval(Real, 0.0, None, closed="neither"), None],
+        "degrees_of_freedom_prior": [Interval(Real, 0.0, None, closed="neither"), None],
+        "distributed": ["boolean"],
+        "svi_epochs": [Interval(Integral, 1, None, closed="left")],
+        "svi_tol": [Interval(Real, 0.0, None, closed="left")],
+        "nuts_chains": [Interval(Integral, 1, None, closed="left")],
+        "nuts_draws": [Interval(Integral, 1, None, closed="left")],
+        "nuts_warmup": [Interval(Integral, 0, None, closed="left")],
+        "nuts_processes": [Interval(Integral, 1, None, closed="left")],
+        "priors": [Mapping, None],
+        "guide": [callable],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "optimizer": [callable, None],
+        "scheduler": [callable, None],
+    }
 
     def __init__(
         self,
@@ -105,9 +155,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         verbose: int = 0,
         verbose_interval: int = 10,
         noise_candidates: int | None = None,
-        inference: Literal["em", "svi"] = "em",
+        inference: Literal["em", "svi", "nuts"] = "em",
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        missing: Literal["marginalize"] | None = None,
+        covariance_prior: Any = None,
+        degrees_of_freedom_prior: float | None = None,
+        distributed: bool = False,
         svi_epochs: int = 1000,
         svi_tol: float = 1e-6,
+        nuts_chains: int = 4,
+        nuts_draws: int = 1000,
+        nuts_warmup: int = 500,
+        nuts_processes: int = 1,
         priors: Priors | None = None,
         guide: Callable[..., AutoGuide] = AutoDelta,
         batch_size: int | None = None,
@@ -130,8 +190,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose_interval = verbose_interval
         self.noise_candidates = noise_candidates
         self.inference = inference
+        self.device = device
+        self.dtype = dtype
+        self.missing = missing
+        self.covariance_prior = covariance_prior
+        self.degrees_of_freedom_prior = degrees_of_freedom_prior
+        self.distributed = distributed
         self.svi_epochs = svi_epochs
         self.svi_tol = svi_tol
+        self.nuts_chains = nuts_chains
+        self.nuts_draws = nuts_draws
+        self.nuts_warmup = nuts_warmup
+        self.nuts_processes = nuts_processes
         self.priors = priors
         self.guide = guide
         self.batch_size = batch_size
@@ -140,17 +210,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(
         self,
-        X: Array,
+        X: Any,
         y: Any = None,
-        sample_weight: Array | None = None,
+        sample_weight: Any = None,
         *,
-        labels: Array | None = None,
-        noise_covariance: Array | None = None,
+        labels: Any = None,
+        noise_covariance: Any = None,
     ) -> Self:
         """Fit the mixture.
 
         Args:
-            X: `n x D` points.
+            X: `n x D` points, or batches of them that can be iterated again and again, alone or in pairs with their
+                weights.
             y: Ignored, as in scikit-learn.
             sample_weight: `(n,)` weights, not negative, not all zero; for EM.
             labels: `(n,)` integers, `-1` where unknown: component `k` starts at the points labelled `k`, and
@@ -160,237 +231,116 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 it (extreme deconvolution: Bovy, Hogg and Roweis, 2011); for EM.
 
         Raises:
-            ValueError: If an option, the data, the weights, the labels or the noise are not as described, or
-                there are fewer points than components.
+            ValueError: If an option, the data, the weights, the labels or the noise are not as described, there are
+                fewer points than components, or, with `reg_covar=0`, points at fewer places than components.
         """
-        self._fit(X, sample_weight, labels, noise_covariance)
+        began = time.perf_counter()
+        self._validate_params()
+        points, like = self._points(X, sample_weight)
+        self._adopt(Fitting(self, points, labels, noise_covariance).best(), points, like)
+        self.seconds_ = time.perf_counter() - began
         return self
 
-    def fit_predict[A: (NDArray[Any], Tensor, Array)](
-        self,
-        X: A,
-        y: Any = None,
-        sample_weight: Array | None = None,
-        *,
-        labels: Array | None = None,
-        noise_covariance: Array | None = None,
-    ) -> A:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from a batch that is seen once, by stepwise EM; the first one seeds the mixture, as `fit` does.
+
+        After `fit`, it goes on from there. `lower_bound_` is an average over the batches, each before its step.
+
+        Args:
+            X: `n x D` points; at first as many as components at least.
+            y: Ignored.
+            sample_weight: `(n,)` weights, not negative, not all zero.
+
+        Raises:
+            ValueError: If the data or the weights are not as described, or options are set that need all points at
+                once.
+        """
+        began = time.perf_counter()
+        self._validate_params()
+        if self.inference != "em" or self._missing or self.covariance_prior is not None:
+            raise ValueError(
+                "Expected inference='em', missing=None and no covariance_prior for partial_fit; got another: use fit."
+            )
+        known = hasattr(self, "result_")
+        points, like = self._points(X, sample_weight, reset=not known)
+        if known:
+            before = self.result_ if isinstance(self.result_, StepwiseEM) else self._as_step()
+            result = before.step(points, reg_covar=self.reg_covar)
+        else:
+            begin = Fitting(self, points, None, None).start()
+            result = StepwiseEM.begin(points, begin, reg_covar=self.reg_covar)
+            self.lower_bounds_ = []
+        self._learn(result.parameters, torch.empty(0, dtype=points.dtype, device=points.device), like)
+        self.converged_ = False
+        self.n_iter_ = result.steps
+        self.lower_bound_ = result.statistics.bound
+        self.lower_bounds_ = [*self.lower_bounds_, self.lower_bound_]
+        self.result_ = result
+        self.seconds_ = time.perf_counter() - began
+        return self
+
+    def _as_step(self) -> StepwiseEM:
+        """What `fit` found as the first step of stepwise EM."""
+        statistics = as_statistics(self.parameters_, 1.0)
+        bound = torch.full_like(statistics.weight, self.lower_bound_)
+        return StepwiseEM(self.parameters_, replace(statistics, log_likelihood=bound), 1, self._weight)
+
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None, noise_covariance: Any = None
+    ) -> Any:
         """Fit, and give the most probable component of each point: `(n,)` integers."""
-        self._fit(X, sample_weight, labels, noise_covariance)
-        result: A = self.predict(X, noise_covariance=noise_covariance)
-        return result
+        self.fit(X, y, sample_weight, labels=labels, noise_covariance=noise_covariance)
+        return self.predict(X, noise_covariance=noise_covariance)
 
-    def predict[A: (NDArray[Any], Tensor, Array)](self, X: A, *, noise_covariance: Array | None = None) -> A:
+    def predict(self, X: Any, *, noise_covariance: Any = None) -> Any:
         """The most probable component of each of `n x D` points, with noise as `fit` takes it: `(n,)` integers."""
-        result: A = self._returned(self._log_joint(X, noise_covariance).argmax(1), X)
-        return result
+        return self._evaluated(X, lambda joint: joint.argmax(1), noise_covariance)
 
-    def predict_proba[A: (NDArray[Any], Tensor, Array)](self, X: A, *, noise_covariance: Array | None = None) -> A:
+    def predict_proba(self, X: Any, *, noise_covariance: Any = None) -> Any:
         """Probabilities of the components for `n x D` points, with noise as `fit` takes it: `n x K`."""
-        result: A = self._returned(self._log_joint(X, noise_covariance).softmax(1), X)
-        return result
+        return self._evaluated(X, lambda joint: joint.softmax(1), noise_covariance)
 
-    def score_samples[A: (NDArray[Any], Tensor, Array)](self, X: A, *, noise_covariance: Array | None = None) -> A:
+    def score_samples(self, X: Any, *, noise_covariance: Any = None) -> Any:
         """Log-density of `n x D` points, with noise as `fit` takes it: `(n,)`."""
-        result: A = self._returned(self._log_joint(X, noise_covariance).logsumexp(1), X)
-        return result
+        return self._evaluated(X, lambda joint: joint.logsumexp(1), noise_covariance)
 
-    def score(self, X: Array, y: Any = None, *, noise_covariance: Array | None = None) -> float:
-        """Mean log-density of `n x D` points, with noise as `fit` takes it, in nats."""
-        return float(self._log_joint(X, noise_covariance).logsumexp(1).mean())
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None, *, noise_covariance: Any = None) -> float:
+        """Mean log-density of `n x D` points, weighted where `(n,)` weights are given, in nats."""
+        return self._score(X, sample_weight, noise_covariance)
 
-    def aic(self, X: Array) -> float:
+    def aic(self, X: Any) -> float:
         """Akaike information criterion on `n x D` points; lower is better."""
         return -2 * self.score(X) * len(X) + 2 * self.parameters_.n_parameters()
 
-    def bic(self, X: Array) -> float:
+    def bic(self, X: Any) -> float:
         """Bayesian information criterion on `n x D` points; lower is better."""
         return -2 * self.score(X) * len(X) + self.parameters_.n_parameters() * math.log(len(X))
 
-    def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
-        """Draw points, ordered by component.
-
-        Returns:
-            `n_samples x D` points and their `(n_samples,)` components.
-        """
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"Expected n_samples >= 1; got {n_samples}.")
-        random_state = self._random_state()
-        parameters = self.parameters_
-        weights = parameters.weights.cpu().numpy()
-        counts = random_state.multinomial(n_samples, weights / weights.sum())
-        components = torch.from_numpy(np.repeat(np.arange(len(weights)), counts)).to(parameters.means.device)
-        noise = torch.from_numpy(random_state.standard_normal((n_samples, parameters.means.shape[1])))
-        factors = torch.linalg.cholesky(parameters.expanded_covariances())[components]
-        points = parameters.means[components] + (factors @ noise.to(factors)[..., None]).squeeze(-1)
-        like = torch.as_tensor(self.means_)
-        return self._returned(points.to(like), self.means_), self._returned(components, self.means_)
-
     @property
-    def parameters_(self) -> MixtureParameters:
-        """Weights, means and covariances as tensors in float64."""
-        check_is_fitted(self)
-        weights, means, covariances = (torch.as_tensor(getattr(self, name)).double() for name in _LEARNED[:3])
-        return MixtureParameters(weights, means, covariances, covariance_structure(self.covariance_type))
-
-    def _fit(self, X: Array, sample_weight: Array | None, labels: Array | None, noise_covariance: Array | None) -> None:
-        began = time.perf_counter()
-        check_options(self)
-        x = self._checked(X, reset=True)
-        if len(x) < self.n_components:
-            raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {len(x)}"
-            )
-        weight = check_weights(sample_weight, x)
-        noise = check_noise(noise_covariance, x)
-        for name, given in (("sample_weight", weight), ("noise_covariance", noise)):
-            if given is not None and self.inference == "svi":
-                raise ValueError(f"Expected no {name} for inference='svi'; got one: take inference='em'.")
-        random_state = self._random_state()
-        again = self.warm_start and hasattr(self, "converged_")
-        best: EMResult | MixtureSVIResult | None = None
-        for attempt in range(1 if again or labels is not None else self.n_init):
-            if self.verbose:
-                print(f"Initialization {attempt}")
-            begin = self.parameters_ if again else self._start(x, weight, labels, random_state)
-            result = self._run(x, begin, weight, noise, random_state, again)
-            if best is None or _bound(result) > _bound(best):
-                best = result
-        assert best is not None
-        self._learn(best, X, x)
-        self.seconds_ = time.perf_counter() - began
-        if not best.converged and (self.inference == "svi" or self.max_iter > 0):
-            warnings.warn(
-                f"The best of the {self.inference} fits did not converge in {best.n_iter} iterations: raise "
-                f"{'max_iter or tol' if self.inference == 'em' else 'svi_epochs or svi_tol'}, try another start, or "
-                "check for degenerate data.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-
-    def _start(
-        self, x: Tensor, weight: Tensor | None, labels: Array | None, random_state: np.random.RandomState
-    ) -> MixtureParameters:
-        structure = covariance_structure(self.covariance_type)
-        given = given_start(self, x)
-        if all(part is not None for part in given):
-            found = None
-        elif labels is not None:
-            known = torch.as_tensor(labels).to(x.device)
-            found = from_labels(x, known, self.n_components, structure, sample_weight=weight, reg_covar=self.reg_covar)
-        else:
-            found = start(
-                x,
-                self.n_components,
-                structure,
-                method=self.init_params,
-                random_state=random_state,
-                sample_weight=weight,
-                reg_covar=self.reg_covar,
-            )
-        weights, means, covariances = (
-            getattr(found, name) if part is None else part
-            for name, part in zip(("weights", "means", "covariances"), given, strict=True)
-        )
-        return MixtureParameters(weights, means, covariances, structure)
-
-    def _run(
-        self,
-        x: Tensor,
-        begin: MixtureParameters,
-        weight: Tensor | None,
-        noise: Tensor | None,
-        random_state: np.random.RandomState,
-        again: bool,
-    ) -> EMResult | MixtureSVIResult:
-        if self.inference == "em":
-            return fit_em(
-                x,
-                begin,
-                sample_weight=weight,
-                noise_covariance=noise,
-                noise_candidates=self.noise_candidates,
-                reg_covar=self.reg_covar,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                previous=self.lower_bound_ if again else -math.inf,
-                report=self._report if self.verbose else None,
-            )
-        return fit_mixture_svi(
-            x,
-            begin,
-            priors=self.priors,
-            reg_covar=self.reg_covar,
-            family=self.guide,
-            epochs=self.svi_epochs,
-            tol=self.svi_tol,
-            batch_size=self.batch_size,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-            seed=int(random_state.randint(2**31)),
+    def posterior_(self) -> MixturePosterior:
+        """Draws of the posterior, or of the guide in its place."""
+        result = getattr(self, "result_", None)
+        if isinstance(result, MixtureNUTSResult):
+            return result.posterior
+        if isinstance(result, MixtureSVIResult) and not isinstance(result.guide, AutoDelta):
+            return posterior_of_guide(result)
+        raise AttributeError(
+            "Expected a fit with inference='nuts', or inference='svi' and a guide such as AutoNormal, for posterior_; "
+            "got none."
         )
 
-    def _learn(self, result: EMResult | MixtureSVIResult, X: Array, x: Tensor) -> None:
-        fitted = result.parameters
-        values = (
-            fitted.weights,
-            fitted.means,
-            fitted.covariances,
-            fitted.structure.precisions(fitted.precisions_cholesky),
-            fitted.precisions_cholesky,
-        )
-        for name, value in zip(_LEARNED, values, strict=True):
-            setattr(self, name, self._returned(value.to(x), X))
+    def _adopt(self, result: Result, points: Points, like: Any) -> None:
+        self._learn(result.parameters, torch.empty(0, dtype=points.dtype, device=points.device), like)
         self.converged_ = result.converged
         self.n_iter_ = result.n_iter
         self.lower_bounds_ = list(result.lower_bounds)
-        self.lower_bound_ = _bound(result)
+        self.lower_bound_ = bound_of(result)
+        self.result_ = result
+        self._weight = points.weight
 
-    def _checked(self, X: Array, *, reset: bool = False) -> Tensor:
-        if not reset:
-            check_is_fitted(self)
-        array = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
-        array = validate_data(
-            self, array, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1
-        )
-        x = torch.from_numpy(np.array(array, order="C") if _awkward(array) else array)
-        return x.to(X.device) if isinstance(X, Tensor) else x
+    def _log_joint(self, x: Tensor) -> Tensor:
+        parameters = self.parameters_.to(x.new_empty(0, dtype=torch.float64))
+        return log_joint_with_missing(x, parameters) if self._missing else log_joint(x, parameters)
 
-    def _log_joint(self, X: Array, noise_covariance: Array | None) -> Tensor:
-        x = self._checked(X)
-        noise = check_noise(noise_covariance, x)
-        if noise is not None:
-            return log_joint_under_noise(x, self.parameters_.to(x.new_empty(0, dtype=torch.float64)), noise).to(x.dtype)
-        structure = covariance_structure(self.covariance_type)
-        weights, means, _, _, factors = (
-            torch.as_tensor(getattr(self, name)).to(x.device).double() for name in _LEARNED
-        )
-        parts = [
-            structure.log_density(x[rows].double(), means, factors) + weights.log() for rows in slices(x, len(weights))
-        ]
-        return torch.cat(parts).to(x.dtype)
-
-    def _random_state(self) -> np.random.RandomState:
-        fresh = np.random.RandomState() if self.random_state is None else self.random_state
-        return check_random_state(fresh)
-
-    def _report(self, iteration: int, change: float) -> None:
-        if iteration % self.verbose_interval == 0:
-            print(f"  Iteration {iteration}" + (f"\t ll change {change:.5f}" if self.verbose > 1 else ""))
-
-    @staticmethod
-    def _returned(value: Tensor, like: Any) -> Any:
-        if isinstance(like, Tensor):
-            return value.to(like.device)
-        return value.cpu().numpy()
-
-
-def _bound(result: EMResult | MixtureSVIResult) -> float:
-    if not result.lower_bounds:
-        return -math.inf
-    return result.lower_bound if isinstance(result, MixtureSVIResult) else result.lower_bounds[-1]
-
-
-def _awkward(array: NDArray[Any]) -> bool:
-    return not array.flags.writeable or any(stride < 0 for stride in array.strides)
+    def _log_joint_under_noise(self, x: Tensor, noise: Tensor) -> Tensor:
+        return log_joint_under_noise(x, self.parameters_.to(x.new_empty(0, dtype=torch.float64)), noise)

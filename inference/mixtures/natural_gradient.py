@@ -1,22 +1,22 @@
-"""The Fisher information of a Gaussian mixture in the coordinates of its guide."""
+"""Natural gradients of a Gaussian mixture in the coordinates of its guide."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 from torch.distributions import constraints, transform_to
-from torch.func import jacfwd, jvp, vmap
+from torch.distributions.transforms import ExpTransform
 
+from latentmix.inference.mixtures.row_norms import RowNorms
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["MixtureMetric"]
-
-_correlation = transform_to(constraints.corr_cholesky)
+__all__ = ["MixtureMetric", "NaturalPoint"]
 
 
 @final
@@ -24,8 +24,10 @@ class MixtureMetric:
     r"""Inverse Fisher information of data with known assignments, per datum.
 
     With :math:`z` known, the information falls into blocks: the weights'; for each mean
-    :math:`\pi_k \Sigma_k^{-1}`; for the unconstrained parameters :math:`\theta` of each covariance
-    :math:`\tfrac12 \pi_k \operatorname{tr}(\Sigma^{-1} \partial_i \Sigma \, \Sigma^{-1} \partial_j \Sigma)`. The
+    :math:`\pi_k \Sigma_k^{-1}`; for each covariance
+    :math:`\tfrac12 \pi_k \operatorname{tr}(\Sigma^{-1} d\Sigma \, \Sigma^{-1} d\Sigma)`. Its inverse is known in
+    closed form in weights, means and covariances, and is carried to the guide's coordinates by the derivatives of
+    the maps between them, so that it costs as much as a few products of `D x D` matrices for each component. The
     retraction is straight in the expectations :math:`\pi_k, \pi_k \mu_k, \pi_k (\Sigma_k + \mu_k \mu_k^\top)`. Under
     flat priors and no floor, a gradient step of length one along it is a step of EM (Sato, 2001, section 3; Xu and
     Jordan, 1996): only the gradient of the ELBO goes in.
@@ -36,127 +38,203 @@ class MixtureMetric:
         x: `n x D` data, for the dtype.
 
     Raises:
-        ValueError: If the prior of the means has bounded support.
+        ValueError: If the prior of the means or of the weights has another support than all means and weights.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.guides.mixture import global_guide
+        >>> from latentmix.inference.mixtures.natural_gradient import MixtureMetric
+        >>> from latentmix.models.mixture import MixtureModel
+        >>> model, x = MixtureModel(2, 3), torch.zeros(5, 3)
+        >>> guide = global_guide(model)
+        >>> _ = guide(x)
+        >>> leaves = list(guide.parameters())
+        >>> MixtureMetric(model, guide, x)(leaves)(torch.cat([leaf.detach().flatten() for leaf in leaves])).shape
+        torch.Size([20])
     """
 
     def __init__(self, model: MixtureModel, guide: AutoDelta, x: Tensor) -> None:
-        priors = model.priors(x)
         if not self.applies(model):
-            raise ValueError("Expected a prior of the means on the whole space; got one with bounds.")
+            raise ValueError("Expected priors of the means on the whole space and of the weights on the simplex.")
         self._model = model
         self._names = {id(leaf): name.removesuffix("_unconstrained") for name, leaf in guide.named_parameters()}
-        self._transforms = {name: transform_to(prior.support) for name, prior in priors.items()}
-        self._weights, self._scales = self._transforms["weights"], self._transforms["scales"]
+        self._scales = transform_to(model.priors(x)["scales"].support)
+        self._rows = RowNorms(model.n_features, x)
+        floor = torch.as_tensor(model.covariance_floor, dtype=x.dtype, device=x.device)
+        self._floor = floor.expand(model.n_features) if bool((floor > 0).any()) else None
 
     @staticmethod
     def applies(model: MixtureModel) -> bool:
-        """Whether the means are unconstrained."""
-        prior = model.declared_priors["means"]
-        support = None if prior is None else prior.support
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
-        return support is None or support is constraints.real
+        """Whether the means are unconstrained and the weights anywhere on the simplex."""
+        expected = {"means": constraints.real, "weights": constraints.simplex}
+        for name, wanted in expected.items():
+            prior = model.declared_priors[name]
+            support = None if prior is None else prior.support
+            while isinstance(support, constraints.independent):
+                support = support.base_constraint
+            if support is not None and support is not wanted:
+                return False
+        return True
 
-    def __call__(self, leaves: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-        """Give the product of the inverse information at the leaves with a flat vector."""
-        values = {self._names[id(leaf)]: leaf.detach() for leaf in leaves}
-        structure, (n_components, n_features) = self._model.structure, values["means"].shape
-        weights = self._weights(values["weights"])
-        slope = jacfwd(self._weights)(values["weights"])
-        information = (slope / weights.clamp_min(1e-8)[:, None]).T @ slope
-        solve_weights = torch.linalg.inv(information + _null(information))
-        free_correlation = values.get("correlation_cholesky")
-        raw_correlation = None if free_correlation is None else _correlation(free_correlation)
-        with torch.enable_grad():
-            free = values["scales"].clone().requires_grad_()
-            raw_scales = self._scales(free)
-            floored = raw_scales if raw_correlation is not None else self._model.effective(raw_scales, None)[0]
-            (slopes,) = torch.autograd.grad(floored.sum(), free)
-        raw_scales = raw_scales.detach()
-        scales, correlation = self._model.effective(raw_scales, raw_correlation)
-        shares = structure.shares(weights, n_features).clamp_min(1e-6)
-        tril = structure.scale_tril(values["means"], scales, correlation)
-        factor: Tensor | None = None
-        if free_correlation is not None and correlation is not None:
-            square = (scales[..., None] * correlation).reshape(-1, n_features, n_features)
-            factor = _covariance_information(
-                free_correlation.reshape(len(square), -1),
-                raw_scales.reshape(len(square), -1),
-                slopes.reshape(len(square), -1),
-                square,
-                shares.reshape(-1),
-            )
-
-        def inverse(vector: Tensor) -> Tensor:
-            sizes = [leaf.numel() for leaf in leaves]
-            parts = {self._names[id(leaf)]: part for leaf, part in zip(leaves, vector.split(sizes), strict=True)}
-            parts["weights"] = solve_weights @ parts["weights"]
-            means = parts["means"].view(n_components, n_features, 1)
-            spread = (tril @ (tril.mT @ means)).squeeze(-1) / weights.clamp_min(1e-6)[:, None]
-            parts["means"] = spread.reshape(-1)
-            if factor is None:
-                curvature = 2 * shares * (slopes / scales).square()
-                parts["scales"] = (parts["scales"].view_as(scales) / curvature).reshape(-1)
-            else:
-                blocks = len(factor)
-                joint = torch.cat([parts["scales"].view(blocks, -1), parts["correlation_cholesky"].view(blocks, -1)], 1)
-                solved = torch.cholesky_solve(joint[..., None], factor).squeeze(-1)
-                parts["scales"] = solved[:, :n_features].reshape(-1)
-                parts["correlation_cholesky"] = solved[:, n_features:].reshape(-1)
-            return torch.cat([parts[self._names[id(leaf)]] for leaf in leaves])
-
-        return inverse
-
-    def retract(self, leaves: Sequence[Tensor], move: Tensor) -> Tensor | None:
-        """See `Metric.retract`; `None` where the move leaves the mixtures."""
+    def __call__(self, leaves: Sequence[Tensor]) -> NaturalPoint:
+        """The metric at the leaves."""
         order = [self._names[id(leaf)] for leaf in leaves]
         values = {name: leaf.detach() for name, leaf in zip(order, leaves, strict=True)}
-        parts = move.split([leaf.numel() for leaf in leaves])
-        moves = {name: part.view_as(values[name]) for name, part in zip(order, parts, strict=True)}
-        primal, tangent = jvp(self._decode, (values,), (moves,))[:2]
-        (weights, means, covariances), (d_weights, d_means, d_covariances) = primal, tangent
-        structure = self._model.structure
-        new_weights = weights + d_weights
-        if bool((new_weights <= 0).any()):
-            return None
-        shift = (weights / new_weights)[:, None] * d_means
-        scatter = structure.pool(new_weights, covariances) + structure.pool(weights, d_covariances)
-        fitted = MixtureParameters(
-            new_weights, means + shift, structure.estimate(new_weights, scatter, shift), structure
+        raw, slopes = _with_slope(self._scales, values["scales"])
+        weights = torch.softmax(values["weights"], -1)
+        factor, effective, variances = None, None, None
+        if self._model.structure.name in ("diag", "spherical"):
+            variances = raw.square()
+            if self._floor is not None:
+                variances = variances + (self._floor.mean() if self._model.structure.isotropic else self._floor)
+        else:
+            free = values.get("correlation_cholesky", raw.new_zeros(*raw.shape[:-1], 0))
+            factor = raw[..., None] * self._rows.from_free(free)
+            effective = factor @ factor.mT
+            if self._floor is not None:
+                effective = effective + torch.diag_embed(self._floor)
+        return NaturalPoint(
+            self._model,
+            self._scales,
+            self._rows,
+            self._floor,
+            values,
+            weights,
+            raw,
+            slopes,
+            factor,
+            effective,
+            variances,
         )
-        if bool(fitted.singular.any()):
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NaturalPoint:
+    """`MixtureMetric` at one point.
+
+    Calling it multiplies a flat vector by the inverse information; `step` takes a gradient step along the
+    retraction.
+    """
+
+    model: MixtureModel
+    transform: Any
+    rows: RowNorms
+    floor: Tensor | None
+    values: Mapping[str, Tensor]
+    weights: Tensor
+    scales: Tensor
+    slopes: Tensor
+    factor: Tensor | None
+    effective: Tensor | None
+    variances: Tensor | None
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """The inverse information times a flat vector."""
+        parts = self._parts(vector)
+        weights = parts["weights"] / self.weights.clamp_min(1e-8)
+        moves = {"weights": weights - weights.mean(), "means": self._means(parts["means"])}
+        if self.factor is None:
+            moves["scales"] = self._variances(parts["scales"]) / (2 * self.scales * self.slopes)
+        else:
+            inward = self._whitened(parts)
+            inward = inward.tril() - 0.5 * torch.diag_embed(inward.diagonal(dim1=-2, dim2=-1))
+            scales, moves["correlation_cholesky"] = self.rows.push(self.factor, self.factor @ inward)
+            moves["scales"] = scales / self.slopes
+        return torch.cat([moves[name].reshape(-1) for name in self.values])
+
+    def step(self, gradient: Tensor, rate: float) -> Tensor | None:
+        """The flat move of a step of that rate against the gradient; `None` where it leaves the mixtures."""
+        parts, structure = self._parts(gradient), self.model.structure
+        weights = self.weights - rate * (parts["weights"] - self.weights * parts["weights"].sum())
+        if not bool((weights > 0).all()):
             return None
-        sites = fitted.sites(self._model.covariance_floor)
-        free = {name: self._transforms[name].inv(sites[name]) for name in order}
-        free["weights"] = free["weights"] - (free["weights"] - values["weights"]).mean()
-        bent = torch.cat([(free[name] - values[name]).reshape(-1) for name in order])
+        shift = -rate * (self.weights / weights)[:, None] * self._means(parts["means"])
+        if self.factor is None or self.effective is None:
+            assert self.variances is not None
+            now, moved = self.variances, -rate * self._variances(parts["scales"])
+        else:
+            now, moved = self.effective, -rate * self.factor @ self._whitened(parts) @ self.factor.mT
+        scatter = structure.pool(weights, now) + structure.pool(self.weights, moved)
+        covariances = structure.estimate(weights, scatter, shift)
+        sites = self._sites(MixtureParameters(weights, self.values["means"] + shift, covariances, structure))
+        if sites is None:
+            return None
+        logits = weights.log() - self.values["weights"]
+        moves = {"weights": logits - logits.mean(), "means": shift}
+        moves |= {name: sites[name] - self.values[name] for name in self.values if name in sites}
+        bent = torch.cat([moves[name].reshape(-1) for name in self.values])
         return bent if bool(bent.isfinite().all()) else None
 
-    def _decode(self, values: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        sites = {name: self._transforms[name](value) for name, value in values.items()}
-        parameters = self._model.parameters(sites)
-        return parameters.weights, parameters.means, parameters.covariances
+    def _parts(self, vector: Tensor) -> dict[str, Tensor]:
+        sizes = [value.numel() for value in self.values.values()]
+        parts = zip(self.values.items(), vector.split(sizes), strict=True)
+        return {name: part.view_as(value) for (name, value), part in parts}
+
+    def _means(self, gradient: Tensor) -> Tensor:
+        """The natural gradient of the means."""
+        weights = self.weights.clamp_min(1e-6)[:, None]
+        if self.variances is not None:
+            variances = self.variances[:, None] if self.model.structure.isotropic else self.variances
+            return variances * gradient / weights
+        assert self.effective is not None
+        return (self.effective @ gradient[..., None]).squeeze(-1) / weights
+
+    def _variances(self, gradient: Tensor) -> Tensor:
+        """The natural gradient of the variances from the gradient of the scales' leaf."""
+        assert self.variances is not None
+        return self.variances.square() * gradient / (self.scales * self.slopes * self._shares())
+
+    def _whitened(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """The natural gradient of the covariances, with the inverse of `factor` on both sides."""
+        assert self.factor is not None
+        scales = gradients["scales"] / self.slopes
+        free = gradients.get("correlation_cholesky", scales.new_zeros(*scales.shape[:-1], 0))
+        pulled = self.rows.pull(self.factor, scales, free)
+        lower = (self.factor.mT @ pulled).tril()
+        inner = lower + lower.tril(-1).mT
+        if self.floor is not None:
+            identity = torch.eye(len(self.floor), dtype=lower.dtype, device=lower.device)
+            root = torch.linalg.solve_triangular(self.factor, torch.diag_embed(self.floor.sqrt()), upper=False)
+            outer = identity + root @ root.mT
+            inner = outer @ inner @ outer
+        return inner / self._shares()[..., None]
+
+    def _shares(self) -> Tensor:
+        return self.model.structure.shares(self.weights, self.model.n_features).clamp_min(1e-6)
+
+    def _sites(self, fitted: MixtureParameters) -> dict[str, Tensor] | None:
+        """Values of the leaves of scales and correlations; `None` for a singular mixture."""
+        covariances, floor = fitted.covariances, self.floor
+        if self.factor is None:
+            if not bool((covariances > 0).all()):
+                return None
+            return {"scales": self.transform.inv(fitted.sites(self.model.covariance_floor)["scales"])}
+        if floor is not None:
+            covariances = covariances - torch.diag_embed(floor)
+        factor, info = torch.linalg.cholesky_ex(covariances)
+        clear = factor.diagonal(dim1=-2, dim2=-1) > (1e-6 if floor is None else 0.1) * _root(covariances, floor)
+        if bool(info.any()) or not bool(clear.all()):
+            if bool(fitted.singular.any()):
+                return None
+            sites = fitted.sites(self.model.covariance_floor)
+            factor = sites["scales"][..., None] * sites.get("correlation_cholesky", 1.0)
+        scales, free = self.rows.to_free(factor)
+        return {"scales": self.transform.inv(scales), "correlation_cholesky": free}
 
 
-def _covariance_information(
-    free_correlation: Tensor, scales: Tensor, slopes: Tensor, tril: Tensor, shares: Tensor
-) -> Tensor:
-    """Cholesky factors of the information of scales and correlations, one block per covariance `tril tril^T`."""
-    correlation = _correlation(free_correlation)
-    by_scale = torch.diag_embed(slopes).transpose(1, 2)[:, :, None, :] * correlation[..., None]
-    by_correlation = scales[..., None, None] * vmap(jacfwd(_correlation))(free_correlation)
-    jacobian = torch.cat([by_scale, by_correlation], -1)
-    moved = torch.linalg.solve_triangular(tril, jacobian.flatten(2), upper=False).view_as(jacobian)
-    unfloored = torch.linalg.solve_triangular(tril, scales[..., None] * correlation, upper=False)
-    moved = torch.einsum("bijp,blj->bilp", moved, unfloored)
-    symmetric = (moved + moved.transpose(1, 2)).flatten(1, 2)
-    information = 0.5 * shares[:, None, None] * (symmetric.mT @ symmetric)
-    damping = 1e-10 * information.diagonal(dim1=1, dim2=2).mean(-1)
-    identity = torch.eye(information.shape[-1], dtype=information.dtype, device=information.device)
-    return torch.linalg.cholesky_ex(information + damping[:, None, None] * identity)[0]
+def _root(covariances: Tensor, floor: Tensor | None) -> Tensor:
+    """What the diagonals of factors are compared with: the floor, or else the standard deviations."""
+    return covariances.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt() if floor is None else floor.sqrt()
 
 
-def _null(information: Tensor) -> Tensor:
-    """Fills the direction in which a softmax does not move, and keeps the sum invertible."""
-    identity = torch.eye(len(information), dtype=information.dtype, device=information.device)
-    return torch.full_like(information, 1.0 / len(information)) + 1e-12 * identity
+def _with_slope(transform: Any, free: Tensor) -> tuple[Tensor, Tensor]:
+    """An elementwise map and its derivative."""
+    if isinstance(transform, ExpTransform):
+        value = free.exp()
+        return value, value
+    with torch.enable_grad():
+        free = free.clone().requires_grad_()
+        value = transform(free)
+        (slope,) = torch.autograd.grad(value.sum(), free)
+    return value.detach(), slope

@@ -8,17 +8,24 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-__all__ = ["Metric", "QuasiNewton"]
+__all__ = ["Metric", "MetricPoint", "QuasiNewton"]
+
+
+class MetricPoint(Protocol):
+    """A metric at one point."""
+
+    def __call__(self, vector: Tensor, /) -> Tensor:
+        """The inverse metric times a flat vector."""
+
+    def step(self, gradient: Tensor, rate: float, /) -> Tensor | None:
+        """The flat move of a step of that rate against the gradient, along the geometry; `None` where there is none."""
 
 
 class Metric(Protocol):
-    """A metric at the leaves."""
+    """A metric on the parameters."""
 
-    def __call__(self, leaves: Sequence[Tensor], /) -> Callable[[Tensor], Tensor]:
-        """Give the product of the inverse metric at the leaves with a flat vector."""
-
-    def retract(self, leaves: Sequence[Tensor], move: Tensor, /) -> Tensor | None:
-        """Bend a flat straight move to one along the geometry; `None` where there is no such move."""
+    def __call__(self, leaves: Sequence[Tensor], /) -> MetricPoint:
+        """The metric at the leaves."""
 
 
 @final
@@ -32,7 +39,7 @@ class QuasiNewton(torch.optim.Optimizer):
 
     With a `metric`, the recursion starts from its inverse at the present point, and the first `warmup` steps are
     taken in it alone, along its retraction: with the Fisher information, natural-gradient steps (Amari, 1998;
-    Hoffman et al., 2013).
+    Hoffman et al., 2013). They end sooner where they promise little, which is when curvature pays.
 
     Args:
         params: Leaves of one dtype and device.
@@ -40,7 +47,8 @@ class QuasiNewton(torch.optim.Optimizer):
         memory: Pairs of steps and changes of the gradient that are kept.
         max_step: Longest move of a parameter in one step.
         metric: The metric.
-        warmup: Steps in the metric before curvature is learned.
+        warmup: Most steps in the metric before curvature is learned.
+        settled: The warm-up ends sooner where a step promises less, as the product of gradient and move.
 
     Raises:
         ValueError: If an argument is not positive, or there is a warm-up without a metric.
@@ -67,12 +75,15 @@ class QuasiNewton(torch.optim.Optimizer):
         max_step: float = 0.5,
         metric: Metric | None = None,
         warmup: int = 0,
+        settled: float = 0.0,
     ) -> None:
         if lr <= 0 or memory < 1 or max_step <= 0:
             raise ValueError(f"Expected lr, memory and max_step to be positive; got {lr}, {memory} and {max_step}.")
         if warmup < 0 or (warmup and metric is None):
             raise ValueError(f"Expected a metric for a warm-up, and warmup >= 0; got {metric} and {warmup}.")
-        super().__init__(params, {"lr": lr, "memory": memory, "max_step": max_step, "warmup": warmup})
+        super().__init__(
+            params, {"lr": lr, "memory": memory, "max_step": max_step, "warmup": warmup, "settled": settled}
+        )
         self._metric = metric
 
     @torch.no_grad()
@@ -92,19 +103,21 @@ class QuasiNewton(torch.optim.Optimizer):
         state = self.state[leaves[0]]
         if not state:
             empty = gradient.new_zeros(0, len(gradient))
-            state.update(moves=empty, changes=empty, taken=0)
-        elif state["taken"] > group["warmup"]:
+            state.update(moves=empty, changes=empty, taken=0, warm=group["warmup"])
+        elif state["taken"] > state["warm"]:
             change = gradient - state["gradient"]
             if change @ state["move"] > 1e-12 * change.norm() * state["move"].norm():
                 state["moves"] = torch.cat([state["moves"], state["move"][None]])[-group["memory"] :]
                 state["changes"] = torch.cat([state["changes"], change[None]])[-group["memory"] :]
-        inverse = None if self._metric is None else self._metric(leaves)
-        move = -group["lr"] * _direction(gradient, state["moves"], state["changes"], inverse)
-        bent = None
-        if self._metric is not None and state["taken"] < group["warmup"]:
-            bent = self._metric.retract(leaves, move)
-        bounded = move * (group["max_step"] / move.abs().max().clamp_min(group["max_step"]))
-        move = bounded if bent is None else bent
+        point = None if self._metric is None else self._metric(leaves)
+        move = None
+        if point is not None and state["taken"] < state["warm"]:
+            move = point.step(gradient, group["lr"])
+            if move is not None and -(gradient @ move) < group["settled"]:
+                state["warm"] = state["taken"]
+        if move is None:
+            move = -group["lr"] * _direction(gradient, state["moves"], state["changes"], point)
+            move = move * (group["max_step"] / move.abs().max().clamp_min(group["max_step"]))
         state["gradient"], state["move"] = gradient, move
         state["taken"] += 1
         for leaf, part in zip(leaves, move.split([leaf.numel() for leaf in leaves]), strict=True):

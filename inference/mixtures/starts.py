@@ -1,26 +1,39 @@
-"""Where a mixture fit starts: the same for EM and SVI."""
+"""Where a mixture fit starts: the same for EM and SVI, for one process and several, in memory or in batches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
-from latentmix.inference.mixtures.em import SufficientStatistics, expectation, moments, reseed, slices
+from latentmix.inference.mixtures.memberships import (
+    from_assignments,
+    from_memberships,
+    from_responsibilities,
+    from_seeds,
+)
+from latentmix.inference.mixtures.points import Points, as_points
+from latentmix.inference.mixtures.statistics import expectation
 from latentmix.models.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["StartMethod", "from_assignments", "from_labels", "from_responsibilities", "start"]
+__all__ = ["StartMethod", "from_assignments", "from_labels", "from_responsibilities", "from_seeds", "start"]
 
 StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
+# Points that seeds are looked for among, and how many a component has of them at least.
+_SAMPLE = 50_000
+_PER_COMPONENT = 250
+_CHUNK = 1_000_000
 
 
 def start(
-    x: Tensor,
+    x: Tensor | Points,
     n_components: int,
     structure: CovarianceStructure,
     *,
@@ -31,55 +44,55 @@ def start(
 ) -> MixtureParameters:
     """Seed a mixture: assign every point to a seed, then take one M step.
 
-    `kmeans` takes the clusters of k-means seeded by k-means++ (Arthur and Vassilvitskii, 2007); `k-means++` and
-    `random_from_data` take points as seeds and assign every point to the nearest; `random` draws
-    responsibilities.
+    `kmeans` takes the centres of k-means seeded by k-means++ (Arthur and Vassilvitskii, 2007) as seeds; `k-means++`
+    and `random_from_data` take points; `random` draws responsibilities. Where there are more than 50,000 points (and
+    more than 250 for each component), seeds are looked for in a sample of so many; all points are then assigned to
+    the nearest. The sample is drawn among the rows of all processes, so that the start depends neither on their
+    number nor on batches; equal points in it count as one of their weight, so that integer weights and repetition
+    start alike.
 
     Args:
         x: `n x D` points.
         n_components: Number of components `K`.
         structure: What the covariances share.
         method: How the seeds are found.
-        random_state: The source of randomness.
-        sample_weight: `(n,)` weights.
+        random_state: The source of randomness; with several processes, that of the first.
+        sample_weight: `(n,)` weights; `Points` hold their own.
         reg_covar: Variance added to the diagonals.
 
     Returns:
         The start, in float64.
+
+    Raises:
+        ValueError: If the method is unknown, or there are fewer points than components.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from latentmix.inference.mixtures.starts import start
+        >>> from latentmix.models.covariances import covariance_structure
+        >>> x = torch.tensor([[-1.0], [-1.2], [0.9], [1.1]])
+        >>> start(x, 2, covariance_structure("diag"), random_state=np.random.RandomState(0)).weights
+        tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    points = x.detach().cpu().numpy()
-    weight = None if sample_weight is None else sample_weight.detach().cpu().numpy()
-    seeds: NDArray[np.floating]
-    match method:
-        case "kmeans":
-            clusters = KMeans(n_components, n_init=1, random_state=random_state).fit(points, sample_weight=weight)
-            assignments = torch.from_numpy(clusters.labels_).long().to(x.device)
-            return from_assignments(
-                x, assignments, n_components, structure, sample_weight=sample_weight, reg_covar=reg_covar
-            )
-        case "random":
-            drawn = random_state.uniform(size=(len(x), n_components))
-            responsibilities = torch.from_numpy(drawn / drawn.sum(1, keepdims=True)).to(x.device)
-            return from_responsibilities(
-                x, responsibilities, structure, sample_weight=sample_weight, reg_covar=reg_covar
-            )
-        case "k-means++":
-            seeds, _ = kmeans_plusplus(points, n_components, random_state=random_state, sample_weight=weight)
-        case "random_from_data":
-            chance = None if weight is None else weight / weight.sum()
-            seeds = points[random_state.choice(len(x), n_components, replace=False, p=chance)]
-        case _:
-            raise ValueError(
-                f"Expected init_params in ['k-means++', 'kmeans', 'random', 'random_from_data']; got {method!r}."
-            )
-    means = torch.from_numpy(np.ascontiguousarray(seeds)).to(x.device).double()
-    return from_assignments(
-        x, _nearest(x, means), n_components, structure, sample_weight=sample_weight, reg_covar=reg_covar
-    )
+    methods = ["k-means++", "kmeans", "random", "random_from_data"]
+    if method not in methods:
+        raise ValueError(f"Expected init_params in {methods}; got {method!r}.")
+    points = as_points(x, sample_weight)
+    if points.count < n_components:
+        raise ValueError(f"Expected {n_components} points at least, one for each component; got {points.count}.")
+    if not points.processes.alone:
+        random_state.set_state(points.processes.agree(random_state.get_state(legacy=True)))
+    if method == "random":
+        drawn = _Drawn(points, n_components, random_state)
+        found = from_memberships(points, drawn.begin, points.location.expand(n_components, -1), structure, reg_covar)
+        drawn.finish()
+        return found
+    seeds = points.processes.agree(_seeds(points, n_components, method, random_state))
+    return from_seeds(points, seeds.to(points.device), structure, reg_covar=reg_covar)
 
 
 def from_labels(
-    x: Tensor,
+    x: Tensor | Points,
     labels: Tensor,
     n_components: int,
     structure: CovarianceStructure,
@@ -95,10 +108,10 @@ def from_labels(
 
     Args:
         x: `n x D` points.
-        labels: `(n,)` integers, `-1` where a point has no label.
+        labels: `(n,)` integers, of this process's points, `-1` where a point has no label.
         n_components: Number of components `K`.
         structure: What the covariances share.
-        sample_weight: `(n,)` weights.
+        sample_weight: `(n,)` weights; `Points` hold their own.
         reg_covar: Variance added to the diagonals.
 
     Returns:
@@ -107,107 +120,119 @@ def from_labels(
     Raises:
         ValueError: If the labels have another shape, lie outside `-1 ... K-1`, or leave a component out.
     """
-    if labels.shape != x.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"Expected integer labels of shape {(len(x),)}; got {labels.dtype} of shape {tuple(labels.shape)}."
-        )
-    if bool(((labels < -1) | (labels >= n_components)).any()):
-        raise ValueError(
-            f"Expected labels in -1 ... {n_components - 1}; got {int(labels.min())} ... {int(labels.max())}."
-        )
-    counts = torch.bincount(labels[labels >= 0], minlength=n_components)
+    points = as_points(x, sample_weight)
+    _check_labels(points, labels, n_components)
+    counts = points.location.new_zeros(n_components)
+    sums = points.location.new_zeros(n_components, points.n_features)
+    for rows, part in _passed(points, n_components):
+        own = labels[rows].to(part.device)
+        known = own >= 0
+        counts += torch.bincount(own[known], minlength=n_components)
+        sums.index_add_(0, own[known], part[known] - points.location)
+    counts, sums = points.reduce(counts), points.reduce(sums)
     if bool((counts == 0).any()):
         missing = torch.nonzero(counts == 0).flatten().tolist()
         raise ValueError(f"Expected a labelled point for every component; got none for components {missing}.")
-    known = labels >= 0
-    seeds = torch.zeros(n_components, x.shape[1], dtype=torch.float64, device=x.device)
-    seeds.index_add_(0, labels[known], x[known].double())
-    seeds /= counts[:, None]
+    seeds = points.location + sums / counts[:, None]
 
     tied = covariance_structure("tied")
-    _, variance = moments(x, sample_weight)
-    metric = variance.rsqrt().diag()
+    metric = points.variance.rsqrt().diag()
     best, highest = None, -float("inf")
     for _ in range(6):
-        assigned = _nearest(x, seeds, metric)
-        candidate = from_assignments(
-            x, assigned, n_components, structure, sample_weight=sample_weight, reg_covar=reg_covar
-        )
-        bound = expectation(x, candidate, sample_weight).bound
+        candidate = from_seeds(points, seeds, structure, metric=metric, reg_covar=reg_covar)
+        bound = expectation(points, candidate).bound
         if best is None or bound > highest:
             best, highest = candidate, bound
-        within = from_assignments(x, assigned, n_components, tied, sample_weight=sample_weight, reg_covar=reg_covar)
-        metric = within.precisions_cholesky
+        metric = from_seeds(points, seeds, tied, metric=metric, reg_covar=reg_covar).precisions_cholesky
     assert best is not None
     return best
 
 
-def from_assignments(
-    x: Tensor,
-    assignments: Tensor,
-    n_components: int,
-    structure: CovarianceStructure,
-    *,
-    sample_weight: Tensor | None = None,
-    reg_covar: float = 1e-6,
-) -> MixtureParameters:
-    """One M step from `(n,)` hard assignments."""
-    return _maximize(x, assignments, n_components, structure, sample_weight, reg_covar)
+class _Drawn:
+    """Responsibilities that are drawn uniformly and normalised, in the order of the rows of all processes."""
+
+    def __init__(self, points: Points, n_components: int, random_state: np.random.RandomState) -> None:
+        self.points, self.n_components, self.random_state = points, n_components, random_state
+        self.state = random_state.get_state(legacy=True)
+
+    def begin(self) -> Callable[[Tensor, slice], Tensor]:
+        """The same draws in every pass."""
+        self.random_state.set_state(self.state)
+        self._skip(self.points.offset)
+        return lambda part, _: self._draw(len(part))
+
+    def finish(self) -> None:
+        """Leave the source of randomness in the same state on every process."""
+        self._skip(self.points.count - self.points.offset - self.points.local_count)
+
+    def _draw(self, rows: int) -> Tensor:
+        drawn = self.random_state.uniform(size=(rows, self.n_components))
+        return torch.from_numpy(drawn / drawn.sum(1, keepdims=True))
+
+    def _skip(self, rows: int) -> None:
+        for first in range(0, rows, 65_536):
+            self.random_state.uniform(size=(min(65_536, rows - first), self.n_components))
 
 
-def from_responsibilities(
-    x: Tensor,
-    responsibilities: Tensor,
-    structure: CovarianceStructure,
-    *,
-    sample_weight: Tensor | None = None,
-    reg_covar: float = 1e-6,
-) -> MixtureParameters:
-    """One M step from `n x K` responsibilities."""
-    return _maximize(x, responsibilities, responsibilities.shape[1], structure, sample_weight, reg_covar)
+def _seeds(points: Points, n_components: int, method: StartMethod, random_state: np.random.RandomState) -> Tensor:
+    """`K x D` seeds in float64, on the CPU."""
+    size = max(_SAMPLE, _PER_COMPONENT * n_components)
+    if points.count <= size:
+        indices = np.arange(points.count)
+    else:
+        indices = np.sort(sample_without_replacement(points.count, size, random_state=random_state))
+    sampled, sampled_weight = points.weighted_sample(torch.from_numpy(indices))
+    rows = sampled.cpu().numpy() if sampled.dtype in (torch.float32, torch.float64) else sampled.cpu().double().numpy()
+    weight = None if sampled_weight is None else sampled_weight.cpu().numpy()
+    rows, weight = _merged(rows, weight, n_components)
+    seeds: NDArray[np.floating]
+    if method == "kmeans":
+        clusters = KMeans(n_components, n_init=1, random_state=random_state).fit(rows, sample_weight=weight)
+        seeds = clusters.cluster_centers_
+    elif method == "k-means++":
+        seeds, _ = kmeans_plusplus(rows, n_components, random_state=random_state, sample_weight=weight)
+    else:
+        chance = None if weight is None else weight / weight.sum()
+        seeds = rows[random_state.choice(len(rows), n_components, replace=False, p=chance)]
+    return torch.from_numpy(np.ascontiguousarray(seeds)).double()
 
 
-def _maximize(
-    x: Tensor,
-    membership: Tensor,
-    n_components: int,
-    structure: CovarianceStructure,
-    sample_weight: Tensor | None,
-    reg_covar: float,
-) -> MixtureParameters:
-    weight = x.new_ones(len(x), dtype=torch.float64) if sample_weight is None else sample_weight.double()
-    mean, variance = moments(x, weight)
-    counts = mean.new_zeros(n_components)
-    sums = mean.new_zeros(n_components, len(mean))
-    for rows in slices(x, n_components):
-        shares = _shares(membership[rows], n_components) * weight[rows, None]
-        counts += shares.sum(0)
-        sums += shares.T @ (x[rows].double() - mean)
-    centres = mean + sums / counts.clamp_min(torch.finfo(counts.dtype).tiny)[:, None]
-    total = None
-    for rows in slices(x, n_components):
-        shares = _shares(membership[rows], n_components)
-        added = SufficientStatistics.of(x[rows].double(), shares, centres, structure, sample_weight=weight[rows])
-        total = added if total is None else total + added
-    assert total is not None
-    parameters, _ = total.maximize(reg_covar, variance)
-    if bool(total.empty.any()):
-        parameters = reseed(x, parameters, total.empty, variance)
-    return parameters
+def _merged(
+    rows: NDArray[np.floating], weight: NDArray[np.floating] | None, n_components: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
+    """Equal rows as one, in ascending order, so that draws are the same for integer weights and for repetition.
+
+    Rows that all differ and count alike are left as they are, and so are all where too few differ.
+    """
+    found = rows if weight is None else rows[weight > 0]
+    plain = weight is None or bool((weight == 1).all())
+    if plain and len(np.unique(found[:, 0])) == len(found):
+        return rows, weight
+    different, inverse = torch.from_numpy(found).unique(dim=0, return_inverse=True)
+    if (plain and len(different) == len(found)) or len(different) < n_components:
+        return rows, weight
+    counted = np.bincount(inverse.numpy(), weights=None if weight is None else weight[weight > 0])
+    return different.numpy(), counted.astype(float)
 
 
-def _shares(membership: Tensor, n_components: int) -> Tensor:
-    if membership.ndim == 2:
-        return membership
-    return torch.nn.functional.one_hot(membership, n_components).double()
+def _check_labels(points: Points, labels: Tensor, n_components: int) -> None:
+    """The same error on every process."""
+    message = None
+    if labels.shape != (points.local_count,) or labels.is_floating_point():
+        message = (
+            f"Expected integer labels of shape {(points.local_count,)}; got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
+        )
+    elif bool(((labels < -1) | (labels >= n_components)).any()):
+        message = f"Expected labels in -1 ... {n_components - 1}; got {int(labels.min())} ... {int(labels.max())}."
+    messages = [one for one in points.processes.gather(message) if one is not None]
+    if messages:
+        raise ValueError(messages[0])
 
 
-def _nearest(x: Tensor, seeds: Tensor, metric: Tensor | None = None) -> Tensor:
-    parts = []
-    for rows in slices(x, len(seeds)):
-        moved = x[rows].double() - seeds[0]
-        targets = seeds - seeds[0]
-        if metric is not None:
-            moved, targets = moved @ metric, targets @ metric
-        parts.append(torch.cdist(moved, targets, compute_mode="donot_use_mm_for_euclid_dist").argmin(1))
-    return torch.cat(parts)
+def _passed(points: Points, n_components: int) -> Iterator[tuple[slice, Tensor]]:
+    """The chunks of this process in float64, with their place among its rows."""
+    first = 0
+    for x, _ in points.chunks(_CHUNK // (n_components * points.n_features)):
+        yield slice(first, first + len(x)), x.double()
+        first += len(x)

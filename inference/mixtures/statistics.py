@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from latentmix.inference.mixtures.density import log_joint
+from latentmix.inference.mixtures.kernels import Centred, Expanded, Kernel, accurate
+from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["SufficientStatistics", "expectation", "moments", "repair", "slices", "stored"]
+__all__ = ["SufficientStatistics", "expectation", "log_joint", "moments", "repair", "slices", "stored"]
 
 _CHUNK = 4_000_000
+# Second moments of all local points about their location, which every E step with tied covariances needs.
+_TOTALS: WeakKeyDictionary[Points, Tensor] = WeakKeyDictionary()
 
 
 @final
 @dataclass(frozen=True)
 class SufficientStatistics:
-    r"""What the M step needs to know of the data; statistics of disjoint data about the same centres add up.
+    r"""What the M step needs to know of the data; statistics of disjoint data add up, about the first one's centres.
 
     With responsibilities :math:`r_{nk}`, already times the sample weights, and centres :math:`c_k`:
     `counts` :math:`\sum_n r_{nk}`, `sums` :math:`\sum_n r_{nk} (x_n - c_k)`, `scatter`
@@ -30,7 +36,7 @@ class SufficientStatistics:
     Args:
         counts: `(K,)`.
         sums: `K x D`.
-        scatter: `K x D x D` (full), `D x D` (tied) or `K x D`.
+        scatter: `K x D x D` (full), `D x D` (tied) or `K x D` (spherical: only its means over the features count).
         centres: `K x D`.
         log_likelihood: Weighted sum of the data's log-densities.
         weight: Sum of the sample weights.
@@ -71,7 +77,22 @@ class SufficientStatistics:
             structure=structure,
         )
 
+    def about(self, centres: Tensor) -> SufficientStatistics:
+        """The same statistics about other `K x D` centres; far ones cost digits."""
+        if centres is self.centres:
+            return self
+        move, counts, sums = self.centres - centres, self.counts, self.sums
+        if self.structure.name in ("full", "tied"):
+            cross = sums[:, :, None] * move[:, None, :]
+            change = cross + cross.mT + counts[:, None, None] * move[:, :, None] * move[:, None, :]
+            change = change if self.structure.name == "full" else change.sum(0)
+        else:
+            change = (2 * sums + counts[:, None] * move) * move
+            change = change.mean(1, keepdim=True) if self.structure.isotropic else change
+        return replace(self, sums=sums + counts[:, None] * move, scatter=self.scatter + change, centres=centres)
+
     def __add__(self, other: SufficientStatistics) -> SufficientStatistics:
+        other = other.about(self.centres)
         return SufficientStatistics(
             self.counts + other.counts,
             self.sums + other.sums,
@@ -144,46 +165,94 @@ def slices(x: Tensor, n_components: int) -> Iterator[slice]:
         yield slice(first, first + rows)
 
 
-def expectation(x: Tensor, parameters: MixtureParameters, sample_weight: Tensor | None = None) -> SufficientStatistics:
-    """The E step: statistics of `n x D` points, about the parameters' means.
+def expectation(
+    points: Tensor | Points, parameters: MixtureParameters, sample_weight: Tensor | None = None
+) -> SufficientStatistics:
+    """The E step: statistics of points under the posterior probabilities of the components.
+
+    Log-densities are quadratic in the points: where `expansion_error` is at most 1e-10, all of them are one matrix
+    product with features about the points' location, and all moments are another. Elsewhere, or where a covariance
+    shrinks a thousandfold in one step, deviations are taken from each component's mean. Blocks of rows stay in the
+    cache, in float64 once they are centred.
 
     Args:
-        x: `n x D` points in any floating dtype; chunks of them are taken to float64.
+        points: `n x D` points in any floating dtype, or `Points`.
         parameters: The mixture, in float64.
-        sample_weight: `(n,)` weights.
+        sample_weight: `(n,)` weights of a tensor; `Points` hold their own.
+
+    Returns:
+        Statistics in float64, about the points' location or the parameters' means; of `Points` those of all
+        processes.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.mixtures.statistics import expectation
+        >>> from latentmix.models.covariances import covariance_structure
+        >>> from latentmix.models.parameters import MixtureParameters
+        >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
+        >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
+        >>> expectation(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), mixture).counts
+        tensor([2.], dtype=torch.float64)
     """
-    total = None
-    for rows in slices(x, len(parameters.weights)):
-        part = x[rows].double()
-        joint = parameters.log_joint(part)
-        density = joint.logsumexp(1)
-        statistics = SufficientStatistics.of(
-            part,
-            (joint - density[:, None]).exp(),
-            parameters.means,
-            parameters.structure,
-            sample_weight=None if sample_weight is None else sample_weight[rows],
-            log_likelihood=density,
-        )
-        total = statistics if total is None else total + statistics
-    assert total is not None
-    return total
+    if isinstance(points, Points):
+        points = as_points(points, sample_weight)
+    else:
+        points = as_points(points, sample_weight, distributed=False)
+    if accurate(parameters, points.location, points.variance, points.radius):
+        kernel = Expanded(parameters, points.location, _TOTALS.get(points))
+        local = _passed(points, kernel)
+        if parameters.structure.name == "tied":
+            _TOTALS[points] = kernel.total
+        found = points.reduce(local)
+        if not _shrunk(found, parameters):
+            return found
+    return points.reduce(_passed(points, Centred(parameters)))
+
+
+@torch.no_grad()
+def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
+    """The local points' statistics, by one pass of the kernel."""
+    log_likelihood = kernel.parameters.means.new_zeros(())
+    total = kernel.parameters.means.new_zeros(())
+    for x, weight in points.chunks(kernel.rows):
+        joint, shares = kernel.load(x), kernel.shares
+        torch.softmax(joint, 0, out=shares)
+        # The greatest responsibility is exp(its log-joint - log-density).
+        density = torch.amax(joint, 0).sub_(torch.amax(shares, 0).log_())
+        if weight is None:
+            log_likelihood += density.sum()
+            total += len(x)
+        else:
+            log_likelihood += density @ weight
+            total += weight.sum()
+            shares.mul_(weight)
+        kernel.add(weight)
+    counts, sums, scatter, centres = kernel.moments()
+    structure = kernel.parameters.structure
+    if structure.name == "tied" and isinstance(kernel, Expanded):
+        log_likelihood -= 0.5 * (structure.precisions(kernel.parameters.precisions_cholesky) * scatter).sum()
+    return SufficientStatistics(counts, sums, scatter, centres, log_likelihood, total, structure)
+
+
+def _shrunk(statistics: SufficientStatistics, parameters: MixtureParameters) -> bool:
+    """Whether a covariance is less than a thousandth of what it was, in any direction: moments lost its digits."""
+    structure, factors = parameters.structure, parameters.precisions_cholesky
+    counts = statistics.counts.clamp_min(torch.finfo(torch.float64).tiny)
+    now = structure.estimate(counts, statistics.scatter, statistics.sums / counts[:, None])
+    if structure.name in ("full", "tied"):
+        ratio = factors.mT @ now @ factors
+        ratio.diagonal(dim1=-2, dim2=-1).sub_(1e-3)
+        small = torch.linalg.cholesky_ex(ratio).info > 0
+    else:
+        small = now * structure.precisions(factors) < 1e-3
+        small = small.any(1) if small.ndim > 1 else small
+    return bool((small & ~statistics.empty).any())
 
 
 def moments(x: Tensor, sample_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and variance of each feature, `(D,)` in float64; a constant feature takes the mean variance, or 1."""
-    mean = x.new_zeros(x.shape[1], dtype=torch.float64)
-    weight = x.new_ones(len(x), dtype=torch.float64) if sample_weight is None else sample_weight
-    for rows in slices(x, 1):
-        mean += weight[rows] @ x[rows].double()
-    mean /= weight.sum()
-    variance = torch.zeros_like(mean)
-    for rows in slices(x, 1):
-        variance += weight[rows] @ (x[rows].double() - mean).square()
-    variance /= weight.sum()
-    fallback = variance.mean() if bool(variance.mean() > 0) else torch.ones_like(variance[0])
-    constant = variance <= 1e-24 * mean.square()
-    return mean, torch.where(constant | (variance <= 0), fallback, variance)
+    points = as_points(x, sample_weight)
+    return points.location, points.variance
 
 
 def stored(structure: CovarianceStructure, scatter: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import pyro.distributions as dist
 import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuide
+from pyro.infer.elbo import ELBO
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -19,14 +19,20 @@ from latentmix.inference.effects import isolated
 from latentmix.inference.mixtures.em import moments, repair
 from latentmix.inference.mixtures.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.quasi_newton import QuasiNewton
+from latentmix.inference.mixtures.standardised import Priors, standardised_model
 from latentmix.inference.svi import SVIResult, fit
+from latentmix.inference.terms import Stochastic, Terms
 from latentmix.inference.training import Callback, DivergenceError, MakeOptimizer, MakeScheduler, TrainingState
+from latentmix.inference.twins import TraceEnumTwin
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["MixtureSVIResult", "fit_mixture_svi"]
 
-Priors = Mapping[str, dist.TorchDistribution]
+# Changes of the bound in succession, each below the tolerance, that end a noiseless fit.
+_QUIET = 2
+# Natural-gradient steps at most, and the gain, in nats per datum, below which they give way to curvature.
+_WARMUP, _SETTLED = 30, 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,8 @@ class MixtureSVIResult:
 class _Watch(Callback):
     """Keeps the best point of a noiseless fit, and ends the fit when the loss has levelled off."""
 
-    def __init__(self, guide: AutoGuide, tol: float, patience: int, noisy: bool) -> None:
-        self.guide, self.tol, self.patience, self.noisy = guide, tol, patience, noisy
+    def __init__(self, guide: AutoGuide, tol: float, patience: int, noisy: bool, smooth: bool) -> None:
+        self.guide, self.tol, self.patience, self.noisy, self.smooth = guide, tol, patience, noisy, smooth
         self.losses: list[float] = []
         self.best: list[Tensor] | None = None
         self.at = self._leaves()
@@ -85,9 +91,12 @@ class _Watch(Callback):
         if self.losses[-1] == min(self.losses):
             self.best = self.at
         self.at = self._leaves()
+        if self.smooth and len(self.losses) > _QUIET:
+            recent = self.losses[-_QUIET - 1 :]
+            self.converged = max(recent) - min(recent) < self.tol
         if len(self.losses) > self.patience:
             gain = min(self.losses[: -self.patience]) - min(self.losses)
-            self.converged = gain < self.tol
+            self.converged = self.converged or gain < self.tol
         return self.converged
 
     def restore(self) -> None:
@@ -99,6 +108,32 @@ class _Watch(Callback):
 
     def _leaves(self) -> list[Tensor]:
         return [leaf.detach().clone() for leaf in self.guide.parameters()]
+
+
+class _Noiseless(TraceEnumTwin):
+    """Twin of `TraceEnum_ELBO` for a point-mass guide and all the data: what was evaluated at a point is kept.
+
+    `fit` looks at the objective twice before its first step.
+    """
+
+    def __init__(self, elbo: ELBO) -> None:
+        super().__init__(elbo)
+        self._kept: tuple[object, Terms] | None = None
+
+    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.terms`."""
+        assert isinstance(guide, AutoDelta)
+        leaves = [(id(leaf), leaf._version) for leaf in guide.parameters()]
+        key = (leaves, [(tensor.data_ptr(), tensor.shape) for tensor in batch], torch.is_grad_enabled())
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, super().terms(model, guide, *batch))
+        return self._kept[1]
+
+    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.backward`."""
+        terms = super().backward(model, guide, *batch)
+        self._kept = None
+        return terms
 
 
 def fit_mixture_svi(
@@ -119,21 +154,24 @@ def fit_mixture_svi(
 ) -> MixtureSVIResult:
     """Fit a Gaussian mixture by SVI on `TraceEnum_ELBO`, the assignments summed out exactly.
 
-    By default a noiseless fit takes thirty natural-gradient steps, which stay close to EM's path and so mostly end
-    at its optimum, before curvature is learned. The data are standardised per feature (isotropically for spherical
+    By default a noiseless fit takes natural-gradient steps, thirty at most, fewer where they gain less than 1e-3
+    nats per datum; they stay close to EM's path, so that it mostly ends at the same optimum. Then curvature is
+    learned. Where a conditioning test allows, the densities of all data under all components are one matrix
+    product, as their gradients are. The data are standardised per feature (isotropically for spherical
     covariances), in which the likelihood is equivariant; model, priors and guide live in those coordinates, in
     float64.
 
     Args:
         x: `n x D` points.
         start: The mixture to start from, in the data's coordinates.
-        priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in standardised
-            coordinates; what is left out takes that model's default. By default no prior is informative: every
-            global is `ImproperUniform`, and the fit is maximum likelihood.
+        priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's
+            coordinates; what is left out takes that model's default, which is one of standardised data. By default
+            no prior is informative: every global is `ImproperUniform`, and the fit is maximum likelihood.
         reg_covar: Floor of the variances in the data's coordinates.
         family: Class of the guide.
         epochs: Most passes over the data.
-        tol: A noiseless fit ends when `patience` epochs gained less, in nats per datum.
+        tol: A noiseless fit ends when `patience` epochs together gained less, in nats per datum; with the default
+            optimizer also where the bound changed by less over two epochs, about where EM of that tolerance ends.
         patience: See `tol`.
         batch_size: Data a step; by default all.
         optimizer: Makes the optimizer; by default, for a noiseless objective (`AutoDelta`, all the data),
@@ -146,40 +184,23 @@ def fit_mixture_svi(
     Returns:
         The fitted mixture, its model and its guide.
     """
-    location, variance = moments(x)
-    variance = variance.mean().expand_as(variance) if start.structure.isotropic else variance
-    scale = variance.sqrt()
-    standardised = (x.double() - location) / scale
-    n_components, n_features = start.means.shape
-    floor = reg_covar / variance
-    if priors is None:
-        model = MixtureModel.maximum_likelihood(
-            n_components, n_features, covariance_type=start.structure.name, size=len(x), covariance_floor=floor
-        )
-    else:
-        model = MixtureModel(
-            n_components,
-            n_features,
-            covariance_type=start.structure.name,
-            size=len(x),
-            covariance_floor=floor,
-            weights=priors.get("weights"),
-            means=priors.get("means"),
-            scales=priors.get("scales"),
-            correlations=priors.get("correlations"),
-        )
+    made = standardised_model(x, len(start.weights), start.structure, priors=priors, reg_covar=reg_covar)
+    model, location, scale = made.model, made.location, made.scale
+    standardised = made.points(x)
     noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
     options = {"init_scale": 0.02} if noisy and family is not AutoDelta else {}
-    guide = global_guide(model, family=family, start=start.affine(1 / scale, -location / scale).sites(floor), **options)
+    guide = global_guide(model, family=family, start=made.sites(start), **options)
     if optimizer is None and noisy:
         optimizer = partial(torch.optim.Adam, lr=0.02, fused=True)
         scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
-    with isolated(seed=seed):
+    with isolated(seed=None if family is AutoDelta else seed):
         guide(standardised[:1])
+    metric = None
     if optimizer is None and isinstance(guide, AutoDelta) and not noisy:
         metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
-        optimizer = partial(QuasiNewton, metric=metric, warmup=30 if metric else 0)
-    watch = _Watch(guide, tol, patience, noisy)
+        optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    watch = _Watch(guide, tol, patience, noisy, smooth=metric is not None)
     result = None
     try:
         result = fit(
@@ -188,7 +209,7 @@ def fit_mixture_svi(
             standardised,
             epochs=epochs,
             batch_size=batch_size,
-            objective=TraceEnum_ELBO(max_plate_nesting=1),
+            objective=elbo if noisy else _Noiseless(elbo),
             optimizer=optimizer,
             scheduler=scheduler,
             seed=seed,
@@ -209,7 +230,7 @@ def fit_mixture_svi(
             ConvergenceWarning,
             stacklevel=2,
         )
-    jacobian = float(scale.log().sum())
+    jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
     return MixtureSVIResult(
         parameters=fitted.affine(scale, location),
         lower_bounds=[-loss - jacobian for loss in watch.losses],

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from latentmix.inference.mixtures.points import Points
 from latentmix.models.covariances import covariance_structure
 
-__all__ = ["check_noise", "check_options", "check_weights", "given_start"]
+__all__ = ["check_distinct", "check_noise", "check_tensor", "check_weights", "given_start"]
 
 
-def check_options(estimator: Any) -> None:
-    """Refuse options of a `GaussianMixture` that are out of their range.
+def check_tensor(x: Tensor, *, least: int = 1, missing: bool = False, finite: bool = True) -> Tensor:
+    """Points as a detached `n x D` tensor in float32 or float64; integers become float64, half precisions float32.
+
+    Args:
+        x: The points.
+        least: Fewest of them.
+        missing: Whether NaN is taken, as a missing value.
+        finite: Whether values that are not finite are refused.
 
     Raises:
-        ValueError: That names the option, its range and what came.
+        ValueError: If they have another shape, are sparse, complex or too few, or have values that are not finite;
+            the message names the rows.
     """
-    covariance_structure(estimator.covariance_type)
-    for name, least in (
-        ("n_components", 1),
-        ("n_init", 1),
-        ("max_iter", 0),
-        ("svi_epochs", 1),
-        ("verbose_interval", 1),
-    ):
-        value = getattr(estimator, name)
-        if not isinstance(value, Integral) or int(value) < least:
-            raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
-    candidates = estimator.noise_candidates
-    if candidates is not None and (not isinstance(candidates, Integral) or int(candidates) < 1):
-        raise ValueError(f"Expected noise_candidates to be an integer >= 1 or None; got {candidates!r}.")
-    for name in ("tol", "reg_covar", "svi_tol"):
-        value = getattr(estimator, name)
-        if not isinstance(value, Real) or not float(value) >= 0:
-            raise ValueError(f"Expected {name} to be a number >= 0; got {value!r}.")
-    if estimator.inference not in ("em", "svi"):
-        raise ValueError(f"Expected inference in ['em', 'svi']; got {estimator.inference!r}.")
+    x = x.detach()
+    if x.is_sparse or x.layout != torch.strided:
+        raise ValueError("Expected X to be dense; got a sparse tensor: convert it with .to_dense().")
+    if x.is_complex():
+        raise ValueError("Complex data not supported: expected X to hold real numbers.")
+    if x.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {x.ndim}D array instead: reshape X to n x D, for one feature by X.reshape(-1, 1)."
+        )
+    for size, name, fewest in ((x.shape[0], "sample(s)", least), (x.shape[1], "feature(s)", 1)):
+        if size < fewest:
+            raise ValueError(
+                f"Found array with {size} {name} (shape={tuple(x.shape)}) while a minimum of {fewest} is required."
+            )
+    if x.dtype not in (torch.float32, torch.float64):
+        x = x.float() if x.is_floating_point() else x.double()
+    if finite and not bool(x.sum(dtype=torch.float64).isfinite()):
+        refused = (x.isinf() if missing else ~x.isfinite()).any(1)
+        if bool(refused.any()):
+            what = "infinity" if missing else "NaN or infinity"
+            raise ValueError(f"Expected X to be finite; got {what} in {_listed(refused)}.")
+    return x
 
 
 def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
@@ -50,7 +59,8 @@ def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
     """
     if sample_weight is None:
         return None
-    weight = torch.as_tensor(sample_weight).to(x.device, torch.float64)
+    given = sample_weight if isinstance(sample_weight, Tensor) else np.array(sample_weight, dtype=float)
+    weight = torch.as_tensor(given).detach().to(x.device, torch.float64)
     if weight.shape != x.shape[:1]:
         raise ValueError(f"Expected sample_weight of shape {(len(x),)}; got {tuple(weight.shape)}.")
     if not bool(weight.isfinite().all()) or bool((weight < 0).any()) or not bool((weight > 0).any()):
@@ -113,39 +123,76 @@ def _refuse_rows(what: str, bad: Tensor) -> None:
         )
 
 
-def given_start(estimator: Any, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _listed(bad: Tensor) -> str:
+    rows = bad.nonzero().flatten().tolist()
+    return f"{len(rows)} rows: " + ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+
+
+def given_start(estimator: Any, points: Points) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Weights, means and covariances that the user starts from, each `None` where it is not given.
 
     Raises:
-        ValueError: If a shape is wrong, weights do not lie on the simplex or precisions are not positive definite.
+        ValueError: In scikit-learn's words, if a shape is wrong, weights do not lie on the simplex or precisions are
+            not positive definite.
     """
     structure = covariance_structure(estimator.covariance_type)
-    size = (int(estimator.n_components), x.shape[1])
-    shapes = {
-        "weights_init": size[:1],
-        "means_init": size,
-        "precisions_init": structure.covariance_shape(*size),
-    }
-    found: dict[str, Tensor | None] = {}
-    for name, shape in shapes.items():
-        value = getattr(estimator, name)
-        if value is None:
-            found[name] = None
-            continue
-        tensor = torch.as_tensor(value).detach().to(x.device, torch.float64)
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"Expected {name} of shape {shape}; got {tuple(tensor.shape)}.")
-        if not bool(tensor.isfinite().all()):
-            raise ValueError(f"Expected {name} to be finite; got NaN or infinity.")
-        found[name] = tensor
-    weights, precisions = found["weights_init"], found["precisions_init"]
-    if weights is not None and (bool((weights < 0).any()) or abs(float(weights.sum()) - 1) > 1e-6):
-        raise ValueError(f"Expected weights_init to be in [0, 1] and to sum to 1; got a sum of {float(weights.sum())}.")
+    size = (int(estimator.n_components), points.n_features)
+    weights = _given(estimator.weights_init, "weights", size[:1], points)
+    if weights is not None:
+        if bool((weights < 0).any()) or bool((weights > 1).any()):
+            # Its words have least and greatest the wrong way round, and its tests hold them.
+            raise ValueError(
+                "The parameter 'weights' should be in the range [0, 1], but got max value "
+                f"{float(weights.min()):.5f}, min value {float(weights.max()):.5f}"
+            )
+        if abs(float(weights.sum()) - 1) > 1e-6:
+            raise ValueError(
+                f"The parameter 'weights' should be normalized, but got sum(weights) = {float(weights.sum()):.5f}"
+            )
+    means = _given(estimator.means_init, "means", size, points)
+    name = f"{structure.name} precision"
+    precisions = _given(estimator.precisions_init, name, structure.covariance_shape(*size), points)
     covariances = None
     if precisions is not None:
         factors = structure.precisions_cholesky(precisions)
         symmetric = structure.expand(precisions, *size)
-        if not bool(factors.isfinite().all()) or not torch.allclose(symmetric, symmetric.mT):
-            raise ValueError("Expected precisions_init to be symmetric and positive definite; got one that is not.")
+        if not bool(factors.isfinite().all()) or not torch.allclose(symmetric, symmetric.mT, rtol=1e-5):
+            matrices = structure.name in ("full", "tied")
+            raise ValueError(f"'{name}' should be {'symmetric, positive-definite' if matrices else 'positive'}")
         covariances = structure.precisions(factors)
-    return weights, found["means_init"], covariances
+    return weights, means, covariances
+
+
+def _given(value: Any, name: str, shape: tuple[int, ...], points: Points) -> Tensor | None:
+    if value is None:
+        return None
+    array = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=float))
+    if tuple(array.shape) != shape:
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {tuple(array.shape)}")
+    if not bool(array.isfinite().all()):
+        raise ValueError(f"Expected the parameter '{name}' to be finite; got NaN or infinity.")
+    return array.to(points.device, torch.float64)
+
+
+def check_distinct(points: Points, n_components: int) -> None:
+    """Refuse points at fewer places than there are components: without a floor a covariance has no estimate there.
+
+    Raises:
+        ValueError: In scikit-learn's words.
+    """
+    places: Tensor | None = None
+    for x, weight in points.chunks(10 * n_components + 1000):
+        there = x if weight is None else x[weight > 0]
+        if len(there[:, 0].unique()) >= n_components:
+            places = there
+            break
+        places = (there if places is None else torch.cat([places, there])).unique(dim=0)
+        if len(places) >= n_components:
+            break
+    found = [part for part in points.processes.gather(None if places is None else places.cpu()) if part is not None]
+    if len(torch.cat(found).unique(dim=0)) < n_components:
+        raise ValueError(
+            "Fitting the mixture model failed because some components have ill-defined empirical covariance (for "
+            "instance caused by singleton or collapsed samples). Try to decrease the number of components, increase "
+            "reg_covar, or scale the input data."
+        )

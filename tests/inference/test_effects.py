@@ -5,7 +5,6 @@ A new public call joins `ACTIONS`; nothing else here needs to change.
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -22,7 +21,6 @@ import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from latentmix.guides import AmortizedGuide, MLPEncoder
@@ -49,6 +47,8 @@ from latentmix.inference.effects import RandomState, isolated
 from latentmix.inference.mixtures.comparison import compare
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.models import VAE, Bernoulli, Gaussian, MixturePrior, MLPDecoder, Prior, StandardNormal, VampPrior
+
+from tests.inference.process import differences, plane, snapshot
 
 
 class Stage:
@@ -244,43 +244,8 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
 }
 
 
-# Calls that draw by torch's random state, as they say: that state moves on, and only that.
 def _fails(leaves: Any) -> torch.optim.Optimizer:
     raise OSError
-
-
-def snapshot() -> dict[str, Any]:
-    """Everything process-wide that a call could change."""
-    store = pyro.get_param_store().get_state()
-    legacy = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "torch seed": torch.initial_seed(),
-        "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in legacy],
-        "python": random.getstate(),
-        "pyro settings": pyro.settings.get(),
-        "parameters": {name: (id(leaf), leaf.tolist(), leaf.requires_grad) for name, leaf in store["params"].items()},
-        "constraints": {name: str(constraint) for name, constraint in store["constraints"].items()},
-        "handlers": list(_PYRO_STACK),
-        "validation": torch.distributions.Distribution._validate_args,
-        "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
-        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
-        "deterministic": (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.backends.cudnn.deterministic,
-            torch.backends.cudnn.benchmark,
-        ),
-        "precision": torch.get_float32_matmul_precision(),
-        "matplotlib": dict(matplotlib.rcParams),
-        "backend": matplotlib.get_backend(auto_select=False),
-        "warnings": list(warnings.filters),
-        "numpy errors": np.geterr(),
-        "directory": os.getcwd(),
-        "environment": dict(os.environ),
-    }
 
 
 @pytest.fixture
@@ -297,15 +262,6 @@ def stage(binary_images: Tensor) -> Iterator[Stage]:
         torch.randn(3), np.random.randn(), random.gauss(0.0, 1.0)
         with np.errstate(over="ignore"), warnings.catch_warnings():
             yield stage
-
-
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    return [name for name in before if before[name] != after[name]]
-
-
-def plane() -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(40, 2, dtype=torch.float64, generator=generator) + 5.0 * (torch.arange(40) % 2)[:, None]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -158,9 +158,12 @@ def test_posteriors_are_infinitely_many_samples(covariance_type, kind):
     given = covariances.diagonal(dim1=-2, dim2=-1) if kind == "variances" else covariances
     weight = torch.rand(30, generator=generator, dtype=torch.float64)
     ours = expectation_over_posteriors(means, start, given, weight)
-    theirs = expectation(samples, start, weight.repeat_interleave(6) / 6)
+    theirs = expectation(samples, start, weight.repeat_interleave(6) / 6).about(start.means)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
-        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=0, atol=1e-10)
+        one, other = getattr(ours, name), getattr(theirs, name)
+        if name == "scatter" and covariance_type == "spherical":  # only its means over the features count
+            one, other = one.mean(-1), other.mean(-1)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
@@ -217,7 +220,7 @@ def test_with_a_real_guide_and_no_side_effects(noise_aware):
             {"mixture": GaussianMixture(2, inference="svi"), "noise_aware": True},
             "Expected inference='em' for an expected or noise-aware fit; got 'svi'",
         ),
-        ({"mixture": GaussianMixture(0)}, "Expected n_components to be an integer >= 1; got 0"),
+        ({"mixture": GaussianMixture(0)}, "'n_components' parameter of GaussianMixture must be an int"),
     ],
 )
 def test_refuses(change, message):
@@ -226,7 +229,7 @@ def test_refuses(change, message):
         ex_post_prior(**given)
 
 
-@pytest.mark.filterwarnings("ignore:The best of the em fits")
+@pytest.mark.filterwarnings("ignore:Best performing initialization")
 def test_an_unfinished_fit_warns():
     with pytest.warns(ConvergenceWarning, match="EM did not converge in 2 iterations"):
         ex_post_prior(

@@ -1,3 +1,5 @@
+import itertools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -192,3 +194,32 @@ def test_refuses_data_of_another_width_or_too_many():
         MixtureModel(3, 2)(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="Expected at most size=3 data; got 4"), pyro.validation_enabled(False):
         MixtureModel(3, 2, size=3)(torch.zeros(4, 2))
+
+
+GIVEN = {
+    "means": [dist.Normal(-3.0, 20.0), dist.Uniform(-500.0, 500.0), None],
+    "scales": [dist.HalfNormal(30.0), dist.LogNormal(1.0, 2.0), dist.InverseGamma(2.0, 5.0), dist.Gamma(2.0, 0.1)],
+}
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize(("means", "scales"), list(itertools.product(*GIVEN.values()))[::3])
+def test_priors_go_through_an_affine_map(covariance_type, means, scales):
+    """The log-density in one coordinate system is that in the other plus the Jacobians of the data and the sites."""
+    means = means if means is not None else dist.StudentT(4.0, 1.0, 7.0)
+    scale = torch.tensor([30.0, 30.0] if covariance_type == "spherical" else [30.0, 0.4], dtype=torch.float64)
+    shift = torch.tensor([5.0, -70.0], dtype=torch.float64)
+    x, parameters = data(), random_parameters(covariance_type)
+    model = MixtureModel(3, 2, covariance_type=covariance_type, means=means, scales=scales, covariance_floor=0.01)
+    pushed = model.affine(scale, shift)
+    before = parameters.sites()
+    log_scale = scale.log()
+    spread = scale[0] if covariance_type == "spherical" else scale
+    after = {**before, "means": before["means"] * scale + shift, "scales": before["scales"] * spread}
+    jacobian = (len(x) + 3) * log_scale.sum() + spread.log().expand(model.shapes["scales"]).sum()
+    densities = [
+        poutine.trace(poutine.condition(each.collapsed, values)).get_trace(points).log_prob_sum()
+        for each, values, points in ((model, before, x), (pushed, after, x * scale + shift))
+    ]
+    assert torch.isfinite(densities[0])
+    torch.testing.assert_close(densities[1] + jacobian, densities[0], rtol=1e-9, atol=1e-9)

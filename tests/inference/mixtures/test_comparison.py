@@ -1,4 +1,3 @@
-import json
 
 import numpy as np
 import pytest
@@ -52,7 +51,7 @@ def test_the_figures_of_a_known_difference():
     assert result.iterations == (a.n_iter_, b.n_iter_)
     assert min(result.seconds) > 0
     assert 0.5 < result.agreement <= 1
-    assert json.loads(json.dumps(result.as_dict()))["order"] == result.order
+    assert sorted(result.order) == [0, 1, 2]
 
 
 def test_refuses_other_sizes():

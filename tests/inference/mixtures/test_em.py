@@ -7,25 +7,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
 from latentmix.inference.mixtures.em import SufficientStatistics, expectation, fit_em, moments
-from latentmix.inference.mixtures.starts import from_assignments, from_labels, start
+from latentmix.inference.mixtures.points import Points, as_points
+from latentmix.inference.mixtures.starts import from_assignments
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
-TYPES = ("full", "diag", "tied", "spherical")
-
-
-def blobs(seed=0, n=300, n_features=3, n_components=4, spread=0.6):
-    random = np.random.RandomState(seed)
-    centres = random.uniform(-4, 4, (n_components, n_features))
-    roots = random.randn(n_components, n_features, n_features) * spread
-    chosen = random.randint(n_components, size=n)
-    noise = np.einsum("nij,nj->ni", roots[chosen], random.randn(n, n_features))
-    return torch.from_numpy(centres[chosen] + noise + 0.2 * random.randn(n, n_features))
-
-
-def begin(x, covariance_type, seed=0, n_components=4, **options):
-    random_state = np.random.RandomState(seed)
-    return start(x, n_components, covariance_structure(covariance_type), random_state=random_state, **options)
+from tests.inference.mixtures.clouds import DEGENERATE, TYPES, begin, blobs
 
 
 def reference(parameters, covariance_type, **options):
@@ -54,17 +41,6 @@ def test_equals_scikit_learn_from_the_same_start(covariance_type, max_iter, tole
     assert ours.n_iter == theirs.n_iter_
     assert ours.converged == theirs.converged_
     np.testing.assert_allclose(ours.lower_bounds, theirs.lower_bounds_, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize("covariance_type", TYPES)
-@pytest.mark.parametrize("method", ["kmeans", "random"])
-def test_starts_are_scikit_learn_s(covariance_type, method):
-    x = blobs()
-    ours = begin(x, covariance_type, method=method)
-    theirs = Reference(4, covariance_type=covariance_type, init_params=method, max_iter=0, random_state=0)
-    theirs.fit(x.numpy())
-    torch.testing.assert_close(ours.means, torch.from_numpy(theirs.means_), rtol=0, atol=1e-10)
-    torch.testing.assert_close(ours.covariances, torch.from_numpy(theirs.covariances_), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -98,9 +74,9 @@ def test_statistics_add_up(covariance_type, monkeypatch):
     whole = expectation(x, parameters)
     parts = [expectation(part, parameters) for part in x.split(77)]
     total = parts[0] + parts[1] + parts[2] + parts[3]
-    monkeypatch.setattr("latentmix.inference.mixtures.statistics._CHUNK", 500)
+    monkeypatch.setattr("latentmix.inference.mixtures.kernels._LARGEST", 64)
     chunked = expectation(x, parameters)
-    for other in (total, chunked):
+    for other in (total.about(whole.centres), chunked):
         for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
             torch.testing.assert_close(getattr(whole, name), getattr(other, name), rtol=1e-12, atol=1e-10)
 
@@ -119,36 +95,105 @@ def test_float32_far_from_the_origin(covariance_type):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("reg_covar", [0.0, 1e-6])
-@pytest.mark.parametrize("case", ["duplicates", "constant column", "one point", "tiny", "one more than components"])
-def test_degenerate_data_stay_finite(covariance_type, reg_covar, case):
-    x = blobs(n=60)
-    x = {
-        "duplicates": x[:5].repeat(12, 1),
-        "constant column": torch.cat([x, torch.full((60, 1), 7.0, dtype=x.dtype)], 1),
-        "one point": x[:1].repeat(20, 1),
-        "tiny": x * 1e-9,
-        "one more than components": x[:5],
-    }[case]
+@pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.parametrize("method", ["kmeans", "random_from_data"])
+def test_degenerate_data_stay_finite(covariance_type, reg_covar, case, method):
+    x = DEGENERATE[case](blobs(n=60))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        first = begin(x, covariance_type, reg_covar=reg_covar)
+        first = begin(x, covariance_type, method=method, reg_covar=reg_covar)
         result = fit_em(x, first, reg_covar=reg_covar, max_iter=30)
-    for tensor in (result.parameters.weights, result.parameters.means, result.parameters.precisions_cholesky):
-        assert bool(tensor.isfinite().all())
-    assert bool(result.parameters.log_likelihood(x).isfinite().all())
+    for parameters in (first, result.parameters):
+        for tensor in (parameters.weights, parameters.means, parameters.precisions_cholesky):
+            assert bool(tensor.isfinite().all())
+        covariances = parameters.expanded_covariances()
+        scale = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
+        correlations = covariances / (scale[:, :, None] * scale[:, None, :])
+        assert int(torch.linalg.cholesky_ex(correlations)[1].sum()) == 0
+        assert bool(parameters.log_likelihood(x.double()).isfinite().all())
+    assert np.isfinite(result.lower_bounds).all()
+    assert float(result.parameters.weights.sum()) == pytest.approx(1)
 
 
-def test_a_dead_component_is_started_anew():
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+@pytest.mark.parametrize("condition", [1e4, 1e8, 1e12])
+def test_ill_conditioned_clouds_are_fitted_as_their_round_images(covariance_type, condition):
+    """EM is the same under linear maps: what is fitted to stretched points is the image of what is fitted to round."""
+    x = blobs(n=400, spread=0.3)
+    axes = torch.from_numpy(np.linalg.qr(np.random.RandomState(1).randn(3, 3))[0])
+    moved = axes * torch.tensor([1.0, condition**-0.25, condition**-0.5]).double()
+    first = begin(x, covariance_type, reg_covar=0.0)
+    images = MixtureParameters(
+        first.weights, first.means @ moved.T, moved @ first.covariances @ moved.T, first.structure
+    )
+    fits = [
+        fit_em(points, one, reg_covar=0.0, tol=0.0, max_iter=20) for points, one in ((x, first), (x @ moved.T, images))
+    ]
+    assert fits[1].n_repaired == 0
+    jacobian = float(torch.linalg.slogdet(moved)[1])
+    digits = 1e-15 * condition
+    np.testing.assert_allclose(
+        np.array(fits[1].lower_bounds) + jacobian, fits[0].lower_bounds, rtol=0, atol=max(1e-9, digits)
+    )
+    assert np.diff(fits[1].lower_bounds).min() > -max(1e-9, digits)
+    torch.testing.assert_close(fits[1].parameters.weights, fits[0].parameters.weights, rtol=0, atol=max(1e-9, digits))
+
+
+def test_floored_steps_are_counted():
+    """The exact steps on which scikit-learn's own bound falls, from the same start."""
+    x = blobs(spread=0.3)
+    first = begin(x, "full", reg_covar=0.3)
+    floored = fit_em(x, first, reg_covar=0.3, tol=0.0, max_iter=60)
+    theirs = reference(first, "full", reg_covar=0.3, tol=0.0, max_iter=60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs.fit(x.numpy())
+    falls = int((np.diff(theirs.lower_bounds_) < -1e-12 * np.abs(theirs.lower_bounds_[1:])).sum())
+    assert floored.n_floored == falls > 0
+    assert fit_em(x, begin(x, "full", reg_covar=0.0), reg_covar=0.0, tol=0.0, max_iter=60).n_floored == 0
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_batches_and_a_mapped_file_are_the_full_batch(covariance_type, weighted, tmp_path):
+    x = blobs(n=500)
+    weight = torch.arange(len(x)).double() % 3 if weighted else None
+    x.numpy().tofile(tmp_path / "points")
+    mapped = np.memmap(tmp_path / "points", dtype=np.float64, mode="r", shape=tuple(x.shape))
+    batches = x.split(37) if weight is None else list(zip(x.split(37), weight.split(37), strict=True))
+    expected = None
+    for given, own in [(x, weight), (mapped, weight), (batches, None)]:
+        points = as_points(given, own)
+        result = fit_em(points, begin(points, covariance_type), tol=0.0, max_iter=25)
+        expected = result if expected is None else expected
+        np.testing.assert_allclose(result.lower_bounds, expected.lower_bounds, rtol=0, atol=1e-10)
+        for name in ("weights", "means", "covariances"):
+            one, other = getattr(result.parameters, name), getattr(expected.parameters, name)
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_another_e_step_takes_what_was_given():
+    x, weight = blobs(), torch.ones(300).double()
+    first, seen = begin(x, "full"), []
+
+    def e_step(points, parameters, sample_weight=None):
+        seen.append((type(points), None if sample_weight is None else sample_weight.dtype))
+        return expectation(points, parameters, sample_weight)
+
+    plain = fit_em(x, first, max_iter=3, tol=0.0)
+    for given, own in [(x, weight.float()), (as_points(x, weight), None)]:
+        result = fit_em(given, first, sample_weight=own, e_step=e_step, max_iter=3, tol=0.0)
+        np.testing.assert_allclose(result.lower_bounds, plain.lower_bounds, rtol=0, atol=1e-12)
+    assert seen == [(torch.Tensor, torch.float64)] * 3 + [(Points, None)] * 3
+
+
+def test_points_that_do_not_fit_are_refused():
     x = blobs()
     first = begin(x, "full")
-    means = first.means.clone()
-    means[2] = 1e4
-    dead = MixtureParameters(first.weights, means, first.covariances, first.structure)
-    with pytest.warns(ConvergenceWarning, match="started anew"):
-        result = fit_em(x, dead)
-    assert result.n_reseeded >= 1
-    assert result.parameters.weights.min() > 1e-3
-    assert result.parameters.means.abs().max() < 100
+    with pytest.raises(ValueError, match="Expected points with 3 features; got 2"):
+        fit_em(x[:, :2], first)
+    with pytest.raises(ValueError, match="Expected a tensor of points beside noise_covariance; got Points"):
+        fit_em(as_points(x), first, noise_covariance=torch.ones(1, 3))
 
 
 def test_a_singular_component_warns():
@@ -170,27 +215,3 @@ def test_the_m_step_is_the_closed_form():
     for k in range(2):
         torch.testing.assert_close(fitted.means[k], x[parts == k].mean(0))
         torch.testing.assert_close(fitted.covariances[k], x[parts == k].T.cov(correction=0))
-
-
-def test_labels_seed_their_components():
-    x = blobs(2, spread=0.3)
-    full = covariance_structure("full")
-    hidden = fit_em(x, begin(x, "full"), tol=1e-8, max_iter=500).parameters.responsibilities(x).argmax(1)
-    labels = torch.full((len(x),), -1)
-    for k in range(4):
-        labels[torch.nonzero(hidden == k).flatten()[:4]] = 3 - k
-    seeded = from_labels(x, labels, 4, full)
-    assert (seeded.responsibilities(x).argmax(1) == 3 - hidden).double().mean() > 0.9
-    for bad, message in [
-        (labels.clamp_max(2), r"none for components \[3\]"),
-        (labels + 1, r"Expected labels in -1 ... 3; got 0 ... 4"),
-        (labels[:-1], "Expected integer labels of shape"),
-        (labels.double(), "Expected integer labels"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            from_labels(x, bad, 4, full)
-
-
-def test_an_unknown_start_is_refused():
-    with pytest.raises(ValueError, match="Expected init_params in"):
-        begin(blobs(), "full", method="guess")

@@ -216,35 +216,10 @@ def test_labels_name_the_components(inference):
 
 
 def test_unconverged_fits_warn(x):
-    with pytest.warns(ConvergenceWarning, match="raise max_iter"):
+    with pytest.warns(ConvergenceWarning, match="did not converge.*increase max_iter"):
         GaussianMixture(4, max_iter=2, tol=0).fit(x)
     with pytest.warns(ConvergenceWarning, match="raise svi_epochs"):
         GaussianMixture(4, inference="svi", svi_epochs=2).fit(x)
-
-
-@pytest.mark.parametrize(
-    ("options", "fit_options", "message"),
-    [
-        ({"n_components": 0}, {}, "Expected n_components to be an integer >= 1; got 0"),
-        ({"covariance_type": "round"}, {}, "Expected covariance_type in"),
-        ({"inference": "nuts"}, {}, "Expected inference in"),
-        ({"tol": -1.0}, {}, "Expected tol to be a number >= 0; got -1.0"),
-        ({"init_params": "guess"}, {}, "Expected init_params in"),
-        ({"weights_init": np.ones(4)}, {}, "Expected weights_init to be in"),
-        ({"means_init": np.ones((4, 2))}, {}, r"Expected means_init of shape \(4, 3\); got \(4, 2\)"),
-        ({"precisions_init": -np.ones((4, 3, 3))}, {}, "Expected precisions_init to be symmetric and positive"),
-        ({"n_components": 500}, {}, "Expected n_samples >= n_components but got n_components = 500"),
-        ({}, {"sample_weight": np.zeros(400)}, "Expected sample_weight finite, not negative and not all zero"),
-        ({}, {"sample_weight": np.ones(3)}, r"Expected sample_weight of shape \(400,\); got \(3,\)"),
-        ({"inference": "svi"}, {"sample_weight": np.ones(400)}, "Expected no sample_weight"),
-        ({"inference": "svi"}, {"noise_covariance": np.ones((400, 3))}, "Expected no noise_covariance"),
-        ({"noise_candidates": 0}, {}, "Expected noise_candidates to be an integer >= 1 or None; got 0"),
-        ({}, {"labels": np.full(400, 4)}, "Expected labels in -1 ... 3"),
-    ],
-)
-def test_refuses(x, options, fit_options, message):
-    with pytest.raises(ValueError, match=message):
-        GaussianMixture(**{"n_components": 4, **options}).fit(x, **fit_options)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -69,17 +69,36 @@ def test_the_metric_is_the_fisher_information(x, covariance_type, floor, n_featu
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("floor", [0.0, 0.1])
 @pytest.mark.parametrize("n_features", [1, 3])
-def test_a_natural_gradient_step_is_a_step_of_em(x, covariance_type, n_features):
+def test_a_natural_gradient_step_is_a_step_of_em(x, covariance_type, floor, n_features):
     data = torch.from_numpy(x[:, :n_features])
-    model, guide, first, leaves = metric_problem(covariance_type, 0.0, data)
+    model, guide, first, leaves = metric_problem(covariance_type, floor, data)
     TraceEnum_ELBO(max_plate_nesting=1).loss_and_grads(model, guide, data)
     for leaf in leaves:
         leaf.grad /= len(data)
     QuasiNewton(leaves, metric=MixtureMetric(model, guide, data), warmup=1).step()
-    expected = fit_em(data, first, max_iter=1, reg_covar=0.0).parameters.sites()
+    expected = fit_em(data, first, max_iter=1, reg_covar=0.0).parameters.sites(floor)
     for name, value in guide.median().items():
         torch.testing.assert_close(value.detach(), expected[name], rtol=0, atol=1e-7)
+
+
+def test_the_warm_up_ends_where_a_step_promises_little(x):
+    data = torch.from_numpy(x)
+    paths = []
+    for settled in (0.0, 1e9):
+        model, guide, _, leaves = metric_problem("full", 0.0, data)
+        metric = MixtureMetric(model, guide, data)
+        optimizer = QuasiNewton(leaves, metric=metric, warmup=50, settled=settled, max_step=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            TraceEnum_ELBO(max_plate_nesting=1).loss_and_grads(model, guide, data)
+            for leaf in leaves:
+                leaf.grad /= len(data)
+            optimizer.step()
+        state = optimizer.state[leaves[0]]
+        paths.append((state["warm"], len(state["moves"])))
+    assert paths == [(50, 0), (0, 2)]
 
 
 def test_a_metric_needs_free_means(x):

@@ -1,0 +1,319 @@
+"""Bayesian Gaussian mixtures in the manner of scikit-learn, by variational Bayes."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from numbers import Real
+from typing import Any, ClassVar, Literal, Self, final
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
+
+from latentmix.inference.mixtures.conjugate import ConjugatePrior, VariationalPosterior, WeightPrior
+from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.estimator import MixtureEstimator
+from latentmix.inference.mixtures.inputs import Array, returned
+from latentmix.inference.mixtures.missing import (
+    check_observed,
+    expectation_with_missing,
+    log_joint_with_missing,
+    start_with_missing,
+)
+from latentmix.inference.mixtures.points import Points
+from latentmix.inference.mixtures.progress import Progress
+from latentmix.inference.mixtures.starts import StartMethod, start
+from latentmix.inference.mixtures.statistics import expectation, log_joint
+from latentmix.inference.mixtures.variational import VariationalResult, as_statistics, fit_variational
+from latentmix.models.covariances import CovarianceType, covariance_structure
+from latentmix.models.parameters import MixtureParameters
+
+__all__ = ["BayesianGaussianMixture"]
+
+
+@final
+class BayesianGaussianMixture(MixtureEstimator):
+    """A Gaussian mixture under conjugate priors with scikit-learn's interface, by variational Bayes.
+
+    The weights follow a Dirichlet process, truncated at `n_components`, or a Dirichlet distribution; components that
+    the data do not need keep next to no weight (Bishop, *Pattern Recognition and Machine Learning*, 2006, section
+    10.2; Blei and Jordan, *Variational inference for Dirichlet process mixtures*, 2006). NumPy arrays and torch
+    tensors are taken, and the same kind is given back.
+
+    Args:
+        n_components: Most components `K`.
+        covariance_type: "full", "diag", "tied" or "spherical".
+        tol: The fit ends when the bound changes by less, in nats.
+        reg_covar: Added to the diagonals of the covariances in every iteration, before the prior.
+        max_iter: Most iterations.
+        n_init: Starts; the fit with the highest bound is kept.
+        init_params: "kmeans", "k-means++", "random" or "random_from_data".
+        weight_concentration_prior_type: "dirichlet_process" or "dirichlet_distribution".
+        weight_concentration_prior: Concentration of the process, or of every component; by default `1 / K`. Less of
+            it leaves more components empty.
+        mean_precision_prior: How many points the prior mean is worth; by default 1.
+        mean_prior: `(D,)` prior mean; by default that of the points.
+        degrees_of_freedom_prior: Of the Wishart distribution of the precisions, above `D - 1`; by default `D`.
+        covariance_prior: Inverse scale of the Wishart distribution: `D x D` (full, tied), `(D,)` (diag) or a number
+            (spherical); by default the covariance of the points.
+        random_state: Seed or `RandomState`; `None` is a fresh seed, NumPy's global state is left alone.
+        warm_start: Whether a further `fit` goes on from the last one.
+        verbose: 0, 1 or 2: what is printed.
+        verbose_interval: Iterations between prints.
+        missing: "marginalize" takes NaN as an entry missing at random; by default it is refused.
+        device: Where the fit is computed; by default where the points are.
+        dtype: What the points are taken to; statistics are in float64 in any case.
+
+    Attributes:
+        weights_: `(K,)` expected weights.
+        means_: `K x D`.
+        covariances_: `K x D x D` (full), `D x D` (tied), `K x D` (diag) or `(K,)` (spherical); inverses of the
+            expected precisions.
+        precisions_: Their inverses.
+        precisions_cholesky_: Upper factors of the precisions.
+        weight_concentration_: `(K,)` of the Dirichlet distribution; for the process the two `(K,)` parameters of the
+            Beta distributions of the sticks.
+        mean_precision_: `(K,)`, how many points each mean is worth.
+        degrees_of_freedom_: `(K,)`; a number where tied.
+        weight_concentration_prior_: The prior, with defaults filled in; so are `mean_precision_prior_`,
+            `mean_prior_`, `degrees_of_freedom_prior_` and `covariance_prior_`.
+        converged_: Whether the best fit converged.
+        n_iter_: Its iterations.
+        lower_bound_: Its last bound without the constants, in nats, as scikit-learn gives it; with `reg_covar=0` it
+            never falls.
+        lower_bounds_: The bounds on the way.
+        evidence_lower_bound_: The bound on the log-evidence with every constant, in nats; see
+            `evidence_lower_bound`. Models of other `K`, covariances and priors compare by it. NaN without an
+            iteration, or where the prior is singular.
+        n_features_in_: Number of features `D`.
+        seconds_: Time of the whole fit, every start included.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
+        >>> x = torch.cat([torch.randn(50, 2) - 4, torch.randn(50, 2) + 4])
+        >>> mixture = BayesianGaussianMixture(n_components=4, weight_concentration_prior=0.01, random_state=0).fit(x)
+        >>> mixture.predict_proba(x).shape
+        torch.Size([100, 4])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **MixtureEstimator._parameter_constraints,
+        "weight_concentration_prior_type": [StrOptions({"dirichlet_process", "dirichlet_distribution"})],
+        "weight_concentration_prior": [Interval(Real, 0.0, None, closed="neither"), None],
+        "mean_precision_prior": [Interval(Real, 0.0, None, closed="neither"), None],
+        "mean_prior": ["array-like", Tensor, None],
+        "degrees_of_freedom_prior": [Interval(Real, 0.0, None, closed="neither"), None],
+        "covariance_prior": ["array-like", Tensor, Interval(Real, 0.0, None, closed="neither"), None],
+        "missing": [StrOptions({"marginalize"}), None],
+    }
+
+    def __init__(
+        self,
+        *,
+        n_components: int = 1,
+        covariance_type: CovarianceType = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: StartMethod = "kmeans",
+        weight_concentration_prior_type: WeightPrior = "dirichlet_process",
+        weight_concentration_prior: float | None = None,
+        mean_precision_prior: float | None = None,
+        mean_prior: Array | None = None,
+        degrees_of_freedom_prior: float | None = None,
+        covariance_prior: Array | float | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        missing: Literal["marginalize"] | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weight_concentration_prior_type = weight_concentration_prior_type
+        self.weight_concentration_prior = weight_concentration_prior
+        self.mean_precision_prior = mean_precision_prior
+        self.mean_prior = mean_prior
+        self.degrees_of_freedom_prior = degrees_of_freedom_prior
+        self.covariance_prior = covariance_prior
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.missing = missing
+        self.device = device
+        self.dtype = dtype
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the mixture.
+
+        Args:
+            X: `n x D` points, or batches of them that can be iterated again and again, alone or in pairs with their
+                weights.
+            y: Ignored, as in scikit-learn.
+            sample_weight: `(n,)` weights, not negative, not all zero: an integer counts as that many points.
+
+        Raises:
+            ValueError: If an option, a prior, the data or the weights are not as described, or there are fewer
+                points than components.
+        """
+        began = time.perf_counter()
+        self._validate_params()
+        points, like = self._points(X, sample_weight)
+        if self._missing:
+            check_observed(points)
+        prior = self._prior(points)
+        best = self._best(points, prior)
+        self._adopt(best, prior, points, like)
+        self.seconds_ = time.perf_counter() - began
+        return self
+
+    def _best(self, points: Points, prior: ConjugatePrior) -> VariationalResult:
+        again = self.warm_start and hasattr(self, "converged_")
+        random_state = self._random_state()
+        best: VariationalResult | None = None
+        for attempt in range(1 if again else self.n_init):
+            progress = Progress(int(self.verbose), self.verbose_interval)
+            progress.begin(attempt)
+            result = fit_variational(
+                points,
+                self._posterior.to(points.device) if again else self._start(points, prior, random_state),
+                prior,
+                e_step=expectation_with_missing if self._missing else expectation,
+                reg_covar=self.reg_covar,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                previous=self.lower_bound_ if again else -math.inf,
+                report=progress.step if progress.verbose else None,
+            )
+            progress.end(result.lower_bound, result.converged)
+            if best is None or result.lower_bound > best.lower_bound:
+                best = result
+        assert best is not None
+        if not best.converged and self.max_iter > 0:
+            warnings.warn(
+                "The best of the starts did not converge: raise max_iter or tol, try another start, or check for "
+                "degenerate data.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return best
+
+    def _start(
+        self, points: Points, prior: ConjugatePrior, random_state: np.random.RandomState
+    ) -> VariationalPosterior:
+        begin = start_with_missing if self._missing else start
+        seed = begin(
+            points,
+            self.n_components,
+            prior.structure,
+            method=self.init_params,
+            random_state=random_state,
+            reg_covar=self.reg_covar,
+        )
+        return prior.posterior(as_statistics(seed, points.weight))
+
+    def _prior(self, points: Points) -> ConjugatePrior:
+        structure, size = covariance_structure(self.covariance_type), points.n_features
+        degrees = size if self.degrees_of_freedom_prior is None else self.degrees_of_freedom_prior
+        if not degrees > size - 1:
+            raise ValueError(
+                f"The parameter 'degrees_of_freedom_prior' should be greater than {size - 1}, but got {degrees:.3f}."
+            )
+        concentration, precision = self.weight_concentration_prior, self.mean_precision_prior
+        mean = _given(self.mean_prior, "means", (size,), points.location)
+        shape = {"full": (size, size), "tied": (size, size), "diag": (size,), "spherical": ()}[structure.name]
+        name = f"{structure.name} covariance_prior"
+        covariance = _given(self.covariance_prior, name, shape, points.location)
+        if covariance is None:
+            covariance = self._covariance(points).reshape(shape)
+        elif not bool(structure.precisions_cholesky(covariance).isfinite().all()) or not torch.allclose(
+            covariance, covariance.mT if covariance.ndim == 2 else covariance
+        ):
+            raise ValueError(
+                f"Expected the parameter '{name}' to be symmetric and positive definite; got one that is not."
+                if len(shape) == 2
+                else f"Expected the parameter '{name}' to be positive; got values that are not."
+            )
+        return ConjugatePrior(
+            weight_prior=self.weight_concentration_prior_type,
+            weight_concentration=1 / self.n_components if concentration is None else float(concentration),
+            mean=points.location if mean is None else mean,
+            mean_precision=1.0 if precision is None else float(precision),
+            degrees_of_freedom=degrees,
+            covariance=covariance,
+            structure=structure,
+        )
+
+    def _covariance(self, points: Points) -> Tensor:
+        """Covariance of the points, unbiased where weights count them; the likeliest one where entries are missing."""
+        structure = covariance_structure("full" if self.covariance_type == "tied" else self.covariance_type)
+        one = points.location.new_ones(1)
+        wide = structure.regularize(one.new_zeros(structure.covariance_shape(1, points.n_features)), points.variance)
+        guess = MixtureParameters(one, points.location[None], wide, structure)
+        if self._missing:
+            guess = fit_em(
+                points, guess, e_step=expectation_with_missing, reg_covar=0.0, tol=1e-6, max_iter=100
+            ).parameters
+        statistics = (expectation_with_missing if self._missing else expectation)(points, guess)
+        biased = structure.estimate(statistics.counts, statistics.scatter, statistics.sums / statistics.counts[:, None])
+        return biased * (points.weight / max(points.weight - 1, points.weight / 2))
+
+    def _adopt(self, best: VariationalResult, prior: ConjugatePrior, points: Points, like: Any) -> None:
+        posterior = best.posterior
+        empty = torch.empty(0, dtype=points.dtype, device=points.device)
+        self._learn(posterior.parameters, empty, like)
+        self._posterior = posterior
+        self.weight_concentration_prior_ = prior.weight_concentration
+        self.mean_precision_prior_ = prior.mean_precision
+        self.mean_prior_ = returned(prior.mean.to(empty), like)
+        self.degrees_of_freedom_prior_ = prior.degrees_of_freedom
+        self.covariance_prior_ = (
+            float(prior.covariance) if prior.covariance.ndim == 0 else returned(prior.covariance.to(empty), like)
+        )
+        concentration = returned(posterior.weight_concentration.to(empty), like)
+        self.weight_concentration_ = concentration if concentration.ndim == 1 else (concentration[0], concentration[1])
+        self.mean_precision_ = returned(posterior.mean_precision.to(empty), like)
+        degrees = posterior.degrees_of_freedom
+        self.degrees_of_freedom_ = (
+            float(degrees[0]) if posterior.structure.name == "tied" else returned(degrees.to(empty), like)
+        )
+        self.converged_ = best.converged
+        self.n_iter_ = best.n_iter
+        self.lower_bounds_ = best.lower_bounds
+        self.lower_bound_ = best.lower_bound
+        self.evidence_lower_bound_ = best.evidence
+
+    def _log_joint(self, x: Tensor) -> Tensor:
+        posterior = self._posterior.to(x.device)
+        if self._missing:
+            return log_joint_with_missing(x, posterior.effective) + posterior.log_scale
+        return log_joint(x, posterior.effective) + posterior.log_scale
+
+    @property
+    def _expected(self) -> MixtureParameters:
+        return self._posterior.effective
+
+
+def _given(value: Any, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+    if value is None:
+        return None
+    array = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=float))
+    if tuple(array.shape) != shape:
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {tuple(array.shape)}.")
+    if not bool(array.isfinite().all()):
+        raise ValueError(f"Expected the parameter '{name}' to be finite; got NaN or infinity.")
+    return array.to(like)

@@ -1,0 +1,294 @@
+"""What the mixture estimators share: scikit-learn's manners, whatever fits the mixture and whatever array comes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from latentmix.inference.mixtures.inputs import (
+    Array,
+    Moved,
+    as_tensor,
+    first_batch,
+    is_mapped,
+    is_stream,
+    returned,
+)
+from latentmix.inference.mixtures.missing import impute
+from latentmix.inference.mixtures.points import Points, as_points
+from latentmix.inference.mixtures.validation import check_noise, check_tensor, check_weights
+from latentmix.models.covariances import CovarianceType, covariance_structure
+from latentmix.models.parameters import MixtureParameters
+
+__all__ = ["MixtureEstimator"]
+
+_LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
+_CHUNK = 1 << 21  # doubles of one chunk's n x (K + D)
+
+
+class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """A Gaussian mixture with scikit-learn's interface, without the fit.
+
+    A subclass sets the options named in `_parameter_constraints` in its constructor, and has `fit` and `_log_joint`.
+    NumPy arrays (memory-mapped ones are read in chunks), torch tensors and what scikit-learn takes as array-like
+    come in; results are tensors on the device of the input where that is a tensor, NumPy arrays elsewhere.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions({"full", "tied", "diag", "spherical"})],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device, None],
+        "dtype": [StrOptions({"float32", "float64"}), torch.dtype, None],
+    }
+
+    n_components: int
+    covariance_type: CovarianceType
+    random_state: int | np.random.RandomState | None
+    device: str | torch.device | None
+    dtype: str | torch.dtype | None
+
+    @abstractmethod
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the mixture to `n x D` points, with `(n,)` weights."""
+
+    @abstractmethod
+    def _log_joint(self, x: Tensor) -> Tensor:
+        """Log of weight times density of `n x D` points, in float64: `n x K`."""
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, and give the most probable component of each point: `(n,)` integers."""
+        return self.fit(X, y, sample_weight).predict(X)
+
+    def predict(self, X: Any) -> Any:
+        """The most probable component of each of `n x D` points: `(n,)` integers."""
+        return self._evaluated(X, lambda joint: joint.argmax(1))
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities of the components for `n x D` points: `n x K`."""
+        return self._evaluated(X, lambda joint: joint.softmax(1))
+
+    def score_samples(self, X: Any) -> Any:
+        """Log-density of `n x D` points: `(n,)`."""
+        return self._evaluated(X, lambda joint: joint.logsumexp(1))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-density of `n x D` points, weighted where `(n,)` weights are given, in nats."""
+        return self._score(X, sample_weight)
+
+    def impute(self, X: Any) -> Any:
+        """Replace missing entries, NaN, of `n x D` points by their expectations given the observed ones: `n x D`.
+
+        Raises:
+            ValueError: If the option `missing` is not "marginalize".
+        """
+        if not self._missing:
+            raise ValueError("Expected missing='marginalize' for impute; got None: fit with that option.")
+        x = self._checked(X)
+        parameters, points = self._expected, self._tensor(x)
+        filled = impute(points, parameters.to(points.new_empty(0, dtype=torch.float64)))
+        return returned(filled.to(as_tensor(x[:0]).dtype), X)
+
+    @property
+    def _expected(self) -> MixtureParameters:
+        """The mixture whose responsibilities are those of `predict_proba`."""
+        return self.parameters_
+
+    def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
+        """Draw points, ordered by component.
+
+        Returns:
+            `n_samples x D` points and their `(n_samples,)` components, of the kind of `means_`.
+
+        Raises:
+            ValueError: If `n_samples` is below 1.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"Invalid value for 'n_samples': {n_samples}. Expected n_samples >= 1.")
+        random_state = self._random_state()
+        parameters = self.parameters_
+        weights = parameters.weights.cpu().numpy()
+        counts = random_state.multinomial(n_samples, weights / weights.sum())
+        components = torch.from_numpy(np.repeat(np.arange(len(weights)), counts)).to(parameters.means.device)
+        noise = torch.from_numpy(random_state.standard_normal((n_samples, parameters.means.shape[1])))
+        factors = torch.linalg.cholesky(parameters.expanded_covariances())
+        spread = torch.empty_like(noise, device=components.device)
+        for rows in _rows(n_samples, factors[0].numel()):
+            drawn = noise[rows].to(spread)
+            spread[rows] = (factors[components[rows]] @ drawn[..., None]).squeeze(-1)
+        points = (parameters.means[components] + spread).to(as_tensor(self.means_).dtype)
+        return returned(points, self.means_), returned(components, self.means_)
+
+    @property
+    def parameters_(self) -> MixtureParameters:
+        """Weights, means and covariances as tensors in float64: of full precision where `weights_`, ... are float32."""
+        check_is_fitted(self)
+        held = self._held()
+        kept: MixtureParameters | None = getattr(self, "_parameters", None)
+        if kept is not None and _rounds_to(kept, held):
+            return kept
+        weights, means, covariances = (part.double() for part in held)
+        return MixtureParameters(weights, means, covariances, covariance_structure(self.covariance_type))
+
+    def _held(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`weights_`, `means_` and `covariances_`, these from the precisions where somebody set only them."""
+        weights, means = as_tensor(self.weights_), as_tensor(self.means_)
+        if hasattr(self, "covariances_"):
+            return weights, means, as_tensor(self.covariances_)
+        structure = covariance_structure(self.covariance_type)
+        factors = as_tensor(self.precisions_cholesky_).double()
+        precisions = structure.precisions(factors)
+        return weights, means, structure.precisions(structure.precisions_cholesky(precisions))
+
+    def _n_parameters(self) -> int:
+        """Number of free parameters."""
+        return self.parameters_.n_parameters()
+
+    def _learn(self, parameters: MixtureParameters, x: Tensor, like: Any) -> None:
+        """Keep a fitted mixture as `weights_`, ..., in the dtype of `x` and of the kind of `like`."""
+        self._parameters = parameters.to(x.new_empty(0, dtype=torch.float64))
+        values = (
+            parameters.weights,
+            parameters.means,
+            parameters.covariances,
+            parameters.structure.precisions(parameters.precisions_cholesky),
+            parameters.precisions_cholesky,
+        )
+        for name, value in zip(_LEARNED, values, strict=True):
+            setattr(self, name, returned(value.to(x.dtype), like))
+
+    def _points(self, X: Any, sample_weight: Any = None, *, reset: bool = True) -> tuple[Points, Any]:
+        """Points to fit to, checked, with their weights, and an array or tensor of their kind.
+
+        Arrays, mapped ones and batches that can be iterated again are taken, with the options `device`, `dtype`,
+        `missing` and `distributed` where the estimator has them.
+
+        Raises:
+            ValueError: If the points or weights are not as described, or there are fewer points than components.
+        """
+        stream = is_stream(X)
+        if stream:
+            like, x = first_batch(X), X
+        else:
+            like, x = X, self._checked(X, reset=reset)
+        if not stream and not is_mapped(x):
+            x = self._tensor(x)
+        elif self.device is not None or self._dtype is not None:
+            x, sample_weight = Moved(x, sample_weight, device=self.device, dtype=self._dtype), None
+        distributed = bool(getattr(self, "distributed", False))
+        points = as_points(x, sample_weight, allow_nan=self._missing, distributed=distributed)
+        if stream and reset:
+            self.n_features_in_ = points.n_features
+            self.__dict__.pop("feature_names_in_", None)
+        if reset and points.count < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                f"n_samples = {points.count}"
+            )
+        return points, like
+
+    def _checked(self, X: Any, *, reset: bool = False) -> Array:
+        """Points as scikit-learn checks them: a tensor, or a NumPy array that is a view where it can be.
+
+        Raises:
+            ValueError: If they are not `n x D` real numbers, finite (`missing="marginalize"` takes NaN), with the
+                features of the fit, and two of them at least for a fit.
+        """
+        if not reset:
+            check_is_fitted(self)
+        shared = reset and bool(getattr(self, "distributed", False))  # then all processes are told what is wrong
+        least = 2 if reset and not shared else 1
+        if isinstance(X, Tensor):
+            x = check_tensor(X, least=least, missing=self._missing, finite=not shared)
+            validate_data(self, x, reset=reset, skip_check_array=True)
+            return x
+        array: NDArray[Any] = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_min_samples=least,
+            ensure_all_finite=False if shared else "allow-nan" if self._missing else True,
+        )
+        return array
+
+    @property
+    def _missing(self) -> bool:
+        return getattr(self, "missing", None) == "marginalize"
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        return getattr(torch, self.dtype) if isinstance(self.dtype, str) else self.dtype
+
+    def _tensor(self, x: Array) -> Tensor:
+        """Checked points, all of them, in the dtype and on the device that the options ask for."""
+        tensor = as_tensor(x)
+        return tensor.to(device=self.device or tensor.device, dtype=self._dtype or tensor.dtype)
+
+    def _parts(
+        self, x: Array, reduce: Callable[[Tensor], Tensor], noise_covariance: Any = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """What becomes of log-joints, for rows after rows."""
+        noise = None if noise_covariance is None else check_noise(noise_covariance, as_tensor(x))
+        for rows in _rows(len(x), len(self.weights_) + x.shape[1]):
+            part = self._tensor(x[rows])
+            if noise is None:
+                joint = self._log_joint(part)
+            else:
+                joint = self._log_joint_under_noise(part, (noise if len(noise) == 1 else noise[rows]).to(part.device))
+            yield rows, reduce(joint)
+
+    def _log_joint_under_noise(self, x: Tensor, noise: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _evaluated(self, X: Any, reduce: Callable[[Tensor], Tensor], noise_covariance: Any = None) -> Any:
+        x = self._checked(X)
+        dtype = as_tensor(x[:0]).dtype
+        found = [part for _, part in self._parts(x, reduce, noise_covariance)]
+        value = torch.cat([part.to(dtype) if part.is_floating_point() else part for part in found])
+        return returned(value, X)
+
+    def _score(self, X: Any, sample_weight: Any, noise_covariance: Any = None) -> float:
+        x = self._checked(X)
+        weight = None if sample_weight is None else check_weights(sample_weight, as_tensor(x[:, 0]))
+        total = 0.0
+        for rows, density in self._parts(x, lambda joint: joint.logsumexp(1), noise_covariance):
+            total += float(density.sum() if weight is None else weight[rows].to(density.device) @ density)
+        return total / (len(x) if weight is None else float(weight.sum()))
+
+    def _random_state(self) -> np.random.RandomState:
+        fresh = np.random.RandomState() if self.random_state is None else self.random_state
+        return check_random_state(fresh)
+
+
+def _rows(count: int, width: int) -> Iterator[slice]:
+    step = max(1, _CHUNK // max(width, 1))
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
+
+
+def _rounds_to(kept: MixtureParameters, held: tuple[Tensor, Tensor, Tensor]) -> bool:
+    return all(
+        own.shape == part.shape and torch.equal(own.to(part), part)
+        for own, part in zip((kept.weights, kept.means, kept.covariances), held, strict=True)
+    )

@@ -1,0 +1,212 @@
+"""The fit of a `GaussianMixture`: several starts, an algorithm from each, and the best of the outcomes."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from latentmix.inference.mixtures.em import EMResult, fit_em
+from latentmix.inference.mixtures.inputs import as_tensor
+from latentmix.inference.mixtures.missing import (
+    check_observed,
+    expectation_with_missing,
+    mean_filled,
+    start_with_missing,
+)
+from latentmix.inference.mixtures.nuts import MixtureNUTSResult, fit_mixture_nuts
+from latentmix.inference.mixtures.points import Points
+from latentmix.inference.mixtures.progress import Progress
+from latentmix.inference.mixtures.starts import from_labels, start
+from latentmix.inference.mixtures.streams import Arrays
+from latentmix.inference.mixtures.svi import MixtureSVIResult, fit_mixture_svi
+from latentmix.inference.mixtures.validation import check_distinct, check_noise, given_start
+from latentmix.models.covariances import covariance_structure
+from latentmix.models.parameters import MixtureParameters
+
+if TYPE_CHECKING:
+    from latentmix.inference.mixtures.gaussian import GaussianMixture
+
+__all__ = ["Fitting", "Result", "bound_of"]
+
+Result = EMResult | MixtureSVIResult | MixtureNUTSResult
+
+
+@final
+class Fitting:
+    """The fit of an estimator, whose options were checked, to points.
+
+    Args:
+        estimator: It is read only.
+        points: The points.
+        labels: `(n,)` integers, `-1` where unknown.
+        noise_covariance: As `GaussianMixture.fit` takes it.
+
+    Raises:
+        ValueError: If the algorithm does not take what is given.
+    """
+
+    def __init__(self, estimator: GaussianMixture, points: Points, labels: Any, noise_covariance: Any) -> None:
+        self.options, self.points = estimator, points
+        if estimator._missing:
+            check_observed(points)
+        self.labels = None if labels is None else torch.as_tensor(labels).to(points.device)
+        self.noise: Tensor | None = None
+        self.structure = covariance_structure(estimator.covariance_type)
+        self.random_state = estimator._random_state()
+        self.again = estimator.warm_start and hasattr(estimator, "converged_")
+        if estimator.inference != "em":
+            unwanted = {
+                "sample_weight": points.weighted,
+                "noise_covariance": noise_covariance is not None,
+                "missing='marginalize'": estimator._missing,
+                "distributed=True": estimator.distributed,
+                "covariance_prior": estimator.covariance_prior is not None,
+            }
+            for name, given in unwanted.items():
+                if given:
+                    raise ValueError(
+                        f"Expected no {name} for inference={estimator.inference!r}; got one: take inference='em'."
+                    )
+            self._in_memory(f"inference={estimator.inference!r}")
+        if noise_covariance is not None:
+            if estimator._missing or estimator.distributed:
+                raise ValueError("Expected no missing values and one process with a noise_covariance; got the option.")
+            self.noise = check_noise(noise_covariance, self._in_memory("a noise_covariance"))
+        elif estimator.reg_covar == 0 and estimator.covariance_prior is None:
+            check_distinct(points, estimator.n_components)
+
+    def _in_memory(self, what: str) -> Tensor:
+        """All points, as one tensor."""
+        if not isinstance(self.points.source, Arrays):
+            raise ValueError(f"Expected an array or a tensor with {what}; got batches: pass all points at once.")
+        return as_tensor(self.points.source.x)
+
+    def best(self) -> Result:
+        """The outcome with the highest bound; warns where it did not converge."""
+        options = self.options
+        if options.inference == "nuts":
+            mode = None if self.again else self._best_of(self._em)
+            return self._nuts(options.parameters_ if mode is None else mode.parameters)
+        best: EMResult | MixtureSVIResult
+        best = self._best_of(self._em) if options.inference == "em" else self._best_of(self._svi)
+        if not best.converged and (options.inference == "svi" or options.max_iter > 0):
+            warnings.warn(_unconverged(options, best), ConvergenceWarning, stacklevel=3)
+        return best
+
+    def _best_of[R: (EMResult, MixtureSVIResult)](self, run: Callable[[MixtureParameters, Progress], R]) -> R:
+        options = self.options
+        best: R | None = None
+        for attempt in range(1 if self.again or self.labels is not None else options.n_init):
+            progress = Progress(int(options.verbose), options.verbose_interval)
+            progress.begin(attempt)
+            result = run(options.parameters_ if self.again else self.start(), progress)
+            progress.end(bound_of(result), result.converged)
+            if best is None or bound_of(result) > bound_of(best):
+                best = result
+        assert best is not None
+        return best
+
+    def start(self) -> MixtureParameters:
+        """A mixture to start from."""
+        options = self.options
+        size, floor = options.n_components, options.reg_covar
+        given = given_start(options, self.points)
+        found = None
+        if any(part is None for part in given):
+            if self.labels is not None:
+                points = mean_filled(self.points) if options._missing else self.points
+                found = from_labels(points, self.labels, size, self.structure, reg_covar=floor)
+            else:
+                seed = start_with_missing if options._missing else start
+                found = seed(
+                    self.points,
+                    size,
+                    self.structure,
+                    method=options.init_params,
+                    random_state=self.random_state,
+                    reg_covar=floor,
+                )
+        weights, means, covariances = (
+            getattr(found, name) if part is None else part
+            for name, part in zip(("weights", "means", "covariances"), given, strict=True)
+        )
+        return MixtureParameters(weights, means, covariances, self.structure)
+
+    def _em(self, begin: MixtureParameters, progress: Progress) -> EMResult:
+        options = self.options
+        noisy = self.noise is not None
+        weight = self.points.source.weight if noisy and isinstance(self.points.source, Arrays) else None
+        return fit_em(
+            self._in_memory("a noise_covariance") if noisy else self.points,
+            begin,
+            sample_weight=None if weight is None else as_tensor(weight).to(self.points.device, torch.float64),
+            noise_covariance=self.noise,
+            noise_candidates=options.noise_candidates,
+            e_step=expectation_with_missing if options._missing else None,
+            reg_covar=options.reg_covar,
+            covariance_prior=options.covariance_prior,
+            degrees_of_freedom_prior=options.degrees_of_freedom_prior,
+            tol=options.tol,
+            max_iter=options.max_iter,
+            previous=options.lower_bound_ if self.again else -math.inf,
+            report=progress.step if progress.verbose else None,
+        )
+
+    def _svi(self, begin: MixtureParameters, progress: Progress) -> MixtureSVIResult:
+        options = self.options
+        return fit_mixture_svi(
+            self._in_memory("inference='svi'"),
+            begin,
+            priors=options.priors,
+            reg_covar=options.reg_covar,
+            family=options.guide,
+            epochs=options.svi_epochs,
+            tol=options.svi_tol,
+            batch_size=options.batch_size,
+            optimizer=options.optimizer,
+            scheduler=options.scheduler,
+            seed=self._seed(),
+        )
+
+    def _nuts(self, begin: MixtureParameters) -> MixtureNUTSResult:
+        options = self.options
+        return fit_mixture_nuts(
+            self._in_memory("inference='nuts'"),
+            begin,
+            priors=options.priors,
+            reg_covar=options.reg_covar,
+            chains=options.nuts_chains,
+            draws=options.nuts_draws,
+            warmup=options.nuts_warmup,
+            processes=options.nuts_processes,
+            seed=self._seed(),
+            progress=bool(options.verbose),
+        )
+
+    def _seed(self) -> int:
+        return int(self.random_state.randint(2**31))
+
+
+def bound_of(result: Result) -> float:
+    """What outcomes are compared by: EM's last bound, SVI's highest (the last if it is noisy), the mean of NUTS's."""
+    if not result.lower_bounds:
+        return -math.inf
+    return result.lower_bounds[-1] if isinstance(result, EMResult) else result.lower_bound
+
+
+def _unconverged(options: GaussianMixture, best: Result) -> str:
+    if options.inference == "em":
+        return (
+            "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
+            "tol, or check for degenerate data."
+        )
+    return (
+        f"The best of the svi fits did not converge in {best.n_iter} iterations: raise svi_epochs or svi_tol, try "
+        "another start, or check for degenerate data."
+    )

@@ -1,0 +1,82 @@
+"""The arrays that mixture estimators take, and how results are given back in kind."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentmix.inference.mixtures.streams import as_source
+
+__all__ = ["Array", "Moved", "as_tensor", "first_batch", "is_mapped", "is_stream", "returned"]
+
+Array = NDArray[Any] | Tensor
+
+
+def as_tensor(x: Any) -> Tensor:
+    """An array as a tensor, without a copy where torch can do without."""
+    if isinstance(x, Tensor):
+        return x
+    array = np.asarray(x)
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+def returned(value: Tensor, like: Any) -> Any:
+    """A tensor as one on the device of `like`, or as a NumPy array where that is no tensor."""
+    if isinstance(like, Tensor):
+        return value.detach().to(like.device)
+    return value.detach().cpu().numpy()
+
+
+def is_mapped(x: Any) -> bool:
+    """Whether an array lies in a file that is mapped into memory, or is a view of one that does."""
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap):
+            return True
+        x = x.base
+    return isinstance(x, mmap.mmap)
+
+
+def is_stream(x: Any) -> bool:
+    """Whether points come in batches: a list of 2-D arrays, or an iterable that is no array."""
+    if isinstance(x, list | tuple):
+        first = x[0] if x else None
+        first = first[0] if isinstance(first, tuple) and first else first
+        return isinstance(first, np.ndarray | Tensor) and first.ndim == 2
+    arrays = ("__array__", "__dataframe__", "shape", "toarray")
+    return isinstance(x, Iterable) and not isinstance(x, str | bytes | dict) and not any(hasattr(x, a) for a in arrays)
+
+
+def first_batch(x: Any) -> Any:
+    """The points of the first batch of a stream, `None` where there is none."""
+    batch = next(iter(x), None)
+    return batch[0] if isinstance(batch, tuple | list) and batch else batch
+
+
+@final
+class Moved:
+    """Batches of points, and of their weights, in another dtype or on another device; anew for every pass.
+
+    Args:
+        x: A mapped array, or batches.
+        sample_weight: `(n,)` weights of an array.
+        device: Where the points go; by default they stay.
+        dtype: What they become; by default they stay.
+    """
+
+    def __init__(
+        self, x: Any, sample_weight: Any = None, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> None:
+        self.source, self.device, self.dtype = as_source(x, sample_weight), device, dtype
+
+    def __iter__(self) -> Iterator[Any]:
+        for x, weight in self.source.chunks(65_536):
+            moved = x.to(device=self.device or x.device, dtype=self.dtype or x.dtype)
+            yield moved if weight is None else (moved, weight.to(moved.device))

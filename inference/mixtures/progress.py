@@ -1,0 +1,60 @@
+"""What a mixture estimator prints while it fits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import final
+
+__all__ = ["Progress"]
+
+
+@final
+@dataclass
+class Progress:
+    """Prints of the starts, of every `interval`-th iteration and of the ends.
+
+    Args:
+        verbose: 0 for nothing, 1 for the steps, 2 or more for times and bounds too.
+        interval: Iterations between prints.
+
+    Example:
+        >>> from latentmix.inference.mixtures.progress import Progress
+        >>> progress = Progress(verbose=1)
+        >>> progress.begin(0)
+        Initialization 0
+        >>> progress.step(10, 0.1)
+          Iteration 10
+        >>> progress.end(-1.0, True)
+        Initialization converged.
+    """
+
+    verbose: int = 0
+    interval: int = 10
+    _begun: float = field(default=0.0, init=False)
+    _last: float = field(default=0.0, init=False)
+
+    def begin(self, attempt: int) -> None:
+        """A start begins."""
+        if self.verbose:
+            print(f"Initialization {attempt}")
+        self._begun = self._last = time.perf_counter()
+
+    def step(self, iteration: int, change: float) -> None:
+        """An iteration ended, and changed the bound."""
+        if not self.verbose or iteration % self.interval:
+            return
+        if self.verbose == 1:
+            print(f"  Iteration {iteration}")
+            return
+        now = time.perf_counter()
+        print(f"  Iteration {iteration}\t time lapse {now - self._last:.5f}s\t ll change {change:.5f}")
+        self._last = now
+
+    def end(self, bound: float, converged: bool) -> None:
+        """The fit from this start ended."""
+        if not self.verbose:
+            return
+        outcome = f"Initialization {'converged' if converged else 'did not converge'}."
+        took = f" time lapse {time.perf_counter() - self._begun:.5f}s\t lower bound {bound:.5f}."
+        print(outcome + (took if self.verbose > 1 else ""))

@@ -1,0 +1,131 @@
+"""The mixture as a Pyro model of standardised data, whichever coordinates its priors are stated in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from latentmix.inference.mixtures.statistics import moments
+from latentmix.models.covariances import CovarianceStructure
+from latentmix.models.mixture import MixtureModel
+from latentmix.models.parameters import MixtureParameters
+
+__all__ = ["Priors", "StandardisedModel", "standardised_model"]
+
+Priors = Mapping[str, dist.TorchDistribution]
+
+_NAMES = ("weights", "means", "scales", "correlations")
+
+
+@final
+@dataclass(frozen=True)
+class StandardisedModel:
+    """A mixture model of `(x - location) / scale`.
+
+    Attributes:
+        model: The Pyro model, in standardised coordinates.
+        location: `(D,)`.
+        scale: `(D,)`; one number throughout where the structure is isotropic.
+    """
+
+    model: MixtureModel
+    location: Tensor
+    scale: Tensor
+
+    @property
+    def log_jacobian(self) -> float:
+        """What the log-density of a standardised datum exceeds that of the datum by, in nats."""
+        return float(self.scale.log().sum())
+
+    @property
+    def sites_log_jacobian(self) -> float:
+        """What the log-density of the sites under proper priors exceeds that of the data's coordinates by, in nats."""
+        priors = self.model.priors(self.scale)
+        moved = [
+            self.scale.log().expand(self.model.shapes["means"]).sum() if name == "means" else self._log_scales()
+            for name in ("means", "scales")
+            if not isinstance(priors[name], dist.ImproperUniform)
+        ]
+        return float(sum(moved))
+
+    def points(self, x: Tensor) -> Tensor:
+        """`n x D` points in standardised coordinates, in float64."""
+        return (x.double() - self.location) / self.scale
+
+    def _log_scales(self) -> Tensor:
+        log = self.scale.log()
+        return (log[:1] if self.model.structure.isotropic else log).expand(self.model.shapes["scales"]).sum()
+
+    def sites(self, parameters: MixtureParameters) -> dict[str, Tensor]:
+        """Values of the model's sites for a mixture in the data's coordinates."""
+        standardised = parameters.affine(1 / self.scale, -self.location / self.scale)
+        return standardised.sites(self.model.covariance_floor)
+
+    def parameters(self, sites: Mapping[str, Tensor]) -> MixtureParameters:
+        """The mixture, in the data's coordinates, that values of the sites stand for."""
+        return self.model.parameters(sites).affine(self.scale, self.location)
+
+
+def standardised_model(
+    x: Tensor,
+    n_components: int,
+    structure: CovarianceStructure,
+    *,
+    priors: Priors | None = None,
+    reg_covar: float = 1e-6,
+) -> StandardisedModel:
+    """The model of the standardised data under priors that are stated in the data's own coordinates.
+
+    Each prior goes through the affine map with its support and its Jacobian, so that ELBO and posterior are
+    exactly those of the data's coordinates.
+
+    Args:
+        x: `n x D` points.
+        n_components: Number of components.
+        structure: What the covariances share.
+        priors: `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's coordinates; what is
+            left out takes that model's default, which is one of standardised data. `None` stands for flat priors.
+        reg_covar: Floor of the variances, in the data's coordinates.
+
+    Raises:
+        ValueError: An unknown name, or a prior that `MixtureModel` refuses.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> import torch
+        >>> from latentmix.inference.mixtures.standardised import standardised_model
+        >>> from latentmix.models.covariances import covariance_structure
+        >>> x = 100 * torch.randn(50, 2, dtype=torch.float64)
+        >>> made = standardised_model(x, 3, covariance_structure("full"), priors={"scales": dist.HalfNormal(80.0)})
+        >>> made.model.priors(x)["scales"].shape()
+        torch.Size([3, 2])
+    """
+    location, variance = moments(x)
+    variance = variance.mean().expand_as(variance) if structure.isotropic else variance
+    scale = variance.sqrt()
+    if priors is None:
+        flat = MixtureModel.maximum_likelihood(
+            n_components,
+            x.shape[1],
+            covariance_type=structure.name,
+            size=len(x),
+            covariance_floor=reg_covar / variance,
+        )
+        return StandardisedModel(flat, location, scale)
+    unknown = sorted(set(priors) - set(_NAMES))
+    if unknown:
+        raise ValueError(f"Expected priors of {', '.join(_NAMES)}; got one of {unknown[0]!r}.")
+    model = MixtureModel(
+        n_components,
+        x.shape[1],
+        covariance_type=structure.name,
+        size=len(x),
+        covariance_floor=torch.full_like(variance, reg_covar),
+        **priors,
+    )
+    return StandardisedModel(model.affine(1 / scale, -location / scale), location, scale)

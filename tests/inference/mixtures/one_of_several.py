@@ -1,0 +1,113 @@
+"""One of the processes of a distributed fit: `torchrun --nproc-per-node 2 one_of_several.py FOLDER`.
+
+It reads its part of the points from the folder, and writes what it found there under its number.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from latentmix.inference.mixtures import starts
+from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.points import as_points
+from latentmix.models.covariances import covariance_structure
+from latentmix.models.parameters import MixtureParameters
+
+TYPES = ("full", "diag", "tied", "spherical")
+METHODS = ("kmeans", "k-means++", "random", "random_from_data")
+CUT = 70  # process 0 has the rows before it
+
+
+def fits(points, labels, random_state):
+    """What is compared between one process and several: `labels` are those of the process's own rows."""
+    with patch.multiple(starts, _SAMPLE=10, _PER_COMPONENT=10):
+        return _fits(points, labels, random_state)
+
+
+def _fits(points, labels, random_state):
+    found = {}
+    for method in METHODS:
+        found[f"start {method}"] = starts.start(
+            points, 4, covariance_structure("full"), method=method, random_state=random_state
+        )
+    found["start labels"] = starts.from_labels(points, labels, 4, covariance_structure("full"))
+    for covariance_type in TYPES:
+        first = starts.start(points, 4, covariance_structure(covariance_type), random_state=random_state)
+        found[f"em {covariance_type}"] = fit_em(points, first, tol=0.0, max_iter=10).parameters
+        dead = MixtureParameters(
+            first.weights, first.means + 1e4 * torch.eye(4)[2][:, None], first.covariances, first.structure
+        )
+        found[f"dead {covariance_type}"] = fit_em(points, dead, tol=0.0, max_iter=6).parameters
+    return {name: (one.weights, one.means, one.covariances) for name, one in found.items()}
+
+
+def refusals(x, rank):
+    """The messages of what is refused, where only process 1 does anything wrong."""
+    bad = x.clone()
+    bad[3, 1] = torch.nan
+    cases = {
+        "features": x[:, : 3 - rank],
+        "dtype": x if rank else x.float(),
+        "value": bad if rank else x,
+        "rows": x[:0] if rank else x,
+        "generator": (part for part in [x]) if rank else [x],
+    }
+    found = {}
+    for name, given in cases.items():
+        try:
+            as_points(given, distributed=True)
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+
+def run_two(folder, seconds):
+    """Run this file in two processes on the loopback address; past the time limit all of them are ended."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*launcher, __file__, str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output = process.communicate()[0] + f"\nended after {seconds} seconds"
+    if process.returncode:
+        raise RuntimeError(output[-3000:])
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    x, weight, labels = torch.load(folder / "points.pt")
+    own = slice(0, CUT) if rank == 0 else slice(CUT, None)
+    warnings.simplefilter("ignore")
+    points = as_points(x[own], weight[own], distributed=True)
+    found = fits(points, labels[own], np.random.RandomState(rank))
+    batches = list(zip(x[own].split(11), weight[own].split(11), strict=True))
+    streamed = fits(as_points(batches, distributed=True), labels[own], np.random.RandomState(rank))
+    alone = as_points(x[own]).count
+    messages = refusals(x[own], rank)
+    torch.save((found, streamed, messages, alone, points.count), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+import io
+import warnings
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture as Reference
+
+from latentmix.inference.mixtures.em import EMResult
+from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.missing import log_joint_with_missing
+from latentmix.inference.mixtures.nuts import MixtureNUTSResult
+from latentmix.inference.mixtures.stepwise import StepwiseEM
+from latentmix.inference.mixtures.svi import MixtureSVIResult
+
+from tests.inference.mixtures.clouds import TYPES, synthetic
+
+
+@pytest.fixture(scope="module")
+def x():
+    return synthetic(400, n_components=4)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_one_step_is_scikit_learn_s(x, covariance_type):
+    first = Reference(4, covariance_type=covariance_type, max_iter=0, random_state=2).fit(x)
+    given = {
+        "weights_init": np.full(4, 0.25),
+        "means_init": first.means_ + 0.1,
+        "precisions_init": 2 * first.precisions_,
+        "covariance_type": covariance_type,
+        "max_iter": 1,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        ours, theirs = GaussianMixture(4, **given).fit(x), Reference(4, **given).fit(x)
+    for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bound_"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random_from_data"])
+def test_integer_weights_are_repetition(x, covariance_type, init_params):
+    """Of the whole fit, its start included; the order of the points does not matter to it."""
+    state = np.random.RandomState(0)
+    counts = state.randint(4, size=len(x))
+    order = state.permutation(len(x))
+    repeated = x.repeat(counts, axis=0)
+    options = {"covariance_type": covariance_type, "init_params": init_params, "random_state": 0}
+    weighted = GaussianMixture(4, **options).fit(x[order], sample_weight=counts[order])
+    ours = GaussianMixture(4, **options).fit(repeated)
+    assert counts.min() == 0
+    assert weighted.n_iter_ == ours.n_iter_ > 1
+    for name in ("weights_", "means_", "covariances_", "lower_bound_"):
+        np.testing.assert_allclose(getattr(weighted, name), getattr(ours, name), rtol=1e-10, atol=1e-10)
+    assert weighted.score(x, sample_weight=counts) == pytest.approx(ours.score(repeated), abs=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_missing_values(x, covariance_type):
+    x = x[:200]
+    holes = np.where(np.random.RandomState(0).uniform(size=x.shape) < 0.15, np.nan, x)
+    labels = np.full(len(x), -1)
+    labels[:100] = GaussianMixture(4, random_state=0).fit_predict(x)[:100]
+    mixture = GaussianMixture(4, covariance_type=covariance_type, missing="marginalize", random_state=0, tol=1e-5)
+    fitted = mixture.fit(holes, labels=labels)
+    joint = log_joint_with_missing(torch.from_numpy(holes), fitted.parameters_)
+    np.testing.assert_allclose(fitted.score_samples(holes), joint.logsumexp(1).numpy(), rtol=1e-10)
+    assert fitted.lower_bound_ == pytest.approx(fitted.score(holes), abs=1e-4)
+    complete = GaussianMixture(4, covariance_type=covariance_type, tol=1e-5).fit(x, labels=labels)
+    assert complete.score(x) - 0.1 < fitted.score(x) <= complete.score(x) + 1e-3
+    with pytest.raises(ValueError, match="contains NaN"):
+        GaussianMixture(4).fit(holes)
+
+
+def test_a_prior_of_the_covariances(x):
+    plain = GaussianMixture(4, random_state=0, reg_covar=0.0).fit(x)
+    wide = GaussianMixture(4, random_state=0, reg_covar=0.0, covariance_prior=20 * np.eye(3)).fit(x)
+    assert (np.linalg.det(wide.covariances_) > np.linalg.det(plain.covariances_)).all()
+    with pytest.raises(ValueError, match="Expected a covariance_prior beside degrees_of_freedom_prior"):
+        GaussianMixture(4, degrees_of_freedom_prior=5.0).fit(x)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_batches_that_are_seen_once(x, covariance_type):
+    large = synthetic(4000, n_components=4)
+    whole = GaussianMixture(4, covariance_type=covariance_type, random_state=0).fit(large)
+    learner = GaussianMixture(4, covariance_type=covariance_type, random_state=0)
+    for batch in np.array_split(large, 20):
+        learner.partial_fit(batch)
+    assert isinstance(learner.result_, StepwiseEM)
+    assert learner.n_iter_ == len(learner.lower_bounds_) == 20
+    assert learner.score(large) > whole.score(large) - 0.05
+    assert learner.lower_bound_ == pytest.approx(learner.score(large), abs=0.1)
+    going_on = whole.partial_fit(large[:50]).partial_fit(large[50:60])
+    assert going_on.n_iter_ == 3
+    assert going_on.score(large) > learner.score(large) - 0.05
+    with pytest.raises(ValueError, match="2 features"):
+        learner.partial_fit(x[:, :2])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"inference": "svi"}, {"inference": "nuts"}, {"missing": "marginalize"}, {"covariance_prior": np.eye(3)}],
+)
+def test_what_wants_all_points_at_once(x, options):
+    with pytest.raises(ValueError, match="for partial_fit; got another: use fit"):
+        GaussianMixture(4, **options).partial_fit(x)
+
+
+def test_draws_of_the_posterior():
+    x = synthetic(80, n_components=2)
+    options = {"nuts_chains": 2, "nuts_draws": 60, "nuts_warmup": 60, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = GaussianMixture(2, covariance_type="spherical", inference="nuts", **options).fit(x)
+    assert isinstance(fitted.result_, MixtureNUTSResult)
+    assert fitted.posterior_.sites["means"].shape == (2, 60, 2, 3)
+    assert fitted.n_iter_ == 120
+    assert len(fitted.lower_bounds_) == 120
+    assert fitted.lower_bound_ == pytest.approx(np.mean(fitted.lower_bounds_))
+    em = GaussianMixture(2, covariance_type="spherical", random_state=0).fit(x)
+    assert em.score(x) - 0.1 < fitted.score(x) < em.score(x) + 1e-6
+    np.testing.assert_allclose(fitted.means_, fitted.posterior_.sites["means"].mean((0, 1)).numpy())
+    assert fitted.predict_proba(x).shape == (80, 2)
+
+
+def test_what_each_algorithm_found(x):
+    em = GaussianMixture(4, random_state=0).fit(x)
+    assert isinstance(em.result_, EMResult)
+    assert not hasattr(em, "posterior_")
+    svi = GaussianMixture(4, random_state=0, inference="svi", svi_epochs=5, guide=AutoNormal, priors={}).fit(x[:80])
+    assert isinstance(svi.result_, MixtureSVIResult)
+    assert svi.posterior_.sites["weights"].shape == (1, 1000, 4)
+    with pytest.raises(AttributeError, match="Expected a fit with inference='nuts'"):
+        _ = em.posterior_
+
+
+def test_what_is_printed(x):
+    found = {}
+    for verbose in (0, 1, 2):
+        with redirect_stdout(io.StringIO()) as output:
+            GaussianMixture(4, n_init=2, verbose=verbose, verbose_interval=1, random_state=0).fit(x)
+        found[verbose] = output.getvalue().splitlines()
+    assert found[0] == []
+    assert found[1][:2] == ["Initialization 0", "  Iteration 1"]
+    assert found[1].count("Initialization converged.") == 2
+    assert len(found[2]) == len(found[1])
+    assert "ll change" in found[2][1]
+    assert "lower bound" in found[2][-1]
+
+
+def test_too_few_places_without_a_floor():
+    x = np.repeat([[0.0, 1.0], [2.0, 3.0]], 10, axis=0)
+    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+        GaussianMixture(3, reg_covar=0.0).fit(x)
+    weight = np.repeat([1.0, 0.0], 10)
+    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+        GaussianMixture(2, reg_covar=0.0).fit(x, sample_weight=weight)
+    with pytest.warns(ConvergenceWarning):
+        assert np.isfinite(GaussianMixture(3, random_state=0).fit(x).score(x))
+
+
+_REFUSED = [
+    ({"n_components": 0}, {}, "'n_components' parameter of GaussianMixture must be an int in the range"),
+    ({"covariance_type": "round"}, {}, "'covariance_type' parameter of GaussianMixture must be a str among"),
+    ({"inference": "gibbs"}, {}, "'inference' parameter of GaussianMixture must be a str among"),
+    ({"tol": -1.0}, {}, "'tol' parameter of GaussianMixture must be a float in the range"),
+    ({"init_params": "guess"}, {}, "'init_params' parameter"),
+    ({"missing": "drop"}, {}, "'missing' parameter"),
+    ({"dtype": "float16"}, {}, "'dtype' parameter"),
+    ({"noise_candidates": 0}, {}, "'noise_candidates' parameter"),
+    ({"weights_init": np.ones(4)}, {}, "'weights' should be normalized"),
+    ({"weights_init": np.full(4, np.nan)}, {}, "Expected the parameter 'weights' to be finite"),
+    ({"means_init": np.ones((4, 2))}, {}, r"'means' should have the shape of \(4, 3\), but got \(4, 2\)"),
+    ({"precisions_init": -np.ones((4, 3, 3))}, {}, "'full precision' should be symmetric, positive-definite"),
+    ({"n_components": 500}, {}, "Expected n_samples >= n_components but got n_components = 500"),
+    ({}, {"sample_weight": np.zeros(400)}, "Expected sample_weight not to be all zero"),
+    ({}, {"sample_weight": -np.ones(400)}, "Expected sample_weight finite and not negative; got -1.0 in row 0"),
+    ({}, {"sample_weight": np.ones(3)}, r"Expected sample_weight of shape \(400,\); got \(3,\)"),
+    ({"inference": "svi"}, {"sample_weight": np.ones(400)}, "Expected no sample_weight for inference='svi'"),
+    ({"inference": "nuts"}, {"sample_weight": np.ones(400)}, "Expected no sample_weight for inference='nuts'"),
+    ({"inference": "svi"}, {"noise_covariance": np.ones((400, 3))}, "Expected no noise_covariance"),
+    ({"inference": "svi", "missing": "marginalize"}, {}, "Expected no missing='marginalize'"),
+    ({"inference": "svi", "covariance_prior": np.eye(3)}, {}, "Expected no covariance_prior"),
+    ({"distributed": True}, {}, "Expected torch.distributed to be initialised"),
+    ({}, {"labels": np.full(400, 4)}, "Expected labels in -1 ... 3"),
+    ({}, {"labels": np.zeros(3, dtype=int)}, "Expected integer labels of shape"),
+]
+
+
+@pytest.mark.parametrize(("options", "fit_options", "message"), _REFUSED)
+def test_refuses(x, options, fit_options, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(**{"n_components": 4, **options}).fit(x, **fit_options)

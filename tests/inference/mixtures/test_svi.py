@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO
+
+from latentmix.inference.mixtures import svi
+from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.starts import start
+from latentmix.inference.mixtures.svi import fit_mixture_svi
+from latentmix.inference.objectives import as_objective
+from latentmix.models.covariances import covariance_structure
+from latentmix.models.gaussians import FeatureCache, QuadraticFeatures
+from latentmix.models.parameters import MixtureParameters
+
+from tests.inference.mixtures.clouds import TYPES, synthetic
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    return torch.from_numpy(synthetic(600, n_components=4))
+
+
+def first(x: torch.Tensor, covariance_type: str) -> MixtureParameters:
+    structure = covariance_structure(covariance_type)
+    return start(x, 4, structure, method="random_from_data", random_state=np.random.RandomState(0))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_it_ends_about_when_em_does_and_is_as_good(x: torch.Tensor, covariance_type: str) -> None:
+    begin = first(x, covariance_type)
+    em = fit_em(x, begin, tol=1e-6, reg_covar=0.0, max_iter=2000)
+    fitted = fit_mixture_svi(x, begin, reg_covar=0.0)
+    assert em.converged
+    assert fitted.converged
+    assert 5 < fitted.n_iter <= em.n_iter + 3
+    gain = fitted.parameters.log_likelihood(x).mean() - em.parameters.log_likelihood(x).mean()
+    assert gain > -1e-6
+    assert fitted.lower_bound == pytest.approx(float(fitted.parameters.log_likelihood(x).mean()), abs=1e-9)
+
+
+def test_the_first_steps_are_those_of_em(x: torch.Tensor) -> None:
+    begin = first(x, "full")
+    em = fit_em(x, begin, tol=0.0, reg_covar=0.0, max_iter=6)
+    fitted = fit_mixture_svi(x, begin, reg_covar=0.0, epochs=6)
+    assert min(np.diff(em.lower_bounds)) > 2e-3
+    np.testing.assert_allclose(fitted.lower_bounds, em.lower_bounds, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "spherical"])
+def test_the_path_does_not_depend_on_how_densities_are_computed(
+    x: torch.Tensor, covariance_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = first(x, covariance_type)
+    used: list[bool] = []
+    allow = QuadraticFeatures.allow
+    for answer in (True, False):
+
+        def asked(self: QuadraticFeatures, precision: torch.Tensor, answer: bool = answer) -> bool:
+            used.append(allow(self, precision))
+            return answer and used[-1]
+
+        monkeypatch.setattr(QuadraticFeatures, "allow", asked)
+        bounds = fit_mixture_svi(x, begin, epochs=12, tol=0.0).lower_bounds
+        if answer:
+            expected = bounds
+            assert all(used)
+            assert len(used) >= 12
+    np.testing.assert_allclose(bounds, expected, rtol=0, atol=1e-9)
+
+
+def test_features_of_the_data_are_made_once_in_a_fit(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, ...]] = []
+    of = QuadraticFeatures.of
+
+    def counted(points: torch.Tensor, *, pairs: bool) -> QuadraticFeatures:
+        made.append(tuple(points.shape))
+        return of(points, pairs=pairs)
+
+    monkeypatch.setattr(QuadraticFeatures, "of", counted)
+    fit_mixture_svi(x, first(x, "full"), epochs=8)
+    assert made.count(tuple(x.shape)) == 1
+    assert FeatureCache()._value is None
+
+
+def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None:
+    fitted = fit_mixture_svi(x, first(x, "diag"), epochs=3)
+    points = (x - fitted.location) / fitted.scale
+    plain = as_objective(TraceEnum_ELBO(max_plate_nesting=1))
+    kept = svi._Noiseless(TraceEnum_ELBO(max_plate_nesting=1))
+    leaves = list(fitted.guide.parameters())
+    one, again = kept.terms(fitted.model, fitted.guide, points), kept.terms(fitted.model, fitted.guide, points)
+    assert one is again
+    for _ in range(3):
+        gradients = []
+        for objective in (kept, plain):
+            for leaf in leaves:
+                leaf.grad = None
+            loss = objective.backward(fitted.model, fitted.guide, points).loss
+            gradients.append((loss.detach(), [leaf.grad.clone() for leaf in leaves]))
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
+        with torch.no_grad():
+            leaves[0].add_(0.1)
+    half = kept.terms(fitted.model, fitted.guide, points[:300])
+    torch.testing.assert_close(half.loss, plain.terms(fitted.model, fitted.guide, points[:300]).loss)
