@@ -21,11 +21,11 @@ from latentmix.experiments.figures_style import (
     new_figure,
     title,
 )
+from latentmix.experiments.mixtures import FITS
 
 __all__ = ["em_against_svi"]
 
 BUDGETS = {"none": "no label", "few": "few labels\n(mean, min–max)", "all": "all labels"}
-FITS = {"em": "EM", "svi": "SVI"}
 
 
 def em_against_svi(

@@ -128,7 +128,8 @@ def _process(axes: Axes, selection: Selection, styles: Style) -> None:
     if not found:
         axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    best = selection.best("dirichlet_process")
+    bounded = any(one.evidence_bound is not None for one in found)
+    best = selection.best("dirichlet_process") if bounded else None
     for one in found:
         colour, marker = styles[one.covariance_type]
         weights = [max(weight, 1e-9) for weight in one.weights or ()]

@@ -1,4 +1,4 @@
-"""Mixtures over the latents: EM and enumerated SVI side by side, under three budgets of labels."""
+"""Mixtures over the latents: EM and enumerated SVI side by side, NUTS beside them, under three budgets of labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from latentmix.inference import GaussianMixture, compare, map_by_majority, map_b
 
 __all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
 
-Inference = Literal["em", "svi"]
+Inference = Literal["em", "svi", "nuts"]
 FITS: dict[Inference, str] = {"em": "EM", "svi": "SVI"}
 GUIDES = {kind.__name__: kind for kind in (AutoDelta, AutoNormal, AutoMultivariateNormal)}
 BUDGETS = ("none", "few", "all")
@@ -137,8 +137,17 @@ def fit_mixtures(
     tell(f"mixtures of {n_components} components, no labels: EM from {settings.n_init} starts, SVI from the best")
     starts = [bench.fit("em", seed + index) for index in range(settings.n_init)]
     best = max(range(settings.n_init), key=lambda index: starts[index].lower_bound_)
-    fits = {"em": starts[best], "svi": bench.fit("svi", seed + best, em=starts[best])}
-    figures: dict[str, Any] = {"mixtures": {}, "agreement": {"none": bench.agreement(fits)}}
+    fits: dict[Inference, GaussianMixture] = {
+        "em": starts[best],
+        "svi": bench.fit("svi", seed + best, em=starts[best]),
+    }
+    if settings.nuts_draws:
+        tell(f"NUTS from EM's answer: {settings.nuts_chains} chains of {settings.nuts_draws} draws")
+        fits["nuts"] = bench.fit("nuts", seed + best, em=starts[best])
+    figures: dict[str, Any] = {
+        "mixtures": {},
+        "agreement": {"none": bench.agreement({name: fits[name] for name in FITS})},
+    }
     mixtures: dict[str, dict[str, FittedMixture]] = {}
     for inference, mixture in fits.items():
         mixtures[inference], figures["mixtures"][inference] = {}, {}
@@ -146,6 +155,9 @@ def fit_mixtures(
             fitted = bench.label(mixture, budget)
             mixtures[inference][budget] = fitted
             figures["mixtures"][inference][budget] = bench.measure(fitted)
+    if "nuts" in fits:
+        figures["agreement"]["none, EM and NUTS"] = bench.agreement({name: fits[name] for name in ("em", "nuts")})
+        figures["nuts"] = _diagnosed(fits["nuts"])
     figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture in starts]
     figures["mixtures"]["em"]["none"]["seconds_of_all_starts"] = sum(mixture.seconds_ for mixture in starts)
 
@@ -196,6 +208,21 @@ def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
     return {**draws[0], **means, "per_class": per_class, **extremes}
 
 
+def _diagnosed(mixture: GaussianMixture) -> dict[str, Any]:
+    """What a NUTS fit says of its chains."""
+    result = mixture.result_
+    return {
+        "chains": len(result.step_sizes),
+        "draws": mixture.nuts_draws,
+        "warmup": result.warmup,
+        "max_r_hat": float(result.r_hat),
+        "min_ess": float(result.ess),
+        "divergences": sum(result.divergences),
+        "converged": result.converged,
+        "aligned": result.aligned,
+    }
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -220,7 +247,7 @@ class _Bench:
         """Fit a mixture to the training latents, SVI from EM's answer where that is asked for."""
         settings = self.settings
         start = {}
-        if em is not None and settings.svi_start == "em":
+        if em is not None and (inference == "nuts" or settings.svi_start == "em"):
             start = {"weights_init": em.weights_, "means_init": em.means_, "precisions_init": em.precisions_}
         mixture = GaussianMixture(
             self.n_components,
@@ -233,6 +260,8 @@ class _Bench:
             inference=inference,
             guide=GUIDES[settings.guide],
             optimizer=settings.optimizer,
+            nuts_draws=max(1, settings.nuts_draws),
+            nuts_chains=settings.nuts_chains,
             **start,
         )
         with warnings.catch_warnings():  # what did not converge is said in the figures
@@ -279,9 +308,9 @@ class _Bench:
             )
         return figures
 
-    def agreement(self, fits: Mapping[str, GaussianMixture]) -> dict[str, Any]:
-        """EM against SVI on the training latents."""
-        compared = compare(fits["em"], fits["svi"], self.train.latents)
+    def agreement(self, fits: Mapping[Any, GaussianMixture]) -> dict[str, Any]:
+        """Two fits on the training latents."""
+        compared = compare(*fits.values(), self.train.latents)
         return {
             "weights": compared.weights_distance,
             "means": float(np.mean(compared.means_distance)),

@@ -11,13 +11,14 @@ from typing import Any
 
 from jinja2 import Environment
 
+from latentmix.experiments.mixtures import FITS
 from latentmix.inference.tables import aligned
 
 __all__ = ["headline", "summary_table", "write_report"]
 
 Row = tuple[str, str, dict[str, Any]]
 
-FITS = {"em": "EM", "svi": "SVI", "prior": "mixture prior"}
+NAMES = {**FITS, "nuts": "NUTS", "prior": "mixture prior"}
 BUDGETS = {
     "none": "no label: k-means from k-means++ seeds, components matched to classes one to one",
     "few": "a few labelled images per class seed the fit: means over draws of them",
@@ -198,9 +199,9 @@ def _rows(summary: Mapping[str, Any]) -> list[Row]:
         mixtures["prior"] = {"all": summary["prior"]}
     budgets = [*BUDGETS, *sorted({budget for fits in mixtures.values() for budget in fits} - set(BUDGETS))]
     return [
-        (budget, FITS.get(fit, fit), mixtures[fit][budget])
+        (budget, NAMES.get(fit, fit), mixtures[fit][budget])
         for budget in budgets
-        for fit in [*FITS, *sorted(set(mixtures) - set(FITS))]
+        for fit in [*NAMES, *sorted(set(mixtures) - set(NAMES))]
         if budget in mixtures.get(fit, {})
     ]
 

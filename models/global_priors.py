@@ -9,12 +9,15 @@ from typing import Any, final
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
 __all__ = ["Moved", "OrderedMeans", "as_site", "converted", "increasing", "is_improper", "moved"]
+
+_SUPPORTS = {"weights": constraints.simplex, "correlation_cholesky": constraints.corr_cholesky}
 
 
 class _Increasing(Constraint):
@@ -140,7 +143,7 @@ class Moved(TorchDistribution):
     def __init__(self, base: TorchDistribution, scale: Tensor, shift: Tensor) -> None:
         self.base, self.scale, self.shift = base, scale, shift
         self.has_rsample = base.has_rsample
-        self._support = _moved_support(base.support, scale, shift)
+        _moved_support(base.support, scale, shift)  # refuses what it does not know
         log_det = scale.log().expand(base.shape())
         self._log_det = log_det.sum(tuple(range(-base.event_dim, 0))) if base.event_dim else log_det
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
@@ -148,7 +151,7 @@ class Moved(TorchDistribution):
     @constraints.dependent_property
     def support(self) -> Constraint:
         """Where the density is positive."""
-        return self._support
+        return _moved_support(self.base.support, self.scale, self.shift)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Moved:
         """The same with another batch shape."""
@@ -193,8 +196,11 @@ def as_site(name: str, prior: TorchDistribution, shape: tuple[int, ...]) -> Torc
         shape: Shape of the site.
 
     Raises:
-        ValueError: If the prior has another shape, or is one of scales that may be negative.
+        ValueError: If the prior is no distribution of Pyro's, has another shape, or is one of scales that may be
+            negative, of weights off the simplex, or of anything but Cholesky factors of correlation matrices.
     """
+    if not isinstance(prior, TorchDistributionMixin):
+        raise ValueError(f"Expected a distribution of pyro.distributions for {name}; got {prior!r}.")
     if name == "weights" and isinstance(prior, dist.Beta) and shape == (2,) and prior.shape() == ():
         prior = dist.Dirichlet(torch.stack([prior.concentration1, prior.concentration0]))
     events = len(prior.event_shape)
@@ -212,6 +218,8 @@ def as_site(name: str, prior: TorchDistribution, shape: tuple[int, ...]) -> Torc
         raise ValueError(f"Expected a prior of shape {shape} for {name}; got {tuple(prior.shape())}.")
     if name == "scales" and not _is_positive(prior.support):
         raise ValueError(f"Expected a prior of scales on positive numbers; got one on {prior.support}.")
+    if name in _SUPPORTS and not isinstance(_inner(prior.support), type(_SUPPORTS[name])):
+        raise ValueError(f"Expected a prior of {name} on {_SUPPORTS[name]}; got one on {prior.support}.")
     if tuple(prior.batch_shape) != batch:
         prior = prior.expand(batch)
     return prior.to_event(len(batch)) if batch else prior
@@ -263,8 +271,12 @@ def _moved_support(support: Any, scale: Tensor, shift: Tensor) -> Constraint:
     return type(support)(*bounds.values())
 
 
-def _is_positive(support: Any) -> bool:
+def _inner(support: Any) -> Any:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    bound = getattr(support, "lower_bound", None)
+    return support
+
+
+def _is_positive(support: Any) -> bool:
+    bound = getattr(_inner(support), "lower_bound", None)
     return bound is not None and bool((torch.as_tensor(bound) >= 0).all())

@@ -33,7 +33,7 @@ class MixtureModel:
         C_k \sim \mathrm{LKJCholesky}(1), \\
         z_n \sim \mathrm{Categorical}(\pi), \quad
         x_n \mid z_n = k \sim \mathcal N(\mu_k, L_k L_k^\top), \quad
-        L_k = \mathrm{diag}\bigl(\sqrt{\sigma_k^2 + \epsilon}\bigr)\, C_k,
+        L_k L_k^\top = \mathrm{diag}(\sigma_k)\, C_k C_k^\top \mathrm{diag}(\sigma_k) + \mathrm{diag}(\epsilon),
 
     with :math:`\epsilon` the `covariance_floor`. The default priors are meant for standardised data. Sites:
     `weights` `(K,)`; `means` `(K, D)`; `scales` `(K, D)`, tied `(D,)`, spherical `(K,)`;

@@ -241,7 +241,9 @@ class BayesianGaussianMixture(MixtureEstimator):
         if covariance is None:
             covariance = self._covariance(points).reshape(shape)
         elif not bool(structure.precisions_cholesky(covariance).isfinite().all()) or not torch.allclose(
-            covariance, covariance.mT if covariance.ndim == 2 else covariance
+            covariance,
+            covariance.mT if covariance.ndim == 2 else covariance,
+            atol=1e-8 * float(covariance.abs().max()),
         ):
             raise ValueError(
                 f"Expected the parameter '{name}' to be symmetric and positive definite; got one that is not."

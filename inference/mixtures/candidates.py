@@ -34,7 +34,8 @@ class Candidate:
         n_components: Number of components.
         covariance_type: Its name.
         n_parameters: Free parameters of the mixture.
-        log_likelihood: Of the fit, nats per point.
+        log_likelihood: Of the fit, nats per point; of a Dirichlet process, here and held out, that of its expected
+            parameters.
         bic: Lower is better, in nats times two.
         aic: Likewise.
         icl: Likewise.
@@ -48,7 +49,8 @@ class Candidate:
         r_hat: Of the log-likelihood over the chains that `loo` is taken from; above 1.1 it is unreliable too.
         weights: Of the Dirichlet process, in descending order.
         n_effective: How many of them are above `min_weight`.
-        evidence_bound: Lower bound of the log-evidence of the Dirichlet process, nats; higher is better.
+        evidence_bound: Lower bound of the log-evidence of the Dirichlet process, nats; higher is better. There is none
+            where its prior is singular, as in constant columns.
         converged: Whether the fit did.
         reason: Why there are no figures, or what is to be known of them.
         seconds: Time of it all.

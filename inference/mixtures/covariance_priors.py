@@ -66,7 +66,8 @@ class CovariancePrior:
                 f"Expected covariance_prior of shape {shape} for {structure.name} covariances; got "
                 f"{tuple(tensor.shape)}."
             )
-        sound = bool(tensor.isfinite().all()) and (not matrix or torch.allclose(tensor, tensor.mT))
+        sound = bool(tensor.isfinite().all())
+        sound = sound and (not matrix or torch.allclose(tensor, tensor.mT, atol=1e-8 * float(tensor.abs().max())))
         if not sound or bool((torch.linalg.cholesky_ex(tensor)[1] > 0) if matrix else (tensor <= 0).any()):
             raise ValueError("Expected covariance_prior to be finite and positive definite; got one that is not.")
         freedom = float(n_features) if degrees_of_freedom is None else float(degrees_of_freedom)
@@ -79,7 +80,7 @@ class CovariancePrior:
         self, statistics: SufficientStatistics, reg_covar: float, variance: Tensor
     ) -> tuple[MixtureParameters, bool]:
         """The M step under the prior; as `SufficientStatistics.maximize` otherwise."""
-        counts = statistics.counts + 10 * torch.finfo(statistics.counts.dtype).eps
+        counts = statistics.divisors
         shift = statistics.sums / counts[:, None]
         estimate = self.structure.estimate(counts, statistics.scatter, shift)
         values = counts.sum() if self.structure.name == "tied" else counts

@@ -65,6 +65,19 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def refuse(self, failure: Exception | None) -> None:
+        """Raise what a process met, on all of them, so that none waits for another that has given up.
+
+        Raises:
+            ValueError: What this process met, or another did.
+        """
+        told = self.gather(None if failure is None else str(failure))
+        if failure is not None and (self.alone or not isinstance(failure, ValueError)):
+            raise failure
+        for rank, message in enumerate(told):
+            if message is not None:
+                raise ValueError(f"Process {rank}: {message}") from failure
+
     def agree(self, value: Any) -> Any:
         """The value of process 0, on all."""
         if self.alone:

@@ -153,7 +153,7 @@ def fit_em(
         parameters, jittered = maximize(reg_covar, variance)
         repaired += jittered
         empty = statistics.empty
-        revive = bool(empty.any()) and reseeded < _MAX_RESEEDS and points.count > len(empty)
+        revive = bool(empty.any()) and iteration < max_iter and reseeded < _MAX_RESEEDS and points.count > len(empty)
         if revive:
             parameters = reseed(points, parameters, empty, variance, noise_covariance)
             reseeded += int(empty.sum())

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from latentmix.inference.mixtures.distributed import Processes
 from latentmix.inference.mixtures.inputs import (
     Array,
     Moved,
@@ -58,7 +59,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
-        "dtype": [StrOptions({"float32", "float64"}), torch.dtype, None],
+        "dtype": [StrOptions({"float32", "float64"}), Options(torch.dtype, {torch.float32, torch.float64}), None],
     }
 
     n_components: int
@@ -186,16 +187,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         Raises:
             ValueError: If the points or weights are not as described, or there are fewer points than components.
         """
-        stream = is_stream(X)
-        if stream:
-            like, x = first_batch(X), X
-        else:
-            like, x = X, self._checked(X, reset=reset)
-        if not stream and not is_mapped(x):
-            x = self._tensor(x)
-        elif self.device is not None or self._dtype is not None:
-            x, sample_weight = Moved(x, sample_weight, device=self.device, dtype=self._dtype), None
+        stream, failure = is_stream(X), None
         distributed = bool(getattr(self, "distributed", False))
+        like = x = X
+        try:
+            like, x, sample_weight = self._local(X, sample_weight, reset=reset)
+        except Exception as error:
+            failure = error
+        (Processes.present() if distributed else Processes()).refuse(failure)
         points = as_points(x, sample_weight, allow_nan=self._missing, distributed=distributed)
         if stream and reset:
             self.n_features_in_ = points.n_features
@@ -207,6 +206,16 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             )
         return points, like
 
+    def _local(self, X: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, Any, Any]:
+        """An array or tensor of the kind of this process's points, the points, and their weights."""
+        stream = is_stream(X)
+        like, x = (first_batch(X), X) if stream else (X, self._checked(X, reset=reset))
+        if not stream and not is_mapped(x):
+            return like, self._tensor(x), sample_weight
+        if self.device is not None or self._dtype is not None:
+            return like, Moved(x, sample_weight, device=self.device, dtype=self._dtype), None
+        return like, x, sample_weight
+
     def _checked(self, X: Any, *, reset: bool = False) -> Array:
         """Points as scikit-learn checks them: a tensor, or a NumPy array that is a view where it can be.
 
@@ -216,6 +225,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """
         if not reset:
             check_is_fitted(self)
+        if is_stream(X):
+            raise ValueError("Expected an array or a tensor; got batches: pass them one by one.")
         shared = reset and bool(getattr(self, "distributed", False))  # then all processes are told what is wrong
         least = 2 if reset and not shared else 1
         if isinstance(X, Tensor):

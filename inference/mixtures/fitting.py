@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
@@ -55,11 +56,15 @@ class Fitting:
         self.options, self.points = estimator, points
         if estimator._missing:
             check_observed(points)
-        self.labels = None if labels is None else torch.as_tensor(labels).to(points.device)
+        self.labels = self._given(labels)
         self.noise: Tensor | None = None
         self.structure = covariance_structure(estimator.covariance_type)
         self.random_state = estimator._random_state()
         self.again = estimator.warm_start and hasattr(estimator, "converged_")
+        if self.again:
+            self._check_last()
+        if estimator.inference == "em" and estimator.priors is not None:
+            raise ValueError("Expected no priors for inference='em'; got some: take inference='svi' or 'nuts'.")
         if estimator.inference != "em":
             unwanted = {
                 "sample_weight": points.weighted,
@@ -80,6 +85,30 @@ class Fitting:
             self.noise = check_noise(noise_covariance, self._in_memory("a noise_covariance"))
         elif estimator.reg_covar == 0 and estimator.covariance_prior is None:
             check_distinct(points, estimator.n_components)
+
+    def _given(self, labels: Any) -> Tensor | None:
+        """The labels as a tensor; all processes have some, or none has."""
+        processes, found, failure = self.points.processes, None, None
+        try:
+            found = None if labels is None else _as_labels(labels).to(self.points.device)
+        except Exception as error:
+            failure = error
+        processes.refuse(failure)
+        held = processes.gather(found is not None)
+        if len(set(held)) > 1:
+            raise ValueError(f"Expected labels on every process, or on none; got them on {sum(held)} of {len(held)}.")
+        return found
+
+    def _check_last(self) -> None:
+        """Refuse to go on from a mixture of another kind."""
+        last = self.options.parameters_
+        held = (len(last.weights), last.structure.name)
+        now = (self.options.n_components, self.structure.name)
+        if held != now:
+            raise ValueError(
+                f"Expected n_components and covariance_type of the last fit, {held}, with warm_start=True; got {now}: "
+                "take warm_start=False."
+            )
 
     def _in_memory(self, what: str) -> Tensor:
         """All points, as one tensor."""
@@ -191,6 +220,16 @@ class Fitting:
 
     def _seed(self) -> int:
         return int(self.random_state.randint(2**31))
+
+
+def _as_labels(labels: Any) -> Tensor:
+    """Labels as a tensor, integers of any width as `int64`."""
+    if not isinstance(labels, Tensor):
+        array = np.asarray(labels)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"Expected integer labels, -1 where unknown; got values of dtype {array.dtype}.")
+        labels = as_tensor(array)
+    return labels if labels.is_floating_point() or labels.is_complex() else labels.long()
 
 
 def bound_of(result: Result) -> float:

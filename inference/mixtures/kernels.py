@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -68,6 +68,14 @@ class Kernel(ABC):
     @abstractmethod
     def add(self, weight: Tensor | None) -> None:
         """Add the moments of the loaded points under the responsibilities in `shares`."""
+
+    @abstractmethod
+    def another(self) -> Self:
+        """A kernel of the same mixture to which nothing was added, for points that another thread takes."""
+
+    @abstractmethod
+    def absorb(self, other: Self) -> None:
+        """Add what was added to another kernel of the same mixture."""
 
     @property
     @abstractmethod
@@ -137,6 +145,14 @@ class Expanded(Kernel):
             points = self._points if weight is None else self._points * weight
             self.total.addmm_(points, self._points.mT)
 
+    def another(self) -> Expanded:
+        return Expanded(self.parameters, self._centre[:, 0], None if self._adds_total else self.total)
+
+    def absorb(self, other: Expanded) -> None:
+        self._sums += other._sums
+        if self._adds_total:
+            self.total += other.total
+
     def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         size, found = self.n_features, self._sums[: self.n_components]
         scatter = self.total if self._tied else self._features.scatter(found[:, size + 1 :])
@@ -194,6 +210,14 @@ class Centred(Kernel):
             self._scatter.baddbmm_(self._work, self._deviations.mT)
         else:
             self._scatter += self._work.mul_(self._deviations).sum(2)
+
+    def another(self) -> Centred:
+        return Centred(self.parameters)
+
+    def absorb(self, other: Centred) -> None:
+        self._counts += other._counts
+        self._sums += other._sums
+        self._scatter += other._scatter
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         structure, scatter = self.parameters.structure, self._scatter

@@ -72,6 +72,8 @@ def expectation_with_missing(
     structure = parameters.structure
     total = _nothing(parameters)
     for x, weight in source.chunks(_CHUNK // sum(parameters.means.shape)):
+        if weight is not None and bool((weight == 0).any()):
+            x, weight = x[weight > 0], weight[weight > 0]
         whole = ~x.isnan().any(1)
         if bool(whole.any()):
             total = total + expectation(x[whole], parameters, None if weight is None else weight[whole])

@@ -170,11 +170,11 @@ def fit_mixture_nuts(
         whitened = [WhitenedPotential(potential, centre, bases[id(centre)]) for centre in centres]
         settings = Settings(draws, warmup, target_accept, max_tree_depth, jitter)
         found = run_chains(whitened, seeds, settings, processes=processes, progress=progress)
-        reference = made.parameters(potential.sites(torch.from_numpy(best)))
+        mode = potential.sites(torch.from_numpy(best))  # on the processor, where the data need not be
+        reference = made.parameters({name: value.to(x.device) for name, value in mode.items()})
         sites = potential.sites(torch.from_numpy(np.stack([chain.positions for chain in found])))
         aligned = _exchangeable(potential, sites, reference)
     sites = {name: values.to(x.device) for name, values in sites.items()}
-    reference = reference.to(torch.empty(0, dtype=torch.float64, device=x.device))
     posterior = in_data_coordinates(
         sites, made.model, made.location, made.scale, "nuts", reference if aligned else None
     )
@@ -263,7 +263,7 @@ def _diagnosed(posterior: MixturePosterior, bounds: Tensor) -> tuple[float, floa
     ess = [*posterior.ess().values(), *posterior.ess("tail").values()]
     ess += [effective_size(likelihood, "bulk"), effective_size(likelihood, "tail")]
     joined = [np.concatenate([np.ravel(part) for part in parts]) for parts in (r_hat, ess)]
-    known = [part[np.isfinite(part)] for part in joined]
+    known = [part[~np.isnan(part)] for part in joined]
     return (float(known[0].max()) if known[0].size else math.nan), (
         float(known[1].min()) if known[1].size else math.nan
     )

@@ -128,6 +128,10 @@ class Points:
         """The rows of this process in order: `b x D` in the stored dtype, `b <= rows`, and `(b,)` weights or `None`."""
         return self.source.chunks(max(1, rows))
 
+    def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
+        """The same chunks, divided among at most `count` threads; only points in memory can be divided."""
+        return self.source.shares(max(1, rows), count)
+
     def reduce[T](self, found: T) -> T:
         """The sum over the processes of a tensor, or of the tensors of a dataclass apart from `centres`."""
         if self.processes.alone:

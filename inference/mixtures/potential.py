@@ -131,7 +131,10 @@ class MixturePotential:
         by_mean = (sums[:, None, :] @ whitening)[:, 0]
         if correlation is None:
             excess = (products * whitening).sum(-1) - sums * offset - counts[:, None]
-            excess = excess.sum(-1) if self.model.structure.isotropic else excess
+            if self.model.structure.isotropic:
+                excess = excess.sum(-1)
+            elif scales.ndim == 1:  # tied, one feature
+                excess = excess.sum(0)
             return total, {"weights": counts, "means": by_mean, "scales": scales * excess / variances}
         moments = products @ whitening.swapaxes(-1, -2) - sums[..., None] * offset[:, None, :]
         moments -= counts[:, None, None] * self._identity

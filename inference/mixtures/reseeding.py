@@ -62,7 +62,7 @@ def widened(statistics: SufficientStatistics, variance: Tensor) -> SufficientSta
     empty = statistics.empty
     if statistics.structure.name == "tied" or not bool(empty.any()):
         return statistics
-    scatter = (statistics.counts + 10 * torch.finfo(torch.float64).eps)[:, None] * variance
+    scatter = statistics.divisors[:, None] * variance
     scatter = scatter.diag_embed() if statistics.scatter.ndim == 3 else scatter
     gone = empty.reshape(-1, *[1] * (scatter.ndim - 1))
     return replace(

@@ -30,6 +30,7 @@ from latentmix.inference.mixtures.candidates import CRITERIA, Candidate, Criteri
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.gibbs import gibbs
 from latentmix.inference.mixtures.psis import leave_one_out
+from latentmix.inference.mixtures.statistics import log_joint
 from latentmix.models.covariances import CovarianceType, covariance_structure
 
 __all__ = ["CRITERIA", "Candidate", "Criterion", "Selection", "select"]
@@ -202,11 +203,12 @@ class _Task:
 
     def _weights(self, fitted: Any) -> dict[str, Any]:
         weights = np.sort(np.asarray(fitted.weights_))[::-1]
+        evidence = float(fitted.evidence_lower_bound_)
         return {
             "weights": tuple(weights.tolist()),
             "n_effective": int((weights > self.min_weight).sum()),
-            "evidence_bound": float(fitted.evidence_lower_bound_),
-            "log_likelihood": float(fitted.score(self.points)),
+            "evidence_bound": evidence if math.isfinite(evidence) else None,
+            "log_likelihood": float(_densities(fitted, self.points).mean()),
         }
 
     def _held_out(self, asked: Candidate) -> dict[str, Any]:
@@ -218,7 +220,7 @@ class _Task:
         )
         densities = np.concatenate(
             [
-                np.asarray(self._fit(asked, self.points[train]).score_samples(self.points[test]))
+                _densities(self._fit(asked, self.points[train]), self.points[test])
                 for train, test in split.split(self.points)
             ]
         )
@@ -243,9 +245,19 @@ class _Task:
         }
 
 
+def _densities(fitted: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-densities under the mixture of a fit: of a Dirichlet process that of the expected parameters.
+
+    What its `score_samples` gives, after scikit-learn, integrates to less than one.
+    """
+    return np.asarray(log_joint(torch.from_numpy(points), fitted.parameters_).logsumexp(1))
+
+
 def _said(fitted: Any, caught: Sequence[warnings.WarningMessage]) -> str:
     """What a fit warned of, in short."""
     said = [] if fitted.converged_ else [f"not converged in {fitted.n_iter_} iterations"]
     others = [" ".join(str(one.message).split()).split(": ")[0] for one in caught]
     said += [text for text in dict.fromkeys(others) if "did not converge" not in text]
+    if float(torch.linalg.eigvalsh(fitted.parameters_.expanded_covariances()).min()) < 2 * fitted.reg_covar:
+        said.append(f"a covariance lies on the floor, reg_covar = {fitted.reg_covar:.2g}, which then makes the figures")
     return "; ".join(said)

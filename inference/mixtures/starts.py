@@ -190,9 +190,11 @@ def _seeds(points: Points, n_components: int, method: StartMethod, random_state:
         clusters = KMeans(n_components, n_init=1, random_state=random_state).fit(rows, sample_weight=weight)
         seeds = clusters.cluster_centers_
     elif method == "k-means++":
-        seeds, _ = kmeans_plusplus(rows, n_components, random_state=random_state, sample_weight=weight)
+        centred = rows - rows.mean(0, dtype=np.float64)  # its distances are of expanded squares
+        _, places = kmeans_plusplus(centred, n_components, random_state=random_state, sample_weight=weight)
+        seeds = rows[places]
     else:
-        chance = None if weight is None else weight / weight.sum()
+        chance = None if weight is None or np.count_nonzero(weight) < n_components else weight / weight.sum()
         seeds = rows[random_state.choice(len(rows), n_components, replace=False, p=chance)]
     return torch.from_numpy(np.ascontiguousarray(seeds)).double()
 

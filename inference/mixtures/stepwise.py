@@ -1,7 +1,8 @@
 r"""Stepwise EM: a mixture learnt from batches that are seen once, as `partial_fit` brings them.
 
 The statistics per datum follow :math:`s_t = (1 - \gamma_t) s_{t-1} + \gamma_t \hat s_t`, where :math:`\hat s_t` are
-those of batch t under the parameters so far, and :math:`\gamma_t = (t + t_0)^{-\kappa}`; the parameters are the M step
+those of batch t under the parameters so far, :math:`\gamma_1 = 1`, and from the second batch on
+:math:`\gamma_t = (t - 1 + t_0)^{-\kappa}`, at most 1; the parameters are the M step
 of :math:`s_t` (Cappé and Moulines, *Online expectation-maximization algorithm for latent data models*, 2009,
 https://doi.org/10.1111/j.1467-9868.2009.00698.x; Liang and Klein, *Online EM for unsupervised models*, 2009).
 """
@@ -35,8 +36,10 @@ class StepwiseEM:
             bound of the batches, each before its step.
         steps: Number of batches seen.
         weight: Their total weight.
-        exponent: :math:`\kappa`, above 0.5, where noise averages out, to 1, where all batches count alike.
-        delay: :math:`t_0`, not negative: the greater, the less the first steps move.
+        exponent: :math:`\kappa`, above 0.5, where noise averages out, to 1, where at a delay of 1 all batches of one
+            size count alike.
+        delay: :math:`t_0`, not negative: the greater, the less the first steps move; at 0 the second batch effaces
+            the first.
 
     Example:
         >>> import torch
@@ -114,8 +117,11 @@ class StepwiseEM:
     def _maximized(self, points: Points, statistics: SufficientStatistics, reg_covar: float) -> Self:
         variance = spread(self.parameters)
         parameters, _ = widened(statistics, variance).maximize(reg_covar, variance)
-        if bool(statistics.empty.any()):
-            parameters = reseed(points, parameters, statistics.empty, points.variance)
+        empty = statistics.empty
+        if bool(empty.any()):
+            held = parameters.weights.where(~empty, 0.0)
+            alive = MixtureParameters(held / held.sum(), parameters.means, parameters.covariances, parameters.structure)
+            parameters = reseed(points, parameters, empty, spread(alive))  # a batch may be of one point
             statistics = replace(as_statistics(parameters, 1.0), log_likelihood=statistics.log_likelihood)
         else:
             statistics = statistics.about(parameters.means)

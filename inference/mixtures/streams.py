@@ -28,6 +28,10 @@ class Source(ABC):
         Chunks that have to be copied are of 32 MB at most.
         """
 
+    def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
+        """The chunks divided among at most `count` readers that read at the same time."""
+        return [self.chunks(rows)]
+
     def take(self, indices: Tensor) -> Chunk:
         """The rows of ascending `indices`, by a pass over all."""
         kept, weights, first = [], [], 0
@@ -56,9 +60,15 @@ class Arrays(Source):
         self.x, self.weight = x, weight
 
     def chunks(self, rows: int) -> Iterator[Chunk]:
+        return self._every(rows, 0, 1)
+
+    def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
+        return [self._every(rows, place, count) for place in range(count)]
+
+    def _every(self, rows: int, place: int, count: int) -> Iterator[Chunk]:
         if not isinstance(self.x, Tensor):
             rows = _fewer(rows, self.x.shape[1])
-        for first in range(0, len(self.x), rows):
+        for first in range(place * rows, len(self.x), count * rows):
             yield self._rows(slice(first, first + rows))
 
     def take(self, indices: Tensor) -> Chunk:

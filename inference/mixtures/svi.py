@@ -188,7 +188,8 @@ def fit_mixture_svi(
     model, location, scale = made.model, made.location, made.scale
     standardised = made.points(x)
     noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
-    options = {"init_scale": 0.02} if noisy and family is not AutoDelta else {}
+    given = getattr(family, "keywords", {})  # of a functools.partial
+    options = {"init_scale": 0.02} if family is not AutoDelta and "init_scale" not in given else {}
     guide = global_guide(model, family=family, start=made.sites(start), **options)
     if optimizer is None and noisy:
         optimizer = partial(torch.optim.Adam, lr=0.02, fused=True)

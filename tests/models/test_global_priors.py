@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import biject_to
 
-from latentmix.models.global_priors import Moved, OrderedMeans, as_site, is_improper, moved
+from latentmix.models.global_priors import Moved, OrderedMeans, as_site, converted, is_improper, moved
 from latentmix.models.mixture import MixtureModel
 
 SCALE, SHIFT = torch.tensor(2.5, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
@@ -82,6 +82,13 @@ def test_intervals_and_order_move_along() -> None:
     assert bool(biject_to(ordered.support)(torch.zeros(3, 1)).diff(dim=0).gt(0).all())
 
 
+def test_bounds_are_where_the_values_are() -> None:
+    interval = moved(dist.Uniform(0.0, 4.0), SCALE, SHIFT)
+    bound = converted(interval, torch.empty(0, dtype=torch.float32)).support.upper_bound
+    assert bound.dtype == torch.float32
+    assert interval.support.upper_bound.dtype == torch.float64
+
+
 def test_flat_priors_stay_flat() -> None:
     flat = MixtureModel.maximum_likelihood(2, 3).declared_priors["scales"]
     assert is_improper(moved(flat, SCALE, 0 * SHIFT))
@@ -107,6 +114,9 @@ def test_one_prior_stands_for_every_element() -> None:
     )
 
 
+_FLAT_MATRIX = dist.Normal(torch.zeros(2, 2), 1.0).to_event(2)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -115,6 +125,12 @@ def test_one_prior_stands_for_every_element() -> None:
         (lambda: OrderedMeans(dist.Normal(0.0, 1.0), 0), "Expected n_components >= 1; got 0"),
         (lambda: as_site("weights", dist.Beta(1.0, 1.0), (3,)), r"Expected a prior of shape \(3,\) for weights"),
         (lambda: as_site("scales", dist.Normal(0.0, 1.0), (3,)), "Expected a prior of scales on positive numbers"),
+        (lambda: as_site("means", 3.0, (3, 2)), "Expected a distribution of pyro.distributions for means; got 3.0"),
+        (lambda: as_site("means", dist.Normal, (3, 2)), "Expected a distribution of pyro.distributions for means"),
+        (lambda: as_site("means", torch.distributions.Normal(0.0, 1.0), (3, 2)), "Expected a distribution of pyro"),
+        (lambda: as_site("weights", dist.LogNormal(torch.zeros(3), 1.0).to_event(1), (3,)), "weights on Simplex"),
+        (lambda: as_site("correlation_cholesky", dist.LKJ(2, 1.0), (2, 2)), "correlation_cholesky on CorrCholesky"),
+        (lambda: as_site("correlation_cholesky", _FLAT_MATRIX, (2, 2)), "correlation_cholesky on CorrCholesky"),
         (lambda: Moved(dist.Poisson(1.0), SCALE, SHIFT), "Expected a prior on the real numbers"),
         (lambda: MixtureModel(2, 2, means=OrderedMeans(dist.Normal(0.0, 1.0), 2)), r"shape \(2, 2\) for means"),
     ],

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from latentmix.inference.mixtures import starts
 from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points import as_points
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
@@ -64,6 +65,19 @@ def refusals(x, rank):
     for name, given in cases.items():
         try:
             as_points(given, distributed=True)
+        except ValueError as error:
+            found[name] = str(error)
+    labels = torch.arange(len(x)) % 4
+    calls = {
+        "estimator, one axis": {"X": x[:, 0] if rank else x},
+        "estimator, no rows": {"X": x[:0] if rank else x},
+        "estimator, value": {"X": bad if rank else x},
+        "estimator, labels on one": {"X": x, "labels": labels if rank else None},
+        "estimator, labels of text": {"X": x, "labels": ["a"] * len(x) if rank else labels},
+    }
+    for name, call in calls.items():
+        try:
+            GaussianMixture(4, distributed=True).fit(**call)
         except ValueError as error:
             found[name] = str(error)
     return found

@@ -215,6 +215,7 @@ def test_bad_priors_are_refused() -> None:
         ({"covariance_prior": np.eye(2)}, r"'full covariance_prior' should have the shape of \(3, 3\)"),
         ({"covariance_prior": -np.eye(3)}, "'full covariance_prior' to be symmetric and positive definite"),
         ({"covariance_prior": np.tri(3)}, "'full covariance_prior' to be symmetric and positive definite"),
+        ({"covariance_prior": 1e-10 * np.tri(3)}, "'full covariance_prior' to be symmetric and positive definite"),
         ({"covariance_prior": np.eye(3) * np.nan}, "'full covariance_prior' to be finite"),
         ({"covariance_type": "diag", "covariance_prior": -np.ones(3)}, "'diag covariance_prior' to be positive"),
         ({"mean_precision_prior": 0.0}, "'mean_precision_prior'"),

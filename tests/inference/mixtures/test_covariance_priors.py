@@ -69,6 +69,7 @@ def test_a_prior_that_is_none_is_refused():
         (first, eye[0], None, r"Expected covariance_prior of shape \(3, 3\) for full covariances; got \(3,\)"),
         (first, -eye, None, "Expected covariance_prior to be finite and positive definite"),
         (first, eye + torch.ones(3, 3).triu(1), None, "positive definite"),
+        (first, 1e-10 * (eye + torch.ones(3, 3).triu(1)), None, "positive definite"),
         (diagonal, [1.0, 0.0, 1.0], None, "positive definite"),
         (diagonal, [1.0, torch.nan, 1.0], None, "positive definite"),
         (first, eye, 2.0, "Expected degrees_of_freedom_prior > 2; got 2.0"),

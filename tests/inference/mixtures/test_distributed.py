@@ -38,6 +38,7 @@ def test_what_one_process_does_wrong_is_refused_on_all(outcome):
     (_, found) = outcome
     messages = [result[2] for result in found]
     assert messages[0] == messages[1]
+    called = {name: messages[0].pop(name) for name in list(messages[0]) if name.startswith("estimator")}
     assert messages[0] == {
         "features": "Expected points with the same features on every process; got 3, 2.",
         "dtype": "Expected points with the same dtype on every process; got torch.float32, torch.float64.",
@@ -46,6 +47,9 @@ def test_what_one_process_does_wrong_is_refused_on_all(outcome):
         "generator": messages[0]["generator"],
     }
     assert "Process 1: Expected batches that can be iterated again" in messages[0]["generator"]
+    assert len(called) == 5
+    assert called.pop("estimator, labels on one") == "Expected labels on every process, or on none; got them on 1 of 2."
+    assert all(message.startswith("Process 1: ") for message in called.values()), called
 
 
 def test_a_process_that_asks_nobody_is_alone(outcome):

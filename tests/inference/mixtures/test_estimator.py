@@ -146,6 +146,8 @@ def test_tensors_of_other_kinds(x):
         fitted.predict(rows[:, :2])
     with pytest.raises(ValueError, match="NaN or infinity"):
         fitted.predict(rows.log())
+    with pytest.raises(ValueError, match="Expected an array or a tensor; got batches"):
+        fitted.predict([x[:200], x[200:]])
 
 
 def test_chunks_are_the_whole(x, monkeypatch):

@@ -3,6 +3,7 @@ import warnings
 from contextlib import redirect_stdout
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
@@ -164,6 +165,20 @@ def test_too_few_places_without_a_floor():
         assert np.isfinite(GaussianMixture(3, random_state=0).fit(x).score(x))
 
 
+def test_labels_are_integers_of_any_kind(x):
+    labels = GaussianMixture(4, random_state=0).fit_predict(x)
+    expected = GaussianMixture(4).fit(x, labels=labels).means_
+    for same in (labels.tolist(), labels.astype(np.int8), labels.astype(np.uint16), labels[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(GaussianMixture(4).fit(x, labels=same).means_, expected)
+
+
+@pytest.mark.parametrize("changed", [{"n_components": 3}, {"covariance_type": "diag"}])
+def test_a_warm_start_goes_on_from_a_mixture_of_its_kind(x, changed):
+    fitted = GaussianMixture(4, warm_start=True, random_state=0).fit(x)
+    with pytest.raises(ValueError, match=r"of the last fit, \(4, 'full'\), with warm_start=True"):
+        fitted.set_params(**changed).fit(x)
+
+
 _REFUSED = [
     ({"n_components": 0}, {}, "'n_components' parameter of GaussianMixture must be an int in the range"),
     ({"covariance_type": "round"}, {}, "'covariance_type' parameter of GaussianMixture must be a str among"),
@@ -172,6 +187,8 @@ _REFUSED = [
     ({"init_params": "guess"}, {}, "'init_params' parameter"),
     ({"missing": "drop"}, {}, "'missing' parameter"),
     ({"dtype": "float16"}, {}, "'dtype' parameter"),
+    ({"dtype": torch.float16}, {}, "'dtype' parameter"),
+    ({"dtype": torch.int64}, {}, "'dtype' parameter"),
     ({"noise_candidates": 0}, {}, "'noise_candidates' parameter"),
     ({"weights_init": np.ones(4)}, {}, "'weights' should be normalized"),
     ({"weights_init": np.full(4, np.nan)}, {}, "Expected the parameter 'weights' to be finite"),
@@ -187,6 +204,9 @@ _REFUSED = [
     ({"inference": "svi", "missing": "marginalize"}, {}, "Expected no missing='marginalize'"),
     ({"inference": "svi", "covariance_prior": np.eye(3)}, {}, "Expected no covariance_prior"),
     ({"distributed": True}, {}, "Expected torch.distributed to be initialised"),
+    ({"priors": {"means": dist.Normal(0.0, 1.0)}}, {}, "Expected no priors for inference='em'"),
+    ({}, {"labels": np.full(400, "a")}, "Expected integer labels, -1 where unknown; got values of dtype <U1"),
+    ({}, {"labels": np.zeros(400)}, "Expected integer labels of shape"),
     ({}, {"labels": np.full(400, 4)}, "Expected labels in -1 ... 3"),
     ({}, {"labels": np.zeros(3, dtype=int)}, "Expected integer labels of shape"),
 ]

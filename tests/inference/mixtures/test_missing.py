@@ -105,6 +105,19 @@ def test_statistics_and_densities_are_those_of_every_point_on_its_own(covariance
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("complete", [False, True])
+def test_points_of_no_weight_count_for_nothing(covariance_type, complete) -> None:
+    """Where all that are complete have none, or all that are not."""
+    parameters, x = mixture(covariance_type), incomplete()
+    weight = (x.isnan().any(1) != complete).double()
+    assert 0 < float(weight.sum()) < len(x)
+    found = expectation_with_missing(x, parameters, weight)
+    expected = expectation_with_missing(x[weight > 0], parameters)
+    for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_complete_points_are_those_of_plain_em(covariance_type) -> None:
     x = torch.from_numpy(synthetic(500, n_components=3))
     structure = covariance_structure(covariance_type)

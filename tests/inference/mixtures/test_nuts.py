@@ -7,8 +7,9 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from latentmix.inference.mixtures import nuts
 from latentmix.inference.mixtures.nuts import MixtureNUTSResult, fit_mixture_nuts
-from latentmix.inference.mixtures.posterior import effective_size
+from latentmix.inference.mixtures.posterior import MixturePosterior, effective_size
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.global_priors import OrderedMeans
 from latentmix.models.mixture import MixtureModel
@@ -260,3 +261,13 @@ def test_statistics_are_in_double_precision(dtype) -> None:
 def test_refuses(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         fit_mixture_nuts(two_groups(), **options)
+
+
+def test_chains_that_do_not_move_do_not_agree() -> None:
+    """R-hat is infinite there, and counts."""
+    ones = torch.ones(2, 40, 1, dtype=torch.float64)
+    means = torch.tensor([0.0, 1.0], dtype=torch.float64)[:, None, None, None].expand(2, 40, 1, 1)
+    sites = {"weights": ones, "means": means, "scales": ones[..., None]}
+    stuck = MixturePosterior(sites, covariance_structure("diag"), torch.zeros(1, dtype=torch.float64))
+    moving = torch.randn(2, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert nuts._diagnosed(stuck, moving)[0] == math.inf

@@ -71,6 +71,12 @@ def test_in_one_and_in_four_dimensions() -> None:
     check(MixtureModel(1, 3), points(30, 3))
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("scales", [None, dist.Uniform(0.0, 9.0)], ids=["default", "uniform"])
+def test_of_one_feature(covariance_type, scales) -> None:
+    check(MixtureModel(3, 1, covariance_type=covariance_type, scales=scales, covariance_floor=0.1), points(30, 1))
+
+
 def test_data_that_stand_for_more_count_for_more() -> None:
     check(MixtureModel(3, 2, size=600), points())
 

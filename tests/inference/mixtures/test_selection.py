@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from sklearn.mixture import GaussianMixture as Peer
 from sklearn.model_selection import KFold
 
+from latentmix.experiments.figures_selection import selection_panels
+from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.candidates import CRITERIA
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.selection import Candidate, Selection, select
@@ -121,6 +123,49 @@ def test_failures_are_rows_with_their_reason() -> None:
     text = result.table()
     assert "Dirichlet process: no value" in text
     assert "! 40 full, 40 diag, DP full, DP diag: failed: Expected n_samples" in text
+
+
+def test_densities_of_a_dirichlet_process_integrate_to_one() -> None:
+    x = np.random.RandomState(0).randn(12, 1)
+    options = {"max_iter": 500, "tol": 1e-8, "n_init": 1}
+    result = select(x, [3], ["full"], criteria=["held_out", "dirichlet_process"], held_out=12, **options)
+    process = result.best("dirichlet_process")
+    fits = [
+        BayesianGaussianMixture(
+            n_components=3, tol=1e-8 * (12 - left), max_iter=500, random_state=0, reg_covar=1e-6
+        ).fit(np.delete(x, range(point, point + left), 0))
+        for left, point in [(0, 0), *((1, point) for point in range(12))]
+    ]
+    grid = np.linspace(-200, 200, 400_001)[:, None]
+    density = fits[0].parameters_.log_likelihood(torch.from_numpy(grid)).exp()
+    assert float(density.mean()) * 400 == pytest.approx(1, abs=1e-3)
+    assert np.exp(fits[0].score_samples(grid)).mean() * 400 < 0.95
+    held_out = [
+        float(fit.parameters_.log_likelihood(torch.from_numpy(x[[point]]))) for point, fit in enumerate(fits[1:])
+    ]
+    assert process.held_out == pytest.approx(np.mean(held_out), abs=1e-9)
+    assert process.log_likelihood == pytest.approx(
+        float(fits[0].parameters_.log_likelihood(torch.from_numpy(x)).mean()), abs=1e-9
+    )
+
+
+def test_constant_columns_have_no_evidence_and_a_floor_is_told() -> None:
+    x = np.c_[three(60), np.full(60, 3.0)]
+    criteria = ["bic", "dirichlet_process"]
+    result = select(x, [1, 2], ["full", "spherical"], criteria=criteria, n_init=1)
+    bounds = {one.covariance_type: one.evidence_bound for one in result.candidates if one.model == "dirichlet_process"}
+    assert bounds["full"] is None
+    assert bounds["spherical"] is not None
+    assert json.loads(json.dumps(result.as_rows(), allow_nan=False))
+    floored = {one.covariance_type: "on the floor" in one.reason for one in result.candidates if one.model == "mixture"}
+    assert floored == {"full": True, "spherical": False}
+    assert "on the floor, reg_covar = 1e-06" in result.table()
+    alone = select(x, [1, 2], ["full"], criteria=criteria, n_init=1)
+    assert "Dirichlet process: no value" in alone.preferences()
+    assert len(selection_panels(alone).axes) == 2
+    assert all(
+        "on the floor" in one.reason for one in select(three(60) * 1e-8, [1], criteria=["bic"], n_init=1).candidates
+    )
 
 
 def test_unconverged_and_unreliable_figures_say_so() -> None:

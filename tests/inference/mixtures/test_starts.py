@@ -141,6 +141,24 @@ def test_integer_weights_start_like_repetition(method):
     assert_equal(begin(x.repeat_interleave(times, 0), "full", method=method), weighted)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_is_the_same_far_from_the_origin(method):
+    """Points on a grid, so that none is rounded there."""
+    x = (blobs() * 256).round() / 256
+    near, far = begin(x, "full", method=method), begin(x + 2.0**30, "full", method=method)
+    torch.testing.assert_close(far.means - 2.0**30, near.means, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize("method", METHODS)
+def test_fewer_weighted_points_than_components_start(method):
+    weight = torch.zeros(300).double()
+    weight[:2] = 1
+    found = begin(as_points(blobs(), weight), "full", method=method)
+    assert found.means.shape == (4, 3)
+    assert bool(found.precisions_cholesky.isfinite().all())
+
+
 def test_a_sampled_start_leads_em_as_far(monkeypatch):
     """From a sample of a tenth, EM reaches what it reaches from all points, on average over ten seeds (2%)."""
     x = torch.from_numpy(synthetic(n=5000))

@@ -75,6 +75,17 @@ def test_a_step_is_the_m_step_of_averaged_statistics(covariance_type):
         assert_equal(state.parameters, expected, 1e-10)
 
 
+def test_batches_count_alike_at_an_exponent_and_a_delay_of_one():
+    """One component, whose parameters are then those of all points."""
+    x = blobs()
+    first = begin(x[:60], "full", n_components=1)
+    state = StepwiseEM.begin(x[:60], first, exponent=1.0, delay=1.0, reg_covar=0.0)
+    for batch in x[60:].split(60):
+        state = state.step(batch, reg_covar=0.0)
+    torch.testing.assert_close(state.parameters.means[0], x.mean(0), rtol=0, atol=1e-10)
+    torch.testing.assert_close(state.parameters.covariances[0], torch.cov(x.T, correction=0), rtol=0, atol=1e-10)
+
+
 def test_a_smaller_batch_moves_less():
     x = blobs(n=1020)
     state = StepwiseEM.begin(x[:1000], begin(x[:1000], "full"))
@@ -111,6 +122,17 @@ def test_what_degenerates_stays_finite(covariance_type):
         for tensor in (state.parameters.weights, state.parameters.means, state.parameters.precisions_cholesky):
             assert bool(tensor.isfinite().all())
     assert float(state.parameters.means.abs().max()) < 100
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_component_started_anew_by_one_point_has_the_scale_of_the_mixture(covariance_type):
+    x = 1e-8 * blobs()
+    first = begin(x, covariance_type, reg_covar=0.0)
+    gone = 1e-4 * torch.eye(4)[1][:, None].double()
+    far = MixtureParameters(first.weights, first.means + gone, first.covariances, first.structure)
+    state = StepwiseEM.begin(x[:1], far, reg_covar=0.0)
+    assert float(state.parameters.means.abs().max()) < 1e-6
+    assert float(state.parameters.covariances.abs().max()) < 1e-14
 
 
 def test_batches_and_points_are_the_same():

@@ -1,7 +1,11 @@
+from functools import partial
+
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
+from pyro.infer.autoguide import AutoNormal
 
 from latentmix.inference.mixtures import svi
 from latentmix.inference.mixtures.em import fit_em
@@ -10,6 +14,7 @@ from latentmix.inference.mixtures.svi import fit_mixture_svi
 from latentmix.inference.objectives import as_objective
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.gaussians import FeatureCache, QuadraticFeatures
+from latentmix.models.global_priors import OrderedMeans
 from latentmix.models.parameters import MixtureParameters
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
@@ -102,3 +107,24 @@ def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None
             leaves[0].add_(0.1)
     half = kept.terms(fitted.model, fitted.guide, points[:300])
     torch.testing.assert_close(half.loss, plain.terms(fitted.model, fitted.guide, points[:300]).loss)
+
+
+def test_a_width_of_the_guide_that_is_given_is_taken(x: torch.Tensor) -> None:
+    begin, scales = first(x, "diag"), []
+    for family in (AutoNormal, partial(AutoNormal, init_scale=0.3)):
+        fitted = fit_mixture_svi(x, begin, family=family, epochs=1)
+        scales.append(float(fitted.guide.scales.means.detach().mean()))
+    assert scales == pytest.approx([0.02, 0.3], rel=0.1)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_ordered_means_from_a_start_in_any_order(x: torch.Tensor, covariance_type: str) -> None:
+    x = x[:, :1]
+    begin = first(x, covariance_type)
+    priors = {"means": OrderedMeans(dist.Normal(0.0, 100.0), 4)}
+    fits = [
+        fit_mixture_svi(x, begin.permuted(begin.means[:, 0].argsort(descending=down)), priors=priors, epochs=5)
+        for down in (False, True)
+    ]
+    assert bool((fits[1].parameters.means.diff(dim=0) > 0).all())
+    torch.testing.assert_close(fits[1].parameters.means, fits[0].parameters.means)
