@@ -17,7 +17,7 @@ from torch import Tensor
 from latentmix.experiments.config import MixtureFits
 from latentmix.experiments.data import draw_labelled
 from latentmix.experiments.metrics import classification
-from latentmix.inference import GaussianMixture, compare, map_by_majority, map_by_matching
+from latentmix.inference import GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 
 __all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
 
@@ -211,12 +211,13 @@ def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
 def _diagnosed(mixture: GaussianMixture) -> dict[str, Any]:
     """What a NUTS fit says of its chains."""
     result = mixture.result_
+    assert isinstance(result, MixtureNUTSResult)
     return {
         "chains": len(result.step_sizes),
         "draws": mixture.nuts_draws,
         "warmup": result.warmup,
-        "max_r_hat": float(result.r_hat),
-        "min_ess": float(result.ess),
+        "max_r_hat": result.r_hat,
+        "min_ess": result.ess,
         "divergences": sum(result.divergences),
         "converged": result.converged,
         "aligned": result.aligned,
@@ -258,7 +259,7 @@ class _Bench:
             reg_covar=settings.reg_covar,
             random_state=seed,
             inference=inference,
-            guide=GUIDES[settings.guide],
+            guide=GUIDES[settings.guide] if inference == "svi" else AutoDelta,
             optimizer=settings.optimizer,
             nuts_draws=max(1, settings.nuts_draws),
             nuts_chains=settings.nuts_chains,
@@ -310,7 +311,8 @@ class _Bench:
 
     def agreement(self, fits: Mapping[Any, GaussianMixture]) -> dict[str, Any]:
         """Two fits on the training latents."""
-        compared = compare(*fits.values(), self.train.latents)
+        first, second = fits.values()
+        compared = compare(first, second, self.train.latents)
         return {
             "weights": compared.weights_distance,
             "means": float(np.mean(compared.means_distance)),

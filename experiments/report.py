@@ -18,7 +18,7 @@ __all__ = ["headline", "summary_table", "write_report"]
 
 Row = tuple[str, str, dict[str, Any]]
 
-NAMES = {**FITS, "nuts": "NUTS", "prior": "mixture prior"}
+NAMES: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS", "prior": "mixture prior"}
 BUDGETS = {
     "none": "no label: k-means from k-means++ seeds, components matched to classes one to one",
     "few": "a few labelled images per class seed the fit: means over draws of them",

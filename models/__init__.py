@@ -2,6 +2,7 @@
 
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.flows import FlowPrior
+from latentmix.models.global_priors import OrderedMeans
 from latentmix.models.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Likelihood
 from latentmix.models.location_scale import Gaussian, Laplace
 from latentmix.models.mixture import MixtureModel
@@ -28,6 +29,7 @@ __all__ = [
     "MixtureModel",
     "MixtureParameters",
     "MixturePrior",
+    "OrderedMeans",
     "Prior",
     "StandardNormal",
     "StudentT",

@@ -15,7 +15,7 @@ from torch.distributions import biject_to, constraints, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
-__all__ = ["Moved", "OrderedMeans", "as_site", "converted", "increasing", "is_improper", "moved"]
+__all__ = ["Moved", "OrderedMeans", "as_site", "converted", "increasing", "inside", "is_improper", "moved"]
 
 _SUPPORTS = {"weights": constraints.simplex, "correlation_cholesky": constraints.corr_cholesky}
 
@@ -223,6 +223,16 @@ def as_site(name: str, prior: TorchDistribution, shape: tuple[int, ...]) -> Torc
     if tuple(prior.batch_shape) != batch:
         prior = prior.expand(batch)
     return prior.to_event(len(batch)) if batch else prior
+
+
+def inside(prior: dist.TorchDistribution | None, value: Tensor) -> Tensor:
+    """A value of a site, a thousandth of the way inside where its prior is bounded on both sides."""
+    support = None if prior is None else _inner(prior.support)
+    if not isinstance(support, type(constraints.unit_interval)):
+        return value
+    low, high = (torch.as_tensor(bound).to(value) for bound in (support.lower_bound, support.upper_bound))
+    margin = 1e-3 * (high - low)
+    return value.clamp(low + margin, high - margin)
 
 
 def is_improper(prior: Any) -> bool:

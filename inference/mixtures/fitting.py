@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+from pyro.infer.autoguide import AutoDelta
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -37,6 +38,9 @@ __all__ = ["Fitting", "Result", "bound_of"]
 
 Result = EMResult | MixtureSVIResult | MixtureNUTSResult
 
+# Options that may differ between processes.
+_OWN = ("device", "random_state", "verbose", "verbose_interval")
+
 
 @final
 class Fitting:
@@ -54,6 +58,7 @@ class Fitting:
 
     def __init__(self, estimator: GaussianMixture, points: Points, labels: Any, noise_covariance: Any) -> None:
         self.options, self.points = estimator, points
+        self._agree()
         if estimator._missing:
             check_observed(points)
         self.labels = self._given(labels)
@@ -65,6 +70,8 @@ class Fitting:
             self._check_last()
         if estimator.inference == "em" and estimator.priors is not None:
             raise ValueError("Expected no priors for inference='em'; got some: take inference='svi' or 'nuts'.")
+        if estimator.inference != "svi" and estimator.guide is not AutoDelta:
+            raise ValueError(f"Expected no guide for inference={estimator.inference!r}; got one: take inference='svi'.")
         if estimator.inference != "em":
             unwanted = {
                 "sample_weight": points.weighted,
@@ -85,6 +92,15 @@ class Fitting:
             self.noise = check_noise(noise_covariance, self._in_memory("a noise_covariance"))
         elif estimator.reg_covar == 0 and estimator.covariance_prior is None:
             check_distinct(points, estimator.n_components)
+
+    def _agree(self) -> None:
+        """Refuse options that differ between processes."""
+        own = {name: repr(value) for name, value in self.options.get_params().items() if name not in _OWN}
+        every = self.points.processes.gather(own)
+        for name in own:
+            values = [options.get(name) for options in every]
+            if len(set(values)) > 1:
+                raise ValueError(f"Expected the same {name} on every process; got {', '.join(map(str, values))}.")
 
     def _given(self, labels: Any) -> Tensor | None:
         """The labels as a tensor; all processes have some, or none has."""

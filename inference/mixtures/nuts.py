@@ -273,15 +273,14 @@ def _warned(r_hat: float, ess: float, chains: int, draws: int, divergences: Sequ
     mixed, enough = r_hat <= _R_HAT, ess >= _ESS * chains
     said = []
     if not mixed:
-        said.append(f"R-hat is {r_hat:.3f}, above {_R_HAT}: the chains do not agree")
+        said.append(f"R-hat is {r_hat:.3f}, not below {_R_HAT}: the chains are too short, or do not agree")
     if not enough:
         said.append(f"the effective sample size is {ess:.0f}, below {_ESS} for each chain")
     if any(divergences):
         said.append(f"{sum(divergences)} of {chains * draws} draws diverged")
     if said:
         warnings.warn(
-            f"NUTS: {'; '.join(said)}. Raise draws, warmup or target_accept, state narrower priors, or take fewer "
-            "components.",
+            f"NUTS: {'; '.join(said)}. Take more draws, a longer warmup or narrower priors, or fewer components.",
             ConvergenceWarning,
             stacklevel=3,
         )

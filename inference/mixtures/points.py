@@ -109,6 +109,7 @@ class Points:
 
     def __init__(self, source: Source, processes: Processes, summaries: list[Summary], *, weighted: bool) -> None:
         self.source, self.processes, self.weighted = source, processes, weighted
+        self._columns: Source | None = None
         own = summaries[processes.rank]
         self.dtype, self.device, self.local_count = own.dtype, own.device, own.count
         self.offset = sum(summary.count for summary in summaries[: processes.rank])
@@ -130,7 +131,9 @@ class Points:
 
     def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
         """The same chunks, divided among at most `count` threads; only points in memory can be divided."""
-        return self.source.shares(max(1, rows), count)
+        if self._columns is None:
+            self._columns = self.source.by_columns()
+        return self._columns.shares(max(1, rows), count)
 
     def reduce[T](self, found: T) -> T:
         """The sum over the processes of a tensor, or of the tensors of a dataclass apart from `centres`."""

@@ -113,7 +113,7 @@ def standard_errors(
         raise ValueError(f"Expected method in ['sandwich', 'information', 'bootstrap']; got {method!r}.")
     if n_bootstrap < 2:
         raise ValueError(f"Expected n_bootstrap >= 2; got {n_bootstrap}.")
-    points = torch.as_tensor(x).detach()
+    points = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x)).detach()
     given = mixture if isinstance(mixture, MixtureParameters) else mixture.parameters_
     parameters = given.to(torch.empty(0, dtype=torch.float64, device=points.device))
     size = parameters.means.shape[1]

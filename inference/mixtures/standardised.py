@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.statistics import moments
 from latentmix.models.covariances import CovarianceStructure
-from latentmix.models.global_priors import increasing
+from latentmix.models.global_priors import increasing, inside
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
 
@@ -63,12 +63,13 @@ class StandardisedModel:
         return (log[:1] if self.model.structure.isotropic else log).expand(self.model.shapes["scales"]).sum()
 
     def sites(self, parameters: MixtureParameters) -> dict[str, Tensor]:
-        """Values of the model's sites for a mixture in the data's coordinates, in order where means must be."""
+        """Values of the model's sites for a mixture in the data's coordinates, in order and bounds if need be."""
         prior = self.model.declared_priors["means"]
         if prior is not None and prior.support is increasing:
             parameters = parameters.permuted(parameters.means[:, 0].argsort())
         standardised = parameters.affine(1 / self.scale, -self.location / self.scale)
-        return standardised.sites(self.model.covariance_floor)
+        values = standardised.sites(self.model.covariance_floor)
+        return {name: inside(self.model.declared_priors[name], value) for name, value in values.items()}
 
     def parameters(self, sites: Mapping[str, Tensor]) -> MixtureParameters:
         """The mixture, in the data's coordinates, that values of the sites stand for."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Barrier
 from typing import final
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,8 @@ __all__ = ["SufficientStatistics", "expectation", "log_joint", "moments", "repai
 _CHUNK = 4_000_000
 # Second moments of all local points about their location, which every E step with tied covariances needs.
 _TOTALS: WeakKeyDictionary[Points, Tensor] = WeakKeyDictionary()
+# Starting a thread that uses torch takes milliseconds, as long as an E step.
+_WORKERS: WeakKeyDictionary[Points, ThreadPoolExecutor] = WeakKeyDictionary()
 
 
 @final
@@ -232,12 +235,7 @@ def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
     if len(shares) == 1:
         sums = [_through(shares[0], kernel)]
     else:
-        before = torch.get_num_threads()
-        try:
-            with ThreadPoolExecutor(len(shares), initializer=partial(torch.set_num_threads, 1)) as pool:
-                sums = list(pool.map(_through, shares, kernels))
-        finally:
-            torch.set_num_threads(before)
+        sums = list(_workers(points, threads).map(_through, shares, kernels))
     for other in kernels[1:]:
         kernel.absorb(other)
     log_likelihood, total = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
@@ -250,6 +248,18 @@ def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
     return SufficientStatistics(counts, moments, scatter, centres, log_likelihood, total, structure)
 
 
+def _workers(points: Points, count: int) -> ThreadPoolExecutor:
+    """Threads that use one thread each within torch; they end with the points."""
+    if points not in _WORKERS or _WORKERS[points]._max_workers != count:
+        before = torch.get_num_threads()
+        ready = Barrier(count)
+        workers = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1))
+        list(workers.map(lambda _: ready.wait(), range(count)))
+        torch.set_num_threads(before)
+        _WORKERS[points] = workers
+    return _WORKERS[points]
+
+
 @torch.no_grad()
 def _through(chunks: Iterator[Chunk], kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Add chunks to a kernel: the weighted sum of their log-densities, and their weight."""
@@ -257,16 +267,17 @@ def _through(chunks: Iterator[Chunk], kernel: Kernel) -> tuple[Tensor, Tensor]:
     total = kernel.parameters.means.new_zeros(())
     for x, weight in chunks:
         joint, shares = kernel.load(x), kernel.shares
-        torch.softmax(joint, 0, out=shares)
-        # The greatest responsibility is exp(its log-joint - log-density).
-        density = torch.amax(joint, 0).sub_(torch.amax(shares, 0).log_())
+        greatest = torch.amax(joint, 0)
+        torch.sub(joint, greatest, out=shares).exp_()
+        summed = shares.sum(0)
         if weight is None:
-            log_likelihood += density.sum()
+            log_likelihood += greatest.sum() + summed.log().sum()
             total += len(x)
+            shares.mul_(summed.reciprocal_())
         else:
-            log_likelihood += density @ weight
+            log_likelihood += greatest.add_(summed.log()) @ weight
             total += weight.sum()
-            shares.mul_(weight)
+            shares.mul_(weight / summed)
         kernel.add(weight)
     return log_likelihood, total
 

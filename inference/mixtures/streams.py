@@ -16,6 +16,8 @@ __all__ = ["Arrays", "Batches", "Source", "as_source"]
 Chunk = tuple[Tensor, Tensor | None]
 # Values of a chunk that is copied: 32 MB in float64.
 _MOST = 4_000_000
+# Bytes of points that are copied as a whole.
+_COLUMNS = 128 * 2**20
 
 
 class Source(ABC):
@@ -31,6 +33,10 @@ class Source(ABC):
     def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
         """The chunks divided among at most `count` readers that read at the same time."""
         return [self.chunks(rows)]
+
+    def by_columns(self) -> Source:
+        """The same rows, in memory column by column where they are few enough: what passes over all of them read."""
+        return self
 
     def take(self, indices: Tensor) -> Chunk:
         """The rows of ascending `indices`, by a pass over all."""
@@ -64,6 +70,12 @@ class Arrays(Source):
 
     def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
         return [self._every(rows, place, count) for place in range(count)]
+
+    def by_columns(self) -> Source:
+        x = self.x if isinstance(self.x, Tensor | np.memmap) else _floating(self.x)
+        if not isinstance(x, Tensor) or not x.is_contiguous() or x.numel() * x.element_size() > _COLUMNS:
+            return self
+        return Arrays(x.mT.contiguous().mT, self.weight)
 
     def _every(self, rows: int, place: int, count: int) -> Iterator[Chunk]:
         if not isinstance(self.x, Tensor):

@@ -75,9 +75,11 @@ def refusals(x, rank):
         "estimator, labels on one": {"X": x, "labels": labels if rank else None},
         "estimator, labels of text": {"X": x, "labels": ["a"] * len(x) if rank else labels},
     }
+    calls["estimator, options"] = {"X": x}
     for name, call in calls.items():
+        options = {"max_iter": 2 + rank} if name == "estimator, options" else {}
         try:
-            GaussianMixture(4, distributed=True).fit(**call)
+            GaussianMixture(4, distributed=True, **options).fit(**call)
         except ValueError as error:
             found[name] = str(error)
     return found

@@ -47,7 +47,8 @@ def test_what_one_process_does_wrong_is_refused_on_all(outcome):
         "generator": messages[0]["generator"],
     }
     assert "Process 1: Expected batches that can be iterated again" in messages[0]["generator"]
-    assert len(called) == 5
+    assert len(called) == 6
+    assert called.pop("estimator, options") == "Expected the same max_iter on every process; got 2, 3."
     assert called.pop("estimator, labels on one") == "Expected labels on every process, or on none; got them on 1 of 2."
     assert all(message.startswith("Process 1: ") for message in called.values()), called
 

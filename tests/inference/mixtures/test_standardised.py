@@ -6,6 +6,7 @@ from pyro import poutine
 from latentmix.inference.mixtures.standardised import standardised_model
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.mixture import MixtureModel
+from latentmix.models.parameters import MixtureParameters
 
 from tests.inference.mixtures.clouds import TYPES, begin, blobs
 
@@ -48,3 +49,17 @@ def test_what_is_left_out_is_the_default_of_standardised_data() -> None:
     assert float(priors["means"].base_dist.scale.max()) == 3
     with pytest.raises(ValueError, match="Expected priors of weights, means, scales, correlations; got one of 'mu'"):
         standardised_model(x, 4, covariance_structure("full"), priors={"mu": dist.Normal(0.0, 1.0)})
+
+
+def test_a_start_out_of_bounds_is_moved_inside() -> None:
+    x = torch.tensor([[-6.0], [-5.5], [5.5], [6.0]], dtype=torch.float64)
+    prior = dist.Uniform(-5.6 * torch.ones(2, 1).double(), 5.6)
+    made = standardised_model(x, 2, covariance_structure("full"), priors={"means": prior})
+    begin = MixtureParameters(
+        torch.tensor([0.5, 0.5]).double(),
+        torch.tensor([[-5.75], [5.5]]).double(),
+        torch.ones(2, 1, 1).double(),
+        covariance_structure("full"),
+    )
+    means = made.parameters(made.sites(begin)).means
+    torch.testing.assert_close(means, torch.tensor([[-5.5888], [5.5]]).double())
