@@ -10,6 +10,7 @@ export PYTHON
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 STAMP := $(VENV)/.setup-done
@@ -23,7 +24,7 @@ help:
 	@echo 'make test     run the tests                                  (ARGS="tests/models -x")'
 	@echo 'make verify   run the long proofs that are not up to date    (ARGS="NAME --force")'
 	@echo 'make lint     ruff and mypy'
-	@echo 'make bench    measure the speed of SVI'
+	@echo 'make bench    measure the speed of SVI and of EM'
 	@echo 'make gallery  draw the pictures of the README anew'
 	@echo 'make clean    remove build products and caches; .venv and runs/ stay'
 
@@ -49,7 +50,7 @@ demo: setup
 	tail -n 1 "$$logs/digits"
 
 test: setup
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 verify: setup
 	@$(RUN) tests.verify $(ARGS)
@@ -71,7 +72,8 @@ gallery: setup
 	cp "$$folder/plane/figures/latents_none.png" experiments/gallery/latents.png
 
 bench: setup
-	@$(LATENTMIX) bench svi $(ARGS)
+	@$(LATENTMIX) bench svi
+	@$(LATENTMIX) bench em $(ARGS)
 
 clean:
 	@rm -rf build dist *.egg-info .typing .mypy_cache .ruff_cache .pytest_cache
