@@ -27,7 +27,7 @@ from torch import Tensor
 
 from latentmix.inference import GaussianMixture
 from latentmix.inference.effects import isolated
-from latentmix.inference.mixtures.statistics import log_joint
+from latentmix.inference.mixtures.density import log_joint
 from latentmix.models.covariances import CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 

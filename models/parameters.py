@@ -89,6 +89,17 @@ class MixtureParameters:
         """Probabilities of the components given `n x D` points: `n x K`."""
         return self.log_joint(x).softmax(-1)
 
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the whole mixture: `(D,)`."""
+        return self.weights @ self.means / self.weights.sum()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each feature under the whole mixture: `(D,)`."""
+        within = self.expanded_covariances().diagonal(dim1=-2, dim2=-1)
+        return self.weights @ (within + (self.means - self.mean).square()) / self.weights.sum()
+
     def expanded_covariances(self) -> Tensor:
         """Covariances as `K x D x D` matrices, whatever the structure."""
         return self.structure.expand(self.covariances, *self.means.shape)

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from latentmix.inference.mixtures.conjugate import ConjugatePrior, VariationalPosterior, WeightPrior
+from latentmix.inference.mixtures.density import log_joint
 from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.estimator import MixtureEstimator
 from latentmix.inference.mixtures.inputs import Array, returned
@@ -27,8 +28,8 @@ from latentmix.inference.mixtures.missing import (
 from latentmix.inference.mixtures.points import Points
 from latentmix.inference.mixtures.progress import Progress
 from latentmix.inference.mixtures.starts import StartMethod, start
-from latentmix.inference.mixtures.statistics import expectation, log_joint
-from latentmix.inference.mixtures.variational import VariationalResult, as_statistics, fit_variational
+from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
+from latentmix.inference.mixtures.variational import VariationalResult, fit_variational
 from latentmix.models.covariances import CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -224,7 +225,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             random_state=random_state,
             reg_covar=self.reg_covar,
         )
-        return prior.posterior(as_statistics(seed, points.weight))
+        return prior.posterior(SufficientStatistics.of_parameters(seed, points.weight))
 
     def _prior(self, points: Points) -> ConjugatePrior:
         structure, size = covariance_structure(self.covariance_type), points.n_features

@@ -16,7 +16,6 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.statistics import SufficientStatistics, repair
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
@@ -76,26 +75,18 @@ class CovariancePrior:
             raise ValueError(f"Expected degrees_of_freedom_prior > {least:g}; got {freedom}.")
         return cls(tensor, freedom, structure, n_features)
 
-    def maximize(
-        self, statistics: SufficientStatistics, reg_covar: float, variance: Tensor
-    ) -> tuple[MixtureParameters, bool]:
-        """The M step under the prior; as `SufficientStatistics.maximize` otherwise."""
-        counts = statistics.divisors
-        shift = statistics.sums / counts[:, None]
-        estimate = self.structure.estimate(counts, statistics.scatter, shift)
+    def mode(self, counts: Tensor, estimate: Tensor) -> Tensor:
+        """Covariances of the greatest posterior density, of the shape of `estimate`.
+
+        Args:
+            counts: `(K,)` counts of the components.
+            estimate: Their likeliest covariances.
+        """
         values = counts.sum() if self.structure.name == "tied" else counts
         if self.structure.isotropic:
             values = values * self.n_features
         values = values.reshape(-1, *[1] * (estimate.ndim - 1)) if values.ndim else values
-        covariances = (values * estimate + self.scale) / (values + self._exponent)
-        floor = torch.full_like(variance, reg_covar)
-        parameters = MixtureParameters(
-            counts / counts.sum(),
-            statistics.centres + shift,
-            self.structure.regularize(covariances, floor),
-            self.structure,
-        )
-        return repair(parameters, variance)
+        return (values * estimate + self.scale) / (values + self._exponent)
 
     def log_density(self, parameters: MixtureParameters) -> Tensor:
         """Log-density of the covariances of a mixture, over all components."""

@@ -19,7 +19,7 @@ from latentmix.inference.mixtures.statistics import SufficientStatistics, expect
 from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["expectation_under_noise", "log_joint_under_noise", "shrunk", "spread"]
+__all__ = ["expectation_under_noise", "log_joint_under_noise", "shrunk"]
 
 # A smaller responsibility is left out of the moments; the log-likelihood holds it.
 _NEGLIGIBLE = 1e-12
@@ -97,13 +97,6 @@ def log_joint_under_noise(x: Tensor, parameters: MixtureParameters, noise: Tenso
     return torch.cat([part(x[rows].double(), parameters, noise[rows].double()) for rows in chunks])
 
 
-def spread(parameters: MixtureParameters) -> Tensor:
-    """Variance of each feature under a mixture: `(D,)`, without the noise that the variance of noisy points holds."""
-    deviations = parameters.means - parameters.weights @ parameters.means
-    within = parameters.expanded_covariances().diagonal(dim1=-2, dim2=-1)
-    return parameters.weights @ (within + deviations.square())
-
-
 def shrunk(x: Tensor, parameters: MixtureParameters, noise: Tensor) -> Tensor:
     """Where noisy points lie without their noise, under one Gaussian, without correlations, of a mixture's moments.
 
@@ -113,7 +106,7 @@ def shrunk(x: Tensor, parameters: MixtureParameters, noise: Tensor) -> Tensor:
         noise: `n x D`, or `n x D x D`, or one row of these for all.
     """
     own = noise.double() if noise.ndim == 2 else noise.double().diagonal(dim1=-2, dim2=-1)
-    mean, variance = parameters.weights @ parameters.means, spread(parameters)
+    mean, variance = parameters.mean, parameters.variance
     return mean + variance / (variance + own) * (x.double() - mean)
 
 

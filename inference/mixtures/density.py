@@ -56,10 +56,7 @@ class LogJoint:
     @torch.no_grad()
     def __init__(self, parameters: MixtureParameters) -> None:
         self._parameters = parameters
-        weights = parameters.weights / parameters.weights.sum()
-        self._location = weights @ parameters.means
-        within = parameters.expanded_covariances().diagonal(dim1=-2, dim2=-1)
-        self._variance = weights @ (within + (parameters.means - self._location).square())
+        self._location, self._variance = parameters.mean, parameters.variance
         self._impossible = (parameters.weights == 0).nonzero()[:, 0]
         self._kernels: dict[bool, Kernel] = {}
 

@@ -13,23 +13,13 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.inference.mixtures.covariance_priors import CovariancePrior
-from latentmix.inference.mixtures.deconvolution import expectation_under_noise, spread
+from latentmix.inference.mixtures.deconvolution import expectation_under_noise
 from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.reseeding import reseed, widened
-from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, moments, repair, slices
+from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = [
-    "EMResult",
-    "EStep",
-    "SufficientStatistics",
-    "expectation",
-    "fit_em",
-    "moments",
-    "repair",
-    "reseed",
-    "slices",
-]
+__all__ = ["EMResult", "EStep", "fit_em"]
 
 _MAX_RESEEDS = 10
 # A fall of the bound that rounding alone accounts for, relative to its size.
@@ -141,7 +131,7 @@ def fit_em(
             raise ValueError("Expected a tensor of points beside noise_covariance; got Points.")
         e_step = partial(expectation_under_noise, noise=noise_covariance, candidates=noise_candidates)
     run = _E(points, x, sample_weight, e_step or expectation, prior)
-    variance = points.variance if noise_covariance is None else spread(parameters)
+    variance = points.variance if noise_covariance is None else parameters.variance
     bounds: list[float] = []
     segments = [0]
     reseeded = repaired = 0
@@ -149,8 +139,7 @@ def fit_em(
     for iteration in range(1, max_iter + 1):
         statistics, bound = run(parameters)
         statistics = widened(statistics, variance)
-        maximize = statistics.maximize if prior is None else partial(prior.maximize, statistics)
-        parameters, jittered = maximize(reg_covar, variance)
+        parameters, jittered = statistics.maximize(reg_covar, variance, prior)
         repaired += jittered
         empty = statistics.empty
         revive = bool(empty.any()) and iteration < max_iter and reseeded < _MAX_RESEEDS and points.count > len(empty)
@@ -186,7 +175,7 @@ class _E:
             statistics = self.step(self.points, parameters)
         else:
             weight = None if self.sample_weight is None else self.sample_weight.double()
-            statistics = self.points.reduce(self.step(self.given, parameters, sample_weight=weight))
+            statistics = self.points.reduce(lambda: self.step(self.given, parameters, sample_weight=weight))
         if self.prior is None:
             return statistics, statistics.bound
         total = statistics.log_likelihood + self.prior.log_density(parameters)

@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from latentmix.inference.mixtures.deconvolution import log_joint_under_noise
+from latentmix.inference.mixtures.density import log_joint
 from latentmix.inference.mixtures.estimator import MixtureEstimator
 from latentmix.inference.mixtures.fitting import Fitting, Result, bound_of
 from latentmix.inference.mixtures.inputs import Array
@@ -25,10 +26,9 @@ from latentmix.inference.mixtures.points import Points
 from latentmix.inference.mixtures.posterior import MixturePosterior, posterior_of_guide
 from latentmix.inference.mixtures.standardised import Priors
 from latentmix.inference.mixtures.starts import StartMethod
-from latentmix.inference.mixtures.statistics import log_joint
+from latentmix.inference.mixtures.statistics import SufficientStatistics
 from latentmix.inference.mixtures.stepwise import StepwiseEM
 from latentmix.inference.mixtures.svi import MixtureSVIResult
-from latentmix.inference.mixtures.variational import as_statistics
 from latentmix.inference.training import MakeOptimizer, MakeScheduler
 from latentmix.models.covariances import CovarianceType
 
@@ -281,7 +281,7 @@ class GaussianMixture(MixtureEstimator):
 
     def _as_step(self) -> StepwiseEM:
         """What `fit` found as the first step of stepwise EM."""
-        statistics = as_statistics(self.parameters_, 1.0)
+        statistics = SufficientStatistics.of_parameters(self.parameters_, 1.0)
         bound = torch.full_like(statistics.weight, self.lower_bound_)
         return StepwiseEM(self.parameters_, replace(statistics, log_likelihood=bound), 1, self._weight)
 

@@ -116,12 +116,17 @@ def _round(points: Points, means: Tensor, structure: CovarianceStructure) -> Mix
 
 
 def _expands(points: Points, parameters: MixtureParameters) -> bool:
-    return accurate(parameters, points.location, points.variance, points.radius)
+    return points.processes.agree(accurate(parameters, points.location, points.variance, points.radius))
+
+
+def _added(points: Points, membership: Membership, kernel: Kernel) -> SufficientStatistics:
+    """Statistics of all points under their membership."""
+    return widened(points.reduce(lambda: _local(points, membership, kernel)), points.variance)
 
 
 @torch.no_grad()
-def _added(points: Points, membership: Membership, kernel: Kernel) -> SufficientStatistics:
-    """Statistics of all points under their membership."""
+def _local(points: Points, membership: Membership, kernel: Kernel) -> SufficientStatistics:
+    """Statistics of this process's points."""
     weights = points.location.new_zeros(())
     first, member = 0, membership()
     for x, weight in points.chunks(kernel.rows):
@@ -139,5 +144,4 @@ def _added(points: Points, membership: Membership, kernel: Kernel) -> Sufficient
         first += len(x)
     counts, sums, scatter, centres = kernel.moments()
     none, structure = torch.zeros_like(weights), kernel.parameters.structure
-    total = points.reduce(SufficientStatistics(counts, sums, scatter, centres, none, weights, structure))
-    return widened(total, points.variance)
+    return SufficientStatistics(counts, sums, scatter, centres, none, weights, structure)

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.completion import completions
+from latentmix.inference.mixtures.density import log_joint
 from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.starts import StartMethod, start
-from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, log_joint
+from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
 from latentmix.inference.mixtures.streams import Chunk, Source, as_source
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
@@ -68,7 +69,13 @@ def expectation_with_missing(
         >>> expectation_with_missing(torch.tensor([[3.0, torch.nan]]), mixture).sums
         tensor([[3.0000, 1.5000]], dtype=torch.float64)
     """
-    source = points if isinstance(points, Points) else as_source(points, sample_weight)
+    if isinstance(points, Points):
+        return points.reduce(lambda: _expectation(points, parameters))
+    return _expectation(as_source(points, sample_weight), parameters)
+
+
+def _expectation(source: Points | Source, parameters: MixtureParameters) -> SufficientStatistics:
+    """Statistics of this process's points."""
     structure = parameters.structure
     total = _nothing(parameters)
     for x, weight in source.chunks(_CHUNK // sum(parameters.means.shape)):
@@ -94,7 +101,7 @@ def expectation_with_missing(
                 weight=mass.sum(),
                 structure=structure,
             )
-    return points.reduce(total) if isinstance(points, Points) else total
+    return total
 
 
 def log_joint_with_missing(x: Tensor, parameters: MixtureParameters) -> Tensor:
@@ -184,19 +191,24 @@ def start_with_missing(
     return expectation_with_missing(points, seed).maximize(reg_covar, points.variance)[0]
 
 
-def check_observed(points: Points) -> bool:
-    """Whether an entry is missing.
-
-    Raises:
-        ValueError: If a column has no observed entry of positive weight; the message names it.
-    """
+def _absent(points: Points) -> Tensor:
+    """How many entries of each column are missing, and the weight of those that are not: `2 x D`."""
     missing = torch.zeros(points.n_features, dtype=torch.float64, device=points.device)
     weight = torch.zeros_like(missing)
     for x, own in points.chunks(_CHUNK // points.n_features):
         absent = x.isnan()
         missing += absent.sum(0)
         weight += (~absent).sum(0) if own is None else own @ (~absent).double()
-    missing, weight = points.reduce(missing), points.reduce(weight)
+    return torch.stack([missing, weight])
+
+
+def check_observed(points: Points) -> bool:
+    """Whether an entry is missing.
+
+    Raises:
+        ValueError: If a column has no observed entry of positive weight; the message names it.
+    """
+    missing, weight = points.reduce(lambda: _absent(points))
     empty = (weight <= 0).nonzero().flatten().tolist()
     if empty:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast, final
 
@@ -61,7 +61,7 @@ class Summary:
             mean = own @ filled / weights.clamp_min(torch.finfo(torch.float64).tiny)
             filled = part.where(there, mean)
             squares = own @ (filled - mean).square()
-            low, high = filled.aminmax(dim=0)
+            low, high = part.where(there, torch.inf).amin(0), part.where(there, -torch.inf).amax(0)
         return cls(len(x), float(own.sum()), weights, mean, squares, low, high, x.dtype, x.device)
 
     def __add__(self, other: Summary) -> Summary:
@@ -123,6 +123,7 @@ class Points:
         constant = (variance <= 1e-24 * total.mean.square()) | (variance <= 0)
         self.variance = torch.where(constant, fallback, variance)
         reach = torch.maximum(total.high - total.mean, total.mean - total.low)
+        reach = reach.where(total.low <= total.high, 0.0)  # a column of which nothing is there
         self.radius = float((reach.square() / self.variance).sum().sqrt())
 
     def chunks(self, rows: int) -> Iterator[Chunk]:
@@ -135,8 +136,13 @@ class Points:
             self._columns = self.source.by_columns()
         return self._columns.shares(max(1, rows), count)
 
-    def reduce[T](self, found: T) -> T:
-        """The sum over the processes of a tensor, or of the tensors of a dataclass apart from `centres`."""
+    def reduce[T](self, find: Callable[[], T]) -> T:
+        """The sum over the processes of what each finds: a tensor, or a dataclass's tensors apart from `centres`.
+
+        Raises:
+            ValueError: What another process met; its own error on the process that met it.
+        """
+        found = self._found(find)
         if self.processes.alone:
             return found
         if isinstance(found, Tensor):
@@ -148,25 +154,40 @@ class Points:
         sums = self.processes.sum(*(values[name] for name in names))
         return cast(T, replace(found, **dict(zip(names, sums, strict=True))))
 
+    def gather[T](self, find: Callable[[], T]) -> list[T]:
+        """What each process finds, in the order of their numbers; errors are raised as `reduce` does."""
+        return self.processes.gather(self._found(find))
+
+    def _found[T](self, find: Callable[[], T]) -> T:
+        """What this process finds, or an error of any, so that none waits for one that has given up."""
+        found, failure = None, None
+        try:
+            found = find()
+        except Exception as error:
+            failure = error
+        self.processes.refuse(failure)
+        return cast(T, found)
+
     def sample(self, indices: Tensor) -> Tensor:
         """The rows of the `(m,)` indices, counted over all processes: `m x D`, the same on each."""
         return self.weighted_sample(indices)[0]
 
     def weighted_sample(self, indices: Tensor) -> Chunk:
         """The rows of the `(m,)` indices, counted over all processes, and their weights."""
-        indices = indices.to(self.device)
-        rows = torch.zeros(len(indices), self.n_features, dtype=self.dtype, device=self.device)
-        weights = torch.zeros(len(indices), dtype=torch.float64, device=self.device)
+        both = self.reduce(lambda: self._own_sample(indices.to(self.device)))
+        return both[:, :-1].to(self.dtype), both[:, -1] if self.weighted else None
+
+    def _own_sample(self, indices: Tensor) -> Tensor:
+        """The rows among the indices that this process has, and in the last column their weights; zeros elsewhere."""
+        both = torch.zeros(len(indices), self.n_features + 1, dtype=torch.float64, device=self.device)
         order = indices.argsort()
         ascending = indices[order] - self.offset
         own = order[(ascending >= 0) & (ascending < self.local_count)]
         if len(own):
             found, weight = self.source.take(indices[own] - self.offset)
-            rows[own] = found
-            if weight is not None:
-                weights[own] = weight
-        rows, weights = self.processes.sum(rows, weights)
-        return rows, weights if self.weighted else None
+            both[own, :-1] = found.double()
+            both[own, -1] = 1.0 if weight is None else weight
+        return both
 
 
 def as_points(x: Any, sample_weight: Any = None, *, allow_nan: bool = False, distributed: bool = False) -> Points:
@@ -210,23 +231,24 @@ def as_points(x: Any, sample_weight: Any = None, *, allow_nan: bool = False, dis
         summary, weighted = _summary(source, allow_nan)
     except Exception as error:  # told to the other processes first, or they would wait for ever
         failure = error
-    told = (None if failure is None else str(failure), None if summary is None else summary.to(torch.device("cpu")))
-    reports = processes.gather((*told, weighted))
-    if failure is not None and (processes.alone or not isinstance(failure, ValueError)):
-        raise failure
-    messages = [f"Process {rank}: {report[0]}" for rank, report in enumerate(reports) if report[0] is not None]
-    if messages:
-        raise ValueError(messages[0])
-    summaries: list[Summary] = [report[1] for report in reports]
-    _agree("features", [len(one.mean) for one in summaries])
-    _agree("dtype", [one.dtype for one in summaries])
-    _agree("weights", [report[2] for report in reports])
-    if not sum(one.weight for one in summaries) > 0:
-        raise ValueError("Expected sample_weight not to be all zero; got zeros.")
+    processes.refuse(failure)
     assert source is not None
     assert summary is not None
+    reports = processes.gather((summary.to(torch.device("cpu")), weighted))
+    summaries: list[Summary] = [report[0] for report in reports]
+    _agree("features", [len(one.mean) for one in summaries])
+    _agree("dtype", [one.dtype for one in summaries])
+    _agree("weights", [report[1] for report in reports])
+    if not sum(one.weight for one in summaries) > 0:
+        raise ValueError("Expected sample_weight not to be all zero; got zeros.")
     summaries[processes.rank] = summary
-    return Points(source, processes, summaries, weighted=weighted)
+    points = Points(source, processes, summaries, weighted=weighted)
+    if not bool(points.variance.isfinite().all()):
+        raise ValueError(
+            "Expected points whose squares are finite; got values so large that their variance is not: divide the "
+            "points by a common factor."
+        )
+    return points
 
 
 def _agree(what: str, values: list[Any]) -> None:

@@ -74,6 +74,15 @@ def widened(statistics: SufficientStatistics, variance: Tensor) -> SufficientSta
 
 def _worst(points: Points, parameters: MixtureParameters, count: int, noise: Tensor | None) -> Tensor:
     """The points of the least density, without their noise, on all processes: at most `count x D`."""
+    found = points.gather(lambda: _own_worst(points, parameters, count, noise))
+    (density,), (least,) = _least([density for density, _ in found], [row for _, row in found], count)
+    return least[density < torch.inf]
+
+
+def _own_worst(
+    points: Points, parameters: MixtureParameters, count: int, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Those of this process, on the CPU, with their densities."""
     n_components, n_features = parameters.means.shape
     densities: list[Tensor] = []
     rows: list[Tensor] = []
@@ -89,9 +98,7 @@ def _worst(points: Points, parameters: MixtureParameters, count: int, noise: Ten
         moved = part[low] if own is None else shrunk(part[low], parameters, own if len(own) == 1 else own[low])
         densities, rows = _least([*densities, density[low]], [*rows, moved], count)
         first += len(x)
-    found = points.processes.gather((torch.cat(densities).cpu(), torch.cat(rows).cpu()))
-    (density,), (least,) = _least([density for density, _ in found], [row for _, row in found], count)
-    return least[density < torch.inf]
+    return torch.cat(densities).cpu(), torch.cat(rows).cpu()
 
 
 def _least(densities: list[Tensor], rows: list[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.candidates import CRITERIA, Candidate, Criterion, Selection
+from latentmix.inference.mixtures.density import log_joint
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.gibbs import gibbs
 from latentmix.inference.mixtures.psis import leave_one_out
-from latentmix.inference.mixtures.statistics import log_joint
 from latentmix.models.covariances import CovarianceType, covariance_structure
 
 __all__ = ["CRITERIA", "Candidate", "Criterion", "Selection", "select"]

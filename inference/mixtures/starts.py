@@ -122,14 +122,8 @@ def from_labels(
     """
     points = as_points(x, sample_weight)
     _check_labels(points, labels, n_components)
-    counts = points.location.new_zeros(n_components)
-    sums = points.location.new_zeros(n_components, points.n_features)
-    for rows, part in _passed(points, n_components):
-        own = labels[rows].to(part.device)
-        known = own >= 0
-        counts += torch.bincount(own[known], minlength=n_components)
-        sums.index_add_(0, own[known], part[known] - points.location)
-    counts, sums = points.reduce(counts), points.reduce(sums)
+    found = points.reduce(lambda: _labelled(points, labels, n_components))
+    counts, sums = found[:, -1], found[:, :-1]
     if bool((counts == 0).any()):
         missing = torch.nonzero(counts == 0).flatten().tolist()
         raise ValueError(f"Expected a labelled point for every component; got none for components {missing}.")
@@ -219,17 +213,28 @@ def _merged(
 
 def _check_labels(points: Points, labels: Tensor, n_components: int) -> None:
     """The same error on every process."""
-    message = None
+    failure = None
     if labels.shape != (points.local_count,) or labels.is_floating_point():
-        message = (
+        failure = ValueError(
             f"Expected integer labels of shape {(points.local_count,)}; got {labels.dtype} of shape "
             f"{tuple(labels.shape)}."
         )
     elif bool(((labels < -1) | (labels >= n_components)).any()):
-        message = f"Expected labels in -1 ... {n_components - 1}; got {int(labels.min())} ... {int(labels.max())}."
-    messages = [one for one in points.processes.gather(message) if one is not None]
-    if messages:
-        raise ValueError(messages[0])
+        failure = ValueError(
+            f"Expected labels in -1 ... {n_components - 1}; got {int(labels.min())} ... {int(labels.max())}."
+        )
+    points.processes.refuse(failure)
+
+
+def _labelled(points: Points, labels: Tensor, n_components: int) -> Tensor:
+    """Sums of this process's labelled points about the location, and in the last column their number: `K x (D+1)`."""
+    found = points.location.new_zeros(n_components, points.n_features + 1)
+    for rows, part in _passed(points, n_components):
+        own = labels[rows].to(part.device)
+        known = own >= 0
+        found[:, -1] += torch.bincount(own[known], minlength=n_components)
+        found[:, :-1].index_add_(0, own[known], part[known] - points.location)
+    return found
 
 
 def _passed(points: Points, n_components: int) -> Iterator[tuple[slice, Tensor]]:

@@ -13,20 +13,20 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.density import log_joint
+from latentmix.inference.mixtures.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.kernels import Centred, Expanded, Kernel, accurate
 from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.streams import Chunk
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["SufficientStatistics", "expectation", "log_joint", "moments", "repair", "slices", "stored"]
+__all__ = ["SufficientStatistics", "expectation", "moments", "repair", "slices", "stored"]
 
 _CHUNK = 4_000_000
 # Second moments of all local points about their location, which every E step with tied covariances needs.
 _TOTALS: WeakKeyDictionary[Points, Tensor] = WeakKeyDictionary()
 # Starting a thread that uses torch takes milliseconds, as long as an E step.
-_WORKERS: WeakKeyDictionary[Points, ThreadPoolExecutor] = WeakKeyDictionary()
+_WORKERS: WeakKeyDictionary[Points, tuple[int, ThreadPoolExecutor]] = WeakKeyDictionary()
 
 
 @final
@@ -83,6 +83,20 @@ class SufficientStatistics:
             structure=structure,
         )
 
+    @classmethod
+    def of_parameters(cls, parameters: MixtureParameters, weight: float) -> SufficientStatistics:
+        """Statistics of data of that total weight of which the parameters are the M step: where a fit starts."""
+        counts = parameters.weights * weight
+        return cls(
+            counts=counts,
+            sums=torch.zeros_like(parameters.means),
+            scatter=parameters.structure.pool(counts, parameters.covariances),
+            centres=parameters.means,
+            log_likelihood=counts.new_zeros(()),
+            weight=counts.sum(),
+            structure=parameters.structure,
+        )
+
     def about(self, centres: Tensor) -> SufficientStatistics:
         """The same statistics about other `K x D` centres; far ones cost digits."""
         if centres is self.centres:
@@ -109,6 +123,17 @@ class SufficientStatistics:
             self.structure,
         )
 
+    def __mul__(self, factor: float) -> SufficientStatistics:
+        return SufficientStatistics(
+            self.counts * factor,
+            self.sums * factor,
+            self.scatter * factor,
+            self.centres,
+            self.log_likelihood * factor,
+            self.weight * factor,
+            self.structure,
+        )
+
     @property
     def bound(self) -> float:
         """Mean log-density of the data under the parameters of the E step."""
@@ -124,12 +149,15 @@ class SufficientStatistics:
         """Counts that can be divided by, raised by less than rounding errors of them: `(K,)`."""
         return self.counts + 10 * torch.finfo(self.counts.dtype).eps * self.weight.clamp_max(1.0)
 
-    def maximize(self, reg_covar: float, variance: Tensor) -> tuple[MixtureParameters, bool]:
+    def maximize(
+        self, reg_covar: float, variance: Tensor, prior: CovariancePrior | None = None
+    ) -> tuple[MixtureParameters, bool]:
         """The M step (Bishop, 2006, equations 9.24 to 9.26), `reg_covar` added to the diagonals.
 
         Args:
             reg_covar: Variance added to every feature.
             variance: `(D,)` variances of the data: a singular covariance gets a jitter relative to them.
+            prior: Under one, the covariances are the mode of their posterior.
 
         Returns:
             The parameters, finite and positive definite, and whether a jitter was needed.
@@ -137,6 +165,8 @@ class SufficientStatistics:
         counts = self.divisors
         shift = self.sums / counts[:, None]
         covariances = self.structure.estimate(counts, self.scatter, shift)
+        if prior is not None:
+            covariances = prior.mode(counts, covariances)
         floor = torch.full_like(variance, reg_covar)
         parameters = MixtureParameters(
             counts / counts.sum(),
@@ -209,15 +239,15 @@ def expectation(
         points = as_points(points, sample_weight)
     else:
         points = as_points(points, sample_weight, distributed=False)
-    if accurate(parameters, points.location, points.variance, points.radius):
+    agree = points.processes.agree  # where processors differ, so may last digits
+    if agree(accurate(parameters, points.location, points.variance, points.radius)):
         kernel = Expanded(parameters, points.location, _TOTALS.get(points))
-        local = _passed(points, kernel)
+        found = points.reduce(lambda: _passed(points, kernel))
         if parameters.structure.name == "tied":
             _TOTALS[points] = kernel.total
-        found = points.reduce(local)
-        if not _shrunk(found, parameters):
+        if not agree(_shrunk(found, parameters)):
             return found
-    return points.reduce(_passed(points, Centred(parameters)))
+    return points.reduce(lambda: _passed(points, Centred(parameters)))
 
 
 def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
@@ -250,14 +280,14 @@ def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
 
 def _workers(points: Points, count: int) -> ThreadPoolExecutor:
     """Threads that use one thread each within torch; they end with the points."""
-    if points not in _WORKERS or _WORKERS[points]._max_workers != count:
+    if points not in _WORKERS or _WORKERS[points][0] != count:
         before = torch.get_num_threads()
         ready = Barrier(count)
         workers = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1))
         list(workers.map(lambda _: ready.wait(), range(count)))
         torch.set_num_threads(before)
-        _WORKERS[points] = workers
-    return _WORKERS[points]
+        _WORKERS[points] = count, workers
+    return _WORKERS[points][1]
 
 
 @torch.no_grad()

@@ -15,11 +15,9 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.deconvolution import spread
 from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.reseeding import reseed, widened
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
-from latentmix.inference.mixtures.variational import as_statistics
 from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["StepwiseEM"]
@@ -112,17 +110,19 @@ class StepwiseEM:
         found = _of_batch(points, self.parameters)
         size = (self.steps + self.delay) ** -self.exponent
         share = 1 - (1 - min(size, 1.0)) ** (points.weight * self.steps / self.weight)
-        return self._maximized(points, _mixed(self.statistics, found, share), reg_covar)
+        return self._maximized(points, self.statistics * (1 - share) + found * share, reg_covar)
 
     def _maximized(self, points: Points, statistics: SufficientStatistics, reg_covar: float) -> Self:
-        variance = spread(self.parameters)
+        variance = self.parameters.variance
         parameters, _ = widened(statistics, variance).maximize(reg_covar, variance)
         empty = statistics.empty
         if bool(empty.any()):
             held = parameters.weights.where(~empty, 0.0)
             alive = MixtureParameters(held / held.sum(), parameters.means, parameters.covariances, parameters.structure)
-            parameters = reseed(points, parameters, empty, spread(alive))  # a batch may be of one point
-            statistics = replace(as_statistics(parameters, 1.0), log_likelihood=statistics.log_likelihood)
+            parameters = reseed(points, parameters, empty, alive.variance)  # a batch may be of one point
+            statistics = replace(
+                SufficientStatistics.of_parameters(parameters, 1.0), log_likelihood=statistics.log_likelihood
+            )
         else:
             statistics = statistics.about(parameters.means)
         return replace(
@@ -138,14 +138,4 @@ def _of_batch(points: Points, parameters: MixtureParameters) -> SufficientStatis
     """Statistics of a batch, per datum, about the mixture's means."""
     if points.n_features != parameters.means.shape[1]:
         raise ValueError(f"Expected points with {parameters.means.shape[1]} features; got {points.n_features}.")
-    found = expectation(points, parameters).about(parameters.means)
-    return _scaled(found, 1 / points.weight)
-
-
-def _scaled(statistics: SufficientStatistics, factor: float) -> SufficientStatistics:
-    names = ("counts", "sums", "scatter", "log_likelihood", "weight")
-    return replace(statistics, **{name: getattr(statistics, name) * factor for name in names})
-
-
-def _mixed(before: SufficientStatistics, found: SufficientStatistics, share: float) -> SufficientStatistics:
-    return _scaled(before, 1 - share) + _scaled(found, share)
+    return expectation(points, parameters).about(parameters.means) * (1 / points.weight)

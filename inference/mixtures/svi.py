@@ -16,10 +16,10 @@ from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.effects import isolated
-from latentmix.inference.mixtures.em import moments, repair
 from latentmix.inference.mixtures.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.quasi_newton import QuasiNewton
 from latentmix.inference.mixtures.standardised import Priors, standardised_model
+from latentmix.inference.mixtures.statistics import moments, repair
 from latentmix.inference.svi import SVIResult, fit
 from latentmix.inference.terms import Stochastic, Terms
 from latentmix.inference.training import Callback, DivergenceError, MakeOptimizer, MakeScheduler, TrainingState

@@ -23,7 +23,7 @@ from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, repair
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["VariationalResult", "as_statistics", "entropy", "evidence_lower_bound", "fit_variational"]
+__all__ = ["VariationalResult", "entropy", "evidence_lower_bound", "fit_variational"]
 
 EStep = Callable[..., SufficientStatistics]
 
@@ -93,14 +93,15 @@ def fit_variational(
     Example:
         >>> import torch
         >>> from latentmix.inference.mixtures.conjugate import ConjugatePrior
-        >>> from latentmix.inference.mixtures.variational import as_statistics, fit_variational
+        >>> from latentmix.inference.mixtures.statistics import SufficientStatistics
+        >>> from latentmix.inference.mixtures.variational import fit_variational
         >>> from latentmix.models.covariances import covariance_structure
         >>> from latentmix.models.parameters import MixtureParameters
         >>> x = torch.tensor([[-1.0], [-1.2], [0.9], [1.1]]).double()
         >>> diagonal, two = covariance_structure("diag"), torch.ones(2).double()
         >>> prior = ConjugatePrior("dirichlet_distribution", 1.0, x.mean(0), 0.1, 1.0, x.var(0), diagonal)
         >>> start = MixtureParameters(two / 2, x[[0, 2]], two[:, None], diagonal)
-        >>> begin = prior.posterior(as_statistics(start, 4.0))
+        >>> begin = prior.posterior(SufficientStatistics.of_parameters(start, 4.0))
         >>> fit_variational(x, begin, prior).posterior.means.shape
         torch.Size([2, 1])
     """
@@ -127,20 +128,6 @@ def fit_variational(
             stacklevel=2,
         )
     return VariationalResult(posterior, bounds, converged, evidence, repaired)
-
-
-def as_statistics(parameters: MixtureParameters, weight: float) -> SufficientStatistics:
-    """Statistics of data of that total weight of which the parameters are the M step: where a fit starts."""
-    counts = parameters.weights * weight
-    return SufficientStatistics(
-        counts=counts,
-        sums=torch.zeros_like(parameters.means),
-        scatter=parameters.structure.pool(counts, parameters.covariances),
-        centres=parameters.means,
-        log_likelihood=counts.new_zeros(()),
-        weight=counts.sum(),
-        structure=parameters.structure,
-    )
 
 
 def entropy(statistics: SufficientStatistics, parameters: MixtureParameters) -> Tensor:

@@ -85,6 +85,35 @@ def refusals(x, rank):
     return found
 
 
+class Spoiled:
+    """Batches that process 1 cannot read any more after some passes."""
+
+    def __init__(self, x, passes):
+        self.x, self.left = x, passes
+
+    def __iter__(self):
+        self.left -= 1
+        if self.left < 0 and dist.get_rank() == 1:
+            raise ValueError("the file is gone")
+        return iter(self.x.split(11))
+
+
+def spoiled(x):
+    """The messages where a reader fails in the pass after so many."""
+    found = {}
+    for passes in range(1, 8):
+        try:
+            points = as_points(Spoiled(x, passes), distributed=True)
+            begin = starts.start(points, 4, covariance_structure("full"), random_state=np.random.RandomState(0))
+            dead = MixtureParameters(
+                begin.weights, begin.means + 1e4 * torch.eye(4)[2][:, None], begin.covariances, begin.structure
+            )
+            fit_em(points, dead, tol=0.0, max_iter=3)
+        except ValueError as error:
+            found[passes] = str(error)
+    return found
+
+
 def run_two(folder, seconds):
     """Run this file in two processes on the loopback address; past the time limit all of them are ended."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
@@ -121,7 +150,9 @@ def main() -> None:
     streamed = fits(as_points(batches, distributed=True), labels[own], np.random.RandomState(rank))
     alone = as_points(x[own]).count
     messages = refusals(x[own], rank)
-    torch.save((found, streamed, messages, alone, points.count), folder / f"{rank}.pt")
+    with patch.multiple(starts, _SAMPLE=10, _PER_COMPONENT=10):
+        gone = spoiled(x[own])
+    torch.save((found, streamed, messages, alone, points.count, gone), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -4,7 +4,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference.mixtures.deconvolution import expectation_under_noise, log_joint_under_noise
-from latentmix.inference.mixtures.em import fit_em, reseed
+from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.reseeding import reseed
 from latentmix.inference.mixtures.starts import start
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters

@@ -55,4 +55,11 @@ def test_what_one_process_does_wrong_is_refused_on_all(outcome):
 
 def test_a_process_that_asks_nobody_is_alone(outcome):
     (_, found) = outcome
-    assert [result[3:] for result in found] == [(70, 200), (130, 200)]
+    assert [result[3:5] for result in found] == [(70, 200), (130, 200)]
+
+
+def test_a_reader_that_fails_on_one_process_ends_all(outcome):
+    (_, found) = outcome
+    for result in found:
+        assert set(result[5].values()) == {"Process 1: the file is gone"}
+        assert len(result[5]) == 7

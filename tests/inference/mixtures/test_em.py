@@ -6,9 +6,10 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
-from latentmix.inference.mixtures.em import SufficientStatistics, expectation, fit_em, moments
+from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.starts import from_assignments
+from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, moments
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
 

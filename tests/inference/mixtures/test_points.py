@@ -132,5 +132,16 @@ def test_a_lone_process_reduces_nothing():
     points = as_points(x)
     structure = covariance_structure("diag")
     statistics = SufficientStatistics.of(x, torch.ones(1000, 1).double(), x[:1], structure)
-    assert points.reduce(statistics) is statistics
-    assert points.reduce(x) is x
+    assert points.reduce(lambda: statistics) is statistics
+    assert points.reduce(lambda: x) is x
+
+
+def test_a_chunk_without_a_value_of_a_feature_does_not_reach_to_zero():
+    x = torch.full((200_000, 2), 1e6, dtype=torch.float64) + torch.arange(200_000)[:, None] % 7
+    x[:100_000, 1] = torch.nan
+    assert as_points(x, allow_nan=True).radius < 3
+
+
+def test_points_whose_variance_overflows_are_refused():
+    with pytest.raises(ValueError, match="divide the points by a common factor"):
+        as_points(torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64) * 1e160)

@@ -3,8 +3,9 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from latentmix.inference.mixtures.em import fit_em, reseed
+from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.points import as_points
+from latentmix.inference.mixtures.reseeding import reseed
 from latentmix.models.parameters import MixtureParameters
 
 from tests.inference.mixtures.clouds import TYPES, begin, blobs

@@ -10,7 +10,7 @@ import torch
 from sklearn.mixture import GaussianMixture as Theirs
 
 from latentmix.inference.mixtures import kernels
-from latentmix.inference.mixtures.density import LogJoint
+from latentmix.inference.mixtures.density import LogJoint, log_joint
 from latentmix.inference.mixtures.features import features_for
 from latentmix.inference.mixtures.kernels import Centred, Expanded, accurate, expansion_error
 from latentmix.inference.mixtures.points import as_points
@@ -19,7 +19,6 @@ from latentmix.inference.mixtures.statistics import (
     SufficientStatistics,
     _passed,
     expectation,
-    log_joint,
 )
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters

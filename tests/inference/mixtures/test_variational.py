@@ -13,7 +13,6 @@ from latentmix.inference.mixtures.missing import expectation_with_missing
 from latentmix.inference.mixtures.points import as_points
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
 from latentmix.inference.mixtures.variational import (
-    as_statistics,
     entropy,
     evidence_lower_bound,
     fit_variational,
@@ -94,7 +93,7 @@ def test_bound_of_clusters_far_apart_is_the_log_evidence(covariance_type, weight
     x = torch.from_numpy(centres[labels] + state.randn(60, 2) @ state.randn(2, 2))
     # The prior's share in the scatter, mean_precision times the squared distance, stays small.
     prior = prior_of(covariance_type, weight_prior, mean_precision=BETA if n_components == 1 else 1e-8)
-    begin = prior.posterior(as_statistics(begin_at(torch.from_numpy(centres), prior, 60.0), 60.0))
+    begin = prior.posterior(SufficientStatistics.of_parameters(begin_at(torch.from_numpy(centres), prior, 60.0), 60.0))
     fit = fit_variational(as_points(x), begin, prior, max_iter=5, tol=1e-9)
     assert fit.converged
     assert fit.evidence == pytest.approx(log_evidence(x.numpy(), labels, n_components, prior), abs=1e-6)
@@ -110,7 +109,7 @@ def test_bound_is_below_the_sum_over_all_assignments(covariance_type, weight_pri
     )
     points = as_points(torch.from_numpy(x))
     start = begin_at(torch.tensor([[2.0, 0.0], [0.0, 0.0]], dtype=torch.float64), prior, 9.0)
-    begin = prior.posterior(as_statistics(start, 9.0))
+    begin = prior.posterior(SufficientStatistics.of_parameters(start, 9.0))
     for reg_covar in (0.0, 0.1):
         fit = fit_variational(points, begin, prior, max_iter=300, tol=1e-10, reg_covar=reg_covar)
         assert exact - 5 < fit.evidence < exact
@@ -120,7 +119,7 @@ def test_bound_falls_nowhere_and_differs_from_scikit_learns_by_a_constant() -> N
     x = torch.randn(80, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for weight_prior in WEIGHTS:
         prior = prior_of("full", weight_prior, 3)
-        posterior = prior.posterior(as_statistics(begin_at(x[:4], prior, 80.0), 80.0))
+        posterior = prior.posterior(SufficientStatistics.of_parameters(begin_at(x[:4], prior, 80.0), 80.0))
         found = []
         for _ in range(60):
             statistics = expectation(x, posterior.effective)
@@ -170,7 +169,7 @@ def test_bound_falls_nowhere_with_missing_entries() -> None:
     x[torch.rand(120, 3, generator=generator) < 0.3] = torch.nan
     prior = prior_of("full", WEIGHTS[0], 3)
     means = torch.tensor([[3.0] * 3, [0.0] * 3, [1.0] * 3], dtype=torch.float64)
-    begin = prior.posterior(as_statistics(begin_at(means, prior, 120.0), 120.0))
+    begin = prior.posterior(SufficientStatistics.of_parameters(begin_at(means, prior, 120.0), 120.0))
     points = as_points(x, allow_nan=True)
     fit = fit_variational(points, begin, prior, e_step=expectation_with_missing, tol=1e-8, max_iter=500)
     assert fit.converged
@@ -187,7 +186,7 @@ def test_statistics_of_a_start_are_those_of_its_points(covariance_type) -> None:
     statistics = SufficientStatistics.of(x, shares, torch.zeros(3, 2).double(), structure)
     parameters, _ = statistics.maximize(0.0, torch.ones(2).double())
     prior = prior_of(covariance_type, WEIGHTS[0])
-    ours, theirs = prior.posterior(as_statistics(parameters, 50.0)), prior.posterior(statistics)
+    ours, theirs = prior.posterior(SufficientStatistics.of_parameters(parameters, 50.0)), prior.posterior(statistics)
     for name in ("weight_concentration", "means", "covariances", "degrees_of_freedom", "mean_precision"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-10, atol=1e-12)
 
