@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from latentmix.experiments.data import ROOTED, Data
 from latentmix.guides import AmortizedGuide, Encoder, Family
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
+from latentmix.inference.mixtures.validation import check_device
 from latentmix.models import VAE, Decoder, Likelihood, Prior, VampPrior
 
 __all__ = [
@@ -387,9 +388,4 @@ def device_of(training: Training) -> torch.device:
     """
     if training.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(training.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"Expected a device that is here, such as auto or cpu; got {training.device!r}.") from error
-    return device
+    return check_device(training.device)

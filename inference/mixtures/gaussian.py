@@ -302,16 +302,18 @@ class GaussianMixture(MixtureEstimator):
         return self._evaluated(X, lambda joint: joint.logsumexp(1), noise_covariance)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, *, noise_covariance: Any = None) -> float:
-        """Mean log-density of `n x D` points, weighted where `(n,)` weights are given, in nats."""
-        return self._score(X, sample_weight, noise_covariance)
+        """Mean log-density, in nats, of points, weights and noise as `fit` takes them, over batches and processes."""
+        total, weight = self._log_likelihood(X, sample_weight, noise_covariance)
+        return total / weight
 
     def aic(self, X: Any) -> float:
-        """Akaike information criterion on `n x D` points; lower is better."""
-        return -2 * self.score(X) * len(X) + 2 * self.parameters_.n_parameters()
+        """Akaike information criterion on points as `fit` takes them, over all processes; lower is better."""
+        return -2 * self._log_likelihood(X)[0] + 2 * self.parameters_.n_parameters()
 
     def bic(self, X: Any) -> float:
-        """Bayesian information criterion on `n x D` points; lower is better."""
-        return -2 * self.score(X) * len(X) + self.parameters_.n_parameters() * math.log(len(X))
+        """Bayesian information criterion on points as `fit` takes them; a weight counts as that many points."""
+        total, weight = self._log_likelihood(X)
+        return -2 * total + self.parameters_.n_parameters() * math.log(weight)
 
     @property
     def posterior_(self) -> MixturePosterior:

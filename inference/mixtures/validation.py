@@ -11,7 +11,21 @@ from torch import Tensor
 from latentmix.inference.mixtures.points import Points
 from latentmix.models.covariances import covariance_structure
 
-__all__ = ["check_distinct", "check_noise", "check_tensor", "check_weights", "given_start"]
+__all__ = ["check_device", "check_distinct", "check_noise", "check_tensor", "check_weights", "given_start"]
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device that is named.
+
+    Raises:
+        ValueError: If it is unknown, or not there.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"Expected a device that is here, such as cpu; got {str(device)!r}.") from error
+    return found
 
 
 def check_tensor(x: Tensor, *, least: int = 1, missing: bool = False, finite: bool = True) -> Tensor:
