@@ -115,6 +115,7 @@ class MixtureFits:
         nuts_draws: Draws of each NUTS chain from the posterior under the mixture model's default priors, started at
             EM's answer, whose means count; 0 leaves NUTS out. It takes minutes where EM takes seconds.
         nuts_chains: Chains of NUTS.
+        nuts_warmup: Draws of each chain before these, which adapt the sampler and are left out.
     """
 
     n_components: int | None = None
@@ -131,13 +132,14 @@ class MixtureFits:
     draws: int = 20
     nuts_draws: int = 0
     nuts_chains: int = 2
+    nuts_warmup: int = 500
 
     def __post_init__(self) -> None:
         for name in ("n_components", "n_init", "max_iter", "svi_steps", "draws", "nuts_chains"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected mixture.{name} of at least 1; got {value}.")
-        for name in ("tol", "reg_covar", "nuts_draws"):
+        for name in ("tol", "reg_covar", "nuts_draws", "nuts_warmup"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected mixture.{name} of at least 0; got {getattr(self, name)}.")
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from pyro.infer.autoguide import AutoDelta
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.inference.mixtures.em import EMResult, fit_em
@@ -22,10 +20,11 @@ from latentmix.inference.mixtures.missing import (
 )
 from latentmix.inference.mixtures.nuts import MixtureNUTSResult, fit_mixture_nuts
 from latentmix.inference.mixtures.points import Points
-from latentmix.inference.mixtures.progress import Progress
+from latentmix.inference.mixtures.progress import Progress, warn
+from latentmix.inference.mixtures.standardised import check_priors
 from latentmix.inference.mixtures.starts import from_labels, start
-from latentmix.inference.mixtures.svi import MixtureSVIResult, fit_mixture_svi
-from latentmix.inference.mixtures.validation import check_distinct, check_noise, given_start
+from latentmix.inference.mixtures.svi import MixtureSVIResult, check_guide, fit_mixture_svi
+from latentmix.inference.mixtures.validation import check_covariance_prior, check_distinct, check_noise, given_start
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -68,8 +67,12 @@ class Fitting:
             self._check_last()
         if estimator.inference == "em" and estimator.priors is not None:
             raise ValueError("Expected no priors for inference='em'; got some: take inference='svi' or 'nuts'.")
+        check_guide(estimator.guide)
         if estimator.inference != "svi" and estimator.guide is not AutoDelta:
             raise ValueError(f"Expected no guide for inference={estimator.inference!r}; got one: take inference='svi'.")
+        if estimator.priors is not None:
+            check_priors(estimator.priors, estimator.n_components, points.n_features, self.structure)
+        check_covariance_prior(estimator.covariance_prior, self.structure, points.n_features)
         if estimator.inference != "em":
             unwanted = {
                 "sample_weight": points.weighted,
@@ -140,7 +143,7 @@ class Fitting:
         best: EMResult | MixtureSVIResult
         best = self._best_of(self._em) if options.inference == "em" else self._best_of(self._svi)
         if not best.converged and (options.inference == "svi" or options.max_iter > 0):
-            warnings.warn(_unconverged(options, best), ConvergenceWarning, stacklevel=3)
+            warn(_unconverged(options, best))
         return best
 
     def _best_of[R: (EMResult, MixtureSVIResult)](self, run: Callable[[MixtureParameters, Progress], R]) -> R:
