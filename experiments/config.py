@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from latentmix.experiments.data import ROOTED, Data
 from latentmix.guides import AmortizedGuide, Encoder, Family
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
+from latentmix.inference.mixtures.validation import check_device
 from latentmix.models import VAE, Decoder, Likelihood, Prior, VampPrior
 
 __all__ = [
@@ -114,6 +115,7 @@ class MixtureFits:
         nuts_draws: Draws of each NUTS chain from the posterior under the mixture model's default priors, started at
             EM's answer, whose means count; 0 leaves NUTS out. It takes minutes where EM takes seconds.
         nuts_chains: Chains of NUTS.
+        nuts_warmup: Draws of each chain before these, which adapt the sampler and are left out.
     """
 
     n_components: int | None = None
@@ -130,13 +132,14 @@ class MixtureFits:
     draws: int = 20
     nuts_draws: int = 0
     nuts_chains: int = 2
+    nuts_warmup: int = 500
 
     def __post_init__(self) -> None:
         for name in ("n_components", "n_init", "max_iter", "svi_steps", "draws", "nuts_chains"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected mixture.{name} of at least 1; got {value}.")
-        for name in ("tol", "reg_covar", "nuts_draws"):
+        for name in ("tol", "reg_covar", "nuts_draws", "nuts_warmup"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected mixture.{name} of at least 0; got {getattr(self, name)}.")
 
@@ -387,9 +390,4 @@ def device_of(training: Training) -> torch.device:
     """
     if training.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(training.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"Expected a device that is here, such as auto or cpu; got {training.device!r}.") from error
-    return device
+    return check_device(training.device)

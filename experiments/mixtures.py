@@ -263,6 +263,7 @@ class _Bench:
             optimizer=settings.optimizer,
             nuts_draws=max(1, settings.nuts_draws),
             nuts_chains=settings.nuts_chains,
+            nuts_warmup=settings.nuts_warmup,
             **start,
         )
         with warnings.catch_warnings():  # what did not converge is said in the figures

@@ -15,7 +15,18 @@ from torch.distributions import biject_to, constraints, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
-__all__ = ["Moved", "OrderedMeans", "as_site", "converted", "increasing", "inside", "is_improper", "moved"]
+__all__ = [
+    "Moved",
+    "OrderedMeans",
+    "as_site",
+    "converted",
+    "increasing",
+    "inner_support",
+    "inside",
+    "is_improper",
+    "is_positive",
+    "moved",
+]
 
 _SUPPORTS = {"weights": constraints.simplex, "correlation_cholesky": constraints.corr_cholesky}
 
@@ -216,9 +227,9 @@ def as_site(name: str, prior: TorchDistribution, shape: tuple[int, ...]) -> Torc
         fits = False
     if not fits:
         raise ValueError(f"Expected a prior of shape {shape} for {name}; got {tuple(prior.shape())}.")
-    if name == "scales" and not _is_positive(prior.support):
+    if name == "scales" and not is_positive(prior.support):
         raise ValueError(f"Expected a prior of scales on positive numbers; got one on {prior.support}.")
-    if name in _SUPPORTS and not isinstance(_inner(prior.support), type(_SUPPORTS[name])):
+    if name in _SUPPORTS and not isinstance(inner_support(prior.support), type(_SUPPORTS[name])):
         raise ValueError(f"Expected a prior of {name} on {_SUPPORTS[name]}; got one on {prior.support}.")
     if tuple(prior.batch_shape) != batch:
         prior = prior.expand(batch)
@@ -227,12 +238,29 @@ def as_site(name: str, prior: TorchDistribution, shape: tuple[int, ...]) -> Torc
 
 def inside(prior: dist.TorchDistribution | None, value: Tensor) -> Tensor:
     """A value of a site, a thousandth of the way inside where its prior is bounded on both sides."""
-    support = None if prior is None else _inner(prior.support)
+    support = None if prior is None else inner_support(prior.support)
     if not isinstance(support, type(constraints.unit_interval)):
         return value
     low, high = (torch.as_tensor(bound).to(value) for bound in (support.lower_bound, support.upper_bound))
     margin = 1e-3 * (high - low)
     return value.clamp(low + margin, high - margin)
+
+
+def inner_support(support: Any) -> Any:
+    """The support of one element, or of one event that is no mere batch of elements."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def is_positive(support: Any, *, whole: bool = False) -> bool:
+    """Whether a support has positive numbers only; `whole`: and has all of them."""
+    inner = inner_support(support)
+    bound = getattr(inner, "lower_bound", None)
+    if bound is None or (whole and hasattr(inner, "upper_bound")):
+        return False
+    lowest = torch.as_tensor(bound)
+    return bool((lowest == 0 if whole else lowest >= 0).all())
 
 
 def is_improper(prior: Any) -> bool:
@@ -279,14 +307,3 @@ def _moved_support(support: Any, scale: Tensor, shift: Tensor) -> Constraint:
     if all(bool((bound == getattr(support, name)).all()) for name, bound in bounds.items()):
         return support
     return type(support)(*bounds.values())
-
-
-def _inner(support: Any) -> Any:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
-
-
-def _is_positive(support: Any) -> bool:
-    bound = getattr(_inner(support), "lower_bound", None)
-    return bound is not None and bool((torch.as_tensor(bound) >= 0).all())

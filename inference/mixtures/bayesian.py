@@ -107,10 +107,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         "weight_concentration_prior_type": [StrOptions({"dirichlet_process", "dirichlet_distribution"})],
         "weight_concentration_prior": [Interval(Real, 0.0, None, closed="neither"), None],
         "mean_precision_prior": [Interval(Real, 0.0, None, closed="neither"), None],
-        "mean_prior": ["array-like", Tensor, None],
-        "degrees_of_freedom_prior": [Interval(Real, 0.0, None, closed="neither"), None],
-        "covariance_prior": ["array-like", Tensor, Interval(Real, 0.0, None, closed="neither"), None],
-        "missing": [StrOptions({"marginalize"}), None],
+        "mean_prior": ["array-like", None],
     }
 
     def __init__(

@@ -28,13 +28,14 @@ from latentmix.inference.mixtures.inputs import (
 )
 from latentmix.inference.mixtures.missing import impute
 from latentmix.inference.mixtures.points import Points, as_points
-from latentmix.inference.mixtures.validation import check_noise, check_tensor, check_weights
+from latentmix.inference.mixtures.validation import check_device, check_noise, check_tensor
 from latentmix.models.covariances import CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["MixtureEstimator"]
 
 _LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
+_COUNT = Interval(Integral, 1, None, closed="left")
 _CHUNK = 1 << 21  # doubles of one chunk's n x (K + D)
 
 
@@ -47,17 +48,20 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "n_components": [_COUNT],
         "covariance_type": [StrOptions({"full", "tied", "diag", "spherical"})],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "n_init": [_COUNT],
         "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
-        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "verbose_interval": [_COUNT],
+        "missing": [StrOptions({"marginalize"}), None],
+        "covariance_prior": ["array-like", Interval(Real, 0.0, None, closed="neither"), None],
+        "degrees_of_freedom_prior": [Interval(Real, 0.0, None, closed="neither"), None],
         "device": [str, torch.device, None],
         "dtype": [StrOptions({"float32", "float64"}), Options(torch.dtype, {torch.float32, torch.float64}), None],
     }
@@ -93,8 +97,9 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return self._evaluated(X, lambda joint: joint.logsumexp(1))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-density of `n x D` points, weighted where `(n,)` weights are given, in nats."""
-        return self._score(X, sample_weight)
+        """Mean log-density, in nats, of points and weights as `fit` takes them: over all batches and all processes."""
+        total, weight = self._log_likelihood(X, sample_weight)
+        return total / weight
 
     def impute(self, X: Any) -> Any:
         """Replace missing entries, NaN, of `n x D` points by their expectations given the observed ones: `n x D`.
@@ -121,11 +126,12 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             `n_samples x D` points and their `(n_samples,)` components, of the kind of `means_`.
 
         Raises:
-            ValueError: If `n_samples` is below 1.
+            ValueError: If `n_samples` is no integer, or below 1.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"Invalid value for 'n_samples': {n_samples}. Expected n_samples >= 1.")
+        if isinstance(n_samples, bool) or not _COUNT.is_satisfied_by(n_samples):
+            raise ValueError(f"Invalid value for 'n_samples': {n_samples!r}. Expected an integer of at least 1.")
+        n_samples = int(n_samples)
         random_state = self._random_state()
         parameters = self.parameters_
         weights = parameters.weights.cpu().numpy()
@@ -142,24 +148,30 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     @property
     def parameters_(self) -> MixtureParameters:
-        """Weights, means and covariances as tensors in float64: of full precision where `weights_`, ... are float32."""
+        """Weights, means and covariances as tensors in float64: of full precision where `weights_`, ... are float32.
+
+        They follow attributes that are set by hand: `weights_`, `means_`, and `covariances_`, or
+        `precisions_cholesky_` where only this was set. `precisions_` alone changes nothing, as in scikit-learn.
+        """
         check_is_fitted(self)
-        held = self._held()
         kept: MixtureParameters | None = getattr(self, "_parameters", None)
-        if kept is not None and _rounds_to(kept, held):
+        held = (as_tensor(self.weights_), as_tensor(self.means_), self._covariances(kept))
+        if kept is not None and all(map(_rounds_to, (kept.weights, kept.means, kept.covariances), held)):
             return kept
         weights, means, covariances = (part.double() for part in held)
         return MixtureParameters(weights, means, covariances, covariance_structure(self.covariance_type))
 
-    def _held(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`weights_`, `means_` and `covariances_`, these from the precisions where somebody set only them."""
-        weights, means = as_tensor(self.weights_), as_tensor(self.means_)
-        if hasattr(self, "covariances_"):
-            return weights, means, as_tensor(self.covariances_)
+    def _covariances(self, kept: MixtureParameters | None) -> Tensor:
+        """`covariances_`, or those of the factors of the precisions where somebody set only these."""
+        by_factors = not hasattr(self, "covariances_")
+        if kept is not None and not by_factors:
+            same = _rounds_to(kept.precisions_cholesky, as_tensor(self.precisions_cholesky_))
+            by_factors = not same and _rounds_to(kept.covariances, as_tensor(self.covariances_))
+        if not by_factors:
+            return as_tensor(self.covariances_)
         structure = covariance_structure(self.covariance_type)
-        factors = as_tensor(self.precisions_cholesky_).double()
-        precisions = structure.precisions(factors)
-        return weights, means, structure.precisions(structure.precisions_cholesky(precisions))
+        precisions = structure.precisions(as_tensor(self.precisions_cholesky_).double())
+        return structure.precisions(structure.precisions_cholesky(precisions))
 
     def _n_parameters(self) -> int:
         """Number of free parameters."""
@@ -167,19 +179,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _learn(self, parameters: MixtureParameters, x: Tensor, like: Any) -> None:
         """Keep a fitted mixture as `weights_`, ..., in the dtype of `x` and of the kind of `like`."""
-        self._parameters = parameters.to(x.new_empty(0, dtype=torch.float64))
-        values = (
-            parameters.weights,
-            parameters.means,
-            parameters.covariances,
-            parameters.structure.precisions(parameters.precisions_cholesky),
-            parameters.precisions_cholesky,
-        )
+        kept = self._parameters = parameters.to(x.new_empty(0, dtype=torch.float64))
+        precisions = kept.structure.precisions(kept.precisions_cholesky)
+        values = (kept.weights, kept.means, kept.covariances, precisions, kept.precisions_cholesky)
         for name, value in zip(_LEARNED, values, strict=True):
             setattr(self, name, returned(value.to(x.dtype), like))
 
     def _points(self, X: Any, sample_weight: Any = None, *, reset: bool = True) -> tuple[Points, Any]:
-        """Points to fit to, checked, with their weights, and an array or tensor of their kind.
+        """Points to fit to or to score, checked, with their weights, and an array or tensor of their kind.
 
         Arrays, mapped ones and batches that can be iterated again are taken, with the options `device`, `dtype`,
         `missing` and `distributed` where the estimator has them.
@@ -196,6 +203,12 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             failure = error
         (Processes.present() if distributed else Processes()).refuse(failure)
         points = as_points(x, sample_weight, allow_nan=self._missing, distributed=distributed)
+        n_features = points.n_features if reset else as_tensor(self.means_).shape[1]
+        if points.n_features != n_features:
+            raise ValueError(
+                f"X has {points.n_features} features, but {type(self).__name__} is expecting {n_features} features as "
+                "input."
+            )
         if stream and reset:
             self.n_features_in_ = points.n_features
             self.__dict__.pop("feature_names_in_", None)
@@ -208,12 +221,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _local(self, X: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, Any, Any]:
         """An array or tensor of the kind of this process's points, the points, and their weights."""
-        stream = is_stream(X)
+        stream, device = is_stream(X), self._device
+        if not reset:
+            check_is_fitted(self)
         like, x = (first_batch(X), X) if stream else (X, self._checked(X, reset=reset))
         if not stream and not is_mapped(x):
             return like, self._tensor(x), sample_weight
-        if self.device is not None or self._dtype is not None:
-            return like, Moved(x, sample_weight, device=self.device, dtype=self._dtype), None
+        if device is not None or self._dtype is not None:
+            return like, Moved(x, sample_weight, device=device, dtype=self._dtype), None
         return like, x, sample_weight
 
     def _checked(self, X: Any, *, reset: bool = False) -> Array:
@@ -251,23 +266,20 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _dtype(self) -> torch.dtype | None:
         return getattr(torch, self.dtype) if isinstance(self.dtype, str) else self.dtype
 
+    @property
+    def _device(self) -> torch.device | None:
+        return None if self.device is None else check_device(self.device)
+
     def _tensor(self, x: Array) -> Tensor:
         """Checked points, all of them, in the dtype and on the device that the options ask for."""
         tensor = as_tensor(x)
-        return tensor.to(device=self.device or tensor.device, dtype=self._dtype or tensor.dtype)
+        return tensor.to(device=self._device or tensor.device, dtype=self._dtype or tensor.dtype)
 
-    def _parts(
-        self, x: Array, reduce: Callable[[Tensor], Tensor], noise_covariance: Any = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """What becomes of log-joints, for rows after rows."""
-        noise = None if noise_covariance is None else check_noise(noise_covariance, as_tensor(x))
-        for rows in _rows(len(x), len(self.weights_) + x.shape[1]):
-            part = self._tensor(x[rows])
-            if noise is None:
-                joint = self._log_joint(part)
-            else:
-                joint = self._log_joint_under_noise(part, (noise if len(noise) == 1 else noise[rows]).to(part.device))
-            yield rows, reduce(joint)
+    def _joint(self, x: Tensor, noise: Tensor | None, rows: slice) -> Tensor:
+        """Log-joints of points that are these rows of all, under their noise where there is any."""
+        if noise is None:
+            return self._log_joint(x)
+        return self._log_joint_under_noise(x, (noise if len(noise) == 1 else noise[rows]).to(x.device))
 
     def _log_joint_under_noise(self, x: Tensor, noise: Tensor) -> Tensor:
         raise NotImplementedError
@@ -275,17 +287,24 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _evaluated(self, X: Any, reduce: Callable[[Tensor], Tensor], noise_covariance: Any = None) -> Any:
         x = self._checked(X)
         dtype = as_tensor(x[:0]).dtype
-        found = [part for _, part in self._parts(x, reduce, noise_covariance)]
+        noise = None if noise_covariance is None else check_noise(noise_covariance, as_tensor(x))
+        slices = _rows(len(x), len(self.weights_) + x.shape[1])
+        found = [reduce(self._joint(self._tensor(x[rows]), noise, rows)) for rows in slices]
         value = torch.cat([part.to(dtype) if part.is_floating_point() else part for part in found])
         return returned(value, X)
 
-    def _score(self, X: Any, sample_weight: Any, noise_covariance: Any = None) -> float:
-        x = self._checked(X)
-        weight = None if sample_weight is None else check_weights(sample_weight, as_tensor(x[:, 0]))
-        total = 0.0
-        for rows, density in self._parts(x, lambda joint: joint.logsumexp(1), noise_covariance):
-            total += float(density.sum() if weight is None else weight[rows].to(density.device) @ density)
-        return total / (len(x) if weight is None else float(weight.sum()))
+    def _log_likelihood(self, X: Any, sample_weight: Any = None, noise_covariance: Any = None) -> tuple[float, float]:
+        """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""
+        if noise_covariance is not None and getattr(self, "distributed", False):
+            raise ValueError("Expected no noise_covariance with distributed=True; got one: take distributed=False.")
+        points, _ = self._points(X, sample_weight, reset=False)
+        noise = check_noise(noise_covariance, points.location.expand(points.local_count, -1))
+        total, first = points.location.new_zeros(()), 0
+        for x, weight in points.chunks(_CHUNK // (len(self.weights_) + points.n_features)):
+            density = self._joint(x, noise, slice(first, first + len(x))).logsumexp(1)
+            total += density.sum() if weight is None else weight @ density
+            first += len(x)
+        return float(points.reduce(total)), points.weight
 
     def _random_state(self) -> np.random.RandomState:
         fresh = np.random.RandomState() if self.random_state is None else self.random_state
@@ -298,8 +317,5 @@ def _rows(count: int, width: int) -> Iterator[slice]:
         yield slice(first, min(first + step, count))
 
 
-def _rounds_to(kept: MixtureParameters, held: tuple[Tensor, Tensor, Tensor]) -> bool:
-    return all(
-        own.shape == part.shape and torch.equal(own.to(part), part)
-        for own, part in zip((kept.weights, kept.means, kept.covariances), held, strict=True)
-    )
+def _rounds_to(kept: Tensor, held: Tensor) -> bool:
+    return kept.shape == held.shape and torch.equal(kept.to(held), held)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-import torch
 from pyro.infer.autoguide import AutoDelta
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.inference.mixtures.em import EMResult, fit_em
-from latentmix.inference.mixtures.inputs import as_tensor
+from latentmix.inference.mixtures.inputs import as_tensor, in_memory
 from latentmix.inference.mixtures.missing import (
     check_observed,
     expectation_with_missing,
@@ -23,11 +20,11 @@ from latentmix.inference.mixtures.missing import (
 )
 from latentmix.inference.mixtures.nuts import MixtureNUTSResult, fit_mixture_nuts
 from latentmix.inference.mixtures.points import Points
-from latentmix.inference.mixtures.progress import Progress
+from latentmix.inference.mixtures.progress import Progress, warn
+from latentmix.inference.mixtures.standardised import check_priors
 from latentmix.inference.mixtures.starts import from_labels, start
-from latentmix.inference.mixtures.streams import Arrays
-from latentmix.inference.mixtures.svi import MixtureSVIResult, fit_mixture_svi
-from latentmix.inference.mixtures.validation import check_distinct, check_noise, given_start
+from latentmix.inference.mixtures.svi import MixtureSVIResult, check_guide, fit_mixture_svi
+from latentmix.inference.mixtures.validation import check_covariance_prior, check_distinct, check_noise, given_start
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -70,8 +67,12 @@ class Fitting:
             self._check_last()
         if estimator.inference == "em" and estimator.priors is not None:
             raise ValueError("Expected no priors for inference='em'; got some: take inference='svi' or 'nuts'.")
+        check_guide(estimator.guide)
         if estimator.inference != "svi" and estimator.guide is not AutoDelta:
             raise ValueError(f"Expected no guide for inference={estimator.inference!r}; got one: take inference='svi'.")
+        if estimator.priors is not None:
+            check_priors(estimator.priors, estimator.n_components, points.n_features, self.structure)
+        check_covariance_prior(estimator.covariance_prior, self.structure, points.n_features)
         if estimator.inference != "em":
             unwanted = {
                 "sample_weight": points.weighted,
@@ -89,7 +90,7 @@ class Fitting:
         if noise_covariance is not None:
             if estimator._missing or estimator.distributed:
                 raise ValueError("Expected no missing values and one process with a noise_covariance; got the option.")
-            self.noise = check_noise(noise_covariance, self._in_memory("a noise_covariance"))
+            self.noise = check_noise(noise_covariance, self._in_memory("a noise_covariance")[0])
         elif estimator.reg_covar == 0 and estimator.covariance_prior is None:
             check_distinct(points, estimator.n_components)
 
@@ -126,11 +127,12 @@ class Fitting:
                 "take warm_start=False."
             )
 
-    def _in_memory(self, what: str) -> Tensor:
-        """All points, as one tensor."""
-        if not isinstance(self.points.source, Arrays):
+    def _in_memory(self, what: str) -> tuple[Tensor, Tensor | None]:
+        """All points, as one tensor, and their weights."""
+        found = in_memory(self.points.source)
+        if found is None:
             raise ValueError(f"Expected an array or a tensor with {what}; got batches: pass all points at once.")
-        return as_tensor(self.points.source.x)
+        return found
 
     def best(self) -> Result:
         """The outcome with the highest bound; warns where it did not converge."""
@@ -141,7 +143,7 @@ class Fitting:
         best: EMResult | MixtureSVIResult
         best = self._best_of(self._em) if options.inference == "em" else self._best_of(self._svi)
         if not best.converged and (options.inference == "svi" or options.max_iter > 0):
-            warnings.warn(_unconverged(options, best), ConvergenceWarning, stacklevel=3)
+            warn(_unconverged(options, best))
         return best
 
     def _best_of[R: (EMResult, MixtureSVIResult)](self, run: Callable[[MixtureParameters, Progress], R]) -> R:
@@ -185,12 +187,11 @@ class Fitting:
 
     def _em(self, begin: MixtureParameters, progress: Progress) -> EMResult:
         options = self.options
-        noisy = self.noise is not None
-        weight = self.points.source.weight if noisy and isinstance(self.points.source, Arrays) else None
+        x, weight = (self.points, None) if self.noise is None else self._in_memory("a noise_covariance")
         return fit_em(
-            self._in_memory("a noise_covariance") if noisy else self.points,
+            x,
             begin,
-            sample_weight=None if weight is None else as_tensor(weight).to(self.points.device, torch.float64),
+            sample_weight=weight,
             noise_covariance=self.noise,
             noise_candidates=options.noise_candidates,
             e_step=expectation_with_missing if options._missing else None,
@@ -206,7 +207,7 @@ class Fitting:
     def _svi(self, begin: MixtureParameters, progress: Progress) -> MixtureSVIResult:
         options = self.options
         return fit_mixture_svi(
-            self._in_memory("inference='svi'"),
+            self._in_memory("inference='svi'")[0],
             begin,
             priors=options.priors,
             reg_covar=options.reg_covar,
@@ -222,7 +223,7 @@ class Fitting:
     def _nuts(self, begin: MixtureParameters) -> MixtureNUTSResult:
         options = self.options
         return fit_mixture_nuts(
-            self._in_memory("inference='nuts'"),
+            self._in_memory("inference='nuts'")[0],
             begin,
             priors=options.priors,
             reg_covar=options.reg_covar,

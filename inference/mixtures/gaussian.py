@@ -23,7 +23,7 @@ from latentmix.inference.mixtures.inputs import Array
 from latentmix.inference.mixtures.missing import log_joint_with_missing
 from latentmix.inference.mixtures.nuts import MixtureNUTSResult
 from latentmix.inference.mixtures.points import Points
-from latentmix.inference.mixtures.posterior import MixturePosterior, posterior_of_guide
+from latentmix.inference.mixtures.posterior import MixturePosterior
 from latentmix.inference.mixtures.standardised import Priors
 from latentmix.inference.mixtures.starts import StartMethod
 from latentmix.inference.mixtures.statistics import SufficientStatistics
@@ -65,19 +65,22 @@ class GaussianMixture(MixtureEstimator):
             Statistics are in float64 always.
         missing: "marginalize" takes NaN as a missing value, and maximises the likelihood of what is observed; by
             default NaN is refused. For EM.
-        covariance_prior: EM: scale of an inverse Wishart (full, tied) or inverse gamma prior on the covariances, which
-            are then the mode of their posterior, see `CovariancePrior`.
-        degrees_of_freedom_prior: Its degrees of freedom.
+        covariance_prior: EM: scale of an inverse Wishart prior (`D x D`: full, tied) or inverse gamma prior (`(D,)`:
+            diag; a number: spherical) on the covariances, which are then the mode of their posterior, see
+            `CovariancePrior`: such as `0.1 * numpy.eye(D)`.
+        degrees_of_freedom_prior: Its degrees of freedom; by default `D`.
         distributed: Whether each process of torch.distributed holds a part of the points; for EM.
         svi_epochs: Most epochs of SVI.
-        svi_tol: SVI without noise ends when ten epochs gained less, in nats per datum.
+        svi_tol: SVI without noise ends when ten epochs gained less, in nats per datum; with the default optimizer also
+            when the bound changed by less over two.
         nuts_chains: Chains of NUTS.
         nuts_draws: Draws of each, after the warmup.
         nuts_warmup: Draws that adapt the sampler.
         nuts_processes: Processes that run the chains.
         priors: Priors for SVI and NUTS on `weights`, `means`, `scales` and `correlations`, in the data's coordinates;
             by default SVI's are flat: maximum likelihood, and NUTS's those of `MixtureModel`.
-        guide: Class of the guide for SVI: `AutoDelta`, `AutoNormal`, ...; the estimates are its medians.
+        guide: Class of the guide for SVI: `AutoDelta`, `AutoNormal`, ..., see `fit_mixture_svi`; the estimates are its
+            medians.
         batch_size: Data a step of SVI; by default all.
         optimizer: Makes the optimizer of SVI, see `fit_mixture_svi`.
         scheduler: Makes its learning-rate schedule.
@@ -120,9 +123,6 @@ class GaussianMixture(MixtureEstimator):
         "precisions_init": ["array-like", None],
         "noise_candidates": [Interval(Integral, 1, None, closed="left"), None],
         "inference": [StrOptions({"em", "svi", "nuts"})],
-        "missing": [StrOptions({"marginalize"}), None],
-        "covariance_prior": ["array-like", Interval(Real, 0.0, None, closed="neither"), None],
-        "degrees_of_freedom_prior": [Interval(Real, 0.0, None, closed="neither"), None],
         "distributed": ["boolean"],
         "svi_epochs": [Interval(Integral, 1, None, closed="left")],
         "svi_tol": [Interval(Real, 0.0, None, closed="left")],
@@ -257,10 +257,15 @@ class GaussianMixture(MixtureEstimator):
         """
         began = time.perf_counter()
         self._validate_params()
-        if self.inference != "em" or self._missing or self.covariance_prior is not None:
-            raise ValueError(
-                "Expected inference='em', missing=None and no covariance_prior for partial_fit; got another: use fit."
-            )
+        unwanted = {
+            "inference": self.inference != "em",
+            "missing": self._missing,
+            "covariance_prior": self.covariance_prior is not None,
+            "degrees_of_freedom_prior": self.degrees_of_freedom_prior is not None,
+        }
+        for name, given in unwanted.items():
+            if given:
+                raise ValueError(f"Expected {name} at its default for partial_fit; got another: use fit.")
         known = hasattr(self, "result_")
         points, like = self._points(X, sample_weight, reset=not known)
         if known:
@@ -305,25 +310,31 @@ class GaussianMixture(MixtureEstimator):
         return self._evaluated(X, lambda joint: joint.logsumexp(1), noise_covariance)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, *, noise_covariance: Any = None) -> float:
-        """Mean log-density of `n x D` points, weighted where `(n,)` weights are given, in nats."""
-        return self._score(X, sample_weight, noise_covariance)
+        """Mean log-density, in nats, of points, weights and noise as `fit` takes them, over batches and processes."""
+        total, weight = self._log_likelihood(X, sample_weight, noise_covariance)
+        return total / weight
 
     def aic(self, X: Any) -> float:
-        """Akaike information criterion on `n x D` points; lower is better."""
-        return -2 * self.score(X) * len(X) + 2 * self.parameters_.n_parameters()
+        """Akaike information criterion on points as `fit` takes them, over all processes; lower is better."""
+        return -2 * self._log_likelihood(X)[0] + 2 * self.parameters_.n_parameters()
 
     def bic(self, X: Any) -> float:
-        """Bayesian information criterion on `n x D` points; lower is better."""
-        return -2 * self.score(X) * len(X) + self.parameters_.n_parameters() * math.log(len(X))
+        """Bayesian information criterion on points as `fit` takes them; a weight counts as that many points."""
+        total, weight = self._log_likelihood(X)
+        return -2 * total + self.parameters_.n_parameters() * math.log(weight)
 
     @property
     def posterior_(self) -> MixturePosterior:
-        """Draws of the posterior, or of the guide in its place."""
+        """Draws of the posterior, or of the guide in its place; these are made at the first call, and kept.
+
+        Its `predictive_log_density` is the log of the mean density over the draws, where `score_samples` is the
+        log-density of one mixture, at their mean or median.
+        """
         result = getattr(self, "result_", None)
         if isinstance(result, MixtureNUTSResult):
             return result.posterior
         if isinstance(result, MixtureSVIResult) and not isinstance(result.guide, AutoDelta):
-            return posterior_of_guide(result)
+            return result.posterior
         raise AttributeError(
             "Expected a fit with inference='nuts', or inference='svi' and a guide such as AutoNormal, for posterior_; "
             "got none."

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentmix.inference.mixtures.streams import as_source
+from latentmix.inference.mixtures.streams import Arrays, Batches, Source, as_source
 
-__all__ = ["Array", "Moved", "as_tensor", "first_batch", "is_mapped", "is_stream", "returned"]
+__all__ = ["Array", "Moved", "as_tensor", "first_batch", "in_memory", "is_mapped", "is_stream", "returned"]
 
 Array = NDArray[Any] | Tensor
 
@@ -80,3 +80,15 @@ class Moved:
         for x, weight in self.source.chunks(65_536):
             moved = x.to(device=self.device or x.device, dtype=self.dtype or x.dtype)
             yield moved if weight is None else (moved, weight.to(moved.device))
+
+
+def in_memory(source: Source) -> tuple[Tensor, Tensor | None] | None:
+    """All rows of an array or a tensor, and their weights in float64; `None` of batches."""
+    moved = source.batches if isinstance(source, Batches) else None
+    held = moved.source if isinstance(moved, Moved) else source
+    if not isinstance(held, Arrays):
+        return None
+    x, weight = as_tensor(held.x), held.weight
+    if isinstance(moved, Moved):
+        x = x.to(device=moved.device or x.device, dtype=moved.dtype or x.dtype)
+    return x, None if weight is None else as_tensor(weight).to(x.device, torch.float64)

@@ -13,6 +13,7 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.transforms import ExpTransform
 
 from latentmix.inference.mixtures.row_norms import RowNorms
+from latentmix.models.global_priors import inner_support
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
 
@@ -69,10 +70,7 @@ class MixtureMetric:
         expected = {"means": constraints.real, "weights": constraints.simplex}
         for name, wanted in expected.items():
             prior = model.declared_priors[name]
-            support = None if prior is None else prior.support
-            while isinstance(support, constraints.independent):
-                support = support.base_constraint
-            if support is not None and support is not wanted:
+            if prior is not None and inner_support(prior.support) is not wanted:
                 return False
         return True
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.inference.effects import isolated
@@ -19,6 +17,7 @@ from latentmix.inference.mixtures.chains import Settings, one_thread, run_chains
 from latentmix.inference.mixtures.posterior import MixturePosterior, effective_size, in_data_coordinates, split_r_hat
 from latentmix.inference.mixtures.posterior_mode import curvature_basis, em_starts, posterior_mode
 from latentmix.inference.mixtures.potential import MixturePotential, WhitenedPotential
+from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.standardised import Priors, StandardisedModel, standardised_model
 from latentmix.models.covariances import CovarianceType, covariance_structure
 from latentmix.models.global_priors import is_improper
@@ -279,11 +278,7 @@ def _warned(r_hat: float, ess: float, chains: int, draws: int, divergences: Sequ
     if any(divergences):
         said.append(f"{sum(divergences)} of {chains * draws} draws diverged")
     if said:
-        warnings.warn(
-            f"NUTS: {'; '.join(said)}. Take more draws, a longer warmup or narrower priors, or fewer components.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+        warn(f"NUTS: {'; '.join(said)}. Take more draws, a longer warmup or narrower priors, or fewer components.")
     return mixed and enough
 
 

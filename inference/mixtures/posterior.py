@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latentmix.inference.effects import isolated
 from latentmix.inference.mixtures.alignment import align_draws
+from latentmix.inference.mixtures.inputs import as_tensor
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
@@ -61,6 +62,13 @@ class MixturePosterior:
     covariance_floor: Tensor
     inference: Literal["nuts", "svi"] = "nuts"
 
+    def __repr__(self) -> str:
+        chains, draws, components, features = self.sites["means"].shape
+        return (
+            f"MixturePosterior({chains} x {draws} draws by {self.inference} of {components} components, "
+            f"{features} features, {self.structure.name})"
+        )
+
     @property
     def n_chains(self) -> int:
         """Number of chains."""
@@ -87,8 +95,8 @@ class MixturePosterior:
         weights, means = (self.sites[name].mean((0, 1)) for name in ("weights", "means"))
         return MixtureParameters(weights, means, self.covariances.mean((0, 1)), self.structure)
 
-    def log_likelihood(self, x: Tensor, *, pointwise: bool = False) -> Tensor:
-        """Log-density of `n x D` points under each draw.
+    def log_likelihood(self, x: Tensor | NDArray[Any], *, pointwise: bool = False) -> Tensor:
+        """Log-density of `n x D` points, a tensor or an array, under each draw.
 
         Args:
             x: The points.
@@ -98,13 +106,13 @@ class MixturePosterior:
         density = torch.cat([part if pointwise else part.sum(-1) for part in self._densities(x)])
         return density.reshape(self.n_chains, self.n_draws, *density.shape[1:])
 
-    def predictive_log_density(self, x: Tensor) -> Tensor:
+    def predictive_log_density(self, x: Tensor | NDArray[Any]) -> Tensor:
         """Log of the mean density of `n x D` points over the draws: `(n,)`."""
         parts = torch.stack([part.logsumexp(0) for part in self._densities(x)])
         return parts.logsumexp(0) - math.log(self.n_chains * self.n_draws)
 
     def r_hat(self) -> dict[str, NDArray[np.float64]]:
-        """Rank-normalised split R-hat (Vehtari et al., 2021) of weights, means and covariances; NaN of constants.
+        """Rank-normalised split R-hat (Vehtari et al., 2021) of each `summary` quantity; NaN of constants.
 
         Raises:
             ValueError: If the draws are a guide's.
@@ -112,7 +120,7 @@ class MixturePosterior:
         return self._diagnosed(split_r_hat)
 
     def ess(self, kind: Literal["bulk", "tail"] = "bulk") -> dict[str, NDArray[np.float64]]:
-        """Effective sample sizes (Vehtari et al., 2021) of weights, means and covariances; NaN of constants.
+        """Effective sample sizes (Vehtari et al., 2021) of each `summary` quantity; NaN of constants.
 
         Raises:
             ValueError: If the draws are a guide's.
@@ -120,7 +128,11 @@ class MixturePosterior:
         return self._diagnosed(lambda values: effective_size(values, kind))
 
     def summary(self) -> Any:
-        """A pandas table, a quantity a row: mean, sd, quantiles (5%, 50%, 95%); of NUTS also R-hat and sizes."""
+        """A pandas table, a quantity a row: mean, sd, quantiles (5%, 50%, 95%); of NUTS also R-hat and sizes.
+
+        Quantities are the weights, the means, the scales (standard deviations of the features, or of the components
+        where these are spherical, the floor included) and the covariances.
+        """
         import pandas  # type: ignore[import-untyped]
 
         columns: dict[str, dict[str, NDArray[np.float64]]] = {}
@@ -142,7 +154,10 @@ class MixturePosterior:
         return pandas.DataFrame.from_dict(rows, orient="index")
 
     def _quantities(self) -> dict[str, NDArray[np.float64]]:
-        found = {"weights": self.sites["weights"], "means": self.sites["means"], "covariances": self.covariances}
+        matrices = self.structure.name in ("full", "tied")
+        variances = self.covariances.diagonal(dim1=-2, dim2=-1) if matrices else self.covariances
+        found = {name: self.sites[name] for name in ("weights", "means")}
+        found |= {"scales": variances.sqrt(), "covariances": self.covariances}
         return {name: values.cpu().double().numpy() for name, values in found.items()}
 
     def _diagnosed(
@@ -155,9 +170,9 @@ class MixturePosterior:
             )
         return {name: statistic(values) for name, values in self._quantities().items()}
 
-    def _densities(self, x: Tensor) -> list[Tensor]:
+    def _densities(self, x: Tensor | NDArray[Any]) -> list[Tensor]:
         """Log-densities of the points under consecutive draws, of all chains: `S x n` each."""
-        x = x.to(self.sites["means"])
+        x = as_tensor(x).to(self.sites["means"])
         weights, means, covariances = (
             part.flatten(0, 1) for part in (self.sites["weights"], self.sites["means"], self.covariances)
         )

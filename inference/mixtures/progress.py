@@ -1,12 +1,19 @@
-"""What a mixture estimator prints while it fits."""
+"""What a mixture estimator prints while it fits, and how it warns."""
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import final
 
-__all__ = ["Progress"]
+from sklearn.exceptions import ConvergenceWarning
+
+__all__ = ["Progress", "warn"]
+
+_OWN = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 @final
@@ -58,3 +65,8 @@ class Progress:
         outcome = f"Initialization {'converged' if converged else 'did not converge'}."
         took = f" time lapse {time.perf_counter() - self._begun:.5f}s\t lower bound {bound:.5f}."
         print(outcome + (took if self.verbose > 1 else ""))
+
+
+def warn(message: str) -> None:
+    """Warn of a fit that is not to be relied upon, at the line outside of this package that led to it."""
+    warnings.warn(message, ConvergenceWarning, stacklevel=2, skip_file_prefixes=(_OWN,))

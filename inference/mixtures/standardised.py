@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import pyro.distributions as dist
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.statistics import moments
 from latentmix.models.covariances import CovarianceStructure
-from latentmix.models.global_priors import increasing, inside
+from latentmix.models.global_priors import converted, increasing, inside
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["Priors", "StandardisedModel", "standardised_model"]
+__all__ = ["Priors", "StandardisedModel", "check_priors", "standardised_model"]
 
 Priors = Mapping[str, dist.TorchDistribution]
 
 _NAMES = ("weights", "means", "scales", "correlations")
+_WORDS = {"correlation_cholesky": "correlations"}
 
 
 @final
@@ -63,17 +64,49 @@ class StandardisedModel:
         return (log[:1] if self.model.structure.isotropic else log).expand(self.model.shapes["scales"]).sum()
 
     def sites(self, parameters: MixtureParameters) -> dict[str, Tensor]:
-        """Values of the model's sites for a mixture in the data's coordinates, in order and bounds if need be."""
+        """Values of the model's sites for a mixture in the data's coordinates, in order and bounds if need be.
+
+        Raises:
+            ValueError: If they lie where a prior has no density.
+        """
         prior = self.model.declared_priors["means"]
         if prior is not None and prior.support is increasing:
             parameters = parameters.permuted(parameters.means[:, 0].argsort())
         standardised = parameters.affine(1 / self.scale, -self.location / self.scale)
         values = standardised.sites(self.model.covariance_floor)
-        return {name: inside(self.model.declared_priors[name], value) for name, value in values.items()}
+        values = {name: inside(self.model.declared_priors[name], value) for name, value in values.items()}
+        for name, value in values.items():
+            prior = self.model.declared_priors[name]
+            support: Any = None if prior is None else converted(prior, value).support
+            if support is not None and not bool(support.check(value).all()):
+                raise ValueError(
+                    f"Expected a prior of {_WORDS.get(name, name)} with density at the start; got one on other values: "
+                    "take a prior on all values that they can have, or a start within."
+                )
+        return values
 
     def parameters(self, sites: Mapping[str, Tensor]) -> MixtureParameters:
         """The mixture, in the data's coordinates, that values of the sites stand for."""
         return self.model.parameters(sites).affine(self.scale, self.location)
+
+
+def check_priors(priors: Priors, n_components: int, n_features: int, structure: CovarianceStructure) -> None:
+    """Look at priors that are stated in the data's coordinates.
+
+    Raises:
+        ValueError: An unknown name, a prior that `MixtureModel` refuses, or one that is no density on a known support.
+    """
+    unknown = sorted(set(priors) - set(_NAMES))
+    if unknown:
+        raise ValueError(f"Expected priors of {', '.join(_NAMES)}; got one of {unknown[0]!r}.")
+    for name, prior in priors.items():
+        base: object = prior
+        while isinstance(base, dist.Independent):
+            base = base.base_dist
+        if isinstance(base, dist.Delta | dist.Empirical):
+            raise ValueError(f"Expected a prior of {name} with a density; got {type(base).__name__}.")
+    model = MixtureModel(n_components, n_features, covariance_type=structure.name, **priors)
+    model.affine(torch.ones(n_features), torch.zeros(n_features))  # refuses supports that it cannot move
 
 
 def standardised_model(
@@ -122,9 +155,7 @@ def standardised_model(
             covariance_floor=reg_covar / variance,
         )
         return StandardisedModel(flat, location, scale)
-    unknown = sorted(set(priors) - set(_NAMES))
-    if unknown:
-        raise ValueError(f"Expected priors of {', '.join(_NAMES)}; got one of {unknown[0]!r}.")
+    check_priors(priors, n_components, x.shape[1], structure)
     model = MixtureModel(
         n_components,
         x.shape[1],

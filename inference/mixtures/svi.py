@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from pyro.infer import TraceEnum_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoGuide
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoGuide,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 from pyro.infer.elbo import ELBO
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.effects import isolated
 from latentmix.inference.mixtures.natural_gradient import MixtureMetric
+from latentmix.inference.mixtures.posterior import MixturePosterior, posterior_of_guide
+from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.quasi_newton import QuasiNewton
 from latentmix.inference.mixtures.standardised import Priors, standardised_model
 from latentmix.inference.mixtures.statistics import moments, repair
@@ -27,8 +35,9 @@ from latentmix.inference.twins import TraceEnumTwin
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["MixtureSVIResult", "fit_mixture_svi"]
+__all__ = ["MixtureSVIResult", "check_guide", "fit_mixture_svi"]
 
+_GUIDES = (AutoDelta, AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
 # Changes of the bound in succession, each below the tolerance, that end a noiseless fit.
 _QUIET = 2
 # Natural-gradient steps at most, and the gain, in nats per datum, below which they give way to curvature.
@@ -50,6 +59,7 @@ class MixtureSVIResult:
         scale: `(D,)`.
         svi: What `fit` returned, `None` where the loss diverged and the best point before it was taken.
         noisy: Whether the objective was: a guide that samples, or minibatches.
+        seed: Seed of the fit, and of the draws of `posterior`.
     """
 
     parameters: MixtureParameters
@@ -61,6 +71,15 @@ class MixtureSVIResult:
     scale: Tensor
     svi: SVIResult | None
     noisy: bool
+    seed: int = 0
+
+    @cached_property
+    def posterior(self) -> MixturePosterior:
+        """Draws of the guide, which must be a density: made once, and left out of pickles."""
+        return posterior_of_guide(self, seed=self.seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "posterior"}
 
     @property
     def lower_bound(self) -> float:
@@ -136,6 +155,21 @@ class _Noiseless(TraceEnumTwin):
         return terms
 
 
+def check_guide(family: Callable[..., AutoGuide]) -> None:
+    """Refuse a class of guides that has no median, no gradient, or no start at given values.
+
+    Raises:
+        ValueError: If it is one of Pyro's that cannot serve a mixture, or a class of something else; the message names
+            those that can.
+    """
+    kind = getattr(family, "func", family)  # of a functools.partial
+    if not isinstance(kind, type) or kind in _GUIDES:
+        return
+    if kind.__module__.startswith("pyro.") or not issubclass(kind, AutoGuide):
+        names = ", ".join(known.__name__ for known in _GUIDES)
+        raise ValueError(f"Expected a guide out of {names}, or a class of your own; got {kind.__name__}.")
+
+
 def fit_mixture_svi(
     x: Tensor,
     start: MixtureParameters,
@@ -168,7 +202,8 @@ def fit_mixture_svi(
             coordinates; what is left out takes that model's default, which is one of standardised data. By default
             no prior is informative: every global is `ImproperUniform`, and the fit is maximum likelihood.
         reg_covar: Floor of the variances in the data's coordinates.
-        family: Class of the guide.
+        family: Class of the guide: `AutoDelta`, `AutoNormal`, `AutoDiagonalNormal`, `AutoMultivariateNormal`,
+            `AutoLowRankMultivariateNormal`, or an `AutoGuide` of one's own.
         epochs: Most passes over the data.
         tol: A noiseless fit ends when `patience` epochs together gained less, in nats per datum; with the default
             optimizer also where the bound changed by less over two epochs, about where EM of that tolerance ends.
@@ -183,7 +218,11 @@ def fit_mixture_svi(
 
     Returns:
         The fitted mixture, its model and its guide.
+
+    Raises:
+        ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
     """
+    check_guide(family)
     made = standardised_model(x, len(start.weights), start.structure, priors=priors, reg_covar=reg_covar)
     model, location, scale = made.model, made.location, made.scale
     standardised = made.points(x)
@@ -225,11 +264,9 @@ def fit_mixture_svi(
     fitted = model.parameters({name: value.detach() for name, value in sites.items()})
     fitted, repaired = repair(fitted, moments(standardised)[1])
     if repaired:
-        warnings.warn(
+        warn(
             "SVI ended at a singular covariance, which got a jitter: its likelihood has no maximum there; raise "
-            "reg_covar, or fit fewer components.",
-            ConvergenceWarning,
-            stacklevel=2,
+            "reg_covar, or fit fewer components."
         )
     jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
     return MixtureSVIResult(
@@ -242,4 +279,5 @@ def fit_mixture_svi(
         scale=scale,
         svi=result,
         noisy=noisy,
+        seed=seed,
     )

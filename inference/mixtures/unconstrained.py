@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from latentmix.models.global_priors import Moved
+from latentmix.models.global_priors import Moved, inner_support, is_positive
 
 __all__ = ["Array", "Term", "site_term"]
 
@@ -47,9 +47,9 @@ def site_term(name: str, prior: Any, transform: Transform) -> Callable[[Array], 
     match name:
         case "weights" if isinstance(prior, dist.Dirichlet):
             return _weights(prior)
-        case "means" if _inner(prior.support) is constraints.real:
+        case "means" if inner_support(prior.support) is constraints.real:
             return _means(_log_density(prior))
-        case "scales" if _is_positive(_inner(prior.support)):
+        case "scales" if is_positive(prior.support, whole=True):
             return _scales(_log_density(prior))
         case "correlation_cholesky" if isinstance(_base(prior), dist.LKJCholesky):
             return _correlations(_base(prior))
@@ -195,14 +195,3 @@ def _base(prior: Any) -> Any:
     while isinstance(prior, dist.Independent):
         prior = prior.base_dist
     return prior
-
-
-def _inner(support: Any) -> Any:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
-
-
-def _is_positive(support: Any) -> bool:
-    bound = getattr(support, "lower_bound", None)
-    return not hasattr(support, "upper_bound") and bound is not None and bool(torch.as_tensor(bound == 0).all())

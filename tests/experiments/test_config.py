@@ -83,6 +83,7 @@ BAD = {
     "part's own refusal": (["run", "digits", "--encoder.hidden", "-5"], "Expected hidden to hold positive integers"),
     "latent_dim": (["run", "digits", "--latent_dim", "0"], "Expected latent_dim to hold positive integers"),
     "floor": (["run", "digits", "--mixture.reg_covar", "-1"], "mixture.reg_covar of at least 0"),
+    "warmup": (["run", "digits", "--mixture.nuts_warmup", "-1"], "mixture.nuts_warmup of at least 0"),
     "rate": (["run", "digits", "--optimizer.lr", "-1"], "Invalid learning rate"),
     "rate of the mixture": (
         [*("run", "digits", "--mixture.optimizer", "Adam", "--mixture.optimizer.lr", "-1")],

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import biject_to
 
-from latentmix.models.global_priors import Moved, OrderedMeans, as_site, converted, is_improper, moved
+from latentmix.models.global_priors import Moved, OrderedMeans, as_site, converted, is_improper, is_positive, moved
 from latentmix.models.mixture import MixtureModel
 
 SCALE, SHIFT = torch.tensor(2.5, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
@@ -138,3 +138,18 @@ _FLAT_MATRIX = dist.Normal(torch.zeros(2, 2), 1.0).to_event(2)
 def test_refuses(make, message) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("prior", "positive", "whole"),
+    [
+        (dist.HalfNormal(1.0).expand([2, 3]).to_event(2), True, True),
+        (dist.LogNormal(0.0, 1.0), True, True),
+        (dist.Uniform(1.0, 2.0).expand([3]).to_event(1), True, False),
+        (dist.Pareto(2.0, 1.0), True, False),
+        (dist.Uniform(-1.0, 2.0), False, False),
+        (dist.Normal(0.0, 1.0).expand([2]).to_event(1), False, False),
+    ],
+)
+def test_which_supports_are_positive(prior, positive, whole):
+    assert (is_positive(prior.support), is_positive(prior.support, whole=True)) == (positive, whole)

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as Reference
 
+from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
+from latentmix.inference.mixtures.distributed import Processes
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
@@ -166,3 +168,113 @@ def test_the_global_random_state_is_left_alone(x):
         warnings.simplefilter("ignore", ConvergenceWarning)
         GaussianMixture(4, max_iter=1).fit(x).sample(3)
     assert (np.random.get_state()[1] == before).all()
+
+
+@pytest.mark.parametrize("inference", ["svi", "nuts"])
+def test_an_array_in_a_file_that_is_moved(x, tmp_path, inference):
+    np.save(tmp_path / "x.npy", x[:60].astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    short = {"svi_epochs": 3, "nuts_chains": 1, "nuts_draws": 3, "nuts_warmup": 3, "random_state": 0}
+    mixture = GaussianMixture(2, inference=inference, covariance_type="diag", device="cpu", dtype="float64", **short)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        held = clone(mixture).fit(np.array(mapped))
+        ours = mixture.fit(mapped)
+    assert ours.means_.dtype == np.float64
+    np.testing.assert_array_equal(ours.means_, held.means_)
+
+
+def test_an_array_in_a_file_that_is_moved_keeps_its_weights_beside_noise(x, tmp_path):
+    np.save(tmp_path / "x.npy", x.astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    options = {"sample_weight": np.arange(400) % 4, "noise_covariance": np.full((1, 3), 0.1)}
+    ours, held = (
+        GaussianMixture(4, random_state=0, dtype="float64").fit(a, **options) for a in (mapped, np.array(mapped))
+    )
+    np.testing.assert_array_equal(ours.means_, held.means_)
+
+
+@pytest.mark.parametrize("estimator", [GaussianMixture, BayesianGaussianMixture])
+def test_batches_are_scored_as_the_whole(x, estimator):
+    weight = np.random.RandomState(0).uniform(0.5, 2.0, len(x))
+    fitted = estimator(n_components=4, random_state=0).fit(x)
+    pairs = [(x[:150], weight[:150]), (x[150:], weight[150:])]
+    assert fitted.score([x[:150], x[150:]]) == pytest.approx(fitted.score_samples(x).mean(), abs=1e-10)
+    assert fitted.score(Batches(*pairs)) == pytest.approx(
+        np.average(fitted.score_samples(x), weights=weight), abs=1e-10
+    )
+    assert fitted.score(x, sample_weight=weight) == pytest.approx(fitted.score(pairs), abs=1e-12)
+    with pytest.raises(ValueError, match=r"X has 2 features, but .* is expecting 3"):
+        fitted.score([x[:, :2]])
+    with pytest.raises(ValueError, match="which is spent after one pass"):
+        fitted.score(iter([x]))
+    with pytest.raises(NotFittedError):
+        estimator().score([x])
+
+
+def test_criteria_of_batches(x):
+    fitted = GaussianMixture(4, random_state=0).fit(x)
+    counts = np.arange(400) % 3
+    assert fitted.bic(Batches(x[:150], x[150:])) == pytest.approx(fitted.bic(x), abs=1e-8)
+    assert fitted.bic([(x, counts)]) == pytest.approx(fitted.bic(x.repeat(counts, axis=0)), abs=1e-8)
+    assert fitted.aic([(x, counts)]) == pytest.approx(fitted.aic(x.repeat(counts, axis=0)), abs=1e-8)
+
+
+class Twins(Processes):
+    """Two processes that hold the same points."""
+
+    def sum(self, *tensors):
+        return tuple(2 * tensor for tensor in tensors)
+
+    def gather(self, value):
+        return [value, value]
+
+
+def test_scores_are_of_all_processes(x, monkeypatch):
+    fitted = GaussianMixture(4, random_state=0).fit(x)
+    score, twice = fitted.score(x), np.concatenate([x, x])
+    expected = [fitted.aic(twice), fitted.bic(twice)]
+    monkeypatch.setattr(Processes, "present", lambda: Twins(2, 0))
+    fitted.set_params(distributed=True)
+    assert fitted.score(x) == pytest.approx(score, abs=1e-12)
+    assert [fitted.aic([x]), fitted.bic(x)] == pytest.approx(expected, abs=1e-8)
+    with pytest.raises(ValueError, match="Process 0: X has 2 features"):
+        fitted.score(x[:, :2])
+    with pytest.raises(ValueError, match="Expected no noise_covariance with distributed=True"):
+        fitted.score(x, noise_covariance=np.ones((1, 3)))
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", torch.device("cuda", 99)])
+@pytest.mark.parametrize("estimator", [GaussianMixture, BayesianGaussianMixture])
+def test_a_device_that_is_not_here(x, device, estimator):
+    unfitted = estimator(device=device)
+    with pytest.raises(ValueError, match="Expected a device that is here, such as cpu; got '"):
+        unfitted.fit(x)
+    assert not hasattr(unfitted, "n_features_in_")
+    fitted = estimator(random_state=0).fit(x).set_params(device=device)
+    for call in (fitted.predict, fitted.score, fitted.score_samples):
+        with pytest.raises(ValueError, match="Expected a device that is here"):
+            call(x)
+
+
+@pytest.mark.parametrize("n_samples", [3.0, True, "3", None, 0, -1, np.float64(2)])
+def test_how_many_samples(x, n_samples):
+    fitted = GaussianMixture(2, random_state=0).fit(x)
+    with pytest.raises(ValueError, match=r"Invalid value for 'n_samples': .*\. Expected an integer of at least 1"):
+        fitted.sample(n_samples)
+    assert fitted.sample(np.int64(3))[0].shape == (3, 3)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_precisions_set_by_hand_on_a_fitted_mixture(x, covariance_type, dtype):
+    rows = x.astype(dtype)
+    options = {"covariance_type": covariance_type, "random_state": 0}
+    ours, theirs = (kind(4, **options).fit(rows) for kind in (GaussianMixture, Reference))
+    for mixture in (ours, theirs):
+        mixture.precisions_cholesky_ = (1.5 * mixture.precisions_cholesky_).astype(dtype)
+    np.testing.assert_allclose(
+        ours.score_samples(rows), theirs.score_samples(rows), rtol=1e-8 if dtype is np.float64 else 1e-3
+    )
+    ours.covariances_ = 2 * ours.covariances_
+    np.testing.assert_array_equal(ours.parameters_.covariances, ours.covariances_)

@@ -1,16 +1,28 @@
 import io
+import pickle
 import warnings
 from contextlib import redirect_stdout
+from functools import partial
 
 import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import (
+    AutoDiagonalNormal,
+    AutoGaussian,
+    AutoIAFNormal,
+    AutoLaplaceApproximation,
+    AutoLowRankMultivariateNormal,
+    AutoNormal,
+    AutoStructured,
+)
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
 from latentmix.inference.mixtures.em import EMResult
+from latentmix.inference.mixtures.fitting import Fitting
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.missing import log_joint_with_missing
 from latentmix.inference.mixtures.nuts import MixtureNUTSResult
@@ -105,10 +117,17 @@ def test_batches_that_are_seen_once(x, covariance_type):
 
 @pytest.mark.parametrize(
     "options",
-    [{"inference": "svi"}, {"inference": "nuts"}, {"missing": "marginalize"}, {"covariance_prior": np.eye(3)}],
+    [
+        {"inference": "svi"},
+        {"inference": "nuts"},
+        {"missing": "marginalize"},
+        {"covariance_prior": np.eye(3)},
+        {"degrees_of_freedom_prior": 5.0},
+    ],
 )
 def test_what_wants_all_points_at_once(x, options):
-    with pytest.raises(ValueError, match="for partial_fit; got another: use fit"):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"Expected {name} at its default for partial_fit; got another: use fit"):
         GaussianMixture(4, **options).partial_fit(x)
 
 
@@ -216,3 +235,94 @@ _REFUSED = [
 def test_refuses(x, options, fit_options, message):
     with pytest.raises(ValueError, match=message):
         GaussianMixture(**{"n_components": 4, **options}).fit(x, **fit_options)
+
+
+@pytest.mark.parametrize(
+    "guide", [AutoIAFNormal, AutoLaplaceApproximation, AutoStructured, partial(AutoGaussian), dict]
+)
+def test_guides_that_cannot_serve_a_mixture(x, guide, monkeypatch):
+    monkeypatch.setattr(Fitting, "start", None)  # before any work
+    message = "Expected a guide out of AutoDelta, AutoNormal, AutoDiagonalNormal, .* or a class of your own; got"
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(4, inference="svi", guide=guide, priors={}).fit(x)
+
+
+class OwnGuide(AutoNormal):
+    """A guide that is none of Pyro's."""
+
+
+@pytest.mark.parametrize("guide", [AutoDiagonalNormal, AutoLowRankMultivariateNormal, OwnGuide, partial(AutoNormal)])
+def test_guides_that_can(x, guide):
+    fitted = GaussianMixture(2, inference="svi", guide=guide, priors={}, svi_epochs=3, random_state=0).fit(x[:50])
+    assert fitted.posterior_.sites["means"].shape == (1, 1000, 2, 3)
+
+
+@pytest.mark.parametrize("inference", ["svi", "nuts"])
+@pytest.mark.parametrize(
+    ("name", "prior", "message"),
+    [
+        ("means", dist.Delta(torch.tensor(0.0)), "Expected a prior of means with a density; got Delta"),
+        ("scales", dist.Delta(torch.ones(3), event_dim=1), "Expected a prior of scales with a density; got Delta"),
+        ("means", dist.Poisson(1.0), "Expected a prior on the real numbers, .*; got one on IntegerGreaterThan"),
+        ("scales", dist.Normal(0.0, 1.0), "Expected a prior of scales on positive numbers"),
+        ("means", dist.Normal(torch.zeros(2), 1.0), r"Expected a prior of shape \(2, 3\) for means; got \(2,\)"),
+        ("location", dist.Normal(0.0, 1.0), "Expected priors of weights, means, scales, correlations; got one of 'loc"),
+    ],
+)
+def test_priors_that_are_none(x, inference, name, prior, message, monkeypatch):
+    monkeypatch.setattr(Fitting, "start", None)  # before any work
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(2, inference=inference, priors={name: prior}).fit(x)
+
+
+@pytest.mark.parametrize("inference", ["svi", "nuts"])
+def test_a_prior_with_no_density_at_the_start(x, inference):
+    with pytest.raises(ValueError, match="Expected a prior of means with density at the start; got one on other"):
+        GaussianMixture(2, inference=inference, priors={"means": dist.HalfNormal(1.0)}, random_state=0).fit(x)
+
+
+@pytest.mark.parametrize(
+    ("covariance_type", "prior", "message"),
+    [
+        ("full", 0.1, r"of shape \(3, 3\) for full covariances; got \(\): make one such as 0.1 \* numpy.eye\(3\)"),
+        ("tied", np.ones(3), r"of shape \(3, 3\) for tied covariances; got \(3,\): make one such as 0.1 \* numpy.eye"),
+        ("diag", 0.1, r"of shape \(3,\) for diag covariances; got \(\): make one such as numpy.full\(3, 0.1\)"),
+        ("spherical", torch.eye(3), r"of shape \(\) for spherical covariances; got \(3, 3\): make one such as 0.1"),
+    ],
+)
+def test_shapes_of_a_prior_of_the_covariances(x, covariance_type, prior, message, monkeypatch):
+    monkeypatch.setattr(Fitting, "start", None)
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(2, covariance_type=covariance_type, covariance_prior=prior).fit(x)
+
+
+def test_draws_of_a_guide_are_kept(x):
+    options = {"inference": "svi", "guide": AutoNormal, "priors": {}, "svi_epochs": 3, "random_state": 0}
+    fitted = GaussianMixture(2, **options).fit(x[:50])
+    drawn = fitted.posterior_
+    assert fitted.posterior_ is drawn
+    loaded = pickle.loads(pickle.dumps(fitted))
+    assert "posterior" not in vars(loaded.result_)
+    for again in (loaded, clone(fitted).fit(x[:50])):
+        assert torch.equal(again.posterior_.sites["means"], drawn.sites["means"])
+    assert not hasattr(clone(fitted), "posterior_")
+    other = clone(fitted).set_params(random_state=1).fit(x[:50])
+    assert not torch.equal(other.posterior_.sites["means"], drawn.sites["means"])
+    assert fitted.fit(x[:60]).posterior_ is not drawn
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_iter": 1, "tol": 0.0},
+        {"inference": "svi", "svi_epochs": 2},
+        {"inference": "nuts", "nuts_chains": 1, "nuts_draws": 4, "nuts_warmup": 2},
+    ],
+)
+def test_warnings_point_at_the_caller(x, options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        GaussianMixture(2, covariance_type="diag", random_state=0, **options).fit(x[:50])
+    found = [one for one in caught if issubclass(one.category, ConvergenceWarning)]
+    assert found
+    assert {one.filename for one in found} == {__file__}

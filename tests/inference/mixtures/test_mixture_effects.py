@@ -59,6 +59,7 @@ def refused(action: Callable[[], Any]) -> Callable[[], None]:
 ACTIONS: dict[str, Callable[[], Any]] = {
     "batches": lambda: GaussianMixture(K, random_state=0).fit(batches()),
     "batches that can be read once": refused(lambda: as_points(iter(batches()))),
+    "scores of batches": lambda: [call(batches()) for call in (fitted().score, fitted().bic, fitted().aic)],
     "partial fit": lambda: GaussianMixture(K, random_state=0).partial_fit(plane()).partial_fit(plane()),
     "missing values": lambda: GaussianMixture(K, missing="marginalize").fit(holes()).impute(holes()),
     "impute": lambda: impute(holes(), fitted().parameters_),
@@ -67,6 +68,11 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "SVI with a full guide": lambda: GaussianMixture(
         K, inference="svi", guide=AutoMultivariateNormal, svi_epochs=5, priors={}
     ).fit(plane()),
+    "draws of a guide": lambda: repr(
+        GaussianMixture(K, inference="svi", guide=AutoMultivariateNormal, svi_epochs=3, priors={})
+        .fit(plane())
+        .posterior_
+    ),
     "NUTS": lambda: fit_mixture_nuts(plane(), n_components=K, chains=2, draws=6, warmup=6),
     "NUTS by the estimator": lambda: GaussianMixture(
         K, inference="nuts", nuts_chains=1, nuts_draws=6, nuts_warmup=6, random_state=0

@@ -86,7 +86,7 @@ def test_the_table() -> None:
     posterior = drawn("full", draws=100)
     table = posterior.summary()
     assert list(table.columns) == ["mean", "sd", "q5", "median", "q95", "r_hat", "ess_bulk", "ess_tail"]
-    assert len(table) == 3 + 6 + 12
+    assert len(table) == 3 + 6 + 6 + 12
     values = posterior.sites["means"][..., 1, 0].numpy()
     row = table.loc["means[1, 0]"]
     assert row["mean"] == pytest.approx(values.mean())
@@ -150,3 +150,24 @@ def test_a_mean_field_guide_and_alignment(svi) -> None:
     assert torch.equal(plain.sites["means"].flip(2), turned.sites["means"])
     expected = standardised_model(x, 2, structure, priors={})
     torch.testing.assert_close(result.location, expected.location)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_scales_stand_beside_means(covariance_type) -> None:
+    posterior = drawn(covariance_type)
+    table, expected = posterior.summary(), posterior.draw(0, 0).expanded_covariances().diagonal(dim1=-2, dim2=-1).sqrt()
+    rows = [name for name in table.index if name.startswith("scales[")]
+    assert len(rows) == posterior.sites["scales"][0, 0].numel()
+    scales = torch.from_numpy(posterior._quantities()["scales"])[0, 0]
+    torch.testing.assert_close(scales[:, None].expand(3, 2) if scales.shape == (3,) else scales.expand(3, 2), expected)
+
+
+def test_points_may_be_an_array() -> None:
+    posterior, x = drawn("full"), torch.ones(7, 2, dtype=torch.float64)
+    assert torch.equal(posterior.log_likelihood(x.numpy()), posterior.log_likelihood(x))
+    assert torch.equal(posterior.predictive_log_density(x.float().numpy()), posterior.predictive_log_density(x))
+
+
+def test_the_repr_is_a_line() -> None:
+    line = "MixturePosterior(2 x 25 draws by nuts of 3 components, 2 features, diag)"
+    assert repr(drawn("diag")) == line
