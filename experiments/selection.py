@@ -218,7 +218,8 @@ def choose(
         },
     )
     folder.write_json("modes.json", report.as_dict())
-    heading = f"How many components for {source.name}? {selection.n_points:,} points, {selection.n_features} "
+    what = f"the latents of {source.resolve().name}" if source.is_dir() else source.name
+    heading = f"How many components for {what}? {selection.n_points:,} points, {selection.n_features} "
     save(
         selection_panels(selection, heading=f"{heading}feature{'s' * (selection.n_features > 1)}"),
         folder.path / "selection.png",

@@ -160,6 +160,7 @@ class Selection:
                 lines.append(f"{NAMES[name]}: {said}, {one.covariance_type} (highest bound of the log-evidence{more})")
                 continue
             said = "lowest" if name in LOWER else "highest"
+            said += ", of the posterior predictive under weak conjugate priors" if name == "loo" else ""
             if name == "loo" and one.doubts:
                 said += f"; unreliable, {', '.join(one.doubts)}"
             counts = {other.n_components for other in self.candidates if other.model == "mixture"}

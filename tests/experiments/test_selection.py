@@ -242,6 +242,9 @@ def test_picture_has_a_panel_for_each_criterion(tmp_path: Path) -> None:
     ]
     first = figure.axes[0]
     assert [text.get_text() for text in first.texts] == ["K = 2, diag"]
+    assert [first.yaxis.get_major_formatter()(height) for height in (-1000.0, 0.0, 0.5, 12000.0)] == [
+        *("", "0", "0.5", "12,000"),
+    ]
     low, high = first.get_ylim()
     drawn = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in first.lines if len(line.get_xdata()) > 1}
     assert drawn == {(1, 2): (40.0, 30.0), (1, 2, 3): (10.0, 0.0, 10.0)}
@@ -252,6 +255,7 @@ def test_picture_has_a_panel_for_each_criterion(tmp_path: Path) -> None:
     assert "full: 2\ndiag: 2 *" in figure.axes[5].texts[0].get_text()
     caption = figure.get_supxlabel().replace("\n", " ")
     assert "hollow: unreliable PSIS-LOO" in caption
+    assert "PSIS-LOO: posterior predictive under weak conjugate priors" in caption
     assert "×: a fit with that K failed" in caption
     assert save(figure, tmp_path / "all.png").stat().st_size > 10_000
 
@@ -262,5 +266,8 @@ def test_picture_of_fewer_criteria_is_laid_out(tmp_path: Path, criteria: tuple[s
     figure = selection_panels(planted(criteria=criteria))
     assert len(figure.axes) == len(criteria)
     save(figure, tmp_path / "some.png")
+    long = selection_panels(planted(criteria=criteria), heading="How many components for " + "long-name-" * 9)
+    long.draw_without_rendering()
+    assert not long._suptitle.get_window_extent().overlaps(long.legends[0].get_window_extent())
     alone = planted(candidates=planted().candidates[:1], criteria=("bic", "dirichlet_process"))
     save(selection_panels(alone), tmp_path / "alone.png")
