@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -265,35 +265,22 @@ def _select(words: list[str]) -> None:
     parser.add_argument(
         "--n_components", default="1..10", metavar="K", help="numbers of components, as 1..10 or 2,5,8 (default: 1..10)"
     )
-    parser.add_argument(
-        "--covariance_types",
-        default="full,diag,tied,spherical",
-        metavar="TYPES",
-        help="covariance types, by commas (default: full,diag,tied,spherical)",
-    )
+    types = "full,diag,tied,spherical"
+    parser.add_argument("--covariance_types", default=types, metavar="TYPES", help=f"covariances (default: {types})")
     parser.add_argument("--criteria", metavar="NAMES", help="what is measured, by commas (default: all six below)")
     parser.add_argument(
-        "--criterion",
-        metavar="NAME",
-        help="the one that chooses the mixture of the mode report (default: bic, or the first)",
+        "--criterion", metavar="NAME", help="what chooses the mixture of the mode report (default: bic)"
     )
-    parser.add_argument(
-        "--points", type=int, default=5000, metavar="N", help="most points taken; of more, a draw (default: 5000)"
-    )
-    parser.add_argument(
-        "--starts", type=int, default=5, metavar="N", help="starts of every fit, the best is kept (default: 5)"
-    )
-    parser.add_argument(
-        "--mode_starts", type=int, default=20, metavar="N", help="starts of the mode report (default: 20)"
-    )
-    parser.add_argument(
-        "--folds", type=int, default=5, metavar="N", help="folds of the held-out log-likelihood (default: 5)"
-    )
-    parser.add_argument(
-        "--draws", type=int, default=1000, metavar="N", help="posterior draws for loo, from 50 (default: 1000)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of starts, folds and draws (default: 0)")
-    parser.add_argument("--n-jobs", type=int, default=1, metavar="N", help="fits at a time; -1: all cores (default: 1)")
+    numbers = {
+        "points": (5000, "most points; of more, a random draw"),
+        "starts": (5, "starts of every fit, the best is kept"),
+        "mode_starts": (20, "starts of the mode report"),
+        "folds": (5, "folds of the held-out log-likelihood"),
+        "draws": (1000, "posterior draws for loo, from 50"),
+        "seed": (0, "seed of starts, folds and draws"),
+        "n-jobs": (1, "fits at a time; -1 for as many as there are cores"),
+    }
+    _add_numbers(parser, numbers)
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: runs/select-NAME-DATE-TIME)")
     known = vars(parser.parse_args(words))
     source, out = known.pop("source"), known.pop("out")
@@ -355,19 +342,15 @@ def _bench_em(words: list[str]) -> None:
         "--covariance_type",
         default="full",
         metavar="TYPES",
-        help="full, diag, tied or spherical, or more by commas (default: full)",
+        help="full, diag, tied, spherical, by commas (default: full)",
     )
-    parser.add_argument(
-        "--iterations", type=int, default=5, metavar="N", help="EM iterations that are timed (default: 5)"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="times each is measured, for a median (default: 3)"
-    )
+    numbers = {"iterations": (5, "EM iterations that are timed"), "repeats": (3, "times of each, for a median")}
+    _add_numbers(parser, numbers)
     parser.add_argument(
         "--dtype", default="float64", metavar="TYPE", help="of the points: float64 or float32 (default: float64)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of every library (default: as torch has)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a new JSON file for the figures (default: none)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a new JSON file (default: none)")
     known = vars(parser.parse_args(words))
     # scikit-learn's array API mode asks for this before SciPy is imported, which is not yet.
     os.environ.setdefault("SCIPY_ARRAY_API", "1")
@@ -394,6 +377,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
     kind = argparse.RawDescriptionHelpFormatter if "\n" in (epilog or "") else argparse.HelpFormatter
     return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
+
+
+def _add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+    for name, (default, said) in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{said} (default: {default})")
 
 
 def one_line(error: BaseException) -> str:
