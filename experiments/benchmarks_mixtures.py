@@ -87,6 +87,7 @@ def em_speed(
     repeats: int = 3,
     dtype: str = "float64",
     threads: int | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Iterator[EMSpeed]:
     """Measure EM without a floor on the covariances, from points as means and the data's own variances.
 
@@ -101,6 +102,7 @@ def em_speed(
         repeats: Times that each is measured, after one fit whose memory is measured.
         dtype: "float64" or "float32".
         threads: Threads of every library; by default as torch has.
+        report: Called with a line on each step: what is measured now, of how much.
 
     Yields:
         One comparison per size and covariance type.
@@ -108,8 +110,8 @@ def em_speed(
     Raises:
         ValueError: A number below one, fewer points than components, or an unknown dtype or covariance type.
     """
-    counts = [*(number for size in sizes for number in size), iterations, repeats, threads or 1]
-    if min(counts) < 1 or threads == 0:
+    counts = [*(number for size in sizes for number in size), iterations, repeats, 1 if threads is None else threads]
+    if min(counts) < 1:
         raise ValueError(f"Expected sizes, iterations, repeats and threads of at least 1; got {min(counts)}.")
     if dtype not in ("float64", "float32"):
         raise ValueError(f"Expected dtype float64 or float32; got {dtype!r}.")
@@ -122,11 +124,19 @@ def em_speed(
         if count < n_components:
             raise ValueError(f"Expected as many points as components at least; got {count} for {n_components}.")
     number = torch.get_num_threads() if threads is None else threads
+    done, total = 0, len(sizes) * len(covariance_types)
     for size in sizes:
         x = _points(*size).astype(dtype)
         for covariance_type in covariance_types:
+            done += 1
+            named = f"[{done}/{total}] {size[0]:,} x {size[1]}, {size[2]} components, {covariance_type}"
+
+            def tell(step: str, named: str = named) -> None:
+                if report is not None:
+                    report(f"{named}: {step}")
+
             with _quiet(number):
-                found = _compare(x, size, covariance_type, iterations, repeats, number)
+                found = _compare(x, size, covariance_type, iterations, repeats, number, tell)
             yield found
 
 
@@ -152,6 +162,7 @@ def _compare(
     iterations: int,
     repeats: int,
     threads: int,
+    tell: Callable[[str], None],
 ) -> EMSpeed:
     load = os.getloadavg()[0]
     start = _start(x, size[2], covariance_type)
@@ -159,6 +170,7 @@ def _compare(
     memory: dict[str, float] = {}
     found: dict[str, float] = {}
     for name in list(fits):
+        tell(f"memory of {name}")
         try:
             fits[name](x, start, 1)  # what it imports and sets up is no part of the comparison
             fitted, memory[name] = _grown(partial(fits[name], x, start, iterations + 1))
@@ -170,7 +182,8 @@ def _compare(
             continue
         found[name] = _log_likelihood(x, fitted)
     seconds: dict[tuple[str, int], list[float]] = {}
-    for _ in range(repeats):
+    for turn in range(repeats):
+        tell(f"times of all, turn {turn + 1} of {repeats}")
         for name, fit in fits.items():
             for number in (1, iterations + 1):
                 seconds.setdefault((name, number), []).append(_seconds(fit, x, start, number))

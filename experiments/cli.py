@@ -8,8 +8,9 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,20 @@ A part is a class by its name or import path, with arguments as in Python or as 
   --family DiagonalNormal | FullNormal | AutoregressiveFlow
   --objective Trace_ELBO | TraceMeanField_ELBO | TraceEnum_ELBO (enumerates a MixturePrior) |
               'RenyiELBO(alpha=0, num_particles=5)', with --beta, --warmup, --free_bits
+"""
+
+
+CRITERIA = """\
+criteria:
+  bic, aic, icl      lower is better, in nats times two
+  held_out           log-likelihood of points that a fit has not seen, nats per point; higher is better
+  loo                PSIS-LOO: each point's posterior predictive log-density given the others, nats per point; higher is
+                     better; under weak conjugate priors and about the fit's mode, so no figure of the fit itself
+  dirichlet_process  how many of the most components it uses
+"""
+BENCH_EM = """\
+Prints seconds per iteration, growth of memory (MiB) and mean log-likelihood (nats per point) of EM here and in
+scikit-learn, pomegranate and torchgmm, a table for each size and covariance type as it is done.
 """
 
 
@@ -243,24 +258,31 @@ def _ex_post(words: list[str]) -> None:
 def _select(words: list[str]) -> None:
     from latentmix.experiments import commands
 
-    parser = _parser("select")
-    parser.add_argument("source", type=Path, help="the folder of a run, for its training latents, or a file of points")
-    parser.add_argument("--n_components", default="1..10", metavar="1..10", help="as 1..10 or 2,5,8")
-    parser.add_argument("--covariance_types", default="full,diag,tied,spherical", metavar="full,diag,...")
-    parser.add_argument("--criteria", metavar="bic,icl,...", help="which are measured (default: all)")
-    parser.add_argument("--criterion", help="which one chooses the mixture of the mode report (default: bic)")
-    parser.add_argument("--points", type=int, default=5000, help="most points; of more, a draw (default: 5000)")
-    parser.add_argument("--starts", type=int, default=5, help="starts of every fit (default: 5)")
-    parser.add_argument("--mode_starts", type=int, default=20, help="starts of the mode report (default: 20)")
-    parser.add_argument("--folds", type=int, default=5, help="folds of the held-out log-likelihood (default: 5)")
-    parser.add_argument("--draws", type=int, default=1000, help="posterior draws for PSIS-LOO (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n-jobs", type=int, default=1, help="fits at a time; -1 for as many as there are cores")
-    parser.add_argument("--out", type=Path, help="a new folder (default: runs/select-NAME-DATE-TIME)")
-    parsed, rest = parser.parse_known_args(words)
-    if rest:
-        raise UsageError(f"Expected one source and options out of `latentmix select --help`; got {rest[0]}.")
-    known = vars(parsed)
+    parser = _parser("select", epilog=CRITERIA)
+    parser.add_argument(
+        "source", type=Path, help="a run's folder, for its training latents, or a .npy or .csv of points"
+    )
+    parser.add_argument(
+        "--n_components", default="1..10", metavar="K", help="numbers of components, as 1..10 or 2,5,8 (default: 1..10)"
+    )
+    types = "full,diag,tied,spherical"
+    parser.add_argument("--covariance_types", default=types, metavar="TYPES", help=f"covariances (default: {types})")
+    parser.add_argument("--criteria", metavar="NAMES", help="what is measured, by commas (default: all six below)")
+    parser.add_argument(
+        "--criterion", metavar="NAME", help="what chooses the mixture of the mode report (default: bic)"
+    )
+    numbers = {
+        "points": (5000, "most points; of more, a random draw"),
+        "starts": (5, "starts of every fit, the best is kept"),
+        "mode_starts": (20, "starts of the mode report"),
+        "folds": (5, "folds of the held-out log-likelihood"),
+        "draws": (1000, "posterior draws for loo, from 50"),
+        "seed": (0, "seed of starts, folds and draws"),
+        "n-jobs": (1, "fits at a time; -1 for as many as there are cores"),
+    }
+    _add_numbers(parser, numbers)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: runs/select-NAME-DATE-TIME)")
+    known = vars(parser.parse_args(words))
     source, out = known.pop("source"), known.pop("out")
     commands.select(source, known, out or Path("runs") / f"select-{source.resolve().stem}-{_moment()}")
 
@@ -305,24 +327,30 @@ def _bench(words: list[str]) -> None:
     from latentmix.experiments import commands
 
     parser = _parser("bench")
-    parser.add_argument("name", choices=("svi", "em"))
+    parser.add_argument("name", choices=("svi", "em"), help="of an epoch of SVI, or of EM: `latentmix bench em --help`")
     parser.parse_args(words)
     commands.bench_svi()
 
 
 def _bench_em(words: list[str]) -> None:
-    parser = _parser("bench em")
+    parser = _parser("bench em", epilog=BENCH_EM)
+    sizes = "60000x20x10,200000x10x50,1000000x8x10"
     parser.add_argument(
-        "--sizes",
-        default="60000x20x10,200000x10x50,1000000x8x10",
-        help="points x features x components (default: three)",
+        "--sizes", default=sizes, metavar="NxDxK,...", help=f"points x features x components (default: {sizes})"
     )
-    parser.add_argument("--covariance_type", default="full", help="one or more, by commas (default: full)")
-    parser.add_argument("--iterations", type=int, default=5, help="iterations that are timed (default: 5)")
-    parser.add_argument("--repeats", type=int, default=3, help="times that each library is measured (default: 3)")
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
-    parser.add_argument("--threads", type=int, help="of every library (default: as torch has)")
-    parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
+    parser.add_argument(
+        "--covariance_type",
+        default="full",
+        metavar="TYPES",
+        help="full, diag, tied, spherical, by commas (default: full)",
+    )
+    numbers = {"iterations": (5, "EM iterations that are timed"), "repeats": (3, "times of each, for a median")}
+    _add_numbers(parser, numbers)
+    parser.add_argument(
+        "--dtype", default="float64", metavar="TYPE", help="of the points: float64 or float32 (default: float64)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of every library (default: as torch has)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a new JSON file (default: none)")
     known = vars(parser.parse_args(words))
     # scikit-learn's array API mode asks for this before SciPy is imported, which is not yet.
     os.environ.setdefault("SCIPY_ARRAY_API", "1")
@@ -334,16 +362,26 @@ def _bench_em(words: list[str]) -> None:
             raise UsageError(f"Expected --sizes of points x features x components, such as 60000x20x10; got {word!r}.")
         found.append(tuple(map(int, word.split("x"))))
     types, out = known.pop("covariance_type").split(","), known.pop("out")
-    commands.bench_em(known | {"sizes": found, "covariance_types": types}, out)
+    report = partial(print, file=sys.stderr, flush=True) if sys.stderr.isatty() else None
+    commands.bench_em(known | {"sizes": found, "covariance_types": types, "report": report}, out)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
+        if message.startswith("unrecognized arguments: "):
+            first = message.split(": ")[1].split()[0]
+            raise UsageError(f"Expected arguments and options out of `{self.prog} --help`; got {first}.")
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def _parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog)
+    kind = argparse.RawDescriptionHelpFormatter if "\n" in (epilog or "") else argparse.HelpFormatter
+    return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
+
+
+def _add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+    for name, (default, said) in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{said} (default: {default})")
 
 
 def one_line(error: BaseException) -> str:

@@ -61,6 +61,8 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=10)
     points = f"{selection.n_points:,} points, {selection.n_features} feature{'s' * (selection.n_features > 1)}"
     said = heading or f"How many components? {points}"
+    beside = int(9.5 * (float(figure.get_size_inches()[0]) - 1.1 * len(handles)))
+    said = "\n".join(textwrap.wrap(said, beside))  # the legend takes the rest of the line
     figure.suptitle(said, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     note(figure, _caption(selection, float(figure.get_size_inches()[0])))
     return figure
@@ -90,6 +92,8 @@ def _criterion(axes: Axes, selection: Selection, name: Criterion, styles: Style)
             axes.plot(place, value, marker, color=colour, markersize=5.5, markerfacecolor="white" if doubtful else None)
     low, high = _range(known, best, name, base)
     axes.set_ylim(low, high)
+    if lower:  # nothing is below the lowest
+        axes.yaxis.set_major_formatter(lambda height, _: "" if height < 0 else f"{height:,.10g}")
     failed = [one.n_components for one in fits if _value(one, name) is None]
     if failed:
         axes.plot(failed, [low] * len(failed), "x", color=MUTED, markersize=7, clip_on=False)
@@ -147,6 +151,7 @@ def _process(axes: Axes, selection: Selection, styles: Style) -> None:
         va="bottom",
         fontsize=9.5,
         color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
     )
 
 
@@ -190,6 +195,8 @@ def _caption(selection: Selection, width: float) -> str:
     said = ["Ringed: the best of each criterion"]
     if "held_out" in selection.criteria:
         said.append(f"held-out: {folds}, bar: one standard error over points")
+    if "loo" in selection.criteria:
+        said.append("PSIS-LOO: posterior predictive under weak conjugate priors")
     if "loo" in selection.criteria and any(one.doubts for one in selection.candidates):
         said.append("hollow: unreliable PSIS-LOO (points of Pareto k > 0.7, or chains apart)")
     if any(one.model == "mixture" and one.log_likelihood is None for one in selection.candidates):

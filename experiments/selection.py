@@ -18,8 +18,8 @@ from latentmix.experiments.figures_selection import selection_panels
 from latentmix.experiments.figures_style import save
 from latentmix.inference.mixtures.candidates import CRITERIA, LOWER, NAMES, Candidate, Criterion, Selection
 from latentmix.inference.mixtures.modes import ModeReport, modes
-from latentmix.inference.mixtures.selection import select
-from latentmix.models.covariances import CovarianceType
+from latentmix.inference.mixtures.selection import check_sizes, remeasured, select
+from latentmix.models.covariances import CovarianceType, covariance_structure
 
 __all__ = ["Choice", "choose", "component_counts", "read_points"]
 
@@ -40,9 +40,12 @@ class Choice:
         starts: Starts of every fit.
         mode_starts: Starts of the mode report.
         folds: Folds of the held-out log-likelihood.
-        draws: Posterior draws for PSIS-LOO.
+        draws: Posterior draws for PSIS-LOO, under weak conjugate priors.
         seed: Seed of everything.
         n_jobs: Fits at a time; -1 for as many as there are cores.
+
+    Raises:
+        ValueError: If one is out of its range.
     """
 
     n_components: Sequence[int] = tuple(range(1, 11))
@@ -64,10 +67,14 @@ class Choice:
         known = [name for name in self.criteria if name != "dirichlet_process"]
         if not known or self.criterion not in (None, *known):
             raise ValueError(f"Expected a criterion to choose by out of {', '.join(known)}; got {self.criterion!r}.")
-        if self.points < 4 or self.mode_starts < 2:
-            raise ValueError(
-                f"Expected points of at least 4 and mode_starts of at least 2; got {self.points}, {self.mode_starts}."
-            )
+        for kind in self.covariance_types:
+            covariance_structure(kind)
+        least = {"points": 4, "starts": 1, "mode_starts": 2, "folds": 2, "draws": 50, "seed": 0}
+        for option, fewest in least.items():
+            if getattr(self, option) < fewest:
+                raise ValueError(f"Expected {option} of at least {fewest}; got {getattr(self, option)}.")
+        if self.seed >= 2**32 or self.n_jobs == 0:
+            raise ValueError(f"Expected a seed below 2**32 and n_jobs other than 0; got {self.seed}, {self.n_jobs}.")
 
     @property
     def choosing(self) -> Criterion:
@@ -190,6 +197,7 @@ def choose(
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
     tell(f"{counted}, {points.shape[1]} feature{'s' * (points.shape[1] > 1)}")
+    check_sizes(settings.n_components, len(taken), settings.criteria, settings.folds)
     folder = RunFolder.create(out)
     try:
         selection, report = _measured(taken, settings, tell)
@@ -210,7 +218,8 @@ def choose(
         },
     )
     folder.write_json("modes.json", report.as_dict())
-    heading = f"How many components for {source.name}? {selection.n_points:,} points, {selection.n_features} "
+    what = f"the latents of {source.resolve().name}" if source.is_dir() else source.name
+    heading = f"How many components for {what}? {selection.n_points:,} points, {selection.n_features} "
     save(
         selection_panels(selection, heading=f"{heading}feature{'s' * (selection.n_features > 1)}"),
         folder.path / "selection.png",
@@ -247,19 +256,30 @@ def _measured(points: Array, settings: Choice, tell: Callable[[str], None]) -> t
         n_jobs=settings.n_jobs,
         report=progress,
     )
-    chosen = selection.best(settings.choosing)
-    tell(f"modes of K = {chosen.n_components}, {chosen.covariance_type}: {settings.mode_starts} starts")
-    with warnings.catch_warnings():  # they stand in the report
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        report = modes(
-            points,
-            chosen.n_components,
-            n_starts=settings.mode_starts,
-            covariance_type=chosen.covariance_type,
-            random_state=settings.seed,
-            n_jobs=settings.n_jobs,
-        )
-    return selection, report
+    reports: dict[tuple[int, CovarianceType], ModeReport] = {}
+    while True:
+        chosen = selection.best(settings.choosing)
+        n_components, covariance_type = asked = chosen.n_components, chosen.covariance_type
+        if asked in reports:
+            return selection, reports[asked]
+        tell(f"modes of K = {n_components}, {covariance_type}: {settings.mode_starts} starts")
+        with warnings.catch_warnings():  # they stand in the report
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            reports[asked] = modes(
+                points,
+                n_components,
+                n_starts=settings.mode_starts,
+                covariance_type=covariance_type,
+                random_state=settings.seed,
+                known=chosen.mixture,
+                n_jobs=settings.n_jobs,
+            )
+        best = reports[asked].mixture
+        selection = remeasured(selection, points, best, draws=settings.draws, random_state=settings.seed)
+        (found,) = (one for one in selection.candidates if one.mixture is best)
+        # Of a better optimum ICL and PSIS-LOO may be worse, and another candidate be chosen.
+        if (said := _told(found, settings.choosing)) != _told(chosen, settings.choosing):
+            tell(f"a start fits better, {said}")
 
 
 def _told(one: Candidate, criterion: Criterion) -> str:

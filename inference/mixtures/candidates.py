@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.tables import aligned
 from latentmix.models.covariances import CovarianceType
 
@@ -41,7 +43,8 @@ class Candidate:
         icl: Likewise.
         held_out: Log-likelihood of points that a fit has not seen, nats per point.
         held_out_error: Its standard error over points.
-        loo: Leave-one-out log-likelihood under the posterior, nats per point.
+        loo: PSIS-LOO: leave-one-out log-density of the posterior predictive, under the weak conjugate priors of `gibbs`
+            and from draws about one mode, nats per point; it is not of the maximum-likelihood fit.
         loo_error: Its standard error over points.
         loo_parameters: Effective number of parameters.
         pareto_k: Highest Pareto k.
@@ -54,6 +57,7 @@ class Candidate:
         converged: Whether the fit did.
         reason: Why there are no figures, or what is to be known of them.
         seconds: Time of it all.
+        mixture: The fitted estimator.
     """
 
     model: Literal["mixture", "dirichlet_process"]
@@ -78,6 +82,7 @@ class Candidate:
     converged: bool = False
     reason: str = ""
     seconds: float = 0.0
+    mixture: GaussianMixture | BayesianGaussianMixture | None = field(default=None, repr=False, compare=False)
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -128,8 +133,9 @@ class Selection:
         return chosen(found, key=lambda pair: pair[0])[1]
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """The candidates as plain values, for JSON."""
-        return [asdict(candidate) for candidate in self.candidates]
+        """The candidates as plain values, for JSON, without the estimators."""
+        rows = map(asdict, self.candidates)
+        return [{name: value for name, value in row.items() if name != "mixture"} for row in rows]
 
     def table(self) -> str:
         """The candidates as aligned text, `*` at the best of each criterion, and what each criterion prefers."""
@@ -154,6 +160,7 @@ class Selection:
                 lines.append(f"{NAMES[name]}: {said}, {one.covariance_type} (highest bound of the log-evidence{more})")
                 continue
             said = "lowest" if name in LOWER else "highest"
+            said += ", of the posterior predictive under weak conjugate priors" if name == "loo" else ""
             if name == "loo" and one.doubts:
                 said += f"; unreliable, {', '.join(one.doubts)}"
             counts = {other.n_components for other in self.candidates if other.model == "mixture"}

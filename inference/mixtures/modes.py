@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,9 @@ class Mode:
     """One optimum.
 
     Attributes:
-        log_likelihood: Nats per point, the highest of its starts.
+        log_likelihood: Nats per point, the highest of the fits that are there.
         gap: How much the best optimum has more, in nats in all.
-        n_starts: How many starts ended there.
+        n_starts: How many starts ended there; none where only the fit that was known did.
         ari: Adjusted Rand index between its partition and that of the best optimum.
         smallest_weight: Weight of its smallest component.
         rival: Whether it is close to the best in likelihood, and another partition.
@@ -61,6 +61,7 @@ class ModeReport:
         same: Adjusted Rand index from which two partitions are one.
         close: Nats in all within which an optimum rivals the best.
         few: Share of the starts below which those that reach the best are few.
+        mixture: The fitted estimator of the best optimum.
     """
 
     n_components: int
@@ -75,6 +76,7 @@ class ModeReport:
     same: float
     close: float
     few: float
+    mixture: GaussianMixture = field(repr=False, compare=False)
 
     @property
     def n_best(self) -> int:
@@ -104,7 +106,7 @@ class ModeReport:
         if self.n_best < self.few * starts:
             found.append(
                 f"Only {self.n_best} of {starts} starts reach the best optimum: a better one may be missed; take "
-                f"n_init of {2 * max(1, round(starts / self.n_best))} or more, or fewer components."
+                f"n_init of {2 * max(1, round(starts / max(1, self.n_best)))} or more, or fewer components."
             )
         unconverged = self.converged.count(False)
         if unconverged:
@@ -114,8 +116,9 @@ class ModeReport:
         return tuple(found)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "n_best": self.n_best, "warnings": list(self.warnings)}
+        """Plain values, for JSON, without the estimator."""
+        values = asdict(self) | {"n_best": self.n_best, "warnings": list(self.warnings)}
+        return {name: value for name, value in values.items() if name != "mixture"}
 
     def table(self) -> str:
         """The optima as aligned text, and the warnings."""
@@ -153,6 +156,7 @@ def modes(
     same: float = 0.9,
     close: float = 5.0,
     few: float = 0.2,
+    known: GaussianMixture | None = None,
     n_jobs: int | None = None,
     report: Callable[[int, float], None] | None = None,
 ) -> ModeReport:
@@ -177,6 +181,8 @@ def modes(
         same: See above.
         close: See above.
         few: Share of the starts that should reach the best optimum.
+        known: A fit to these points of as many components and this covariance type, whose optimum is among those
+            reported; it counts as no start.
         n_jobs: Starts at a time, as joblib takes it.
         report: Called with the number of starts done and the last one's log-likelihood.
 
@@ -205,6 +211,11 @@ def modes(
             f"{few}."
         )
     points = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+    if known is not None and (known.n_components, known.covariance_type) != (n_components, covariance_type):
+        raise ValueError(
+            f"Expected a known fit of {n_components} components, {covariance_type}; got one of {known.n_components}, "
+            f"{known.covariance_type}."
+        )
     options = {
         "n_components": n_components,
         "covariance_type": covariance_type,
@@ -214,7 +225,7 @@ def modes(
         "reg_covar": reg_covar,
     }
     seeds = np.random.RandomState(random_state).randint(2**31, size=n_starts)
-    ended, failures = [], []
+    ended, failures = [] if known is None else [_ended(points, known)], []
     jobs = (delayed(_end)(points, {**options, "random_state": int(seed)}) for seed in seeds)
     for done, end in enumerate(Parallel(n_jobs=n_jobs, return_as="generator")(jobs), 1):
         if isinstance(end, str):
@@ -227,19 +238,21 @@ def modes(
         raise ValueError(f"Expected a start that ends; got {n_starts} that fail: {failures[0]}")
     ended.sort(key=lambda end: -end.log_likelihood)
     ari = np.array([[adjusted_rand_score(a.partition, b.partition) for b in ended] for a in ended])
+    starts = [place for place, end in enumerate(ended) if end.mixture is not known]
     found = ModeReport(
         n_components=n_components,
         covariance_type=covariance_type,
         n_points=len(points),
-        log_likelihoods=tuple(end.log_likelihood for end in ended),
-        converged=tuple(end.converged for end in ended),
-        ari=tuple(map(tuple, ari.tolist())),
-        modes=_grouped(ended, ari, len(points), tolerance, same, close),
+        log_likelihoods=tuple(ended[place].log_likelihood for place in starts),
+        converged=tuple(bool(ended[place].mixture.converged_) for place in starts),
+        ari=tuple(map(tuple, ari[np.ix_(starts, starts)].tolist())),
+        modes=_grouped(ended, starts, ari, len(points), tolerance, same, close),
         failures=tuple(failures),
         tolerance=tolerance,
         same=same,
         close=close,
         few=few,
+        mixture=ended[0].mixture,
     )
     for sentence in found.warnings:
         warnings.warn(sentence, ConvergenceWarning, stacklevel=2)
@@ -250,10 +263,10 @@ def modes(
 class _End:
     """Where a start ended."""
 
+    mixture: GaussianMixture
     log_likelihood: float
     partition: NDArray[np.int64]
     smallest_weight: float
-    converged: bool
 
 
 def _end(points: NDArray[Any], options: dict[str, Any]) -> _End | str:
@@ -264,15 +277,24 @@ def _end(points: NDArray[Any], options: dict[str, Any]) -> _End | str:
             fitted = GaussianMixture(**options).fit(points)
     except (ArithmeticError, RuntimeError) as error:
         return " ".join(str(error).split())
-    partition = np.asarray(fitted.predict(points))
+    return _ended(points, fitted)
+
+
+def _ended(points: NDArray[Any], fitted: GaussianMixture) -> _End:
     smallest = float(torch.as_tensor(fitted.weights_).min())
-    return _End(fitted.score(points), partition, smallest, bool(fitted.converged_))
+    return _End(fitted, fitted.score(points), np.asarray(fitted.predict(points)), smallest)
 
 
 def _grouped(
-    ended: list[_End], ari: NDArray[np.float64], n_points: int, tolerance: float, same: float, close: float
+    ended: list[_End],
+    starts: list[int],
+    ari: NDArray[np.float64],
+    n_points: int,
+    tolerance: float,
+    same: float,
+    close: float,
 ) -> tuple[Mode, ...]:
-    """The distinct optima: each start joins the first that it agrees with, and else is one of its own."""
+    """The distinct optima: each fit joins the first that it agrees with, and else is one of its own."""
     leaders: list[int] = []
     members: dict[int, int] = {}
     for place, end in enumerate(ended):
@@ -286,7 +308,7 @@ def _grouped(
         )
         if leader == place:
             leaders.append(place)
-        members[leader] = members.get(leader, 0) + 1
+        members[leader] = members.get(leader, 0) + (place in starts)
     found = []
     for one in leaders:
         gap = n_points * (ended[0].log_likelihood - ended[one].log_likelihood)

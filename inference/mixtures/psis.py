@@ -1,4 +1,9 @@
-"""Leave-one-out cross-validation from one set of posterior draws, by Pareto-smoothed importance sampling."""
+r"""Leave-one-out cross-validation from one set of posterior draws, by Pareto-smoothed importance sampling (PSIS-LOO).
+
+A point is scored by the posterior predictive density given the others, :math:`\log p(x_i \mid x_{-i})`: the mixture's
+density averaged over the posterior, not that of a maximum-likelihood fit. It depends on the priors under which the
+draws were made; those of `select` are of `gibbs`, under weak conjugate priors and about one mode.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,8 @@ class LeaveOneOut:
     """What PSIS-LOO says of `n` points.
 
     Attributes:
-        densities: `(n,)` log-densities of each point under the posterior given the others, nats.
+        densities: `(n,)` log posterior predictive densities of each point given the others, nats, under the priors of
+            the draws.
         pareto_k: `(n,)` shapes of the tails of the importance ratios; above 0.7 a point's density is unreliable.
         n_effective: Effective number of parameters.
         r_hat: Of the total log-likelihood over the chains.
@@ -51,10 +57,14 @@ class LeaveOneOut:
 
 
 def leave_one_out(log_likelihood: ArrayLike) -> LeaveOneOut:
-    """Leave-one-out log-densities (Vehtari, Gelman and Gabry, *Practical Bayesian model evaluation*, 2017), by ArviZ.
+    """PSIS-LOO (Vehtari, Gelman and Gabry, *Practical Bayesian model evaluation*, 2017), by ArviZ.
 
     Args:
-        log_likelihood: `n x C x S` log-densities of `n` points at the draws of `C` chains.
+        log_likelihood: `n x C x S` log-densities of `n` points at the posterior draws of `C` chains, under whatever
+            priors these have.
+
+    Returns:
+        Log posterior predictive density of each point given the others, and how far it can be relied on.
 
     Raises:
         ValueError: If the array has another shape, holds what is not finite, or has fewer than 50 draws.

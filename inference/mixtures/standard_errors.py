@@ -85,7 +85,8 @@ def standard_errors(
         mixture: A fitted mixture, converged well (`tol=1e-6` or less), with next to no `reg_covar`.
         x: `n x D` points.
         method: "sandwich", also right where the mixture is not the truth; "information", where it is; or "bootstrap".
-        sample_weight: `(n,)` weights; a weight of 2 counts as the point twice.
+        sample_weight: `(n,)` weights; a weight of 2 counts as the point twice, so that weights which sum to `n` keep
+            the number of points, and the errors go as one over the root of their sum.
         n_bootstrap: Refits.
         random_state: Seed of the bootstrap.
         n_jobs: Refits at a time, as joblib takes it.
@@ -94,8 +95,9 @@ def standard_errors(
         The standard errors, as arrays or tensors like `x`.
 
     Raises:
-        ValueError: If the points do not fit the mixture, or the information is singular: at components that are one
-            and the same, that hold hardly more points than they have parameters, or that lie on a floor.
+        ValueError: If the points do not fit the mixture, the weights sum to less than the number of free parameters,
+            or the information is singular: at components that are one and the same, that hold hardly more points than
+            they have parameters, or that lie on a floor.
 
     Warns:
         ConvergenceWarning: If the estimate is farther than a tenth of a standard error from the maximum.
@@ -120,6 +122,12 @@ def standard_errors(
     if points.ndim != 2 or points.shape[1] != size or not bool(points.isfinite().all()):
         raise ValueError(f"Expected finite points of shape (n, {size}); got {tuple(points.shape)} or NaN.")
     weight = check_weights(sample_weight, points)
+    fewest = parameters.n_parameters()
+    if weight is not None and float(weight.sum()) < fewest:
+        raise ValueError(
+            f"Expected sample_weight as counts of points, in all as many as the {fewest} free parameters or more; "
+            f"got a sum of {float(weight.sum()):.3g}: scale normalised weights to sum to the number of points."
+        )
     if method == "bootstrap":
         floor = float(getattr(mixture, "reg_covar", 0.0))
         found = _bootstrap(points, parameters, weight, floor, n_bootstrap, check_random_state(random_state), n_jobs)

@@ -46,6 +46,19 @@ def test_all_come_to_the_same_fit(dtype: str) -> None:
 
 
 @pytest.mark.usefixtures("alone")
+def test_steps_are_told_before_they_are_taken() -> None:
+    said: list[str] = []
+    options = {"covariance_types": ("diag", "tied"), "iterations": 1, "repeats": 2, "threads": 1}
+    rows = em_speed(sizes=[(200, 2, 2)], **options, report=said.append)
+    row = next(rows)
+    first = [f"memory of {name}" for name in row.contestants]
+    first += ["times of all, turn 1 of 2", "times of all, turn 2 of 2"]
+    assert said == [f"[1/2] 200 x 2, 2 components, diag: {step}" for step in first]
+    next(rows)
+    assert said[len(first)] == "[2/2] 200 x 2, 2 components, tied: memory of latentmix"
+
+
+@pytest.mark.usefixtures("alone")
 def test_what_fails_is_named_and_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise RuntimeError("no such thing\nat all")
@@ -66,7 +79,7 @@ def test_what_fails_is_named_and_nothing_is_left_behind(monkeypatch: pytest.Monk
         ({"sizes": [(3, 2, 4)]}, "as many points as components"),
         ({"sizes": [(3, 0, 2)]}, "of at least 1; got 0"),
         ({"iterations": 0}, "of at least 1; got 0"),
-        ({"threads": 0}, "of at least 1"),
+        ({"threads": 0}, "of at least 1; got 0"),
         ({"dtype": "float16"}, "Expected dtype float64 or float32; got 'float16'"),
         ({"covariance_types": ["round"]}, "Expected covariance_type in"),
     ],
@@ -91,3 +104,28 @@ def test_the_command(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert "Expected a new file" in capsys.readouterr().err
     assert main(["bench", "em", "--sizes", "200x2"])
     assert "Expected --sizes of points x features x components" in capsys.readouterr().err
+    assert main(["bench", "em", "--wrong"])
+    assert "options out of `latentmix bench em --help`; got --wrong." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys, terminal: bool) -> None:
+    monkeypatch.setenv("SCIPY_ARRAY_API", os.environ.get("SCIPY_ARRAY_API", "0"))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    words = ["bench", "em", "--sizes", "200x2x2", "--iterations", "1", "--repeats", "1", "--threads", "1"]
+    assert not main(words)
+    captured = capsys.readouterr()
+    assert ("[1/1] 200 x 2, 2 components, full: memory of latentmix" in captured.err) == terminal
+    assert "turn" not in captured.out
+
+
+@pytest.mark.parametrize("command", [["select"], ["bench", "em"]])
+def test_help_says_the_default_of_every_option(command: list[str], monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    lines = capsys.readouterr().out.split("--help")[1].split("\n\n")[0].splitlines()[1:]
+    told = [f"{line} {after}" for line, after in zip(lines, [*lines[1:], ""], strict=True) if line[:4].strip() == "--"]
+    assert len(told) >= 7
+    assert all("(default: " in line for line in told), told

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from latentmix.experiments.cli import main
 from latentmix.experiments.figures_selection import selection_panels
 from latentmix.experiments.plots import save
-from latentmix.experiments.selection import Choice, component_counts, read_points
+from latentmix.experiments.selection import Choice, choose, component_counts, read_points
 from latentmix.inference.mixtures.candidates import CRITERIA, Candidate, Selection
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 
 QUICK = ["--n_components", "1..3", "--covariance_types", "full,spherical", "--starts", "1", "--folds", "2"]
 QUICK += ["--draws", "80", "--mode_starts", "3"]
@@ -123,21 +124,82 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path: Path, name: str, cont
         (["--criteria", "bicc"], "Expected criteria out of"),
         (["--criterion", "waic"], "Expected a criterion to choose by"),
         (["--criteria", "dirichlet_process"], "Expected a criterion to choose by"),
-        (["--folds", "1"], "Expected held_out in"),
-        (["--starts", "0"], "Expected n_init >= 1"),
+        (["--folds", "1"], "Expected folds of at least 2; got 1"),
+        (["--starts", "0"], "Expected starts of at least 1; got 0"),
+        (["--mode_starts", "1"], "Expected mode_starts of at least 2; got 1"),
+        (["--draws", "49"], "Expected draws of at least 50; got 49"),
         (["--points", "2"], "Expected points of at least 4"),
-        (["--n_components", "200", "--criteria", "bic"], "Expected a fit with a value of bic"),
+        (["--seed", "-1"], "Expected seed of at least 0; got -1"),
+        (["--n-jobs", "0"], "Expected a seed below 2**32 and n_jobs other than 0"),
         (["--nonsense", "3"], "options out of `latentmix select --help`; got --nonsense"),
     ],
 )
-def test_bad_options_are_one_sentence_and_leave_nothing(
+def test_bad_options_are_one_sentence_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    source, out = tmp_path / "cloud.npy", tmp_path / "found"
+    out = tmp_path / "found"
+    assert main(["select", str(tmp_path / "none.npy"), *words, "--out", str(out)]) == 2
+    assert message in said_once(capsys)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--n_components", "91", "--criteria", "bic"], "as points, 90; got 91"),
+        (["--n_components", "2,73", "--folds", "5"], "as points without those held out, 72; got 73"),
+        (["--n_components", "3,41", "--points", "40", "--criteria", "bic"], "as points, 40; got 41"),
+        (["--criteria", "held_out", "--n_components", "1", "--folds", "91"], "as many folds as points, 90; got 91"),
+    ],
+)
+def test_what_so_few_points_cannot_bear_is_refused_before_any_fit(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(GaussianMixture, "fit", lambda *_: pytest.fail("a fit"))
+    source, out = tmp_path / "cloud.npy", tmp_path / "new" / "found"
     np.save(source, points())
     assert main(["select", str(source), *words, "--out", str(out)]) == 2
     assert message in said_once(capsys)
-    assert not out.exists()
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("starts", "mode_starts", "seed", "better"),
+    [(1, 8, 5, "report"), (6, 2, 1, "selection")],
+)
+def test_selection_and_mode_report_tell_of_one_optimum_without_more_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: int, mode_starts: int, seed: int, better: str
+) -> None:
+    np.save(tmp_path / "square.npy", np.random.RandomState(seed).uniform(size=(60, 2)))
+    calls, fit = [], GaussianMixture.fit
+    monkeypatch.setattr(GaussianMixture, "fit", lambda *given: calls.append(1) or fit(*given))
+    options = {"criteria": ("bic",), "starts": starts, "mode_starts": mode_starts}
+    out = tmp_path / "found"
+    selection, report = choose(tmp_path / "square.npy", Choice((5,), ("full",), **options), out)
+    assert len(calls) == 1 + mode_starts
+    (one,) = selection.candidates
+    assert one.log_likelihood == report.modes[0].log_likelihood
+    assert (report.modes[0].log_likelihood > report.log_likelihoods[0]) == (better == "selection")
+    assert one.mixture is report.mixture
+    written = json.loads((out / "selection.json").read_text())["candidates"][0]
+    optimum = json.loads((out / "modes.json").read_text())["modes"][0]
+    assert written["log_likelihood"] == optimum["log_likelihood"] == one.log_likelihood
+    assert written["bic"] == one.bic == pytest.approx(report.mixture.bic(np.load(tmp_path / "square.npy")), rel=1e-12)
+
+
+def test_a_choice_that_a_better_optimum_undoes_is_made_anew(tmp_path: Path) -> None:
+    # Found by trial: the better optimum of two components has more entropy, and four have the lowest ICL then.
+    np.save(tmp_path / "square.npy", np.random.RandomState(11).uniform(size=(60, 2)))
+    settings, said = Choice((2, 3, 4), ("full",), ("icl",), starts=1, mode_starts=4), []
+    selection, report = choose(tmp_path / "square.npy", settings, tmp_path / "found", said.append)
+    assert [line[:14] for line in said if line.startswith("modes")] == ["modes of K = 2", "modes of K = 4"]
+    assert any(line.startswith("a start fits better, K = 2, full: ICL") for line in said)
+    assert selection.best("icl").n_components == report.n_components == 4
+    assert selection.best("icl").mixture is report.mixture
 
 
 def test_numbers_of_components() -> None:
@@ -180,6 +242,9 @@ def test_picture_has_a_panel_for_each_criterion(tmp_path: Path) -> None:
     ]
     first = figure.axes[0]
     assert [text.get_text() for text in first.texts] == ["K = 2, diag"]
+    assert [first.yaxis.get_major_formatter()(height) for height in (-1000.0, 0.0, 0.5, 12000.0)] == [
+        *("", "0", "0.5", "12,000"),
+    ]
     low, high = first.get_ylim()
     drawn = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in first.lines if len(line.get_xdata()) > 1}
     assert drawn == {(1, 2): (40.0, 30.0), (1, 2, 3): (10.0, 0.0, 10.0)}
@@ -190,6 +255,7 @@ def test_picture_has_a_panel_for_each_criterion(tmp_path: Path) -> None:
     assert "full: 2\ndiag: 2 *" in figure.axes[5].texts[0].get_text()
     caption = figure.get_supxlabel().replace("\n", " ")
     assert "hollow: unreliable PSIS-LOO" in caption
+    assert "PSIS-LOO: posterior predictive under weak conjugate priors" in caption
     assert "×: a fit with that K failed" in caption
     assert save(figure, tmp_path / "all.png").stat().st_size > 10_000
 
@@ -200,5 +266,8 @@ def test_picture_of_fewer_criteria_is_laid_out(tmp_path: Path, criteria: tuple[s
     figure = selection_panels(planted(criteria=criteria))
     assert len(figure.axes) == len(criteria)
     save(figure, tmp_path / "some.png")
+    long = selection_panels(planted(criteria=criteria), heading="How many components for " + "long-name-" * 9)
+    long.draw_without_rendering()
+    assert not long._suptitle.get_window_extent().overlaps(long.legends[0].get_window_extent())
     alone = planted(candidates=planted().candidates[:1], criteria=("bic", "dirichlet_process"))
     save(selection_panels(alone), tmp_path / "alone.png")

@@ -28,6 +28,7 @@ from latentmix.inference import (
 from latentmix.inference.mixtures.gibbs import gibbs
 from latentmix.inference.mixtures.missing import impute
 from latentmix.inference.mixtures.points import as_points
+from latentmix.inference.mixtures.selection import remeasured
 
 from tests.inference.process import differences, plane, snapshot
 
@@ -83,6 +84,9 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "modes": lambda: modes(plane(), K, n_starts=3),
     "Gibbs": lambda: gibbs(plane(), fitted().parameters_, chains=2, draws=5, warmup=5),
     "selection": lambda: select(plane(), (1, 2), ("full",), n_init=1, draws=50),
+    "selection measured anew": lambda: remeasured(
+        select(plane(), K, "full", max_iter=1, n_init=1, draws=50), plane(), fitted(), draws=50
+    ),
 }
 
 

@@ -108,15 +108,44 @@ def test_failing_starts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         modes(separated(), 3, n_starts=2)
 
 
+def test_a_known_fit_is_among_the_optima_and_counts_as_no_start() -> None:
+    x = np.random.RandomState(0).uniform(size=(60, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = modes(x, 3, n_starts=6)
+        assert alone.mixture.score(x) == alone.log_likelihoods[0] == alone.modes[0].log_likelihood
+        report = modes(x, 3, n_starts=2, random_state=12, known=alone.mixture)
+        again = modes(x, 3, n_starts=6, known=alone.mixture)
+    assert report.log_likelihoods[0] < alone.log_likelihoods[0] - 1e-3
+    assert report.mixture is alone.mixture
+    assert (report.modes[0].log_likelihood, report.n_best) == (alone.log_likelihoods[0], 0)
+    assert sum(mode.n_starts for mode in report.modes) == len(report.log_likelihoods) == len(report.ari) == 2
+    assert "Only 0 of 2 starts reach the best optimum" in report.table()
+    assert again == alone
+    assert "mixture" not in json.loads(json.dumps(report.as_dict()))
+
+
+def test_a_known_fit_is_enough_where_all_starts_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = separated()
+    known = GaussianMixture(3, random_state=0).fit(x)
+    monkeypatch.setattr(GaussianMixture, "fit", lambda *_: (_ for _ in ()).throw(ArithmeticError("planted")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = modes(x, 3, n_starts=2, known=known)
+    assert (report.mixture, report.n_best, report.log_likelihoods, report.ari) == (known, 0, (), ())
+    assert "2 of 2 starts failed: planted" in report.table()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"known": GaussianMixture(3)}, "Expected a known fit of 2 components, full; got one of 3, full"),
         ({"n_starts": 1}, "Expected n_starts >= 2; got 1"),
         ({"same": 0.0}, "Expected tolerance > 0"),
         ({"n_components": 0}, "n_components"),
         ({"n_components": 500}, "n_samples"),
     ],
 )
-def test_bad_input_is_refused(change: dict[str, float], message: str) -> None:
+def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         modes(separated(), **{"n_components": 2, **change})  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from latentmix.experiments.figures_selection import selection_panels
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.candidates import CRITERIA
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.selection import Candidate, Selection, select
+from latentmix.inference.mixtures.selection import Candidate, Selection, remeasured, select
 
 
 def three(n: int = 240) -> NDArray[np.float64]:
@@ -109,20 +110,24 @@ def test_seed_decides_and_jobs_do_not() -> None:
     assert values[0] != values[2]
 
 
-def test_failures_are_rows_with_their_reason() -> None:
+def test_failures_are_rows_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BayesianGaussianMixture, "fit", lambda *_: (_ for _ in ()).throw(ArithmeticError("planted")))
     seen: list[Candidate] = []
-    x = three(30)[:12]
-    result = select(x, [1, 40], ["full", "diag"], criteria=("bic", "dirichlet_process"), n_init=1, report=seen.append)
+    x = np.repeat(three(3), 4, 0)
+    options = {"criteria": ("bic", "dirichlet_process"), "n_init": 1, "reg_covar": 0.0}
+    result = select(x, [1, 4], ["full", "diag"], **options, report=seen.append)
     assert list(result.candidates) == seen
-    failed = [row for row in result.candidates if row.n_components == 40]
-    assert len(failed) == 4
-    assert all(row.bic is None and row.reason.startswith("failed: Expected n_samples") for row in failed)
+    failed = [row for row in result.candidates if row.n_components == 4]
+    assert [row.bic for row in failed] == [None] * 4
+    assert all(row.reason.startswith("failed: Fitting the mixture") for row in failed[:2])
+    assert all(row.reason == "failed: planted" for row in failed[2:])
     assert result.best("bic").n_components == 1
     with pytest.raises(ValueError, match="Expected a fit with a value of dirichlet_process; got none: failed"):
         result.best("dirichlet_process")
     text = result.table()
     assert "Dirichlet process: no value" in text
-    assert "! 40 full, 40 diag, DP full, DP diag: failed: Expected n_samples" in text
+    assert "! 4 full, 4 diag: failed: Fitting the mixture" in text
+    assert "! DP full, DP diag: failed: planted" in text
 
 
 def test_densities_of_a_dirichlet_process_integrate_to_one() -> None:
@@ -206,14 +211,27 @@ def test_table_marks_the_best(found: Selection) -> None:
         ({"covariance_types": ["round"]}, "Expected covariance_type in"),
         ({"covariance_types": []}, "at least one covariance type"),
         ({"criteria": ["bicc"]}, "got 'bicc'"),
+        ({"n_components": 2.5}, r"Expected numbers of components from 1; got \[2.5\]"),
+        ({"n_components": 31, "criteria": "bic"}, "Expected at most as many components as points, 30; got 31"),
+        ({"n_components": [2, 25], "held_out": 5}, "as points without those held out, 24; got 25"),
+        ({"n_components": [2, 25], "held_out": 0.21}, "as points without those held out, 23; got 25"),
+        ({"criteria": "bicc"}, "got 'bicc'"),
+        ({"n_init": 0}, "n_init"),
+        ({"tol": -1.0}, "tol"),
+        ({"max_iter": -1}, "max_iter"),
+        ({"random_state": -1}, "Expected random_state from 0 .*got -1"),
+        ({"n_jobs": 0}, "n_jobs other than 0"),
         ({"held_out": 1}, "Expected held_out in"),
-        ({"held_out": 500}, "Expected held_out in"),
+        ({"held_out": 500}, "as many folds as points, 30; got 500"),
         ({"draws": 10}, "draws >= 50"),
         ({"x": np.zeros(5)}, "at least four finite points"),
         ({"x": np.full((9, 2), np.nan)}, "at least four finite points"),
     ],
 )
-def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
+def test_bad_input_is_refused_before_any_fit(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
+) -> None:
+    monkeypatch.setattr(GaussianMixture, "fit", lambda *_: pytest.fail("a fit"))
     with pytest.raises(ValueError, match=message):
         select(**{"x": three(30), **change})  # type: ignore[arg-type]
 
@@ -224,3 +242,52 @@ def test_fits_are_those_of_the_estimator() -> None:
     fitted = GaussianMixture(2, covariance_type="tied", n_init=3, tol=1e-5, max_iter=1000, random_state=7).fit(x)
     assert one.bic == pytest.approx(fitted.bic(x), rel=1e-12)
     assert set(CRITERIA) == {"bic", "aic", "icl", "held_out", "loo", "dirichlet_process"}
+    assert one.mixture is not None
+    np.testing.assert_array_equal(one.mixture.means_, fitted.means_)
+
+
+def test_as_many_components_as_points_of_a_fold_are_taken() -> None:
+    x = three(30)[:12]
+    (one,) = select(x, 9, "spherical", criteria="held_out", held_out=4, n_init=1, reg_covar=1e-3).candidates
+    assert one.held_out is not None
+
+
+def test_one_value_is_a_sequence_of_one() -> None:
+    alone = select(three(60), 3, "diag", criteria="bic", n_init=1)
+    assert alone == replace(
+        select(three(60), [3], ["diag"], criteria=["bic"], n_init=1),
+        candidates=(replace(alone.candidates[0]),),
+    )
+    assert (alone.candidates[0].n_components, alone.candidates[0].covariance_type) == (3, "diag")
+    assert select(three(60), np.int64(2), "diag", criteria="bic", n_init=1).best("bic").n_components == 2
+
+
+def test_a_better_fit_takes_the_place_of_a_candidate() -> None:
+    x = np.random.RandomState(0).uniform(size=(60, 2))
+    options = {"criteria": ("bic", "aic", "icl", "held_out", "loo"), "held_out": 0.3, "draws": 60, "n_init": 1}
+    found = select(x, [1, 3], "full", **options)
+    fits = [GaussianMixture(3, random_state=seed, tol=1e-6, max_iter=1000).fit(x) for seed in range(6)]
+    fits.sort(key=lambda fit: fit.score(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert remeasured(found, x, GaussianMixture(3, max_iter=1).fit(x)) is found
+    better = remeasured(found, x, fits[-1], draws=60)
+    one, old = better.candidates[1], found.candidates[1]
+    assert better.candidates[0] == found.candidates[0]
+    assert (one.log_likelihood, one.mixture) == (fits[-1].score(x), fits[-1])
+    assert one.bic == pytest.approx(fits[-1].bic(x), rel=1e-12)
+    assert one.aic == pytest.approx(fits[-1].aic(x), rel=1e-12)
+    assert one.icl - one.bic != pytest.approx(old.icl - old.bic, rel=1e-3)
+    assert one.loo != old.loo
+    assert (one.held_out, one.held_out_error, one.seconds) == (old.held_out, old.held_out_error, old.seconds)
+    with pytest.raises(ValueError, match=r"a candidate of the selection; got .* 2 components, full"):
+        remeasured(found, x, GaussianMixture(2, random_state=0).fit(x))
+    with pytest.raises(ValueError, match=r"Expected points of shape \(60, 2\)"):
+        remeasured(found, x[:40], fits[-1])
+
+
+def test_candidates_in_processes_of_their_own_are_the_same() -> None:
+    x, options = three(30), {"criteria": ("bic", "loo"), "n_init": 1, "draws": 50}
+    here, there = (select(x, [1, 2], "diag", **options, n_jobs=jobs) for jobs in (1, 2))
+    assert there.table() == here.table()
+    assert [one.mixture.n_components for one in there.candidates] == [1, 2]

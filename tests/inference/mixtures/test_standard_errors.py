@@ -225,6 +225,11 @@ def test_singular_information_is_refused_with_the_reason() -> None:
         ({"x": np.zeros((5, 3))}, r"Expected finite points of shape \(n, 2\)"),
         ({"x": np.full((5, 2), np.nan)}, "Expected finite points"),
         ({"sample_weight": np.ones(3)}, "Expected sample_weight of shape"),
+        (
+            {"sample_weight": np.full(100, 0.01)},
+            r"as counts of points, .* the 7 free parameters or more; got a sum of 1: scale normalised",
+        ),
+        ({"sample_weight": np.full(100, 0.01), "method": "bootstrap"}, "got a sum of 1: scale normalised"),
     ],
 )
 def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
