@@ -85,6 +85,7 @@ def em_speed(
     covariance_types: Sequence[CovarianceType] = ("full",),
     iterations: int = 5,
     repeats: int = 3,
+    seconds: float = 20.0,
     dtype: str = "float64",
     threads: int | None = None,
     report: Callable[[str], None] | None = None,
@@ -99,7 +100,8 @@ def em_speed(
         sizes: Points, features and components of each comparison.
         covariance_types: What the covariances share.
         iterations: Iterations that are timed.
-        repeats: Times that each is measured, after one fit whose memory is measured.
+        repeats: Times that each is measured at least, after one fit whose memory is measured.
+        seconds: Time for which each comparison is repeated at least: medians of a few short fits are noise.
         dtype: "float64" or "float32".
         threads: Threads of every library; by default as torch has.
         report: Called with a line on each step: what is measured now, of how much.
@@ -113,6 +115,8 @@ def em_speed(
     counts = [*(number for size in sizes for number in size), iterations, repeats, 1 if threads is None else threads]
     if min(counts) < 1:
         raise ValueError(f"Expected sizes, iterations, repeats and threads of at least 1; got {min(counts)}.")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"Expected seconds finite and not negative; got {seconds}.")
     if dtype not in ("float64", "float32"):
         raise ValueError(f"Expected dtype float64 or float32; got {dtype!r}.")
     for covariance_type in covariance_types:
@@ -136,7 +140,7 @@ def em_speed(
                     report(f"{named}: {step}")
 
             with _quiet(number):
-                found = _compare(x, size, covariance_type, iterations, repeats, number, tell)
+                found = _compare(x, size, covariance_type, iterations, repeats, seconds, number, tell)
             yield found
 
 
@@ -161,6 +165,7 @@ def _compare(
     covariance_type: CovarianceType,
     iterations: int,
     repeats: int,
+    least: float,
     threads: int,
     tell: Callable[[str], None],
 ) -> EMSpeed:
@@ -182,8 +187,10 @@ def _compare(
             continue
         found[name] = _log_likelihood(x, fitted)
     seconds: dict[tuple[str, int], list[float]] = {}
-    for turn in range(repeats):
-        tell(f"times of all, turn {turn + 1} of {repeats}")
+    turn, began = 0, time.perf_counter()
+    while turn < repeats or time.perf_counter() - began < least:
+        turn += 1
+        tell(f"times of all, turn {turn} of {repeats} at least")
         for name, fit in fits.items():
             for number in (1, iterations + 1):
                 seconds.setdefault((name, number), []).append(_seconds(fit, x, start, number))

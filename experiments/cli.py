@@ -344,8 +344,13 @@ def _bench_em(words: list[str]) -> None:
         metavar="TYPES",
         help="full, diag, tied, spherical, by commas (default: full)",
     )
-    numbers = {"iterations": (5, "EM iterations that are timed"), "repeats": (3, "times of each, for a median")}
+    numbers = {
+        "iterations": (5, "EM iterations that are timed"),
+        "repeats": (3, "times of each at least, for a median"),
+    }
     _add_numbers(parser, numbers)
+    said = "time for which each comparison is repeated at least (default: 20)"
+    parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help=said)
     parser.add_argument(
         "--dtype", default="float64", metavar="TYPE", help="of the points: float64 or float32 (default: float64)"
     )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
@@ -26,7 +24,7 @@ from latentmix.inference.mixtures.missing import (
     start_with_missing,
 )
 from latentmix.inference.mixtures.points import Points
-from latentmix.inference.mixtures.progress import Progress
+from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.inference.mixtures.starts import StartMethod, start
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
 from latentmix.inference.mixtures.variational import VariationalResult, fit_variational
@@ -202,11 +200,9 @@ class BayesianGaussianMixture(MixtureEstimator):
                 best = result
         assert best is not None
         if not best.converged and self.max_iter > 0:
-            warnings.warn(
+            warn(
                 "The best of the starts did not converge: raise max_iter or tol, try another start, or check for "
-                "degenerate data.",
-                ConvergenceWarning,
-                stacklevel=3,
+                "degenerate data."
             )
         return best
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.inference.mixtures.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.deconvolution import expectation_under_noise
 from latentmix.inference.mixtures.points import Points, as_points
+from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.reseeding import reseed, widened
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
 from latentmix.models.parameters import MixtureParameters
@@ -190,17 +189,13 @@ def _falls(bounds: list[float], segments: tuple[int, ...]) -> int:
 
 def _warned(result: EMResult) -> EMResult:
     if result.n_reseeded:
-        warnings.warn(
+        warn(
             f"{result.n_reseeded} empty components were started anew at the worst explained points: fewer components "
-            "may do.",
-            ConvergenceWarning,
-            stacklevel=3,
+            "may do."
         )
     if result.n_repaired:
-        warnings.warn(
+        warn(
             f"Singular covariances got a jitter in {result.n_repaired} iterations: raise reg_covar, or use fewer "
-            "components.",
-            ConvergenceWarning,
-            stacklevel=3,
+            "components."
         )
     return result

@@ -299,12 +299,16 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             raise ValueError("Expected no noise_covariance with distributed=True; got one: take distributed=False.")
         points, _ = self._points(X, sample_weight, reset=False)
         noise = check_noise(noise_covariance, points.location.expand(points.local_count, -1))
+        return float(points.reduce(lambda: self._total(points, noise))), points.weight
+
+    def _total(self, points: Points, noise: Tensor | None) -> Tensor:
+        """Weighted sum of the log-densities of this process's points."""
         total, first = points.location.new_zeros(()), 0
         for x, weight in points.chunks(_CHUNK // (len(self.weights_) + points.n_features)):
             density = self._joint(x, noise, slice(first, first + len(x))).logsumexp(1)
             total += density.sum() if weight is None else weight @ density
             first += len(x)
-        return float(points.reduce(total)), points.weight
+        return total
 
     def _random_state(self) -> np.random.RandomState:
         fresh = np.random.RandomState() if self.random_state is None else self.random_state

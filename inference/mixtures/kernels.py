@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["Centred", "Expanded", "Kernel", "accurate", "expansion_error"]
 
-_LARGEST = 16_384  # rows of a block, at most
-_VALUES = 2**19  # values of a block: 4 MB, which a cache holds
+_LARGEST = 16_384  # rows of a block for each thread, at most
+_VALUES = 2**19  # values of a block for each thread: 4 MB, which a cache holds
 _UNIT = 2.0**-53
 _TOLERANCE = 1e-10
 # Products of pairs outgrow everything beyond; the centred kernel is as fast there.
@@ -35,7 +35,7 @@ class Kernel(ABC):
         """`values`: of the work space, for each point."""
         self.parameters = parameters
         self.n_components, self.n_features = parameters.means.shape
-        larger = 1 if parameters.means.device.type == "cpu" else 16
+        larger = torch.get_num_threads() if parameters.means.device.type == "cpu" else 16
         self.rows = max(64, min(larger * _VALUES // values, larger * _LARGEST))
         self._values = values
         self._space = parameters.means.new_empty(0)
@@ -68,14 +68,6 @@ class Kernel(ABC):
     @abstractmethod
     def add(self, weight: Tensor | None) -> None:
         """Add the moments of the loaded points under the responsibilities in `shares`."""
-
-    @abstractmethod
-    def another(self) -> Self:
-        """A kernel of the same mixture to which nothing was added, for points that another thread takes."""
-
-    @abstractmethod
-    def absorb(self, other: Self) -> None:
-        """Add what was added to another kernel of the same mixture."""
 
     @property
     @abstractmethod
@@ -145,14 +137,6 @@ class Expanded(Kernel):
             points = self._points if weight is None else self._points * weight
             self.total.addmm_(points, self._points.mT)
 
-    def another(self) -> Expanded:
-        return Expanded(self.parameters, self._centre[:, 0], None if self._adds_total else self.total)
-
-    def absorb(self, other: Expanded) -> None:
-        self._sums += other._sums
-        if self._adds_total:
-            self.total += other.total
-
     def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         size, found = self.n_features, self._sums[: self.n_components]
         scatter = self.total if self._tied else self._features.scatter(found[:, size + 1 :])
@@ -210,14 +194,6 @@ class Centred(Kernel):
             self._scatter.baddbmm_(self._work, self._deviations.mT)
         else:
             self._scatter += self._work.mul_(self._deviations).sum(2)
-
-    def another(self) -> Centred:
-        return Centred(self.parameters)
-
-    def absorb(self, other: Centred) -> None:
-        self._counts += other._counts
-        self._sums += other._sums
-        self._scatter += other._scatter
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         structure, scatter = self.parameters.structure, self._scatter

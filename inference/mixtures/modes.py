@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.starts import StartMethod
 from latentmix.inference.tables import aligned
 from latentmix.models.covariances import CovarianceType
@@ -255,7 +256,7 @@ def modes(
         mixture=ended[0].mixture,
     )
     for sentence in found.warnings:
-        warnings.warn(sentence, ConvergenceWarning, stacklevel=2)
+        warn(sentence)
     return found
 
 

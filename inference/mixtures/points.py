@@ -130,11 +130,15 @@ class Points:
         """The rows of this process in order: `b x D` in the stored dtype, `b <= rows`, and `(b,)` weights or `None`."""
         return self.source.chunks(max(1, rows))
 
-    def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
-        """The same chunks, divided among at most `count` threads; only points in memory can be divided."""
+    def columns(self, rows: int) -> Iterator[Chunk]:
+        """All rows in chunks of about the same size, `b <= rows`: for an algorithm that passes over them many times.
+
+        Where the rows are few enough they are copied, column by column.
+        """
         if self._columns is None:
             self._columns = self.source.by_columns()
-        return self._columns.shares(max(1, rows), count)
+        chunks = -(-self.local_count // max(1, rows))
+        return self._columns.chunks(-(-self.local_count // chunks))
 
     def reduce[T](self, find: Callable[[], T]) -> T:
         """The sum over the processes of what each finds: a tensor, or a dataclass's tensors apart from `centres`.

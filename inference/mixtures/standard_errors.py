@@ -26,6 +26,7 @@ from latentmix.inference.mixtures.comparison import align
 from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.information import REMEDY, Layout, derivatives, inverse_information
+from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.statistics import moments
 from latentmix.inference.mixtures.validation import check_weights
 from latentmix.models.parameters import MixtureParameters
@@ -134,11 +135,9 @@ def standard_errors(
     else:
         found = _asymptotic(points, parameters, weight, method)
     if not found.distance <= _FAR and method != "bootstrap":
-        warnings.warn(
+        warn(
             f"The estimate is {found.distance:.2g} standard errors from the maximum of the likelihood: fit with a "
-            "smaller tol and reg_covar, or the standard errors are those of another point.",
-            ConvergenceWarning,
-            stacklevel=2,
+            "smaller tol and reg_covar, or the standard errors are those of another point."
         )
     return found if isinstance(x, Tensor) else _numpy(found)
 

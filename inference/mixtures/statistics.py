@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
-from threading import Barrier
 from typing import final
 from weakref import WeakKeyDictionary
 
@@ -16,7 +13,6 @@ from torch import Tensor
 from latentmix.inference.mixtures.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.kernels import Centred, Expanded, Kernel, accurate
 from latentmix.inference.mixtures.points import Points, as_points
-from latentmix.inference.mixtures.streams import Chunk
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
@@ -25,8 +21,6 @@ __all__ = ["SufficientStatistics", "expectation", "moments", "repair", "slices",
 _CHUNK = 4_000_000
 # Second moments of all local points about their location, which every E step with tied covariances needs.
 _TOTALS: WeakKeyDictionary[Points, Tensor] = WeakKeyDictionary()
-# Starting a thread that uses torch takes milliseconds, as long as an E step.
-_WORKERS: WeakKeyDictionary[Points, tuple[int, ThreadPoolExecutor]] = WeakKeyDictionary()
 
 
 @final
@@ -250,52 +244,12 @@ def expectation(
     return points.reduce(lambda: _passed(points, Centred(parameters)))
 
 
-def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
-    """The local points' statistics, by one pass of the kernel, the blocks divided among as many threads as torch has.
-
-    Whole blocks for each are twice as fast as threads within every small product. Which thread takes a block does
-    not depend on how fast it is, so that sums are the same whenever the number of threads is.
-    """
-    threads = torch.get_num_threads() if points.device.type == "cpu" else 1
-    blocks = -(-points.local_count // kernel.rows)
-    threads = min(threads, blocks)
-    rows = -(-points.local_count // max(1, -(-blocks // threads) * threads)) if threads > 1 else kernel.rows
-    shares = points.shares(rows, threads)
-    kernels = [kernel, *(kernel.another() for _ in shares[1:])]
-    if len(shares) == 1:
-        sums = [_through(shares[0], kernel)]
-    else:
-        sums = list(_workers(points, threads).map(_through, shares, kernels))
-    for other in kernels[1:]:
-        kernel.absorb(other)
-    log_likelihood, total = (torch.stack(part).sum(0) for part in zip(*sums, strict=True))
-    counts, moments, scatter, centres = kernel.moments()
-    structure = kernel.parameters.structure
-    if structure.name == "tied" and isinstance(kernel, Expanded):
-        log_likelihood = (
-            log_likelihood - 0.5 * (structure.precisions(kernel.parameters.precisions_cholesky) * scatter).sum()
-        )
-    return SufficientStatistics(counts, moments, scatter, centres, log_likelihood, total, structure)
-
-
-def _workers(points: Points, count: int) -> ThreadPoolExecutor:
-    """Threads that use one thread each within torch; they end with the points."""
-    if points not in _WORKERS or _WORKERS[points][0] != count:
-        before = torch.get_num_threads()
-        ready = Barrier(count)
-        workers = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1))
-        list(workers.map(lambda _: ready.wait(), range(count)))
-        torch.set_num_threads(before)
-        _WORKERS[points] = count, workers
-    return _WORKERS[points][1]
-
-
 @torch.no_grad()
-def _through(chunks: Iterator[Chunk], kernel: Kernel) -> tuple[Tensor, Tensor]:
-    """Add chunks to a kernel: the weighted sum of their log-densities, and their weight."""
+def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
+    """The local points' statistics, by one pass of the kernel."""
     log_likelihood = kernel.parameters.means.new_zeros(())
-    total = kernel.parameters.means.new_zeros(())
-    for x, weight in chunks:
+    total = torch.zeros_like(log_likelihood)
+    for x, weight in points.columns(kernel.rows):
         joint, shares = kernel.load(x), kernel.shares
         greatest = torch.amax(joint, 0)
         torch.sub(joint, greatest, out=shares).exp_()
@@ -309,7 +263,13 @@ def _through(chunks: Iterator[Chunk], kernel: Kernel) -> tuple[Tensor, Tensor]:
             total += weight.sum()
             shares.mul_(weight / summed)
         kernel.add(weight)
-    return log_likelihood, total
+    counts, moments, scatter, centres = kernel.moments()
+    structure = kernel.parameters.structure
+    if structure.name == "tied" and isinstance(kernel, Expanded):
+        log_likelihood = (
+            log_likelihood - 0.5 * (structure.precisions(kernel.parameters.precisions_cholesky) * scatter).sum()
+        )
+    return SufficientStatistics(counts, moments, scatter, centres, log_likelihood, total, structure)
 
 
 def _shrunk(statistics: SufficientStatistics, parameters: MixtureParameters) -> bool:

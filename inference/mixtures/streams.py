@@ -30,10 +30,6 @@ class Source(ABC):
         Chunks that have to be copied are of 32 MB at most.
         """
 
-    def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
-        """The chunks divided among at most `count` readers that read at the same time."""
-        return [self.chunks(rows)]
-
     def by_columns(self) -> Source:
         """The same rows, in memory column by column where they are few enough: what passes over all of them read."""
         return self
@@ -66,22 +62,16 @@ class Arrays(Source):
         self.x, self.weight = x, weight
 
     def chunks(self, rows: int) -> Iterator[Chunk]:
-        return self._every(rows, 0, 1)
-
-    def shares(self, rows: int, count: int) -> list[Iterator[Chunk]]:
-        return [self._every(rows, place, count) for place in range(count)]
+        if not isinstance(self.x, Tensor):
+            rows = _fewer(rows, self.x.shape[1])
+        for first in range(0, len(self.x), rows):
+            yield self._rows(slice(first, first + rows))
 
     def by_columns(self) -> Source:
         x = self.x if isinstance(self.x, Tensor | np.memmap) else _floating(self.x)
         if not isinstance(x, Tensor) or not x.is_contiguous() or x.numel() * x.element_size() > _COLUMNS:
             return self
         return Arrays(x.mT.contiguous().mT, self.weight)
-
-    def _every(self, rows: int, place: int, count: int) -> Iterator[Chunk]:
-        if not isinstance(self.x, Tensor):
-            rows = _fewer(rows, self.x.shape[1])
-        for first in range(place * rows, len(self.x), count * rows):
-            yield self._rows(slice(first, first + rows))
 
     def take(self, indices: Tensor) -> Chunk:
         if isinstance(self.x, Tensor):

@@ -221,19 +221,24 @@ def check_distinct(points: Points, n_components: int) -> None:
     Raises:
         ValueError: In scikit-learn's words.
     """
-    places: Tensor | None = None
-    for x, weight in points.chunks(10 * n_components + 1000):
-        there = x if weight is None else x[weight > 0]
-        if len(there[:, 0].unique()) >= n_components:
-            places = there
-            break
-        places = (there if places is None else torch.cat([places, there])).unique(dim=0)
-        if len(places) >= n_components:
-            break
-    found = [part for part in points.processes.gather(None if places is None else places.cpu()) if part is not None]
+    found = points.gather(lambda: _places(points, n_components))
     if len(torch.cat(found).unique(dim=0)) < n_components:
         raise ValueError(
             "Fitting the mixture model failed because some components have ill-defined empirical covariance (for "
             "instance caused by singleton or collapsed samples). Try to decrease the number of components, increase "
             "reg_covar, or scale the input data."
         )
+
+
+def _places(points: Points, n_components: int) -> Tensor:
+    """Different rows of this process, as many as there are components at most, on the CPU."""
+    places = torch.zeros(0, points.n_features, dtype=points.dtype, device=points.device)
+    for x, weight in points.chunks(10 * n_components + 1000):
+        there = x if weight is None else x[weight > 0]
+        if len(there[:, 0].unique()) >= n_components:
+            places = there
+            break
+        places = torch.cat([places, there]).unique(dim=0)
+        if len(places) >= n_components:
+            break
+    return places.cpu()

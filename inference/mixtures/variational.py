@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.inference.mixtures.conjugate import (
@@ -20,6 +18,7 @@ from latentmix.inference.mixtures.conjugate import (
     log_det,
 )
 from latentmix.inference.mixtures.points import Points, as_points
+from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, repair
 from latentmix.models.parameters import MixtureParameters
 
@@ -121,11 +120,9 @@ def fit_variational(
             evidence = evidence_lower_bound(statistics, disorder, posterior, prior)
             break
     if repaired:
-        warnings.warn(
+        warn(
             f"Singular covariances got a jitter in {repaired} iterations: raise reg_covar, or give a covariance_prior "
-            "that is positive definite.",
-            ConvergenceWarning,
-            stacklevel=2,
+            "that is positive definite."
         )
     return VariationalResult(posterior, bounds, converged, evidence, repaired)
 
