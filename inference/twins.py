@@ -263,12 +263,25 @@ def _marginals(log_factors: _Costs, sum_dims: set[str], scale: Any) -> Iterator[
             if not sum_dims.isdisjoint(factor._pyro_dims):
                 chosen.setdefault(ordinal, []).append(factor)
                 sizes.update(zip(factor._pyro_dims, factor.shape, strict=True))
+    if len(chosen) == len(sum_dims) == 1:
+        ((ordinal, factors),), (dim,) = chosen.items(), sum_dims
+        yield ordinal, packed.scale_and_mask(_summed(factors, dim), scale=scale)
+        return
     with shared_intermediates() as cache:
         ring: Any = SampleRing(cache=cache, dim_to_size=sizes)
         contracted = contract_tensor_tree(chosen, sum_dims, ring=ring)
     for ordinal, terms in contracted.items():
         for term in terms:
             yield ordinal, packed.scale_and_mask(term, scale=scale)
+
+
+def _summed(factors: list[Any], dim: str) -> Any:
+    """Log of the sum over one dimension that all factors have: one pass, where a contraction takes several."""
+    factors = packed.broadcast_all(*factors)
+    dims = factors[0]._pyro_dims
+    term = sum(factors).logsumexp(dims.index(dim))
+    term._pyro_dims = dims.replace(dim, "")
+    return term
 
 
 def _total(costs: _Costs) -> Any:
