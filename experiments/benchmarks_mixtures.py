@@ -66,6 +66,7 @@ class EMSpeed:
         dtype: Of the points.
         threads: Of every library.
         load: Processes that waited for a core before, on average over a minute.
+        turns: Times that each was measured.
         contestants: By the name of the library.
         missing: Why a library was not measured, by its name.
     """
@@ -75,6 +76,7 @@ class EMSpeed:
     dtype: str
     threads: int
     load: float
+    turns: int
     contestants: dict[str, Contestant]
     missing: dict[str, str]
 
@@ -149,7 +151,7 @@ def table(row: EMSpeed) -> str:
     count, n_features, n_components = row.size
     lines = [
         f"{count:,} x {n_features}, {n_components} components, {row.covariance_type}, {row.dtype}, "
-        f"{row.threads} threads, load {row.load:.1f}",
+        f"{row.threads} threads, load {row.load:.1f}, {row.turns} turns",
         f"{'':26}{'s/iteration':>12}{'ratio':>8}{'MiB':>8}  mean log-likelihood",
     ]
     lines += [
@@ -190,7 +192,7 @@ def _compare(
     turn, began = 0, time.perf_counter()
     while turn < repeats or time.perf_counter() - began < least:
         turn += 1
-        tell(f"times of all, turn {turn} of {repeats} at least")
+        tell(f"times of all, turn {turn} ({repeats} at least)")
         for name, fit in fits.items():
             for number in (1, iterations + 1):
                 seconds.setdefault((name, number), []).append(_seconds(fit, x, start, number))
@@ -201,7 +203,7 @@ def _compare(
     contestants = {
         name: Contestant(median, median / medians[OURS], memory[name], found[name]) for name, median in medians.items()
     }
-    return EMSpeed(size, covariance_type, str(x.dtype), threads, load, contestants, missing)
+    return EMSpeed(size, covariance_type, str(x.dtype), threads, load, turn, contestants, missing)
 
 
 def _points(count: int, n_features: int, n_components: int) -> NDArray[np.float64]:

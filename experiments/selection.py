@@ -276,7 +276,7 @@ def _measured(points: Array, settings: Choice, tell: Callable[[str], None]) -> t
             )
         best = reports[asked].mixture
         selection = remeasured(selection, points, best, draws=settings.draws, random_state=settings.seed)
-        (found,) = (one for one in selection.candidates if one.mixture is best)
+        found = next((one for one in selection.candidates if one.mixture is best), chosen)
         # Of a better optimum ICL and PSIS-LOO may be worse, and another candidate be chosen.
         if (said := _told(found, settings.choosing)) != _told(chosen, settings.choosing):
             tell(f"a start fits better, {said}")

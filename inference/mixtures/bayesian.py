@@ -167,8 +167,7 @@ class BayesianGaussianMixture(MixtureEstimator):
                 points than components.
         """
         began = time.perf_counter()
-        self._validate_params()
-        points, like = self._points(X, sample_weight)
+        points, like = self._points(X, sample_weight, check=self._validate_params)
         if self._missing:
             check_observed(points)
         prior = self._prior(points)

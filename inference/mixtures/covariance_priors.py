@@ -40,7 +40,7 @@ class CovariancePrior:
         >>> from latentmix.models.parameters import MixtureParameters
         >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
         >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
-        >>> CovariancePrior.of([1.0, 1.0], 3.0, mixture).log_density(mixture)
+        >>> CovariancePrior.of([1.0, 1.0], 3.0, mixture.structure, zeros[0]).log_density(mixture)
         tensor(-2.8379, dtype=torch.float64)
     """
 
@@ -50,20 +50,33 @@ class CovariancePrior:
     n_features: int
 
     @classmethod
-    def of(cls, scale: Any, degrees_of_freedom: float | None, parameters: MixtureParameters) -> CovariancePrior:
-        """The prior for mixtures like `parameters`; by default the degrees of freedom are the number of features.
+    def of(
+        cls, scale: Any, degrees_of_freedom: float | None, structure: CovarianceStructure, like: Tensor
+    ) -> CovariancePrior | None:
+        """The prior on covariances of a structure, or `None` where no scale is given.
+
+        Args:
+            scale: As above, in any form.
+            degrees_of_freedom: By default the number of features.
+            structure: What the covariances share.
+            like: A `(D,)` tensor on the device of the points.
 
         Raises:
-            ValueError: If the scale has another shape or is not positive definite, or the density is improper.
+            ValueError: If the scale has another shape or is not positive definite, the density is improper, or
+                degrees of freedom come without a scale.
         """
-        structure, n_features = parameters.structure, parameters.means.shape[1]
-        matrix = structure.name in ("full", "tied")
+        if scale is None:
+            if degrees_of_freedom is not None:
+                raise ValueError("Expected a covariance_prior beside degrees_of_freedom_prior; got None.")
+            return None
+        n_features, matrix = len(like), structure.name in ("full", "tied")
         shape = (n_features, n_features) if matrix else () if structure.isotropic else (n_features,)
-        tensor = torch.as_tensor(scale, dtype=torch.float64, device=parameters.means.device).detach()
+        tensor = torch.as_tensor(scale, dtype=torch.float64, device=like.device).detach()
         if tuple(tensor.shape) != shape:
+            made = {"diag": f"numpy.full({n_features}, 0.1)", "spherical": "0.1"}.get(structure.name)
             raise ValueError(
                 f"Expected covariance_prior of shape {shape} for {structure.name} covariances; got "
-                f"{tuple(tensor.shape)}."
+                f"{tuple(tensor.shape)}: make one such as {made or f'0.1 * numpy.eye({n_features})'}."
             )
         sound = bool(tensor.isfinite().all())
         sound = sound and (not matrix or torch.allclose(tensor, tensor.mT, atol=1e-8 * float(tensor.abs().max())))

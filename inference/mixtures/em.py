@@ -120,11 +120,9 @@ def fit_em(
     parameters = start.to(torch.empty(0, dtype=torch.float64, device=points.device))
     if parameters.means.shape[1] != points.n_features:
         raise ValueError(f"Expected points with {parameters.means.shape[1]} features; got {points.n_features}.")
-    if degrees_of_freedom_prior is not None and covariance_prior is None:
-        raise ValueError("Expected a covariance_prior beside degrees_of_freedom_prior; got None.")
-    prior = None
-    if covariance_prior is not None:
-        prior = CovariancePrior.of(covariance_prior, degrees_of_freedom_prior, parameters)
+    points.check_scale()
+    structure = parameters.structure
+    prior = CovariancePrior.of(covariance_prior, degrees_of_freedom_prior, structure, parameters.means[0])
     if noise_covariance is not None:
         if isinstance(x, Points):
             raise ValueError("Expected a tensor of points beside noise_covariance; got Points.")

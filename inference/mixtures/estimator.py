@@ -152,6 +152,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         They follow attributes that are set by hand: `weights_`, `means_`, and `covariances_`, or
         `precisions_cholesky_` where only this was set. `precisions_` alone changes nothing, as in scikit-learn.
+        Predictions of a Bayesian mixture are of its posterior and follow none of them.
         """
         check_is_fitted(self)
         kept: MixtureParameters | None = getattr(self, "_parameters", None)
@@ -163,12 +164,13 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _covariances(self, kept: MixtureParameters | None) -> Tensor:
         """`covariances_`, or those of the factors of the precisions where somebody set only these."""
-        by_factors = not hasattr(self, "covariances_")
-        if kept is not None and not by_factors:
-            same = _rounds_to(kept.precisions_cholesky, as_tensor(self.precisions_cholesky_))
-            by_factors = not same and _rounds_to(kept.covariances, as_tensor(self.covariances_))
-        if not by_factors:
-            return as_tensor(self.covariances_)
+        if hasattr(self, "covariances_"):
+            covariances = as_tensor(self.covariances_)
+            factors = getattr(self, "precisions_cholesky_", None)
+            if kept is None or factors is None or _rounds_to(kept.precisions_cholesky, as_tensor(factors)):
+                return covariances
+            if not _rounds_to(kept.covariances, covariances):
+                return covariances
         structure = covariance_structure(self.covariance_type)
         precisions = structure.precisions(as_tensor(self.precisions_cholesky_).double())
         return structure.precisions(structure.precisions_cholesky(precisions))
@@ -185,8 +187,12 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         for name, value in zip(_LEARNED, values, strict=True):
             setattr(self, name, returned(value.to(x.dtype), like))
 
-    def _points(self, X: Any, sample_weight: Any = None, *, reset: bool = True) -> tuple[Points, Any]:
+    def _points(
+        self, X: Any, sample_weight: Any = None, *, reset: bool = True, check: Callable[[], None] | None = None
+    ) -> tuple[Points, Any]:
         """Points to fit to or to score, checked, with their weights, and an array or tensor of their kind.
+
+        What `check` refuses on one process is refused on all.
 
         Arrays, mapped ones and batches that can be iterated again are taken, with the options `device`, `dtype`,
         `missing` and `distributed` where the estimator has them.
@@ -195,14 +201,17 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             ValueError: If the points or weights are not as described, or there are fewer points than components.
         """
         stream, failure = is_stream(X), None
-        distributed = bool(getattr(self, "distributed", False))
         like = x = X
         try:
+            if check is not None:
+                check()
             like, x, sample_weight = self._local(X, sample_weight, reset=reset)
         except Exception as error:
             failure = error
-        (Processes.present() if distributed else Processes()).refuse(failure)
-        points = as_points(x, sample_weight, allow_nan=self._missing, distributed=distributed)
+        self._processes().refuse(failure)
+        points = as_points(x, sample_weight, allow_nan=self._missing, distributed=self._distributed)
+        if reset:
+            points.check_scale()
         n_features = points.n_features if reset else as_tensor(self.means_).shape[1]
         if points.n_features != n_features:
             raise ValueError(
@@ -218,6 +227,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 f"n_samples = {points.count}"
             )
         return points, like
+
+    def _processes(self) -> Processes:
+        """Those among which the points are divided."""
+        return Processes.present() if self._distributed else Processes()
+
+    @property
+    def _distributed(self) -> bool:
+        return bool(getattr(self, "distributed", False))
 
     def _local(self, X: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, Any, Any]:
         """An array or tensor of the kind of this process's points, the points, and their weights."""
@@ -242,7 +259,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             check_is_fitted(self)
         if is_stream(X):
             raise ValueError("Expected an array or a tensor; got batches: pass them one by one.")
-        shared = reset and bool(getattr(self, "distributed", False))  # then all processes are told what is wrong
+        shared = reset and self._distributed  # then all processes are told what is wrong
         least = 2 if reset and not shared else 1
         if isinstance(X, Tensor):
             x = check_tensor(X, least=least, missing=self._missing, finite=not shared)
@@ -295,9 +312,12 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _log_likelihood(self, X: Any, sample_weight: Any = None, noise_covariance: Any = None) -> tuple[float, float]:
         """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""
-        if noise_covariance is not None and getattr(self, "distributed", False):
-            raise ValueError("Expected no noise_covariance with distributed=True; got one: take distributed=False.")
-        points, _ = self._points(X, sample_weight, reset=False)
+
+        def check() -> None:
+            if noise_covariance is not None and self._distributed:
+                raise ValueError("Expected no noise_covariance with distributed=True; got one: take distributed=False.")
+
+        points, _ = self._points(X, sample_weight, reset=False, check=check)
         noise = check_noise(noise_covariance, points.location.expand(points.local_count, -1))
         return float(points.reduce(lambda: self._total(points, noise))), points.weight
 

@@ -10,6 +10,7 @@ import numpy as np
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
+from latentmix.inference.mixtures.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.em import EMResult, fit_em
 from latentmix.inference.mixtures.inputs import as_tensor, in_memory
 from latentmix.inference.mixtures.missing import (
@@ -24,7 +25,7 @@ from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.inference.mixtures.standardised import check_priors
 from latentmix.inference.mixtures.starts import from_labels, start
 from latentmix.inference.mixtures.svi import MixtureSVIResult, check_guide, fit_mixture_svi
-from latentmix.inference.mixtures.validation import check_covariance_prior, check_distinct, check_noise, given_start
+from latentmix.inference.mixtures.validation import check_distinct, check_noise, given_start
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -55,14 +56,14 @@ class Fitting:
 
     def __init__(self, estimator: GaussianMixture, points: Points, labels: Any, noise_covariance: Any) -> None:
         self.options, self.points = estimator, points
-        self._agree()
+        self.again = estimator.warm_start and hasattr(estimator, "converged_")
+        self._agree({"noise_covariance": noise_covariance is not None, "last fit to go on from": self.again})
         if estimator._missing:
             check_observed(points)
         self.labels = self._given(labels)
         self.noise: Tensor | None = None
         self.structure = covariance_structure(estimator.covariance_type)
         self.random_state = estimator._random_state()
-        self.again = estimator.warm_start and hasattr(estimator, "converged_")
         if self.again:
             self._check_last()
         if estimator.inference == "em" and estimator.priors is not None:
@@ -71,8 +72,10 @@ class Fitting:
         if estimator.inference != "svi" and estimator.guide is not AutoDelta:
             raise ValueError(f"Expected no guide for inference={estimator.inference!r}; got one: take inference='svi'.")
         if estimator.priors is not None:
-            check_priors(estimator.priors, estimator.n_components, points.n_features, self.structure)
-        check_covariance_prior(estimator.covariance_prior, self.structure, points.n_features)
+            check_priors(estimator.priors, estimator.n_components, points.location, self.structure)
+        CovariancePrior.of(
+            estimator.covariance_prior, estimator.degrees_of_freedom_prior, self.structure, points.location
+        )
         if estimator.inference != "em":
             unwanted = {
                 "sample_weight": points.weighted,
@@ -94,9 +97,10 @@ class Fitting:
         elif estimator.reg_covar == 0 and estimator.covariance_prior is None:
             check_distinct(points, estimator.n_components)
 
-    def _agree(self) -> None:
-        """Refuse options that differ between processes."""
+    def _agree(self, given: dict[str, bool]) -> None:
+        """Refuse options that differ between processes, and what is given on one of them alone."""
         own = {name: repr(value) for name, value in self.options.get_params().items() if name not in _OWN}
+        own |= {name: "one" if there else "none" for name, there in given.items()}
         every = self.points.processes.gather(own)
         for name in own:
             values = [options.get(name) for options in every]

@@ -235,8 +235,7 @@ class GaussianMixture(MixtureEstimator):
                 fewer points than components, or, with `reg_covar=0`, points at fewer places than components.
         """
         began = time.perf_counter()
-        self._validate_params()
-        points, like = self._points(X, sample_weight)
+        points, like = self._points(X, sample_weight, check=self._validate_params)
         self._adopt(Fitting(self, points, labels, noise_covariance).best(), points, like)
         self.seconds_ = time.perf_counter() - began
         return self
@@ -256,18 +255,10 @@ class GaussianMixture(MixtureEstimator):
                 once.
         """
         began = time.perf_counter()
-        self._validate_params()
-        unwanted = {
-            "inference": self.inference != "em",
-            "missing": self._missing,
-            "covariance_prior": self.covariance_prior is not None,
-            "degrees_of_freedom_prior": self.degrees_of_freedom_prior is not None,
-        }
-        for name, given in unwanted.items():
-            if given:
-                raise ValueError(f"Expected {name} at its default for partial_fit; got another: use fit.")
         known = hasattr(self, "result_")
-        points, like = self._points(X, sample_weight, reset=not known)
+        if len(set(self._processes().gather(known))) > 1:
+            raise ValueError("Expected partial_fit after a fit on every process, or on none; got it on some.")
+        points, like = self._points(X, sample_weight, reset=not known, check=self._check_partial)
         if known:
             before = self.result_ if isinstance(self.result_, StepwiseEM) else self._as_step()
             result = before.step(points, reg_covar=self.reg_covar)
@@ -283,6 +274,19 @@ class GaussianMixture(MixtureEstimator):
         self.result_ = result
         self.seconds_ = time.perf_counter() - began
         return self
+
+    def _check_partial(self) -> None:
+        """Refuse options that need all points at once."""
+        self._validate_params()
+        unwanted = {
+            "inference": self.inference != "em",
+            "missing": self._missing,
+            "covariance_prior": self.covariance_prior is not None,
+            "degrees_of_freedom_prior": self.degrees_of_freedom_prior is not None,
+        }
+        for name, given in unwanted.items():
+            if given:
+                raise ValueError(f"Expected {name} at its default for partial_fit; got another: use fit.")
 
     def _as_step(self) -> StepwiseEM:
         """What `fit` found as the first step of stepwise EM."""

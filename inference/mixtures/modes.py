@@ -13,6 +13,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from latentmix.inference.mixtures.gaussian import GaussianMixture
@@ -217,6 +218,8 @@ def modes(
             f"Expected a known fit of {n_components} components, {covariance_type}; got one of {known.n_components}, "
             f"{known.covariance_type}."
         )
+    if known is not None:
+        check_is_fitted(known)
     options = {
         "n_components": n_components,
         "covariance_type": covariance_type,

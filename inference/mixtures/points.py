@@ -126,6 +126,18 @@ class Points:
         reach = reach.where(total.low <= total.high, 0.0)  # a column of which nothing is there
         self.radius = float((reach.square() / self.variance).sum().sqrt())
 
+    def check_scale(self) -> None:
+        """Refuse points to which no mixture can be fitted, because their variance is not finite.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if not bool(self.variance.isfinite().all()):
+            raise ValueError(
+                "Expected points whose squares are finite; got values so large that their variance is not: divide the "
+                "points by a common factor."
+            )
+
     def chunks(self, rows: int) -> Iterator[Chunk]:
         """The rows of this process in order: `b x D` in the stored dtype, `b <= rows`, and `(b,)` weights or `None`."""
         return self.source.chunks(max(1, rows))
@@ -144,7 +156,7 @@ class Points:
         """The sum over the processes of what each finds: a tensor, or a dataclass's tensors apart from `centres`.
 
         Raises:
-            ValueError: What another process met; its own error on the process that met it.
+            ValueError: What a process met; an error of another kind is raised as it is where it was met.
         """
         found = self._found(find)
         if self.processes.alone:
@@ -246,13 +258,7 @@ def as_points(x: Any, sample_weight: Any = None, *, allow_nan: bool = False, dis
     if not sum(one.weight for one in summaries) > 0:
         raise ValueError("Expected sample_weight not to be all zero; got zeros.")
     summaries[processes.rank] = summary
-    points = Points(source, processes, summaries, weighted=weighted)
-    if not bool(points.variance.isfinite().all()):
-        raise ValueError(
-            "Expected points whose squares are finite; got values so large that their variance is not: divide the "
-            "points by a common factor."
-        )
-    return points
+    return Points(source, processes, summaries, weighted=weighted)
 
 
 def _agree(what: str, values: list[Any]) -> None:

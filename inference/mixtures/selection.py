@@ -131,7 +131,7 @@ def remeasured(
         random_state: Seed of the draws.
 
     Raises:
-        ValueError: If the selection has no such candidate or is of other points.
+        ValueError: If the selection has no such candidate or is of other points, or an option is out of range.
 
     Example:
         >>> import numpy as np
@@ -143,6 +143,7 @@ def remeasured(
         >>> remeasured(found, x, better).candidates[0].bic < found.candidates[0].bic
         True
     """
+    _check_draws(draws, random_state)
     points = _points(x)
     wanted = ("mixture", mixture.n_components, mixture.covariance_type)
     places = {(one.model, one.n_components, one.covariance_type): k for k, one in enumerate(selection.candidates)}
@@ -213,15 +214,21 @@ def _checked(
     unknown = [name for name in criteria if name not in CRITERIA]
     if unknown:
         raise ValueError(f"Expected criteria out of {', '.join(CRITERIA)}; got {unknown[0]!r}.")
-    if draws < 50 or not 0 < min_weight < 1:
-        raise ValueError(f"Expected draws >= 50 and min_weight in (0, 1); got {draws}, {min_weight}.")
+    if not 0 < min_weight < 1:
+        raise ValueError(f"Expected min_weight in (0, 1); got {min_weight}.")
+    _check_draws(draws, random_state)
     if not (0 < held_out < 1 or (held_out >= 2 and held_out == int(held_out))):
         raise ValueError(f"Expected held_out in (0, 1), or a number of folds from 2; got {held_out}.")
-    if not isinstance(random_state, int | np.integer) or not 0 <= random_state < 2**32 or n_jobs == 0:
-        raise ValueError(
-            f"Expected random_state from 0 to 2**32 - 1, and n_jobs other than 0; got {random_state!r}, {n_jobs!r}."
-        )
+    if n_jobs == 0:
+        raise ValueError("Expected n_jobs other than 0; got 0.")
     return points
+
+
+def _check_draws(draws: int, random_state: Any) -> None:
+    if draws < 50:
+        raise ValueError(f"Expected draws >= 50; got {draws}.")
+    if not isinstance(random_state, int | np.integer) or not 0 <= random_state < 2**32:
+        raise ValueError(f"Expected random_state from 0 to 2**32 - 1; got {random_state!r}.")
 
 
 @dataclass(frozen=True)

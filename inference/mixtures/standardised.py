@@ -90,8 +90,8 @@ class StandardisedModel:
         return self.model.parameters(sites).affine(self.scale, self.location)
 
 
-def check_priors(priors: Priors, n_components: int, n_features: int, structure: CovarianceStructure) -> None:
-    """Look at priors that are stated in the data's coordinates.
+def check_priors(priors: Priors, n_components: int, like: Tensor, structure: CovarianceStructure) -> None:
+    """Look at priors that are stated in the data's coordinates; `like` is a `(D,)` tensor on the data's device.
 
     Raises:
         ValueError: An unknown name, a prior that `MixtureModel` refuses, or one that is no density on a known support.
@@ -105,8 +105,8 @@ def check_priors(priors: Priors, n_components: int, n_features: int, structure: 
             base = base.base_dist
         if isinstance(base, dist.Delta | dist.Empirical):
             raise ValueError(f"Expected a prior of {name} with a density; got {type(base).__name__}.")
-    model = MixtureModel(n_components, n_features, covariance_type=structure.name, **priors)
-    model.affine(torch.ones(n_features), torch.zeros(n_features))  # refuses supports that it cannot move
+    model = MixtureModel(n_components, len(like), covariance_type=structure.name, **priors)
+    model.affine(torch.ones_like(like), torch.zeros_like(like))  # refuses supports that it cannot move
 
 
 def standardised_model(
@@ -155,7 +155,7 @@ def standardised_model(
             covariance_floor=reg_covar / variance,
         )
         return StandardisedModel(flat, location, scale)
-    check_priors(priors, n_components, x.shape[1], structure)
+    check_priors(priors, n_components, location, structure)
     model = MixtureModel(
         n_components,
         x.shape[1],

@@ -229,10 +229,7 @@ def expectation(
         >>> expectation(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), mixture).counts
         tensor([2.], dtype=torch.float64)
     """
-    if isinstance(points, Points):
-        points = as_points(points, sample_weight)
-    else:
-        points = as_points(points, sample_weight, distributed=False)
+    points = as_points(points, sample_weight)
     agree = points.processes.agree  # where processors differ, so may last digits
     if agree(accurate(parameters, points.location, points.variance, points.radius)):
         kernel = Expanded(parameters, points.location, _TOTALS.get(points))

@@ -163,6 +163,8 @@ def check_guide(family: Callable[..., AutoGuide]) -> None:
             those that can.
     """
     kind = getattr(family, "func", family)  # of a functools.partial
+    if family is not AutoDelta and isinstance(kind, type) and issubclass(kind, AutoDelta):
+        raise ValueError("Expected AutoDelta itself, which takes no options here; got a class or call made of it.")
     if not isinstance(kind, type) or kind in _GUIDES:
         return
     if kind.__module__.startswith("pyro.") or not issubclass(kind, AutoGuide):

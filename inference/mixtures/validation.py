@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.points import Points
-from latentmix.models.covariances import CovarianceStructure, covariance_structure
+from latentmix.models.covariances import covariance_structure
 
 __all__ = [
-    "check_covariance_prior",
     "check_device",
     "check_distinct",
     "check_noise",
@@ -194,25 +193,6 @@ def _given(value: Any, name: str, shape: tuple[int, ...], points: Points) -> Ten
     if not bool(array.isfinite().all()):
         raise ValueError(f"Expected the parameter '{name}' to be finite; got NaN or infinity.")
     return array.to(points.device, torch.float64)
-
-
-def check_covariance_prior(value: Any, structure: CovarianceStructure, n_features: int) -> None:
-    """Look at the shape of the scale of a prior on covariances, `None` where there is none.
-
-    Raises:
-        ValueError: If it is another; the message says how to make one of a number.
-    """
-    if value is None:
-        return
-    shape = {"diag": (n_features,), "spherical": ()}.get(structure.name, (n_features, n_features))
-    found = tuple(value.shape) if isinstance(value, Tensor) else np.shape(value)
-    if found == shape:
-        return
-    made = {"diag": f"numpy.full({n_features}, 0.1)", "spherical": "0.1"}.get(structure.name)
-    raise ValueError(
-        f"Expected covariance_prior of shape {shape} for {structure.name} covariances; got {found}: make one such as "
-        f"{made or f'0.1 * numpy.eye({n_features})'}."
-    )
 
 
 def check_distinct(points: Points, n_components: int) -> None:

@@ -75,11 +75,26 @@ def refusals(x, rank):
         "estimator, labels on one": {"X": x, "labels": labels if rank else None},
         "estimator, labels of text": {"X": x, "labels": ["a"] * len(x) if rank else labels},
     }
-    calls["estimator, options"] = {"X": x}
+    calls |= {"estimator, options": {"X": x}, "estimator, bad option": {"X": x}}
+    calls["estimator, noise on one"] = {"X": x, "noise_covariance": np.ones((1, 3)) if rank else None}
+    options = {"estimator, options": {"max_iter": 2 + rank}, "estimator, bad option": {"verbose": -rank}}
     for name, call in calls.items():
-        options = {"max_iter": 2 + rank} if name == "estimator, options" else {}
         try:
-            GaussianMixture(4, distributed=True, **options).fit(**call)
+            GaussianMixture(4, distributed=True, **options.get(name, {})).fit(**call)
+        except ValueError as error:
+            found[name] = str(error)
+    fitted = GaussianMixture(4, distributed=True, random_state=0).fit(x)
+    fresh = GaussianMixture(4, distributed=True, random_state=0, warm_start=True)
+    again = {
+        "estimator, warm start on one": (fitted.set_params(warm_start=True) if rank else fresh).fit,
+        "estimator, step on one": (fitted if rank else fresh).partial_fit,
+        "estimator, score with noise on one": lambda x: fitted.score(
+            x, noise_covariance=np.ones((1, 3)) if rank else None
+        ),
+    }
+    for name, call in again.items():
+        try:
+            call(x)
         except ValueError as error:
             found[name] = str(error)
     return found

@@ -47,7 +47,14 @@ def test_what_one_process_does_wrong_is_refused_on_all(outcome):
         "generator": messages[0]["generator"],
     }
     assert "Process 1: Expected batches that can be iterated again" in messages[0]["generator"]
-    assert len(called) == 6
+    assert len(called) == 11
+    assert (
+        called.pop("estimator, noise on one") == "Expected the same noise_covariance on every process; got none, one."
+    )
+    assert called.pop("estimator, warm start on one") == (
+        "Expected the same last fit to go on from on every process; got none, one."
+    )
+    assert called.pop("estimator, step on one").startswith("Expected partial_fit after a fit on every process")
     assert called.pop("estimator, options") == "Expected the same max_iter on every process; got 2, 3."
     assert called.pop("estimator, labels on one") == "Expected labels on every process, or on none; got them on 1 of 2."
     assert all(message.startswith("Process 1: ") for message in called.values()), called

@@ -278,3 +278,18 @@ def test_precisions_set_by_hand_on_a_fitted_mixture(x, covariance_type, dtype):
     )
     ours.covariances_ = 2 * ours.covariances_
     np.testing.assert_array_equal(ours.parameters_.covariances, ours.covariances_)
+
+
+def test_a_mixture_without_factors_of_precisions(x):
+    fitted = GaussianMixture(2, random_state=0).fit(x)
+    score = fitted.score(x)
+    del fitted.precisions_cholesky_
+    assert fitted.score(x) == pytest.approx(score, abs=1e-12)
+
+
+def test_points_far_beyond_a_fit_are_scored_and_not_fitted(x):
+    far = np.concatenate([x, np.full((1, 3), 1e200)])
+    fitted = GaussianMixture(2, random_state=0).fit(x)
+    assert fitted.score(far) == -np.inf
+    with pytest.raises(ValueError, match="divide the points by a common factor"):
+        clone(fitted).fit(far)

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import (
+    AutoDelta,
     AutoDiagonalNormal,
     AutoGaussian,
     AutoIAFNormal,
@@ -251,6 +252,12 @@ class OwnGuide(AutoNormal):
     """A guide that is none of Pyro's."""
 
 
+@pytest.mark.parametrize("guide", [type("Own", (AutoDelta,), {}), partial(AutoDelta)])
+def test_a_point_mass_is_plain(x, guide):
+    with pytest.raises(ValueError, match="Expected AutoDelta itself"):
+        GaussianMixture(4, inference="svi", guide=guide).fit(x)
+
+
 @pytest.mark.parametrize("guide", [AutoDiagonalNormal, AutoLowRankMultivariateNormal, OwnGuide, partial(AutoNormal)])
 def test_guides_that_can(x, guide):
     fitted = GaussianMixture(2, inference="svi", guide=guide, priors={}, svi_epochs=3, random_state=0).fit(x[:50])
@@ -294,6 +301,20 @@ def test_shapes_of_a_prior_of_the_covariances(x, covariance_type, prior, message
     monkeypatch.setattr(Fitting, "start", None)
     with pytest.raises(ValueError, match=message):
         GaussianMixture(2, covariance_type=covariance_type, covariance_prior=prior).fit(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"degrees_of_freedom_prior": 3.0}, "Expected a covariance_prior beside degrees_of_freedom_prior; got None"),
+        ({"covariance_prior": np.eye(3), "degrees_of_freedom_prior": 2.0}, "Expected degrees_of_freedom_prior > 2"),
+        ({"covariance_prior": -np.eye(3)}, "Expected covariance_prior to be finite and positive definite"),
+    ],
+)
+def test_a_prior_of_the_covariances_that_is_none(x, options, message, monkeypatch):
+    monkeypatch.setattr(Fitting, "start", None)  # before any work
+    with pytest.raises(ValueError, match=message):
+        GaussianMixture(2, **options).fit(x)
 
 
 def test_draws_of_a_guide_are_kept(x):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
 from latentmix.inference.mixtures.gaussian import GaussianMixture
@@ -123,6 +123,11 @@ def test_a_known_fit_is_among_the_optima_and_counts_as_no_start() -> None:
     assert "Only 0 of 2 starts reach the best optimum" in report.table()
     assert again == alone
     assert "mixture" not in json.loads(json.dumps(report.as_dict()))
+
+
+def test_a_known_fit_is_fitted() -> None:
+    with pytest.raises(NotFittedError):
+        modes(separated(), 3, known=GaussianMixture(3))
 
 
 def test_a_known_fit_is_enough_where_all_starts_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,4 +144,4 @@ def test_a_chunk_without_a_value_of_a_feature_does_not_reach_to_zero():
 
 def test_points_whose_variance_overflows_are_refused():
     with pytest.raises(ValueError, match="divide the points by a common factor"):
-        as_points(torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64) * 1e160)
+        as_points(torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64) * 1e160).check_scale()

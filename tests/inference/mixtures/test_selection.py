@@ -254,10 +254,10 @@ def test_as_many_components_as_points_of_a_fold_are_taken() -> None:
 
 def test_one_value_is_a_sequence_of_one() -> None:
     alone = select(three(60), 3, "diag", criteria="bic", n_init=1)
-    assert alone == replace(
-        select(three(60), [3], ["diag"], criteria=["bic"], n_init=1),
-        candidates=(replace(alone.candidates[0]),),
-    )
+    several = select(three(60), [3], ["diag"], criteria=["bic"], n_init=1)
+    assert replace(several, candidates=()) == replace(alone, candidates=())
+    for name in ("log_likelihood", "n_parameters", "bic"):
+        assert getattr(several.candidates[0], name) == getattr(alone.candidates[0], name)
     assert (alone.candidates[0].n_components, alone.candidates[0].covariance_type) == (3, "diag")
     assert select(three(60), np.int64(2), "diag", criteria="bic", n_init=1).best("bic").n_components == 2
 
@@ -284,6 +284,10 @@ def test_a_better_fit_takes_the_place_of_a_candidate() -> None:
         remeasured(found, x, GaussianMixture(2, random_state=0).fit(x))
     with pytest.raises(ValueError, match=r"Expected points of shape \(60, 2\)"):
         remeasured(found, x[:40], fits[-1])
+    with pytest.raises(ValueError, match="Expected draws >= 50; got 4"):
+        remeasured(found, x, fits[-1], draws=4)
+    with pytest.raises(ValueError, match="Expected random_state from 0"):
+        remeasured(found, x, fits[-1], random_state=-1)
 
 
 def test_candidates_in_processes_of_their_own_are_the_same() -> None:
