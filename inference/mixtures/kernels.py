@@ -29,6 +29,9 @@ class Kernel(ABC):
 
     Args:
         parameters: The mixture, in float64.
+
+    Attributes:
+        space: The work space; one of an earlier pass may be put in its place, and saves the system's clearing it.
     """
 
     def __init__(self, parameters: MixtureParameters, values: int) -> None:
@@ -38,7 +41,7 @@ class Kernel(ABC):
         larger = torch.get_num_threads() if parameters.means.device.type == "cpu" else 16
         self.rows = max(64, min(larger * _VALUES // values, larger * _LARGEST))
         self._values = values
-        self._space = parameters.means.new_empty(0)
+        self.space = parameters.means.new_empty(0)
         self._width = 0
 
     @torch.no_grad()
@@ -49,9 +52,9 @@ class Kernel(ABC):
         """
         if len(x) != self._width:
             self._width = len(x)
-            if self._space.numel() < self._values * self._width:
-                self._space = self._space.new_empty(self._values * self._width)
-            self._arrange(self._space[: self._values * self._width].view(self._values, self._width))
+            if self.space.numel() < self._values * self._width:
+                self.space = self.space.new_empty(self._values * self._width)
+            self._arrange(self.space[: self._values * self._width].view(self._values, self._width))
         return self._load(x)
 
     @abstractmethod

@@ -246,6 +246,7 @@ def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
     """The local points' statistics, by one pass of the kernel."""
     log_likelihood = kernel.parameters.means.new_zeros(())
     total = torch.zeros_like(log_likelihood)
+    kernel.space = points.space
     for x, weight in points.columns(kernel.rows):
         joint, shares = kernel.load(x), kernel.shares
         greatest = torch.amax(joint, 0)
@@ -260,6 +261,7 @@ def _passed(points: Points, kernel: Kernel) -> SufficientStatistics:
             total += weight.sum()
             shares.mul_(weight / summed)
         kernel.add(weight)
+    points.space = kernel.space
     counts, moments, scatter, centres = kernel.moments()
     structure = kernel.parameters.structure
     if structure.name == "tied" and isinstance(kernel, Expanded):
