@@ -108,8 +108,8 @@ def test_imports_are_absolute_and_never_load_a_room_twice(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", [*ROOMS, "tests"])
-def test_no_file_has_more_than_400_lines(folder: str) -> None:
-    long = {path.name: n for path in sources(folder) if (n := path.read_text().count("\n")) > 400}
+def test_no_file_has_more_than_600_lines(folder: str) -> None:
+    long = {path.name: n for path in sources(folder) if (n := path.read_text().count("\n")) > 600}
     assert not long
 
 
