@@ -58,8 +58,12 @@ class CovarianceStructure(ABC):
         """The covariances in their stored shape."""
 
     @abstractmethod
-    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Inverse of `covariances`: scales, and correlation factors where there are any."""
+    def precision_traces(self, scales: Tensor, correlation: Tensor | None, variance: Tensor) -> Tensor:
+        """Traces of the precisions times `diag(variance)`, `(D,)`: of each component, `(K,)`, or `()` where tied."""
+
+    @abstractmethod
+    def factors(self, precisions_cholesky: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scales, and correlation factors where there are any, of covariances by `precisions_cholesky`."""
 
     @abstractmethod
     def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
@@ -68,6 +72,10 @@ class CovarianceStructure(ABC):
     @abstractmethod
     def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
         """Covariances of `x * factor`; `factor` is `(D,)`, constant where the structure is isotropic."""
+
+    @abstractmethod
+    def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
+        """`precisions_cholesky` of `x * factor`, as `rescale` has the covariances."""
 
     @abstractmethod
     def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
@@ -125,14 +133,6 @@ def _upper_inverse(matrix: Tensor) -> Tensor:
     return torch.where(bad[..., None, None], torch.full_like(upper, torch.nan), upper)
 
 
-def _correlated(covariances: Tensor) -> tuple[Tensor, Tensor | None]:
-    scales = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
-    if scales.shape[-1] == 1:
-        return scales, None
-    correlation = covariances / (scales[..., :, None] * scales[..., None, :])
-    return scales, torch.linalg.cholesky(correlation)
-
-
 def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
     return scales[..., None] if correlation is None else scales[..., None] * correlation
 
@@ -144,11 +144,21 @@ class _Matrices(CovarianceStructure):
         factor = _tril(scales, correlation)
         return factor @ factor.mT
 
-    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
-        return _correlated(covariances)
+    def precision_traces(self, scales: Tensor, correlation: Tensor | None, variance: Tensor) -> Tensor:
+        root = torch.diag_embed(variance.sqrt())
+        return torch.linalg.solve_triangular(_tril(scales, correlation), root, upper=False).square().sum((-2, -1))
+
+    def factors(self, precisions_cholesky: Tensor) -> tuple[Tensor, Tensor | None]:
+        identity = torch.eye(precisions_cholesky.shape[-1]).to(precisions_cholesky).expand_as(precisions_cholesky)
+        factor = torch.linalg.solve_triangular(precisions_cholesky.mT, identity, upper=False)
+        scales = factor.norm(dim=-1)
+        return scales, factor / scales[..., None] if scales.shape[-1] > 1 else None
 
     def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
         return covariances * factor[:, None] * factor
+
+    def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
+        return precisions_cholesky / factor[:, None]
 
     def above(self, covariances: Tensor, floor: Tensor) -> Tensor:
         root = floor.clamp_min(torch.finfo(floor.dtype).tiny).sqrt()
@@ -176,8 +186,15 @@ class _Variances(CovarianceStructure):
     def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
         return scales.square()
 
-    def factors(self, covariances: Tensor) -> tuple[Tensor, Tensor | None]:
-        return covariances.sqrt(), None
+    def precision_traces(self, scales: Tensor, correlation: Tensor | None, variance: Tensor) -> Tensor:
+        precisions = scales.square().reciprocal()
+        return precisions * variance.sum() if self.isotropic else precisions @ variance
+
+    def factors(self, precisions_cholesky: Tensor) -> tuple[Tensor, Tensor | None]:
+        return precisions_cholesky.reciprocal(), None
+
+    def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
+        return precisions_cholesky / (factor[0] if self.isotropic else factor)
 
     def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
         return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from latentmix.models.corr_cholesky import corr_cholesky, on_corr_cholesky
 from latentmix.models.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.gaussians import FeatureCache, select
 from latentmix.models.global_priors import as_site, converted, moved
@@ -138,7 +139,7 @@ class MixtureModel:
             scales=dist.ImproperUniform(constraints.positive, (), scales),
             correlations=None
             if correlation is None
-            else dist.ImproperUniform(constraints.corr_cholesky, correlation, (n_features, n_features)),
+            else dist.ImproperUniform(corr_cholesky, correlation, (n_features, n_features)),
             covariance_floor=covariance_floor,
         )
 
@@ -203,6 +204,8 @@ class MixtureModel:
                 name: self._default(name, x) if prior is None else converted(prior, x)
                 for name, prior in self.declared_priors.items()
             }
+            if (correlations := self._cache[key].get("correlation_cholesky")) is not None:
+                self._cache[key]["correlation_cholesky"] = on_corr_cholesky(correlations)
         return self._cache[key]
 
     def effective(self, scales: Tensor, correlation: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -225,8 +228,11 @@ class MixtureModel:
 
     def parameters(self, sites: Mapping[str, Tensor]) -> MixtureParameters:
         """The mixture that values of the sites stand for, its floor included."""
-        scales = sites["scales"]
-        covariances = self.structure.covariances(scales, sites.get("correlation_cholesky"))
+        scales, correlation = sites["scales"], sites.get("correlation_cholesky")
+        if correlation is not None and not self._floored:
+            factors = scales[..., None] * correlation
+            return MixtureParameters.from_scale_tril(sites["weights"], sites["means"], factors, self.structure)
+        covariances = self.structure.covariances(scales, correlation)
         if self._floored:
             floor = torch.as_tensor(self.covariance_floor, dtype=scales.dtype, device=scales.device)
             covariances = self.structure.regularize(covariances, floor.expand(self.n_features))

@@ -40,13 +40,26 @@ class MixtureParameters:
     structure: CovarianceStructure
 
     @classmethod
-    def from_scale_tril(cls, weights: Tensor, means: Tensor, scale_tril: Tensor) -> MixtureParameters:
-        """Full covariances by their lower Cholesky factors, `K x D x D`, of which no digits are lost."""
-        found = cls(weights, means, scale_tril @ scale_tril.mT, covariance_structure("full"))
+    def from_scale_tril(
+        cls, weights: Tensor, means: Tensor, scale_tril: Tensor, structure: CovarianceStructure | None = None
+    ) -> MixtureParameters:
+        """Covariance matrices by their lower Cholesky factors, of which no digits are lost.
+
+        Args:
+            weights: A `(K,)` tensor on the simplex.
+            means: A `K x D` tensor.
+            scale_tril: The factors: `K x D x D`, tied `D x D`.
+            structure: What the covariances share, full or tied; by default full.
+        """
         identity = torch.eye(means.shape[1], dtype=means.dtype, device=means.device).expand_as(scale_tril)
         inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
-        vars(found)["precisions_cholesky"] = inverse.mT.contiguous()  # in the place of the cached property
-        return found
+        structure = structure or covariance_structure("full")
+        return cls(weights, means, scale_tril @ scale_tril.mT, structure)._known(inverse.mT.contiguous())
+
+    def _known(self, precisions_cholesky: Tensor) -> MixtureParameters:
+        """The same, with factors of the precisions that are more accurate than the covariances could give."""
+        vars(self)["precisions_cholesky"] = precisions_cholesky  # in the place of the cached property
+        return self
 
     def sites(self, covariance_floor: float | Tensor = 0.0) -> dict[str, Tensor]:
         """Values of the sites of a `MixtureModel` with that floor, so that it has this density.
@@ -55,10 +68,10 @@ class MixtureParameters:
         """
         floor = torch.as_tensor(covariance_floor, dtype=self.means.dtype, device=self.means.device)
         floor = floor.expand(self.means.shape[1])
-        covariances = self.covariances
+        precisions_cholesky = self.precisions_cholesky
         if bool((floor > 0).any()):
-            covariances = self.structure.above(covariances, floor)
-        scales, correlation = self.structure.factors(covariances)
+            precisions_cholesky = self.structure.precisions_cholesky(self.structure.above(self.covariances, floor))
+        scales, correlation = self.structure.factors(precisions_cholesky)
         tiny = torch.finfo(self.weights.dtype).tiny ** 0.5
         weights = self.weights.clamp_min(tiny)
         values = {"weights": weights / weights.sum(), "means": self.means, "scales": scales}
@@ -116,17 +129,22 @@ class MixtureParameters:
         Where the structure is isotropic, `scale` must be one number throughout.
         """
         covariances = self.structure.rescale(self.covariances, scale)
-        return MixtureParameters(self.weights, self.means * scale + shift, covariances, self.structure)
+        moved = MixtureParameters(self.weights, self.means * scale + shift, covariances, self.structure)
+        factors = self.structure.rescale_factors(self.precisions_cholesky, scale)
+        return moved._known(factors)
 
     def to(self, like: Tensor) -> MixtureParameters:
         """The parameters in the dtype and on the device of `like`."""
-        weights, means, covariances = (
-            tensor.detach().to(like) for tensor in (self.weights, self.means, self.covariances)
+        weights, means, covariances, factors = (
+            tensor.detach().to(like)
+            for tensor in (self.weights, self.means, self.covariances, self.precisions_cholesky)
         )
-        return MixtureParameters(weights, means, covariances, self.structure)
+        return MixtureParameters(weights, means, covariances, self.structure)._known(factors)
 
     def permuted(self, order: Tensor) -> MixtureParameters:
         """The same density with the components in another order, `(K,)` indices."""
         shared = self.structure.name == "tied"
-        covariances = self.covariances if shared else self.covariances[order]
-        return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)
+        covariances, factors = (
+            part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
+        )
+        return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)._known(factors)

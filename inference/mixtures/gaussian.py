@@ -47,7 +47,8 @@ class GaussianMixture(MixtureEstimator):
         n_components: Number of components `K`.
         covariance_type: "full", "diag", "tied" or "spherical".
         tol: EM ends when the bound changes by less, in nats per datum.
-        reg_covar: EM: added to the diagonals of the covariances; SVI: floor of the variances.
+        reg_covar: Added to the diagonals of the covariances, in each step of EM and, to the same effect, in the
+            objective of SVI; NUTS: floor of the variances.
         max_iter: Most iterations of EM.
         n_init: Starts; the fit with the highest bound is kept.
         init_params: "kmeans", "k-means++", "random" or "random_from_data".

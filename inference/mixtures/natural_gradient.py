@@ -13,6 +13,7 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.transforms import ExpTransform
 
 from latentmix.inference.mixtures.row_norms import RowNorms
+from latentmix.models.corr_cholesky import CorrCholesky, from_partial_correlations
 from latentmix.models.global_priors import inner_support
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
@@ -30,16 +31,17 @@ class MixtureMetric:
     closed form in weights, means and covariances, and is carried to the guide's coordinates by the derivatives of
     the maps between them, so that it costs as much as a few products of `D x D` matrices for each component. The
     retraction is straight in the expectations :math:`\pi_k, \pi_k \mu_k, \pi_k (\Sigma_k + \mu_k \mu_k^\top)`. Under
-    flat priors and no floor, a gradient step of length one along it is a step of EM (Sato, 2001, section 3; Xu and
-    Jordan, 1996): only the gradient of the ELBO goes in.
+    flat priors a gradient step of length one along it is a step of EM (Sato, 2001, section 3; Xu and Jordan, 1996):
+    only the gradient of the ELBO goes in.
 
     Args:
-        model: The mixture.
+        model: The mixture, without a floor.
         guide: A point-mass guide over its globals that was called before, so that its parameters exist.
         x: `n x D` data, for the dtype.
 
     Raises:
-        ValueError: If the prior of the means or of the weights has another support than all means and weights.
+        ValueError: If the model has a floor, or the prior of the means or of the weights has another support than all
+            means and weights.
 
     Example:
         >>> import torch
@@ -56,17 +58,20 @@ class MixtureMetric:
 
     def __init__(self, model: MixtureModel, guide: AutoDelta, x: Tensor) -> None:
         if not self.applies(model):
-            raise ValueError("Expected priors of the means on the whole space and of the weights on the simplex.")
+            raise ValueError(
+                "Expected a model without a floor, priors of the means on the whole space and of the weights on the "
+                "simplex; got another: take another optimizer."
+            )
         self._model = model
         self._names = {id(leaf): name.removesuffix("_unconstrained") for name, leaf in guide.named_parameters()}
         self._scales = transform_to(model.priors(x)["scales"].support)
         self._rows = RowNorms(model.n_features, x)
-        floor = torch.as_tensor(model.covariance_floor, dtype=x.dtype, device=x.device)
-        self._floor = floor.expand(model.n_features) if bool((floor > 0).any()) else None
 
     @staticmethod
     def applies(model: MixtureModel) -> bool:
-        """Whether the means are unconstrained and the weights anywhere on the simplex."""
+        """Whether the means are unconstrained, the weights anywhere on the simplex, and no floor is added."""
+        if bool((torch.as_tensor(model.covariance_floor) > 0).any()):
+            return False
         expected = {"means": constraints.real, "weights": constraints.simplex}
         for name, wanted in expected.items():
             prior = model.declared_priors[name]
@@ -80,30 +85,11 @@ class MixtureMetric:
         values = {name: leaf.detach() for name, leaf in zip(order, leaves, strict=True)}
         raw, slopes = _with_slope(self._scales, values["scales"])
         weights = torch.softmax(values["weights"], -1)
-        factor, effective, variances = None, None, None
-        if self._model.structure.name in ("diag", "spherical"):
-            variances = raw.square()
-            if self._floor is not None:
-                variances = variances + (self._floor.mean() if self._model.structure.isotropic else self._floor)
-        else:
+        factor = None
+        if self._model.structure.name in ("full", "tied"):
             free = values.get("correlation_cholesky", raw.new_zeros(*raw.shape[:-1], 0))
-            factor = raw[..., None] * self._rows.from_free(free)
-            effective = factor @ factor.mT
-            if self._floor is not None:
-                effective = effective + torch.diag_embed(self._floor)
-        return NaturalPoint(
-            self._model,
-            self._scales,
-            self._rows,
-            self._floor,
-            values,
-            weights,
-            raw,
-            slopes,
-            factor,
-            effective,
-            variances,
-        )
+            factor = raw[..., None] * from_partial_correlations(free)
+        return NaturalPoint(self._model, self._scales, self._rows, values, weights, raw, slopes, factor)
 
 
 @final
@@ -118,14 +104,11 @@ class NaturalPoint:
     model: MixtureModel
     transform: Any
     rows: RowNorms
-    floor: Tensor | None
     values: Mapping[str, Tensor]
     weights: Tensor
     scales: Tensor
     slopes: Tensor
     factor: Tensor | None
-    effective: Tensor | None
-    variances: Tensor | None
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The inverse information times a flat vector."""
@@ -148,11 +131,10 @@ class NaturalPoint:
         if not bool((weights > 0).all()):
             return None
         shift = -rate * (self.weights / weights)[:, None] * self._means(parts["means"])
-        if self.factor is None or self.effective is None:
-            assert self.variances is not None
-            now, moved = self.variances, -rate * self._variances(parts["scales"])
+        if self.factor is None:
+            now, moved = self.scales.square(), -rate * self._variances(parts["scales"])
         else:
-            now, moved = self.effective, -rate * self.factor @ self._whitened(parts) @ self.factor.mT
+            now, moved = self.factor @ self.factor.mT, -rate * self.factor @ self._whitened(parts) @ self.factor.mT
         scatter = structure.pool(weights, now) + structure.pool(self.weights, moved)
         covariances = structure.estimate(weights, scatter, shift)
         sites = self._sites(MixtureParameters(weights, self.values["means"] + shift, covariances, structure))
@@ -172,16 +154,14 @@ class NaturalPoint:
     def _means(self, gradient: Tensor) -> Tensor:
         """The natural gradient of the means."""
         weights = self.weights.clamp_min(1e-6)[:, None]
-        if self.variances is not None:
-            variances = self.variances[:, None] if self.model.structure.isotropic else self.variances
-            return variances * gradient / weights
-        assert self.effective is not None
-        return (self.effective @ gradient[..., None]).squeeze(-1) / weights
+        if self.factor is None:
+            variances = self.scales.square()
+            return (variances[:, None] if self.model.structure.isotropic else variances) * gradient / weights
+        return (self.factor @ (self.factor.mT @ gradient[..., None])).squeeze(-1) / weights
 
     def _variances(self, gradient: Tensor) -> Tensor:
         """The natural gradient of the variances from the gradient of the scales' leaf."""
-        assert self.variances is not None
-        return self.variances.square() * gradient / (self.scales * self.slopes * self._shares())
+        return self.scales.pow(3) * gradient / (self.slopes * self._shares())
 
     def _whitened(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """The natural gradient of the covariances, with the inverse of `factor` on both sides."""
@@ -191,11 +171,6 @@ class NaturalPoint:
         pulled = self.rows.pull(self.factor, scales, free)
         lower = (self.factor.mT @ pulled).tril()
         inner = lower + lower.tril(-1).mT
-        if self.floor is not None:
-            identity = torch.eye(len(self.floor), dtype=lower.dtype, device=lower.device)
-            root = torch.linalg.solve_triangular(self.factor, torch.diag_embed(self.floor.sqrt()), upper=False)
-            outer = identity + root @ root.mT
-            inner = outer @ inner @ outer
         return inner / self._shares()[..., None]
 
     def _shares(self) -> Tensor:
@@ -203,27 +178,13 @@ class NaturalPoint:
 
     def _sites(self, fitted: MixtureParameters) -> dict[str, Tensor] | None:
         """Values of the leaves of scales and correlations; `None` for a singular mixture."""
-        covariances, floor = fitted.covariances, self.floor
-        if self.factor is None:
-            if not bool((covariances > 0).all()):
-                return None
-            return {"scales": self.transform.inv(fitted.sites(self.model.covariance_floor)["scales"])}
-        if floor is not None:
-            covariances = covariances - torch.diag_embed(floor)
-        factor, info = torch.linalg.cholesky_ex(covariances)
-        clear = factor.diagonal(dim1=-2, dim2=-1) > (1e-6 if floor is None else 0.1) * _root(covariances, floor)
-        if bool(info.any()) or not bool(clear.all()):
-            if bool(fitted.singular.any()):
-                return None
-            sites = fitted.sites(self.model.covariance_floor)
-            factor = sites["scales"][..., None] * sites.get("correlation_cholesky", 1.0)
-        scales, free = self.rows.to_free(factor)
-        return {"scales": self.transform.inv(scales), "correlation_cholesky": free}
-
-
-def _root(covariances: Tensor, floor: Tensor | None) -> Tensor:
-    """What the diagonals of factors are compared with: the floor, or else the standard deviations."""
-    return covariances.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt() if floor is None else floor.sqrt()
+        if bool(fitted.singular.any()):
+            return None
+        scales, correlation = self.model.structure.factors(fitted.precisions_cholesky)
+        sites = {"scales": self.transform.inv(scales)}
+        if correlation is not None:
+            sites["correlation_cholesky"] = CorrCholesky().inv(correlation)
+        return sites
 
 
 def _with_slope(transform: Any, free: Tensor) -> tuple[Tensor, Tensor]:

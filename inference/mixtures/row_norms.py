@@ -1,7 +1,7 @@
 r"""Lower-triangular factors in the coordinates of a guide: row norms, and free correlations.
 
 A factor :math:`R` of a covariance :math:`R R^\top` has row norms :math:`s_i`, the standard deviations, and a
-correlation factor :math:`C = R / s` whose free coordinates under PyTorch's `CorrCholeskyTransform` are
+correlation factor :math:`C = R / s` whose free coordinates under `CorrCholesky` are
 :math:`u_{ij} = \operatorname{asinh}(R_{ij} / t_{ij})` for :math:`i > j`, with
 :math:`t_{ij}^2 = \sum_{l > j} R_{il}^2`, as :math:`\tanh u_{ij}` is the partial correlation
 :math:`R_{ij} / \sqrt{\sum_{l \ge j} R_{il}^2}`.
@@ -14,12 +14,14 @@ from typing import final
 import torch
 from torch import Tensor
 
+from latentmix.models.corr_cholesky import tail_norms
+
 __all__ = ["RowNorms"]
 
 
 @final
 class RowNorms:
-    """Maps between factors and their coordinates, and the derivatives of the maps.
+    """Derivatives of the map from factors to row norms and free correlations.
 
     Args:
         n_features: Order `D` of the factors.
@@ -29,34 +31,17 @@ class RowNorms:
         >>> import torch
         >>> from latentmix.inference.mixtures.row_norms import RowNorms
         >>> factor = torch.tensor([[2.0, 0.0], [3.0, 4.0]])
-        >>> scales, free = RowNorms(2, factor).to_free(factor)
-        >>> scales, torch.tanh(free)
-        (tensor([2., 5.]), tensor([0.6000]))
+        >>> move = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+        >>> RowNorms(2, factor).push(factor, move)
+        (tensor([1., 0.]), tensor([0.]))
     """
 
     def __init__(self, n_features: int, like: Tensor) -> None:
         self._size = n_features
         self._row, self._column = torch.tril_indices(n_features, n_features, -1, device=like.device)
-        self._tiny = torch.finfo(like.dtype).tiny
-
-    def from_free(self, free: Tensor) -> Tensor:
-        """Correlation factors, `... x D x D`, of `... x D(D-1)/2` free coordinates."""
-        beyond = torch.ones(*free.shape[:-1], self._size, self._size, dtype=free.dtype, device=free.device)
-        tangents = torch.zeros_like(beyond)
-        beyond[..., self._row, self._column] = free.cosh().reciprocal()
-        tangents[..., self._row, self._column] = free.tanh()
-        left = torch.cat([torch.ones_like(beyond[..., :1]), beyond[..., :-1].cumprod(-1)], -1)
-        tangents.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-        return tangents * left
-
-    def to_free(self, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Row norms and free coordinates of factors."""
-        beyond, _ = self._norms(factor)
-        entries = factor[..., self._row, self._column]
-        return factor.norm(dim=-1), (entries / beyond[..., self._row, self._column]).asinh()
 
     def push(self, factor: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
-        """Moves of row norms and free coordinates where the factors move: the derivative of `to_free`."""
+        """Moves of row norms and free coordinates where the factors move."""
         beyond, from_here = self._norms(factor)
         products = factor * move
         carried = (move - factor * _after(products) / beyond.square()) / from_here
@@ -74,7 +59,7 @@ class RowNorms:
 
     def _norms(self, factor: Tensor) -> tuple[Tensor, Tensor]:
         """Norms of what follows each entry in its row, and of that with the entry; 1 from the diagonal on."""
-        from_here = factor.square().flip(-1).cumsum(-1).flip(-1).clamp_min(self._tiny).sqrt()
+        from_here = tail_norms(factor)
         beyond = torch.ones_like(factor)
         beyond[..., self._row, self._column] = from_here[..., self._row, self._column + 1]
         return beyond, from_here

@@ -116,6 +116,7 @@ def standardised_model(
     *,
     priors: Priors | None = None,
     reg_covar: float = 1e-6,
+    floored: bool = True,
 ) -> StandardisedModel:
     """The model of the standardised data under priors that are stated in the data's own coordinates.
 
@@ -129,6 +130,7 @@ def standardised_model(
         priors: `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's coordinates; what is
             left out takes that model's default, which is one of standardised data. `None` stands for flat priors.
         reg_covar: Floor of the variances, in the data's coordinates.
+        floored: Whether the model adds the floor to its covariances; otherwise it serves the scales alone.
 
     Raises:
         ValueError: An unknown name, or a prior that `MixtureModel` refuses.
@@ -143,16 +145,15 @@ def standardised_model(
         >>> made.model.priors(x)["scales"].shape()
         torch.Size([3, 2])
     """
-    location, variance = moments(x)
-    variance = variance.mean().expand_as(variance) if structure.isotropic else variance
-    scale = variance.sqrt()
+    location, scale = _standards(x, structure, reg_covar)
+    floor = torch.full_like(scale, reg_covar if floored else 0.0)
     if priors is None:
         flat = MixtureModel.maximum_likelihood(
             n_components,
             x.shape[1],
             covariance_type=structure.name,
             size=len(x),
-            covariance_floor=reg_covar / variance,
+            covariance_floor=floor / scale.square(),
         )
         return StandardisedModel(flat, location, scale)
     check_priors(priors, n_components, location, structure)
@@ -161,7 +162,15 @@ def standardised_model(
         x.shape[1],
         covariance_type=structure.name,
         size=len(x),
-        covariance_floor=torch.full_like(variance, reg_covar),
+        covariance_floor=floor,
         **priors,
     )
     return StandardisedModel(model.affine(1 / scale, -location / scale), location, scale)
+
+
+def _standards(x: Tensor, structure: CovarianceStructure, reg_covar: float) -> tuple[Tensor, Tensor]:
+    """Location and scale of each feature, `(D,)`: the floor counts, so that none is far above a variance of one."""
+    location, fallback = moments(x)
+    variance = (x.double() - location).square().mean(0) + reg_covar
+    variance = variance.where(variance > 0, fallback)
+    return location, (variance.mean().expand_as(variance) if structure.isotropic else variance).sqrt()

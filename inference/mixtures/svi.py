@@ -18,6 +18,7 @@ from pyro.infer.autoguide import (
     AutoNormal,
 )
 from pyro.infer.elbo import ELBO
+from pyro.poutine import Trace
 from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
@@ -35,7 +36,7 @@ from latentmix.inference.twins import TraceEnumTwin
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["MixtureSVIResult", "check_guide", "fit_mixture_svi"]
+__all__ = ["MixtureSVIResult", "RegularizedEnum", "check_guide", "fit_mixture_svi"]
 
 _GUIDES = (AutoDelta, AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
 # Changes of the bound in succession, each below the tolerance, that end a noiseless fit.
@@ -52,6 +53,7 @@ class MixtureSVIResult:
         parameters: The mixture at the guide's median, in the data's coordinates, in float64.
         lower_bounds: ELBO per epoch, nats per datum in the data's coordinates: under flat priors and `AutoDelta`
             the mean log-likelihood.
+        lower_bound: The bound of the fit: at the point that was taken where there is no noise, else of the last epoch.
         converged: Whether the loss levelled off; for noisy objectives, whether all epochs were run.
         model: The Pyro model, of standardised data `(x - location) / scale`.
         guide: The fitted guide.
@@ -64,6 +66,7 @@ class MixtureSVIResult:
 
     parameters: MixtureParameters
     lower_bounds: list[float]
+    lower_bound: float
     converged: bool
     model: MixtureModel
     guide: AutoGuide
@@ -82,61 +85,57 @@ class MixtureSVIResult:
         return {name: value for name, value in vars(self).items() if name != "posterior"}
 
     @property
-    def lower_bound(self) -> float:
-        """The bound of the fit: of the best point where there is no noise, else of the last epoch."""
-        return self.lower_bounds[-1] if self.noisy else max(self.lower_bounds)
-
-    @property
     def n_iter(self) -> int:
         """Number of epochs."""
         return len(self.lower_bounds)
 
 
-class _Watch(Callback):
-    """Keeps the best point of a noiseless fit, and ends the fit when the loss has levelled off."""
+class RegularizedEnum(TraceEnumTwin):
+    r"""`TraceEnum_ELBO` regularized as EM is.
 
-    def __init__(self, guide: AutoGuide, tol: float, patience: int, noisy: bool, smooth: bool) -> None:
-        self.guide, self.tol, self.patience, self.noisy, self.smooth = guide, tol, patience, noisy, smooth
-        self.losses: list[float] = []
-        self.best: list[Tensor] | None = None
-        self.at = self._leaves()
-        self.converged = False
+    An M step of EM that adds `reg_covar` to the variances maximises the expected log-density less
+    :math:`\tfrac12 \sum_k N_k \operatorname{tr}(\Sigma_k^{-1} \epsilon)`, with the sums :math:`N_k` of
+    responsibilities as they are. So does the loss here: it is stationary where EM ends, whatever the floor. The ELBO
+    that is reported lacks that term, as EM's bound does.
 
-    def on_epoch_end(self, state: TrainingState) -> bool | None:
-        """Compare the loss, which belongs to the point before the step, with the ones before."""
-        self.losses.append(state.history[-1].loss)
-        if self.noisy:
-            return None
-        if self.losses[-1] == min(self.losses):
-            self.best = self.at
-        self.at = self._leaves()
-        if self.smooth and len(self.losses) > _QUIET:
-            recent = self.losses[-_QUIET - 1 :]
-            self.converged = max(recent) - min(recent) < self.tol
-        if len(self.losses) > self.patience:
-            gain = min(self.losses[: -self.patience]) - min(self.losses)
-            self.converged = self.converged or gain < self.tol
-        return self.converged
-
-    def restore(self) -> None:
-        """Bring the best point back."""
-        if self.best is not None:
-            with torch.no_grad():
-                for leaf, value in zip(self.guide.parameters(), self.best, strict=True):
-                    leaf.copy_(value)
-
-    def _leaves(self) -> list[Tensor]:
-        return [leaf.detach().clone() for leaf in self.guide.parameters()]
-
-
-class _Noiseless(TraceEnumTwin):
-    """Twin of `TraceEnum_ELBO` for a point-mass guide and all the data: what was evaluated at a point is kept.
-
-    `fit` looks at the objective twice before its first step.
+    Args:
+        elbo: Pyro's own.
+        model: The mixture, without a floor.
+        regularization: `(D,)` variances :math:`\epsilon` that are added.
     """
 
-    def __init__(self, elbo: ELBO) -> None:
+    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
         super().__init__(elbo)
+        self._structure = model.structure
+        self._regularization = regularization if bool((regularization > 0).any()) else None
+
+    def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
+        """See `Twin.particle`."""
+        loss, elbo, log_likelihood = super().particle(model_trace, guide_trace)
+        if self._regularization is None:
+            return loss, elbo, log_likelihood
+        sites = model_trace.nodes
+        correlation = sites["correlation_cholesky"]["value"] if "correlation_cholesky" in sites else None
+        traces = self._structure.precision_traces(sites["scales"]["value"], correlation, self._regularization)
+        with torch.no_grad():
+            joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
+            counts = joint.softmax(0).sum(1) * sites["x"]["scale"]
+        return loss + 0.5 * (counts * traces).sum(), elbo, log_likelihood
+
+
+class _Noiseless(RegularizedEnum):
+    """The objective of a point-mass guide and all the data: what was evaluated at a point is kept.
+
+    `fit` looks at the objective twice before its first step.
+
+    Attributes:
+        value: The loss of the last step, in nats per datum.
+    """
+
+    value: float
+
+    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
+        super().__init__(elbo, model, regularization)
         self._kept: tuple[object, Terms] | None = None
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
@@ -151,8 +150,61 @@ class _Noiseless(TraceEnumTwin):
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.backward`."""
         terms = super().backward(model, guide, *batch)
+        self.value = float(terms.loss.detach())
         self._kept = None
         return terms
+
+
+class _Watch(Callback):
+    """Keeps the best point of a noiseless fit, and ends the fit when its objective has levelled off.
+
+    Of a fit that levels off smoothly the last point is the best: the objective's gradient vanishes there, though its
+    value need not be the least of the path, as its regularization moves with the weights.
+
+    Args:
+        guide: The point mass.
+        objective: What the fit minimises, `None` where that is noisy.
+        tol: As `fit_mixture_svi` takes it.
+        patience: Likewise.
+        smooth: Whether steps are so regular that two small changes in succession are the end.
+    """
+
+    def __init__(self, guide: AutoGuide, objective: _Noiseless | None, tol: float, patience: int, smooth: bool) -> None:
+        self.guide, self.objective, self.tol, self.patience, self.smooth = guide, objective, tol, patience, smooth
+        self.losses: list[float] = []
+        self.values: list[float] = []
+        self.taken = 0
+        self.best: list[Tensor] | None = None
+        self.at = self._leaves()
+        self.converged = False
+
+    def on_epoch_end(self, state: TrainingState) -> bool | None:
+        """Compare the objective, which belongs to the point before the step, with its values before."""
+        self.losses.append(state.history[-1].loss)
+        if self.objective is None:
+            self.taken = len(self.losses) - 1
+            return None
+        self.values.append(self.objective.value)
+        if self.smooth and len(self.values) > _QUIET:
+            recent = self.values[-_QUIET - 1 :]
+            self.converged = max(recent) - min(recent) < self.tol
+        if self.converged or self.values[-1] == min(self.values):
+            self.taken, self.best = len(self.values) - 1, self.at
+        self.at = self._leaves()
+        if len(self.values) > self.patience:
+            gain = min(self.values[: -self.patience]) - min(self.values)
+            self.converged = self.converged or gain < self.tol
+        return self.converged
+
+    def restore(self) -> None:
+        """Bring the best point back."""
+        if self.best is not None:
+            with torch.no_grad():
+                for leaf, value in zip(self.guide.parameters(), self.best, strict=True):
+                    leaf.copy_(value)
+
+    def _leaves(self) -> list[Tensor]:
+        return [leaf.detach().clone() for leaf in self.guide.parameters()]
 
 
 def check_guide(family: Callable[..., AutoGuide]) -> None:
@@ -203,7 +255,8 @@ def fit_mixture_svi(
         priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's
             coordinates; what is left out takes that model's default, which is one of standardised data. By default
             no prior is informative: every global is `ImproperUniform`, and the fit is maximum likelihood.
-        reg_covar: Floor of the variances in the data's coordinates.
+        reg_covar: Variance, in the data's coordinates, that each component takes on top of its estimate in every
+            direction, as in EM: with it a point mass under flat priors ends where EM does, over features of any scales.
         family: Class of the guide: `AutoDelta`, `AutoNormal`, `AutoDiagonalNormal`, `AutoMultivariateNormal`,
             `AutoLowRankMultivariateNormal`, or an `AutoGuide` of one's own.
         epochs: Most passes over the data.
@@ -225,10 +278,10 @@ def fit_mixture_svi(
         ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
     """
     check_guide(family)
-    made = standardised_model(x, len(start.weights), start.structure, priors=priors, reg_covar=reg_covar)
+    noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
+    made = standardised_model(x, len(start.weights), start.structure, priors=priors, reg_covar=reg_covar, floored=False)
     model, location, scale = made.model, made.location, made.scale
     standardised = made.points(x)
-    noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
     given = getattr(family, "keywords", {})  # of a functools.partial
     options = {"init_scale": 0.02} if family is not AutoDelta and "init_scale" not in given else {}
     guide = global_guide(model, family=family, start=made.sites(start), **options)
@@ -242,7 +295,10 @@ def fit_mixture_svi(
         metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
         optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    watch = _Watch(guide, tol, patience, noisy, smooth=metric is not None)
+    objective = (RegularizedEnum if noisy else _Noiseless)(elbo, model, reg_covar / scale.square())
+    watch = _Watch(
+        guide, objective if isinstance(objective, _Noiseless) else None, tol, patience, smooth=metric is not None
+    )
     result = None
     try:
         result = fit(
@@ -251,7 +307,7 @@ def fit_mixture_svi(
             standardised,
             epochs=epochs,
             batch_size=batch_size,
-            objective=elbo if noisy else _Noiseless(elbo),
+            objective=objective,
             optimizer=optimizer,
             scheduler=scheduler,
             seed=seed,
@@ -264,17 +320,23 @@ def fit_mixture_svi(
     with torch.no_grad(), isolated():
         sites = guide.median()
     fitted = model.parameters({name: value.detach() for name, value in sites.items()})
-    fitted, repaired = repair(fitted, moments(standardised)[1])
+    # Singular is what the covariances themselves cannot be told from, whatever the digits of their factors.
+    rounded = MixtureParameters(fitted.weights, fitted.means, fitted.covariances, fitted.structure)
+    rounded, repaired = repair(rounded, moments(standardised)[1])
     if repaired:
+        fitted = rounded
         warn(
             "SVI ended at a singular covariance, which got a jitter: its likelihood has no maximum there; raise "
             "reg_covar, or fit fewer components."
         )
     jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
+    bounds = [-loss - jacobian for loss in watch.losses]
+    lost = noisy and _lost(bounds[-1], start, x)
     return MixtureSVIResult(
         parameters=fitted.affine(scale, location),
-        lower_bounds=[-loss - jacobian for loss in watch.losses],
-        converged=(watch.converged or (noisy and result is not None)) and not repaired,
+        lower_bounds=bounds,
+        lower_bound=bounds[watch.taken],
+        converged=(watch.converged or (noisy and result is not None)) and not repaired and not lost,
         model=model,
         guide=guide,
         location=location,
@@ -283,3 +345,19 @@ def fit_mixture_svi(
         noisy=noisy,
         seed=seed,
     )
+
+
+def _lost(bound: float, start: MixtureParameters, x: Tensor) -> bool:
+    """Whether a noisy fit ended far below the likelihood that it started from; warns if so.
+
+    A guide pays for its width, some nats for each parameter over all data; this is beyond ten.
+    """
+    likelihood = float(start.log_likelihood(x.double()).mean())
+    lost = likelihood - bound > 1 + 10 * start.n_parameters() / len(x)
+    if lost:
+        warn(
+            f"SVI ended at an ELBO of {bound:.4g} nats per point, far below the {likelihood:.4g} of its start: the "
+            "steps or the width of the guide were too large for features so close to collinear; leave one of them "
+            "out, or take guide=AutoDelta with all the data."
+        )
+    return lost

@@ -1,4 +1,6 @@
+import warnings
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -6,9 +8,11 @@ import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
+from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference.mixtures import svi
 from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.starts import start
 from latentmix.inference.mixtures.svi import fit_mixture_svi
 from latentmix.inference.objectives import as_objective
@@ -91,7 +95,7 @@ def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None
     fitted = fit_mixture_svi(x, first(x, "diag"), epochs=3)
     points = (x - fitted.location) / fitted.scale
     plain = as_objective(TraceEnum_ELBO(max_plate_nesting=1))
-    kept = svi._Noiseless(TraceEnum_ELBO(max_plate_nesting=1))
+    kept = svi._Noiseless(TraceEnum_ELBO(max_plate_nesting=1), fitted.model, torch.zeros(3).double())
     leaves = list(fitted.guide.parameters())
     one, again = kept.terms(fitted.model, fitted.guide, points), kept.terms(fitted.model, fitted.guide, points)
     assert one is again
@@ -128,3 +132,79 @@ def test_ordered_means_from_a_start_in_any_order(x: torch.Tensor, covariance_typ
     ]
     assert bool((fits[1].parameters.means.diff(dim=0) > 0).all())
     torch.testing.assert_close(fits[1].parameters.means, fits[0].parameters.means)
+
+
+def collinear(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    t = np.r_[rng.normal(-4, 1, 150), rng.normal(4, 1, 150)]
+    return np.c_[3e3 * t, 6e3 * t + 3, rng.normal(size=300)]
+
+
+def both(x: np.ndarray, **options: Any) -> tuple[GaussianMixture, GaussianMixture]:
+    """EM and SVI, neither of which may warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        em = GaussianMixture(2, random_state=0, tol=1e-7, max_iter=1000, **options).fit(x)
+        return em, GaussianMixture(2, random_state=0, inference="svi", **options).fit(x)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("reg_covar", [1e-6, 0.0])
+@pytest.mark.parametrize(
+    "scales",
+    [
+        (1e-9, 1.0, 1e9, 1e3),
+        (1e-3, 1e-3, 1e-3, 1e-3),  # variances of the size of the floor
+        (1e-4, 3e-3, 1e-2, 1e6),
+        (1e-7, 1e-8, 1.0, 1.0),
+    ],
+)
+def test_svi_ends_where_em_does_over_features_of_any_scales(
+    covariance_type: str, reg_covar: float, scales: tuple[float, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-2, 1, (150, 4)), rng.normal(2, 1, (150, 4))]) * scales
+    em, svi = both(x, covariance_type=covariance_type, reg_covar=reg_covar)
+    assert svi.converged_
+    assert svi.score(x) == pytest.approx(em.score(x), abs=1e-4)
+    assert svi.lower_bound_ == pytest.approx(svi.score(x), abs=1e-6)
+
+
+def test_svi_ends_where_em_does_beside_a_constant_feature() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-2, 1, (80, 2)), rng.normal(2, 1, (60, 2))]) * (1.0, 1e9)
+    x = np.c_[x, np.full(140, 7.0)]
+    em, svi = both(x)
+    assert svi.score(x) == pytest.approx(em.score(x), abs=1e-4)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_svi_ends_where_em_does_on_collinear_columns(covariance_type: str) -> None:
+    """The narrowest variance is the floor's, 1e-15 of the widest."""
+    for seed in range(8):
+        em, svi = both(collinear(seed), covariance_type=covariance_type)
+        assert svi.converged_
+        assert svi.lower_bound_ == pytest.approx(em.lower_bound_, abs=2e-3), seed  # EM's own digits end there
+
+
+def test_the_first_steps_are_those_of_em_with_a_floor(x: torch.Tensor) -> None:
+    begin = first(x, "full")
+    em = fit_em(x, begin, tol=0.0, reg_covar=0.3, max_iter=6)
+    fitted = fit_mixture_svi(x, begin, reg_covar=0.3, epochs=6)
+    np.testing.assert_allclose(fitted.lower_bounds, em.lower_bounds, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{"guide": AutoNormal}, {"batch_size": 100}])
+def test_noisy_fits_take_features_of_any_scales(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-2, 1, (150, 3)), rng.normal(2, 1, (150, 3))]) * (1e-9, 1.0, 1e9)
+    em = GaussianMixture(2, random_state=0).fit(x)
+    svi = GaussianMixture(2, random_state=0, inference="svi", svi_epochs=80, **options).fit(x)
+    assert svi.score(x) == pytest.approx(em.score(x), abs=0.05)
+
+
+def test_a_guide_that_loses_its_start_is_not_called_converged() -> None:
+    mixture = GaussianMixture(2, random_state=0, inference="svi", guide=AutoNormal, svi_epochs=20)
+    with pytest.warns(ConvergenceWarning, match=r"far below the -6\.\d+ of its start: .* leave one of them out"):
+        mixture.fit(collinear(0))
+    assert not mixture.converged_
