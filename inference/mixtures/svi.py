@@ -116,7 +116,8 @@ class RegularizedEnum(TraceEnumTwin):
             return loss, elbo, log_likelihood
         sites = model_trace.nodes
         correlation = sites["correlation_cholesky"]["value"] if "correlation_cholesky" in sites else None
-        traces = self._structure.precision_traces(sites["scales"]["value"], correlation, self._regularization)
+        scales: Any = sites["scales"]["value"]
+        traces = self._structure.precision_traces(scales, correlation, self._regularization)
         with torch.no_grad():
             joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
             counts = joint.softmax(0).sum(1) * sites["x"]["scale"]
