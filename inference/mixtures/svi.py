@@ -332,9 +332,10 @@ def fit_mixture_svi(
         )
     jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
     bounds = [-loss - jacobian for loss in watch.losses]
-    lost = noisy and _lost(bounds[-1], start, x)
+    parameters = fitted.affine(scale, location)
+    lost = noisy and _lost(parameters, start, x)
     return MixtureSVIResult(
-        parameters=fitted.affine(scale, location),
+        parameters=parameters,
         lower_bounds=bounds,
         lower_bound=bounds[watch.taken],
         converged=(watch.converged or (noisy and result is not None)) and not repaired and not lost,
@@ -348,17 +349,14 @@ def fit_mixture_svi(
     )
 
 
-def _lost(bound: float, start: MixtureParameters, x: Tensor) -> bool:
-    """Whether a noisy fit ended far below the likelihood that it started from; warns if so.
-
-    A guide pays for its width, some nats for each parameter over all data; this is beyond ten.
-    """
-    likelihood = float(start.log_likelihood(x.double()).mean())
-    lost = likelihood - bound > 1 + 10 * start.n_parameters() / len(x)
+def _lost(fitted: MixtureParameters, start: MixtureParameters, x: Tensor) -> bool:
+    """Whether a noisy fit ended far below the likelihood that it started from; warns if so."""
+    likelihood, before = (float(mixture.log_likelihood(x.double()).mean()) for mixture in (fitted, start))
+    lost = not before - likelihood < 1 + 10 * start.n_parameters() / len(x)
     if lost:
         warn(
-            f"SVI ended at an ELBO of {bound:.4g} nats per point, far below the {likelihood:.4g} of its start: the "
-            "steps or the width of the guide were too large for features so close to collinear; leave one of them "
-            "out, or take guide=AutoDelta with all the data."
+            f"SVI ended at a log-likelihood of {likelihood:.4g} nats per point, far below the {before:.4g} of its "
+            "start: unless priors pull it there, the optimizer's steps or the guide's width are too large, as where "
+            "features are close to collinear; leave one of these out, or take guide=AutoDelta and all the data."
         )
     return lost

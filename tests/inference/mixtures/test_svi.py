@@ -205,6 +205,6 @@ def test_noisy_fits_take_features_of_any_scales(options: dict[str, Any]) -> None
 
 def test_a_guide_that_loses_its_start_is_not_called_converged() -> None:
     mixture = GaussianMixture(2, random_state=0, inference="svi", guide=AutoNormal, svi_epochs=20)
-    with pytest.warns(ConvergenceWarning, match=r"far below the -6\.\d+ of its start: .* leave one of them out"):
+    with pytest.warns(ConvergenceWarning, match=r"far below the -6\.\d+ of its start: .* leave one of these out"):
         mixture.fit(collinear(0))
     assert not mixture.converged_
