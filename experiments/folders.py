@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Sequence
+from mimetypes import MimeTypes
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentmix.experiments.image_cache import cached_images
+from latentmix.experiments.image_cache import cached_images, some
 
 __all__ = ["load_celeba", "load_image_folder"]
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+FORMATS = MimeTypes()  # the standard library's table alone, alike on every machine
 PARTS = ("training", "validation", "test")
 
 
@@ -26,10 +32,12 @@ def load_image_folder(
     """All images under a folder, in the order of their names.
 
     Where every image lies in one of several sub-folders, these are the classes, numbered from 0 in the order of their
-    names. Hidden files and folders are passed over.
+    names; where some lie beside the sub-folders there are no labels, and a warning names these. Links are followed, and
+    every folder is read once, under its own name before that of a link. Hidden files and folders are skipped; a warning
+    names images of other formats, broken links, and links to what is read already.
 
     Args:
-        root: The folder; it is searched throughout for .bmp, .jpeg, .jpg, .png and .webp files.
+        root: The folder; it is searched throughout for files of the suffixes in `EXTENSIONS`, in either case.
         size: The side of the images, in pixels.
         cache: The folder of the cache, see `cache_folder`.
         max_corrupt: How many files may be unreadable.
@@ -38,7 +46,8 @@ def load_image_folder(
         An `N x 3 x size x size` uint8 tensor, and N labels or `None`.
 
     Raises:
-        ValueError: Where there is no such folder or no image in it, and where `cached_images` does.
+        ValueError: Where there is no such folder or no image in it, or a folder below it cannot be read, and where
+            `cached_images` does.
 
     Example:
         >>> import tempfile
@@ -62,6 +71,13 @@ def load_image_folder(
     images = cached_images(folder, names, size=size, cache=cache, max_corrupt=max_corrupt)
     groups = [Path(name).parts[0] if "/" in name else None for name in names]
     classes = sorted({group for group in groups if group is not None})
+    if len(classes) > 1 and None in groups:
+        stray = [name for name, group in zip(names, groups, strict=True) if group is None]
+        warnings.warn(
+            f"{len(stray):,} of {len(names):,} images lie beside the sub-folders of {str(folder)!r}, so that there are "
+            f"no labels: {some(stray)}. Move them into sub-folders to have these as classes.",
+            stacklevel=2,
+        )
     if None in groups or len(classes) < 2:
         return images.pixels, None
     numbers = {name: number for number, name in enumerate(classes)}
@@ -130,16 +146,40 @@ def load_celeba(
 
 def _image_names(folder: Path) -> list[str]:
     """Names of the image files below a folder, relative to it, with forward slashes, sorted."""
-    names = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(place).relative_to(folder)
-        names += [
-            (below / name).as_posix()
-            for name in files
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
+    names, skipped = list[str](), list[str]()
+    read = set[str]()
+    starts = [folder]  # links come after all folders that are none, so that these keep their own names
+    for start in starts:
+        for place, folders, files in os.walk(start, onerror=_refuse_unreadable):
+            real = os.path.realpath(place)
+            below = Path(place).relative_to(folder)
+            if real in read:
+                folders.clear()
+                if real not in map(os.path.realpath, Path(place).parents):  # else it is a cycle, and nothing is lost
+                    skipped.append(f"{below.as_posix()} (is read already)")
+                continue
+            read.add(real)
+            visible = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = [name for name in visible if not os.path.islink(os.path.join(place, name))]
+            starts += [Path(place, name) for name in visible if name not in folders]
+            for name in sorted(name for name in files if not name.startswith(".")):
+                kind, _ = FORMATS.guess_type(name)
+                if name.lower().endswith(EXTENSIONS):
+                    names.append((below / name).as_posix())
+                elif not os.path.exists(os.path.join(place, name)):
+                    skipped.append(f"{(below / name).as_posix()} (a broken link)")
+                elif kind is not None and kind.startswith("image/"):
+                    skipped.append(f"{(below / name).as_posix()} ({kind})")
+    if skipped:
+        warnings.warn(
+            f"{len(skipped):,} files and links in {str(folder)!r} are left out: {some(skipped)}.", stacklevel=3
+        )
     return sorted(names)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise ValueError(f"Expected folders that can be read; got {error}.") from error
 
 
 def _celeba_folder(root: str | None) -> Path:
