@@ -28,6 +28,7 @@ APPLIES: dict[str, Collection[str]] = {
     "max_corrupt": ("celeba", "image_folder"),
     "points": ("gmm3d",),
 }
+CONVERT = "convert them to a torch tensor of uint8 in 0..255, or of floats in [0, 1]"
 
 
 @final
@@ -308,12 +309,19 @@ def binarize_static(images: Tensor, seed: int) -> Tensor:
     """One draw of binary images, for good.
 
     Args:
-        images: An `N x C x H x W` uint8 tensor of grey images.
+        images: An `N x C x H x W` tensor of grey images, uint8 or boolean.
         seed: The seed of the draw; the global random state is not touched.
 
     Returns:
-        A uint8 tensor of the same shape: 255 with probability `images / 255`, else 0.
+        A uint8 tensor of the same shape: 255 with probability `images / 255`, else 0; 255 where a boolean is True.
+
+    Raises:
+        ValueError: If the images are of another type.
     """
+    if images.dtype == torch.bool:
+        return images.to(torch.uint8) * 255
+    if images.dtype != torch.uint8:
+        raise ValueError(f"Expected uint8 or boolean images; got {images.dtype}: {CONVERT}.")
     generator = torch.Generator(images.device).manual_seed(seed)
     draw = torch.randint(0, 255, images.shape, dtype=torch.uint8, device=images.device, generator=generator)
     return (draw < images).to(torch.uint8) * 255
@@ -322,29 +330,46 @@ def binarize_static(images: Tensor, seed: int) -> Tensor:
 @final
 @dataclass(frozen=True)
 class ToFloat:
-    """Maps a uint8 batch of any shape to float32 in [0, 1]; a batch of floats stays as it is."""
+    """Maps a batch of any shape to floats in [0, 1]: bytes are divided by 255, and True is 1; floats stay as they are.
+
+    Raises:
+        ValueError: On integers other than bytes, whose range is unknown.
+    """
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Returns `batch / 255` for bytes."""
-        return batch if batch.is_floating_point() else batch.to(torch.float32) / 255.0
+        """Returns the batch as floats: float32 for bytes and booleans."""
+        if isinstance(batch, Tensor):
+            if batch.is_floating_point():
+                return batch
+            if batch.dtype == torch.bool:
+                return batch.to(torch.float32)
+            if batch.dtype == torch.uint8:
+                return batch.to(torch.float32) / 255.0
+        kind = getattr(batch, "dtype", type(batch).__name__)
+        raise ValueError(f"Expected a tensor of uint8, booleans or floats; got {kind}: {CONVERT}.")
 
 
 @final
 @dataclass(frozen=True)
 class DynamicBinarization:
-    """Maps a uint8 batch of any shape to float32 zeros and ones, drawn anew at every call; floats stay as they are.
+    """Maps a batch of any shape to float32 zeros and ones, drawn anew at every call; floats stay as they are.
 
-    A pixel is 1 with probability `batch / 255`, from torch's global random state (Salakhutdinov and Murray,
-    2008, "On the quantitative analysis of deep belief networks", https://doi.org/10.1145/1390156.1390266).
+    A pixel is 1 with probability `batch / 255` for bytes, and where a boolean is True, from torch's global random state
+    (Salakhutdinov and Murray, 2008, "On the quantitative analysis of deep belief networks",
+    https://doi.org/10.1145/1390156.1390266).
+
+    Raises:
+        ValueError: As `ToFloat` does.
     """
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Returns one draw of the batch."""
-        return batch if batch.is_floating_point() else torch.bernoulli(batch.to(torch.float32) / 255.0)
+        rates = ToFloat()(batch)
+        return torch.bernoulli(rates) if batch.dtype == torch.uint8 else rates
 
 
 def batch_transform(binarize: Binarization) -> ToFloat | DynamicBinarization:
-    """What a training loop applies to every uint8 batch; `binarize_static` draws `static` images before."""
+    """What a training loop applies to every batch; `binarize_static` draws `static` images before."""
     return DynamicBinarization() if binarize == "dynamic" else ToFloat()
 
 

@@ -260,6 +260,7 @@ class TestFiles:
             ({"images": np.zeros((9, 2, 4, 4))}, r"N x H x W, .*; got \(9, 4, 2, 4\)"),
             ({"images": np.zeros((9, 1, 1, 4, 4))}, r"N x H x W, .*; got \(9, 1, 1, 4, 4\)"),
             ({"images": np.zeros((9, 4, 4), int)}, "uint8, boolean or floating-point pixels .* got int64"),
+            ({"images": np.zeros((9, 4, 4), "uint16")}, "got uint16: convert them to uint8 in 0..255, or to floats in"),
             ({"images": np.full((9, 4, 4), "a")}, "uint8, boolean or floating-point pixels .* got <U1"),
             ({"images": np.eye(4, dtype="uint8")[None].repeat(9, 0)}, "largest pixel of 1: save two-valued"),
             ({"pixels": np.zeros((9, 4, 4))}, r"an array 'images' .*; got \['pixels'\]"),
@@ -271,6 +272,7 @@ class TestFiles:
             ),
             ({"images": numbered(9), "labels": np.zeros(9)}, "integer labels .*; got float64"),
             ({"images": numbered(9), "labels": np.arange(9) - 1}, "labels >= 0 .*; got -1"),
+            ({"images": numbered(9), "labels": np.full(9, 2**63, "uint64")}, r"labels below 2\*\*63 .*; got 9223"),
         ],
     )
     def test_bad_arrays(self, arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
