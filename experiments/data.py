@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,6 +10,7 @@ from typing import Literal, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.experiments.folders import load_celeba, load_image_folder
@@ -28,6 +30,7 @@ APPLIES: dict[str, Collection[str]] = {
     "max_corrupt": ("celeba", "image_folder"),
     "points": ("gmm3d",),
 }
+SMALL = 7  # a smaller class may have no share of a split; scikit-learn refuses a class of one
 CONVERT = "convert them to a torch tensor of uint8 in 0..255, or of floats in [0, 1]"
 
 
@@ -76,7 +79,7 @@ class Dataset:
         train: What models are fitted to.
         validation: What choices are made on.
         test: What figures are reported on.
-        classes: The labels that occur, ascending; empty where the data set has no labels.
+        classes: The labels that occur in any split, ascending; empty where the data set has no labels.
         attributes: Names of the columns of `Split.attributes`; empty where there are none.
         truth: The mixture that the data were drawn from, where they were.
     """
@@ -124,7 +127,8 @@ class Data:
     | `natural_patches` | patches of scikit-learn's two photographs, in colour; labels: which | apart in space |
     | `gmm3d` | points of a known mixture of ten Gaussians in three dimensions; labels: components | 64/16/20 |
 
-    Shares are drawn from `seed` and stratified by class, except where a class has fewer than seven data. Images of
+    Shares are drawn from `seed` and stratified by class. Of a class of fewer than seven data, how many a split has does
+    not depend on the seed, and at least one is for training; so data are refused for every seed, or for none. Images of
     `celeba` stay in a memory-mapped file until they are used; those of `image_folder` are read into memory, since a
     drawn split has its own order.
 
@@ -139,7 +143,8 @@ class Data:
         binarize: How grey pixels become binary: `dynamic` draws them anew for every batch, `static` once;
             `auto` is `dynamic` for a likelihood of binary data and `none` for any other.
         seed: The seed of the splits, of the points of `gmm3d`, and of the draws of labelled data.
-        limit: Keep at most this many data of each split, for a quick trial.
+        limit: Keep at most this many data of each split, for a quick trial: the first ones, or those of each class in
+            proportion where a class has fewer than seven.
         size: The side of the images of `celeba` and `image_folder` (by default 64 pixels), or of `natural_patches`
             (32).
         attribute: The attribute of `celeba` whose values, 0 and 1, are the labels, such as `Male`; by default there
@@ -184,11 +189,12 @@ class Data:
         if len(splits) == 2:
             splits = [*self._divide(splits[0]), splits[1]]
         if self.limit is not None:
-            splits = [split.first(self.limit) for split in splits]
+            splits = [self._shorten(split, self.limit) for split in splits]
         train, validation, test = splits
         classes: tuple[int, ...] = ()
         if train.labels is not None:
-            classes = tuple(train.labels.unique().tolist())
+            every = [split.labels for split in splits if split.labels is not None]
+            classes = tuple(torch.cat(every).unique().tolist())
             _check_budget(train.labels, classes, self.labels_per_class)
         truth = three_dimensional_mixture(self.classes) if self.source == "gmm3d" else None
         return Dataset(self.source, train, validation, test, classes, attributes, truth)
@@ -257,12 +263,45 @@ class Data:
 
         if len(split) < 4:
             raise ValueError(f"Expected 5 images or more in {self.source!r} to split; got too few.")
-        stratify = None
-        if split.labels is not None and split.labels.unique(return_counts=True)[1].min() >= 7:
-            stratify = split.labels.numpy()
-        rows = np.arange(len(split))
-        parts = train_test_split(rows, test_size=0.2, random_state=self.seed, stratify=stratify)
+        labels = None if split.labels is None else split.labels.numpy()
+        if labels is not None and _has_small_class(labels):
+            parts = _stratified(labels, math.ceil(len(labels) / 5), self.seed)
+            if not len(parts[1]):
+                raise ValueError(
+                    f"Expected three images or more of a class in {self.source!r}, one for each split; got fewer."
+                )
+        else:
+            parts = train_test_split(np.arange(len(split)), test_size=0.2, random_state=self.seed, stratify=labels)
         return [split.take(torch.from_numpy(part)) for part in parts]
+
+    def _shorten(self, split: Split, limit: int) -> Split:
+        """The first data, or as many of each class in proportion where one is small."""
+        labels = None if split.labels is None else split.labels.numpy()
+        if labels is not None and len(labels) > limit and _has_small_class(labels):
+            kept, _ = _stratified(labels, len(labels) - limit, self.seed)
+            split = split.take(torch.from_numpy(kept))
+        return split.first(limit)
+
+
+def _has_small_class(labels: NDArray[np.int64]) -> bool:
+    return bool(np.unique(labels, return_counts=True)[1].min(initial=SMALL) < SMALL)
+
+
+def _stratified(labels: NDArray[np.int64], held_out: int, seed: int) -> list[NDArray[np.int64]]:
+    """Rows that stay and rows that are held out, each class in proportion, but at least one datum of each stays.
+
+    How many of a class are held out depends on the sizes of the classes alone, by the method of largest remainders,
+    ties going to the smaller label; the seed draws which.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    shares, remainders = np.divmod(counts * held_out, len(labels))
+    for index in np.argsort(-remainders, kind="stable"):
+        if shares.sum() < held_out and shares[index] < counts[index] - 1:
+            shares[index] += 1
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = [order[labels[order] == label][:share] for label, share in zip(classes, shares, strict=True)]
+    held = np.isin(order, np.concatenate(chosen))
+    return [order[~held], order[held]]
 
 
 def draw_labelled(labels: Tensor, classes: Sequence[int], per_class: int, seed: int) -> Tensor:
