@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from latentmix.experiments.celeba_lists import read_attributes, read_partition
 from latentmix.experiments.image_cache import cached_images, some
 
 __all__ = ["load_celeba", "load_image_folder"]
@@ -95,8 +95,9 @@ def load_celeba(
 ) -> tuple[list[tuple[Tensor, Tensor | None, Tensor]], tuple[str, ...]]:
     """CelebA in its own layout, or any folder laid out like it: faces, their attributes, their official partition.
 
-    `img_align_celeba/`, `list_attr_celeba.txt` and `list_eval_partition.txt` lie in `root/celeba`, or in `root`. A file
-    that is missing or cannot be read is left out with its attributes.
+    `img_align_celeba/`, `list_attr_celeba.txt` and `list_eval_partition.txt` lie in `root/celeba`, or in `root`; so may
+    Kaggle's `img_align_celeba/img_align_celeba/` and lists with the suffix `.csv`. An image that is missing or cannot
+    be read is left out with its attributes.
 
     Source: Liu, Luo, Wang and Tang, 2015, "Deep learning face attributes in the wild",
     https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.
@@ -117,23 +118,26 @@ def load_celeba(
             partition is empty, and where `cached_images` does.
     """
     folder = _celeba_folder(root)
-    present, names = _read_attributes(folder / "list_attr_celeba.txt")
+    present, names = read_attributes(folder)
     if attribute is not None and attribute not in names:
         near = _near(attribute, names)
         raise ValueError(f"Expected an attribute of {str(folder)!r}; got {attribute!r}: {near}.")
-    files, part = _read_table(folder / "list_eval_partition.txt", 0, 1, (0, 1, 2))
+    files, part = read_partition(folder)
     unknown = sorted(set(files) - set(present))
     if unknown:
         raise ValueError(
             f"Expected the files of list_eval_partition.txt in list_attr_celeba.txt, too, in {str(folder)!r}; got "
             f"none for {unknown[0]}."
         )
-    order = part[:, 0].argsort(kind="stable")  # each part is one slice of the cache
+    order = part.argsort(kind="stable")  # each part is one slice of the cache
     files = [files[row] for row in order]
-    images = cached_images(folder / "img_align_celeba", files, size=size, cache=cache, max_corrupt=max_corrupt)
+    pictures = folder / "img_align_celeba"
+    if (pictures / pictures.name).is_dir():
+        pictures = pictures / pictures.name
+    images = cached_images(pictures, files, size=size, cache=cache, max_corrupt=max_corrupt)
     attributes = torch.from_numpy(np.stack([present[files[row]] for row in images.rows.tolist()]))
     labels = None if attribute is None else attributes[:, names.index(attribute)].long()
-    counts = np.bincount(part[order, 0][images.rows.numpy()], minlength=3).tolist()
+    counts = np.bincount(part[order][images.rows.numpy()], minlength=3).tolist()
     splits, start = [], 0
     for name, count in zip(PARTS, counts, strict=True):
         if not count:
@@ -193,45 +197,6 @@ def _celeba_folder(root: str | None) -> Path:
         if (folder / "img_align_celeba.zip").is_file():
             remedy = f"unpack img_align_celeba.zip in {str(folder)!r}"
     raise ValueError(f"Expected celeba/img_align_celeba in the data root; got {root!r} without it: {remedy}.")
-
-
-def _read_attributes(path: Path) -> tuple[dict[str, NDArray[np.bool_]], tuple[str, ...]]:
-    """The attributes of every file, and their names, which stand in the second line."""
-    names = tuple(_lines(path, 2)[1].split())
-    files, values = _read_table(path, 2, len(names), (-1, 1))
-    return dict(zip(files, values == 1, strict=True)), names
-
-
-def _read_table(path: Path, skip: int, columns: int, allowed: tuple[int, ...]) -> tuple[list[str], NDArray[np.int64]]:
-    """File names and `N x columns` integers from the lines after the first `skip`."""
-    lines = _lines(path, skip + 1)[skip:]
-    files, _, numbers = zip(*(line.partition(" ") for line in lines), strict=True)
-    try:
-        values = np.fromstring(" ".join(numbers), np.int64, sep=" ").reshape(len(lines), columns)
-        if np.isin(values, allowed).all():
-            return list(files), values
-    except ValueError:
-        pass
-    words = {str(value) for value in allowed}
-    wrong = (line for line in lines if len(line.split()) != columns + 1 or not words.issuperset(line.split()[1:]))
-    raise ValueError(
-        f"Expected a file name and {columns} times {' or '.join(map(str, allowed))} in every line of {str(path)!r}; "
-        f"got {next(wrong, lines[0])[:60]!r}."
-    )
-
-
-def _lines(path: Path, least: int) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise ValueError(
-            f"Expected {path.name} beside img_align_celeba in {str(path.parent)!r}; got no such file."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {error}.") from error
-    if len(lines) < least:
-        raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {len(lines)} lines.")
-    return lines
 
 
 def _near(attribute: str, names: Sequence[str]) -> str:
