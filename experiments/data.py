@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.experiments.folders import load_celeba, load_image_folder
 from latentmix.experiments.sources import TORCHVISION, load_digits, load_file, load_patches, load_torchvision
+from latentmix.experiments.splits import held_out_fifth, shortened
 from latentmix.experiments.synthetic import gmm3d, three_dimensional_mixture
 from latentmix.models import Likelihood, MixtureParameters
 
@@ -30,7 +28,6 @@ APPLIES: dict[str, Collection[str]] = {
     "max_corrupt": ("celeba", "image_folder"),
     "points": ("gmm3d",),
 }
-SMALL = 7  # a smaller class may have no share of a split; scikit-learn refuses a class of one
 CONVERT = "convert them to a torch tensor of uint8 in 0..255, or of floats in [0, 1]"
 
 
@@ -259,49 +256,18 @@ class Data:
 
     def _divide(self, split: Split) -> list[Split]:
         """Four fifths, and one fifth."""
-        from sklearn.model_selection import train_test_split
-
         if len(split) < 4:
             raise ValueError(f"Expected 5 images or more in {self.source!r} to split; got too few.")
-        labels = None if split.labels is None else split.labels.numpy()
-        if labels is not None and _has_small_class(labels):
-            parts = _stratified(labels, math.ceil(len(labels) / 5), self.seed)
-            if not len(parts[1]):
-                raise ValueError(
-                    f"Expected three images or more of a class in {self.source!r}, one for each split; got fewer."
-                )
-        else:
-            parts = train_test_split(np.arange(len(split)), test_size=0.2, random_state=self.seed, stratify=labels)
+        parts = held_out_fifth(split.labels, len(split), self.seed)
+        if not len(parts[1]):
+            raise ValueError(
+                f"Expected three images or more of a class in {self.source!r}, one for each split; got fewer."
+            )
         return [split.take(torch.from_numpy(part)) for part in parts]
 
     def _shorten(self, split: Split, limit: int) -> Split:
-        """The first data, or as many of each class in proportion where one is small."""
-        labels = None if split.labels is None else split.labels.numpy()
-        if labels is not None and len(labels) > limit and _has_small_class(labels):
-            kept, _ = _stratified(labels, len(labels) - limit, self.seed)
-            split = split.take(torch.from_numpy(kept))
-        return split.first(limit)
-
-
-def _has_small_class(labels: NDArray[np.int64]) -> bool:
-    return bool(np.unique(labels, return_counts=True)[1].min(initial=SMALL) < SMALL)
-
-
-def _stratified(labels: NDArray[np.int64], held_out: int, seed: int) -> list[NDArray[np.int64]]:
-    """Rows that stay and rows that are held out, each class in proportion, but at least one datum of each stays.
-
-    How many of a class are held out depends on the sizes of the classes alone, by the method of largest remainders,
-    ties going to the smaller label; the seed draws which.
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    shares, remainders = np.divmod(counts * held_out, len(labels))
-    for index in np.argsort(-remainders, kind="stable"):
-        if shares.sum() < held_out and shares[index] < counts[index] - 1:
-            shares[index] += 1
-    order = np.random.default_rng(seed).permutation(len(labels))
-    chosen = [order[labels[order] == label][:share] for label, share in zip(classes, shares, strict=True)]
-    held = np.isin(order, np.concatenate(chosen))
-    return [order[~held], order[held]]
+        rows = shortened(split.labels, len(split), limit, self.seed)
+        return split.first(limit) if rows is None else split.take(torch.from_numpy(rows))
 
 
 def draw_labelled(labels: Tensor, classes: Sequence[int], per_class: int, seed: int) -> Tensor:
