@@ -180,7 +180,8 @@ class Data:
         """
         self._check_options()
         splits, attributes = self._read()
-        splits = [self._filter(split) for split in splits]
+        if self.classes is not None:
+            splits = self._filter(splits, self.classes)
         if len(splits) == 1:
             splits = self._divide(splits[0])
         if len(splits) == 2:
@@ -241,18 +242,22 @@ class Data:
             f"{self.source!r}."
         )
 
-    def _filter(self, split: Split) -> Split:
-        if self.classes is None:
-            return split
-        if split.labels is None:
+    def _filter(self, splits: Sequence[Split], classes: Sequence[int]) -> list[Split]:
+        labels = [split.labels for split in splits if split.labels is not None]
+        if not labels:
             remedy = ": name an attribute by --data.attribute" if self.source == "celeba" else ""
             raise ValueError(f"Expected labels in {self.source!r} to choose classes by; got images alone{remedy}.")
-        present = split.labels.unique().tolist()
-        absent = sorted(set(self.classes) - set(present))
-        if absent or not self.classes:
+        present = torch.cat(labels).unique().tolist()
+        absent = sorted(set(classes) - set(present))
+        if absent or not classes:
             got = _listed(absent) or "none"
             raise ValueError(f"Expected classes of {self.source!r}, which has {_listed(present)}; got {got}.")
-        return split.take(torch.isin(split.labels, torch.tensor(self.classes)).nonzero().squeeze(1))
+        rows = [torch.isin(of_split, torch.tensor(classes)).nonzero().squeeze(1) for of_split in labels]
+        if not all(map(len, rows)):
+            raise ValueError(
+                f"Expected the classes {_listed(classes)} in every split of {self.source!r}; got one without."
+            )
+        return [split.take(of_split) for split, of_split in zip(splits, rows, strict=True)]
 
     def _divide(self, split: Split) -> list[Split]:
         """Four fifths, and one fifth."""

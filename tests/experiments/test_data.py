@@ -19,6 +19,7 @@ from latentmix.experiments.data import (
     binarize_static,
     draw_labelled,
 )
+from latentmix.experiments.metrics import classification
 from latentmix.experiments.mixtures import LatentSplit, fit_mixtures
 from latentmix.experiments.sources import load_digits
 
@@ -389,6 +390,22 @@ def classes_of(sizes: list[int], path: Path) -> str:
     return str(path / "some.npz")
 
 
+def only_in(root: Path, rows: tuple[int, ...]) -> None:
+    """Makes the faces at these positions of every five the only ones that are `Male`; (4,) are those for testing."""
+    path = root / "celeba/list_attr_celeba.txt"
+    count, names, *lines = path.read_text().splitlines()
+    column = names.split().index("Male") + 1
+    for row, line in enumerate(lines):
+        words = line.split()
+        words[column] = "1" if row % 5 in rows else "-1"
+        lines[row] = " ".join(words)
+    path.write_text("\n".join([count, names, *lines]))
+
+
+def faces(root: Path, classes: list[int] | None) -> Dataset:
+    return Data("celeba", root=str(root), attribute="Male", labels_per_class=1, size=8, classes=classes).load()
+
+
 class TestRareClasses:
     @pytest.mark.parametrize(
         ("sizes", "expected"),
@@ -437,17 +454,26 @@ class TestRareClasses:
         with pytest.raises(ValueError, match=r"Expected three images or more of a class in '.*', one for each split"):
             Data(classes_of(sizes, tmp_path), labels_per_class=1).load()
 
-    def test_without_training_data_are_refused(self, celeba: Path, cache: Path) -> None:
-        path = celeba / "celeba/list_attr_celeba.txt"
-        count, names, *lines = path.read_text().splitlines()
-        column = names.split().index("Male") + 1
-        for row, line in enumerate(lines):
-            words = line.split()
-            words[column] = "1" if row == 4 else "-1"  # of every five images, the last one is a test image
-            lines[row] = " ".join(words)
-        path.write_text("\n".join([count, names, *lines]))
+    @pytest.mark.parametrize("classes", [None, [0, 1]])
+    def test_without_training_data_are_refused(self, celeba: Path, cache: Path, classes: list[int] | None) -> None:
+        only_in(celeba, rows=(4,))
         with pytest.raises(ValueError, match=r"Expected 1 or more training images of class 1 to label; got 0\."):
-            Data("celeba", root=str(celeba), attribute="Male", labels_per_class=1, size=8).load()
+            faces(celeba, classes=classes)
+
+    @pytest.mark.parametrize("classes", [None, [0, 1]])
+    def test_without_test_data_are_counted(self, celeba: Path, cache: Path, classes: list[int] | None) -> None:
+        only_in(celeba, rows=(0, 1))
+        images = faces(celeba, classes=classes)
+        assert images.classes == (0, 1)
+        assert labels(images.test).tolist() == [0] * 8
+        figures = classification(np.zeros(8, int), np.zeros(8, int), np.zeros(8, int), images.classes)
+        assert figures["confusion"] == [[8, 0], [0, 0]]
+        assert figures["recall"] == figures["f1"] == 1.0
+
+    def test_chosen_alone_are_refused_where_a_split_has_none(self, celeba: Path, cache: Path) -> None:
+        only_in(celeba, rows=(0, 1))
+        with pytest.raises(ValueError, match=r"Expected the classes 1 in every split of 'celeba'; got one without\."):
+            faces(celeba, classes=[1])
 
     def test_every_test_image_is_in_the_figures(self, tmp_path: Path) -> None:
         settings = MixtureFits(n_init=1, draws=1, svi_steps=5)
