@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from latentmix.experiments import plots
 from latentmix.experiments.artifacts import RunFolder, load_run
 from latentmix.experiments.config import Experiment, experiment_parser, option_words
 from latentmix.experiments.data import APPLIES, Data, Split, ToFloat, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.image_cache import decode
 from latentmix.experiments.measures import measure_vae
 from latentmix.experiments.metrics import classification
 from latentmix.experiments.pipeline import Session, latents_of, run_experiment
@@ -210,15 +210,14 @@ def _read_images(files: Sequence[Path], shape: tuple[int, ...]) -> tuple[list[st
 
 
 def _read_picture(file: Path, shape: tuple[int, ...]) -> Tensor:
-    """A picture file, brought to the run's channels and size: a `1 x C x H x W` uint8 tensor."""
+    """A picture file as training decodes it, in the run's channels and size: a `1 x C x H x W` uint8 tensor."""
     channels, height, width = shape
     try:
-        with Image.open(file) as picture:
-            scaled = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BICUBIC)
-    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"Expected a picture, .npy or .npz file; got {file}, which cannot be read as one.") from error
-    pixels = torch.from_numpy(np.array(scaled, dtype=np.uint8))
-    return pixels.reshape(1, height, width, channels).movedim(-1, 1)
+        return torch.tensor(decode(file, (height, width), channels=channels))[None]
+    except Exception as error:  # Pillow's decoders raise exceptions of many kinds on what is no image
+        raise ValueError(
+            f"Expected a picture, .npy or .npz file; got {file}, which cannot be read as one ({error})."
+        ) from error
 
 
 def sample(path: Path, n: int, seed: int, out: Path) -> None:

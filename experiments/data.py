@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from latentmix.experiments.folders import load_celeba, load_image_folder
 from latentmix.experiments.sources import TORCHVISION, load_digits, load_file, load_patches, load_torchvision
+from latentmix.experiments.splits import held_out_fifth, shortened
 from latentmix.experiments.synthetic import gmm3d, three_dimensional_mixture
 from latentmix.models import Likelihood, MixtureParameters
 
@@ -28,6 +28,7 @@ APPLIES: dict[str, Collection[str]] = {
     "max_corrupt": ("celeba", "image_folder"),
     "points": ("gmm3d",),
 }
+CONVERT = "convert them to a torch tensor of uint8 in 0..255, or of floats in [0, 1]"
 
 
 @final
@@ -75,7 +76,7 @@ class Dataset:
         train: What models are fitted to.
         validation: What choices are made on.
         test: What figures are reported on.
-        classes: The labels that occur, ascending; empty where the data set has no labels.
+        classes: The labels that occur in any split, ascending; empty where the data set has no labels.
         attributes: Names of the columns of `Split.attributes`; empty where there are none.
         truth: The mixture that the data were drawn from, where they were.
     """
@@ -123,7 +124,8 @@ class Data:
     | `natural_patches` | patches of scikit-learn's two photographs, in colour; labels: which | apart in space |
     | `gmm3d` | points of a known mixture of ten Gaussians in three dimensions; labels: components | 64/16/20 |
 
-    Shares are drawn from `seed` and stratified by class, except where a class has fewer than seven data. Images of
+    Shares are drawn from `seed` and stratified by class. Of a class of fewer than seven data, how many a split has does
+    not depend on the seed, and at least one is for training; so data are refused for every seed, or for none. Images of
     `celeba` stay in a memory-mapped file until they are used; those of `image_folder` are read into memory, since a
     drawn split has its own order.
 
@@ -138,7 +140,8 @@ class Data:
         binarize: How grey pixels become binary: `dynamic` draws them anew for every batch, `static` once;
             `auto` is `dynamic` for a likelihood of binary data and `none` for any other.
         seed: The seed of the splits, of the points of `gmm3d`, and of the draws of labelled data.
-        limit: Keep at most this many data of each split, for a quick trial.
+        limit: Keep at most this many data of each split, for a quick trial: the first ones, or those of each class in
+            proportion where a class has fewer than seven.
         size: The side of the images of `celeba` and `image_folder` (by default 64 pixels), or of `natural_patches`
             (32).
         attribute: The attribute of `celeba` whose values, 0 and 1, are the labels, such as `Male`; by default there
@@ -177,17 +180,19 @@ class Data:
         """
         self._check_options()
         splits, attributes = self._read()
-        splits = [self._filter(split) for split in splits]
+        if self.classes is not None:
+            splits = self._filter(splits, self.classes)
         if len(splits) == 1:
             splits = self._divide(splits[0])
         if len(splits) == 2:
             splits = [*self._divide(splits[0]), splits[1]]
         if self.limit is not None:
-            splits = [split.first(self.limit) for split in splits]
+            splits = [self._shorten(split, self.limit) for split in splits]
         train, validation, test = splits
         classes: tuple[int, ...] = ()
         if train.labels is not None:
-            classes = tuple(train.labels.unique().tolist())
+            every = [split.labels for split in splits if split.labels is not None]
+            classes = tuple(torch.cat(every).unique().tolist())
             _check_budget(train.labels, classes, self.labels_per_class)
         truth = three_dimensional_mixture(self.classes) if self.source == "gmm3d" else None
         return Dataset(self.source, train, validation, test, classes, attributes, truth)
@@ -237,31 +242,37 @@ class Data:
             f"{self.source!r}."
         )
 
-    def _filter(self, split: Split) -> Split:
-        if self.classes is None:
-            return split
-        if split.labels is None:
+    def _filter(self, splits: Sequence[Split], classes: Sequence[int]) -> list[Split]:
+        labels = [split.labels for split in splits if split.labels is not None]
+        if not labels:
             remedy = ": name an attribute by --data.attribute" if self.source == "celeba" else ""
             raise ValueError(f"Expected labels in {self.source!r} to choose classes by; got images alone{remedy}.")
-        present = split.labels.unique().tolist()
-        absent = sorted(set(self.classes) - set(present))
-        if absent or not self.classes:
+        present = torch.cat(labels).unique().tolist()
+        absent = sorted(set(classes) - set(present))
+        if absent or not classes:
             got = _listed(absent) or "none"
             raise ValueError(f"Expected classes of {self.source!r}, which has {_listed(present)}; got {got}.")
-        return split.take(torch.isin(split.labels, torch.tensor(self.classes)).nonzero().squeeze(1))
+        rows = [torch.isin(of_split, torch.tensor(classes)).nonzero().squeeze(1) for of_split in labels]
+        if not all(map(len, rows)):
+            raise ValueError(
+                f"Expected the classes {_listed(classes)} in every split of {self.source!r}; got one without."
+            )
+        return [split.take(of_split) for split, of_split in zip(splits, rows, strict=True)]
 
     def _divide(self, split: Split) -> list[Split]:
         """Four fifths, and one fifth."""
-        from sklearn.model_selection import train_test_split
-
         if len(split) < 4:
             raise ValueError(f"Expected 5 images or more in {self.source!r} to split; got too few.")
-        stratify = None
-        if split.labels is not None and split.labels.unique(return_counts=True)[1].min() >= 7:
-            stratify = split.labels.numpy()
-        rows = np.arange(len(split))
-        parts = train_test_split(rows, test_size=0.2, random_state=self.seed, stratify=stratify)
+        parts = held_out_fifth(split.labels, len(split), self.seed)
+        if not len(parts[1]):
+            raise ValueError(
+                f"Expected three images or more of a class in {self.source!r}, one for each split; got fewer."
+            )
         return [split.take(torch.from_numpy(part)) for part in parts]
+
+    def _shorten(self, split: Split, limit: int) -> Split:
+        rows = shortened(split.labels, len(split), limit, self.seed)
+        return split.first(limit) if rows is None else split.take(torch.from_numpy(rows))
 
 
 def draw_labelled(labels: Tensor, classes: Sequence[int], per_class: int, seed: int) -> Tensor:
@@ -308,12 +319,19 @@ def binarize_static(images: Tensor, seed: int) -> Tensor:
     """One draw of binary images, for good.
 
     Args:
-        images: An `N x C x H x W` uint8 tensor of grey images.
+        images: An `N x C x H x W` tensor of grey images, uint8 or boolean.
         seed: The seed of the draw; the global random state is not touched.
 
     Returns:
-        A uint8 tensor of the same shape: 255 with probability `images / 255`, else 0.
+        A uint8 tensor of the same shape: 255 with probability `images / 255`, else 0; 255 where a boolean is True.
+
+    Raises:
+        ValueError: If the images are of another type.
     """
+    if images.dtype == torch.bool:
+        return images.to(torch.uint8) * 255
+    if images.dtype != torch.uint8:
+        raise ValueError(f"Expected uint8 or boolean images; got {images.dtype}: {CONVERT}.")
     generator = torch.Generator(images.device).manual_seed(seed)
     draw = torch.randint(0, 255, images.shape, dtype=torch.uint8, device=images.device, generator=generator)
     return (draw < images).to(torch.uint8) * 255
@@ -322,29 +340,46 @@ def binarize_static(images: Tensor, seed: int) -> Tensor:
 @final
 @dataclass(frozen=True)
 class ToFloat:
-    """Maps a uint8 batch of any shape to float32 in [0, 1]; a batch of floats stays as it is."""
+    """Maps a batch of any shape to floats in [0, 1]: bytes are divided by 255, and True is 1; floats stay as they are.
+
+    Raises:
+        ValueError: On integers other than bytes, whose range is unknown.
+    """
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Returns `batch / 255` for bytes."""
-        return batch if batch.is_floating_point() else batch.to(torch.float32) / 255.0
+        """Returns the batch as floats: float32 for bytes and booleans."""
+        if isinstance(batch, Tensor):
+            if batch.is_floating_point():
+                return batch
+            if batch.dtype == torch.bool:
+                return batch.to(torch.float32)
+            if batch.dtype == torch.uint8:
+                return batch.to(torch.float32) / 255.0
+        kind = getattr(batch, "dtype", type(batch).__name__)
+        raise ValueError(f"Expected a tensor of uint8, booleans or floats; got {kind}: {CONVERT}.")
 
 
 @final
 @dataclass(frozen=True)
 class DynamicBinarization:
-    """Maps a uint8 batch of any shape to float32 zeros and ones, drawn anew at every call; floats stay as they are.
+    """Maps a batch of any shape to float32 zeros and ones, drawn anew at every call; floats stay as they are.
 
-    A pixel is 1 with probability `batch / 255`, from torch's global random state (Salakhutdinov and Murray,
-    2008, "On the quantitative analysis of deep belief networks", https://doi.org/10.1145/1390156.1390266).
+    A pixel is 1 with probability `batch / 255` for bytes, and where a boolean is True, from torch's global random state
+    (Salakhutdinov and Murray, 2008, "On the quantitative analysis of deep belief networks",
+    https://doi.org/10.1145/1390156.1390266).
+
+    Raises:
+        ValueError: As `ToFloat` does.
     """
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Returns one draw of the batch."""
-        return batch if batch.is_floating_point() else torch.bernoulli(batch.to(torch.float32) / 255.0)
+        rates = ToFloat()(batch)
+        return torch.bernoulli(rates) if batch.dtype == torch.uint8 else rates
 
 
 def batch_transform(binarize: Binarization) -> ToFloat | DynamicBinarization:
-    """What a training loop applies to every uint8 batch; `binarize_static` draws `static` images before."""
+    """What a training loop applies to every batch; `binarize_static` draws `static` images before."""
     return DynamicBinarization() if binarize == "dynamic" else ToFloat()
 
 

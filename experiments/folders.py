@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Sequence
+from mimetypes import MimeTypes
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from latentmix.experiments.image_cache import cached_images
+from latentmix.experiments.celeba_lists import read_attributes, read_partition
+from latentmix.experiments.image_cache import cached_images, some
 
 __all__ = ["load_celeba", "load_image_folder"]
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+FORMATS = MimeTypes()  # the standard library's table alone, alike on every machine
 PARTS = ("training", "validation", "test")
 
 
@@ -26,10 +32,12 @@ def load_image_folder(
     """All images under a folder, in the order of their names.
 
     Where every image lies in one of several sub-folders, these are the classes, numbered from 0 in the order of their
-    names. Hidden files and folders are passed over.
+    names; where some lie beside the sub-folders there are no labels, and a warning names these. Links are followed, and
+    every folder is read once, under its own name before that of a link. Hidden files and folders are skipped; a warning
+    names images of other formats, broken links, and links to what is read already.
 
     Args:
-        root: The folder; it is searched throughout for .bmp, .jpeg, .jpg, .png and .webp files.
+        root: The folder; it is searched throughout for files of the suffixes in `EXTENSIONS`, in either case.
         size: The side of the images, in pixels.
         cache: The folder of the cache, see `cache_folder`.
         max_corrupt: How many files may be unreadable.
@@ -38,7 +46,8 @@ def load_image_folder(
         An `N x 3 x size x size` uint8 tensor, and N labels or `None`.
 
     Raises:
-        ValueError: Where there is no such folder or no image in it, and where `cached_images` does.
+        ValueError: Where there is no such folder or no image in it, or a folder below it cannot be read, and where
+            `cached_images` does.
 
     Example:
         >>> import tempfile
@@ -62,6 +71,13 @@ def load_image_folder(
     images = cached_images(folder, names, size=size, cache=cache, max_corrupt=max_corrupt)
     groups = [Path(name).parts[0] if "/" in name else None for name in names]
     classes = sorted({group for group in groups if group is not None})
+    if len(classes) > 1 and None in groups:
+        stray = [name for name, group in zip(names, groups, strict=True) if group is None]
+        warnings.warn(
+            f"{len(stray):,} of {len(names):,} images lie beside the sub-folders of {str(folder)!r}, so that there are "
+            f"no labels: {some(stray)}. Move them into sub-folders to have these as classes.",
+            stacklevel=2,
+        )
     if None in groups or len(classes) < 2:
         return images.pixels, None
     numbers = {name: number for number, name in enumerate(classes)}
@@ -79,8 +95,9 @@ def load_celeba(
 ) -> tuple[list[tuple[Tensor, Tensor | None, Tensor]], tuple[str, ...]]:
     """CelebA in its own layout, or any folder laid out like it: faces, their attributes, their official partition.
 
-    `img_align_celeba/`, `list_attr_celeba.txt` and `list_eval_partition.txt` lie in `root/celeba`, or in `root`. A file
-    that is missing or cannot be read is left out with its attributes.
+    `img_align_celeba/`, `list_attr_celeba.txt` and `list_eval_partition.txt` lie in `root/celeba`, or in `root`; so may
+    Kaggle's `img_align_celeba/img_align_celeba/` and lists with the suffix `.csv`. An image that is missing or cannot
+    be read is left out with its attributes.
 
     Source: Liu, Luo, Wang and Tang, 2015, "Deep learning face attributes in the wild",
     https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.
@@ -101,23 +118,26 @@ def load_celeba(
             partition is empty, and where `cached_images` does.
     """
     folder = _celeba_folder(root)
-    present, names = _read_attributes(folder / "list_attr_celeba.txt")
+    present, names = read_attributes(folder)
     if attribute is not None and attribute not in names:
         near = _near(attribute, names)
         raise ValueError(f"Expected an attribute of {str(folder)!r}; got {attribute!r}: {near}.")
-    files, part = _read_table(folder / "list_eval_partition.txt", 0, 1, (0, 1, 2))
+    files, part = read_partition(folder)
     unknown = sorted(set(files) - set(present))
     if unknown:
         raise ValueError(
             f"Expected the files of list_eval_partition.txt in list_attr_celeba.txt, too, in {str(folder)!r}; got "
             f"none for {unknown[0]}."
         )
-    order = part[:, 0].argsort(kind="stable")  # each part is one slice of the cache
+    order = part.argsort(kind="stable")  # each part is one slice of the cache
     files = [files[row] for row in order]
-    images = cached_images(folder / "img_align_celeba", files, size=size, cache=cache, max_corrupt=max_corrupt)
+    pictures = folder / "img_align_celeba"
+    if (pictures / pictures.name).is_dir():
+        pictures = pictures / pictures.name
+    images = cached_images(pictures, files, size=size, cache=cache, max_corrupt=max_corrupt)
     attributes = torch.from_numpy(np.stack([present[files[row]] for row in images.rows.tolist()]))
     labels = None if attribute is None else attributes[:, names.index(attribute)].long()
-    counts = np.bincount(part[order, 0][images.rows.numpy()], minlength=3).tolist()
+    counts = np.bincount(part[order][images.rows.numpy()], minlength=3).tolist()
     splits, start = [], 0
     for name, count in zip(PARTS, counts, strict=True):
         if not count:
@@ -130,16 +150,40 @@ def load_celeba(
 
 def _image_names(folder: Path) -> list[str]:
     """Names of the image files below a folder, relative to it, with forward slashes, sorted."""
-    names = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(place).relative_to(folder)
-        names += [
-            (below / name).as_posix()
-            for name in files
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
+    names, skipped = list[str](), list[str]()
+    read = set[str]()
+    starts = [folder]  # links come after all folders that are none, so that these keep their own names
+    for start in starts:
+        for place, folders, files in os.walk(start, onerror=_refuse_unreadable):
+            real = os.path.realpath(place)
+            below = Path(place).relative_to(folder)
+            if real in read:
+                folders.clear()
+                if real not in map(os.path.realpath, Path(place).parents):  # else it is a cycle, and nothing is lost
+                    skipped.append(f"{below.as_posix()} (is read already)")
+                continue
+            read.add(real)
+            visible = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = [name for name in visible if not os.path.islink(os.path.join(place, name))]
+            starts += [Path(place, name) for name in visible if name not in folders]
+            for name in sorted(name for name in files if not name.startswith(".")):
+                kind, _ = FORMATS.guess_type(name)
+                if name.lower().endswith(EXTENSIONS):
+                    names.append((below / name).as_posix())
+                elif not os.path.exists(os.path.join(place, name)):
+                    skipped.append(f"{(below / name).as_posix()} (a broken link)")
+                elif kind is not None and kind.startswith("image/"):
+                    skipped.append(f"{(below / name).as_posix()} ({kind})")
+    if skipped:
+        warnings.warn(
+            f"{len(skipped):,} files and links in {str(folder)!r} are left out: {some(skipped)}.", stacklevel=3
+        )
     return sorted(names)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise ValueError(f"Expected folders that can be read; got {error}.") from error
 
 
 def _celeba_folder(root: str | None) -> Path:
@@ -153,45 +197,6 @@ def _celeba_folder(root: str | None) -> Path:
         if (folder / "img_align_celeba.zip").is_file():
             remedy = f"unpack img_align_celeba.zip in {str(folder)!r}"
     raise ValueError(f"Expected celeba/img_align_celeba in the data root; got {root!r} without it: {remedy}.")
-
-
-def _read_attributes(path: Path) -> tuple[dict[str, NDArray[np.bool_]], tuple[str, ...]]:
-    """The attributes of every file, and their names, which stand in the second line."""
-    names = tuple(_lines(path, 2)[1].split())
-    files, values = _read_table(path, 2, len(names), (-1, 1))
-    return dict(zip(files, values == 1, strict=True)), names
-
-
-def _read_table(path: Path, skip: int, columns: int, allowed: tuple[int, ...]) -> tuple[list[str], NDArray[np.int64]]:
-    """File names and `N x columns` integers from the lines after the first `skip`."""
-    lines = _lines(path, skip + 1)[skip:]
-    files, _, numbers = zip(*(line.partition(" ") for line in lines), strict=True)
-    try:
-        values = np.fromstring(" ".join(numbers), np.int64, sep=" ").reshape(len(lines), columns)
-        if np.isin(values, allowed).all():
-            return list(files), values
-    except ValueError:
-        pass
-    words = {str(value) for value in allowed}
-    wrong = (line for line in lines if len(line.split()) != columns + 1 or not words.issuperset(line.split()[1:]))
-    raise ValueError(
-        f"Expected a file name and {columns} times {' or '.join(map(str, allowed))} in every line of {str(path)!r}; "
-        f"got {next(wrong, lines[0])[:60]!r}."
-    )
-
-
-def _lines(path: Path, least: int) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise ValueError(
-            f"Expected {path.name} beside img_align_celeba in {str(path.parent)!r}; got no such file."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {error}.") from error
-    if len(lines) < least:
-        raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {len(lines)} lines.")
-    return lines
 
 
 def _near(attribute: str, names: Sequence[str]) -> str:

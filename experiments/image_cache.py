@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-__all__ = ["CachedImages", "cache_folder", "cached_images", "decode"]
+__all__ = ["CachedImages", "cache_folder", "cached_images", "decode", "some"]
 
-FORMAT = 1
+FORMAT = 2  # of the files and of `decode`: to be raised where either changes
 BATCH = 256
 NAMED = 3
 
@@ -56,19 +57,22 @@ def cache_folder(cache: str | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "latentmix"
 
 
-def decode(path: Path, size: int) -> NDArray[np.uint8]:
-    """The square about an image's centre, upright as its EXIF data say, resized with an antialiased bicubic filter.
+def decode(path: Path, size: int | tuple[int, int], *, channels: int = 3) -> NDArray[np.uint8]:
+    """The centre of an image in the aspect ratio of `size`, upright as its EXIF data say, resized bicubically.
 
-    Transparent pixels are seen on white; 16-bit greys lose their lower byte.
+    The filter is antialiased, and an image that has the size already keeps its pixels. The first of several frames is
+    read; transparent pixels are seen on white; 16-bit greys lose their lower byte.
 
     Args:
         path: A file of any format that Pillow knows.
-        size: The side of the result, in pixels.
+        size: The height and width of the result, or its side where it is square, in pixels.
+        channels: 3 for RGB, 1 for grey (the luma of ITU-R 601-2).
 
     Returns:
-        A `3 x size x size` array of RGB bytes.
+        A `channels x height x width` array of bytes.
 
     Raises:
+        ValueError: If the pixels have no known range, as those of 32 bits.
         Exception: Whatever Pillow raises on a file that is truncated or no image.
 
     Example:
@@ -82,14 +86,28 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
         >>> pixels.shape, pixels[:, 0, 0].tolist()
         ((3, 16, 16), [255, 0, 0])
     """
+    height, width = (size, size) if isinstance(size, int) else size
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = _upper_bytes(image)
+    elif image.mode in ("I", "F"):
+        raise ValueError("Expected pixels of 1, 8 or 16 bits; got 32 bits, of no known range")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(fitted).transpose(2, 0, 1)
+    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _upper_bytes(image: Image.Image) -> Image.Image:
+    """A 16-bit grey image in 8 bits, with an alpha channel where one of its greys is transparent."""
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))))
 
 
 def cached_images(
@@ -97,10 +115,10 @@ def cached_images(
 ) -> CachedImages:
     """Images of a folder from the cache, decoded into it where they are not there yet.
 
-    A cache belongs to the resolved folder, to the files' names, sizes and times of change, and to the size of the
-    images; anything else is decoded anew, with a progress bar on a terminal. It is written beside its place and moved
-    there when it is complete; it may be deleted at any time. Files that are missing or cannot be decoded are left out,
-    with one warning that names the first of them.
+    A cache belongs to the resolved folder, to the files' names, sizes and times of change, to the size of the images
+    and to the version of the decoder; anything else is decoded anew, with a progress bar on a terminal. It is written
+    beside its place and moved there when it is complete; it may be deleted at any time. Files that are missing or
+    cannot be decoded are left out, with one warning that names the first of them.
 
     Args:
         folder: Where the files lie.
@@ -140,11 +158,11 @@ def cached_images(
     corrupt: dict[str, str] = index["corrupt"]
     _refuse_corrupt(folder, corrupt, max_corrupt)
     if len(corrupt) == len(names):
-        raise ValueError(f"Expected images in {str(folder)!r}; got none that can be read: {_some(corrupt)}.")
+        raise ValueError(f"Expected images in {str(folder)!r}; got none that can be read: {_causes(corrupt)}.")
     if corrupt:
         warnings.warn(
             f"{len(corrupt)} of {len(names):,} files in {str(folder)!r} cannot be read and are left out: "
-            f"{_some(corrupt)}.",
+            f"{_causes(corrupt)}.",
             stacklevel=2,
         )
     rows = torch.tensor([row for row, name in enumerate(names) if name not in corrupt])
@@ -152,7 +170,7 @@ def cached_images(
 
 
 def _digest(folder: Path, names: Sequence[str], size: int) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, str(folder), size]).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, str(folder), size]).encode())
     for name in names:
         try:
             state = os.stat(folder / name)
@@ -215,12 +233,16 @@ def _decoded(folder: Path, names: Sequence[str], size: int) -> Generator[tuple[s
 def _refuse_corrupt(folder: Path, corrupt: dict[str, str], most: int) -> None:
     if len(corrupt) > most:
         raise ValueError(
-            f"Expected at most {most} files in {str(folder)!r} that cannot be read; got {_some(corrupt)}, and perhaps "
-            "more: repair or remove them, or allow more by --data.max_corrupt."
+            f"Expected at most {most} files in {str(folder)!r} that cannot be read; got {_causes(corrupt)}, and "
+            "perhaps more: repair or remove them, or allow more by --data.max_corrupt."
         )
 
 
-def _some(corrupt: dict[str, str]) -> str:
-    shown = [f"{name} ({cause})" for name, cause in list(corrupt.items())[:NAMED]]
-    more = len(corrupt) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _causes(corrupt: dict[str, str]) -> str:
+    return some([f"{name} ({cause})" for name, cause in corrupt.items()])

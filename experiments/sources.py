@@ -186,7 +186,7 @@ def _to_images(images: NDArray[Any], path: str) -> Tensor:
     _require(
         images.dtype == np.bool_ or np.issubdtype(images.dtype, np.floating),
         f"uint8, boolean or floating-point pixels in {path!r}",
-        images.dtype,
+        f"{images.dtype}: convert them to uint8 in 0..255, or to floats in [0, 1]",
     )
     bad = ~((images >= 0) & (images <= 1))
     if bad.any():
@@ -200,6 +200,7 @@ def _to_labels(labels: NDArray[Any], count: int, path: str) -> Tensor:
     _require(labels.shape == (count,), f"labels of shape ({count},) in {path!r}, one per image", labels.shape)
     _require(np.issubdtype(labels.dtype, np.integer), f"integer labels in {path!r}", labels.dtype)
     _require(labels.min() >= 0, f"labels >= 0 in {path!r}", labels.min())
+    _require(labels.max() < 2**63, f"labels below 2**63 in {path!r}", labels.max())
     return torch.from_numpy(labels.astype(np.int64))
 
 

@@ -9,7 +9,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from latentmix.models.networks import check_positive, halved, mlp
+from latentmix.models.networks import check_floating, check_positive, halved, mlp
 from latentmix.models.pretrained import Part
 
 __all__ = ["ConvEncoder", "Encoder", "MLPEncoder"]
@@ -49,8 +49,7 @@ class Encoder(nn.Module, Part):
         Raises:
             ValueError: If the shape of a datum is not the encoder's, or the data are integers.
         """
-        if not x.is_floating_point():
-            raise ValueError(f"Expected floating-point data; got {x.dtype}: convert them, as by transform=ToFloat().")
+        check_floating(x)
         batch = x.shape[: x.dim() - len(self.shape)]
         if x.shape[len(batch) :] != self.shape:
             raise ValueError(f"Expected x with data of shape {self.shape}; got {tuple(x.shape)}.")

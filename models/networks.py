@@ -35,6 +35,12 @@ def check_positive(**values: int | Sequence[int]) -> None:
             raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
 
 
+def check_floating(x: Tensor) -> None:
+    """Refuse data that are integers or booleans, whose scale a density cannot know."""
+    if not x.is_floating_point():
+        raise ValueError(f"Expected floating-point data; got {x.dtype}: convert them, as by transform=ToFloat().")
+
+
 class Decoder(nn.Module, Part):
     """Maps a latent z to `outputs` real numbers per value of a datum x.
 

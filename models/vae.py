@@ -14,7 +14,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
 from latentmix.models.likelihoods import Likelihood
-from latentmix.models.networks import Decoder
+from latentmix.models.networks import Decoder, check_floating
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.priors import Prior
 
@@ -191,9 +191,10 @@ class VAE(nn.Module, Part):
             x, or the sample of it where the site is not observed (`poutine.uncondition`).
 
         Raises:
-            ValueError: If the shape of a datum is not the decoder's.
+            ValueError: If the shape of a datum is not the decoder's, or the data are integers or booleans.
         """
         register("vae", self)
+        check_floating(x)
         if x.shape[1:] != self.shape:
             raise ValueError(f"Expected x with data of shape {self.shape}; got {tuple(x.shape)}.")
         if pyro.settings.get("validate_distributions_pyro"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentmix.experiments.config import MixtureFits
 from latentmix.experiments.data import (
     Data,
     Dataset,
@@ -18,6 +19,8 @@ from latentmix.experiments.data import (
     binarize_static,
     draw_labelled,
 )
+from latentmix.experiments.metrics import classification
+from latentmix.experiments.mixtures import LatentSplit, fit_mixtures
 from latentmix.experiments.sources import load_digits
 
 MNIST_ROOTS = [os.environ.get("LATENTMIX_DATA", ""), str(Path(__file__).parents[2] / "../shared/data")]
@@ -260,6 +263,7 @@ class TestFiles:
             ({"images": np.zeros((9, 2, 4, 4))}, r"N x H x W, .*; got \(9, 4, 2, 4\)"),
             ({"images": np.zeros((9, 1, 1, 4, 4))}, r"N x H x W, .*; got \(9, 1, 1, 4, 4\)"),
             ({"images": np.zeros((9, 4, 4), int)}, "uint8, boolean or floating-point pixels .* got int64"),
+            ({"images": np.zeros((9, 4, 4), "uint16")}, "got uint16: convert them to uint8 in 0..255, or to floats in"),
             ({"images": np.full((9, 4, 4), "a")}, "uint8, boolean or floating-point pixels .* got <U1"),
             ({"images": np.eye(4, dtype="uint8")[None].repeat(9, 0)}, "largest pixel of 1: save two-valued"),
             ({"pixels": np.zeros((9, 4, 4))}, r"an array 'images' .*; got \['pixels'\]"),
@@ -271,6 +275,7 @@ class TestFiles:
             ),
             ({"images": numbered(9), "labels": np.zeros(9)}, "integer labels .*; got float64"),
             ({"images": numbered(9), "labels": np.arange(9) - 1}, "labels >= 0 .*; got -1"),
+            ({"images": numbered(9), "labels": np.full(9, 2**63, "uint64")}, r"labels below 2\*\*63 .*; got 9223"),
         ],
     )
     def test_bad_arrays(self, arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -377,3 +382,111 @@ class TestClassesAndBudgets:
         target = torch.tensor([0, 1, 0, 1, 0, 0])
         drawn = torch.cat([draw_labelled(target, (0, 1), 1, seed=seed) for seed in range(2000)]).bincount()
         assert torch.allclose(drawn / 2000, torch.tensor([0.25, 0.5, 0.25, 0.5, 0.25, 0.25]), atol=0.04)
+
+
+def classes_of(sizes: list[int], path: Path) -> str:
+    """A file of numbered images, as many of every class as its size."""
+    np.savez(path / "some.npz", images=numbered(sum(sizes)), labels=np.repeat(np.arange(len(sizes)), sizes))
+    return str(path / "some.npz")
+
+
+def only_in(root: Path, rows: tuple[int, ...]) -> None:
+    """Makes the faces at these positions of every five the only ones that are `Male`; (4,) are those for testing."""
+    path = root / "celeba/list_attr_celeba.txt"
+    count, names, *lines = path.read_text().splitlines()
+    column = names.split().index("Male") + 1
+    for row, line in enumerate(lines):
+        words = line.split()
+        words[column] = "1" if row % 5 in rows else "-1"
+        lines[row] = " ".join(words)
+    path.write_text("\n".join([count, names, *lines]))
+
+
+def faces(root: Path, classes: list[int] | None) -> Dataset:
+    return Data("celeba", root=str(root), attribute="Male", labels_per_class=1, size=8, classes=classes).load()
+
+
+class TestRareClasses:
+    @pytest.mark.parametrize(
+        ("sizes", "expected"),
+        [
+            ([122, 1], [[77, 1], [20, 0], [25, 0]]),
+            ([120, 2], [[75, 2], [20, 0], [25, 0]]),
+            ([120, 3], [[76, 2], [20, 0], [24, 1]]),
+            ([60, 60, 5], [[38, 39, 3], [10, 9, 1], [12, 12, 1]]),
+            ([12, 12, 1], [[7, 8, 1], [2, 2, 0], [3, 2, 0]]),
+            ([4, 4], [[2, 2], [1, 1], [1, 1]]),
+            ([2, 3], [[1, 2], [1, 0], [0, 1]]),
+        ],
+    )
+    def test_are_split_alike_for_every_seed(self, sizes: list[int], expected: list[list[int]], tmp_path: Path) -> None:
+        path, held_out = classes_of(sizes, tmp_path), set()
+        for seed in range(20):
+            images = Data(path, seed=seed, labels_per_class=1).load()
+            assert images.classes == tuple(range(len(sizes)))
+            assert [labels(split).bincount(minlength=len(sizes)).tolist() for split in splits(images)] == expected
+            assert sorted(number for split in splits(images) for number in numbers(split)) == list(range(sum(sizes)))
+            held_out.add(tuple(sorted(numbers(images.test))))
+        assert len(held_out) > 1
+
+    @pytest.mark.parametrize("sizes", [[120, 1], [120, 3], [60, 60, 6], [7, 7, 7], [8, 8, 9], [30, 8], [8, 40, 9]])
+    @pytest.mark.parametrize("per_class", [1, 2, 5])
+    def test_are_refused_for_every_seed_or_for_none(self, sizes: list[int], per_class: int, tmp_path: Path) -> None:
+        path, outcomes = classes_of(sizes, tmp_path), set()
+        for seed in range(30):
+            try:
+                outcomes.add(Data(path, seed=seed, labels_per_class=per_class).load().classes)
+            except ValueError as error:
+                outcomes.add(re.sub(r"class \d+ to label; got \d", "", str(error)))
+        assert len(outcomes) == 1
+
+    @pytest.mark.parametrize(("limit", "rare"), [(3, 1), (10, 1), (50, 1), (76, 2)])
+    def test_keep_their_share_of_a_limit(self, limit: int, rare: int, tmp_path: Path) -> None:
+        path = classes_of([120, 3], tmp_path)
+        for seed in range(20):
+            images = Data(path, seed=seed, limit=limit, labels_per_class=1).load()
+            assert [len(split) for split in splits(images)] == [min(limit, whole) for whole in (78, 20, 25)]
+            assert images.classes == (0, 1)
+            assert labels(images.train).bincount().tolist() == [limit - rare, rare]
+
+    @pytest.mark.parametrize("sizes", [[1] * 5, [1, 1, 1, 2]])
+    def test_alone_cannot_be_split(self, sizes: list[int], tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"Expected three images or more of a class in '.*', one for each split"):
+            Data(classes_of(sizes, tmp_path), labels_per_class=1).load()
+
+    @pytest.mark.parametrize("classes", [None, [0, 1]])
+    def test_without_training_data_are_refused(self, celeba: Path, cache: Path, classes: list[int] | None) -> None:
+        only_in(celeba, rows=(4,))
+        with pytest.raises(ValueError, match=r"Expected 1 or more training images of class 1 to label; got 0\."):
+            faces(celeba, classes=classes)
+
+    @pytest.mark.parametrize("classes", [None, [0, 1]])
+    def test_without_test_data_are_counted(self, celeba: Path, cache: Path, classes: list[int] | None) -> None:
+        only_in(celeba, rows=(0, 1))
+        images = faces(celeba, classes=classes)
+        assert images.classes == (0, 1)
+        assert labels(images.test).tolist() == [0] * 8
+        figures = classification(np.zeros(8, int), np.zeros(8, int), np.zeros(8, int), images.classes)
+        assert figures["confusion"] == [[8, 0], [0, 0]]
+        assert figures["recall"] == figures["f1"] == 1.0
+
+    def test_chosen_alone_are_refused_where_a_split_has_none(self, celeba: Path, cache: Path) -> None:
+        only_in(celeba, rows=(0, 1))
+        with pytest.raises(ValueError, match=r"Expected the classes 1 in every split of 'celeba'; got one without\."):
+            faces(celeba, classes=[1])
+
+    def test_every_test_image_is_in_the_figures(self, tmp_path: Path) -> None:
+        settings = MixtureFits(n_init=1, draws=1, svi_steps=5)
+        for seed in range(5):
+            images = Data(classes_of([60, 61, 4], tmp_path), seed=seed, labels_per_class=1).load()
+            noise = torch.randn(125, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+            train, test = (
+                LatentSplit((labels(split)[:, None] + noise[: len(split)]).numpy(), labels(split).numpy())
+                for split in (images.train, images.test)
+            )
+            _, figures = fit_mixtures(
+                train, test, images.classes, settings, labels_per_class=1, seed=seed, label_seed=seed
+            )
+            for budgets in figures["mixtures"].values():
+                for budget in budgets.values():
+                    assert np.sum(budget["confusion"], 1).tolist() == [12, 12, 1]

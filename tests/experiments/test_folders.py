@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -157,11 +158,91 @@ class TestImageFolder:
         whole, _ = load_image_folder(str(folder), size=8)
         assert torch.equal(together.flatten(1).sum(1).sort().values, whole.flatten(1).sum(1).sort().values)
 
-    def test_images_beside_sub_folders_have_no_classes(self, folder: Path) -> None:
-        shutil.copy(folder / "ant/0.png", folder)
-        images, labels = load_image_folder(str(folder), size=8)
+    def test_images_beside_sub_folders_leave_no_classes_and_are_named(self, folder: Path) -> None:
+        shutil.copy(folder / "ant/0.png", folder / "stray.png")
+        message = r"1 of 61 images lie beside the sub-folders of .*, so that there are no labels: stray\.png\."
+        with pytest.warns(UserWarning, match=message):
+            images, labels = load_image_folder(str(folder), size=8)
         assert len(images) == 61
         assert labels is None
+
+    def test_linked_class_folders_are_classes(self, folder: Path, tmp_path: Path) -> None:
+        whole, numbers = load_image_folder(str(folder), size=8)
+        linked = tmp_path / "linked"
+        linked.mkdir()
+        (folder / "zebra").rename(linked / "zebra")
+        for name in ("ant", "cat"):
+            (linked / name).symlink_to(folder / name, target_is_directory=True)
+        images, labels = load_image_folder(str(linked), size=8)
+        assert labels is not None
+        assert numbers is not None
+        assert torch.equal(images, whole)
+        assert torch.equal(labels, numbers)
+
+    def test_links_within_a_class_are_followed(self, folder: Path, tmp_path: Path) -> None:
+        (folder / "cat").rename(tmp_path / "cats")
+        (folder / "ant/more").symlink_to(tmp_path / "cats")
+        (folder / "zebra/link.png").symlink_to(folder / "ant/0.png")
+        _, labels = load_image_folder(str(folder), size=8)
+        assert labels is not None
+        assert torch.bincount(labels).tolist() == [40, 21]
+
+    @pytest.mark.parametrize("target", [".", "ant", "ant/deeper", ".."])
+    def test_cycles_of_links_end(self, folder: Path, target: str) -> None:
+        whole, numbers = load_image_folder(str(folder), size=8)
+        (folder / "ant/deeper/loop").symlink_to(folder / target)
+        images, labels = load_image_folder(str(folder), size=8)
+        assert labels is not None
+        assert numbers is not None
+        assert torch.equal(images, whole)
+        assert torch.equal(labels, numbers)
+
+    def test_linked_twice_is_read_once_and_named(self, folder: Path, tmp_path: Path) -> None:
+        (folder / "alias").symlink_to(folder / "cat")
+        (folder / "ant/others").symlink_to(folder / "zebra")
+        (folder / "gone").symlink_to(tmp_path / "gone")
+        (tmp_path / "outside").mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / "outside/a.png")
+        for name in ("ant", "zebra"):
+            (folder / name / "outside").symlink_to(tmp_path / "outside")
+        message = (
+            r"4 files and links in .* are left out: gone \(a broken link\), alias \(is read already\), .* and 1 more"
+        )
+        with pytest.warns(UserWarning, match=message):
+            _, labels = load_image_folder(str(folder), size=8)
+        assert labels is not None
+        assert torch.bincount(labels).tolist() == [21, 20, 20]
+
+    @pytest.mark.parametrize("suffix", ["tif", "TIFF", "gif", "jpe", "JFIF", "ppm", "pgm", "BMP", "Webp"])
+    def test_formats(self, tmp_path: Path, suffix: str) -> None:
+        mode = "L" if suffix == "pgm" else "RGB"
+        image = Image.new(mode, (9, 9), 77 if mode == "L" else (77, 77, 77))
+        image.save(
+            tmp_path / "a.png",
+            format={"jpe": "jpeg", "jfif": "jpeg", "tif": "tiff", "pgm": "ppm"}.get(suffix.lower(), suffix),
+        )
+        (tmp_path / "a.png").rename(tmp_path / f"a.{suffix}")
+        images, _ = load_image_folder(str(tmp_path), size=9)
+        assert (images.int() - 77).abs().max() <= 1
+
+    def test_images_of_other_formats_are_named(self, folder: Path) -> None:
+        for name in ("cat/drawing.svg", "cat/Photo.HEIC", "cat/Thumbs.db", "cat/notes.txt", "cat/.hidden.svg"):
+            (folder / name).write_text("no image of ours")
+        with pytest.warns(UserWarning, match=r"2 files and links .*: cat/Photo\.HEIC \(image/heic\), cat/drawing\.svg"):
+            images, _ = load_image_folder(str(folder), size=8)
+        assert len(images) == 60
+
+    def test_a_folder_that_cannot_be_read_is_named(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        scan = os.scandir
+
+        def refusing(path: str) -> object:
+            if str(path).endswith("cat"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        with pytest.raises(ValueError, match=r"Expected folders that can be read; got .*Permission denied: '.*cat'"):
+            load_image_folder(str(folder), size=8)
 
     def test_one_sub_folder_is_no_class(self, folder: Path) -> None:
         shutil.rmtree(folder / "ant")
@@ -178,7 +259,7 @@ class TestImageFolder:
 
     def test_no_image(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        with pytest.raises(ValueError, match=r"images \(.bmp, .jpeg, .jpg, .png, .webp\) in the folder '.*'.*got none"):
+        with pytest.raises(ValueError, match=r"images \(.avif, .*, .tiff, .webp\) in the folder '.*'.*got none"):
             load_image_folder(str(tmp_path / "empty"))
         with pytest.raises(ValueError, match="got no such folder"):
             load_image_folder(str(tmp_path / "absent"))

@@ -1,0 +1,124 @@
+"""CelebA's lists of attributes and of the partition: every line is checked, and an error names it."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["read_attributes", "read_partition"]
+
+
+def read_attributes(folder: Path) -> tuple[dict[str, NDArray[np.bool_]], tuple[str, ...]]:
+    """The attributes of every file, and their names.
+
+    `list_attr_celeba.txt` has the number of images in its first line, the names in its second, and then a line for each
+    image: its file and -1 or 1 for each attribute. `list_attr_celeba.csv` is read where there is no `.txt`; it has one
+    heading, the names after `image_id`, and commas.
+
+    Args:
+        folder: Where the list lies.
+
+    Returns:
+        A boolean per attribute for every file, and the names of the attributes.
+
+    Raises:
+        ValueError: Where there is no such list, its first lines are others, a line has another number of values or a
+            value other than -1 and 1, a file comes twice, or the images are not as many as the first line says.
+    """
+    listed = _List.read(folder, "list_attr_celeba")
+    start = 1 if listed.commas else 2
+    number, heading = listed.lines[start - 1]
+    names = tuple(listed.words(heading)[1 if listed.commas else 0 :])
+    if len(set(names)) < len(names) or not {"-1", "0", "1"}.isdisjoint(names):
+        raise ValueError(
+            f"Expected the names of attributes, each once, in line {number} of {str(listed.path)!r}; got "
+            f"{heading[:60]!r}."
+        )
+    files, values = listed.table(start, len(names), (-1, 1))
+    number, count = listed.lines[0]
+    if not listed.commas and count != str(len(files)):
+        raise ValueError(
+            f"Expected the number of images, {len(files)}, in line {number} of {str(listed.path)!r}; got "
+            f"{count[:60]!r}: the list may be cut short."
+        )
+    return dict(zip(files, values == 1, strict=True)), names
+
+
+def read_partition(folder: Path) -> tuple[list[str], NDArray[np.int8]]:
+    """The part of every file: 0 for training, 1 for validation, 2 for test.
+
+    `list_eval_partition.txt` has a line for each image; `list_eval_partition.csv`, with a heading and commas, is read
+    where there is no `.txt`.
+
+    Args:
+        folder: Where the list lies.
+
+    Returns:
+        N files and an array of N parts.
+
+    Raises:
+        ValueError: Where there is no such list, a line has another number of values or a value other than 0, 1 and 2,
+            or a file comes twice.
+    """
+    listed = _List.read(folder, "list_eval_partition")
+    headed = listed.commas and {"0", "1", "2"}.isdisjoint(listed.words(listed.lines[0][1]))
+    files, values = listed.table(int(headed), 1, (0, 1, 2))
+    return files, values[:, 0]
+
+
+@dataclass(frozen=True)
+class _List:
+    """A list: its lines that are not empty, with their numbers, and whether commas divide them, else white space."""
+
+    path: Path
+    lines: list[tuple[int, str]]
+    commas: bool
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> _List:
+        path = folder / f"{name}.txt"
+        if not path.exists() and (folder / f"{name}.csv").exists():
+            path = folder / f"{name}.csv"
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise ValueError(
+                f"Expected {path.name} beside img_align_celeba in {str(folder)!r}; got no such file."
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {error}.") from error
+        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if len(lines) < 3:  # an image of each part
+            raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {len(lines)} lines.")
+        return cls(path, lines, "," in lines[0][1])
+
+    def words(self, line: str) -> list[str]:
+        return [word.strip(' "') for word in line.split(",")] if self.commas else line.split()
+
+    def table(self, start: int, columns: int, allowed: tuple[int, ...]) -> tuple[list[str], NDArray[np.int8]]:
+        """File names and `N x columns` integers from the lines after the first `start`."""
+        known = {str(value): value for value in allowed}
+        values, numbers = array("b"), dict[str, int]()
+        for number, line in self.lines[start:]:
+            file, *words = self.words(line)
+            wrong = "" if len(words) == columns else f"{len(words)} values"
+            try:
+                values.extend(map(known.__getitem__, words))
+            except KeyError as error:
+                wrong = wrong or str(error)
+            if wrong:
+                raise ValueError(
+                    f"Expected a file name and {columns} times {' or '.join(known)} in every line of "
+                    f"{str(self.path)!r}; got {line[:60]!r} in line {number}, with {wrong}."
+                )
+            if file in numbers:
+                raise ValueError(
+                    f"Expected every file once in {str(self.path)!r}; got {file!r} in the lines {numbers[file]} and "
+                    f"{number}."
+                )
+            numbers[file] = number
+        return list(numbers), np.frombuffer(values, np.int8).reshape(len(numbers), columns)
