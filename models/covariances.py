@@ -7,6 +7,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+# The standard deviation of a feature given others, relative to its own, below which a covariance counts as singular:
+# that of a condition of 1.6e15 for two features of one scale.
+LEAST_COLLINEARITY = 5e-8
 CovarianceType = Literal["full", "diag", "tied", "spherical"]
 
 
@@ -107,7 +110,7 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        """Upper factors of given precisions (stored shape)."""
+        """Upper factors of given precisions (stored shape); NaN where these are not positive definite."""
 
 
 def _gaussian(squares: Tensor, log_det: Tensor, n_features: int) -> Tensor:
@@ -117,15 +120,14 @@ def _gaussian(squares: Tensor, log_det: Tensor, n_features: int) -> Tensor:
 def _upper_inverse(matrix: Tensor) -> Tensor:
     """`U` with `matrix^-1 = U U^T` for `... x D x D` matrices; NaN where the matrix is not positive definite.
 
-    The matrix is first scaled to unit diagonal, so that features of very different scales do no harm; a matrix
-    whose conditional variances fall below 1e-14 of the marginal ones counts as singular.
+    The matrix is first scaled to unit diagonal, so that features of very different scales do no harm.
     """
     scale = matrix.diagonal(dim1=-2, dim2=-1).sqrt()
     safe = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
     correlation = matrix / (safe[..., :, None] * safe[..., None, :])
     factor, info = torch.linalg.cholesky_ex(correlation.nan_to_num(0.0, 0.0, 0.0))
     bad = (info > 0) | ((scale <= 0) | ~scale.isfinite()).any(-1)
-    bad = bad | (factor.diagonal(dim1=-2, dim2=-1).amin(-1) < 1e-7)
+    bad = bad | (factor.diagonal(dim1=-2, dim2=-1).amin(-1) < LEAST_COLLINEARITY)
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     factor = torch.where(bad[..., None, None], identity, factor)
     inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
@@ -176,8 +178,8 @@ class _Matrices(CovarianceStructure):
         return precisions_cholesky @ precisions_cholesky.mT
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        flipped = torch.linalg.cholesky(precisions.flip(-2, -1))
-        return flipped.flip(-2, -1)
+        flipped, info = torch.linalg.cholesky_ex(precisions.flip(-2, -1))
+        return flipped.flip(-2, -1).where((info == 0)[..., None, None], torch.nan)
 
 
 class _Variances(CovarianceStructure):
@@ -210,7 +212,7 @@ class _Variances(CovarianceStructure):
         return precisions_cholesky.square()
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        return precisions.sqrt()
+        return precisions.where(precisions > 0, torch.nan).sqrt()
 
 
 @final

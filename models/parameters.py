@@ -56,6 +56,13 @@ class MixtureParameters:
         structure = structure or covariance_structure("full")
         return cls(weights, means, scale_tril @ scale_tril.mT, structure)._known(inverse.mT.contiguous())
 
+    @classmethod
+    def from_precisions_cholesky(
+        cls, weights: Tensor, means: Tensor, factors: Tensor, structure: CovarianceStructure
+    ) -> MixtureParameters:
+        """Covariances by the upper factors of their precisions, in the stored shape, of which no digits are lost."""
+        return cls(weights, means, structure.covariances(*structure.factors(factors)), structure)._known(factors)
+
     def _known(self, precisions_cholesky: Tensor) -> MixtureParameters:
         """The same, with factors of the precisions that are more accurate than the covariances could give."""
         vars(self)["precisions_cholesky"] = precisions_cholesky  # in the place of the cached property
@@ -81,6 +88,25 @@ class MixtureParameters:
     def precisions_cholesky(self) -> Tensor:
         """Upper factors `U` of the precisions `U U^T`, in the stored shape; NaN where singular."""
         return self.structure.precisions_cholesky(self.covariances)
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """Lower Cholesky factors of the covariances, whatever the structure: `K x D x D`."""
+        size = self.means.shape
+        if self.structure.name in ("diag", "spherical"):
+            return self.structure.expand(self.precisions_cholesky.reciprocal(), *size)
+        factors = self.structure.expand(self.precisions_cholesky, *size).mT
+        identity = torch.eye(size[1], dtype=factors.dtype, device=factors.device).expand_as(factors)
+        return torch.linalg.solve_triangular(factors, identity, upper=False)
+
+    @property
+    def collinearity(self) -> float:
+        """Least standard deviation of a feature given those before it, relative to its own; 1 where none depends."""
+        if self.structure.name in ("diag", "spherical"):
+            return 1.0
+        variances = self.covariances.diagonal(dim1=-2, dim2=-1)
+        given = self.precisions_cholesky.diagonal(dim1=-2, dim2=-1)
+        return float((variances.sqrt() * given).reciprocal().amin())
 
     @property
     def singular(self) -> Tensor:
@@ -141,10 +167,11 @@ class MixtureParameters:
         )
         return MixtureParameters(weights, means, covariances, self.structure)._known(factors)
 
-    def permuted(self, order: Tensor) -> MixtureParameters:
-        """The same density with the components in another order, `(K,)` indices."""
+    def permuted(self, order: Tensor, *, weights: Tensor | None = None) -> MixtureParameters:
+        """The components at `(K,)` indices, with their weights or with others: the same density in another order."""
         shared = self.structure.name == "tied"
         covariances, factors = (
             part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
         )
-        return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)._known(factors)
+        weights = self.weights[order] if weights is None else weights
+        return MixtureParameters(weights, self.means[order], covariances, self.structure)._known(factors)

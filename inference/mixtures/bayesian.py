@@ -216,6 +216,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             method=self.init_params,
             random_state=random_state,
             reg_covar=self.reg_covar,
+            assign=False,
         )
         return prior.posterior(SufficientStatistics.of_parameters(seed, points.weight))
 

@@ -14,8 +14,8 @@ from latentmix.inference.mixtures.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.deconvolution import expectation_under_noise
 from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.progress import warn
-from latentmix.inference.mixtures.reseeding import reseed, widened
-from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
+from latentmix.inference.mixtures.reseeding import absorbed, reseed, widened
+from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, sharpened
 from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["EMResult", "EStep", "fit_em"]
@@ -23,6 +23,8 @@ __all__ = ["EMResult", "EStep", "fit_em"]
 _MAX_RESEEDS = 10
 # A fall of the bound that rounding alone accounts for, relative to its size.
 _ROUNDING = 1e-12
+# Collinearity (see `MixtureParameters`) below which the digits of covariances no longer suffice.
+_COLLINEAR = 1e-5
 
 EStep = Callable[..., SufficientStatistics]
 
@@ -127,6 +129,7 @@ def fit_em(
         if isinstance(x, Points):
             raise ValueError("Expected a tensor of points beside noise_covariance; got Points.")
         e_step = partial(expectation_under_noise, noise=noise_covariance, candidates=noise_candidates)
+    correlated = structure.correlation_shape(*parameters.means.shape) is not None
     run = _E(points, x, sample_weight, e_step or expectation, prior)
     variance = points.variance if noise_covariance is None else parameters.variance
     bounds: list[float] = []
@@ -136,12 +139,16 @@ def fit_em(
     for iteration in range(1, max_iter + 1):
         statistics, bound = run(parameters)
         statistics = widened(statistics, variance)
+        before = parameters
         parameters, jittered = statistics.maximize(reg_covar, variance, prior)
+        if correlated and run.exact and (jittered or parameters.collinearity < _COLLINEAR):
+            sharp = sharpened(points, before, parameters, reg_covar)
+            parameters, jittered = (parameters, jittered) if sharp is None else (sharp, False)
         repaired += jittered
         empty = statistics.empty
         revive = bool(empty.any()) and iteration < max_iter and reseeded < _MAX_RESEEDS and points.count > len(empty)
         if revive:
-            parameters = reseed(points, parameters, empty, variance, noise_covariance)
+            parameters = reseed(points, parameters, empty, variance + reg_covar, noise_covariance)
             reseeded += int(empty.sum())
             segments.append(iteration)
         bounds.append(bound)
@@ -154,6 +161,7 @@ def fit_em(
         previous = -float("inf") if revive else bound
     begins = tuple(first for first in segments if first < max(1, len(bounds)))
     floored = _falls(bounds, begins) if reg_covar > 0 else 0
+    parameters = absorbed(parameters, points.count, variance)
     return _warned(EMResult(parameters, bounds, converged, reseeded, repaired, floored, begins))
 
 
@@ -166,6 +174,11 @@ class _E:
     sample_weight: Tensor | None
     step: EStep
     prior: CovariancePrior | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether covariances are those of the points under their responsibilities, with nothing added."""
+        return self.step is expectation and self.prior is None
 
     def __call__(self, parameters: MixtureParameters) -> tuple[SufficientStatistics, float]:
         if isinstance(self.given, Points) or self.step is expectation:

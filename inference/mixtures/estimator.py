@@ -138,7 +138,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         counts = random_state.multinomial(n_samples, weights / weights.sum())
         components = torch.from_numpy(np.repeat(np.arange(len(weights)), counts)).to(parameters.means.device)
         noise = torch.from_numpy(random_state.standard_normal((n_samples, parameters.means.shape[1])))
-        factors = torch.linalg.cholesky(parameters.expanded_covariances())
+        factors = parameters.scale_tril
         spread = torch.empty_like(noise, device=components.device)
         for rows in _rows(n_samples, factors[0].numel()):
             drawn = noise[rows].to(spread)

@@ -158,7 +158,7 @@ class Fitting:
             progress.begin(attempt)
             result = run(options.parameters_ if self.again else self.start(), progress)
             progress.end(bound_of(result), result.converged)
-            if best is None or bound_of(result) > bound_of(best):
+            if best is None or bound_of(result) > bound_of(best) or not result.lower_bounds:
                 best = result
         assert best is not None
         return best
@@ -182,12 +182,15 @@ class Fitting:
                     method=options.init_params,
                     random_state=self.random_state,
                     reg_covar=floor,
+                    assign=False,
                 )
-        weights, means, covariances = (
+        weights, means, factors = (
             getattr(found, name) if part is None else part
-            for name, part in zip(("weights", "means", "covariances"), given, strict=True)
+            for name, part in zip(("weights", "means", "precisions_cholesky"), given, strict=True)
         )
-        return MixtureParameters(weights, means, covariances, self.structure)
+        if given[2] is None:
+            return MixtureParameters(weights, means, found.covariances, self.structure)
+        return MixtureParameters.from_precisions_cholesky(weights, means, factors, self.structure)
 
     def _em(self, begin: MixtureParameters, progress: Progress) -> EMResult:
         options = self.options

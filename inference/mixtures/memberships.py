@@ -103,7 +103,7 @@ def from_memberships(
         total = _added(points, membership, Centred(_round(points, parameters.means, structure)))
         parameters, _ = total.maximize(reg_covar, points.variance)
     if bool(total.empty.any()):
-        parameters = reseed(points, parameters, total.empty, points.variance)
+        parameters = reseed(points, parameters, total.empty, points.variance + reg_covar)
     return parameters
 
 

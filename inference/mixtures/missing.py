@@ -162,6 +162,7 @@ def start_with_missing(
     random_state: np.random.RandomState,
     sample_weight: Tensor | None = None,
     reg_covar: float = 1e-6,
+    assign: bool = True,
 ) -> MixtureParameters:
     """Seed a mixture of points with missing entries: `start` on the mean-filled points, then one step of EM.
 
@@ -176,6 +177,7 @@ def start_with_missing(
         random_state: The source of randomness.
         sample_weight: `(n,)` weights, where the points do not bring their own.
         reg_covar: Variance added to the diagonals.
+        assign: As `start` takes it, of complete points.
 
     Returns:
         The start, in float64.
@@ -185,7 +187,15 @@ def start_with_missing(
     """
     points = as_points(points, sample_weight, allow_nan=True)
     filled = mean_filled(points)
-    seed = start(filled, n_components, structure, method=method, random_state=random_state, reg_covar=reg_covar)
+    seed = start(
+        filled,
+        n_components,
+        structure,
+        method=method,
+        random_state=random_state,
+        reg_covar=reg_covar,
+        assign=assign or filled is not points,
+    )
     if filled is points:
         return seed
     return expectation_with_missing(points, seed).maximize(reg_covar, points.variance)[0]

@@ -121,8 +121,8 @@ class Points:
         self.count, self.weight, self.n_features = total.count, total.weight, len(total.mean)
         self.location = total.mean
         variance = total.squares / total.weights.clamp_min(torch.finfo(torch.float64).tiny)
-        fallback = variance.mean() if bool(variance.mean() > 0) else torch.ones_like(variance[0])
-        constant = (variance <= 1e-24 * total.mean.square()) | (variance <= 0)
+        constant = variance.isfinite() & ((variance <= 1e-24 * total.mean.square()) | (variance <= 0))
+        fallback = torch.ones_like(variance[0]) if bool(constant.all()) else variance.where(~constant, 0.0).mean()
         self.variance = torch.where(constant, fallback, variance)
         reach = torch.maximum(total.high - total.mean, total.mean - total.low)
         reach = reach.where(total.low <= total.high, 0.0)  # a column of which nothing is there

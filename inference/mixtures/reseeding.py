@@ -10,10 +10,11 @@ from torch import Tensor
 from latentmix.inference.mixtures.deconvolution import log_joint_under_noise, shrunk
 from latentmix.inference.mixtures.density import log_joint
 from latentmix.inference.mixtures.points import Points, as_points
+from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.statistics import SufficientStatistics
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["reseed", "widened"]
+__all__ = ["absorbed", "reseed", "widened"]
 
 _CHUNK = 1_000_000
 
@@ -70,6 +71,30 @@ def widened(statistics: SufficientStatistics, variance: Tensor) -> SufficientSta
         sums=torch.where(empty[:, None], 0.0, statistics.sums),
         scatter=torch.where(gone, scatter, statistics.scatter),
     )
+
+
+def absorbed(parameters: MixtureParameters, count: int, variance: Tensor) -> MixtureParameters:
+    """A fitted mixture whose empty components lie where the nearest other one does, so that they claim no place.
+
+    Empty is what explains less than a hundredth of a point; a warning says so.
+
+    Args:
+        parameters: The mixture.
+        count: Number of points.
+        variance: `(D,)` variances of the data, in which distances are measured.
+    """
+    empty = parameters.weights * count < 1e-2 * parameters.weights.sum()
+    if not bool(empty.any()) or bool(empty.all()):
+        return parameters
+    warn(
+        f"A component was empty in the end: {int(empty.sum())} of {len(empty)} explain less than a hundredth of a "
+        "point, and lie where the nearest other one does; fewer components may do."
+    )
+    held = (~empty).nonzero().flatten()
+    places = parameters.means / variance.sqrt()
+    order = torch.arange(len(empty), device=empty.device)
+    order[empty] = held[torch.cdist(places[empty], places[held]).argmin(1)]
+    return parameters.permuted(order, weights=parameters.weights)
 
 
 def _worst(points: Points, parameters: MixtureParameters, count: int, noise: Tensor | None) -> Tensor:

@@ -41,6 +41,7 @@ def start(
     random_state: np.random.RandomState,
     sample_weight: Tensor | None = None,
     reg_covar: float = 1e-6,
+    assign: bool = True,
 ) -> MixtureParameters:
     """Seed a mixture: assign every point to a seed, then take one M step.
 
@@ -48,8 +49,13 @@ def start(
     and `random_from_data` take points; `random` draws responsibilities. Where there are more than 50,000 points (and
     more than 250 for each component), seeds are looked for in a sample of so many; all points are then assigned to
     the nearest. The sample is drawn among the rows of all processes, so that the start depends neither on their
-    number nor on batches; equal points in it count as one of their weight, so that integer weights and repetition
-    start alike.
+    number nor on batches; integer weights count as repetition.
+
+    Without `assign`, components of their own covariances that start from points are their seed alone: of the weight
+    of one point, so that the weights do not sum to one, and with `reg_covar` for variances. The first step of EM then
+    assigns all points. This is where scikit-learn starts, to the last digits. Its start is defective for tied
+    covariances, whose scatter it divides by `K` in the place of `n` (EM then ends 0.3 nats per point lower), and
+    for `reg_covar=0`, where every covariance is singular: points are assigned there all the same.
 
     Args:
         x: `n x D` points.
@@ -59,6 +65,7 @@ def start(
         random_state: The source of randomness; with several processes, that of the first.
         sample_weight: `(n,)` weights; `Points` hold their own.
         reg_covar: Variance added to the diagonals.
+        assign: Whether all points are assigned to seeds that are points themselves.
 
     Returns:
         The start, in float64.
@@ -87,8 +94,10 @@ def start(
         found = from_memberships(points, drawn.begin, points.location.expand(n_components, -1), structure, reg_covar)
         drawn.finish()
         return found
-    seeds = points.processes.agree(_seeds(points, n_components, method, random_state))
-    return from_seeds(points, seeds.to(points.device), structure, reg_covar=reg_covar)
+    seeds = points.processes.agree(_seeds(points, n_components, method, random_state)).to(points.device)
+    if assign or method == "kmeans" or structure.name == "tied" or reg_covar == 0:
+        return from_seeds(points, seeds, structure, reg_covar=reg_covar)
+    return _alone(seeds, points.weight, structure, reg_covar)
 
 
 def from_labels(
@@ -140,6 +149,17 @@ def from_labels(
         metric = from_seeds(points, seeds, tied, metric=metric, reg_covar=reg_covar).precisions_cholesky
     assert best is not None
     return best
+
+
+def _alone(seeds: Tensor, weight: float, structure: CovarianceStructure, reg_covar: float) -> MixtureParameters:
+    """The M step of scikit-learn for `K x D` seeds that have one point each, with its roundings."""
+    count = 1 + 10 * torch.finfo(torch.float64).eps
+    means = seeds / count
+    residue = torch.zeros_like(means) if structure.name == "full" else seeds.square() / count - means.square()
+    covariances = means.new_zeros(structure.covariance_shape(*means.shape))
+    variances = residue.mean(1, keepdim=True).expand_as(means) if structure.isotropic else residue
+    covariances = structure.regularize(covariances, variances + reg_covar)
+    return MixtureParameters(means.new_full((len(means),), count / weight), means, covariances, structure)
 
 
 class _Drawn:
@@ -196,19 +216,21 @@ def _seeds(points: Points, n_components: int, method: StartMethod, random_state:
 def _merged(
     rows: NDArray[np.floating], weight: NDArray[np.floating] | None, n_components: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-    """Equal rows as one, in ascending order, so that draws are the same for integer weights and for repetition.
+    """Rows whose draws are the same for integer weights and for repetition.
 
-    Rows that all differ and count alike are left as they are, and so are all where too few differ.
+    Where a quarter of the rows or more are repeated, equal ones count as one of their weight, in ascending order.
+    Elsewhere, and where too few differ, rows stay as they are, integer weights counting as repetition: draws are then
+    scikit-learn's.
     """
-    found = rows if weight is None else rows[weight > 0]
-    plain = weight is None or bool((weight == 1).all())
-    if plain and len(np.unique(found[:, 0])) == len(found):
+    if weight is None and len(np.unique(rows[:, 0])) == len(rows):
+        return rows, None
+    own = np.ones(len(rows)) if weight is None else weight
+    different, inverse = torch.from_numpy(rows[own > 0]).unique(dim=0, return_inverse=True)
+    if len(different) < n_components:
         return rows, weight
-    different, inverse = torch.from_numpy(found).unique(dim=0, return_inverse=True)
-    if (plain and len(different) == len(found)) or len(different) < n_components:
-        return rows, weight
-    counted = np.bincount(inverse.numpy(), weights=None if weight is None else weight[weight > 0])
-    return different.numpy(), counted.astype(float)
+    if bool((own == own.round()).all()) and len(different) > 0.75 * own.sum():
+        return np.repeat(rows, own.astype(int), axis=0), None
+    return different.numpy(), np.bincount(inverse.numpy(), weights=own[own > 0])
 
 
 def _check_labels(points: Points, labels: Tensor, n_components: int) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from latentmix.inference.mixtures.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.kernels import Centred, Expanded, Kernel, accurate
 from latentmix.inference.mixtures.points import Points, as_points
-from latentmix.models.covariances import CovarianceStructure
+from latentmix.models.covariances import LEAST_COLLINEARITY, CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["SufficientStatistics", "expectation", "moments", "repair", "slices", "stored"]
+__all__ = ["SufficientStatistics", "expectation", "moments", "repair", "sharpened", "slices", "stored"]
 
 _CHUNK = 4_000_000
 # Second moments of all local points about their location, which every E step with tied covariances needs.
@@ -284,6 +284,58 @@ def _shrunk(statistics: SufficientStatistics, parameters: MixtureParameters) -> 
         small = now * structure.precisions(factors) < 1e-3
         small = small.any(1) if small.ndim > 1 else small
     return bool((small & ~statistics.empty).any())
+
+
+def sharpened(
+    points: Points, before: MixtureParameters, after: MixtureParameters, reg_covar: float
+) -> MixtureParameters | None:
+    r"""The M step once more where features are so close to collinear that covariances lose the digits of moments.
+
+    Deviations are whitened by the factors :math:`U_k` of a first outcome, so that their second moments
+    :math:`S_k`, with `reg_covar` :math:`\epsilon`, are well conditioned, and the factors of the precisions become
+    :math:`U_k R_k^{-\top}` for the Cholesky factors :math:`R_k` of :math:`S_k + \epsilon\, U_k^\top U_k`. They have
+    the digits of the points, as those of a QR decomposition would.
+
+    Args:
+        points: The points.
+        before: The mixture of the E step.
+        after: The outcome of the M step, full or tied, with a jitter where that was singular.
+        reg_covar: Variance added to every feature.
+
+    Returns:
+        The mixture with sharper covariances; `None` where one of them is singular all the same.
+    """
+    structure, whitening = after.structure, after.precisions_cholesky
+    found = points.reduce(lambda: _whitened(points, before, after))
+    squares = found.scatter / (found.counts[:, None, None] if structure.name == "full" else found.counts.sum())
+    factors, info = torch.linalg.cholesky_ex(squares + reg_covar * whitening.mT @ whitening)
+    if bool(info.any()):
+        return None
+    precisions_cholesky = torch.linalg.solve_triangular(factors, whitening.mT, upper=False).mT
+    sharp = MixtureParameters.from_precisions_cholesky(after.weights, after.means, precisions_cholesky, structure)
+    return sharp if sharp.collinearity >= LEAST_COLLINEARITY else None
+
+
+@dataclass(frozen=True)
+class _Whitened:
+    """Second moments of whitened deviations, `K x D x D` or `D x D`, and the components' counts, `(K,)`."""
+
+    scatter: Tensor
+    counts: Tensor
+
+
+@torch.no_grad()
+def _whitened(points: Points, before: MixtureParameters, after: MixtureParameters) -> _Whitened:
+    """Those of this process's points."""
+    scatter, counts = torch.zeros_like(after.covariances), torch.zeros_like(after.weights)
+    for x, weight in points.chunks(max(1, _CHUNK // after.means.numel())):
+        part = x.double()
+        shares = before.log_joint(part).softmax(1)
+        shares = shares if weight is None else shares * weight[:, None]
+        deviations = (part[:, None, :] - after.means).transpose(0, 1) @ after.precisions_cholesky
+        scatter += after.structure.scatter(shares, deviations.transpose(0, 1))
+        counts += shares.sum(0)
+    return _Whitened(scatter, counts)
 
 
 def moments(x: Tensor, sample_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

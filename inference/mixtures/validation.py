@@ -150,7 +150,7 @@ def _listed(bad: Tensor) -> str:
 
 
 def given_start(estimator: Any, points: Points) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Weights, means and covariances that the user starts from, each `None` where it is not given.
+    """Weights, means and factors of precisions that the user starts from, each `None` where it is not given.
 
     Raises:
         ValueError: In scikit-learn's words, if a shape is wrong, weights do not lie on the simplex or precisions are
@@ -173,15 +173,14 @@ def given_start(estimator: Any, points: Points) -> tuple[Tensor | None, Tensor |
     means = _given(estimator.means_init, "means", size, points)
     name = f"{structure.name} precision"
     precisions = _given(estimator.precisions_init, name, structure.covariance_shape(*size), points)
-    covariances = None
+    factors = None
     if precisions is not None:
-        factors = structure.precisions_cholesky(precisions)
+        factors = structure.precisions_cholesky_from_precisions(precisions)
         symmetric = structure.expand(precisions, *size)
         if not bool(factors.isfinite().all()) or not torch.allclose(symmetric, symmetric.mT, rtol=1e-5):
             matrices = structure.name in ("full", "tied")
             raise ValueError(f"'{name}' should be {'symmetric, positive-definite' if matrices else 'positive'}")
-        covariances = structure.precisions(factors)
-    return weights, means, covariances
+    return weights, means, factors
 
 
 def _given(value: Any, name: str, shape: tuple[int, ...], points: Points) -> Tensor | None:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from latentmix.inference import GaussianMixture
 from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.points import as_points
 from latentmix.inference.mixtures.reseeding import reseed
@@ -52,3 +53,43 @@ def test_a_component_is_not_started_anew_at_a_point_without_weight():
         revived = reseed(given, first, empty, given.variance)
         assert torch.equal(revived.means[1], x[-1]) == expected
         assert bool((x == revived.means[1]).all(1).any())
+
+
+@pytest.mark.parametrize("inference", ["em", "svi"])
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_empty_component_claims_no_place(inference, covariance_type, dtype):
+    """Six components for five places: what lies between two of them belongs to the nearer one."""
+    places = np.random.default_rng(0).integers(1, 6, 500)[:, None].astype(dtype)
+    mixture = GaussianMixture(6, inference=inference, covariance_type=covariance_type, random_state=0)
+    if covariance_type == "tied":
+        mixture.fit(places)
+    else:
+        with pytest.warns(ConvergenceWarning, match="A component was empty in the end: 1 of 6"):
+            mixture.fit(places)
+    between = np.array([[1.4], [1.6], [2.4], [3.6], [4.4], [4.6], [0.0], [9.0]], dtype=dtype)
+    claimed = mixture.means_[mixture.predict(between)].ravel()
+    np.testing.assert_allclose(claimed, [1, 2, 2, 4, 4, 5, 1, 5], atol=1e-3)
+    assert mixture.weights_.sum() == pytest.approx(1.0)
+
+
+def test_an_empty_component_claims_no_place_where_values_are_missing():
+    rng = np.random.default_rng(0)
+    x = np.repeat(np.arange(5.0), 60)[:, None] * np.ones(2)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    x = x[~np.isnan(x).all(1)]
+    mixture = GaussianMixture(7, missing="marginalize", random_state=0, max_iter=300, tol=1e-8).fit(x)
+    assert mixture.covariances_.diagonal(axis1=1, axis2=2).max() < 0.5
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("spread", [0.0, 1e-12, 1e-5, 1.0])
+@pytest.mark.parametrize("max_iter", [1, 2, 30])
+def test_no_covariance_is_narrower_than_the_floor(covariance_type, spread, max_iter):
+    x = 0.3 + spread * np.repeat([[0.0, 0.0], [1.0, 1.0]], 150, axis=0)
+    mixture = GaussianMixture(3, covariance_type=covariance_type, random_state=0, max_iter=max_iter).fit(x)
+    narrowest = torch.linalg.eigvalsh(mixture.parameters_.expanded_covariances()).min()
+    assert float(narrowest) >= 1e-6 * (1 - 1e-9)
+    # No density of covariances at the floor is higher at a point.
+    assert max(mixture.lower_bound_, mixture.score(x)) <= -np.log(2 * np.pi * 1e-6) + 1e-9
