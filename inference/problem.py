@@ -79,14 +79,15 @@ class Problem:
             guide_trace = poutine.trace(guide).get_trace(*batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
             check_scaling(model_trace, guide_trace, len(data[0]), size)
-            objective(model, guide, *batch)
+            objective.rehearse(model, guide, *batch)
             if held_out is not None:
                 randomness = RandomState.capture()
                 monitor(model, guide, *transformed(tuple(tensor[:size] for tensor in held_out), transform))
                 randomness.restore()
             if monitor is objective and objective.terms(model, guide, *batch).elbo is None:
                 monitor = as_objective(Trace_ELBO())
-        return cls(model, guide, objective, monitor, transform, list(modules.found.values()))
+        stateful = [*modules.found.values(), *objective.modules]
+        return cls(model, guide, objective, monitor, transform, stateful)
 
     def leaves(self, frozen: Sequence[Tensor]) -> dict[str, Tensor]:
         """The unconstrained parameters of the parameter store and the modules, each once, less the frozen ones."""
@@ -106,7 +107,7 @@ class Problem:
     def backward(self, batch: Batch) -> Terms:
         """Accumulate the gradients of one minibatch; gives the reported terms."""
         terms = self.objective.backward(self.model, self.guide, *batch)
-        if self.monitor in (self.objective, self.objective.bound()):
+        if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
             return terms
         with torch.no_grad(), Modules(self.model, self.guide):
             return self.monitor.terms(self.model, self.guide, *batch)

@@ -56,7 +56,7 @@ class Twin(Objective):
         particles = []
         count = len(batch[0])
         for model_trace, guide_trace in self.traces(model, guide, *batch):
-            count = data_count(model_trace.nodes.values(), batch)
+            count = data_count(model_trace.nodes.values(), len(batch[0]))
             particles.append(self.particle(model_trace, guide_trace))
         weight = 1.0 / (count * self.elbo.num_particles)
         loss, elbo, log_likelihood = (weight * sum(part) for part in zip(*particles, strict=True))
@@ -174,7 +174,7 @@ class RenyiTwin(_SampledTwin):
         log_weights = []
         count = len(batch[0])
         for model_trace, guide_trace in self.traces(model, guide, *batch):
-            count = data_count(model_trace.nodes.values(), batch)
+            count = data_count(model_trace.nodes.values(), len(batch[0]))
             particles.append(self.particle(model_trace, guide_trace))
             log_weights.append(_log_weight(model_trace, guide_trace))
         size = self.elbo.num_particles
