@@ -54,7 +54,8 @@ def bound_of(objective: Objective) -> Objective:
     if bound is not None:
         return bound
     if isinstance(objective, PyroObjective) and isinstance(objective.elbo, TraceEnum_ELBO):
-        return TraceEnumTwin(TraceEnum_ELBO(max_plate_nesting=objective.elbo.max_plate_nesting))
+        nesting = objective.elbo.max_plate_nesting
+        return TraceEnumTwin(TraceEnum_ELBO(max_plate_nesting=nesting, strict_enumeration_warning=False))
     return TraceTwin(Trace_ELBO())
 
 

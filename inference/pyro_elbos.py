@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from latentmix.inference.effects import Modules
 from latentmix.inference.terms import Objective, Stochastic, Terms, data_count, data_plate
-from latentmix.inference.twins import TraceEnumTwin, TraceTwin
+from latentmix.inference.twins import TraceEnumTwin, TraceTwin, check_sampled
 
 __all__ = ["IMPORTANCE_WEIGHTED", "PyroObjective"]
 
@@ -45,7 +45,8 @@ class PyroObjective(Objective):
     def bound(self) -> Objective | None:
         """See `Objective.bound`."""
         if isinstance(self.elbo, TraceTMC_ELBO):
-            return TraceEnumTwin(TraceEnum_ELBO(max_plate_nesting=self.elbo.max_plate_nesting))
+            elbo = TraceEnum_ELBO(max_plate_nesting=self.elbo.max_plate_nesting, strict_enumeration_warning=False)
+            return TraceEnumTwin(elbo)
         if isinstance(self.elbo, (*WHOLE_DATA, Trace_MMD)):
             return TraceTwin(Trace_ELBO())
         return None
@@ -72,11 +73,20 @@ class PyroObjective(Objective):
 
     def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
         """See `Objective.rehearse`: one step without an optimizer, of which nothing stays."""
+        if not isinstance(self.elbo, TraceEnum_ELBO | TraceTMC_ELBO):
+            guide_trace = poutine.trace(guide).get_trace(*batch)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+            check_sampled(model_trace, guide_trace, self._name)
         try:
             with _Run(self.averages) as run, Modules(model, guide) as modules:
                 self.elbo.loss_and_grads(model, guide, *batch)
-        except (AssertionError, NotImplementedError, TypeError, RuntimeError) as error:
-            raise ValueError(f"Expected a model and a guide that {self._name} takes; got {error!r}.") from error
+        except ValueError:
+            raise
+        except Exception as error:  # Pyro asserts, or fails in whatever way, on what an ELBO does not take
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if isinstance(self.elbo, ReweightedWakeSleep) and self.elbo.insomnia < 1:
+                said += " (its sleep phase calls guide(*batch, observations=...); insomnia=1 leaves it out)"
+            raise ValueError(f"Expected a model and a guide that {self._name} takes; got {said}") from error
         for leaf in _leaves(run, modules):
             leaf.grad = None
         for average in self.averages.buffers():

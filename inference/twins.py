@@ -7,6 +7,7 @@ traced and compiled, and it splits the bound into the expected log-likelihood an
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from typing import Any
 import torch
 from opt_einsum import shared_intermediates
 from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.infer import RenyiELBO
+from pyro.infer import RenyiELBO, TraceEnum_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.infer.traceenum_elbo import _compute_model_factors
-from pyro.infer.util import Dice, MultiFrameTensor, get_dependent_plate_dims, torch_sum
+from pyro.infer.util import Dice, MultiFrameTensor, get_dependent_plate_dims, is_validation_enabled, torch_sum
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import SampleRing
@@ -29,7 +30,7 @@ from torch.distributions import kl_divergence
 from latentmix.inference.effects import Registered
 from latentmix.inference.terms import Objective, Stochastic, Terms, data_count, samples
 
-__all__ = ["RenyiTwin", "TraceEnumTwin", "TraceMeanFieldTwin", "TraceTwin", "Twin", "describe"]
+__all__ = ["RenyiTwin", "TraceEnumTwin", "TraceMeanFieldTwin", "TraceTwin", "Twin", "check_sampled", "describe"]
 
 
 class Twin(Objective):
@@ -83,13 +84,18 @@ class _SampledTwin(Twin):
 
     def traces(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Iterator[tuple[Trace, Trace]]:
         for model_trace, guide_trace in super().traces(model, guide, *batch):
-            for name, site in samples(model_trace):
-                if site["infer"].get("enumerate") and not site["is_observed"] and name not in guide_trace:
-                    raise ValueError(
-                        f"Expected an ELBO that enumerates {name!r}, which the model marks and the guide lacks; got "
-                        f"{type(self.elbo).__name__}: use TraceEnum_ELBO, or the collapsed form of the model."
-                    )
+            check_sampled(model_trace, guide_trace, type(self.elbo).__name__)
             yield model_trace, guide_trace
+
+
+def check_sampled(model_trace: Trace, guide_trace: Trace, elbo: str) -> None:
+    """Refuse a latent of the model that only enumeration could give a value of."""
+    for name, site in samples(model_trace):
+        if site["infer"].get("enumerate") and not site["is_observed"] and name not in guide_trace:
+            raise ValueError(
+                f"Expected an ELBO that enumerates {name!r}, which the model marks and the guide lacks; got {elbo}: use "
+                "TraceEnum_ELBO, or the collapsed form of the model."
+            )
 
 
 class TraceTwin(_SampledTwin):
@@ -214,8 +220,25 @@ class TraceEnumTwin(Twin):
 
     What the enumerated variables of the model sum to belongs to the log-likelihood where something observed depends
     on them, and else, as with the components of a mixture prior, to the latents. A guide that enumerates, or that
-    samples without a pathwise gradient, takes Pyro's Dice estimator, which cannot be compiled.
+    samples without a pathwise gradient, takes Pyro's Dice estimator, which cannot be compiled. Where nothing is
+    enumerated, a warning says so once (but for `strict_enumeration_warning=False`); a discrete latent that is neither
+    enumerated nor in the guide is refused.
     """
+
+    def __init__(self, elbo: TraceEnum_ELBO) -> None:
+        super().__init__(elbo)
+        self._warns = elbo.strict_enumeration_warning
+        elbo.strict_enumeration_warning = False  # Pyro's own warning, several at each fit
+
+    def traces(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Iterator[tuple[Trace, Trace]]:
+        """See `Twin.traces`."""
+        for model_trace, guide_trace in super().traces(model, guide, *batch):
+            if is_validation_enabled():
+                problem = _nothing_enumerated(model_trace, guide_trace)
+                if problem and self._warns:
+                    warnings.warn(problem, stacklevel=2)
+                self._warns = False
+            yield model_trace, guide_trace
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
         """See `Twin.particle`."""
@@ -240,6 +263,29 @@ class TraceEnumTwin(Twin):
         log_likelihood = torch.zeros(()) + expectation(evidence)
         elbo = log_likelihood + expectation(prior)
         return -elbo, elbo, log_likelihood
+
+
+def _nothing_enumerated(model_trace: Trace, guide_trace: Trace) -> str:
+    """A sentence where no site is enumerated, else nothing."""
+    discrete = [
+        name
+        for name, site in samples(model_trace)
+        if not site["is_observed"] and not site["infer"].get("enumerate") and site["fn"].has_enumerate_support
+    ]
+    for name in discrete:
+        if name not in guide_trace:
+            raise ValueError(
+                f"Expected {name!r}, a discrete latent of the model, to be enumerated or in the guide; got neither: mark "
+                "it infer={'enumerate': 'parallel'}."
+            )
+    if any(site["infer"].get("enumerate") for trace in (model_trace, guide_trace) for _, site in samples(trace)):
+        return ""
+    if discrete:
+        return (
+            f"TraceEnum_ELBO enumerates nothing: {discrete[0]!r} is discrete but not marked, so that it is sampled, with "
+            "gradients of a high variance: mark it infer={'enumerate': 'parallel'} in the guide, or in the model alone."
+        )
+    return "TraceEnum_ELBO enumerates nothing, as no site is marked infer={'enumerate': ...}: Trace_ELBO is the same."
 
 
 _Costs = OrderedDict[frozenset[str], list[Any]]
