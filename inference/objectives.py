@@ -23,7 +23,16 @@ from latentmix.inference.pyro_elbos import PyroObjective
 from latentmix.inference.terms import Objective, Stochastic, Terms, data_plate
 from latentmix.inference.twins import RenyiTwin, TraceEnumTwin, TraceMeanFieldTwin, TraceTwin
 
-__all__ = ["CallableObjective", "Objective", "Stochastic", "Terms", "as_objective", "bound_of", "data_plate", "reporter_of"]
+__all__ = [
+    "CallableObjective",
+    "Objective",
+    "Stochastic",
+    "Terms",
+    "as_objective",
+    "bound_of",
+    "data_plate",
+    "reporter_of",
+]
 
 
 def as_objective(objective: Objective | ELBO | Callable[..., Tensor]) -> Objective:
@@ -42,7 +51,9 @@ def as_objective(objective: Objective | ELBO | Callable[..., Tensor]) -> Objecti
         elbo = _eager(objective)
         return _TWINS.get(type(elbo), PyroObjective)(elbo)
     if isinstance(objective, type):
-        raise ValueError(f"Expected an objective; got the class {objective.__name__}: make one, {objective.__name__}().")
+        raise ValueError(
+            f"Expected an objective; got the class {objective.__name__}: make one, {objective.__name__}()."
+        )
     if callable(objective):
         return CallableObjective(objective)
     raise ValueError(f"Expected an objective, a Pyro ELBO or a callable; got {type(objective).__name__}.")

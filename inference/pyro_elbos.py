@@ -73,6 +73,8 @@ class PyroObjective(Objective):
 
     def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
         """See `Objective.rehearse`: one step without an optimizer, of which nothing stays."""
+        for name, _ in list(self.averages.named_buffers()):
+            delattr(self.averages, name)
         if not isinstance(self.elbo, TraceEnum_ELBO | TraceTMC_ELBO):
             guide_trace = poutine.trace(guide).get_trace(*batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
@@ -137,8 +139,8 @@ class _Run(poutine.messenger.Messenger):
             self.averages.get_buffer(_key(name))[tuple(map(slice, new.shape))] = new
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        kept = ("name", "type", "fn", "value", "is_observed", "cond_indep_stack", "infer", "scale")
-        self.sites.append({key: msg[key] for key in kept})
+        kept = ("name", "type", "fn", "value", "is_observed", "cond_indep_stack", "infer", "scale", "_unweighted")
+        self.sites.append({key: msg[key] for key in kept if key in msg})
 
     def _pyro_param(self, msg: Any) -> None:
         average = self._average(msg["name"])

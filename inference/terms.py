@@ -147,7 +147,7 @@ def _common_scale(sites: list[Any], length: int) -> float:
     first = next((site["scale"] for site in local if site["is_observed"]), 1.0)
     if (isinstance(first, Tensor) and first.dim()) or not first > 1:
         return 1.0
-    scales = [site["infer"].get("_unweighted", site["scale"]) for site in local]
+    scales = [site.get("_unweighted", site["scale"]) for site in local]
     if any(isinstance(scale, Tensor) and scale.dim() for scale in scales):
         return 1.0
     return float(first) if all(math.isclose(float(scale), float(first), rel_tol=1e-6) for scale in scales) else 1.0

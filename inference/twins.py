@@ -7,10 +7,12 @@ traced and compiled, and it splits the bound into the expected log-likelihood an
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +33,8 @@ from latentmix.inference.effects import Registered
 from latentmix.inference.terms import Objective, Stochastic, Terms, data_count, samples
 
 __all__ = ["RenyiTwin", "TraceEnumTwin", "TraceMeanFieldTwin", "TraceTwin", "Twin", "check_sampled", "describe"]
+
+_OWN = f"{Path(__file__).parent}{os.sep}"
 
 
 class Twin(Objective):
@@ -236,7 +240,7 @@ class TraceEnumTwin(Twin):
             if is_validation_enabled():
                 problem = _nothing_enumerated(model_trace, guide_trace)
                 if problem and self._warns:
-                    warnings.warn(problem, stacklevel=2)
+                    warnings.warn(problem, stacklevel=2, skip_file_prefixes=(_OWN,))
                 self._warns = False
             yield model_trace, guide_trace
 

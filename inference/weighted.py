@@ -126,7 +126,7 @@ class _ScaledLatents(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
-            msg["infer"].setdefault("_unweighted", msg["scale"])
+            msg.setdefault("_unweighted", msg["scale"])  # beside `infer`, which a replay replaces
             msg["scale"] = self.weight * msg["scale"]
 
 
