@@ -39,7 +39,7 @@ def as_objective(objective: Objective | ELBO | Callable[..., Tensor]) -> Objecti
     """Make an objective from one of Pyro's ELBOs or from a callable.
 
     `Trace_ELBO`, `TraceMeanField_ELBO`, `TraceEnum_ELBO` and `RenyiELBO` get their twin; another ELBO, and a
-    subclass of these, runs as it is. Those that Pyro compiles (`JitTrace_ELBO`, ...) run as the ones that it does not. A
+    subclass of these, runs as it is. `JitTrace_ELBO` and its like run as their equals that are not compiled. A
     callable `(model, guide, *batch) -> scalar loss` gives its own unit.
 
     Raises:
@@ -109,7 +109,7 @@ _COMPILED: dict[type, type] = {
 
 
 def _eager(elbo: ELBO) -> ELBO:
-    """A copy; of one that Pyro compiles by TorchScript, which fixes the length of a minibatch, the same not compiled."""
+    """A copy, not compiled: TorchScript would fix the length of a minibatch."""
     copied = copy.copy(elbo)
     if type(elbo) in _COMPILED:
         copied.__class__ = _COMPILED[type(elbo)]

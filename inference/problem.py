@@ -167,8 +167,8 @@ def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size:
             )
         if latents:
             raise ValueError(
-                f"Expected a plate over all {length} data around what is observed, because {next(iter(latents))!r} is a "
-                f"latent of the whole data set; got one over {counted:g}: {remedy}"
+                f"Expected a plate over all {length} data around what is observed, because {next(iter(latents))!r} is "
+                f"a latent of the whole data set; got one over {counted:g}: {remedy}"
             )
         return
     if size == length:
@@ -177,8 +177,8 @@ def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size:
         twice = [name for name, site in local.items() if site["is_observed"] and _is(site["scale"], factor**2)]
         if latents and twice:
             raise ValueError(
-                f"Expected a minibatch to be scaled up once; got {twice[0]!r} in a plate over all {length} data and under "
-                f"poutine.scale by {factor:g} besides: leave the one or the other out."
+                f"Expected a minibatch to be scaled up once; got {twice[0]!r} in a plate over all {length} data and "
+                f"under poutine.scale by {factor:g} besides: leave the one or the other out."
             )
         return
     for name, site in latents.items():

@@ -96,8 +96,8 @@ class PyroObjective(Objective):
         plate = data_plate(run.sites, len(batch[0]))
         if isinstance(self.elbo, WHOLE_DATA) and plate is not None and plate.full_size not in (None, plate.size):
             raise ValueError(
-                f"Expected all {plate.full_size} data in one step for {self._name}, which weighs particles by the whole "
-                f"of p / q; got a subsample of {plate.size}: leave batch_size out, or use Trace_ELBO."
+                f"Expected all {plate.full_size} data in one step for {self._name}, which weighs particles by p / q of "
+                f"all of them; got a subsample of {plate.size}: leave batch_size out, or use Trace_ELBO."
             )
 
     @property
@@ -106,7 +106,7 @@ class PyroObjective(Objective):
 
     def _per_datum(self, loss: Any, count: float) -> Terms:
         parts = loss if isinstance(loss, tuple) else (loss,)  # of model and guide, whose gradients are of the sum
-        value = sum(torch.as_tensor(part, dtype=torch.float64).detach() for part in parts) / count
+        value = torch.stack([torch.as_tensor(part, dtype=torch.float64).detach() for part in parts]).sum() / count
         return Terms(value, None if self.bound() is not None else -value, None, None)
 
 

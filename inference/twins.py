@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from opt_einsum import shared_intermediates
 from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.infer import RenyiELBO, TraceEnum_ELBO
+from pyro.infer import RenyiELBO
 from pyro.infer.elbo import ELBO
 from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.infer.util import Dice, MultiFrameTensor, get_dependent_plate_dims, is_validation_enabled, torch_sum
@@ -59,7 +59,7 @@ class Twin(Objective):
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.terms`."""
         particles = []
-        count = len(batch[0])
+        count: float = len(batch[0])
         for model_trace, guide_trace in self.traces(model, guide, *batch):
             count = data_count(model_trace.nodes.values(), len(batch[0]))
             particles.append(self.particle(model_trace, guide_trace))
@@ -97,8 +97,8 @@ def check_sampled(model_trace: Trace, guide_trace: Trace, elbo: str) -> None:
     for name, site in samples(model_trace):
         if site["infer"].get("enumerate") and not site["is_observed"] and name not in guide_trace:
             raise ValueError(
-                f"Expected an ELBO that enumerates {name!r}, which the model marks and the guide lacks; got {elbo}: use "
-                "TraceEnum_ELBO, or the collapsed form of the model."
+                f"Expected an ELBO that enumerates {name!r}, which the model marks and the guide lacks; got {elbo}: "
+                "use TraceEnum_ELBO, or the collapsed form of the model."
             )
 
 
@@ -182,7 +182,7 @@ class RenyiTwin(_SampledTwin):
         """See `Objective.terms`."""
         particles = []
         log_weights = []
-        count = len(batch[0])
+        count: float = len(batch[0])
         for model_trace, guide_trace in self.traces(model, guide, *batch):
             count = data_count(model_trace.nodes.values(), len(batch[0]))
             particles.append(self.particle(model_trace, guide_trace))
@@ -229,7 +229,7 @@ class TraceEnumTwin(Twin):
     enumerated nor in the guide is refused.
     """
 
-    def __init__(self, elbo: TraceEnum_ELBO) -> None:
+    def __init__(self, elbo: ELBO) -> None:
         super().__init__(elbo)
         self._warns = elbo.strict_enumeration_warning
         elbo.strict_enumeration_warning = False  # Pyro's own warning, several at each fit
@@ -279,15 +279,16 @@ def _nothing_enumerated(model_trace: Trace, guide_trace: Trace) -> str:
     for name in discrete:
         if name not in guide_trace:
             raise ValueError(
-                f"Expected {name!r}, a discrete latent of the model, to be enumerated or in the guide; got neither: mark "
-                "it infer={'enumerate': 'parallel'}."
+                f"Expected {name!r}, a discrete latent of the model, to be enumerated or in the guide; got neither: "
+                "mark it infer={'enumerate': 'parallel'}."
             )
     if any(site["infer"].get("enumerate") for trace in (model_trace, guide_trace) for _, site in samples(trace)):
         return ""
     if discrete:
         return (
-            f"TraceEnum_ELBO enumerates nothing: {discrete[0]!r} is discrete but not marked, so that it is sampled, with "
-            "gradients of a high variance: mark it infer={'enumerate': 'parallel'} in the guide, or in the model alone."
+            f"TraceEnum_ELBO enumerates nothing: {discrete[0]!r} is discrete but not marked, so that it is sampled, "
+            "with gradients of a high variance: mark it infer={'enumerate': 'parallel'} in the guide, or in the model "
+            "alone."
         )
     return "TraceEnum_ELBO enumerates nothing, as no site is marked infer={'enumerate': ...}: Trace_ELBO is the same."
 

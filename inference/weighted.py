@@ -40,8 +40,8 @@ class Weighted(Objective):
         warmup: Epochs until the weight is reached, a fraction too; outside `fit` there is none.
 
     Raises:
-        ValueError: If `beta` is not positive, `warmup` is negative, or what is to be weighed has importance weights (`RenyiELBO`,
-            `ReweightedWakeSleep`, ...) or no KL divergence (`Trace_MMD`).
+        ValueError: If `beta` is not positive, `warmup` is negative, or what is to be weighed has importance weights
+            (`RenyiELBO`, `ReweightedWakeSleep`, ...) or no KL divergence (`Trace_MMD`).
 
     Example:
         >>> from pyro.infer import Trace_ELBO

@@ -51,8 +51,8 @@ class Likelihood(nn.Module, Part):
         """
         if self.support not in _MEASURES:
             raise ValueError(
-                f"Expected {type(self).__name__} to have a support out of {', '.join(_MEASURES)}; got {self.support!r}: "
-                "another one needs a property `measure` beside it."
+                f"Expected {type(self).__name__} to have a support out of {', '.join(_MEASURES)}; got "
+                f"{self.support!r}: another one needs a property `measure` beside it."
             )
         return _MEASURES[self.support]
 
@@ -99,8 +99,8 @@ class Likelihood(nn.Module, Part):
             raise ValueError(f"Expected positive data for {name}; got values from {x.min():.4g}.")
         if self.support == "counts" and not bool(((x >= 0) & (x % 1 == 0)).all()):
             raise ValueError(
-                f"Expected counts, 0, 1, 2, ..., for {name}; got values between {x.min():.4g} and {x.max():.4g} that are "
-                "none."
+                f"Expected counts, 0, 1, 2, ..., for {name}; got values between {x.min():.4g} and {x.max():.4g} that "
+                "are none."
             )
         if self.support == "levels" and not bool((fitting := distributions.on_levels(x)).all()):
             raise ValueError(

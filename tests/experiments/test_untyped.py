@@ -88,11 +88,11 @@ def test_what_no_argument_can_be_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-class Counted(Trace_ELBO):  # type: ignore[misc]
+class Counted(Trace_ELBO):
     """A user's own, whose argument goes through keywords."""
 
     def __init__(self, width=1.0, **options) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(**options)
+        super().__init__(**options)  # type: ignore[no-untyped-call]
         self.width = width
 
 

@@ -21,7 +21,7 @@ from tests.inference.pairs import chain_pair, subsampled_pair
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-def discrete_pair(infer: dict[str, Any], in_guide: bool = True) -> Pair:
+def discrete_pair(infer: Any, in_guide: bool = True) -> Pair:
     def model(x: Tensor) -> None:
         means = pyro.param("means", torch.tensor([-1.0, 2.0], dtype=x.dtype))
         with pyro.plate("data", len(x)):

@@ -96,29 +96,33 @@ def test_wake_sleep_has_the_gradients_of_pyro() -> None:
 def test_compiled_elbos_run_as_the_eager_ones() -> None:
     assert isinstance(as_objective(JitTrace_ELBO()), TraceTwin)
     model, guide, (x,), _ = vae_pair()
-    start = copy.deepcopy((model.__self__, guide))  # type: ignore[attr-defined]
+    start = copy.deepcopy((model.__self__, guide))
     ours = fit(model, guide, x, epochs=2, batch_size=5, objective=JitTrace_ELBO(), seed=1)
     eager = fit(start[0].model, start[1], x, epochs=2, batch_size=5, objective=Trace_ELBO(), seed=1)
     assert ours.losses == eager.losses
 
 
-def baseline_pair(baseline: dict[str, Any], net: nn.Module | None = None) -> tuple[Callable[..., Any], ...]:
+def baseline_pair(baseline: Any, net: nn.Module | None = None) -> tuple[Callable[..., Any], ...]:
     """A global and a local Bernoulli latent, both with a baseline."""
     model, _, _, _ = score_function_pair()
 
     def guide(x: Tensor) -> None:
         q = pyro.param("q", torch.tensor(0.6, dtype=torch.float64), constraint=constraints.unit_interval)
         slope = pyro.param("slope", torch.tensor(0.5, dtype=torch.float64))
-        local = baseline
+        local: Any = baseline
         if net is not None:
             pyro.module("net", net)
             local = {"nn_baseline": lambda x: net(x)[:, 0], "nn_baseline_input": x[:, None]}
-        pyro.sample("switch", dist.Bernoulli(q), infer={"baseline": baseline})
+        pyro.sample("switch", dist.Bernoulli(q), infer=infer(baseline))
         with pyro.plate("data", TOTAL, subsample=x):
-            pyro.sample("side", dist.Bernoulli(logits=slope * x), infer={"baseline": local})
+            pyro.sample("side", dist.Bernoulli(logits=slope * x), infer=infer(local))
             pyro.sample("z", dist.Normal(slope * x, 0.5))
 
     return model, guide
+
+
+def infer(baseline: Any) -> Any:
+    return {"baseline": baseline}
 
 
 AVERAGE = {"use_decaying_avg_baseline": True, "baseline_beta": 0.5}

@@ -59,7 +59,7 @@ def without_a_plate(x: Tensor) -> None:
 
 
 def as_a_decorator(x: Tensor) -> None:
-    @poutine.scale(scale=N / len(x))  # type: ignore[untyped-decorator]
+    @poutine.scale(scale=N / len(x))
     def observe(loc: Tensor) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(loc, 1.0), obs=x)

@@ -262,7 +262,7 @@ def test_every_support_says_what_the_likelihood_is_taken_against() -> None:
     assert (Counts().measure, Counts().discrete) == ("mass on {0, 1, 2, ...}", True)
     assert (Positive().measure, Positive().discrete) == ("density", False)
     assert (Words().measure, Words().discrete) == ("mass on words", True)
-    with pytest.raises(ValueError, match="Expected Labels to have a support out of binary.*got 'labels': another one"):
+    with pytest.raises(ValueError, match=r"Expected Labels to have a support out of binary.*got 'labels': another one"):
         Labels().discrete  # noqa: B018
 
 
