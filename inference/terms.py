@@ -143,14 +143,15 @@ def local_sites(sites: Iterable[Any], length: int) -> list[Any]:
 
 def _common_scale(sites: list[Any], length: int) -> float:
     """The scale above 1 of all sites of single data, or 1."""
+    observed = [site["scale"] for site in sites if site["type"] == "sample" and site["is_observed"]]
+    if all(isinstance(scale, int | float) and scale <= 1 for scale in observed):
+        return 1.0
     local = {site["name"]: site for site in local_sites(sites, length)}.values()
-    first = next((site["scale"] for site in local if site["is_observed"]), 1.0)
-    if (isinstance(first, Tensor) and first.dim()) or not first > 1:
-        return 1.0
     scales = [site.get("_unweighted", site["scale"]) for site in local]
-    if any(isinstance(scale, Tensor) and scale.dim() for scale in scales):
+    if not local or any(isinstance(scale, Tensor) and scale.dim() for scale in scales):
         return 1.0
-    return float(first) if all(math.isclose(float(scale), float(first), rel_tol=1e-6) for scale in scales) else 1.0
+    least, most = (float(extreme(map(float, scales))) for extreme in (min, max))
+    return most if least > 1 and math.isclose(least, most, rel_tol=1e-6) else 1.0
 
 
 def samples(trace: Trace) -> Iterator[tuple[str, Any]]:
