@@ -14,8 +14,9 @@ import safetensors.torch
 import yaml
 from torch import Tensor
 
-from latentmix.experiments.config import PARTS, import_object, join
+from latentmix.experiments.config import PARTS, join
 from latentmix.experiments.mixtures import FittedMixture
+from latentmix.experiments.untyped import import_object
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
 from latentmix.inference.effects import isolated

@@ -93,7 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
-            warnings.filterwarnings("ignore", message=".*found no sample sites configured for enumeration")
             warnings.showwarning = _warn
             code = _command(words[0])(words[1:])
     except BrokenPipeError:

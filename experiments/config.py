@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import os
@@ -16,13 +15,14 @@ from typing import Any, Literal
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, TraceTMC_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from latentmix.experiments.data import ROOTED, Data
+from latentmix.experiments.untyped import import_object, instantiated
 from latentmix.guides import AmortizedGuide, Encoder, Family
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
 from latentmix.inference.mixtures.validation import check_device
@@ -192,7 +192,7 @@ class Experiment:
     def from_config(cls, config: Namespace) -> Experiment:
         """Make the objects that a parsed configuration names."""
         parser = experiment_parser()
-        objects = parser.instantiate(config)
+        objects = instantiated(parser, config)
         training = Training(**{field.name: objects[field.name] for field in fields(Training)})
         values = plain(parser, config)
         values["data"] |= located(objects.data)
@@ -216,7 +216,7 @@ class Experiment:
             "latent_dim": self.config["latent_dim"],
             "shape": list(shape),
             "outputs": self.likelihood.outputs,
-            "enumerated": isinstance(self.elbo, TraceEnum_ELBO),
+            "enumerated": isinstance(self.elbo, TraceEnum_ELBO | TraceTMC_ELBO),
         }
         for part in parts.values():
             accepted = inspect.signature(import_object(part["class_path"])).parameters
@@ -237,7 +237,7 @@ def build_parts(parts: Mapping[str, Any]) -> tuple[VAE, AmortizedGuide]:
     parser = ArgumentParser(exit_on_error=False)
     for name, base in PARTS.items():
         parser.add_subclass_arguments(base, name, required=True)
-    made = parser.instantiate(parser.parse_object(dict(parts)))
+    made = instantiated(parser, parser.parse_object(dict(parts)))
     vae = VAE(decoder=made.decoder, prior=made.prior, likelihood=made.likelihood)
     if made.encoder.latent_dim != vae.latent_dim or tuple(made.encoder.shape) != vae.shape:
         raise ValueError(
@@ -261,7 +261,8 @@ def compose_objective(elbo: ELBO, training: Training) -> Objective:
         ValueError: If they do not go together.
     """
     if isinstance(elbo, TraceEnum_ELBO) and elbo.max_plate_nesting == math.inf:
-        elbo.max_plate_nesting = 1  # that of a VAE; Pyro would run the model to find out
+        vectorized = elbo.vectorize_particles and elbo.num_particles > 1
+        elbo.max_plate_nesting = 1 + vectorized  # that of a VAE; Pyro would run the model to find out
     objective = as_objective(elbo)
     if training.free_bits is not None:
         if type(elbo) not in (Trace_ELBO, TraceMeanField_ELBO):
@@ -340,12 +341,6 @@ def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     return values
 
 
-def import_object(path: str) -> Any:
-    """The object that a dotted path names."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
 def located(data: Data) -> dict[str, str]:
     """Where the data lie, in words that hold from any folder and without the environment."""
     if data.source.endswith((".npz", ".npy")):
@@ -361,12 +356,17 @@ def check_options(experiment: Experiment) -> None:
     Raises:
         ValueError: If an optimizer or a schedule cannot be made, or the objective has no particle.
     """
-    particles = getattr(experiment.elbo, "num_particles", 1)
     least = 2 if isinstance(experiment.elbo, RenyiELBO) else 1
-    if particles < least:
-        why = ", which is the ELBO with one" if least > 1 else ""
-        name = type(experiment.elbo).__name__
-        raise ValueError(f"Expected objective.num_particles of at least {least} for {name}{why}; got {particles}.")
+    why = ", which is the ELBO with one" if least > 1 else ""
+    counts = {"num_particles": least, "num_sleep_particles": 1, "max_plate_nesting": 0}
+    for name, smallest in counts.items():
+        value = getattr(experiment.elbo, name, smallest)
+        whole = isinstance(value, int) or (name == "max_plate_nesting" and value == math.inf)
+        if not whole or value < smallest:
+            kind = type(experiment.elbo).__name__ + (why if name == "num_particles" else "")
+            raise ValueError(
+                f"Expected a whole number as objective.{name} of at least {smallest} for {kind}; got {value}."
+            )
     makers = {"optimizer": experiment.training.optimizer, "mixture.optimizer": experiment.mixture.optimizer}
     for name, make in makers.items():
         if make is None:

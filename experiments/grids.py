@@ -15,8 +15,9 @@ from pyro.infer.elbo import ELBO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from latentmix.experiments.config import LINKED, PARTS, experiment_parser, import_object, kinds_of
+from latentmix.experiments.config import LINKED, PARTS, WORDS, experiment_parser, kinds_of
 from latentmix.experiments.messages import condensed
+from latentmix.experiments.untyped import import_object
 
 __all__ = ["Grid", "call_form", "cells_of", "check_names", "option_value", "parse_grid", "words_of"]
 
@@ -175,6 +176,10 @@ def _named(pieces: Sequence[str]) -> bool:
 def _value(text: str) -> Any:
     if CALL.fullmatch(text):
         return call_form(text)
+    if text == "None":
+        return None
+    if text[0] + text[-1] in ("()", "[]"):
+        return [_value(piece) for piece in split(text[1:-1]) if piece]
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -197,12 +202,14 @@ def option_value(option: str, text: str) -> str:
         >>> from latentmix.experiments.grids import option_value
         >>> option_value("decoder", "MLPDecoder([64])")
         '{"class_path": "MLPDecoder", "init_args": {"hidden": [64]}}'
-        >>> option_value("latent_dim", "10")
-        '10'
+        >>> option_value("optimizer.betas", "(0.9, 0.99)")
+        '[0.9, 0.99]'
     """
     named = re.fullmatch(r"[A-Za-z_][\w.]*", text.strip()) and option in (*PARTS, "objective")
     whole = named and find_class(text.strip(), option) is not None
-    value = call_form(f"{text}()" if whole else text, option) if option in CLASSES else text
+    value: Any = call_form(f"{text}()" if whole else text, option) if option in CLASSES else text
+    if re.fullmatch(r"\(.*\)", text) and f"--{option}" not in WORDS:
+        value = _value(text)
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -6,7 +6,8 @@ import difflib
 import inspect
 import re
 
-from latentmix.experiments.config import LINKED, PARTS, experiment_parser, import_object, kinds_of
+from latentmix.experiments.config import LINKED, PARTS, experiment_parser, kinds_of
+from latentmix.experiments.untyped import import_object
 
 __all__ = ["condensed"]
 
@@ -23,6 +24,12 @@ def condensed(text: str) -> str:
     if unknown is not None:
         return _unknown_option(unknown[1].split())
     option = re.search(r'Parser key "([\w.]+)"', text)
+    untyped = re.search(r"Parameter '(\w+)' from '([\w.]+)\.__init__' does not specify a type", text)
+    if untyped is not None:
+        return (
+            f"Expected a class whose required arguments have a type; got {untyped[2]}, whose {untyped[1]!r} has none: "
+            "call it from Python."
+        )
     if option is None and "Given value" in text:
         stated = [line.strip(" -") for line in text.splitlines() if line.strip().startswith("- ")]
         inner = [line for line in stated if not line.startswith(NOISE)]

@@ -126,10 +126,8 @@ class Session:
             raise ValueError(f"Expected a MixturePrior for --start_prior; got {type(vae.prior).__name__}.")
         if training.init_from is not None:
             initialize(vae, guide, Path(training.init_from))
-        with isolated(seed=training.seed), evaluation_mode(vae, guide), torch.no_grad():
-            experiment.objective.terms(
-                vae.model, guide, transform(seen["train"][:2])
-            )  # a pair that has no bound says so
+        with isolated(seed=training.seed, validation=True), evaluation_mode(vae, guide):
+            experiment.objective.rehearse(vae.model, guide, transform(seen["train"][:2]))
         if training.tensorboard:
             _summary_writer()
         classes = f" of classes {', '.join(map(str, dataset.classes))}" if dataset.classes else " without labels"

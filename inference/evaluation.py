@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latentmix.inference.batches import Transform, as_batch, transformed
 from latentmix.inference.effects import Modules, isolated, plain_errors
-from latentmix.inference.objectives import Objective, Stochastic, as_objective
+from latentmix.inference.objectives import Objective, Stochastic, reporter_of
 from latentmix.models.likelihoods import Likelihood
 
 __all__ = ["Bound", "bits_per_dimension", "check_comparable", "evaluate"]
@@ -67,7 +67,8 @@ def evaluate(
         model: Pyro callable.
         guide: Pyro callable.
         data: A tensor, or several that are sliced together.
-        objective: An ELBO that says its terms; of a Rényi bound or a weighed one, the ELBO at beta = 1 is measured.
+        objective: An ELBO of Pyro, or an objective that says its ELBO; where its loss is another quantity (a Rényi
+            bound, wake-sleep, a weighed ELBO), the ELBO at beta = 1 is measured.
         batch_size: Data a chunk.
         transform: Applied to every chunk.
         store: Fitted values of `pyro.param` statements, as `SVIResult.store` has them; modules hold their own.
@@ -83,7 +84,7 @@ def evaluate(
     tensors = as_batch(data)
     if batch_size < 1:
         raise ValueError(f"Expected a batch_size of at least 1; got {batch_size}.")
-    goal = as_objective(objective)
+    goal = reporter_of(objective)
     totals = torch.zeros(4, dtype=torch.float64, device=tensors[0].device)
     known = None if store is None else {kind: dict(part) for kind, part in store.items()}
     with (

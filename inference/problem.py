@@ -18,6 +18,7 @@ from latentmix.inference.batches import Batch, Transform, transformed
 from latentmix.inference.effects import Modules, RandomState, plain_errors
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.objectives import Objective, Stochastic, Terms, as_objective, data_plate
+from latentmix.inference.terms import data_count, local_sites, samples
 
 __all__ = ["Frozen", "Problem", "check_scaling"]
 
@@ -79,14 +80,15 @@ class Problem:
             guide_trace = poutine.trace(guide).get_trace(*batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
             check_scaling(model_trace, guide_trace, len(data[0]), size)
-            objective(model, guide, *batch)
+            objective.rehearse(model, guide, *batch)
             if held_out is not None:
                 randomness = RandomState.capture()
                 monitor(model, guide, *transformed(tuple(tensor[:size] for tensor in held_out), transform))
                 randomness.restore()
             if monitor is objective and objective.terms(model, guide, *batch).elbo is None:
                 monitor = as_objective(Trace_ELBO())
-        return cls(model, guide, objective, monitor, transform, list(modules.found.values()))
+        stateful = [*modules.found.values(), *objective.modules]
+        return cls(model, guide, objective, monitor, transform, stateful)
 
     def leaves(self, frozen: Sequence[Tensor]) -> dict[str, Tensor]:
         """The unconstrained parameters of the parameter store and the modules, each once, less the frozen ones."""
@@ -106,7 +108,7 @@ class Problem:
     def backward(self, batch: Batch) -> Terms:
         """Accumulate the gradients of one minibatch; gives the reported terms."""
         terms = self.objective.backward(self.model, self.guide, *batch)
-        if self.monitor in (self.objective, self.objective.bound()):
+        if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
             return terms
         with torch.no_grad(), Modules(self.model, self.guide):
             return self.monitor.terms(self.model, self.guide, *batch)
@@ -127,6 +129,8 @@ class Problem:
 def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size: int) -> None:
     """Refuse a minibatch that would count for all of the data, in the model or in the guide.
 
+    It is scaled up by a subsampled plate, or by `pyro.poutine.scale` around everything that belongs to single data.
+
     Args:
         model: Trace of the model on a minibatch.
         guide: Trace of the guide on it.
@@ -134,30 +138,62 @@ def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size:
         size: Length of the minibatch.
 
     Raises:
-        ValueError: If a plate over the data does not scale up where it must.
+        ValueError: If a plate over the data does not scale up where it must, or a scale is not that of the minibatch.
     """
     plate = data_plate(model.nodes.values(), size)
-    counted = size if plate is None else plate.full_size
+    counted = data_count(model.nodes.values(), size)
+    subsampled = plate is not None and plate.full_size not in (None, plate.size)
     remedy = f"write pyro.plate('data', {length}, subsample=x), so that a minibatch of {size} is scaled up."
     for site in guide.nodes.values():
         for frame in site["cond_indep_stack"] if site["type"] == "sample" else ():
-            if plate is not None and frame.name == plate.name and frame.full_size != counted:
+            if plate is not None and frame.name == plate.name and frame.full_size != plate.full_size:
                 raise ValueError(
-                    f"Expected the guide's plate {frame.name!r} over {counted} data, as the model's; got one over "
-                    f"{frame.full_size}: {remedy}"
+                    f"Expected the guide's plate {frame.name!r} over {plate.full_size} data, as the model's; got one "
+                    f"over {frame.full_size}: {remedy}"
                 )
-    if counted == length:
+    local = {site["name"]: site for site in local_sites(model.nodes.values(), size)}
+    unscaled = plate is None and counted == size
+    latents = {
+        name: site
+        for name, site in samples(model)
+        if not site["is_observed"] and not site_is_subsample(site) and (unscaled or name not in local)
+    }
+    factor = length / size
+    if counted != length:
+        if latents and counted != size and not subsampled:
+            raise ValueError(
+                f"Expected poutine.scale by {factor:g}, {length} data over a minibatch of {size}, because "
+                f"{next(iter(latents))!r} is a latent of the whole data set; got {counted / size:g}: {remedy}"
+            )
+        if latents:
+            raise ValueError(
+                f"Expected a plate over all {length} data around what is observed, because {next(iter(latents))!r} is "
+                f"a latent of the whole data set; got one over {counted:g}: {remedy}"
+            )
         return
-    global_latents = [
-        name
-        for name, site in model.nodes.items()
-        if site["type"] == "sample"
-        and not site["is_observed"]
-        and not site_is_subsample(site)
-        and (plate is None or plate.name not in [frame.name for frame in site["cond_indep_stack"]])
-    ]
-    if global_latents:
-        raise ValueError(
-            f"Expected a plate over all {length} data around what is observed, because {global_latents[0]!r} is a "
-            f"latent of the whole data set; got one over {counted}: {remedy}"
-        )
+    if size == length:
+        return
+    if subsampled:
+        twice = [name for name, site in local.items() if site["is_observed"] and _is(site["scale"], factor**2)]
+        if latents and twice:
+            raise ValueError(
+                f"Expected a minibatch to be scaled up once; got {twice[0]!r} in a plate over all {length} data and "
+                f"under poutine.scale by {factor:g} besides: leave the one or the other out."
+            )
+        return
+    for name, site in latents.items():
+        if not _is(site["scale"], 1.0):
+            raise ValueError(
+                f"Expected {name!r}, a latent of the whole data set, outside poutine.scale by {factor:g}, which is for "
+                "what belongs to single data; got it inside."
+            )
+    for name, site in samples(guide):
+        if name in local and not _is(site["scale"], factor):
+            raise ValueError(
+                f"Expected poutine.scale by {factor:g} around {name!r} in the guide, as in the model; got a scale of "
+                f"{float(torch.as_tensor(site['scale']).mean()):g}."
+            )
+
+
+def _is(scale: float | Tensor, wanted: float) -> bool:
+    return bool(torch.isclose(torch.as_tensor(scale, dtype=torch.float64), torch.tensor(wanted).double()).all())

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from latentmix.inference.batches import Batch, Transform, as_batch, transformed
 from latentmix.inference.effects import RandomState, isolated
 from latentmix.inference.evaluation import Bound
-from latentmix.inference.objectives import Objective, Stochastic, as_objective, bound_of
+from latentmix.inference.objectives import Objective, Stochastic, as_objective, bound_of, reporter_of
 from latentmix.inference.problem import Frozen, Problem
 from latentmix.inference.training import (
     Callback,
@@ -141,7 +141,7 @@ def fit(
         raise ValueError(f"Expected epochs and batch_size of at least 1; got {epochs} and {size}.")
     size = min(size, len(tensors[0]))
     goal = as_objective(objective)
-    reporter = bound_of(goal) if monitor is None else as_objective(monitor)
+    reporter = bound_of(goal) if monitor is None else reporter_of(monitor)
     state = _checked_state(TrainingState() if state is None else state, seed, len(tensors[0]), size)
 
     start = time.perf_counter()

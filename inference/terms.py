@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from pyro.poutine import Trace
-from torch import Tensor
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
 
-__all__ = ["Objective", "Stochastic", "Terms", "data_count", "data_plate", "samples"]
+__all__ = ["Objective", "Stochastic", "Terms", "data_count", "data_plate", "local_sites", "samples"]
 
 Stochastic = Callable[..., Any]
 
@@ -43,8 +44,11 @@ class Objective(ABC):
     """A loss of SVI, `objective(model, guide, *batch)`: a scalar in mean nats per datum.
 
     A subclass fills `terms`; one that reports its ELBO at beta = 1 says by `bound` what measures it on held-out
-    data; one that changes in the course of training does so in `begin_step`.
+    data; one that changes in the course of training does so in `begin_step`; one that remembers anything from step to
+    step keeps it in buffers of `modules`.
     """
+
+    modules: Sequence[nn.Module] = ()
 
     @abstractmethod
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
@@ -62,6 +66,14 @@ class Objective(ABC):
         terms.loss.backward()
         return terms
 
+    def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
+        """Called by `fit` once, before training: whatever cannot be trained is refused here.
+
+        Raises:
+            ValueError: If the objective does not take the model or the guide.
+        """
+        self(model, guide, *batch)
+
     def begin_step(self, epochs: float) -> None:  # noqa: B027
         """Called by `fit` before every step; what depends on it is thereby the same where a fit is resumed.
 
@@ -70,7 +82,7 @@ class Objective(ABC):
         """
 
     def bound(self) -> Objective | None:
-        """What measures the bound at beta = 1 that `terms` reports; None where `terms` reports none."""
+        """What measures the bound at beta = 1: mostly what `terms` reports; None where nothing of the kind belongs."""
         return None
 
     def __call__(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Tensor:
@@ -102,11 +114,44 @@ def data_plate(sites: Iterable[Any], length: int) -> Any | None:
     return min(named or scaled or frames, key=lambda frame: frame.dim, default=None)
 
 
-def data_count(sites: Iterable[Any], batch: tuple[Tensor, ...]) -> int:
-    """How many data the densities count: all of a subsampled plate's, else the minibatch's."""
-    length = len(batch[0])
+def data_count(sites: Iterable[Any], length: int) -> float:
+    """How many data the densities count: all of a subsampled plate's, or those that `pyro.poutine.scale` stands for.
+
+    A scale counts data where all that belongs to a datum has it, latents too, and it is above 1.
+
+    Args:
+        sites: Sites of a model's trace.
+        length: Number of data in the minibatch.
+    """
+    sites = list(sites)
     frame = data_plate(sites, length)
-    return length if frame is None or frame.full_size is None else int(frame.full_size)
+    if frame is not None and frame.full_size not in (None, frame.size):
+        return int(frame.full_size)
+    count = length * _common_scale(sites, length)
+    return round(count) if math.isclose(count, round(count), rel_tol=1e-6) else count
+
+
+def local_sites(sites: Iterable[Any], length: int) -> list[Any]:
+    """The sites of single data: within the data's plate, or, without one, with the data on the first dimension."""
+    sites = [site for site in sites if site["type"] == "sample" and not site_is_subsample(site)]
+    sites = [site for site in sites if not site["infer"].get("_deterministic")]
+    frame = data_plate(sites, length)
+    if frame is None:
+        return [site for site in sites if isinstance(site["value"], Tensor) and site["value"].shape[:1] == (length,)]
+    return [site for site in sites if frame.name in [other.name for other in site["cond_indep_stack"]]]
+
+
+def _common_scale(sites: list[Any], length: int) -> float:
+    """The scale above 1 of all sites of single data, or 1."""
+    observed = [site["scale"] for site in sites if site["type"] == "sample" and site["is_observed"]]
+    if all(isinstance(scale, int | float) and scale <= 1 for scale in observed):
+        return 1.0
+    local = {site["name"]: site for site in local_sites(sites, length)}.values()
+    scales = [site.get("_unweighted", site["scale"]) for site in local]
+    if not local or any(isinstance(scale, Tensor) and scale.dim() for scale in scales):
+        return 1.0
+    least, most = (float(extreme(map(float, scales))) for extreme in (min, max))
+    return most if least > 1 and math.isclose(least, most, rel_tol=1e-6) else 1.0
 
 
 def samples(trace: Trace) -> Iterator[tuple[str, Any]]:

@@ -7,9 +7,12 @@ traced and compiled, and it splits the bound into the expected log-likelihood an
 from __future__ import annotations
 
 import math
+import os
+import warnings
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +21,7 @@ from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import RenyiELBO
 from pyro.infer.elbo import ELBO
 from pyro.infer.traceenum_elbo import _compute_model_factors
-from pyro.infer.util import Dice, MultiFrameTensor, get_dependent_plate_dims, torch_sum
+from pyro.infer.util import Dice, MultiFrameTensor, get_dependent_plate_dims, is_validation_enabled, torch_sum
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import SampleRing
@@ -29,7 +32,9 @@ from torch.distributions import kl_divergence
 from latentmix.inference.effects import Registered
 from latentmix.inference.terms import Objective, Stochastic, Terms, data_count, samples
 
-__all__ = ["RenyiTwin", "TraceEnumTwin", "TraceMeanFieldTwin", "TraceTwin", "Twin", "describe"]
+__all__ = ["RenyiTwin", "TraceEnumTwin", "TraceMeanFieldTwin", "TraceTwin", "Twin", "check_sampled", "describe"]
+
+_OWN = f"{Path(__file__).parent}{os.sep}"
 
 
 class Twin(Objective):
@@ -54,9 +59,9 @@ class Twin(Objective):
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.terms`."""
         particles = []
-        count = len(batch[0])
+        count: float = len(batch[0])
         for model_trace, guide_trace in self.traces(model, guide, *batch):
-            count = data_count(model_trace.nodes.values(), batch)
+            count = data_count(model_trace.nodes.values(), len(batch[0]))
             particles.append(self.particle(model_trace, guide_trace))
         weight = 1.0 / (count * self.elbo.num_particles)
         loss, elbo, log_likelihood = (weight * sum(part) for part in zip(*particles, strict=True))
@@ -83,13 +88,18 @@ class _SampledTwin(Twin):
 
     def traces(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Iterator[tuple[Trace, Trace]]:
         for model_trace, guide_trace in super().traces(model, guide, *batch):
-            for name, site in samples(model_trace):
-                if site["infer"].get("enumerate") and not site["is_observed"] and name not in guide_trace:
-                    raise ValueError(
-                        f"Expected an ELBO that enumerates {name!r}, which the model marks and the guide lacks; got "
-                        f"{type(self.elbo).__name__}: use TraceEnum_ELBO, or the collapsed form of the model."
-                    )
+            check_sampled(model_trace, guide_trace, type(self.elbo).__name__)
             yield model_trace, guide_trace
+
+
+def check_sampled(model_trace: Trace, guide_trace: Trace, elbo: str) -> None:
+    """Refuse a latent of the model that only enumeration could give a value of."""
+    for name, site in samples(model_trace):
+        if site["infer"].get("enumerate") and not site["is_observed"] and name not in guide_trace:
+            raise ValueError(
+                f"Expected an ELBO that enumerates {name!r}, which the model marks and the guide lacks; got {elbo}: "
+                "use TraceEnum_ELBO, or the collapsed form of the model."
+            )
 
 
 class TraceTwin(_SampledTwin):
@@ -172,9 +182,9 @@ class RenyiTwin(_SampledTwin):
         """See `Objective.terms`."""
         particles = []
         log_weights = []
-        count = len(batch[0])
+        count: float = len(batch[0])
         for model_trace, guide_trace in self.traces(model, guide, *batch):
-            count = data_count(model_trace.nodes.values(), batch)
+            count = data_count(model_trace.nodes.values(), len(batch[0]))
             particles.append(self.particle(model_trace, guide_trace))
             log_weights.append(_log_weight(model_trace, guide_trace))
         size = self.elbo.num_particles
@@ -214,8 +224,25 @@ class TraceEnumTwin(Twin):
 
     What the enumerated variables of the model sum to belongs to the log-likelihood where something observed depends
     on them, and else, as with the components of a mixture prior, to the latents. A guide that enumerates, or that
-    samples without a pathwise gradient, takes Pyro's Dice estimator, which cannot be compiled.
+    samples without a pathwise gradient, takes Pyro's Dice estimator, which cannot be compiled. Where nothing is
+    enumerated, a warning says so once (but for `strict_enumeration_warning=False`); a discrete latent that is neither
+    enumerated nor in the guide is refused.
     """
+
+    def __init__(self, elbo: ELBO) -> None:
+        super().__init__(elbo)
+        self._warns = elbo.strict_enumeration_warning
+        elbo.strict_enumeration_warning = False  # Pyro's own warning, several at each fit
+
+    def traces(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Iterator[tuple[Trace, Trace]]:
+        """See `Twin.traces`."""
+        for model_trace, guide_trace in super().traces(model, guide, *batch):
+            if is_validation_enabled():
+                problem = _nothing_enumerated(model_trace, guide_trace)
+                if problem and self._warns:
+                    warnings.warn(problem, stacklevel=2, skip_file_prefixes=(_OWN,))
+                self._warns = False
+            yield model_trace, guide_trace
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
         """See `Twin.particle`."""
@@ -240,6 +267,30 @@ class TraceEnumTwin(Twin):
         log_likelihood = torch.zeros(()) + expectation(evidence)
         elbo = log_likelihood + expectation(prior)
         return -elbo, elbo, log_likelihood
+
+
+def _nothing_enumerated(model_trace: Trace, guide_trace: Trace) -> str:
+    """A sentence where no site is enumerated, else nothing."""
+    discrete = [
+        name
+        for name, site in samples(model_trace)
+        if not site["is_observed"] and not site["infer"].get("enumerate") and site["fn"].has_enumerate_support
+    ]
+    for name in discrete:
+        if name not in guide_trace:
+            raise ValueError(
+                f"Expected {name!r}, a discrete latent of the model, to be enumerated or in the guide; got neither: "
+                "mark it infer={'enumerate': 'parallel'}."
+            )
+    if any(site["infer"].get("enumerate") for trace in (model_trace, guide_trace) for _, site in samples(trace)):
+        return ""
+    if discrete:
+        return (
+            f"TraceEnum_ELBO enumerates nothing: {discrete[0]!r} is discrete but not marked, so that it is sampled, "
+            "with gradients of a high variance: mark it infer={'enumerate': 'parallel'} in the guide, or in the model "
+            "alone."
+        )
+    return "TraceEnum_ELBO enumerates nothing, as no site is marked infer={'enumerate': ...}: Trace_ELBO is the same."
 
 
 _Costs = OrderedDict[frozenset[str], list[Any]]

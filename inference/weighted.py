@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import RenyiELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_MMD, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from latentmix.inference.divergences import kl_per_dimension
 from latentmix.inference.effects import Registered
 from latentmix.inference.objectives import as_objective
+from latentmix.inference.pyro_elbos import IMPORTANCE_WEIGHTED
 from latentmix.inference.terms import Objective, Stochastic, Terms, data_count, samples
 from latentmix.inference.twins import TraceMeanFieldTwin, describe, reported
 
@@ -39,7 +40,8 @@ class Weighted(Objective):
         warmup: Epochs until the weight is reached, a fraction too; outside `fit` there is none.
 
     Raises:
-        ValueError: If `beta` is not positive, `warmup` is negative, or a Rényi bound is to be weighed.
+        ValueError: If `beta` is not positive, `warmup` is negative, or what is to be weighed has importance weights
+            (`RenyiELBO`, `ReweightedWakeSleep`, ...) or no KL divergence (`Trace_MMD`).
 
     Example:
         >>> from pyro.infer import Trace_ELBO
@@ -58,12 +60,17 @@ class Weighted(Objective):
         if not (warmup >= 0 and math.isfinite(warmup)):
             raise ValueError(f"Expected a warmup of at least 0 epochs; got {warmup}.")
         self.objective = as_objective(objective)
-        innermost = self.objective.bound() or self.objective
-        if isinstance(getattr(innermost, "elbo", None), RenyiELBO) and (beta != 1 or warmup > 0):
+        innermost = self.objective
+        while isinstance(innermost, Weighted):
+            innermost = innermost.objective
+        elbo = getattr(innermost, "elbo", None)
+        if (beta != 1 or warmup > 0) and isinstance(elbo, (*IMPORTANCE_WEIGHTED, Trace_MMD)):
+            why = "has no KL divergence" if isinstance(elbo, Trace_MMD) else "weighs particles by all of p / q"
             raise ValueError(
-                f"Expected beta=1 and warmup=0 for RenyiELBO, whose importance weights p / q would be none with a "
-                f"weighed prior; got beta={beta} and warmup={warmup}: use Trace_ELBO."
+                f"Expected beta=1 and warmup=0 for {type(elbo).__name__}, which {why}; got beta={beta} and "
+                f"warmup={warmup}: use Trace_ELBO."
             )
+        self.modules = self.objective.modules
         self.beta = beta
         self.warmup = warmup
         self._weight = torch.tensor(float(beta), dtype=torch.float64)
@@ -77,6 +84,10 @@ class Weighted(Objective):
         """See `Objective.begin_step`."""
         self.objective.begin_step(epochs)
         self._weight.fill_(self.beta * min(1.0, epochs / self.warmup) if self.warmup else self.beta)
+
+    def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
+        """See `Objective.rehearse`."""
+        self.objective.rehearse(*self._scaled(model, guide), *batch)
 
     def bound(self) -> Objective | None:
         """See `Objective.bound`: the bound of what is weighed."""
@@ -115,6 +126,7 @@ class _ScaledLatents(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
+            msg.setdefault("_unweighted", msg["scale"])  # beside `infer`, which a replay replaces
             msg["scale"] = self.weight * msg["scale"]
 
 
@@ -165,7 +177,7 @@ class FreeBits(Objective):
         divergences: dict[str, Any] = {}
         floors: dict[str, Any] = {}
         for model_trace, guide_trace in self._elbo.traces(model, guide, *batch):
-            weight = 1.0 / (data_count(model_trace.nodes.values(), batch) * self.num_particles)
+            weight = 1.0 / (data_count(model_trace.nodes.values(), len(batch[0])) * self.num_particles)
             for name, site in samples(model_trace):
                 if site["is_observed"]:
                     log_likelihood = log_likelihood + weight * site["log_prob_sum"]

@@ -15,8 +15,17 @@ from latentmix.models.pretrained import Part
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Likelihood"]
 
-Support = Literal["binary", "unit_interval", "real", "levels"]
-Measure = Literal["mass on {0, 1}", "density", "mass on 256 levels"]
+Support = Literal["binary", "unit_interval", "real", "positive", "levels", "counts"]
+Measure = Literal["mass on {0, 1}", "density", "mass on 256 levels", "mass on {0, 1, 2, ...}"]
+
+_MEASURES: dict[str, Measure] = {
+    "binary": "mass on {0, 1}",
+    "unit_interval": "density",
+    "real": "density",
+    "positive": "density",
+    "levels": "mass on 256 levels",
+    "counts": "mass on {0, 1, 2, ...}",
+}
 
 _LEAST_SCALE = 1 / 2000
 
@@ -26,8 +35,8 @@ class Likelihood(nn.Module, Part):
 
     Attributes:
         outputs: Decoder outputs per value of x, of the class or of the object.
-        support: The data that this is a density for: `"binary"` (0 and 1), `"unit_interval"`, `"real"`, or
-            `"levels"` (the 256 grey levels k/255).
+        support: The data that this is a density, or a mass, for: `"binary"` (0 and 1), `"unit_interval"`, `"real"`,
+            `"positive"`, `"levels"` (the 256 grey levels k/255) or `"counts"` (0, 1, 2, ...).
     """
 
     outputs: int = 1
@@ -35,15 +44,22 @@ class Likelihood(nn.Module, Part):
 
     @property
     def measure(self) -> Measure:
-        """What the log-likelihood is taken against: ELBOs may be ranked within one measure, and one only."""
-        if self.support == "binary":
-            return "mass on {0, 1}"
-        return "mass on 256 levels" if self.support == "levels" else "density"
+        """What the log-likelihood is taken against: ELBOs may be ranked within one measure, and one only.
+
+        Raises:
+            ValueError: If the support is another word, so that nobody knows.
+        """
+        if self.support not in _MEASURES:
+            raise ValueError(
+                f"Expected {type(self).__name__} to have a support out of {', '.join(_MEASURES)}; got "
+                f"{self.support!r}: another one needs a property `measure` beside it."
+            )
+        return _MEASURES[self.support]
 
     @property
     def discrete(self) -> bool:
         """Whether the log-likelihood is that of a mass, and so can be stated in bits per dimension."""
-        return self.measure != "density"
+        return self.measure.startswith("mass")
 
     @abstractmethod
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
@@ -79,6 +95,13 @@ class Likelihood(nn.Module, Part):
             )
         if self.support == "unit_interval" and not bool(((x >= 0) & (x <= 1)).all()):
             raise ValueError(f"Expected data in [0, 1] for {name}; got values between {x.min():.4g} and {x.max():.4g}.")
+        if self.support == "positive" and not bool((x > 0).all()):
+            raise ValueError(f"Expected positive data for {name}; got values from {x.min():.4g}.")
+        if self.support == "counts" and not bool(((x >= 0) & (x % 1 == 0)).all()):
+            raise ValueError(
+                f"Expected counts, 0, 1, 2, ..., for {name}; got values between {x.min():.4g} and {x.max():.4g} that "
+                "are none."
+            )
         if self.support == "levels" and not bool((fitting := distributions.on_levels(x)).all()):
             raise ValueError(
                 f"Expected data on the 256 levels k / 255 for {name}; got {x[~fitting][0]:.6g}: divide 8-bit values by "

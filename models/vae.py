@@ -109,7 +109,7 @@ class VAE(nn.Module, Part):
             if not isinstance(part, kind):
                 hint = f" the class {part.__name__}: make one" if isinstance(part, type) else f" {part!r:.60}"
                 raise ValueError(f"Expected a {kind.__name__} for {name}; got{hint}.")
-        if not hasattr(likelihood, "support"):
+        if not (hasattr(likelihood, "support") and hasattr(likelihood, "measure")):
             raise ValueError(f"Expected {type(likelihood).__name__} to say its support, such as 'real'; got none.")
         if decoder.latent_dim != prior.latent_dim:
             raise ValueError(

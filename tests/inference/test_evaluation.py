@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from latentmix.guides import AmortizedGuide, ConvEncoder
 from latentmix.inference import Bound, bits_per_dimension, check_comparable, evaluate
-from latentmix.models import VAE, Bernoulli, ContinuousBernoulli, MLPDecoder, StandardNormal
+from latentmix.models import VAE, Bernoulli, ContinuousBernoulli, Gaussian, Likelihood, MLPDecoder, StandardNormal
 
 
 def make_pair() -> tuple[VAE, AmortizedGuide]:
@@ -194,3 +194,20 @@ def test_only_likelihoods_of_one_measure_are_ranked() -> None:
         check_comparable({"a": ContinuousBernoulli(), "b": Bernoulli()})
     with pytest.raises(ValueError, match="one measure"):
         check_comparable({"a": "mass on 256 levels", "b": Bernoulli()})
+
+
+class Poisson(Likelihood):
+    support = "counts"
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        return dist.Poisson(outputs[..., 0].exp())
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs[..., 0].exp()
+
+
+def test_a_likelihood_of_counts_is_a_mass() -> None:
+    with pytest.raises(ValueError, match=r"got a \(mass on \{0, 1, 2, ...\}\), b \(density\)"):
+        check_comparable({"a": Poisson(), "b": Gaussian()})
+    check_comparable({"a": Poisson(), "b": Poisson()})
+    assert bits_per_dimension(-2 * math.log(2), Poisson(), (2,)) == pytest.approx(1.0)

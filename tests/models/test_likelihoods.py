@@ -242,6 +242,37 @@ def test_own_subclass_with_outputs_of_its_object() -> None:
         vae(1)
 
 
+class Counts(Supported):
+    support: ClassVar[Support] = "counts"
+
+
+class Positive(Supported):
+    support: ClassVar[Support] = "positive"
+
+
+class Labels(Supported):
+    support = "labels"  # type: ignore[assignment]
+
+
+class Words(Labels):
+    measure = "mass on words"  # type: ignore[assignment]
+
+
+def test_every_support_says_what_the_likelihood_is_taken_against() -> None:
+    assert (Counts().measure, Counts().discrete) == ("mass on {0, 1, 2, ...}", True)
+    assert (Positive().measure, Positive().discrete) == ("density", False)
+    assert (Words().measure, Words().discrete) == ("mass on words", True)
+    with pytest.raises(ValueError, match=r"Expected Labels to have a support out of binary.*got 'labels': another one"):
+        Labels().discrete  # noqa: B018
+
+
+def test_a_support_that_nobody_knows_is_refused_when_the_vae_is_made() -> None:
+    decoder = MLPDecoder(latent_dim=2, hidden=(), shape=(3,))
+    with pytest.raises(ValueError, match="Expected Labels to have a support out of"):
+        VAE(decoder, StandardNormal(2), Labels())
+    assert VAE(decoder, StandardNormal(2), Words()).likelihood.discrete
+
+
 class Unit(Supported):
     support: ClassVar[Support] = "unit_interval"
 
@@ -256,6 +287,8 @@ class Real(Supported):
         (Bernoulli, [0.0, 1.0]),
         (Unit, [0.0, 0.5, 1.0]),
         (Real, [-3.0, 1e30]),
+        (Counts, [0.0, 1.0, 300.0]),
+        (Positive, [1e-30, 2.5]),
         (DiscretizedLogistic, [k / 255 for k in range(256)]),
     ],
 )
@@ -267,6 +300,7 @@ def test_check_accepts_the_support(kind: type[Likelihood], values: list[float], 
 def test_check_accepts_bytes_and_booleans() -> None:
     Bernoulli().check(torch.tensor([0, 1], dtype=torch.uint8))
     Bernoulli().check(torch.tensor([False, True]))
+    Counts().check(torch.tensor([0, 255], dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(
@@ -278,6 +312,9 @@ def test_check_accepts_bytes_and_booleans() -> None:
         (Unit, [0.0, 1.01], r"data in \[0, 1\] for Unit; got values between 0 and 1.01"),
         (Unit, [-0.25, 1.0], r"data in \[0, 1\] for Unit; got values between -0.25 and 1"),
         (Real, [math.inf], "finite data for Real"),
+        (Counts, [0.0, 2.5], "Expected counts, 0, 1, 2, ..., for Counts; got values between 0 and 2.5 that are none"),
+        (Counts, [-1.0, 2.0], "Expected counts, .* got values between -1 and 2"),
+        (Positive, [0.0, 2.0], "positive data for Positive; got values from 0"),
         (ContinuousBernoulli, [2.0], r"data in \[0, 1\] for ContinuousBernoulli; got values between 2 and 2"),
         (Gaussian, [math.nan], "finite data for Gaussian"),
         (DiscretizedLogistic, [0.0, 0.5], "256 levels k / 255 for DiscretizedLogistic; got 0.5: divide"),
