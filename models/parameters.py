@@ -167,11 +167,10 @@ class MixtureParameters:
         )
         return MixtureParameters(weights, means, covariances, self.structure)._known(factors)
 
-    def permuted(self, order: Tensor, *, weights: Tensor | None = None) -> MixtureParameters:
-        """The components at `(K,)` indices, with their weights or with others: the same density in another order."""
+    def permuted(self, order: Tensor) -> MixtureParameters:
+        """The components at `(K,)` indices: the same density in another order."""
         shared = self.structure.name == "tied"
         covariances, factors = (
             part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
         )
-        weights = self.weights[order] if weights is None else weights
-        return MixtureParameters(weights, self.means[order], covariances, self.structure)._known(factors)
+        return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)._known(factors)

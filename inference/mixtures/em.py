@@ -14,7 +14,7 @@ from latentmix.inference.mixtures.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.deconvolution import expectation_under_noise
 from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.progress import warn
-from latentmix.inference.mixtures.reseeding import absorbed, reseed, widened
+from latentmix.inference.mixtures.reseeding import occupied, reseed, warn_of_empty
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, sharpened
 from latentmix.models.parameters import MixtureParameters
 
@@ -135,20 +135,20 @@ def fit_em(
     bounds: list[float] = []
     segments = [0]
     reseeded = repaired = 0
-    converged = False
+    converged = remains = False
     for iteration in range(1, max_iter + 1):
         statistics, bound = run(parameters)
-        statistics = widened(statistics, variance)
         before = parameters
-        parameters, jittered = statistics.maximize(reg_covar, variance, prior)
-        if correlated and run.exact and (jittered or parameters.collinearity < _COLLINEAR):
+        parameters, jittered = occupied(statistics).maximize(reg_covar, variance, prior)
+        if correlated and run.exact and points.processes.agree(jittered or parameters.collinearity < _COLLINEAR):
             sharp = sharpened(points, before, parameters, reg_covar)
             parameters, jittered = (parameters, jittered) if sharp is None else (sharp, False)
         repaired += jittered
         empty = statistics.empty
         revive = bool(empty.any()) and iteration < max_iter and reseeded < _MAX_RESEEDS and points.count > len(empty)
+        remains = bool(empty.any()) and not revive
         if revive:
-            parameters = reseed(points, parameters, empty, variance + reg_covar, noise_covariance)
+            parameters = reseed(points, parameters, empty, noise_covariance)
             reseeded += int(empty.sum())
             segments.append(iteration)
         bounds.append(bound)
@@ -161,7 +161,8 @@ def fit_em(
         previous = -float("inf") if revive else bound
     begins = tuple(first for first in segments if first < max(1, len(bounds)))
     floored = _falls(bounds, begins) if reg_covar > 0 else 0
-    parameters = absorbed(parameters, points.count, variance)
+    if remains:
+        warn_of_empty(int(empty.sum()), again=False)
     return _warned(EMResult(parameters, bounds, converged, reseeded, repaired, floored, begins))
 
 
@@ -200,10 +201,7 @@ def _falls(bounds: list[float], segments: tuple[int, ...]) -> int:
 
 def _warned(result: EMResult) -> EMResult:
     if result.n_reseeded:
-        warn(
-            f"{result.n_reseeded} empty components were started anew at the worst explained points: fewer components "
-            "may do."
-        )
+        warn_of_empty(result.n_reseeded)
     if result.n_repaired:
         warn(
             f"Singular covariances got a jitter in {result.n_repaired} iterations: raise reg_covar, or use fewer "

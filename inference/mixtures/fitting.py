@@ -189,6 +189,7 @@ class Fitting:
             for name, part in zip(("weights", "means", "precisions_cholesky"), given, strict=True)
         )
         if given[2] is None:
+            assert found is not None
             return MixtureParameters(weights, means, found.covariances, self.structure)
         return MixtureParameters.from_precisions_cholesky(weights, means, factors, self.structure)
 

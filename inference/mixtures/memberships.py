@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.kernels import Centred, Expanded, Kernel, accurate
 from latentmix.inference.mixtures.points import Points, as_points
-from latentmix.inference.mixtures.reseeding import reseed, widened
+from latentmix.inference.mixtures.reseeding import occupied, reseed, warn_of_empty
 from latentmix.inference.mixtures.statistics import SufficientStatistics
 from latentmix.models.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.parameters import MixtureParameters
@@ -103,7 +103,8 @@ def from_memberships(
         total = _added(points, membership, Centred(_round(points, parameters.means, structure)))
         parameters, _ = total.maximize(reg_covar, points.variance)
     if bool(total.empty.any()):
-        parameters = reseed(points, parameters, total.empty, points.variance + reg_covar)
+        parameters = reseed(points, parameters, total.empty)
+        warn_of_empty(int(total.empty.sum()))
     return parameters
 
 
@@ -121,7 +122,7 @@ def _expands(points: Points, parameters: MixtureParameters) -> bool:
 
 def _added(points: Points, membership: Membership, kernel: Kernel) -> SufficientStatistics:
     """Statistics of all points under their membership."""
-    return widened(points.reduce(lambda: _local(points, membership, kernel)), points.variance)
+    return occupied(points.reduce(lambda: _local(points, membership, kernel)))
 
 
 @torch.no_grad()

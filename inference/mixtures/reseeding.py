@@ -1,4 +1,4 @@
-"""Components that explain nothing are started anew at the points that are explained worst."""
+"""Empty components are started anew at the worst explained points."""
 
 from __future__ import annotations
 
@@ -14,103 +14,86 @@ from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.statistics import SufficientStatistics
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["absorbed", "reseed", "widened"]
+__all__ = ["occupied", "reseed", "warn_of_empty"]
 
 _CHUNK = 1_000_000
+# Densities of points, the points, and their likeliest components.
+_Rows = tuple[Tensor, Tensor, Tensor]
 
 
 def reseed(
     points: Tensor | Points,
     parameters: MixtureParameters,
     empty: Tensor,
-    variance: Tensor,
     noise: Tensor | None = None,
 ) -> MixtureParameters:
-    """Start empty components anew, each at the worst explained point, as wide as the data.
+    """Start empty components anew, each at a worst explained point with the covariance of its likeliest component.
 
-    Points of weight zero, and points with missing values, are passed over.
+    One as wide as the data would claim whatever lies between narrow components, however small its weight became.
+    Points of weight zero, and points with missing values, are skipped.
 
     Args:
         points: `n x D` points.
         parameters: The mixture.
         empty: `(K,)` booleans.
-        variance: `(D,)` variances of the data.
         noise: Covariances of the noise of the points, as `expectation_under_noise` takes them.
     """
     points = as_points(points)
     alive = MixtureParameters(
         parameters.weights.where(~empty, 0.0), parameters.means, parameters.covariances, parameters.structure
     )
-    worst = _worst(points, alive, int(empty.sum()), noise).to(parameters.means)
+    worst, nearest = _worst(points, alive, int(empty.sum()), noise)
     places = empty.nonzero().flatten()[: len(worst)]
     means = parameters.means.clone()
-    means[places] = worst
+    means[places] = worst.to(means)
     weights = torch.where(empty, 1.0 / len(empty), parameters.weights)
-    covariances = parameters.covariances
-    if parameters.structure.name != "tied":
-        wide = parameters.structure.regularize(torch.zeros_like(covariances), variance)
-        covariances = torch.where(empty.reshape(-1, *[1] * (covariances.ndim - 1)), wide, covariances)
-    return MixtureParameters(weights / weights.sum(), means, covariances, parameters.structure)
+    order = torch.arange(len(empty), device=empty.device)
+    order[places] = nearest.to(places)
+    copies = parameters.permuted(order)
+    return replace(copies, weights=weights / weights.sum(), means=means)._known(copies.precisions_cholesky)
 
 
-def widened(statistics: SufficientStatistics, variance: Tensor) -> SufficientStatistics:
-    """Statistics by which empty components are as wide as the data, not singular: nothing about them was learnt.
+def occupied(statistics: SufficientStatistics) -> SufficientStatistics:
+    """Statistics by which empty components have the mean and covariance of the heaviest one.
 
-    Args:
-        statistics: Those of an E step.
-        variance: `(D,)` variances of the data.
+    Nothing was learnt about them, and this changes no density: their counts stay as they are.
     """
     empty = statistics.empty
-    if statistics.structure.name == "tied" or not bool(empty.any()):
+    if not bool(empty.any()):
         return statistics
-    scatter = statistics.divisors[:, None] * variance
-    scatter = scatter.diag_embed() if statistics.scatter.ndim == 3 else scatter
-    gone = empty.reshape(-1, *[1] * (scatter.ndim - 1))
+    heaviest = statistics.counts.argmax()
+    share = statistics.divisors / statistics.divisors[heaviest]
+
+    def copied(values: Tensor, factor: Tensor) -> Tensor:
+        shape = (-1, *[1] * (values.ndim - 1))
+        return torch.where(empty.reshape(shape), values[heaviest] * factor.reshape(shape), values)
+
+    tied = statistics.structure.name == "tied"
     return replace(
         statistics,
-        sums=torch.where(empty[:, None], 0.0, statistics.sums),
-        scatter=torch.where(gone, scatter, statistics.scatter),
+        centres=copied(statistics.centres, torch.ones_like(share)),
+        sums=copied(statistics.sums, share),
+        scatter=statistics.scatter if tied else copied(statistics.scatter, share),
     )
 
 
-def absorbed(parameters: MixtureParameters, count: int, variance: Tensor) -> MixtureParameters:
-    """A fitted mixture whose empty components lie where the nearest other one does, so that they claim no place.
-
-    Empty is what explains less than a hundredth of a point; a warning says so.
-
-    Args:
-        parameters: The mixture.
-        count: Number of points.
-        variance: `(D,)` variances of the data, in which distances are measured.
-    """
-    empty = parameters.weights * count < 1e-2 * parameters.weights.sum()
-    if not bool(empty.any()) or bool(empty.all()):
-        return parameters
-    warn(
-        f"A component was empty in the end: {int(empty.sum())} of {len(empty)} explain less than a hundredth of a "
-        "point, and lie where the nearest other one does; fewer components may do."
-    )
-    held = (~empty).nonzero().flatten()
-    places = parameters.means / variance.sqrt()
-    order = torch.arange(len(empty), device=empty.device)
-    order[empty] = held[torch.cdist(places[empty], places[held]).argmin(1)]
-    return parameters.permuted(order, weights=parameters.weights)
+def warn_of_empty(count: int, *, again: bool = True) -> None:
+    """Warn of empty components, whether or not they were started again."""
+    done = "were started anew at the worst explained points" if again else "remain, of weight 0"
+    warn(f"{count} empty components {done}: fewer components may do.")
 
 
-def _worst(points: Points, parameters: MixtureParameters, count: int, noise: Tensor | None) -> Tensor:
-    """The points of the least density, without their noise, on all processes: at most `count x D`."""
+def _worst(points: Points, parameters: MixtureParameters, count: int, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The points of the least density, without their noise, on all processes, and their likeliest components."""
     found = points.gather(lambda: _own_worst(points, parameters, count, noise))
-    (density,), (least,) = _least([density for density, _ in found], [row for _, row in found], count)
-    return least[density < torch.inf]
+    density, rows, nearest = _least(found, count)
+    return rows[density < torch.inf], nearest[density < torch.inf]
 
 
-def _own_worst(
-    points: Points, parameters: MixtureParameters, count: int, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Those of this process, on the CPU, with their densities."""
+def _own_worst(points: Points, parameters: MixtureParameters, count: int, noise: Tensor | None) -> _Rows:
+    """Those of this process, on the CPU."""
     n_components, n_features = parameters.means.shape
-    densities: list[Tensor] = []
-    rows: list[Tensor] = []
+    found: list[_Rows] = []
     first = 0
     for x, weight in points.chunks(max(1, _CHUNK // (n_components * n_features))):
         part = x.double()
@@ -121,12 +104,13 @@ def _own_worst(
         density = density.where(~unfit, torch.inf)
         low = density.argsort(stable=True)[:count]
         moved = part[low] if own is None else shrunk(part[low], parameters, own if len(own) == 1 else own[low])
-        densities, rows = _least([*densities, density[low]], [*rows, moved], count)
+        found = [_least([*found, (density[low], moved, joint[low].argmax(1))], count)]
         first += len(x)
-    return torch.cat(densities).cpu(), torch.cat(rows).cpu()
+    density, rows, nearest = found[0]
+    return density.cpu(), rows.cpu(), nearest.cpu()
 
 
-def _least(densities: list[Tensor], rows: list[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
-    density = torch.cat(densities)
+def _least(found: list[_Rows], count: int) -> _Rows:
+    density, rows, nearest = map(torch.cat, zip(*found, strict=True))
     least = density.argsort(stable=True)[:count]
-    return [density[least]], [torch.cat(rows)[least]]
+    return density[least], rows[least], nearest[least]

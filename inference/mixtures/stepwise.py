@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.points import Points, as_points
-from latentmix.inference.mixtures.reseeding import reseed, widened
+from latentmix.inference.mixtures.reseeding import occupied, reseed
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
 from latentmix.models.parameters import MixtureParameters
 
@@ -114,12 +114,10 @@ class StepwiseEM:
 
     def _maximized(self, points: Points, statistics: SufficientStatistics, reg_covar: float) -> Self:
         variance = self.parameters.variance
-        parameters, _ = widened(statistics, variance).maximize(reg_covar, variance)
+        parameters, _ = occupied(statistics).maximize(reg_covar, variance)
         empty = statistics.empty
         if bool(empty.any()):
-            held = parameters.weights.where(~empty, 0.0)
-            alive = MixtureParameters(held / held.sum(), parameters.means, parameters.covariances, parameters.structure)
-            parameters = reseed(points, parameters, empty, alive.variance)  # a batch may be of one point
+            parameters = reseed(points, parameters, empty)
             statistics = replace(
                 SufficientStatistics.of_parameters(parameters, 1.0), log_likelihood=statistics.log_likelihood
             )

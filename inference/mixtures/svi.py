@@ -27,7 +27,6 @@ from latentmix.inference.mixtures.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.posterior import MixturePosterior, posterior_of_guide
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.quasi_newton import QuasiNewton
-from latentmix.inference.mixtures.reseeding import absorbed
 from latentmix.inference.mixtures.standardised import Priors, standardised_model
 from latentmix.inference.mixtures.statistics import moments, repair
 from latentmix.inference.svi import SVIResult, fit
@@ -333,7 +332,7 @@ def fit_mixture_svi(
         )
     jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
     bounds = [-loss - jacobian for loss in watch.losses]
-    parameters = absorbed(fitted, len(x), torch.ones_like(scale)).affine(scale, location)
+    parameters = fitted.affine(scale, location)
     lost = noisy and _lost(parameters, start, x)
     return MixtureSVIResult(
         parameters=parameters,

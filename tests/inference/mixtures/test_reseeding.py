@@ -50,7 +50,7 @@ def test_a_component_is_not_started_anew_at_a_point_without_weight():
     first = begin(x[:-1], "full")
     empty = torch.tensor([False, True, False, False])
     for given, expected in [(as_points(x), True), (as_points(x, weight), False)]:
-        revived = reseed(given, first, empty, given.variance)
+        revived = reseed(given, first, empty)
         assert torch.equal(revived.means[1], x[-1]) == expected
         assert bool((x == revived.means[1]).all(1).any())
 
@@ -65,7 +65,7 @@ def test_an_empty_component_claims_no_place(inference, covariance_type, dtype):
     if covariance_type == "tied":
         mixture.fit(places)
     else:
-        with pytest.warns(ConvergenceWarning, match="A component was empty in the end: 1 of 6"):
+        with pytest.warns(ConvergenceWarning, match="1 empty components"):
             mixture.fit(places)
     between = np.array([[1.4], [1.6], [2.4], [3.6], [4.4], [4.6], [0.0], [9.0]], dtype=dtype)
     claimed = mixture.means_[mixture.predict(between)].ravel()
@@ -93,3 +93,70 @@ def test_no_covariance_is_narrower_than_the_floor(covariance_type, spread, max_i
     assert float(narrowest) >= 1e-6 * (1 - 1e-9)
     # No density of covariances at the floor is higher at a point.
     assert max(mixture.lower_bound_, mixture.score(x)) <= -np.log(2 * np.pi * 1e-6) + 1e-9
+
+
+PLACES = np.random.RandomState(0).randint(1, 6, 500)[:, None].astype(float)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize(
+    "options", [{}, {"inference": "svi"}, {"missing": "marginalize"}, {"dtype": "float32"}, {"max_iter": 1}]
+)
+def test_a_component_without_points_claims_none(covariance_type, options):
+    """Six components at five places: what lies between belongs to the nearest place, as in scikit-learn."""
+    mixture = GaussianMixture(6, covariance_type=covariance_type, random_state=0, **options)
+    if covariance_type == "tied":
+        mixture.fit(PLACES)
+    else:
+        with pytest.warns(ConvergenceWarning, match="1 empty components"):
+            mixture.fit(PLACES)
+    between = np.array([[0.7], [1.4], [2.4], [3.6], [4.6], [5.3]])
+    nearest = mixture.means_[mixture.predict(between)]
+    np.testing.assert_allclose(nearest, [[1], [1], [2], [4], [5], [5]], atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_a_component_without_points_claims_none_in_batches_and_under_noise():
+    for x, options in (
+        ([PLACES[:200], PLACES[200:]], {}),
+        (PLACES, {"noise_covariance": np.full((1, 1), 1e-6)}),
+        (PLACES, {"sample_weight": np.arange(500) % 3}),
+    ):
+        with pytest.warns(ConvergenceWarning, match="1 empty components"):
+            mixture = GaussianMixture(6, random_state=0).fit(x, **options)
+        nearest = mixture.means_[mixture.predict([[1.4], [4.6]])]
+        np.testing.assert_allclose(nearest, [[1], [5]], atol=1e-3)
+
+
+def test_a_component_that_ends_empty_warns():
+    means = np.array([[-1.0], [1.0], [1e6]])
+    x = np.random.RandomState(0).randn(100, 1)
+    with pytest.warns(ConvergenceWarning, match="1 empty components"):
+        mixture = GaussianMixture(3, means_init=means, random_state=0, max_iter=1).fit(x)
+    assert mixture.weights_[2] < 1e-12
+    assert not bool((mixture.predict(x * 1e3) == 2).any())
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("max_iter", [0, 1, 2, 10])
+@pytest.mark.parametrize("place", [0.3, 1e6 / 3, -1e-5])
+def test_the_bound_of_one_place_is_that_of_a_density(covariance_type, max_iter, place):
+    x = np.full((300, 2), place)
+    highest = -np.log(2 * np.pi * 1e-6)
+    for given, options in (
+        (x, {}),
+        ([x[:100], x[100:]], {}),
+        (x, {"missing": "marginalize"}),
+        (x, {"init_params": "k-means++"}),
+    ):
+        if max_iter == 0 and "init_params" in options:
+            continue  # weights of one point each, as scikit-learn has them there
+        mixture = GaussianMixture(3, covariance_type=covariance_type, random_state=0, max_iter=max_iter, **options).fit(
+            given
+        )
+        assert mixture.lower_bound_ <= highest + 1e-6
+        assert mixture.score(given) == pytest.approx(highest, abs=1e-6)
+        variances = mixture.parameters_.expanded_covariances().diagonal(dim1=-2, dim2=-1)
+        assert float(variances.min()) > 1e-6 * (1 - 1e-9)

@@ -228,3 +228,27 @@ def test_where_the_start_of_scikit_learn_is_defective_all_points_are_assigned(op
     mixture = GaussianMixture(4, init_params="k-means++", max_iter=0, random_state=0, **options).fit(x)
     assert mixture.weights_.sum() == pytest.approx(1.0)
     assert mixture.score(x) > -10
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("given", [{}, {"n_init": 3}, {"means_init": 1}, {"weights_init": 1}, {"precisions_init": 1}])
+def test_fits_are_scikit_learn_s_from_every_start(covariance_type, method, given):
+    x = (blobs(seed=1).numpy() * 8).round() / 8  # some points are equal
+    x[150:160] = x[:10]
+    shape = {"full": (4, 3, 3), "diag": (4, 3), "spherical": (4,)}[covariance_type]
+    precisions = np.broadcast_to(np.eye(3), shape) if covariance_type == "full" else np.ones(shape)
+    values = {"means_init": x[[1, 50, 100, 250]], "weights_init": np.arange(1, 5) / 10, "precisions_init": precisions}
+    options = {name: values.get(name, value) for name, value in given.items()}
+    for max_iter in (
+        (1, 2, 5, 300) if "precisions_init" in given else (0, 1, 2, 5, 300)
+    ):  # scikit-learn has an error there
+        options |= {"covariance_type": covariance_type, "init_params": method, "max_iter": max_iter, "random_state": 3}
+        ours, theirs = GaussianMixture(4, **options).fit(x), Reference(4, **options).fit(x)
+        assert ours.n_iter_ == theirs.n_iter_
+        assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-9)
+        # Of several starts that end at one optimum, rounding alone chooses the order of the components.
+        order, other = (np.argsort(mixture.means_[:, 0]) for mixture in (ours, theirs))
+        np.testing.assert_allclose(ours.means_[order], theirs.means_[other], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(ours.weights_[order], theirs.weights_[other], rtol=1e-9, atol=1e-9)
