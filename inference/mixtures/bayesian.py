@@ -27,7 +27,7 @@ from latentmix.inference.mixtures.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.inference.mixtures.starts import StartMethod, start
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
-from latentmix.inference.mixtures.variational import VariationalResult, fit_variational
+from latentmix.inference.mixtures.variational import DegenerateMixture, VariationalResult, fit_variational
 from latentmix.models.covariances import CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -163,8 +163,8 @@ class BayesianGaussianMixture(MixtureEstimator):
             sample_weight: `(n,)` weights, not negative, not all zero: an integer counts as that many points.
 
         Raises:
-            ValueError: If an option, a prior, the data or the weights are not as described, or there are fewer
-                points than components.
+            ValueError: If an option, a prior, the data or the weights are not as described, there are fewer
+                points than components, or from every start a component's covariance is singular in double precision.
         """
         began = time.perf_counter()
         points, like = self._points(X, sample_weight, check=self._validate_params)
@@ -180,24 +180,33 @@ class BayesianGaussianMixture(MixtureEstimator):
         again = self.warm_start and hasattr(self, "converged_")
         random_state = self._random_state()
         best: VariationalResult | None = None
+        failure: DegenerateMixture | None = None
         for attempt in range(1 if again else self.n_init):
             progress = Progress(int(self.verbose), self.verbose_interval)
             progress.begin(attempt)
-            result = fit_variational(
-                points,
-                self._posterior.to(points.device) if again else self._start(points, prior, random_state),
-                prior,
-                e_step=expectation_with_missing if self._missing else expectation,
-                reg_covar=self.reg_covar,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                previous=self.lower_bound_ if again else -math.inf,
-                report=progress.step if progress.verbose else None,
-            )
+            try:
+                result = fit_variational(
+                    points,
+                    self._posterior.to(points.device) if again else self._start(points, prior, random_state),
+                    prior,
+                    e_step=expectation_with_missing if self._missing else expectation,
+                    reg_covar=self.reg_covar,
+                    tol=self.tol,
+                    max_iter=self.max_iter,
+                    previous=self.lower_bound_ if again else -math.inf,
+                    report=progress.step if progress.verbose else None,
+                )
+            except DegenerateMixture as error:
+                failure = error
+                continue
             progress.end(result.lower_bound, result.converged)
             if best is None or result.lower_bound > best.lower_bound:
                 best = result
-        assert best is not None
+        if best is None:
+            assert failure is not None
+            raise failure
+        if failure is not None:
+            warn(f"Starts were left out, the last of them for: {failure}")
         if not best.converged and self.max_iter > 0:
             warn(
                 "The best of the starts did not converge: raise max_iter or tol, try another start, or check for "
