@@ -342,6 +342,9 @@ class BayesianGaussianMixture(MixtureEstimator):
         process = self.weight_concentration_prior_type == "dirichlet_process"
         concentration: Any = self.weight_concentration_
         means, degrees = as_tensor(self.means_), as_tensor(self.degrees_of_freedom_)
+        factors = getattr(self, "precisions_cholesky_", None)
+        if factors is None:
+            factors = structure.precisions_cholesky(self.parameters_.covariances)
         held = {
             "weight_concentration_": torch.stack([*map(as_tensor, concentration)])
             if process
@@ -349,7 +352,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             "mean_precision_": as_tensor(self.mean_precision_),
             "means_": means,
             "degrees_of_freedom_": degrees.expand(len(means)) if degrees.ndim == 0 else degrees,
-            "precisions_cholesky_": as_tensor(self.precisions_cholesky_),
+            "precisions_cholesky_": as_tensor(factors),
         }
         size = (len(means),)
         shapes = {

@@ -119,6 +119,20 @@ def test_predictions_of_em_follow_reordered_arrays_as_scikit_learns(covariance_t
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_further_batch_goes_on_from_reordered_arrays(covariance_type) -> None:
+    batches, order = np.array_split(TRAIN, 4), ORDERS["permuted"]
+    whole = GaussianMixture(4, covariance_type=covariance_type, random_state=0)
+    for batch in batches[:3]:
+        whole.partial_fit(batch)
+    moved = reorder(copy.deepcopy(whole), order).partial_fit(batches[3])
+    whole.partial_fit(batches[3])
+    assert moved.n_iter_ == whole.n_iter_
+    np.testing.assert_allclose(moved.means_, whole.means_[order], rtol=1e-8)
+    np.testing.assert_allclose(moved.weights_, whole.weights_[order], rtol=1e-8)
+    assert moved.lower_bound_ == pytest.approx(whole.lower_bound_)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_edits_survive_copies_and_files_and_a_warm_start_goes_on_from_them(covariance_type) -> None:
     options = {"covariance_type": covariance_type, "warm_start": True}
     ours, theirs = (
@@ -162,6 +176,14 @@ def test_whole_numbers_are_taken_as_they_are() -> None:
     for mixture in (ours, theirs):
         mixture.means_ = np.trunc(mixture.means_).astype(int)
     assert_predicts_as(ours, theirs)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_predictions_without_factors_of_precisions_are_those_of_the_covariances(covariance_type) -> None:
+    mixture = fitted(BayesianGaussianMixture, covariance_type=covariance_type)
+    before = mixture.score_samples(OTHERS)
+    del mixture.precisions_cholesky_
+    np.testing.assert_allclose(mixture.score_samples(OTHERS), before, rtol=1e-10)
 
 
 def test_attributes_of_different_numbers_of_components_are_refused() -> None:
