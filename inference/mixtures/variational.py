@@ -94,8 +94,8 @@ def fit_variational(
         The fitted posterior and the bounds on the way.
 
     Raises:
-        DegenerateMixture: If the start's covariances are not positive definite in double precision, apart from features
-            that are constant, or the bound is not finite.
+        DegenerateMixture: If covariances are singular because points lie so far out that the spread of others is lost
+            beside them in double precision, or the bound is not finite.
 
     Example:
         >>> import torch
@@ -113,7 +113,6 @@ def fit_variational(
         torch.Size([2, 1])
     """
     points = as_points(points, sample_weight)
-    _check_definite(start)
     posterior, jittered = _repaired(start, points.variance)
     bounds, converged, repaired, evidence = list[float](), False, int(jittered), math.nan
     for iteration in range(1, max_iter + 1):
@@ -121,6 +120,8 @@ def fit_variational(
         disorder = entropy(statistics, posterior.effective)
         posterior, jittered = _repaired(prior.posterior(statistics, reg_covar), points.variance)
         repaired += jittered
+        if jittered:
+            _check_spread(statistics, points)
         bounds.append(posterior.lower_bound(disorder))
         if not math.isfinite(bounds[-1]):
             raise DegenerateMixture(
@@ -232,23 +233,19 @@ def _inner(parameters: MixtureParameters, scatter: Tensor) -> Tensor:
     return (precisions * scatter).sum()
 
 
-def _check_definite(posterior: VariationalPosterior) -> None:
-    """Refuse covariances of correlated features that rounding cannot tell from singular ones."""
-    parameters = posterior.parameters
-    if parameters.structure.name not in ("full", "tied") or not bool(parameters.singular.any()):
-        return
-    matrices = parameters.expanded_covariances()
-    scale = matrices.diagonal(dim1=-2, dim2=-1).sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)
-    correlations = matrices / (scale[:, :, None] * scale[:, None, :])
-    correlations.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-    lost = torch.linalg.eigvalsh(correlations)[:, 0] < 4 * torch.finfo(correlations.dtype).eps
+def _check_spread(statistics: SufficientStatistics, points: Points) -> None:
+    """Refuse a jitter relative to the variances of the points where a component's own spread is lost in it."""
+    structure, counts = statistics.structure, statistics.counts.clamp_min(torch.finfo(torch.float64).tiny)
+    within = structure.estimate(counts, statistics.scatter, statistics.sums / counts[:, None])
+    expanded = structure.expand(within, *statistics.sums.shape).diagonal(dim1=-2, dim2=-1)
+    constant = expanded <= 1e-24 * points.location.square()
+    lost = ((expanded < 1e-10 * points.variance) & ~constant & (counts > 1)[:, None]).any(0)
     if bool(lost.any()):
         raise DegenerateMixture(
-            "Expected covariances that are positive definite in double precision; got singular ones at the start, in "
-            f"components {', '.join(map(str, lost.nonzero().flatten().tolist()))}: features are collinear, or a point "
-            "lies so far out that the spread of all others is lost beside it; drop such points or features, raise "
-            "reg_covar, or give a covariance_prior."
+            "Expected points whose covariances are positive definite in double precision; got singular ones, and in "
+            f"features {', '.join(map(str, lost.nonzero().flatten().tolist()))} components whose variance is below "
+            "1e-10 of that of all points: a point or a component lies so far out that the spread of others is lost; "
+            "drop such points, or fit the parts alone."
         )
 
 
