@@ -372,9 +372,11 @@ class BayesianGaussianMixture(MixtureEstimator):
         parts = [as_kept(part, value) for part, value in zip(fitted, held.values(), strict=True)]
         if kept is not None and all(part is own for part, own in zip(parts, fitted, strict=True)):
             return kept
-        *others, factors = (part.to(means.device) for part in parts)
+        weights, precision, centres, nu, factors = (part.to(means.device) for part in parts)
         inverse = structure.precisions(structure.precisions_cholesky(structure.precisions(factors)))
-        posterior = VariationalPosterior(self.weight_concentration_prior_type, *others, inverse, structure)
+        posterior = VariationalPosterior(
+            self.weight_concentration_prior_type, weights, precision, centres, nu, inverse, structure
+        )
         vars(posterior.parameters)["precisions_cholesky"] = factors
         return posterior
 
