@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal, Self, final
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from latentmix.inference.mixtures.conjugate import ConjugatePrior, VariationalPosterior, WeightPrior
 from latentmix.inference.mixtures.density import log_joint
 from latentmix.inference.mixtures.em import fit_em
-from latentmix.inference.mixtures.estimator import MixtureEstimator
-from latentmix.inference.mixtures.inputs import Array, returned
+from latentmix.inference.mixtures.estimator import MixtureEstimator, as_kept
+from latentmix.inference.mixtures.inputs import Array, as_tensor, returned
 from latentmix.inference.mixtures.missing import (
     check_observed,
     expectation_with_missing,
@@ -24,10 +25,11 @@ from latentmix.inference.mixtures.missing import (
     start_with_missing,
 )
 from latentmix.inference.mixtures.points import Points
+from latentmix.inference.mixtures.predictive import log_predictive
 from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.inference.mixtures.starts import StartMethod, start
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
-from latentmix.inference.mixtures.variational import VariationalResult, fit_variational
+from latentmix.inference.mixtures.variational import DegenerateMixture, VariationalResult, fit_variational
 from latentmix.models.covariances import CovarianceType, covariance_structure
 from latentmix.models.parameters import MixtureParameters
 
@@ -86,8 +88,9 @@ class BayesianGaussianMixture(MixtureEstimator):
             never falls.
         lower_bounds_: The bounds on the way.
         evidence_lower_bound_: The bound on the log-evidence with every constant, in nats; see
-            `evidence_lower_bound`. Models of other `K`, covariances and priors compare by it. NaN without an
-            iteration, or where the prior is singular.
+            `evidence_lower_bound`. Models of other `K`, covariances and priors compare by it; of a Dirichlet process
+            the last stick takes the rest here, which it does not in `lower_bound_`. NaN without an iteration, or where
+            the prior is singular.
         n_features_in_: Number of features `D`.
         seconds_: Time of the whole fit, every start included.
 
@@ -163,8 +166,8 @@ class BayesianGaussianMixture(MixtureEstimator):
             sample_weight: `(n,)` weights, not negative, not all zero: an integer counts as that many points.
 
         Raises:
-            ValueError: If an option, a prior, the data or the weights are not as described, or there are fewer
-                points than components.
+            ValueError: If an option, a prior, the data or the weights are not as described, there are fewer
+                points than components, or from every start a component's covariance is singular in double precision.
         """
         began = time.perf_counter()
         points, like = self._points(X, sample_weight, check=self._validate_params)
@@ -176,28 +179,62 @@ class BayesianGaussianMixture(MixtureEstimator):
         self.seconds_ = time.perf_counter() - began
         return self
 
+    def score_samples(self, X: Any) -> Any:
+        """Log of the expected-log mixture at `n x D` points, which is no log-density: `(n,)`.
+
+        As in scikit-learn, it is the log of the sum over the components of the exponential of the posterior mean of the
+        log of weight times density: what normalises `predict_proba`. By Jensen's inequality it lies below the
+        posterior predictive, `predictive_log_density`, and its exponential integrates to less than 1.
+        """
+        return super().score_samples(X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean of `score_samples`, in nats, of points and weights as `fit` takes them; it is no mean log-density."""
+        return super().score(X, y, sample_weight)
+
+    def predictive_log_density(self, X: Any) -> Any:
+        """Log of the posterior predictive density of `n x D` points: `(n,)`.
+
+        The density is the mean over the variational posterior of that of a point: a mixture of Student-t distributions
+        with the weights `weights_`, see `log_predictive`; it integrates to 1. With `missing="marginalize"` it is that
+        of the observed entries.
+        """
+        x, weights, posterior = self._checked(X), self.parameters_.weights, self._posterior
+        return self._by_rows(
+            x, X, lambda part, _: log_predictive(part, posterior.to(part.device), weights.to(part.device)).logsumexp(1)
+        )
+
     def _best(self, points: Points, prior: ConjugatePrior) -> VariationalResult:
         again = self.warm_start and hasattr(self, "converged_")
         random_state = self._random_state()
         best: VariationalResult | None = None
+        failure: DegenerateMixture | None = None
         for attempt in range(1 if again else self.n_init):
             progress = Progress(int(self.verbose), self.verbose_interval)
             progress.begin(attempt)
-            result = fit_variational(
-                points,
-                self._posterior.to(points.device) if again else self._start(points, prior, random_state),
-                prior,
-                e_step=expectation_with_missing if self._missing else expectation,
-                reg_covar=self.reg_covar,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                previous=self.lower_bound_ if again else -math.inf,
-                report=progress.step if progress.verbose else None,
-            )
+            try:
+                result = fit_variational(
+                    points,
+                    self._posterior.to(points.device) if again else self._start(points, prior, random_state),
+                    prior,
+                    e_step=expectation_with_missing if self._missing else expectation,
+                    reg_covar=self.reg_covar,
+                    tol=self.tol,
+                    max_iter=self.max_iter,
+                    previous=self.lower_bound_ if again else -math.inf,
+                    report=progress.step if progress.verbose else None,
+                )
+            except DegenerateMixture as error:
+                failure = error
+                continue
             progress.end(result.lower_bound, result.converged)
             if best is None or result.lower_bound > best.lower_bound:
                 best = result
-        assert best is not None
+        if best is None:
+            assert failure is not None
+            raise failure
+        if failure is not None:
+            warn(f"Starts were left out, the last of them for: {failure}")
         if not best.converged and self.max_iter > 0:
             warn(
                 "The best of the starts did not converge: raise max_iter or tol, try another start, or check for "
@@ -272,7 +309,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         posterior = best.posterior
         empty = torch.empty(0, dtype=points.dtype, device=points.device)
         self._learn(posterior.parameters, empty, like)
-        self._posterior = posterior
+        self._kept = posterior
         self.weight_concentration_prior_ = prior.weight_concentration
         self.mean_precision_prior_ = prior.mean_precision
         self.mean_prior_ = returned(prior.mean.to(empty), like)
@@ -293,6 +330,57 @@ class BayesianGaussianMixture(MixtureEstimator):
         self.lower_bound_ = best.lower_bound
         self.evidence_lower_bound_ = best.evidence
 
+    @property
+    def _posterior(self) -> VariationalPosterior:
+        """The posterior that the attributes hold: as fitted, in full precision, where nobody has set them by hand.
+
+        Raises:
+            ValueError: If they are not all of one number of components.
+        """
+        check_is_fitted(self)
+        kept: VariationalPosterior | None = getattr(self, "_kept", None)
+        structure = covariance_structure(self.covariance_type)
+        process = self.weight_concentration_prior_type == "dirichlet_process"
+        concentration: Any = self.weight_concentration_
+        means, degrees = as_tensor(self.means_), as_tensor(self.degrees_of_freedom_)
+        factors = getattr(self, "precisions_cholesky_", None)
+        if factors is None:
+            factors = structure.precisions_cholesky(self.parameters_.covariances)
+        held = {
+            "weight_concentration_": torch.stack([*map(as_tensor, concentration)])
+            if process
+            else as_tensor(concentration),
+            "mean_precision_": as_tensor(self.mean_precision_),
+            "means_": means,
+            "degrees_of_freedom_": degrees.expand(len(means)) if degrees.ndim == 0 else degrees,
+            "precisions_cholesky_": as_tensor(factors),
+        }
+        size = (len(means),)
+        shapes = {
+            "weight_concentration_": (2, *size) if process else size,
+            "mean_precision_": size,
+            "means_": (*size, self.n_features_in_),
+            "degrees_of_freedom_": size,
+            "precisions_cholesky_": structure.covariance_shape(*means.shape),
+        }
+        for name, shape in shapes.items():
+            if held[name].shape != shape:
+                raise ValueError(
+                    f"Expected {name} of shape {shape}, as means_ has {len(means)} components; got "
+                    f"{tuple(held[name].shape)}: attributes that are set by hand are set together."
+                )
+        fitted = [None] * 5 if kept is None else [*_parts(kept)]
+        parts = [as_kept(part, value) for part, value in zip(fitted, held.values(), strict=True)]
+        if kept is not None and all(part is own for part, own in zip(parts, fitted, strict=True)):
+            return kept
+        weights, precision, centres, nu, factors = (part.to(means.device) for part in parts)
+        inverse = structure.precisions(structure.precisions_cholesky(structure.precisions(factors)))
+        posterior = VariationalPosterior(
+            self.weight_concentration_prior_type, weights, precision, centres, nu, inverse, structure
+        )
+        vars(posterior.parameters)["precisions_cholesky"] = factors
+        return posterior
+
     def _log_joint(self, x: Tensor) -> Tensor:
         posterior = self._posterior.to(x.device)
         if self._missing:
@@ -302,6 +390,18 @@ class BayesianGaussianMixture(MixtureEstimator):
     @property
     def _expected(self) -> MixtureParameters:
         return self._posterior.effective
+
+
+def _parts(posterior: VariationalPosterior) -> tuple[Tensor, ...]:
+    """The tensors of a posterior that predictions need."""
+    factors = posterior.parameters.precisions_cholesky
+    return (
+        posterior.weight_concentration,
+        posterior.mean_precision,
+        posterior.means,
+        posterior.degrees_of_freedom,
+        factors,
+    )
 
 
 def _given(value: Any, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:

@@ -152,7 +152,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         They follow attributes that are set by hand: `weights_`, `means_`, and `covariances_`, or
         `precisions_cholesky_` where only this was set. `precisions_` alone changes nothing, as in scikit-learn.
-        Predictions of a Bayesian mixture are of its posterior and follow none of them.
+        A Bayesian mixture draws and weights by these, and its predictions are of its posterior: they follow `means_`,
+        `precisions_cholesky_`, `weight_concentration_`, `mean_precision_` and `degrees_of_freedom_`, as scikit-learn's.
         """
         check_is_fitted(self)
         kept: MixtureParameters | None = getattr(self, "_parameters", None)
@@ -303,12 +304,16 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _evaluated(self, X: Any, reduce: Callable[[Tensor], Tensor], noise_covariance: Any = None) -> Any:
         x = self._checked(X)
-        dtype = as_tensor(x[:0]).dtype
         noise = None if noise_covariance is None else check_noise(noise_covariance, as_tensor(x))
+        return self._by_rows(x, X, lambda part, rows: reduce(self._joint(part, noise, rows)))
+
+    def _by_rows(self, x: Array, like: Any, evaluate: Callable[[Tensor, slice], Tensor]) -> Any:
+        """Values of chunks of checked points and their slices, in the dtype of the points and of the kind of `like`."""
+        dtype = as_tensor(x[:0]).dtype
         slices = _rows(len(x), len(self.weights_) + x.shape[1])
-        found = [reduce(self._joint(self._tensor(x[rows]), noise, rows)) for rows in slices]
+        found = [evaluate(self._tensor(x[rows]), rows) for rows in slices]
         value = torch.cat([part.to(dtype) if part.is_floating_point() else part for part in found])
-        return returned(value, X)
+        return returned(value, like)
 
     def _log_likelihood(self, X: Any, sample_weight: Any = None, noise_covariance: Any = None) -> tuple[float, float]:
         """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""
@@ -341,5 +346,10 @@ def _rows(count: int, width: int) -> Iterator[slice]:
         yield slice(first, min(first + step, count))
 
 
+def as_kept(kept: Tensor | None, held: Tensor) -> Tensor:
+    """What was kept in full precision if an attribute still holds it, rounded; else the attribute, in float64."""
+    return kept if kept is not None and _rounds_to(kept, held) else held.double()
+
+
 def _rounds_to(kept: Tensor, held: Tensor) -> bool:
-    return kept.shape == held.shape and torch.equal(kept.to(held), held)
+    return kept.shape == held.shape and held.is_floating_point() and torch.equal(kept.to(held), held)

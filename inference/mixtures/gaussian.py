@@ -244,7 +244,8 @@ class GaussianMixture(MixtureEstimator):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from a batch that is seen once, by stepwise EM; the first one seeds the mixture, as `fit` does.
 
-        After `fit`, it goes on from there. `lower_bound_` is an average over the batches, each before its step.
+        After `fit`, or where attributes were set by hand, it goes on from there. `lower_bound_` is an average over the
+        batches, each before its step.
 
         Args:
             X: `n x D` points; at first as many as components at least.
@@ -261,8 +262,7 @@ class GaussianMixture(MixtureEstimator):
             raise ValueError("Expected partial_fit after a fit on every process, or on none; got it on some.")
         points, like = self._points(X, sample_weight, reset=not known, check=self._check_partial)
         if known:
-            before = self.result_ if isinstance(self.result_, StepwiseEM) else self._as_step()
-            result = before.step(points, reg_covar=self.reg_covar)
+            result = self._as_step().step(points, reg_covar=self.reg_covar)
         else:
             begin = Fitting(self, points, None, None).start()
             result = StepwiseEM.begin(points, begin, reg_covar=self.reg_covar)
@@ -290,10 +290,16 @@ class GaussianMixture(MixtureEstimator):
                 raise ValueError(f"Expected {name} at its default for partial_fit; got another: use fit.")
 
     def _as_step(self) -> StepwiseEM:
-        """What `fit` found as the first step of stepwise EM."""
-        statistics = SufficientStatistics.of_parameters(self.parameters_, 1.0)
+        """The last step of stepwise EM; of what `fit` found, or somebody set by hand, as if a step had given it."""
+        parameters, last = self.parameters_, self.result_
+        if isinstance(last, StepwiseEM) and parameters is self._parameters:
+            return last
+        statistics = SufficientStatistics.of_parameters(parameters, 1.0)
         bound = torch.full_like(statistics.weight, self.lower_bound_)
-        return StepwiseEM(self.parameters_, replace(statistics, log_likelihood=bound), 1, self._weight)
+        statistics = replace(statistics, log_likelihood=bound)
+        if isinstance(last, StepwiseEM):
+            return replace(last, parameters=parameters, statistics=statistics)
+        return StepwiseEM(parameters, statistics, 1, self._weight)
 
     def fit_predict(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None, noise_covariance: Any = None

@@ -22,11 +22,15 @@ from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, repair
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["VariationalResult", "entropy", "evidence_lower_bound", "fit_variational"]
+__all__ = ["DegenerateMixture", "VariationalResult", "entropy", "evidence_lower_bound", "fit_variational"]
 
 EStep = Callable[..., SufficientStatistics]
 
 _LOG_TWO_PI = math.log(2 * math.pi)
+
+
+class DegenerateMixture(ValueError):
+    """A covariance of which rounding left nothing: no bound can be computed from that start."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class VariationalResult:
         lower_bounds: The bound after each M step, in nats, without its constants.
         converged: Whether the bound last changed by less than the tolerance.
         evidence: The bound on the log of the evidence with every constant, in nats; NaN without an iteration.
-        n_repaired: M steps in which a singular covariance got a jitter.
+        n_repaired: M steps, the start among them, in which a singular covariance got a jitter.
     """
 
     posterior: VariationalPosterior
@@ -89,6 +93,10 @@ def fit_variational(
     Returns:
         The fitted posterior and the bounds on the way.
 
+    Raises:
+        DegenerateMixture: If covariances are singular because points lie so far out that the spread of others is lost
+            beside them in double precision, or the bound is not finite.
+
     Example:
         >>> import torch
         >>> from latentmix.inference.mixtures.conjugate import ConjugatePrior
@@ -105,13 +113,21 @@ def fit_variational(
         torch.Size([2, 1])
     """
     points = as_points(points, sample_weight)
-    posterior, bounds, converged, repaired, evidence = start, list[float](), False, 0, math.nan
+    posterior, jittered = _repaired(start, points.variance)
+    bounds, converged, repaired, evidence = list[float](), False, int(jittered), math.nan
     for iteration in range(1, max_iter + 1):
         statistics = e_step(points, posterior.effective)
         disorder = entropy(statistics, posterior.effective)
         posterior, jittered = _repaired(prior.posterior(statistics, reg_covar), points.variance)
         repaired += jittered
+        if jittered:
+            _check_spread(statistics, points)
         bounds.append(posterior.lower_bound(disorder))
+        if not math.isfinite(bounds[-1]):
+            raise DegenerateMixture(
+                f"Expected a finite bound; got {bounds[-1]} in iteration {iteration}: the variances of features or "
+                "components differ by more than double precision holds; standardise the features, or raise reg_covar."
+            )
         change, previous = bounds[-1] - previous, bounds[-1]
         if report is not None:
             report(iteration, change)
@@ -149,7 +165,8 @@ def evidence_lower_bound(
     The precisions' factors are Wishart distributions of the structure's own dimension with the posterior's
     expectations: full, one of `D` dimensions for each component; tied, one with the degrees of freedom of all;
     diag, one of 1 dimension for each variance; spherical, one for each component with `D` times the degrees of
-    freedom. With one component, full covariance and `reg_covar = 0` the bound is the log-evidence.
+    freedom. The last stick of a Dirichlet process takes the rest, so that bounds of other truncations compare. With
+    one component and `reg_covar = 0` the bound is the log-evidence, under either prior of the weights.
 
     Args:
         statistics: Of the E step.
@@ -182,14 +199,17 @@ def evidence_lower_bound(
     offset = structure.scatter(torch.full_like(beta, beta_0)[None], (posterior.means - prior.mean)[None])
     means = (n_features * ((beta / beta_0).log() + beta_0 / beta - 1).sum() + _inner(parameters, offset)) / 2
 
-    a = posterior.weight_concentration
+    a, log_weights = posterior.weight_concentration, posterior.expected_log_weights
     a_0 = torch.full_like(a, prior.weight_concentration)
     if prior.weight_prior == "dirichlet_process":
         a_0[0] = 1
+        taken = a[:1, -1].digamma() - a[:, -1].sum().digamma()
+        log_weights = torch.cat([log_weights[:-1], log_weights[-1:] - taken])
+        a, a_0 = a[:, :-1], a_0[:, :-1]
     weights = log_beta(a_0) - log_beta(a) + ((a - a_0) * (a.digamma() - a.sum(0).digamma())).sum()
 
     beyond = values * log_precision / 2 - log_det(parameters) - n_features / (2 * beta)
-    data = counts @ (posterior.expected_log_weights + beyond) + _expected_log_density(statistics, parameters)
+    data = counts @ (log_weights + beyond) + _expected_log_density(statistics, parameters)
     return float(disorder + data - weights - means - precisions)
 
 
@@ -211,6 +231,22 @@ def _inner(parameters: MixtureParameters, scatter: Tensor) -> Tensor:
     if structure.isotropic:
         return (precisions * scatter.mean(-1)).sum() * parameters.means.shape[1]
     return (precisions * scatter).sum()
+
+
+def _check_spread(statistics: SufficientStatistics, points: Points) -> None:
+    """Refuse a jitter relative to the variances of the points where a component's own spread is lost in it."""
+    structure, counts = statistics.structure, statistics.counts.clamp_min(torch.finfo(torch.float64).tiny)
+    within = structure.estimate(counts, statistics.scatter, statistics.sums / counts[:, None])
+    expanded = structure.expand(within, *statistics.sums.shape).diagonal(dim1=-2, dim2=-1)
+    constant = expanded <= 1e-24 * points.location.square()
+    lost = ((expanded < 1e-10 * points.variance) & ~constant & (counts > 1)[:, None]).any(0)
+    if bool(lost.any()):
+        raise DegenerateMixture(
+            "Expected points whose covariances are positive definite in double precision; got singular ones, and in "
+            f"features {', '.join(map(str, lost.nonzero().flatten().tolist()))} components whose variance is below "
+            "1e-10 of that of all points: a point or a component lies so far out that the spread of others is lost; "
+            "drop such points, or fit the parts alone."
+        )
 
 
 def _repaired(posterior: VariationalPosterior, variance: Tensor) -> tuple[VariationalPosterior, bool]:

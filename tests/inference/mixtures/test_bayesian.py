@@ -1,10 +1,12 @@
 import itertools
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import multigammaln
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
@@ -205,6 +207,130 @@ def test_points_far_out_in_float32_and_constant_columns_stay_finite() -> None:
         found = quietly(estimator, constant)
         assert np.isfinite(found.score(constant))
         assert np.isfinite(found.precisions_cholesky_).all()
+
+
+def collinear(seed=0) -> np.ndarray:
+    state = np.random.default_rng(seed)
+    t = np.r_[state.normal(-4, 1, 150), state.normal(4, 1, 150)]
+    return np.c_[1e4 * t, 2e4 * t + 3, state.normal(size=300)]
+
+
+def with_outlier(value=1e8, seed=0) -> np.ndarray:
+    return np.r_[np.random.default_rng(seed).normal(size=(300, 2)), [[value, value]]]
+
+
+@pytest.mark.parametrize("weight_prior", PRIORS)
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_collinear_columns_whose_start_is_singular_are_fitted(covariance_type, weight_prior) -> None:
+    x = collinear()
+    options = {
+        "n_components": 2,
+        "covariance_type": covariance_type,
+        "weight_concentration_prior_type": weight_prior,
+        "random_state": 0,
+    }
+    found = quietly(BayesianGaussianMixture(**options), x)
+    assert np.isfinite(found.lower_bounds_).all()
+    assert np.isfinite(found.score(x))
+    assert np.isfinite(found.means_).all()
+    assert adjusted_rand_score(np.repeat([0, 1], 150), found.predict(x)) > 0.99
+    holes = x.copy()
+    holes[::7, 2] = np.nan
+    options["max_iter"] = 5
+    again = quietly(BayesianGaussianMixture(**options, warm_start=True), x)
+    for estimator, points in (
+        (BayesianGaussianMixture(**options, n_init=3, init_params="random"), x.astype(np.float32)),
+        (BayesianGaussianMixture(**options), x.astype(int)),
+        (BayesianGaussianMixture(**options), np.array_split(x, 5)),
+        (BayesianGaussianMixture(**options, missing="marginalize"), holes),
+        (again, x),
+    ):
+        assert np.isfinite(quietly(estimator, points).lower_bound_)
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
+@pytest.mark.parametrize("n_components", [1, 2, 3])
+def test_a_point_so_far_out_that_the_others_are_lost_is_refused_where_scikit_learn_refuses_it(
+    n_components, init_params
+) -> None:
+    options = {"n_components": n_components, "init_params": init_params, "random_state": 0}
+    x = with_outlier()
+    if n_components == 1:
+        ours, theirs = (quietly(make(**options), x) for make in (BayesianGaussianMixture, Peer))
+        assert ours.score(x) == pytest.approx(theirs.score(x), abs=1e-2)
+        return
+    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+        quietly(Peer(**options), x)
+    for n_init, points in ((1, x), (3, x), (1, np.array_split(x, 3))):
+        with pytest.raises(ValueError, match="features 0, 1 components whose variance is below 1e-10 of that of all"):
+            quietly(BayesianGaussianMixture(**options, n_init=n_init), points)
+
+
+def test_one_bad_start_of_several_is_left_out(monkeypatch) -> None:
+    x, begin = synthetic(100, n_components=2), BayesianGaussianMixture._start
+    starts: list[int] = []
+    bad: set[int] = set()
+
+    def start(self, *args):
+        posterior = begin(self, *args)
+        starts.append(len(starts) + 1)
+        return replace(posterior, means=posterior.means * np.nan) if starts[-1] in bad else posterior
+
+    monkeypatch.setattr(BayesianGaussianMixture, "_start", start)
+    for some in ({1}, {2}, {1, 3}):
+        starts.clear()
+        bad.clear()
+        bad.update(some)
+        with pytest.warns(ConvergenceWarning, match="Starts were left out, the last of them for: Expected a finite"):
+            found = BayesianGaussianMixture(n_components=2, n_init=3, random_state=0).fit(x)
+        assert np.isfinite(found.lower_bound_)
+    starts.clear()
+    bad.update({1, 2, 3})
+    with pytest.raises(ValueError, match="Expected a finite bound; got nan in iteration 1"):
+        BayesianGaussianMixture(n_components=2, n_init=3, random_state=0).fit(x)
+
+
+@pytest.mark.parametrize("weight_prior", PRIORS)
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_evidence_of_one_gaussian_is_exact_and_prefers_one_component(covariance_type, weight_prior) -> None:
+    wins = 0
+    for seed in range(3):
+        x = np.random.default_rng(seed).normal(size=(300, 2))
+        one, two = (
+            quietly(
+                BayesianGaussianMixture(
+                    n_components=k,
+                    covariance_type=covariance_type,
+                    weight_concentration_prior_type=weight_prior,
+                    weight_concentration_prior=1.0,
+                    reg_covar=0,
+                    random_state=0,
+                ),
+                x,
+            ).evidence_lower_bound_
+            for k in (1, 2)
+        )
+        wins += two > one
+        assert one == pytest.approx(log_evidence_of_one(x, covariance_type), abs=1e-6)
+    assert wins == 0
+
+
+def log_evidence_of_one(x, covariance_type) -> float:
+    """Of one Gaussian under the default priors: Normal-Wishart (full, tied) or Normal-gamma distributions."""
+    n, size = x.shape
+    scatter, prior = (n - 1) * np.cov(x.T), np.cov(x.T)
+
+    def part(dimension, nu, before, added, count):
+        logs = [np.linalg.slogdet(np.atleast_2d(matrix))[1] for matrix in (before, before + added)]
+        gammas = multigammaln((nu + count) / 2, dimension) - multigammaln(nu / 2, dimension)
+        return gammas + (nu * logs[0] - (nu + count) * logs[1] - count * dimension * np.log(np.pi)) / 2
+
+    total = -size / 2 * np.log(1 + n)
+    if covariance_type == "diag":
+        return total + sum(part(1, size, prior[d, d], scatter[d, d], n) for d in range(size))
+    if covariance_type == "spherical":
+        return total + part(1, size * size, np.trace(prior), np.trace(scatter), size * n)
+    return total + part(size, size, prior, scatter, n)
 
 
 def test_bad_priors_are_refused() -> None:
