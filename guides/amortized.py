@@ -16,6 +16,7 @@ from latentmix.guides.encoders import Encoder
 from latentmix.guides.families import DiagonalNormal, Family
 from latentmix.models.networks import check_positive
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
+from latentmix.models.turns import kept_random_state
 from latentmix.models.vae import evaluation_mode, register
 
 __all__ = ["AmortizedGuide"]
@@ -145,8 +146,7 @@ class AmortizedGuide(nn.Module, Part):
         Returns:
             An `n x latent_dim` tensor.
         """
-        with evaluation_mode(self), torch.random.fork_rng():
-            torch.manual_seed(secrets.randbits(32) if seed is None else seed)
+        with evaluation_mode(self), kept_random_state(secrets.randbits(32) if seed is None else seed):
             return torch.cat([self.posterior(chunk).sample() for chunk in _chunks(x, batch_size, transform)])
 
 

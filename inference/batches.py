@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from latentmix.inference.effects import ordinary
+
 __all__ = ["Batch", "Transform", "as_batch", "transformed"]
 
 Batch = tuple[Tensor, ...]
@@ -26,7 +28,7 @@ def as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
     lengths = {len(tensor) for tensor in tensors}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(f"Expected tensors of one length, with at least one datum; got lengths {sorted(lengths)}.")
-    return tensors
+    return tuple(map(ordinary, tensors))
 
 
 def transformed(batch: Batch, transform: Transform | None) -> Batch:

@@ -14,9 +14,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
-__all__ = ["Modules", "RandomState", "Registered", "isolated", "plain_errors"]
+from latentmix.models.turns import exclusive
+
+__all__ = ["Modules", "RandomState", "Registered", "isolated", "ordinary", "plain_errors"]
 
 
 @dataclass(frozen=True)
@@ -71,27 +74,48 @@ class RandomState:
 def isolated(*, seed: int | None = None, validation: bool | None = None, params: Any = None) -> Iterator[None]:
     """A block after which random states, Pyro's settings and its parameter store are what they were.
 
-    Inside, the parameter store starts from `params`.
-
-    Gradients are recorded inside, whatever the mode outside.
+    Inside, the parameter store starts from `params`, and gradients are recorded, whatever the mode outside. Pyro's
+    state is the process's: one thread at a time is in such a block, and another waits.
 
     Args:
         seed: Seeds every generator at the start of the block; by default they go on from where they are.
         validation: Switches Pyro's checks of arguments on or off inside the block; by default they stay.
         params: A state of Pyro's parameter store (`get_state`); by default it is empty.
     """
-    randomness = RandomState.capture()
-    settings = pyro.settings.get()
-    try:
-        if seed is not None:
-            pyro.set_rng_seed(seed)
-        if validation is not None:
-            pyro.enable_validation(validation)
-        with pyro.get_param_store().scope(params), torch.enable_grad():
-            yield
-    finally:
+    with exclusive(), exclusive(_pyro_state()):  # the state is looked at when it is this thread's turn
+        randomness = RandomState.capture()
+        settings = pyro.settings.get()
+        try:
+            if seed is not None:
+                pyro.set_rng_seed(seed)
+            if validation is not None:
+                pyro.enable_validation(validation)
+            with pyro.get_param_store().scope(params), torch.inference_mode(False), torch.enable_grad():
+                yield
+        finally:
+            pyro.settings.set(**settings)
+            randomness.restore()
+
+
+def _pyro_state() -> Callable[[], None]:
+    """What puts back Pyro's settings, parameter store and handlers as they are now."""
+    settings, store, handlers = pyro.settings.get(), pyro.get_param_store().get_state(), list(_PYRO_STACK)
+
+    def restore() -> None:
         pyro.settings.set(**settings)
-        randomness.restore()
+        pyro.get_param_store().clear()
+        pyro.get_param_store().set_state(store)
+        _PYRO_STACK[:] = handlers
+
+    return restore
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made in inference mode and that autograd would refuse."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from latentmix.inference.effects import Modules, isolated, plain_errors
 from latentmix.inference.objectives import Objective, Stochastic, reporter_of
 from latentmix.models.likelihoods import Likelihood
 
-__all__ = ["Bound", "bits_per_dimension", "check_comparable", "evaluate"]
+__all__ = ["Bound", "bits_per_dimension", "check_comparable", "check_store", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,6 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"Expected a batch_size of at least 1; got {batch_size}.")
     goal = reporter_of(objective)
-    totals = torch.zeros(4, dtype=torch.float64, device=tensors[0].device)
     known = None if store is None else {kind: dict(part) for kind, part in store.items()}
     with (
         plain_errors(),
@@ -93,6 +92,7 @@ def evaluate(
         Modules(model, guide),
         torch.no_grad(),
     ):
+        totals = torch.zeros(4, dtype=torch.float64, device=tensors[0].device)
         for start in range(0, len(tensors[0]), batch_size):
             batch = transformed(tuple(tensor[start : start + batch_size] for tensor in tensors), transform)
             terms = goal.terms(model, guide, *batch)
@@ -100,7 +100,7 @@ def evaluate(
                 raise ValueError(f"Expected an objective that says its ELBO; got {type(goal).__name__}.")
             totals += terms.totals(len(batch[0]))
             if start == 0:
-                _check_store(known)
+                check_store(known, "pass store=result.store")
                 pyro.enable_validation(False)
     return Bound.from_totals(totals)
 
@@ -156,9 +156,9 @@ def check_comparable(likelihoods: Mapping[str, Likelihood | str]) -> None:
         )
 
 
-def _check_store(store: Any | None) -> None:
-    """Refuse to measure a `pyro.param` statement at the value it starts from."""
+def check_store(store: Any | None, remedy: str) -> None:
+    """Refuse a `pyro.param` statement that has the value it starts from: one that `store` does not hold."""
     fitted = {} if store is None else store["params"]
     for name, leaf in pyro.get_param_store().named_parameters():
         if name not in fitted and not isinstance(leaf, nn.Parameter):
-            raise ValueError(f"Expected the fitted value of parameter {name!r}; got none: pass store=result.store.")
+            raise ValueError(f"Expected the fitted value of parameter {name!r}; got none: {remedy}.")

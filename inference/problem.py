@@ -33,8 +33,16 @@ class Frozen(Messenger):
     def __init__(self, *functions: Stochastic) -> None:
         super().__init__()
         with Modules(*functions, evaluation=False) as modules:
-            parameters = [leaf for module in modules.found.values() for leaf in module.parameters()]
-        self.leaves = [leaf for leaf in parameters if not leaf.requires_grad]
+            found = list(modules.found.values())
+        for name, tensor in (
+            each for module in found for each in (*module.named_parameters(), *module.named_buffers())
+        ):
+            if tensor.is_inference():
+                raise ValueError(
+                    f"Expected modules that can be trained; got {name!r}, made in torch.inference_mode(): make the "
+                    "modules outside of it, or load their state_dict into ones that are."
+                )
+        self.leaves = [leaf for module in found for leaf in module.parameters() if not leaf.requires_grad]
 
     def __exit__(self, *details: Any) -> None:
         super().__exit__(*details)

@@ -15,6 +15,7 @@ from latentmix.inference.effects import isolated
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.training import Callback, TrainingState
 from latentmix.models.mixture_prior import MixturePrior
+from latentmix.models.turns import kept_warnings
 
 __all__ = ["StartPrior"]
 
@@ -87,7 +88,7 @@ class StartPrior(Callback):
             reg_covar=1e-3 * float(z.var(0).mean()),
             random_state=seed,
         )
-        with warnings.catch_warnings():  # a start need not have converged
+        with kept_warnings():  # a start need not have converged
             warnings.simplefilter("ignore", ConvergenceWarning)
             mixture.fit(z)
         with torch.no_grad():

@@ -12,15 +12,15 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.optim import Adam
 from tqdm import tqdm
 
 from latentmix.inference.batches import Batch, Transform, as_batch, transformed
-from latentmix.inference.effects import RandomState, isolated
-from latentmix.inference.evaluation import Bound
+from latentmix.inference.effects import Modules, RandomState, isolated, plain_errors
+from latentmix.inference.evaluation import Bound, check_store
 from latentmix.inference.objectives import Objective, Stochastic, as_objective, bound_of, reporter_of
 from latentmix.inference.problem import Frozen, Problem
 from latentmix.inference.training import (
@@ -43,7 +43,7 @@ class SVIResult:
         history: One record per epoch.
         parameters: Every fitted parameter by its Pyro name (a module's that is not registered with Pyro by its
             place), constrained and detached.
-        store: State of Pyro's parameter store at the end, for `pyro.get_param_store().scope` and `evaluate`.
+        store: State of Pyro's parameter store at the end, for `evaluate` and `pyro.get_param_store().scope`.
         state: The state of training; `fit(..., state=result.state)` goes on from it.
         seed: The seed that was used.
         seconds: Time of training, validation included.
@@ -67,6 +67,63 @@ class SVIResult:
     def validation_losses(self) -> list[float]:
         """Negative ELBO at beta = 1 on the validation data, one per epoch; empty where there is none."""
         return [record.validation.loss for record in self.history if record.validation is not None]
+
+    def predict(
+        self,
+        model: Stochastic,
+        guide: Stochastic,
+        *arguments: Any,
+        num_samples: int = 1000,
+        return_sites: Sequence[str] = (),
+        parallel: bool = False,
+        seed: int = 0,
+        **options: Any,
+    ) -> dict[str, Tensor]:
+        """Draw from the posterior predictive distribution: Pyro's `Predictive`, with the fitted values.
+
+        Outside of this call `Predictive` would take the initial values of `pyro.param` statements, which no module
+        holds. Modules are in evaluation mode; nothing stays in Pyro's parameter store.
+
+        Args:
+            model: The model that was fitted.
+            guide: The guide that was fitted.
+            *arguments: What both are called with; an observed site is drawn where its data are `None`.
+            num_samples: Number of draws, `S`.
+            return_sites: Sites that are returned, with `_RETURN` for what the model returns; by default all.
+            parallel: Whether all draws are made in one call, as a plate outside of the model's own, which must be
+                written for it.
+            seed: Seed of the draws.
+            **options: Keyword arguments that both are called with.
+
+        Returns:
+            By its name each site's draws, `S` in front of its shape.
+
+        Raises:
+            ValueError: If `num_samples` is not positive, or a `pyro.param` statement is none of the fitted ones.
+
+        Example:
+            >>> import torch, pyro, pyro.distributions as dist
+            >>> from latentmix.inference import fit
+            >>> def model(x, size=3):
+            ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+            ...     with pyro.plate("data", size):
+            ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+            >>> def guide(x, size=3):
+            ...     pyro.sample("loc", dist.Normal(pyro.param("m", torch.tensor(0.0)), 0.1))
+            >>> result = fit(model, guide, torch.ones(3), epochs=2, seed=0)
+            >>> result.predict(model, guide, None, size=5, num_samples=10)["x"].shape
+            torch.Size([10, 5])
+        """
+        if num_samples < 1:
+            raise ValueError(f"Expected num_samples of at least 1; got {num_samples}.")
+        known = {kind: dict(part) for kind, part in self.store.items()}
+        with plain_errors(), isolated(seed=seed, params=known), Modules(model, guide), torch.no_grad():
+            draw = Predictive(
+                model, guide=guide, num_samples=num_samples, return_sites=tuple(return_sites), parallel=parallel
+            )
+            drawn: dict[str, Tensor] = draw(*arguments, **options)
+            check_store(self.store, "take the model and guide of the fit")
+        return drawn
 
 
 def fit(

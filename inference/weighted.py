@@ -73,7 +73,8 @@ class Weighted(Objective):
         self.modules = self.objective.modules
         self.beta = beta
         self.warmup = warmup
-        self._weight = torch.tensor(float(beta), dtype=torch.float64)
+        with torch.inference_mode(False):  # it changes in training
+            self._weight = torch.tensor(float(beta), dtype=torch.float64)
 
     @property
     def weight(self) -> float:

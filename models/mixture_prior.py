@@ -14,6 +14,7 @@ from latentmix.models.gaussians import FactoredNormal
 from latentmix.models.networks import check_positive
 from latentmix.models.parameters import MixtureParameters
 from latentmix.models.priors import Prior
+from latentmix.models.turns import kept_random_state
 
 __all__ = ["MixturePrior", "cholesky_factor"]
 
@@ -137,7 +138,7 @@ class MixturePrior(Prior):
         """
         n_components, latent_dim = parameters.means.shape
         covariance_type: Literal["diag", "full"] = "full" if _correlated(parameters) else "diag"
-        with torch.random.fork_rng():  # the constructor draws means
+        with kept_random_state(), torch.inference_mode(False):  # the constructor draws means
             prior = cls(latent_dim, n_components, covariance_type=covariance_type, enumerated=enumerated, frozen=True)
         prior.initialize(parameters)
         return prior

@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from latentmix.models.turns import kept_random_state
+
 __all__ = [
     "Part",
     "build",
@@ -147,7 +149,7 @@ def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) 
     if not file.is_file():
         raise ValueError(f"Expected {file.name} in {folder}; it is not there.")
     try:
-        with torch.random.fork_rng():
+        with kept_random_state(), torch.inference_mode(False):
             module = build(json.loads(file.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"Expected the description of a module in {file}; got {error}.") from error

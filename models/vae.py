@@ -17,25 +17,27 @@ from latentmix.models.likelihoods import Likelihood
 from latentmix.models.networks import Decoder, check_floating
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.priors import Prior
+from latentmix.models.turns import exclusive, kept_random_state
 
 __all__ = ["VAE", "evaluation_mode", "register"]
 
 
 @contextmanager
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put modules (batch normalisation, dropout) into evaluation mode, and back as each was.
+    """Put modules (batch normalisation, dropout) into evaluation mode, and back as each was; one thread at a time.
 
     Args:
         modules: The modules; submodules are included.
     """
-    was_training = {part: part.training for module in modules for part in module.modules()}
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for part, training in was_training.items():
-            part.training = training
+    with exclusive():
+        was_training = {part: part.training for module in modules for part in module.modules()}
+        try:
+            for module in modules:
+                module.eval()
+            yield
+        finally:
+            for part, training in was_training.items():
+                part.training = training
 
 
 def register(name: str, module: nn.Module) -> None:
@@ -231,7 +233,6 @@ class VAE(nn.Module, Part):
         Returns:
             An `n x shape` tensor.
         """
-        with torch.random.fork_rng(), evaluation_mode(self):
-            torch.manual_seed(secrets.randbits(32) if seed is None else seed)
+        with kept_random_state(secrets.randbits(32) if seed is None else seed), evaluation_mode(self):
             outputs = self.decoder(self.prior().sample((n,)))
             return self.likelihood.mean(outputs) if mean else self.likelihood(outputs).sample()

@@ -61,7 +61,8 @@ class BayesianGaussianMixture(MixtureEstimator):
         degrees_of_freedom_prior: Of the Wishart distribution of the precisions, above `D - 1`; by default `D`.
         covariance_prior: Inverse scale of the Wishart distribution: `D x D` (full, tied), `(D,)` (diag) or a number
             (spherical); by default the covariance of the points.
-        random_state: Seed or `RandomState`; `None` is a fresh seed, NumPy's global state is left alone.
+        random_state: Seed or `RandomState`; with `None`, `fit` and `sample` draw one seed from NumPy's global state,
+            so that `numpy.random.seed` repeats them, as in scikit-learn. Of several processes the first one's counts.
         warm_start: Whether a further `fit` goes on from the last one.
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
@@ -156,6 +157,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         self.device = device
         self.dtype = dtype
 
+    @torch.inference_mode(False)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the mixture.
 

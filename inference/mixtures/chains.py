@@ -75,7 +75,7 @@ def run_chains(
             return [_chain(potential, seed, settings, bar) for potential, seed in pairs]
         jobs = (joblib.delayed(_chain)(potential, seed, settings) for potential, seed in pairs)
         found = []
-        for chain in joblib.Parallel(n_jobs=processes, return_as="generator")(jobs):
+        for chain in joblib.Parallel(n_jobs=processes, backend="loky", return_as="generator")(jobs):
             found.append(chain)
             bar.update(steps)
         return found

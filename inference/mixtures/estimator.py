@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -20,6 +19,7 @@ from latentmix.inference.mixtures.distributed import Processes
 from latentmix.inference.mixtures.inputs import (
     Array,
     Moved,
+    as_random_state,
     as_tensor,
     first_batch,
     is_mapped,
@@ -120,7 +120,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return self.parameters_
 
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
-        """Draw points, ordered by component.
+        """Draw points, ordered by component; with `random_state=None` from a seed out of NumPy's global state.
 
         Returns:
             `n_samples x D` points and their `(n_samples,)` components, of the kind of `means_`.
@@ -336,8 +336,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return total
 
     def _random_state(self) -> np.random.RandomState:
-        fresh = np.random.RandomState() if self.random_state is None else self.random_state
-        return check_random_state(fresh)
+        return as_random_state(self.random_state)
 
 
 def _rows(count: int, width: int) -> Iterator[slice]:

@@ -55,7 +55,8 @@ class GaussianMixture(MixtureEstimator):
         weights_init: `(K,)` weights to start from.
         means_init: `K x D` means to start from.
         precisions_init: Precisions to start from, of the shape of `precisions_`.
-        random_state: Seed or `RandomState`; `None` is a fresh seed, NumPy's global state is left alone.
+        random_state: Seed or `RandomState`; with `None`, `fit` and `sample` draw one seed from NumPy's global state,
+            so that `numpy.random.seed` repeats them, as in scikit-learn. Of several processes the first one's counts.
         warm_start: Whether a further `fit` goes on from the last one.
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
@@ -209,6 +210,7 @@ class GaussianMixture(MixtureEstimator):
         self.optimizer = optimizer
         self.scheduler = scheduler
 
+    @torch.inference_mode(False)
     def fit(
         self,
         X: Any,
@@ -241,6 +243,7 @@ class GaussianMixture(MixtureEstimator):
         self.seconds_ = time.perf_counter() - began
         return self
 
+    @torch.inference_mode(False)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from a batch that is seen once, by stepwise EM; the first one seeds the mixture, as `fit` does.
 

@@ -9,11 +9,24 @@ from typing import Any, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import check_random_state
 from torch import Tensor
 
+from latentmix.inference.effects import ordinary
 from latentmix.inference.mixtures.streams import Arrays, Batches, Source, as_source
+from latentmix.models.turns import exclusive
 
-__all__ = ["Array", "Moved", "as_tensor", "first_batch", "in_memory", "is_mapped", "is_stream", "returned"]
+__all__ = [
+    "Array",
+    "Moved",
+    "as_random_state",
+    "as_tensor",
+    "first_batch",
+    "in_memory",
+    "is_mapped",
+    "is_stream",
+    "returned",
+]
 
 Array = NDArray[Any] | Tensor
 
@@ -21,11 +34,22 @@ Array = NDArray[Any] | Tensor
 def as_tensor(x: Any) -> Tensor:
     """An array as a tensor, without a copy where torch can do without."""
     if isinstance(x, Tensor):
-        return x
+        return ordinary(x)
     array = np.asarray(x)
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()
     return torch.from_numpy(array)
+
+
+def as_random_state(random_state: int | np.random.RandomState | None) -> np.random.RandomState:
+    """scikit-learn's `check_random_state`, but of `None` a generator of its own, seeded from NumPy's global state.
+
+    This seed is all that is drawn from the process's randomness.
+    """
+    if random_state is not None:
+        return check_random_state(random_state)
+    with exclusive():
+        return np.random.RandomState(check_random_state(None).randint(2**32, dtype=np.uint32))
 
 
 def returned(value: Tensor, like: Any) -> Any:

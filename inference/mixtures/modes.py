@@ -21,6 +21,7 @@ from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.starts import StartMethod
 from latentmix.inference.tables import aligned
 from latentmix.models.covariances import CovarianceType
+from latentmix.models.turns import kept_warnings
 
 __all__ = ["Mode", "ModeReport", "modes"]
 
@@ -276,7 +277,7 @@ class _End:
 def _end(points: NDArray[Any], options: dict[str, Any]) -> _End | str:
     """Where a start ends, or why it fails."""
     try:
-        with warnings.catch_warnings():
+        with kept_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = GaussianMixture(**options).fit(points)
     except (ArithmeticError, RuntimeError) as error:

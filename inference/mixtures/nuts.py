@@ -83,6 +83,7 @@ class MixtureNUTSResult:
         return self.warmup + self.posterior.n_draws
 
 
+@torch.inference_mode(False)
 def fit_mixture_nuts(
     x: Tensor,
     start: MixtureParameters | Sequence[MixtureParameters] | None = None,

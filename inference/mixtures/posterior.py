@@ -200,6 +200,7 @@ def effective_size(values: NDArray[np.float64], kind: Literal["bulk", "tail"]) -
         return np.asarray(_diagnostics.ess(values, chain_axis=0, draw_axis=1, method=kind, **options), dtype=np.float64)
 
 
+@torch.inference_mode(False)
 def posterior_of_guide(
     result: MixtureSVIResult, *, draws: int = 1000, seed: int = 0, reference: MixtureParameters | None = None
 ) -> MixturePosterior:

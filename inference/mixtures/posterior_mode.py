@@ -19,6 +19,7 @@ from latentmix.inference.mixtures.standardised import StandardisedModel
 from latentmix.inference.mixtures.starts import start
 from latentmix.inference.mixtures.unconstrained import Array
 from latentmix.models.parameters import MixtureParameters
+from latentmix.models.turns import kept_warnings
 
 __all__ = ["curvature_basis", "em_starts", "posterior_mode"]
 
@@ -33,7 +34,7 @@ def em_starts(made: StandardisedModel, x: Tensor, seed: int) -> list[MixturePara
     scale = scale.square().mean().sqrt().expand_as(scale) if model.structure.isotropic else scale
     points = (x.double() - location) / scale
     found = []
-    with warnings.catch_warnings():
+    with kept_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for attempt in range(1 if model.n_components == 1 else _STARTS):
             random_state = np.random.RandomState((seed + attempt) % 2**32)

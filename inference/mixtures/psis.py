@@ -16,6 +16,8 @@ import numpy as np
 from arviz_stats.base.array import array_stats
 from numpy.typing import ArrayLike, NDArray
 
+from latentmix.models.turns import kept_warnings
+
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
 UNRELIABLE = 0.7
@@ -86,7 +88,7 @@ def leave_one_out(log_likelihood: ArrayLike) -> LeaveOneOut:
     total = values.sum(0)
     ess = float(statistics.ess(total, chain_axis=0, draw_axis=1))
     efficiency = min(ess / total.size, 1.0) if math.isfinite(ess) else 1.0
-    with warnings.catch_warnings():
+    with kept_warnings():
         warnings.simplefilter("ignore")  # a high k is reported, not warned of
         densities, pareto_k, effective = statistics.loo(values, r_eff=efficiency)
         r_hat = float(statistics.rhat(total, chain_axis=0, draw_axis=1)) if len(total) > 1 else math.nan

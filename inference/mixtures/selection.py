@@ -34,6 +34,7 @@ from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.gibbs import gibbs
 from latentmix.inference.mixtures.psis import leave_one_out
 from latentmix.models.covariances import CovarianceType, covariance_structure
+from latentmix.models.turns import kept_warnings
 
 __all__ = ["CRITERIA", "Candidate", "Criterion", "Selection", "check_sizes", "remeasured", "select"]
 
@@ -250,7 +251,7 @@ class _Task:
         """The candidate with its figures, or with the reason why there are none."""
         began = time.perf_counter()
         try:
-            with warnings.catch_warnings(record=True) as caught:
+            with kept_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 fitted = self._fit(asked, self.points)
             done = replace(asked, **_fit_figures(fitted, caught))
@@ -315,7 +316,7 @@ class _Task:
 
 def _filled(done: Candidate, steps: Iterable[Callable[[], dict[str, Any]]]) -> Candidate:
     """The candidate with the figures of every step, or the reason why there are none of it."""
-    with warnings.catch_warnings():  # what the folds' fits and the draws warn of, the fit has been asked for
+    with kept_warnings():  # what the folds' fits and the draws warn of, the fit has been asked for
         warnings.simplefilter("ignore")
         for step in steps:
             try:

@@ -19,17 +19,18 @@ import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from torch import Tensor
 
 from latentmix.inference.mixtures.comparison import align
 from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.information import REMEDY, Layout, derivatives, inverse_information
+from latentmix.inference.mixtures.inputs import as_random_state
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.statistics import moments
 from latentmix.inference.mixtures.validation import check_weights
 from latentmix.models.parameters import MixtureParameters
+from latentmix.models.turns import kept_warnings
 
 __all__ = ["StandardErrors", "standard_errors"]
 
@@ -66,6 +67,7 @@ class StandardErrors:
     n_unsettled: int = 0
 
 
+@torch.inference_mode(False)
 def standard_errors(
     mixture: GaussianMixture | MixtureParameters,
     x: Array,
@@ -89,7 +91,7 @@ def standard_errors(
         sample_weight: `(n,)` weights; a weight of 2 counts as the point twice, so that weights which sum to `n` keep
             the number of points, and the errors go as one over the root of their sum.
         n_bootstrap: Refits.
-        random_state: Seed of the bootstrap.
+        random_state: Seed of the bootstrap; `None` draws one from NumPy's global state.
         n_jobs: Refits at a time, as joblib takes it.
 
     Returns:
@@ -131,7 +133,7 @@ def standard_errors(
         )
     if method == "bootstrap":
         floor = float(getattr(mixture, "reg_covar", 0.0))
-        found = _bootstrap(points, parameters, weight, floor, n_bootstrap, check_random_state(random_state), n_jobs)
+        found = _bootstrap(points, parameters, weight, floor, n_bootstrap, as_random_state(random_state), n_jobs)
     else:
         found = _asymptotic(points, parameters, weight, method)
     if not found.distance <= _FAR and method != "bootstrap":
@@ -205,7 +207,7 @@ def _refit(
     size = len(x) if weight is None else max(1, round(float(weight.sum())))
     counts = torch.from_numpy(np.random.RandomState(seed).multinomial(size, chances)).to(x.device)
     drawn = counts > 0
-    with warnings.catch_warnings():
+    with kept_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         result = fit_em(
             x[drawn], parameters, sample_weight=counts[drawn].double(), reg_covar=reg_covar, tol=1e-7, max_iter=500

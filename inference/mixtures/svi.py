@@ -225,6 +225,7 @@ def check_guide(family: Callable[..., AutoGuide]) -> None:
         raise ValueError(f"Expected a guide out of {names}, or a class of your own; got {kind.__name__}.")
 
 
+@torch.inference_mode(False)
 def fit_mixture_svi(
     x: Tensor,
     start: MixtureParameters,

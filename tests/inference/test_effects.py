@@ -69,7 +69,8 @@ class Stage:
         return self.fit(**options)
 
     def fit_variance(self) -> Any:
-        vae = VAE(self.vae.decoder, StandardNormal(2), Gaussian("shared", closed_form=True))
+        with torch.inference_mode(False):
+            vae = VAE(self.vae.decoder, StandardNormal(2), Gaussian("shared", closed_form=True))
         update = ClosedFormVariance(vae, self.guide, self.images, transform=random_transform)
         return fit(vae.model, self.guide, self.images, epochs=2, seed=5, callbacks=[update])
 
@@ -126,12 +127,12 @@ def random_transform(x: Tensor) -> Tensor:
 
 
 def mixture_prior(**options: Any) -> MixturePrior:
-    with torch.random.fork_rng():  # a constructor may draw
+    with torch.random.fork_rng(), torch.inference_mode(False):  # a constructor may draw
         return MixturePrior(2, 3, **options)
 
 
 def vamp_prior(stage: Stage) -> VampPrior:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.inference_mode(False):
         prior = VampPrior(2, (1, 8, 8), n_components=4)
     return prior.bind(stage.guide.posterior, stage.images[:4])
 
@@ -192,6 +193,10 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
         ValueError, lambda on: fit(on.vae.model, on.guide, on.images / 2, epochs=1, seed=0)
     ),
     "fit, optimizer fails": expecting(OSError, lambda on: on.fit(optimizer=_fails)),
+    "predict": lambda on: on.fit().predict(on.vae.model, on.guide, on.images[:3], num_samples=2),
+    "predict of plain callables": lambda on: fit_plain(plain_guide).predict(
+        plain_model, plain_guide, torch.arange(40.0), num_samples=2
+    ),
     "evaluate": lambda on: evaluate(on.vae.model, on.guide, on.images, batch_size=16, transform=random_transform),
     "evaluate of plain callables": lambda on: evaluate(
         plain_model, plain_guide, torch.arange(40.0), store=fit_plain(plain_guide).store
@@ -229,16 +234,19 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
     "draw": lambda on: on.guide.draw(on.images, batch_size=16),
     "draw with a seed": lambda on: on.guide.draw(on.images, seed=3),
     "mixture by EM": lambda on: GaussianMixture(2, random_state=0).fit(plane()).sample(5),
-    "mixture by EM, fresh seed": lambda on: GaussianMixture(2).fit(plane()).sample(5),
-    "mixture by SVI": lambda on: GaussianMixture(2, inference="svi").fit_predict(plane()),
+    "mixture by SVI": lambda on: GaussianMixture(2, inference="svi", random_state=0).fit_predict(plane()),
     "mixture by SVI with AutoNormal": lambda on: GaussianMixture(
-        2, inference="svi", guide=AutoNormal, svi_epochs=20
+        2, inference="svi", guide=AutoNormal, svi_epochs=20, random_state=0
     ).fit(plane()),
     "mixture of noisy points": lambda on: fitted_mixture(noise_covariance=torch.full((40, 2), 0.1)),
     "energy test": lambda on: energy_test(plane(), plane() + 1, permutations=19),
     "coverage": lambda on: component_coverage(plane(), fitted_mixture().parameters_),
-    "mixture that fails": expecting(ValueError, lambda on: GaussianMixture(50, inference="svi").fit(plane())),
-    "compare": lambda on: compare(*(GaussianMixture(2, inference=how).fit(plane()) for how in ("em", "svi")), plane()),
+    "mixture that fails": expecting(
+        ValueError, lambda on: GaussianMixture(50, inference="svi", random_state=0).fit(plane())
+    ),
+    "compare": lambda on: compare(
+        *(GaussianMixture(2, inference=how, random_state=0).fit(plane()) for how in ("em", "svi")), plane()
+    ),
     "likelihood check": lambda on: on.vae.likelihood.check(on.images),
     "as_objective": lambda on: as_objective(Trace_ELBO()),
 }
@@ -280,6 +288,20 @@ def test_under_no_grad_too(stage: Stage, action: str) -> None:
         before = snapshot()
         ACTIONS[action](stage)
         assert differences(before, snapshot()) == []
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("action", ACTIONS)
+def test_in_inference_mode_too(stage: Stage, action: str) -> None:
+    """Data made in inference mode are taken, and every parameter stays one that can be trained."""
+    with torch.inference_mode():
+        stage.images = stage.images.clone()
+        assert stage.images.is_inference()
+        before = snapshot()
+        ACTIONS[action](stage)
+        assert differences(before, snapshot()) == []
+    kept = [*stage.vae.parameters(), *stage.vae.buffers(), *stage.guide.parameters(), *stage.guide.buffers()]
+    assert not any(tensor.is_inference() for tensor in kept)
 
 
 def test_an_import_changes_no_setting() -> None:
