@@ -18,6 +18,7 @@ from latentmix.experiments.config import MixtureFits
 from latentmix.experiments.data import draw_labelled
 from latentmix.experiments.metrics import classification
 from latentmix.inference import GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
+from latentmix.inference.mixtures.arrays import as_tensor
 
 __all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
 
@@ -61,8 +62,8 @@ class FittedMixture:
 
         A class has the summed responsibilities of its components; without classes they are the components'.
         """
-        values = latents.detach().cpu().numpy() if isinstance(latents, Tensor) else np.asarray(latents)
-        responsibilities: NDArray[np.float64] = self.mixture.predict_proba(values.astype(np.float64))
+        values = as_tensor(latents).detach().cpu().double().numpy()
+        responsibilities: NDArray[np.float64] = self.mixture.predict_proba(values)
         if not self.classes:
             return responsibilities
         belongs = np.equal.outer(self.component_classes, self.classes).astype(np.float64)

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from latentmix.inference.effects import ordinary
+from latentmix.inference.effects import isolated, ordinary
 
-__all__ = ["Batch", "Transform", "as_batch", "transformed"]
+__all__ = ["Batch", "Data", "Transform", "as_batch", "transformed"]
 
 Batch = tuple[Tensor, ...]
+Data = Tensor | Sequence[Tensor] | DataLoader[Any]
 Transform = Callable[..., Tensor | Sequence[Tensor]]
 
 
-def as_batch(data: Tensor | Sequence[Tensor]) -> Batch:
+def as_batch(data: Data) -> Batch:
     """Data as a tuple of tensors of one length.
 
+    The data set of a `DataLoader` is read into memory once, in its own order, by the loader's `collate_fn` and workers.
+
     Raises:
-        ValueError: If there is no tensor or datum, or the lengths differ.
+        ValueError: If there is no tensor or datum, the lengths differ, or a loader has no data set of a known length
+            or a sampler of its own.
     """
+    if isinstance(data, DataLoader):
+        data = _read(data)
     tensors = (data,) if isinstance(data, Tensor) else tuple(data)
     if not tensors or any(not isinstance(tensor, Tensor) or tensor.dim() == 0 for tensor in tensors):
         raise ValueError(
             f"Expected a tensor, or a tuple of tensors, with data on the first dimension; got {type(data).__name__}."
+        )
+    if any(isinstance(tensor, MaskedTensor) for tensor in tensors):
+        raise ValueError(
+            "Expected plain tensors; got a torch MaskedTensor: pass x.to_tensor(0.0), and its mask as another tensor."
         )
     lengths = {len(tensor) for tensor in tensors}
     if len(lengths) > 1 or 0 in lengths:
@@ -37,3 +51,45 @@ def transformed(batch: Batch, transform: Transform | None) -> Batch:
         return batch
     result = transform(*batch)
     return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def _read(loader: DataLoader[Any]) -> Batch:
+    """All data of a loader, in the order of its data set."""
+    refused = _not_once(loader)
+    if refused is not None:
+        raise ValueError(
+            f"Expected a DataLoader over a data set of known length, each datum once; got {refused}: pass tensors, or "
+            "a loader without it."
+        )
+    with isolated(seed=0):  # a data set may draw
+        every = DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            worker_init_fn=loader.worker_init_fn,
+        )
+        batches = [(batch,) if isinstance(batch, Tensor) else batch for batch in every]
+    for batch in batches:
+        if not isinstance(batch, Sequence) or any(not isinstance(part, Tensor) for part in batch):
+            raise ValueError(
+                f"Expected a DataLoader of tensors, or of tuples of them; got {type(batch).__name__}: set its "
+                "collate_fn."
+            )
+    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+
+
+def _not_once(loader: DataLoader[Any]) -> str | None:
+    """What keeps a loader from giving each datum once, if anything does."""
+    sampler, batches = loader.sampler, loader.batch_sampler
+    if isinstance(loader.dataset, IterableDataset):
+        return type(loader.dataset).__name__
+    if batches is None:
+        return "batch_size=None"
+    if type(batches) is not BatchSampler:
+        return f"a batch_sampler, {type(batches).__name__}"
+    if not isinstance(sampler, SequentialSampler | RandomSampler):
+        return type(sampler).__name__
+    if isinstance(sampler, RandomSampler) and (sampler.replacement or len(sampler) != len(loader.dataset)):  # type: ignore[arg-type]
+        return "a RandomSampler with replacement or another number of samples"
+    return "drop_last=True" if loader.drop_last else None

@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
-from latentmix.inference.batches import Transform, as_batch, transformed
+from latentmix.inference.batches import Data, Transform, as_batch, transformed
 from latentmix.inference.effects import Modules, isolated, plain_errors
 from latentmix.inference.objectives import Objective, Stochastic, reporter_of
 from latentmix.models.likelihoods import Likelihood
@@ -50,7 +50,7 @@ class Bound:
 def evaluate(
     model: Stochastic,
     guide: Stochastic,
-    data: Tensor | Sequence[Tensor],
+    data: Data,
     *,
     objective: Objective | ELBO = Trace_ELBO(),
     batch_size: int = 1024,
@@ -66,7 +66,7 @@ def evaluate(
     Args:
         model: Pyro callable.
         guide: Pyro callable.
-        data: A tensor, or several that are sliced together.
+        data: A tensor, several that are sliced together, or a `DataLoader` of these, as `fit` takes it.
         objective: An ELBO of Pyro, or an objective that says its ELBO; where its loss is another quantity (a Rényi
             bound, wake-sleep, a weighed ELBO), the ELBO at beta = 1 is measured.
         batch_size: Data a chunk.

@@ -16,9 +16,10 @@ from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.optim import Adam
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from latentmix.inference.batches import Batch, Transform, as_batch, transformed
+from latentmix.inference.batches import Batch, Data, Transform, as_batch, transformed
 from latentmix.inference.effects import Modules, RandomState, isolated, plain_errors
 from latentmix.inference.evaluation import Bound, check_store
 from latentmix.inference.objectives import Objective, Stochastic, as_objective, bound_of, reporter_of
@@ -129,7 +130,7 @@ class SVIResult:
 def fit(
     model: Stochastic,
     guide: Stochastic,
-    data: Tensor | Sequence[Tensor],
+    data: Data,
     *,
     epochs: int,
     batch_size: int | None = None,
@@ -138,7 +139,7 @@ def fit(
     optimizer: MakeOptimizer | None = None,
     scheduler: MakeScheduler | None = None,
     transform: Transform | None = None,
-    validation: Tensor | Sequence[Tensor] | None = None,
+    validation: Data | None = None,
     callbacks: Sequence[Callback] = (),
     seed: int | None = None,
     state: TrainingState | None = None,
@@ -155,9 +156,12 @@ def fit(
     Args:
         model: Pyro callable, called `model(*batch)`.
         guide: Pyro callable with the model's latent sites, called `guide(*batch)`.
-        data: A tensor, or several that are sliced together on their first dimension.
+        data: A tensor, or several that are sliced together on their first dimension; or a torch `DataLoader` over a
+            map-style data set, which is read into memory once, in its own order: minibatches are then of the loader's
+            `batch_size`, and drawn by `seed`, whether the loader shuffles or not. What it draws at random, such as
+            augmentations, is drawn once; a `transform` draws anew for every minibatch.
         epochs: Passes over the data; counted from the start of training where `state` resumes it.
-        batch_size: Data a step; by default all of them.
+        batch_size: Data a step; by default all of them, and those of a `DataLoader` its own.
         objective: An ELBO of Pyro, an `Objective`, or a callable `(model, guide, *batch) -> scalar loss`.
         monitor: What measures the reported ELBO, in evaluation mode; by default the objective itself where it says
             its ELBO at beta = 1, and else `Trace_ELBO`, at the price of one more forward pass a step.
@@ -193,6 +197,8 @@ def fit(
     """
     tensors = as_batch(data)
     held_out = None if validation is None else as_batch(validation)
+    if batch_size is None and isinstance(data, DataLoader):
+        batch_size = data.batch_size
     size = len(tensors[0]) if batch_size is None else batch_size
     if epochs < 1 or size < 1:
         raise ValueError(f"Expected epochs and batch_size of at least 1; got {epochs} and {size}.")

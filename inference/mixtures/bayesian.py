@@ -13,11 +13,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import Array, as_tensor
 from latentmix.inference.mixtures.conjugate import ConjugatePrior, VariationalPosterior, WeightPrior
 from latentmix.inference.mixtures.density import log_joint
 from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.estimator import MixtureEstimator, as_kept
-from latentmix.inference.mixtures.inputs import Array, as_tensor, returned
+from latentmix.inference.mixtures.inputs import returned
 from latentmix.inference.mixtures.missing import (
     check_observed,
     expectation_with_missing,
@@ -66,7 +67,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         warm_start: Whether a further `fit` goes on from the last one.
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
-        missing: "marginalize" takes NaN as an entry missing at random; by default it is refused.
+        missing: "marginalize" takes NaN, and masked values, as entries missing at random; by default they are refused.
         device: Where the fit is computed; by default where the points are.
         dtype: What the points are taken to; statistics are in float64 in any case.
 
@@ -409,7 +410,7 @@ def _parts(posterior: VariationalPosterior) -> tuple[Tensor, ...]:
 def _given(value: Any, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
     if value is None:
         return None
-    array = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=float))
+    array = as_tensor(value).detach()
     if tuple(array.shape) != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {tuple(array.shape)}.")
     if not bool(array.isfinite().all()):

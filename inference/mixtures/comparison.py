@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import as_tensor, check_unmasked
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.models.parameters import MixtureParameters
 
@@ -95,8 +96,8 @@ def compare(a: GaussianMixture, b: GaussianMixture, x: NDArray[Any] | Tensor) ->
     first = _parameters(a)
     second = _parameters(b).permuted(torch.from_numpy(order))
     p, q = first.expanded_covariances(), second.expanded_covariances()
-    ours = np.asarray(torch.as_tensor(a.predict(x)).cpu())
-    theirs = np.asarray(torch.as_tensor(b.predict(x)).cpu())
+    ours = np.asarray(as_tensor(a.predict(x)).cpu())
+    theirs = np.asarray(as_tensor(b.predict(x)).cpu())
     return MixtureComparison(
         log_likelihood=(a.score(x), b.score(x)),
         iterations=(a.n_iter_, b.n_iter_),
@@ -153,6 +154,7 @@ def _majority(table: NDArray[np.int64]) -> NDArray[np.int64]:
 def _contingency(
     assignments: ArrayLike, labels: ArrayLike, n_components: int, classes: Sequence[int]
 ) -> NDArray[np.int64]:
+    check_unmasked(labels, "labels", "pass labels.filled(-1)")
     components, truth, known = np.asarray(assignments), np.asarray(labels), np.asarray(classes)
     if components.shape != truth.shape or components.ndim != 1:
         raise ValueError(f"Expected as many labels as assignments, {components.shape}; got {truth.shape}.")

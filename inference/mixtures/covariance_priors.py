@@ -16,6 +16,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import as_tensor
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
@@ -71,7 +72,7 @@ class CovariancePrior:
             return None
         n_features, matrix = len(like), structure.name in ("full", "tied")
         shape = (n_features, n_features) if matrix else () if structure.isotropic else (n_features,)
-        tensor = torch.as_tensor(scale, dtype=torch.float64, device=like.device).detach()
+        tensor = as_tensor(scale).detach().to(like.device, torch.float64)
         if tuple(tensor.shape) != shape:
             made = {"diag": f"numpy.full({n_features}, 0.1)", "spherical": "0.1"}.get(structure.name)
             raise ValueError(

@@ -15,15 +15,15 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import Array, as_array, as_tensor, check_unmasked, marked
 from latentmix.inference.mixtures.distributed import Processes
 from latentmix.inference.mixtures.inputs import (
-    Array,
     Moved,
     as_random_state,
-    as_tensor,
     first_batch,
     is_mapped,
     is_stream,
+    refuse_batches,
     returned,
 )
 from latentmix.inference.mixtures.missing import impute
@@ -81,8 +81,22 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Log of weight times density of `n x D` points, in float64: `n x K`."""
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, and give the most probable component of each point: `(n,)` integers."""
+        """Fit, and give the most probable component of each point: `(n,)` integers.
+
+        Raises:
+            ValueError: As `fit` and `predict` raise it: before the fit, if the points are batches.
+        """
+        self._refuse_batches(X)
         return self.fit(X, y, sample_weight).predict(X)
+
+    def _refuse_batches(self, X: Any) -> None:
+        """Refuse batches, on all processes where one of them has some."""
+        failure = None
+        try:
+            refuse_batches(X)
+        except ValueError as error:
+            failure = error
+        self._processes().refuse(failure)
 
     def predict(self, X: Any) -> Any:
         """The most probable component of each of `n x D` points: `(n,)` integers."""
@@ -258,17 +272,19 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """
         if not reset:
             check_is_fitted(self)
-        if is_stream(X):
-            raise ValueError("Expected an array or a tensor; got batches: pass them one by one.")
+        refuse_batches(X)
+        X = marked(X)
+        if not self._missing:
+            check_unmasked(X, "X", "take missing='marginalize', or drop them")
         shared = reset and self._distributed  # then all processes are told what is wrong
         least = 2 if reset and not shared else 1
         if isinstance(X, Tensor):
-            x = check_tensor(X, least=least, missing=self._missing, finite=not shared)
+            x = check_tensor(as_tensor(X), least=least, missing=self._missing, finite=not shared)
             validate_data(self, x, reset=reset, skip_check_array=True)
             return x
         array: NDArray[Any] = validate_data(
             self,
-            X,
+            as_array(X) if isinstance(X, np.ma.MaskedArray) else X,
             reset=reset,
             dtype=[np.float64, np.float32],
             ensure_min_samples=least,

@@ -10,9 +10,10 @@ import numpy as np
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import as_tensor, check_unmasked
 from latentmix.inference.mixtures.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.em import EMResult, fit_em
-from latentmix.inference.mixtures.inputs import as_tensor, in_memory
+from latentmix.inference.mixtures.inputs import in_memory, is_ordered
 from latentmix.inference.mixtures.missing import (
     check_observed,
     expectation_with_missing,
@@ -111,6 +112,8 @@ class Fitting:
         """The labels as a tensor; all processes have some, or none has."""
         processes, found, failure = self.points.processes, None, None
         try:
+            if labels is not None and not is_ordered(self.points.source):
+                raise ValueError("Expected points in the order of their labels; got a DataLoader that shuffles them.")
             found = None if labels is None else _as_labels(labels).to(self.points.device)
         except Exception as error:
             failure = error
@@ -249,11 +252,14 @@ class Fitting:
 
 def _as_labels(labels: Any) -> Tensor:
     """Labels as a tensor, integers of any width as `int64`."""
+    check_unmasked(labels, "labels", "pass labels.filled(-1)")
     if not isinstance(labels, Tensor):
         array = np.asarray(labels)
+        array = np.asarray(array.tolist()) if array.dtype.kind == "O" else array
         if array.dtype.kind not in "biuf":
             raise ValueError(f"Expected integer labels, -1 where unknown; got values of dtype {array.dtype}.")
-        labels = as_tensor(array)
+        labels = array
+    labels = as_tensor(labels)
     return labels if labels.is_floating_point() or labels.is_complex() else labels.long()
 
 

@@ -15,11 +15,11 @@ from pyro.infer.autoguide import AutoDelta, AutoGuide
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import Array
 from latentmix.inference.mixtures.deconvolution import log_joint_under_noise
 from latentmix.inference.mixtures.density import log_joint
 from latentmix.inference.mixtures.estimator import MixtureEstimator
 from latentmix.inference.mixtures.fitting import Fitting, Result, bound_of
-from latentmix.inference.mixtures.inputs import Array
 from latentmix.inference.mixtures.missing import log_joint_with_missing
 from latentmix.inference.mixtures.nuts import MixtureNUTSResult
 from latentmix.inference.mixtures.points import Points
@@ -65,8 +65,8 @@ class GaussianMixture(MixtureEstimator):
         device: Where the points are taken for the fit and for predictions; by default they stay.
         dtype: "float32" or "float64", which the points and the attributes take; by default that of the points.
             Statistics are in float64 always.
-        missing: "marginalize" takes NaN as a missing value, and maximises the likelihood of what is observed; by
-            default NaN is refused. For EM.
+        missing: "marginalize" takes NaN, and masked values, as missing, and maximises the likelihood of what is
+            observed; by default they are refused. For EM.
         covariance_prior: EM: scale of an inverse Wishart prior (`D x D`: full, tied) or inverse gamma prior (`(D,)`:
             diag; a number: spherical) on the covariances, which are then the mode of their posterior, see
             `CovariancePrior`: such as `0.1 * numpy.eye(D)`.
@@ -307,7 +307,12 @@ class GaussianMixture(MixtureEstimator):
     def fit_predict(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None, noise_covariance: Any = None
     ) -> Any:
-        """Fit, and give the most probable component of each point: `(n,)` integers."""
+        """Fit, and give the most probable component of each point: `(n,)` integers.
+
+        Raises:
+            ValueError: As `fit` and `predict` raise it: before the fit, if the points are batches.
+        """
+        self._refuse_batches(X)
         self.fit(X, y, sample_weight, labels=labels, noise_covariance=noise_covariance)
         return self.predict(X, noise_covariance=noise_covariance)
 
@@ -328,13 +333,17 @@ class GaussianMixture(MixtureEstimator):
         total, weight = self._log_likelihood(X, sample_weight, noise_covariance)
         return total / weight
 
-    def aic(self, X: Any) -> float:
-        """Akaike information criterion on points as `fit` takes them, over all processes; lower is better."""
-        return -2 * self._log_likelihood(X)[0] + 2 * self.parameters_.n_parameters()
+    def aic(self, X: Any, sample_weight: Any = None, *, noise_covariance: Any = None) -> float:
+        """Akaike information criterion on points, weights and noise as `fit` takes them, over all processes.
 
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion on points as `fit` takes them; a weight counts as that many points."""
-        total, weight = self._log_likelihood(X)
+        Lower is better; a weight counts as that many points.
+        """
+        total, _ = self._log_likelihood(X, sample_weight, noise_covariance)
+        return -2 * total + 2 * self.parameters_.n_parameters()
+
+    def bic(self, X: Any, sample_weight: Any = None, *, noise_covariance: Any = None) -> float:
+        """Bayesian information criterion on points, weights and noise as `aic` takes them; lower is better."""
+        total, weight = self._log_likelihood(X, sample_weight, noise_covariance)
         return -2 * total + self.parameters_.n_parameters() * math.log(weight)
 
     @property

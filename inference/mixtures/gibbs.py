@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.inference.mixtures.statistics import moments
+from latentmix.inference.mixtures.validation import check_points
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
@@ -51,7 +53,7 @@ class GibbsDraws:
 
 
 def gibbs(
-    x: Tensor,
+    x: Tensor | NDArray[Any],
     start: MixtureParameters,
     *,
     chains: int = 4,
@@ -91,7 +93,8 @@ def gibbs(
         raise ValueError(
             f"Expected chains and draws >= 1, warmup >= 0 and two points; got {chains}, {draws}, {warmup}, {len(x)}."
         )
-    sampler = _Sampler(x, start, chains, np.random.default_rng(random_state))
+    points = check_points(x, start.means.shape[1])
+    sampler = _Sampler(points, start, chains, np.random.default_rng(random_state))
     kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for sweep in range(warmup + draws):
         state = sampler.sweep()

@@ -8,37 +8,25 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
 
-from latentmix.inference.effects import ordinary
-from latentmix.inference.mixtures.streams import Arrays, Batches, Source, as_source
+from latentmix.inference.mixtures.arrays import as_tensor
+from latentmix.inference.mixtures.streams import Arrays, Batches, Source, as_source, passed
 from latentmix.models.turns import exclusive
 
 __all__ = [
-    "Array",
     "Moved",
     "as_random_state",
-    "as_tensor",
     "first_batch",
     "in_memory",
     "is_mapped",
+    "is_ordered",
     "is_stream",
+    "refuse_batches",
     "returned",
 ]
-
-Array = NDArray[Any] | Tensor
-
-
-def as_tensor(x: Any) -> Tensor:
-    """An array as a tensor, without a copy where torch can do without."""
-    if isinstance(x, Tensor):
-        return ordinary(x)
-    array = np.asarray(x)
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()
-    return torch.from_numpy(array)
 
 
 def as_random_state(random_state: int | np.random.RandomState | None) -> np.random.RandomState:
@@ -69,18 +57,28 @@ def is_mapped(x: Any) -> bool:
 
 
 def is_stream(x: Any) -> bool:
-    """Whether points come in batches: a list of 2-D arrays, or an iterable that is no array."""
+    """Whether points come in batches: a list of 2-D arrays or data frames, or an iterable that is no array."""
     if isinstance(x, list | tuple):
         first = x[0] if x else None
-        first = first[0] if isinstance(first, tuple) and first else first
-        return isinstance(first, np.ndarray | Tensor) and first.ndim == 2
+        first = first[0] if isinstance(first, tuple | list) and first else first
+        return len(getattr(first, "shape", ())) == 2
     arrays = ("__array__", "__dataframe__", "shape", "toarray")
     return isinstance(x, Iterable) and not isinstance(x, str | bytes | dict) and not any(hasattr(x, a) for a in arrays)
 
 
+def refuse_batches(x: Any) -> None:
+    """Refuse batches where all points have to come at once.
+
+    Raises:
+        ValueError: If the points are batches.
+    """
+    if is_stream(x):
+        raise ValueError("Expected an array or a tensor; got batches: pass them one by one.")
+
+
 def first_batch(x: Any) -> Any:
     """The points of the first batch of a stream, `None` where there is none."""
-    batch = next(iter(x), None)
+    batch = next(passed(x), None)
     return batch[0] if isinstance(batch, tuple | list) and batch else batch
 
 
@@ -116,3 +114,11 @@ def in_memory(source: Source) -> tuple[Tensor, Tensor | None] | None:
     if isinstance(moved, Moved):
         x = x.to(device=moved.device or x.device, dtype=moved.dtype or x.dtype)
     return x, None if weight is None else as_tensor(weight).to(x.device, torch.float64)
+
+
+def is_ordered(source: Source) -> bool:
+    """Whether rows come in the order of the user's data: not so where a `DataLoader` shuffles or samples them."""
+    moved = source.batches if isinstance(source, Batches) else None
+    held = moved.source if isinstance(moved, Moved) else source
+    loader = held.batches if isinstance(held, Batches) else None
+    return not isinstance(loader, DataLoader) or type(loader.sampler) is SequentialSampler

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
@@ -16,9 +15,11 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import as_tensor
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.starts import StartMethod
+from latentmix.inference.mixtures.validation import check_points
 from latentmix.inference.tables import aligned
 from latentmix.models.covariances import CovarianceType
 from latentmix.models.turns import kept_warnings
@@ -213,7 +214,7 @@ def modes(
             f"Expected tolerance > 0, same in (0, 1], close >= 0 and few in [0, 1]; got {tolerance}, {same}, {close}, "
             f"{few}."
         )
-    points = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+    points = check_points(x).cpu().numpy()
     if known is not None and (known.n_components, known.covariance_type) != (n_components, covariance_type):
         raise ValueError(
             f"Expected a known fit of {n_components} components, {covariance_type}; got one of {known.n_components}, "
@@ -286,7 +287,7 @@ def _end(points: NDArray[Any], options: dict[str, Any]) -> _End | str:
 
 
 def _ended(points: NDArray[Any], fitted: GaussianMixture) -> _End:
-    smallest = float(torch.as_tensor(fitted.weights_).min())
+    smallest = float(as_tensor(fitted.weights_).min())
     return _End(fitted, fitted.score(points), np.asarray(fitted.predict(points)), smallest)
 
 

@@ -216,8 +216,8 @@ def as_points(x: Any, sample_weight: Any = None, *, allow_nan: bool = False, dis
 
     Args:
         x: `n x D` points: a tensor, an array, a `numpy.memmap` (read chunk by chunk, never copied as a whole), or
-            batches `n_i x D`, or pairs of these and their weights, that can be iterated again and again, such as a
-            list or a `DataLoader`; or `Points`, given back as they are.
+            batches `n_i x D`, or pairs of these and their weights (floats), that can be iterated again and again, such
+            as a list or a `DataLoader`; or `Points`, given back as they are.
         sample_weight: `(n,)` weights, not negative.
         allow_nan: Whether NaN stands for a value that is missing; infinity never does.
         distributed: Whether the points are divided among the processes of torch.distributed, which must be
@@ -299,7 +299,8 @@ def _check(x: Tensor, weight: Tensor | None, row: int, allow_nan: bool) -> None:
         if bool(bad.any()):
             at = int(bad.any(1).nonzero()[0])
             what = "infinity" if bool(x[at].isinf().any()) else "NaN"
-            advice = "drop the row, or mark what is missing by NaN" if allow_nan else "drop or mend the row"
+            advice = "drop or mend the row (masked values are NaN)"
+            advice = "drop the row, or mark what is missing by NaN" if allow_nan else advice
             raise ValueError(f"Expected finite points; got {what} in row {row + at}: {advice}.")
     if weight is not None:
         wrong = ~(weight.isfinite() & (weight >= 0))

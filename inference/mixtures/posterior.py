@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latentmix.inference.effects import isolated
 from latentmix.inference.mixtures.alignment import align_draws
-from latentmix.inference.mixtures.inputs import as_tensor
+from latentmix.inference.mixtures.validation import check_points
 from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters
@@ -102,12 +102,19 @@ class MixturePosterior:
             x: The points.
             pointwise: Gives that of each point, `chain x draw x n`, as PSIS-LOO takes it; else their sum,
                 `chain x draw`.
+
+        Raises:
+            ValueError: If the points are not finite `n x D` numbers: one point is passed as `x[None]`.
         """
         density = torch.cat([part if pointwise else part.sum(-1) for part in self._densities(x)])
         return density.reshape(self.n_chains, self.n_draws, *density.shape[1:])
 
     def predictive_log_density(self, x: Tensor | NDArray[Any]) -> Tensor:
-        """Log of the mean density of `n x D` points over the draws: `(n,)`."""
+        """Log of the mean density of `n x D` points, a tensor or an array, over the draws: `(n,)`.
+
+        Raises:
+            ValueError: If the points are not finite `n x D` numbers: one point is passed as `x[None]`.
+        """
         parts = torch.stack([part.logsumexp(0) for part in self._densities(x)])
         return parts.logsumexp(0) - math.log(self.n_chains * self.n_draws)
 
@@ -172,7 +179,8 @@ class MixturePosterior:
 
     def _densities(self, x: Tensor | NDArray[Any]) -> list[Tensor]:
         """Log-densities of the points under consecutive draws, of all chains: `S x n` each."""
-        x = as_tensor(x).to(self.sites["means"])
+        means = self.sites["means"]
+        x = check_points(x, means.shape[-1]).to(means)
         weights, means, covariances = (
             part.flatten(0, 1) for part in (self.sites["weights"], self.sites["means"], self.covariances)
         )

@@ -16,6 +16,7 @@ import numpy as np
 from arviz_stats.base.array import array_stats
 from numpy.typing import ArrayLike, NDArray
 
+from latentmix.inference.mixtures.arrays import as_tensor
 from latentmix.models.turns import kept_warnings
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
@@ -78,7 +79,7 @@ def leave_one_out(log_likelihood: ArrayLike) -> LeaveOneOut:
         >>> leave_one_out(draws).n_unreliable
         0
     """
-    values = np.asarray(log_likelihood, dtype=np.float64)
+    values = as_tensor(log_likelihood).detach().cpu().double().numpy()
     if values.ndim != 3 or values.shape[1] * values.shape[2] < 50 or not np.isfinite(values).all():
         raise ValueError(
             "Expected finite log-densities of shape (points, chains, draws) with at least 50 draws in all; got shape "

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold, ShuffleSplit
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import as_tensor
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.candidates import CRITERIA, Candidate, Criterion, Selection
 from latentmix.inference.mixtures.density import log_joint
@@ -188,7 +189,7 @@ def _each(given: Any) -> tuple[Any, ...]:
 
 
 def _points(x: NDArray[Any] | Tensor) -> NDArray[np.float64]:
-    return np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
+    return as_tensor(x).detach().cpu().double().numpy()
 
 
 def _checked(

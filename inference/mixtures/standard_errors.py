@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import as_tensor
 from latentmix.inference.mixtures.comparison import align
 from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.gaussian import GaussianMixture
@@ -118,7 +119,7 @@ def standard_errors(
         raise ValueError(f"Expected method in ['sandwich', 'information', 'bootstrap']; got {method!r}.")
     if n_bootstrap < 2:
         raise ValueError(f"Expected n_bootstrap >= 2; got {n_bootstrap}.")
-    points = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x)).detach()
+    points = as_tensor(x).detach()
     given = mixture if isinstance(mixture, MixtureParameters) else mixture.parameters_
     parameters = given.to(torch.empty(0, dtype=torch.float64, device=points.device))
     size = parameters.means.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, final
@@ -10,8 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-__all__ = ["Arrays", "Batches", "Source", "as_source"]
+from latentmix.inference.effects import isolated
+from latentmix.inference.mixtures.arrays import as_array, as_tensor
+
+__all__ = ["Arrays", "Batches", "Source", "as_source", "passed"]
 
 Chunk = tuple[Tensor, Tensor | None]
 # Values of a chunk that is copied: 32 MB in float64.
@@ -88,14 +93,14 @@ class Arrays(Source):
 
 @final
 class Batches(Source):
-    """Batches that an iterable yields anew whenever it is iterated: `n_i x D`, or pairs of these and weights.
+    """Batches that an iterable yields anew whenever it is iterated: `n_i x D`, or pairs of these and float weights.
 
     Args:
         batches: The iterable.
     """
 
     def __init__(self, batches: Iterable[Any]) -> None:
-        if iter(batches) is batches:
+        if isinstance(batches, Iterator):
             raise ValueError(
                 f"Expected batches that can be iterated again and again; got a {type(batches).__name__}, which is "
                 "spent after one pass: pass a list, a DataLoader, or an object whose __iter__ starts anew."
@@ -130,15 +135,15 @@ class Batches(Source):
 
     def _checked(self) -> Iterator[Chunk]:
         first: tuple[int, torch.dtype, bool] | None = None
-        for number, batch in enumerate(self.batches):
+        for number, batch in enumerate(passed(self.batches)):
             pair = isinstance(batch, tuple | list)
             if pair and not 1 <= len(batch) <= 2:
                 raise ValueError(
                     f"Expected batches n_i x D, or pairs of these and weights; got {len(batch)} parts in batch "
                     f"{number}."
                 )
-            x = _floating(_plain(batch[0] if pair else batch))
-            weight = _floating(_plain(batch[1])).to(x.device, torch.float64) if pair and len(batch) == 2 else None
+            x = _floating(batch[0] if pair else batch)
+            weight = _weight(batch[1], number).to(x.device) if pair and len(batch) == 2 else None
             if x.ndim != 2:
                 raise ValueError(f"Expected batches of shape n_i x D; got {tuple(x.shape)} in batch {number}.")
             if weight is not None and weight.shape != x.shape[:1]:
@@ -156,6 +161,25 @@ class Batches(Source):
             yield x, weight
 
 
+def passed(batches: Iterable[Any]) -> Iterator[Any]:
+    """One pass over batches.
+
+    What a `DataLoader` draws, such as its order where it shuffles, is the same in every pass, and does not move the
+    random states of the process.
+    """
+    if not isinstance(batches, DataLoader):
+        yield from batches
+        return
+    iterator: Iterator[Any] | None = None
+    for number in itertools.count():
+        with isolated(seed=number):
+            iterator = iter(batches) if iterator is None else iterator
+            batch = next(iterator, None)
+        if batch is None:
+            return
+        yield batch
+
+
 def as_source(x: Any, sample_weight: Any = None) -> Source:
     """Where `n x D` points lie.
 
@@ -166,10 +190,9 @@ def as_source(x: Any, sample_weight: Any = None) -> Source:
     Raises:
         ValueError: If the shapes do not fit, or the batches are a generator.
     """
-    if not isinstance(x, Tensor | np.ndarray) and hasattr(x, "__array__"):
-        x = np.asarray(x)
-    if isinstance(x, Tensor | np.ndarray):
-        weight = None if sample_weight is None else _plain(sample_weight)
+    if hasattr(x, "__array__"):
+        x = x if isinstance(x, np.memmap) else as_array(x)
+        weight = None if sample_weight is None else as_array(sample_weight)
         return Arrays(x.detach() if isinstance(x, Tensor) else x, weight)
     if not isinstance(x, Iterable):
         raise ValueError(f"Expected a tensor, an array or batches of points; got {type(x).__name__}.")
@@ -189,20 +212,20 @@ def _joined(chunks: list[Chunk]) -> Chunk:
     return torch.cat([x for x, _ in chunks]), torch.cat(weights) if weights else None
 
 
-def _plain(values: Any) -> Tensor | NDArray[Any]:
-    return values.detach() if isinstance(values, Tensor) else np.asanyarray(values)
-
-
-def _floating(values: Tensor | NDArray[Any]) -> Tensor:
+def _floating(values: Any) -> Tensor:
     """A floating tensor; memory is shared where the values are such already and may be written to."""
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind not in "fiub":
-            raise ValueError(f"Expected real numbers; got values of dtype {values.dtype}.")
-        size = values.dtype.itemsize if values.dtype.kind == "f" else 8
-        dtype = np.dtype(f"f{min(size, 8)}")
-        awkward = not values.flags.writeable or any(stride < 0 for stride in values.strides)
-        values = np.array(values, dtype=dtype) if awkward or values.dtype != dtype else values
-        values = torch.from_numpy(np.asarray(values))
+    values = as_tensor(values)
     if values.is_complex():
         raise ValueError(f"Expected real numbers; got values of dtype {values.dtype}.")
-    return values if values.is_floating_point() else values.double()
+    return values.detach() if values.is_floating_point() else values.double()
+
+
+def _weight(values: Any, number: int) -> Tensor:
+    """Weights of a batch in float64; class labels are often the second of a pair, and are refused."""
+    kind = values.dtype if isinstance(values, Tensor) else np.asarray(values).dtype
+    if not (kind.is_floating_point if isinstance(kind, torch.dtype) else kind.kind == "f"):
+        raise ValueError(
+            f"Expected floating-point weights as the second of a pair; got {kind} in batch {number}, as of class "
+            "labels: yield the points alone, or weights as floats."
+        )
+    return _floating(values).double()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from latentmix.inference.mixtures.arrays import as_tensor
 from latentmix.inference.mixtures.points import Points
 from latentmix.models.covariances import covariance_structure
 
@@ -15,6 +15,7 @@ __all__ = [
     "check_device",
     "check_distinct",
     "check_noise",
+    "check_points",
     "check_tensor",
     "check_weights",
     "given_start",
@@ -55,7 +56,8 @@ def check_tensor(x: Tensor, *, least: int = 1, missing: bool = False, finite: bo
         raise ValueError("Complex data not supported: expected X to hold real numbers.")
     if x.ndim != 2:
         raise ValueError(
-            f"Expected 2D array, got {x.ndim}D array instead: reshape X to n x D, for one feature by X.reshape(-1, 1)."
+            f"Expected 2D array, got {x.ndim}D array instead: reshape X to n x D, for one feature by X.reshape(-1, 1), "
+            "for one point by X.reshape(1, -1)."
         )
     for size, name, fewest in ((x.shape[0], "sample(s)", least), (x.shape[1], "feature(s)", 1)):
         if size < fewest:
@@ -72,6 +74,22 @@ def check_tensor(x: Tensor, *, least: int = 1, missing: bool = False, finite: bo
     return x
 
 
+def check_points(x: Any, n_features: int | None = None) -> Tensor:
+    """Finite points of any kind as a detached `n x D` tensor, see `check_tensor`.
+
+    Args:
+        x: The points: a tensor, an array, a data frame or nested lists.
+        n_features: `D`, where it is known.
+
+    Raises:
+        ValueError: If they are no real numbers, or are not as `check_tensor` expects them, or have other features.
+    """
+    points = check_tensor(as_tensor(x))
+    if n_features is not None and points.shape[1] != n_features:
+        raise ValueError(f"Expected points with {n_features} features; got {points.shape[1]}.")
+    return points
+
+
 def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
     """Sample weights as a `(n,)` tensor in float64, `None` where there are none.
 
@@ -80,8 +98,7 @@ def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
     """
     if sample_weight is None:
         return None
-    given = sample_weight if isinstance(sample_weight, Tensor) else np.array(sample_weight, dtype=float)
-    weight = torch.as_tensor(given).detach().to(x.device, torch.float64)
+    weight = as_tensor(sample_weight).detach().to(x.device, torch.float64)
     if weight.shape != x.shape[:1]:
         raise ValueError(f"Expected sample_weight of shape {(len(x),)}; got {tuple(weight.shape)}.")
     if not bool(weight.isfinite().all()) or bool((weight < 0).any()) or not bool((weight > 0).any()):
@@ -101,8 +118,7 @@ def check_noise(noise_covariance: Any, x: Tensor) -> Tensor | None:
     """
     if noise_covariance is None:
         return None
-    given = noise_covariance if isinstance(noise_covariance, Tensor) else np.array(noise_covariance, dtype=float)
-    noise = torch.as_tensor(given).detach().to(x.device)
+    noise = as_tensor(noise_covariance).detach().to(x.device)
     noise = noise if noise.is_floating_point() else noise.double()
     n, size = x.shape
     noise = noise[None] if noise.shape == (size,) else noise
@@ -186,7 +202,7 @@ def given_start(estimator: Any, points: Points) -> tuple[Tensor | None, Tensor |
 def _given(value: Any, name: str, shape: tuple[int, ...], points: Points) -> Tensor | None:
     if value is None:
         return None
-    array = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=float))
+    array = as_tensor(value).detach()
     if tuple(array.shape) != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {tuple(array.shape)}")
     if not bool(array.isfinite().all()):

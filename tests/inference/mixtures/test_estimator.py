@@ -214,10 +214,11 @@ def test_batches_are_scored_as_the_whole(x, estimator):
 
 def test_criteria_of_batches(x):
     fitted = GaussianMixture(4, random_state=0).fit(x)
-    counts = np.arange(400) % 3
+    counts = np.arange(400.0) % 3
+    repeats = counts.astype(int)
     assert fitted.bic(Batches(x[:150], x[150:])) == pytest.approx(fitted.bic(x), abs=1e-8)
-    assert fitted.bic([(x, counts)]) == pytest.approx(fitted.bic(x.repeat(counts, axis=0)), abs=1e-8)
-    assert fitted.aic([(x, counts)]) == pytest.approx(fitted.aic(x.repeat(counts, axis=0)), abs=1e-8)
+    assert fitted.bic([(x, counts)]) == pytest.approx(fitted.bic(x.repeat(repeats, axis=0)), abs=1e-8)
+    assert fitted.aic([(x, counts)]) == pytest.approx(fitted.aic(x.repeat(repeats, axis=0)), abs=1e-8)
 
 
 class Twins(Processes):

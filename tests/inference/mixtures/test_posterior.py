@@ -1,6 +1,8 @@
 import math
+import warnings
 
 import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
@@ -171,3 +173,30 @@ def test_points_may_be_an_array() -> None:
 def test_the_repr_is_a_line() -> None:
     line = "MixturePosterior(2 x 25 draws by nuts of 3 components, 2 features, diag)"
     assert repr(drawn("diag")) == line
+
+
+@pytest.mark.parametrize("n_features", [1, 2])
+def test_points_of_any_kind_have_the_same_densities(n_features) -> None:
+    posterior = drawn("full", n_features)
+    x = np.random.default_rng(0).normal(size=(7, n_features))
+    expected = posterior.predictive_log_density(torch.from_numpy(x))
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    for given in (x, x.astype(">f8"), pd.DataFrame(x), pd.DataFrame(x).astype("Float64"), read_only, x.tolist()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.testing.assert_close(posterior.predictive_log_density(given), expected)
+            assert posterior.log_likelihood(given, pointwise=True).shape == (2, 25, 7)
+
+
+def test_points_that_are_not_n_x_d_numbers_are_refused() -> None:
+    posterior, x = drawn("full", 3), torch.randn(3)
+    for call in (posterior.predictive_log_density, posterior.log_likelihood):
+        for one in (x, x.numpy(), x.tolist()):
+            with pytest.raises(ValueError, match=r"Expected 2D array, got 1D array instead: .* for one point by X"):
+                call(one)
+        assert call(x[None]).shape[-1] in (1, 25)
+        with pytest.raises(ValueError, match="Expected points with 3 features; got 2"):
+            call(x[None, :2])
+        with pytest.raises(ValueError, match="Expected X to be finite; got NaN or infinity in 1 rows: 0"):
+            call(np.ma.array(x[None].numpy(), mask=[[0, 1, 0]]))

@@ -105,7 +105,7 @@ def test_dtypes_become_floating(dtype, expected):
 
 def test_rows_are_taken_from_batches():
     x = numbers(150_000, 2)
-    source = as_source([(x[:70_000], np.arange(70_000)), (x[70_000:], np.arange(70_000, 150_000))])
+    source = as_source([(x[:70_000], np.arange(70_000.0)), (x[70_000:], np.arange(70_000.0, 150_000.0))])
     indices = torch.tensor([0, 1, 69_999, 70_000, 149_999])
     rows, weight = source.take(indices)
     np.testing.assert_array_equal(rows.numpy(), x[indices])
