@@ -18,6 +18,7 @@ from latentmix.inference.batches import Batch, Transform, transformed
 from latentmix.inference.effects import Modules, RandomState, plain_errors
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.objectives import Objective, Stochastic, Terms, as_objective, data_plate
+from latentmix.inference.support import check_support
 
 __all__ = ["Frozen", "Problem", "check_scaling"]
 
@@ -69,7 +70,14 @@ class Problem:
         held_out: Batch | None,
         size: int,
     ) -> Problem:
-        """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked."""
+        """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked.
+
+        Then all data, training and held-out, are held against the support of what is observed.
+        """
+
+        def run(*batch: Tensor) -> poutine.Trace:
+            return poutine.trace(poutine.replay(model, trace=poutine.trace(guide).get_trace(*batch))).get_trace(*batch)
+
         for name, function in (("model", model), ("guide", guide)):
             if isinstance(function, nn.Module) and type(function).forward is nn.Module.forward:
                 kind = type(function).__name__
@@ -86,6 +94,8 @@ class Problem:
                 randomness.restore()
             if monitor is objective and objective.terms(model, guide, *batch).elbo is None:
                 monitor = as_objective(Trace_ELBO())
+            for part in (data,) if held_out is None else (data, held_out):
+                check_support(model_trace, batch, run, part, transform, size)
         return cls(model, guide, objective, monitor, transform, list(modules.found.values()))
 
     def leaves(self, frozen: Sequence[Tensor]) -> dict[str, Tensor]:
