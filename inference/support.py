@@ -47,7 +47,7 @@ class SupportCheck(Messenger):
 def check_support(
     trace: poutine.Trace,
     batch: Batch,
-    run: Callable[..., Any],
+    run: Callable[[Batch], Any],
     data: Batch,
     transform: Transform | None,
     size: int,
@@ -86,7 +86,7 @@ def check_support(
                 return
             with store.scope(store.get_state()), SupportCheck(moving) as check:
                 for check.first_row, chunk in _chunks(data, transform, size):
-                    run(*chunk)
+                    run(chunk)
     finally:
         randomness.restore()
 
@@ -162,7 +162,11 @@ def _refuse_outside(site: Any, support: Constraint | None, value: Tensor, first_
     found = value[place]
     shown = f"{found.item():.6g}" if found.dim() == 0 else str(found.tolist())[:60]
     fn = site["fn"]
-    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "MaskedDistribution",
+        "ExpandedDistribution",
+    ):
         fn = fn.base_dist
     plain = None if support is None else _element(support)
     kind = "Real" if plain is None else type(plain).__name__.lstrip("_")

@@ -43,8 +43,14 @@ class Objective(ABC):
     """A loss of SVI, `objective(model, guide, *batch)`: a scalar in mean nats per datum.
 
     A subclass fills `terms`; one that reports its ELBO at beta = 1 says by `bound` what measures it on held-out
-    data; one that changes in the course of training does so in `begin_step`.
+    data; one that changes in the course of training does so in `begin_step`, and says in `warmup_epochs` when it has
+    become what it stays.
     """
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Epochs in which the loss still changes; early stopping waits until they are over."""
+        return 0.0
 
     @abstractmethod
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:

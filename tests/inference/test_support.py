@@ -50,7 +50,9 @@ def test_a_value_outside_the_support_in_any_row_is_refused_before_the_first_step
     vae, guide = pair(kind())
     before = weights(vae, guide)
     options: dict[str, Any] = {"validation": images(bad)} if part == "validation" else {}
-    with pytest.raises(ValueError, match=rf"Expected .* for {kind.__name__}|Expected .* at site 'x'; got .* in row 150"):
+    with pytest.raises(
+        ValueError, match=rf"Expected .* for {kind.__name__}|Expected .* at site 'x'; got .* in row 150"
+    ):
         fit(vae.model, guide, images(bad if part == "data" else None), epochs=1, batch_size=20, seed=0, **options)
     assert torch.equal(weights(vae, guide), before)
 
