@@ -80,8 +80,8 @@ def ex_post_prior(
         The frozen prior, on the device and in the dtype of the VAE.
 
     Raises:
-        ValueError: If data lie outside the likelihood's support, sizes disagree or are not positive, the VAE's prior is not N(0, I) where `noise_aware`, or the
-            mixture is not fitted by EM where it has to be.
+        ValueError: If data lie outside the likelihood's support, sizes disagree or are not positive, the VAE's prior is
+            not N(0, I) where `noise_aware`, or the mixture is not fitted by EM where it has to be.
 
     Example:
         >>> import torch

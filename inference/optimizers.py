@@ -23,7 +23,7 @@ _SCHEDULER = (
 )
 
 
-def as_optimizer(optimizer: MakeOptimizer | PyroOptim) -> MakeOptimizer:
+def as_optimizer(optimizer: Any) -> MakeOptimizer:
     """A function from the leaves to their optimizer: given as such, as a class, or as one of `pyro.optim`.
 
     Raises:
@@ -40,21 +40,21 @@ def as_optimizer(optimizer: MakeOptimizer | PyroOptim) -> MakeOptimizer:
         if not isinstance(optimizer.pt_optim_args, dict) or optimizer.pt_clip_args:
             raise ValueError(
                 "Expected an optimizer of pyro.optim with a dictionary of options for all parameters and without "
-                f"clip_args; got {_kind(optimizer)} with "
+                f"clip_args; got {optimizer.pt_optim_constructor.__name__} with "
                 f"{'clip_args' if optimizer.pt_clip_args else 'a function of them'}: {_OPTIMIZER}"
             )
-        constructor: MakeOptimizer = optimizer.pt_optim_constructor
-        return partial(constructor, **optimizer.pt_optim_args)
+        return partial(optimizer.pt_optim_constructor, **optimizer.pt_optim_args)
     if isinstance(optimizer, Optimizer) or not callable(optimizer):
-        made = isinstance(optimizer, Optimizer)
+        ready = isinstance(optimizer, Optimizer)
         raise ValueError(
             "Expected a function from parameters to their optimizer; got "
-            f"{f'a {_kind(optimizer)} of other parameters' if made else _shown(optimizer)}: {_OPTIMIZER}"
+            f"{f'a {_kind(optimizer)} of other parameters' if ready else _shown(optimizer)}: {_OPTIMIZER}"
         )
-    return optimizer
+    made: MakeOptimizer = optimizer
+    return made
 
 
-def as_scheduler(scheduler: MakeScheduler) -> MakeScheduler:
+def as_scheduler(scheduler: Any) -> MakeScheduler:
     """A function from an optimizer to its learning-rate schedule, which it is given as.
 
     Raises:
@@ -65,12 +65,13 @@ def as_scheduler(scheduler: MakeScheduler) -> MakeScheduler:
             f"Expected a function from an optimizer to its schedule; got {_kind(scheduler)} of pyro.optim: {_SCHEDULER}"
         )
     if isinstance(scheduler, LRScheduler | ReduceLROnPlateau) or not callable(scheduler):
-        made = isinstance(scheduler, LRScheduler | ReduceLROnPlateau)
+        ready = isinstance(scheduler, LRScheduler | ReduceLROnPlateau)
         raise ValueError(
             "Expected a function from an optimizer to its schedule; got "
-            f"{f'a {_kind(scheduler)} of another optimizer' if made else _shown(scheduler)}: {_SCHEDULER}"
+            f"{f'a {_kind(scheduler)} of another optimizer' if ready else _shown(scheduler)}: {_SCHEDULER}"
         )
-    return scheduler
+    made: MakeScheduler = scheduler
+    return made
 
 
 def make_optimizer(make: MakeOptimizer, leaves: Sequence[Tensor]) -> Optimizer:

@@ -126,8 +126,8 @@ class Problem:
             found = "batches of 1" if size == 1 else f"a last one of 1, of {length} data in batches of {size}"
             remedy = "a batch_size of at least 2" if size == 1 else "drop_last=True or another batch_size"
             raise ValueError(
-                f"Expected minibatches of more than one datum for {type(layer).__name__} in training mode; got {found}: "
-                f"pass {remedy}."
+                f"Expected minibatches of more than one datum for {type(layer).__name__} in training mode; got "
+                f"{found}: pass {remedy}."
             )
 
         layers = {layer for module in self.modules for layer in module.modules() if isinstance(layer, _BatchNorm)}

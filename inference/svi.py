@@ -167,8 +167,8 @@ def fit(
     state.warmup = goal.warmup_epochs
     if state.warmup > epochs:
         warnings.warn(
-            f"Expected a warm-up within the {epochs} epochs of the fit; got one of {state.warmup:g}: its last weight is "
-            "not reached, and early stopping does not begin.",
+            f"Expected a warm-up within the {epochs} epochs of the fit; got one of {state.warmup:g}: its last weight "
+            "is not reached, and early stopping does not begin.",
             stacklevel=2,
         )
 

@@ -133,8 +133,8 @@ class GaussianMixture(MixtureEstimator):
         "priors": [Mapping, None],
         "guide": [callable],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "optimizer": "no_validation",  # see `_validate_params`
-        "scheduler": "no_validation",
+        "optimizer": [object],  # see `_validate_params`
+        "scheduler": [object],
     }
 
     def __init__(
