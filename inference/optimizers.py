@@ -37,13 +37,14 @@ def as_optimizer(optimizer: Any) -> MakeOptimizer:
             "scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=10)."
         )
     if isinstance(optimizer, PyroOptim):
+        constructor: Any = optimizer.pt_optim_constructor
         if not isinstance(optimizer.pt_optim_args, dict) or optimizer.pt_clip_args:
             raise ValueError(
                 "Expected an optimizer of pyro.optim with a dictionary of options for all parameters and without "
-                f"clip_args; got {optimizer.pt_optim_constructor.__name__} with "
+                f"clip_args; got {constructor.__name__} with "
                 f"{'clip_args' if optimizer.pt_clip_args else 'a function of them'}: {_OPTIMIZER}"
             )
-        return partial(optimizer.pt_optim_constructor, **optimizer.pt_optim_args)
+        return partial(constructor, **optimizer.pt_optim_args)
     if isinstance(optimizer, Optimizer) or not callable(optimizer):
         ready = isinstance(optimizer, Optimizer)
         raise ValueError(

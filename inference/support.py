@@ -162,11 +162,7 @@ def _refuse_outside(site: Any, support: Constraint | None, value: Tensor, first_
     found = value[place]
     shown = f"{found.item():.6g}" if found.dim() == 0 else str(found.tolist())[:60]
     fn = site["fn"]
-    while hasattr(fn, "base_dist") and type(fn).__name__ in (
-        "Independent",
-        "MaskedDistribution",
-        "ExpandedDistribution",
-    ):
+    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
         fn = fn.base_dist
     plain = None if support is None else _element(support)
     kind = "Real" if plain is None else type(plain).__name__.lstrip("_")

@@ -58,7 +58,8 @@ def test_the_best_weights_come_back_after_a_divergence(binary_images: Tensor, va
     tensors = [*vae.state_dict().values(), *guide.state_dict().values()]
     assert all(bool(tensor.isfinite().all()) for tensor in tensors)
     held = {**state.parameters, **state.buffers}
-    assert stopping.best and all(torch.equal(held[name], value) for name, value in stopping.best.items())
+    assert stopping.best
+    assert all(torch.equal(held[name], value) for name, value in stopping.best.items())
     assert (state.stopped, state.batch, state.order, state.totals) == (True, 0, None, None)
     result = fit_vae((vae, guide), binary_images, epochs=8, callbacks=[EarlyStopping()], state=state, **options)
     assert result.stopped_early

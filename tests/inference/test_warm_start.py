@@ -83,13 +83,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence() -> None:
         ValueError, match=r"'AutoNormal.locs.loc' is not in store: pass the store of a fit with the same"
     ):
         again(AutoNormal(normal_model(100)))
+    unknown = {kind: {**part, "n": next(iter(part.values()))} for kind, part in first.store.items()}
     with pytest.raises(ValueError, match="'n' is not in the model and guide"):
-        store = {kind: {**part, "n": next(iter(part.values()))} for kind, part in first.store.items()}
-        again(statements(), store=store)
+        again(statements(), store=unknown)
+    limits = {**first.store["constraints"], "s": dist.constraints.unit_interval}
     with pytest.raises(ValueError, match=r"Expected 's' under the constraint .* in store"):
-        store = {**first.store, "constraints": {**first.store["constraints"], "s": dist.constraints.unit_interval}}
-        again(statements(), store=store)
-    with pytest.raises(ValueError, match="pass result.store"):
+        again(statements(), store={**first.store, "constraints": limits})
+    with pytest.raises(ValueError, match=r"pass result\.store"):
         again(statements(), store=first)
     with pytest.raises(ValueError, match="Expected store or a state"):
         again(statements(), state=TrainingState.from_state_dict(first.state.state_dict()))
