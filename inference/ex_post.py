@@ -15,7 +15,6 @@ from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.inference.effects import isolated
-from latentmix.inference.importance import seeded_batches
 from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.statistics import SufficientStatistics, slices, stored
@@ -80,8 +79,8 @@ def ex_post_prior(
         The frozen prior, on the device and in the dtype of the VAE.
 
     Raises:
-        ValueError: If data lie outside the likelihood's support, sizes disagree or are not positive, the VAE's prior is
-            not N(0, I) where `noise_aware`, or the mixture is not fitted by EM where it has to be.
+        ValueError: If sizes disagree or are not positive, the VAE's prior is not N(0, I) where `noise_aware`, or the
+            mixture is not fitted by EM where it has to be.
 
     Example:
         >>> import torch
@@ -106,9 +105,6 @@ def ex_post_prior(
         )
     if (noise_aware or expected) and mixture.inference != "em":
         raise ValueError(f"Expected inference='em' for an expected or noise-aware fit; got {mixture.inference!r}.")
-    with isolated(seed=seed):
-        for batch in seeded_batches(x, batch_size, transform, seed):
-            vae.likelihood.check(batch)
     with isolated(seed=seed):
         samples = guide.draw(x, batch_size=batch_size, transform=transform, seed=seed).double()
     plain = clone(mixture)
