@@ -146,8 +146,8 @@ def fit(
         A warm start from the fitted values, with other data and another learning rate:
 
         >>> from functools import partial
-        >>> rate = partial(torch.optim.Adam, lr=1e-4)
-        >>> later = fit(model, AutoNormal(model), torch.zeros(100), epochs=1, optimizer=rate, store=result.store, seed=0)
+        >>> changed = {"optimizer": partial(torch.optim.Adam, lr=1e-4), "store": result.store}
+        >>> later = fit(model, AutoNormal(model), torch.zeros(100), epochs=1, seed=0, **changed)
         >>> bool((later.parameters["AutoNormal.locs.loc"] - result.parameters["AutoNormal.locs.loc"]).abs() < 1e-3)
         True
     """
