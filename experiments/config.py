@@ -50,10 +50,12 @@ class Training:
     Args:
         epochs: Passes over the training images.
         batch_size: Images a step.
+        drop_last: Whether a last minibatch of fewer images is left out of every epoch, as batch normalisation needs
+            where it would be a single image.
         optimizer: Any torch optimizer.
         scheduler: A learning-rate schedule, stepped after every epoch.
         patience: Epochs without a better validation ELBO after which training ends and the best weights come
-            back; by default all epochs are run.
+            back, counted from the end of the warm-up; by default all epochs are run.
         beta: Weight of the KL divergence in the objective; figures are at 1 always.
         warmup: Epochs over which that weight rises to `beta`.
         free_bits: Nats that each latent dimension may take for nothing (needs a KL per dimension).
@@ -67,6 +69,7 @@ class Training:
 
     epochs: int = 20
     batch_size: int = 128
+    drop_last: bool = False
     optimizer: Callable[[Iterable[Tensor]], Optimizer] = Adam
     scheduler: Callable[[Optimizer], LRScheduler] | None = None
     patience: int | None = None

@@ -240,6 +240,7 @@ class Session:
             self.seen["train"],
             epochs=training.epochs,
             batch_size=training.batch_size,
+            drop_last=training.drop_last,
             objective=self.experiment.objective,
             optimizer=training.optimizer,
             scheduler=training.scheduler,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from latentmix.inference.batches import Data, Transform, as_batch, transformed
 from latentmix.inference.effects import Modules, isolated, plain_errors
 from latentmix.inference.objectives import Objective, Stochastic, reporter_of
+from latentmix.inference.support import SupportCheck
 from latentmix.models.likelihoods import Likelihood
 
 __all__ = ["Bound", "bits_per_dimension", "check_comparable", "check_store", "evaluate"]
@@ -61,7 +62,7 @@ def evaluate(
     """Measure the ELBO of data under a fitted model and guide.
 
     The latents that are drawn, and a random `transform`, depend on `seed` alone, so that epochs and fits are
-    compared on the same noise. The first chunk is validated.
+    compared on the same noise. Arguments of distributions are validated on the first chunk, the data on every one.
 
     Args:
         model: Pyro callable.
@@ -91,9 +92,11 @@ def evaluate(
         isolated(seed=seed, validation=True, params=store),
         Modules(model, guide),
         torch.no_grad(),
+        SupportCheck() as check,
     ):
         totals = torch.zeros(4, dtype=torch.float64, device=tensors[0].device)
         for start in range(0, len(tensors[0]), batch_size):
+            check.first_row = start
             batch = transformed(tuple(tensor[start : start + batch_size] for tensor in tensors), transform)
             terms = goal.terms(model, guide, *batch)
             if terms.elbo is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -13,11 +14,13 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from latentmix.inference.batches import Batch, Transform, transformed
 from latentmix.inference.effects import Modules, RandomState, plain_errors
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.objectives import Objective, Stochastic, Terms, as_objective, data_plate
+from latentmix.inference.support import check_support
 from latentmix.inference.terms import data_count, local_sites, samples
 
 __all__ = ["Frozen", "Problem", "check_scaling"]
@@ -78,15 +81,17 @@ class Problem:
         held_out: Batch | None,
         size: int,
     ) -> Problem:
-        """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked."""
+        """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked.
+
+        Then all data, training and held-out, are held against the support of what is observed.
+        """
         for name, function in (("model", model), ("guide", guide)):
             if isinstance(function, nn.Module) and type(function).forward is nn.Module.forward:
                 kind = type(function).__name__
                 raise ValueError(f"Expected a Pyro callable for {name}; got a {kind}: pass its method, as vae.model.")
         with plain_errors(), Modules(model, guide) as modules:
             batch = transformed(tuple(tensor[:size] for tensor in data), transform)
-            guide_trace = poutine.trace(guide).get_trace(*batch)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+            model_trace, guide_trace = _run(model, guide, batch)
             check_scaling(model_trace, guide_trace, len(data[0]), size)
             objective.rehearse(model, guide, *batch)
             if held_out is not None:
@@ -95,6 +100,8 @@ class Problem:
                 randomness.restore()
             if monitor is objective and objective.terms(model, guide, *batch).elbo is None:
                 monitor = as_objective(Trace_ELBO())
+            for part in (data,) if held_out is None else (data, held_out):
+                check_support(model_trace, batch, partial(_run, model, guide), part, transform, size)
         stateful = [*modules.found.values(), *objective.modules]
         return cls(model, guide, objective, monitor, transform, stateful)
 
@@ -112,6 +119,45 @@ class Problem:
         if not found:
             raise ValueError("Expected a model or a guide with parameters to train; got none.")
         return found
+
+    def check_batches(self, data: Batch, size: int, drop_last: bool) -> None:
+        """Refuse minibatches of one datum where batch normalisation, in training, has one value per channel of it.
+
+        Raises:
+            ValueError: If there are such; the message names the remedy.
+        """
+        length = len(data[0])
+        if not (size == 1 or (length % size == 1 and not drop_last)):
+            return
+
+        def refuse(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].numel() > inputs[0].shape[1]:
+                return
+            found = "batches of 1" if size == 1 else f"a last one of 1, of {length} data in batches of {size}"
+            remedy = "a batch_size of at least 2" if size == 1 else "drop_last=True or another batch_size"
+            raise ValueError(
+                f"Expected minibatches of more than one datum for {type(layer).__name__} in training mode; got "
+                f"{found}: pass {remedy}."
+            )
+
+        layers = {layer for module in self.modules for layer in module.modules() if isinstance(layer, _BatchNorm)}
+        handles = [layer.register_forward_pre_hook(refuse) for layer in layers if layer.training]
+        if not handles:
+            return
+        randomness = RandomState.capture()
+        store = pyro.get_param_store()
+        try:
+            with (
+                plain_errors(),
+                torch.no_grad(),
+                store.scope(store.get_state()),
+                Modules(self.model, self.guide),
+            ):
+                _run(self.model, self.guide, transformed(tuple(tensor[:1] for tensor in data), self.transform))
+        finally:
+            for handle in handles:
+                handle.remove()
+            randomness.restore()
 
     def backward(self, batch: Batch) -> Terms:
         """Accumulate the gradients of one minibatch; gives the reported terms."""
@@ -132,6 +178,12 @@ class Problem:
             batch_size=size,
             store=pyro.get_param_store().get_state(),
         )
+
+
+def _run(model: Stochastic, guide: Stochastic, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
+    """Traces of model and guide on a minibatch."""
+    guide_trace = poutine.trace(guide).get_trace(*batch)
+    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch), guide_trace
 
 
 def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ import pyro
 import torch
 from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import DataLoader
@@ -23,15 +25,10 @@ from latentmix.inference.batches import Batch, Data, Transform, as_batch, transf
 from latentmix.inference.effects import Modules, RandomState, isolated, plain_errors
 from latentmix.inference.evaluation import Bound, check_store
 from latentmix.inference.objectives import Objective, Stochastic, as_objective, bound_of, reporter_of
+from latentmix.inference.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.problem import Frozen, Problem
-from latentmix.inference.training import (
-    Callback,
-    DivergenceError,
-    EpochRecord,
-    MakeOptimizer,
-    MakeScheduler,
-    TrainingState,
-)
+from latentmix.inference.training import Callback, DivergenceError, EpochRecord, TrainingState
+from latentmix.inference.warm_start import start_from
 
 __all__ = ["SVIResult", "fit"]
 
@@ -134,15 +131,17 @@ def fit(
     *,
     epochs: int,
     batch_size: int | None = None,
+    drop_last: bool = False,
     objective: Objective | ELBO | Callable[..., Tensor] = Trace_ELBO(),
     monitor: Objective | ELBO | None = None,
-    optimizer: MakeOptimizer | None = None,
+    optimizer: MakeOptimizer | PyroOptim | None = None,
     scheduler: MakeScheduler | None = None,
     transform: Transform | None = None,
     validation: Data | None = None,
     callbacks: Sequence[Callback] = (),
     seed: int | None = None,
     state: TrainingState | None = None,
+    store: Any | None = None,
     progress: bool = False,
 ) -> SVIResult:
     """Train a model and its guide by stochastic variational inference.
@@ -162,10 +161,13 @@ def fit(
             augmentations, is drawn once; a `transform` draws anew for every minibatch.
         epochs: Passes over the data; counted from the start of training where `state` resumes it.
         batch_size: Data a step; by default all of them, and those of a `DataLoader` its own.
+        drop_last: Whether a last minibatch of fewer data is left out, of other data in every epoch; losses are means
+            over the data that count.
         objective: An ELBO of Pyro, an `Objective`, or a callable `(model, guide, *batch) -> scalar loss`.
         monitor: What measures the reported ELBO, in evaluation mode; by default the objective itself where it says
             its ELBO at beta = 1, and else `Trace_ELBO`, at the price of one more forward pass a step.
-        optimizer: Makes the optimizer from the leaves; by default Adam, fused, with learning rate 1e-3.
+        optimizer: Makes the optimizer from the leaves, such as `partial(torch.optim.Adam, lr=0.01)`, or an optimizer of
+            `pyro.optim` with one dictionary of options; by default Adam, fused, with learning rate 1e-3.
         scheduler: Makes a learning-rate schedule from the optimizer; it is stepped after every epoch.
         transform: Applied to every minibatch before model and guide see it, such as a binarisation.
         validation: Data on which the ELBO is measured after every epoch, in evaluation mode.
@@ -173,15 +175,22 @@ def fit(
         seed: Seed of the whole fit; by default a fresh one, which the result states.
         state: Is kept up to date during the fit; a state of an earlier fit is resumed from, bit for bit, with its
             optimizer's settings.
+        store: Values that `pyro.param` statements, PyroModules and guides start from, as `SVIResult.store` has them: a
+            warm start, with data, optimizer and seed of its own. By default all start from what they state or hold.
         progress: Whether to show a progress bar.
 
     Returns:
         Losses, parameters and the state of training.
 
     Raises:
-        ValueError: If the data disagree in length or are empty, a size is not positive, or a minibatch would
-            count for the whole data set although the model has global latents.
-        DivergenceError: If the loss is not finite.
+        ValueError: If the data disagree in length or are empty, or lie outside the support of what observes them, in
+            any row; a size is not positive; a minibatch would count for the whole data set although the model has
+            global latents, or is a single datum under batch normalisation; optimizer or schedule cannot be made; or
+            `store` does not fit.
+        DivergenceError: If the loss is not finite. Where `EarlyStopping` holds the best weights they are restored.
+
+    Warns:
+        UserWarning: If a warm-up of the objective is longer than the fit.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -194,6 +203,14 @@ def fit(
         >>> result = fit(model, AutoNormal(model), torch.ones(100), epochs=3, batch_size=50, seed=0)
         >>> len(result.losses)
         3
+
+        A warm start from the fitted values, with other data and another learning rate:
+
+        >>> from functools import partial
+        >>> changed = {"optimizer": partial(torch.optim.Adam, lr=1e-4), "store": result.store}
+        >>> later = fit(model, AutoNormal(model), torch.zeros(100), epochs=1, seed=0, **changed)
+        >>> bool((later.parameters["AutoNormal.locs.loc"] - result.parameters["AutoNormal.locs.loc"]).abs() < 1e-3)
+        True
     """
     tensors = as_batch(data)
     held_out = None if validation is None else as_batch(validation)
@@ -203,12 +220,23 @@ def fit(
     if epochs < 1 or size < 1:
         raise ValueError(f"Expected epochs and batch_size of at least 1; got {epochs} and {size}.")
     size = min(size, len(tensors[0]))
+    make_optimizer = partial(Adam, lr=1e-3, fused=True) if optimizer is None else as_optimizer(optimizer)
+    make_scheduler = None if scheduler is None else as_scheduler(scheduler)
     goal = as_objective(objective)
     reporter = bound_of(goal) if monitor is None else reporter_of(monitor)
-    state = _checked_state(TrainingState() if state is None else state, seed, len(tensors[0]), size)
+    if store is not None and state is not None and state.started:
+        raise ValueError("Expected store or a state to resume, which has values of its own; got both.")
+    state = _checked_state(TrainingState() if state is None else state, seed, len(tensors[0]), size, drop_last)
+    state.warmup = goal.warmup_epochs
+    if state.warmup > epochs:
+        warnings.warn(
+            f"Expected a warm-up within the {epochs} epochs of the fit; got one of {state.warmup:g}: its last weight "
+            "is not reached, and early stopping does not begin.",
+            stacklevel=2,
+        )
 
     start = time.perf_counter()
-    batches = -(-len(tensors[0]) // size)
+    batches = state.batches
     with (
         isolated(seed=state.seed, validation=True),
         _bar(epochs * batches, progress) as bar,
@@ -216,22 +244,19 @@ def fit(
     ):
         problem = Problem.look(model, guide, goal, reporter, transform, tensors, held_out, size)
         pyro.enable_validation(False)
-        state.begin(
-            problem.leaves(frozen.leaves),
-            problem.modules,
-            partial(Adam, lr=1e-3, fused=True) if optimizer is None else optimizer,
-            scheduler,
-            callbacks,
-        )
-        store = pyro.get_param_store()
-        known = set(store)
+        problem.check_batches(tensors, size, drop_last)
+        if store is not None:
+            start_from(store)
+        state.begin(problem.leaves(frozen.leaves), problem.modules, make_optimizer, make_scheduler, callbacks)
+        fitted = pyro.get_param_store()
+        known = set(fitted)
         bar.update(state.epoch * batches + state.batch)
         try:
             while state.epoch < epochs and not state.stopped:
                 began = time.perf_counter()
                 rate = float(_optimizer(state).param_groups[0]["lr"])
                 training = _epoch(problem, state, tensors, bar)
-                if created := set(store) - known:
+                if created := set(fitted) - known:
                     raise ValueError(f"Expected every parameter to exist after one step; got {min(created)!r} later.")
                 measured = None if held_out is None else problem.measure(held_out, size)
                 seconds = time.perf_counter() - began
@@ -240,13 +265,17 @@ def fit(
                 bar.set_postfix_str(f"loss {training.loss:.3f}{shown} nats", refresh=False)
             for callback in callbacks:
                 callback.on_fit_end(state)
+        except Exception as error:
+            if isinstance(error, DivergenceError) or not state.finite:
+                raise _diverged(state, error) from error.__cause__
+            raise
         finally:
             state.random = RandomState.capture()
-        parameters = {**state.parameters, **{name: store[name] for name in store}}
+        parameters = {**state.parameters, **{name: fitted[name] for name in fitted}}
         return SVIResult(
             history=list(state.history),
             parameters={name: value.detach().clone() for name, value in parameters.items()},
-            store=store.get_state(),
+            store=fitted.get_state(),
             state=state,
             seed=state.seed,
             seconds=time.perf_counter() - start,
@@ -254,17 +283,29 @@ def fit(
         )
 
 
-def _checked_state(state: TrainingState, seed: int | None, length: int, size: int) -> TrainingState:
+def _diverged(state: TrainingState, error: Exception) -> DivergenceError:
+    """The error of a fit whose loss or parameters are not finite, callbacks told."""
+    for callback in state.callbacks:
+        callback.on_divergence(state)
+    if isinstance(error, DivergenceError):
+        return error
+    return DivergenceError(
+        f"Expected finite parameters; got others in epoch {state.epoch + 1} ({error}): lower the learning rate."
+    )
+
+
+def _checked_state(state: TrainingState, seed: int | None, length: int, size: int, drop_last: bool) -> TrainingState:
     """The state, with the seed and sizes of this fit, or found to agree with them."""
     if seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"Expected a seed in 0 ... 2**32 - 1; got {seed}.")
     if not state.started:
         state.seed = secrets.randbits(32) if seed is None else seed
-        state.length, state.batch_size = length, size
+        state.length, state.batch_size, state.drop_last = length, size, drop_last
     for name, found, wanted in (
         ("seed", seed, state.seed),
         ("number of data", length, state.length),
         ("batch_size", size, state.batch_size),
+        ("drop_last", drop_last, state.drop_last),
     ):
         if found is not None and found != wanted:
             raise ValueError(f"Expected the {name} of the fit that is resumed, {wanted}; got {found}.")
@@ -285,8 +326,8 @@ def _epoch(problem: Problem, state: TrainingState, data: Batch, bar: tqdm[None])
     if state.order is None and size < length:
         state.order = torch.randperm(length).to(device)
     optimizer = _optimizer(state)
-    batches = -(-length // size)
-    for start in range(state.batch * size, length, size):
+    batches = state.batches
+    for start in range(state.batch * size, min(length, batches * size), size):
         batch = data
         if state.order is not None:
             chosen = state.order[start : start + size]

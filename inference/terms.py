@@ -44,11 +44,16 @@ class Objective(ABC):
     """A loss of SVI, `objective(model, guide, *batch)`: a scalar in mean nats per datum.
 
     A subclass fills `terms`; one that reports its ELBO at beta = 1 says by `bound` what measures it on held-out
-    data; one that changes in the course of training does so in `begin_step`; one that remembers anything from step to
-    step keeps it in buffers of `modules`.
+    data; one that changes in the course of training does so in `begin_step`, and says in `warmup_epochs` when it has
+    become what it stays; one that remembers anything from step to step keeps it in buffers of `modules`.
     """
 
     modules: Sequence[nn.Module] = ()
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Epochs in which the loss still changes; early stopping waits until they are over."""
+        return 0.0
 
     @abstractmethod
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,15 +15,16 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentmix.inference.effects import RandomState
 from latentmix.inference.evaluation import Bound
+from latentmix.inference.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 
 __all__ = ["Callback", "DivergenceError", "EarlyStopping", "EpochRecord", "TrainingState"]
 
-MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
-MakeScheduler = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
-
 
 class DivergenceError(ArithmeticError):
-    """The loss of a fit is no longer finite."""
+    """The loss of a fit, or a parameter, is no longer finite.
+
+    Where `EarlyStopping` holds the best weights they are back in place, and a fit with the same `state` returns them.
+    """
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class Callback(ABC):  # noqa: B024
     def on_fit_end(self, state: TrainingState) -> None:  # noqa: B027
         """Called once, when training has ended by itself."""
 
+    def on_divergence(self, state: TrainingState) -> None:  # noqa: B027
+        """Called before a `DivergenceError` is raised, when loss or parameters are no longer finite."""
+
     def state_dict(self) -> dict[str, Any]:
         """What the callback must remember when a fit is resumed."""
         return {}
@@ -83,7 +87,10 @@ class Callback(ABC):  # noqa: B024
 class EarlyStopping(Callback):
     """Ends a fit when the loss has not improved for a while, and brings the best weights back.
 
-    It watches the validation loss where there is one, else the training loss.
+    It watches the validation loss where there is one, else the training loss, and waits until a warm-up of the
+    objective is over: patience counts from there, and what was best before, under another objective, is replaced.
+    The best weights come back where the fit diverges, too; the state has then stopped after the last whole epoch. An
+    interrupt leaves all as it is, so that the fit can be resumed.
 
     Args:
         patience: Epochs without improvement before the fit ends.
@@ -109,16 +116,25 @@ class EarlyStopping(Callback):
         """See `Callback.on_epoch_end`."""
         record = state.history[-1]
         loss = (record.validation or record.training).loss
-        if loss < self.best_loss - self.min_delta:
+        settled = math.ceil(state.warmup)
+        if self.best_epoch < settled <= record.epoch:
+            self.best_loss = math.inf
+        if loss < self.best_loss - self.min_delta and state.finite:
             self.best_loss, self.best_epoch = loss, record.epoch
             if self.restore_best:
                 self.best = _copies({**state.parameters, **state.buffers})
-        return record.epoch - self.best_epoch >= self.patience
+        return record.epoch >= settled and record.epoch - max(self.best_epoch, settled - 1) >= self.patience
 
     def on_fit_end(self, state: TrainingState) -> None:
         """See `Callback.on_fit_end`."""
         if self.restore_best and self.best:
             _copy_into({**state.parameters, **state.buffers}, self.best)
+
+    def on_divergence(self, state: TrainingState) -> None:
+        """See `Callback.on_divergence`."""
+        if self.restore_best and self.best:
+            self.on_fit_end(state)
+            state.stopped, state.batch, state.order, state.totals = True, 0, None, None
 
     def state_dict(self) -> dict[str, Any]:
         """See `Callback.state_dict`."""
@@ -144,6 +160,8 @@ class TrainingState:
         stopped: Whether a callback has ended training.
         length: Number of data.
         batch_size: Data a step.
+        drop_last: Whether a last minibatch of fewer data is left out of every epoch.
+        warmup: Epochs in which the objective still changes.
         order: The present epoch's order of the data.
         totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data.
         parameters: The leaves that are optimized, unconstrained, by name.
@@ -157,6 +175,8 @@ class TrainingState:
     stopped: bool = False
     length: int = 0
     batch_size: int = 0
+    drop_last: bool = False
+    warmup: float = 0.0
     order: Tensor | None = None
     totals: Tensor | None = None
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -172,6 +192,16 @@ class TrainingState:
     def started(self) -> bool:
         """Whether a fit has used this state."""
         return self._saved is not None or self.optimizer is not None
+
+    @property
+    def batches(self) -> int:
+        """Minibatches an epoch."""
+        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every parameter is."""
+        return all(bool(leaf.detach().isfinite().all()) for leaf in self.parameters.values())
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -199,6 +229,7 @@ class TrainingState:
             "stopped": self.stopped,
             "length": self.length,
             "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
             "order": None if self.order is None else self.order.clone(),
             "totals": None if self.totals is None else self.totals.clone(),
             "parameters": _copies(self.parameters),
@@ -214,6 +245,7 @@ class TrainingState:
     def from_state_dict(cls, saved: dict[str, Any]) -> TrainingState:
         """The state that `state_dict` gave; `fit` puts it into the model's and the guide's leaves."""
         counters = {name: saved[name] for name in _COUNTERS}
+        counters["drop_last"] = saved.get("drop_last", False)  # absent from states of earlier versions
         history = [_record(record) for record in saved["history"]]
         return cls(seed=saved["seed"], **counters, history=history, _saved=_cloned(saved))
 
@@ -221,20 +253,20 @@ class TrainingState:
         self,
         parameters: dict[str, Tensor],
         modules: Sequence[nn.Module],
-        make_optimizer: MakeOptimizer,
-        make_scheduler: MakeScheduler | None,
+        optimizer: MakeOptimizer,
+        scheduler: MakeScheduler | None,
         callbacks: Sequence[Callback],
     ) -> None:
         """Take hold of the leaves, and bring back what an earlier fit left.
 
         Raises:
-            ValueError: If an earlier fit had other parameters.
+            ValueError: If an earlier fit had other parameters, or optimizer or schedule cannot be made.
         """
         saved = self.state_dict() if self.started else None
         self.parameters = parameters
         self.modules = modules
-        self.optimizer = make_optimizer(list(parameters.values()))
-        self.scheduler = None if make_scheduler is None else make_scheduler(self.optimizer)
+        self.optimizer = make_optimizer(optimizer, list(parameters.values()))
+        self.scheduler = None if scheduler is None else make_scheduler(scheduler, self.optimizer)
         self.callbacks = callbacks
         self.random = None
         self._saved = None
@@ -261,7 +293,8 @@ class TrainingState:
         self.epoch, self.batch, self.order, self.totals = self.epoch + 1, 0, None, None
         self.history.append(record)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step((record.validation or record.training).loss)
+            if self.epoch >= self.warmup:
+                self.scheduler.step((record.validation or record.training).loss)
         elif self.scheduler is not None:
             self.scheduler.step()
         answers = [callback.on_epoch_end(self) for callback in self.callbacks]

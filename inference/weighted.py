@@ -81,6 +81,11 @@ class Weighted(Objective):
         """The weight of the present step."""
         return float(self._weight)
 
+    @property
+    def warmup_epochs(self) -> float:
+        """See `Objective.warmup_epochs`."""
+        return max(float(self.warmup), self.objective.warmup_epochs)
+
     def begin_step(self, epochs: float) -> None:
         """See `Objective.begin_step`."""
         self.objective.begin_step(epochs)

@@ -29,7 +29,7 @@ from latentmix.inference.mixtures.starts import StartMethod
 from latentmix.inference.mixtures.statistics import SufficientStatistics
 from latentmix.inference.mixtures.stepwise import StepwiseEM
 from latentmix.inference.mixtures.svi import MixtureSVIResult
-from latentmix.inference.training import MakeOptimizer, MakeScheduler
+from latentmix.inference.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.models.covariances import CovarianceType
 
 __all__ = ["GaussianMixture"]
@@ -135,8 +135,8 @@ class GaussianMixture(MixtureEstimator):
         "priors": [Mapping, None],
         "guide": [callable],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "optimizer": [callable, None],
-        "scheduler": [callable, None],
+        "optimizer": [object],  # see `_validate_params`
+        "scheduler": [object],
     }
 
     def __init__(
@@ -209,6 +209,13 @@ class GaussianMixture(MixtureEstimator):
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.scheduler = scheduler
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        if self.optimizer is not None:
+            as_optimizer(self.optimizer)
+        if self.scheduler is not None:
+            as_scheduler(self.scheduler)
 
     @torch.inference_mode(False)
     def fit(

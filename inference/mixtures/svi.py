@@ -29,9 +29,10 @@ from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.quasi_newton import QuasiNewton
 from latentmix.inference.mixtures.standardised import Priors, standardised_model
 from latentmix.inference.mixtures.statistics import moments, repair
+from latentmix.inference.optimizers import MakeOptimizer, MakeScheduler
 from latentmix.inference.svi import SVIResult, fit
 from latentmix.inference.terms import Stochastic, Terms
-from latentmix.inference.training import Callback, DivergenceError, MakeOptimizer, MakeScheduler, TrainingState
+from latentmix.inference.training import Callback, DivergenceError, TrainingState
 from latentmix.inference.twins import TraceEnumTwin
 from latentmix.models.mixture import MixtureModel
 from latentmix.models.parameters import MixtureParameters

@@ -1,0 +1,138 @@
+"""Functions that make the optimizer of a fit, and its schedule, from what users write for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from pyro.optim import PyroLRScheduler, PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+__all__ = ["MakeOptimizer", "MakeScheduler", "as_optimizer", "as_scheduler", "make_optimizer", "make_scheduler"]
+
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+_OPTIMIZER = "pass a function that makes it, such as optimizer=functools.partial(torch.optim.Adam, lr=0.01)."
+_SCHEDULER = (
+    "pass a function that makes it, such as scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=10)."
+)
+
+
+def as_optimizer(optimizer: Any) -> MakeOptimizer:
+    """A function from the leaves to their optimizer: given as such, as a class, or as one of `pyro.optim`.
+
+    Raises:
+        ValueError: If it is an optimizer that is made already, one of Pyro's with options by parameter, gradient
+            clipping or a schedule, or no function.
+    """
+    if isinstance(optimizer, PyroLRScheduler):
+        raise ValueError(
+            f"Expected an optimizer without a schedule; got {_kind(optimizer)} of pyro.optim: pass its two parts, such "
+            "as optimizer=functools.partial(torch.optim.Adam, lr=0.01) and "
+            "scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=10)."
+        )
+    if isinstance(optimizer, PyroOptim):
+        constructor: Any = optimizer.pt_optim_constructor
+        if not isinstance(optimizer.pt_optim_args, dict) or optimizer.pt_clip_args:
+            raise ValueError(
+                "Expected an optimizer of pyro.optim with a dictionary of options for all parameters and without "
+                f"clip_args; got {constructor.__name__} with "
+                f"{'clip_args' if optimizer.pt_clip_args else 'a function of them'}: {_OPTIMIZER}"
+            )
+        return partial(constructor, **optimizer.pt_optim_args)
+    if isinstance(optimizer, Optimizer) or not callable(optimizer):
+        ready = isinstance(optimizer, Optimizer)
+        raise ValueError(
+            "Expected a function from parameters to their optimizer; got "
+            f"{f'a {_kind(optimizer)} of other parameters' if ready else _shown(optimizer)}: {_OPTIMIZER}"
+        )
+    made: MakeOptimizer = optimizer
+    return made
+
+
+def as_scheduler(scheduler: Any) -> MakeScheduler:
+    """A function from an optimizer to its learning-rate schedule, which it is given as.
+
+    Raises:
+        ValueError: If it is a schedule that is made already, one of Pyro's, or no function.
+    """
+    if isinstance(scheduler, PyroOptim):
+        raise ValueError(
+            f"Expected a function from an optimizer to its schedule; got {_kind(scheduler)} of pyro.optim: {_SCHEDULER}"
+        )
+    if isinstance(scheduler, LRScheduler | ReduceLROnPlateau) or not callable(scheduler):
+        ready = isinstance(scheduler, LRScheduler | ReduceLROnPlateau)
+        raise ValueError(
+            "Expected a function from an optimizer to its schedule; got "
+            f"{f'a {_kind(scheduler)} of another optimizer' if ready else _shown(scheduler)}: {_SCHEDULER}"
+        )
+    made: MakeScheduler = scheduler
+    return made
+
+
+def make_optimizer(make: MakeOptimizer, leaves: Sequence[Tensor]) -> Optimizer:
+    """The optimizer of the leaves.
+
+    Raises:
+        ValueError: If the function needs more than the leaves, makes something else, an optimizer of none of them,
+            or one whose step needs a closure.
+    """
+    optimizer = _call(make, list(leaves), "optimizer", "parameters", _OPTIMIZER)
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"Expected a function that makes a torch optimizer; it made {_shown(optimizer)}: {_OPTIMIZER}")
+    held = {id(leaf) for group in optimizer.param_groups for leaf in group["params"]}
+    if held.isdisjoint(id(leaf) for leaf in leaves):
+        raise ValueError(
+            f"Expected an optimizer of the parameters that the function is given; got a {_kind(optimizer)} of others: "
+            f"{_OPTIMIZER}"
+        )
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"Expected an optimizer whose step needs no closure; got {_kind(optimizer)}, which evaluates the loss anew "
+            "within a step: pass another, such as optimizer=functools.partial(torch.optim.Adam, lr=0.01)."
+        )
+    return optimizer
+
+
+def make_scheduler(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler | ReduceLROnPlateau:
+    """The schedule of the optimizer.
+
+    Raises:
+        ValueError: If the function needs more than the optimizer, or makes something else.
+    """
+    scheduler = _call(make, optimizer, "schedule", "the optimizer", _SCHEDULER)
+    if not isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
+        raise ValueError(f"Expected a function that makes a torch schedule; it made {_shown(scheduler)}: {_SCHEDULER}")
+    if scheduler.optimizer is not optimizer:
+        raise ValueError(
+            f"Expected a schedule of the optimizer that the function is given; got a {_kind(scheduler)} of another: "
+            f"{_SCHEDULER}"
+        )
+    return scheduler
+
+
+def _call(make: Callable[[Any], Any], argument: Any, name: str, what: str, remedy: str) -> Any:
+    """Call with one argument, and say in one sentence where that cannot be."""
+    try:
+        inspect.signature(make).bind(argument)
+    except TypeError as error:
+        raise ValueError(
+            f"Expected a function that makes the {name} from {what} alone; got one with {error}: {remedy}"
+        ) from error
+    except ValueError:
+        pass  # a builtin states no signature
+    return make(argument)
+
+
+def _kind(part: object) -> str:
+    return type(part).__name__
+
+
+def _shown(part: object) -> str:
+    return f"{part!r:.60}"
