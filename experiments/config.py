@@ -119,6 +119,8 @@ class MixtureFits:
             EM's answer, whose means count; 0 leaves NUTS out. It takes minutes where EM takes seconds.
         nuts_chains: Chains of NUTS.
         nuts_warmup: Draws of each chain before these, which adapt the sampler and are left out.
+        nuts_processes: Processes that run the chains; the draws are the same.
+        nuts_max_tree_depth: Most doublings of a trajectory, each of which doubles the time of the longest ones.
     """
 
     n_components: int | None = None
@@ -136,9 +138,20 @@ class MixtureFits:
     nuts_draws: int = 0
     nuts_chains: int = 2
     nuts_warmup: int = 500
+    nuts_processes: int = 1
+    nuts_max_tree_depth: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("n_components", "n_init", "max_iter", "svi_steps", "draws", "nuts_chains"):
+        for name in (
+            "n_components",
+            "n_init",
+            "max_iter",
+            "svi_steps",
+            "draws",
+            "nuts_chains",
+            "nuts_processes",
+            "nuts_max_tree_depth",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected mixture.{name} of at least 1; got {value}.")

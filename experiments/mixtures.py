@@ -144,7 +144,11 @@ def fit_mixtures(
     }
     if settings.nuts_draws:
         tell(f"NUTS from EM's answer: {settings.nuts_chains} chains of {settings.nuts_draws} draws")
-        fits["nuts"] = bench.fit("nuts", seed + best, em=starts[best])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            fits["nuts"] = bench.fit("nuts", seed + best, em=starts[best])
+        for warning in caught:
+            tell(str(warning.message))
     figures: dict[str, Any] = {
         "mixtures": {},
         "agreement": {"none": bench.agreement({name: fits[name] for name in FITS})},
@@ -220,6 +224,9 @@ def _diagnosed(mixture: GaussianMixture) -> dict[str, Any]:
         "max_r_hat": result.r_hat,
         "min_ess": result.ess,
         "divergences": sum(result.divergences),
+        "max_tree_depth": sum(result.n_max_tree_depth),
+        "modes": [list(places) for places in result.modes.places],
+        "mode_gaps": list(result.modes.gaps),
         "converged": result.converged,
         "aligned": result.aligned,
     }
@@ -265,10 +272,14 @@ class _Bench:
             nuts_draws=max(1, settings.nuts_draws),
             nuts_chains=settings.nuts_chains,
             nuts_warmup=settings.nuts_warmup,
+            nuts_processes=settings.nuts_processes,
+            nuts_max_tree_depth=settings.nuts_max_tree_depth,
+            verbose=inference == "nuts",
             **start,
         )
         with warnings.catch_warnings():  # what did not converge is said in the figures
-            warnings.simplefilter("ignore", ConvergenceWarning)
+            if inference != "nuts":
+                warnings.simplefilter("ignore", ConvergenceWarning)
             return mixture.fit(self.train.latents, labels=labels)
 
     def few_labels(self, per_class: int, seed: int) -> NDArray[np.int64]:

@@ -157,7 +157,8 @@ class Fitting:
         options = self.options
         best: R | None = None
         for attempt in range(1 if self.again or self.labels is not None else options.n_init):
-            progress = Progress(int(options.verbose), options.verbose_interval)
+            # Of NUTS the chains show their progress, and the EM before it is brief.
+            progress = Progress(int(options.verbose) * (options.inference != "nuts"), options.verbose_interval)
             progress.begin(attempt)
             result = run(options.parameters_ if self.again else self.start(), progress)
             progress.end(bound_of(result), result.converged)
@@ -242,6 +243,7 @@ class Fitting:
             draws=options.nuts_draws,
             warmup=options.nuts_warmup,
             processes=options.nuts_processes,
+            max_tree_depth=options.nuts_max_tree_depth,
             seed=self._seed(),
             progress=bool(options.verbose),
         )

@@ -79,6 +79,7 @@ class GaussianMixture(MixtureEstimator):
         nuts_draws: Draws of each, after the warmup.
         nuts_warmup: Draws that adapt the sampler.
         nuts_processes: Processes that run the chains.
+        nuts_max_tree_depth: Most doublings of a trajectory, see `fit_mixture_nuts`.
         priors: Priors for SVI and NUTS on `weights`, `means`, `scales` and `correlations`, in the data's coordinates;
             by default SVI's are flat: maximum likelihood, and NUTS's those of `MixtureModel`.
         guide: Class of the guide for SVI: `AutoDelta`, `AutoNormal`, ..., see `fit_mixture_svi`; the estimates are its
@@ -132,6 +133,7 @@ class GaussianMixture(MixtureEstimator):
         "nuts_draws": [Interval(Integral, 1, None, closed="left")],
         "nuts_warmup": [Interval(Integral, 0, None, closed="left")],
         "nuts_processes": [Interval(Integral, 1, None, closed="left")],
+        "nuts_max_tree_depth": [Interval(Integral, 1, None, closed="left")],
         "priors": [Mapping, None],
         "guide": [callable],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
@@ -170,6 +172,7 @@ class GaussianMixture(MixtureEstimator):
         nuts_draws: int = 1000,
         nuts_warmup: int = 500,
         nuts_processes: int = 1,
+        nuts_max_tree_depth: int = 5,
         priors: Priors | None = None,
         guide: Callable[..., AutoGuide] = AutoDelta,
         batch_size: int | None = None,
@@ -204,6 +207,7 @@ class GaussianMixture(MixtureEstimator):
         self.nuts_draws = nuts_draws
         self.nuts_warmup = nuts_warmup
         self.nuts_processes = nuts_processes
+        self.nuts_max_tree_depth = nuts_max_tree_depth
         self.priors = priors
         self.guide = guide
         self.batch_size = batch_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from latentmix.inference.effects import isolated
 from latentmix.inference.mixtures.alignment import permuted_draws
-from latentmix.inference.mixtures.chains import Settings, one_thread, run_chains
+from latentmix.inference.mixtures.chain_modes import ChainModes, modes_of_chains
+from latentmix.inference.mixtures.chains import Settings, leapfrog_seconds, one_thread, run_chains
 from latentmix.inference.mixtures.posterior import MixturePosterior, effective_size, in_data_coordinates, split_r_hat
-from latentmix.inference.mixtures.posterior_mode import curvature_basis, em_starts, posterior_mode
+from latentmix.inference.mixtures.posterior_mode import curvature_basis, em_starts, improved_mode, posterior_mode
 from latentmix.inference.mixtures.potential import MixturePotential, WhitenedPotential
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.standardised import Priors, StandardisedModel, standardised_model
@@ -28,6 +31,9 @@ __all__ = ["MixtureNUTSResult", "fit_mixture_nuts"]
 
 _R_HAT = 1.01
 _ESS = 100
+_CUT = 0.1
+_LONG = 20.0
+_USUAL_STEPS = 15
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class MixtureNUTSResult:
         divergences: Draws after the warmup, of each chain, in which the integrator diverged.
         step_sizes: Of each chain, after the warmup, in units of the posterior's curvature at its mode.
         n_gradients: Evaluations of the gradient, of each chain.
+        n_max_tree_depth: Draws after the warmup, of each chain, whose trajectory was cut at `max_tree_depth`.
+        modes: Modes of the posterior that the chains lie at.
         aligned: Whether the draws are aligned.
         reference: The mixture at the mode that the chains started around: what the draws are aligned with. It
             depends on data and priors alone.
@@ -64,6 +72,8 @@ class MixtureNUTSResult:
     divergences: list[int]
     step_sizes: list[float]
     n_gradients: list[int]
+    n_max_tree_depth: list[int]
+    modes: ChainModes
     aligned: bool
     reference: MixtureParameters
     model: MixtureModel
@@ -100,14 +110,19 @@ def fit_mixture_nuts(
     seed: int = 0,
     jitter: float = 1.0,
     target_accept: float = 0.8,
-    max_tree_depth: int = 10,
+    max_tree_depth: int = 5,
     progress: bool = False,
 ) -> MixtureNUTSResult:
     """Draw from the posterior of a Gaussian mixture by the No-U-Turn sampler (Hoffman and Gelman, 2014).
 
     Pyro's sampler runs on `MixturePotential`: the density of `MixtureModel.collapsed`, in coordinates in which the
-    posterior's curvature at its mode is one. That mode is found by quasi-Newton steps from the start, and the chains
-    begin around it.
+    posterior's curvature at its mode is one. That mode is found by quasi-Newton steps from the start, improved by
+    splits of pairs of components where there is one start or none, and the chains begin around it.
+
+    Where components have next to no points, their parameters range over the whole prior while those of others are
+    held a hundred times more tightly: trajectories do not turn, and `max_tree_depth` bounds what they cost. The draws
+    stay right, but more of them are needed, or a greater depth; the result and a warning say how many were cut.
+    Chains around one mode agree though others may hold mass too: start them apart, by one start each, to find out.
 
     Args:
         x: `n x D` points.
@@ -127,8 +142,8 @@ def fit_mixture_nuts(
         seed: Seed of the fit.
         jitter: Standard deviations of the posterior, by its curvature, by which the chains start away from the mode.
         target_accept: Acceptance probability that the step size is adapted to.
-        max_tree_depth: Most doublings of a trajectory.
-        progress: Whether a bar shows the progress.
+        max_tree_depth: Most doublings of a trajectory: of `2 ** max_tree_depth - 1` leapfrog steps at most.
+        progress: Whether a bar shows the progress, and an estimate comes first.
 
     Returns:
         The draws, and what they say of themselves.
@@ -139,7 +154,9 @@ def fit_mixture_nuts(
 
     Warns:
         ConvergenceWarning: Where R-hat, effective sample sizes or divergences say that the draws are not to be relied
-            upon.
+            upon; it names rival modes and how many trajectories were cut.
+        UserWarning: Before the chains begin, how long they may take, where that is more than 20 seconds and
+            `progress` is off.
 
     Example:
         >>> import torch
@@ -165,33 +182,39 @@ def fit_mixture_nuts(
         modes = [posterior_mode(potential, made, begin) for begin in begins or em_starts(made, x, seed)]
         energies = [potential.value_and_gradient(mode)[0] for mode in modes]
         best = modes[int(np.argmin(energies))]
-        centres = modes if len(begins) > 1 else [best] * chains
-        bases = {id(centre): curvature_basis(potential, centre) for centre in centres}
-        whitened = [WhitenedPotential(potential, centre, bases[id(centre)]) for centre in centres]
         settings = Settings(draws, warmup, target_accept, max_tree_depth, jitter)
+        centred = [(mode, curvature_basis(potential, mode)) for mode in (modes if len(begins) > 1 else [best])]
+        _forecast(WhitenedPotential(potential, *centred[0]), settings, chains, processes, progress)
+        if len(begins) <= 1:
+            best, basis = improved_mode(potential, made, x, *centred[0], seed=seed, progress=progress)
+            centred = [(best, basis)] * chains
+        whitened = [WhitenedPotential(potential, *each) for each in centred]
         found = run_chains(whitened, seeds, settings, processes=processes, progress=progress)
         mode = potential.sites(torch.from_numpy(best))  # on the processor, where the data need not be
         reference = made.parameters({name: value.to(x.device) for name, value in mode.items()})
         sites = potential.sites(torch.from_numpy(np.stack([chain.positions for chain in found])))
         aligned = _exchangeable(potential, sites, reference)
+        rivals = modes_of_chains(potential, made, x, sites, torch.from_numpy(best) if aligned else None)
     sites = {name: values.to(x.device) for name, values in sites.items()}
     posterior = in_data_coordinates(
         sites, made.model, made.location, made.scale, "nuts", reference if aligned else None
     )
     with torch.no_grad():
         bounds = posterior.log_likelihood(x) / len(x)
-    divergences = [chain.divergences for chain in found]
+    divergences, cut = [chain.divergences for chain in found], [chain.cut for chain in found]
     r_hat, ess = _diagnosed(posterior, bounds)
     return MixtureNUTSResult(
         parameters=posterior.mean(),
         posterior=posterior,
         lower_bounds=bounds.flatten().tolist(),
-        converged=_warned(r_hat, ess, chains, draws, divergences),
+        converged=_warned(r_hat, ess, chains, draws, divergences, cut, rivals),
         r_hat=r_hat,
         ess=ess,
         divergences=divergences,
         step_sizes=[chain.step_size for chain in found],
         n_gradients=[chain.n_gradients for chain in found],
+        n_max_tree_depth=cut,
+        modes=rivals,
         aligned=aligned,
         reference=reference,
         model=made.model,
@@ -269,15 +292,55 @@ def _diagnosed(posterior: MixturePosterior, bounds: Tensor) -> tuple[float, floa
     )
 
 
-def _warned(r_hat: float, ess: float, chains: int, draws: int, divergences: Sequence[int]) -> bool:
+def _forecast(potential: WhitenedPotential, settings: Settings, chains: int, processes: int, progress: bool) -> None:
+    """Say how long the chains may take, by timed leapfrog steps, where that is long."""
+    draws = (settings.draws + settings.warmup) * math.ceil(chains / min(processes, chains))
+    longest = 2**settings.max_tree_depth - 1
+    usual = min(_USUAL_STEPS, longest)
+    each = leapfrog_seconds(potential)
+    if draws * longest * each <= _LONG:
+        return
+    shortest, longest_time = (_duration(draws * steps * each) for steps in (usual, longest))
+    said = (
+        f"NUTS: about {shortest} where draws take {usual} leapfrog steps, and up to {longest_time} where they "
+        f"reach max_tree_depth={settings.max_tree_depth} ({longest} steps), as with nearly empty components"
+    )
+    if progress:
+        tqdm.write(f"{said}.", file=sys.stderr)
+    else:
+        warn(f"{said}. verbose=1 shows the progress, and nuts_processes runs chains side by side.", UserWarning)
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+
+
+def _warned(
+    r_hat: float,
+    ess: float,
+    chains: int,
+    draws: int,
+    divergences: Sequence[int],
+    cut: Sequence[int],
+    modes: ChainModes,
+) -> bool:
     mixed, enough = r_hat <= _R_HAT, ess >= _ESS * chains
     said = []
-    if not mixed:
+    if math.isnan(r_hat):
+        said.append(f"{draws} draws a chain are too few to tell R-hat and the effective sample size")
+    elif not mixed:
         said.append(f"R-hat is {r_hat:.3f}, not below {_R_HAT}: the chains are too short, or do not agree")
-    if not enough:
+        if len(modes.gaps) > 1:
+            said.append(f"they lie at {len(modes.gaps)} rival modes of the posterior ({modes})")
+    if not enough and not math.isnan(ess):
         said.append(f"the effective sample size is {ess:.0f}, below {_ESS} for each chain")
     if any(divergences):
         said.append(f"{sum(divergences)} of {chains * draws} draws diverged")
+    if sum(cut) > _CUT * chains * draws:
+        said.append(
+            f"{sum(cut)} of {chains * draws} trajectories were cut at max_tree_depth: a greater one takes longer, "
+            "and mixes better"
+        )
     if said:
         warn(f"NUTS: {'; '.join(said)}. Take more draws, a longer warmup or narrower priors, or fewer components.")
     return mixed and enough

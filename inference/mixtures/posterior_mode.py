@@ -1,4 +1,4 @@
-"""Where chains start: modes of a mixture's posterior, and the curvature there."""
+"""Where chains start and end: modes of a mixture's posterior, and the curvature there."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import torch
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from latentmix.inference.mixtures.alignment import permuted_draws
 from latentmix.inference.mixtures.em import fit_em
 from latentmix.inference.mixtures.potential import MixturePotential
 from latentmix.inference.mixtures.standardised import StandardisedModel
-from latentmix.inference.mixtures.starts import start
+from latentmix.inference.mixtures.starts import from_labels, start
 from latentmix.inference.mixtures.unconstrained import Array
 from latentmix.models.parameters import MixtureParameters
 from latentmix.models.turns import kept_warnings
 
-__all__ = ["curvature_basis", "em_starts", "posterior_mode"]
+__all__ = ["curvature_basis", "descended", "em_starts", "improved_mode", "posterior_mode"]
 
 _STARTS = 5
+_PATIENCE = 20
+_MOST_SPLITS = 100
 
 
 def em_starts(made: StandardisedModel, x: Tensor, seed: int) -> list[MixtureParameters]:
@@ -56,14 +59,67 @@ def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: 
     several = permuted_draws(several, orders, begin)
     likely = int(potential.log_prior(several).nan_to_num(nan=-math.inf).argmax())
     position = potential.position({name: value[likely] for name, value in several.items()}).numpy()
-    position = np.where(np.isfinite(position), position, 0.0)
-    found = minimize(
-        lambda at: potential.value_and_gradient(at), position, jac=True, method="L-BFGS-B", options={"maxiter": 500}
-    )
-    best = found.x if math.isfinite(found.fun) else position
-    if not math.isfinite(potential.value_and_gradient(best)[0]):
+    best, energy = descended(potential, np.where(np.isfinite(position), position, 0.0))
+    if not math.isfinite(energy):
         raise ValueError("Expected a start of positive density under the model; got one of none.")
-    return np.asarray(best, dtype=np.float64)
+    return best
+
+
+def descended(potential: MixturePotential, position: Array) -> tuple[Array, float]:
+    """The mode that quasi-Newton steps from unconstrained values reach, and the potential there."""
+    found = minimize(potential.value_and_gradient, position, jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    best = np.asarray(found.x if math.isfinite(found.fun) else position, dtype=np.float64)
+    return best, potential.value_and_gradient(best)[0]
+
+
+def improved_mode(
+    potential: MixturePotential,
+    made: StandardisedModel,
+    x: Tensor,
+    mode: Array,
+    basis: Array,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[Array, Array]:
+    """A mode of more posterior mass, as far as splits of two components find one, and its `curvature_basis`.
+
+    EM's answer need not lie near the bulk of the posterior: chains that start there take thousands of draws to reach
+    it. The points of two components are shared out anew between two of them, as in split-and-merge EM (Ueda et al.,
+    2000), and the mode reached from there is taken where its mass is greater by Laplace's approximation.
+    """
+    n_components = made.model.n_components
+    if n_components == 1:
+        return mode, basis
+    generator = np.random.default_rng(seed)
+    energy = potential.value_and_gradient(mode)[0]
+    points, floor = made.points(x).cpu(), 1e-3 * float(x.double().var(0, correction=0).mean())
+    patience = min(_PATIENCE, n_components * (n_components - 1))
+    failures = 0
+    for _ in tqdm(range(_MOST_SPLITS), disable=not progress, desc="modes", unit=" splits", leave=False):
+        if failures >= patience:
+            break
+        failures += 1
+        labels = made.model.parameters(potential.sites(torch.from_numpy(mode))).responsibilities(points).argmax(1)
+        pair = torch.from_numpy(generator.choice(n_components, 2, replace=False))
+        members = torch.isin(labels, pair).nonzero().flatten()
+        if len(members) < 2:
+            continue
+        seeds = members[torch.from_numpy(generator.choice(len(members), 2, replace=False))]
+        labels[members] = pair[torch.cdist(points[members], points[seeds]).argmin(1)]
+        if len(labels.unique()) < n_components:
+            continue
+        begin = from_labels(x, labels.to(x.device), n_components, made.model.structure, reg_covar=floor)
+        try:
+            candidate = posterior_mode(potential, made, begin)
+        except ValueError:  # no density there under the priors
+            continue
+        lower = potential.value_and_gradient(candidate)[0]
+        if lower < energy - 0.1:
+            widths = curvature_basis(potential, candidate)
+            if lower - np.linalg.slogdet(widths)[1] < energy - np.linalg.slogdet(basis)[1]:
+                mode, energy, basis, failures = candidate, lower, widths, 0
+    return mode, basis
 
 
 def curvature_basis(potential: MixturePotential, centre: Array) -> Array:

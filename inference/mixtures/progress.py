@@ -67,6 +67,6 @@ class Progress:
         print(outcome + (took if self.verbose > 1 else ""))
 
 
-def warn(message: str) -> None:
-    """Warn of a fit that is not to be relied upon, at the line outside of this package that led to it."""
-    warnings.warn(message, ConvergenceWarning, stacklevel=2, skip_file_prefixes=(_OWN,))
+def warn(message: str, category: type[Warning] = ConvergenceWarning) -> None:
+    """Warn, by default of a fit that is not to be relied upon, at the line outside of this package that led to it."""
+    warnings.warn(message, category, stacklevel=2, skip_file_prefixes=(_OWN,))

@@ -1,4 +1,5 @@
 import math
+import time
 import warnings
 
 import numpy as np
@@ -6,10 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from tqdm.auto import tqdm
 
-from latentmix.inference.mixtures import nuts
+from latentmix.inference.mixtures import chains, nuts
+from latentmix.inference.mixtures.chains import Settings
 from latentmix.inference.mixtures.nuts import MixtureNUTSResult, fit_mixture_nuts
 from latentmix.inference.mixtures.posterior import MixturePosterior, effective_size
+from latentmix.inference.mixtures.potential import MixturePotential, WhitenedPotential
 from latentmix.models.covariances import covariance_structure
 from latentmix.models.global_priors import OrderedMeans
 from latentmix.models.mixture import MixtureModel
@@ -177,7 +181,7 @@ def test_an_interrupt_ends_the_fit(monkeypatch) -> None:
 
     monkeypatch.setattr("latentmix.inference.mixtures.chains.NUTS.sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit_mixture_nuts(two_groups(), n_components=2)
+        quick(two_groups(), n_components=2)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -269,3 +273,86 @@ def test_chains_that_do_not_move_do_not_agree() -> None:
     stuck = MixturePosterior(sites, covariance_structure("diag"), torch.zeros(1, dtype=torch.float64))
     moving = torch.randn(2, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert nuts._diagnosed(stuck, moving)[0] == math.inf
+
+
+def scattered(n: int = 24) -> torch.Tensor:
+    """Fewer groups than components, so that some of these are nearly empty in most draws."""
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_nearly_empty_components_end_by_default_and_say_what_was_cut() -> None:
+    """By default a draw takes at most 31 leapfrog steps, and its parts count in the result and in the warning."""
+    x, draws = scattered(), 8
+    with pytest.warns(ConvergenceWarning, match=r"of 8 trajectories were cut at max_tree_depth"):
+        result = fit_mixture_nuts(x, n_components=6, chains=1, draws=draws, warmup=10)
+    # Pyro looks for a step size at the start and after each window, with at most some dozens of evaluations each.
+    assert result.n_gradients[0] <= 31 * (draws + 10) + 100
+    assert 0 < result.n_max_tree_depth[0] <= draws
+
+
+def test_the_time_is_told_before_long_work(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(nuts, "leapfrog_seconds", lambda potential: 0.1)
+    x = two_groups()
+    with pytest.warns(UserWarning, match=r"NUTS: about 60 s where draws take 15 leapfrog steps, and up to 2 min"):
+        fit_mixture_nuts(x, n_components=1, chains=2, draws=10, warmup=10)
+    quick(x, n_components=1, draws=10, warmup=10, progress=True)
+    assert "NUTS: about 60 s where" in capsys.readouterr().err
+    settings = Settings(draws=10, warmup=10, target_accept=0.8, max_tree_depth=5, jitter=1.0)
+    potential = WhitenedPotential(MixturePotential(MixtureModel(1, 1), x), np.zeros(2), np.eye(2))
+    with pytest.warns(UserWarning, match=r"NUTS: about 30 s where"):
+        nuts._forecast(potential, settings, 2, 2, progress=False)
+    monkeypatch.setattr(nuts, "leapfrog_seconds", lambda potential: 1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nuts._forecast(potential, settings, 2, 1, progress=False)
+
+
+def test_progress_of_all_processes_is_shown(capsys) -> None:
+    quick(two_groups(), n_components=1, draws=10, warmup=10, processes=2, progress=True)
+    assert "40/40" in capsys.readouterr().err
+    with tqdm(total=6) as bar, chains._counted(bar, 2) as (first, second):
+        for count in (first, second, second):
+            count()
+        began = time.monotonic()
+        while bar.n < 3 and time.monotonic() - began < 20:
+            time.sleep(0.05)
+        assert bar.n == 3
+
+
+def mixture_at(*means: list[float]) -> MixtureParameters:
+    size, n_features = len(means), len(means[0])
+    eye = torch.eye(n_features, dtype=torch.float64).expand(size, n_features, n_features)
+    weights = torch.full((size,), 1 / size, dtype=torch.float64)
+    return MixtureParameters(
+        weights, torch.tensor(means, dtype=torch.float64), eye.contiguous(), covariance_structure("full")
+    )
+
+
+def test_chains_begin_at_a_better_mode_than_the_start_s() -> None:
+    """Two components in one of three groups, and one across the others: a mode of EM, far below the best."""
+    centres = torch.tensor([[-9.0], [0.0], [9.0]], dtype=torch.float64).repeat_interleave(30, 0)
+    x = centres + 0.5 * torch.randn(90, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    result = quick(x, mixture_at([-9.2], [-8.8], [4.5]))
+    torch.testing.assert_close(
+        result.reference.means.flatten().sort().values, torch.tensor([-9.0, 0.0, 9.0]).double(), atol=0.5, rtol=0
+    )
+    assert result.modes.gaps == (0.0,)
+
+
+def test_rival_modes_of_chains_are_named() -> None:
+    """Four groups at the corners of a rectangle and two components: side by side, or one above the other."""
+    corners = torch.tensor([[-9.0, -8.0], [-9.0, 8.0], [9.0, -8.0], [9.0, 8.0]], dtype=torch.float64)
+    noise = torch.randn(80, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = corners.repeat_interleave(20, 0) + noise
+    begins = [mixture_at([-9.0, 0.0], [9.0, 0.0]), mixture_at([0.0, -8.0], [0.0, 8.0])]
+    with pytest.warns(ConvergenceWarning, match=r"2 rival modes of the posterior \(chain 0 at mode [01]"):
+        result = fit_mixture_nuts(x, begins, chains=2, draws=20, warmup=20)
+    first, second = result.modes.places
+    assert first[0] == first[1] != second[0] == second[1]
+    assert result.modes.gaps[0] == 0.0 < result.modes.gaps[1]
+    assert f"({result.modes.gaps[1]:.1f} nats lower)" in str(result.modes)
+
+
+def test_draws_too_few_to_tell_say_so() -> None:
+    with pytest.warns(ConvergenceWarning, match="2 draws a chain are too few to tell R-hat"):
+        assert not fit_mixture_nuts(two_groups(), n_components=1, chains=2, draws=2, warmup=5).converged
