@@ -35,8 +35,8 @@ class CorrCholesky(Transform):
         >>> from latentmix.models.corr_cholesky import CorrCholesky
         >>> free = torch.tensor([18.0], dtype=torch.float64)
         >>> factor = CorrCholesky()(free)
-        >>> float(factor[1, 1]), CorrCholesky().inv(factor)
-        (3.0459959489425258e-08, tensor([18.], dtype=torch.float64))
+        >>> factor[1, 1], CorrCholesky().inv(factor)
+        (tensor(3.0460e-08, dtype=torch.float64), tensor([18.], dtype=torch.float64))
     """
 
     domain = constraints.real_vector

@@ -38,8 +38,8 @@ def log_predictive(x: Tensor, posterior: VariationalPosterior, weights: Tensor) 
         >>> posterior = VariationalPosterior(
         ...     "dirichlet_distribution", one, one, 0 * one[:, None], one, one[:, None] / 2, diagonal
         ... )
-        >>> log_predictive(torch.zeros(1, 1), posterior, one).exp() * torch.pi  # a Cauchy distribution
-        tensor([[1.]], dtype=torch.float64)
+        >>> log_predictive(torch.zeros(1, 1), posterior, one).exp()  # a Cauchy distribution: 1 / pi
+        tensor([[0.3183]], dtype=torch.float64)
     """
     parameters, n_features = posterior.parameters, x.shape[1]
     structure, factors = parameters.structure, parameters.precisions_cholesky

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+import torch
+import torch.utils._contextlib
 from sklearn.exceptions import ConvergenceWarning
 
 __all__ = ["Progress", "warn"]
 
-_OWN = f"{Path(__file__).parents[1]}{os.sep}"
+# This package, and where torch's decorators, such as `inference_mode`, call what they decorate.
+_SKIPPED = (f"{Path(__file__).parents[1]}{os.sep}", str(torch.utils._contextlib.__file__))
 
 
 @final
@@ -69,4 +72,4 @@ class Progress:
 
 def warn(message: str, category: type[Warning] = ConvergenceWarning) -> None:
     """Warn, by default of a fit that is not to be relied upon, at the line outside of this package that led to it."""
-    warnings.warn(message, category, stacklevel=2, skip_file_prefixes=(_OWN,))
+    warnings.warn(message, category, stacklevel=2, skip_file_prefixes=_SKIPPED)

@@ -123,7 +123,7 @@ def spoiled(x):
             dead = MixtureParameters(
                 begin.weights, begin.means + 1e4 * torch.eye(4)[2][:, None], begin.covariances, begin.structure
             )
-            fit_em(points, dead, tol=0.0, max_iter=3)
+            fit_em(points, dead, tol=0.0, max_iter=4)
         except ValueError as error:
             found[passes] = str(error)
     return found

@@ -214,7 +214,7 @@ def test_empty_components_start_at_points_that_noise_does_not_excuse():
     noise[60] = 1e4
     parameters = mixture("full", n_features=2)
     empty = torch.tensor([False, True, False])
-    revived = reseed(x, parameters, empty, torch.ones(2).double(), noise)
+    revived = reseed(x, parameters, empty, noise)
     # of noise 0.1, far out: the point moves towards the mixture a little, and is the one that noise does not excuse
     torch.testing.assert_close(revived.means[1], x[61], rtol=0.05, atol=0.5)
     assert not torch.equal(revived.means[1], x[61])

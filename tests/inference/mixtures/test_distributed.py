@@ -42,7 +42,7 @@ def test_what_one_process_does_wrong_is_refused_on_all(outcome):
     assert messages[0] == {
         "features": "Expected points with the same features on every process; got 3, 2.",
         "dtype": "Expected points with the same dtype on every process; got torch.float32, torch.float64.",
-        "value": "Process 1: Expected finite points; got NaN in row 3: drop or mend the row.",
+        "value": "Process 1: Expected finite points; got NaN in row 3: drop or mend the row (masked values are NaN).",
         "rows": "Process 1: Expected points; got no rows.",
         "generator": messages[0]["generator"],
     }

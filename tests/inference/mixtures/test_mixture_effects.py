@@ -62,15 +62,15 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "batches that can be read once": refused(lambda: as_points(iter(batches()))),
     "scores of batches": lambda: [call(batches()) for call in (fitted().score, fitted().bic, fitted().aic)],
     "partial fit": lambda: GaussianMixture(K, random_state=0).partial_fit(plane()).partial_fit(plane()),
-    "missing values": lambda: GaussianMixture(K, missing="marginalize").fit(holes()).impute(holes()),
+    "missing values": lambda: GaussianMixture(K, missing="marginalize", random_state=0).fit(holes()).impute(holes()),
     "impute": lambda: impute(holes(), fitted().parameters_),
-    "variational": lambda: BayesianGaussianMixture(n_components=3).fit(plane()).sample(3),
+    "variational": lambda: BayesianGaussianMixture(n_components=3, random_state=0).fit(plane()).sample(3),
     "SVI": lambda: fit_mixture_svi(plane(), fitted().parameters_, epochs=3),
     "SVI with a full guide": lambda: GaussianMixture(
-        K, inference="svi", guide=AutoMultivariateNormal, svi_epochs=5, priors={}
+        K, inference="svi", guide=AutoMultivariateNormal, svi_epochs=5, priors={}, random_state=0
     ).fit(plane()),
     "draws of a guide": lambda: repr(
-        GaussianMixture(K, inference="svi", guide=AutoMultivariateNormal, svi_epochs=3, priors={})
+        GaussianMixture(K, inference="svi", guide=AutoMultivariateNormal, svi_epochs=3, priors={}, random_state=0)
         .fit(plane())
         .posterior_
     ),
