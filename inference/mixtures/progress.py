@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 __all__ = ["Progress", "warn"]
 
 # This package, and where torch's decorators, such as `inference_mode`, call what they decorate.
-_SKIPPED = (f"{Path(__file__).parents[1]}{os.sep}", str(torch.utils._contextlib.__file__))
+_SKIPPED = (f"{Path(__file__).parents[1]}{os.sep}", str(torch.utils._contextlib.__file__).removesuffix(".py"))
 
 
 @final
