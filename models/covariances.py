@@ -160,7 +160,7 @@ class _Matrices(CovarianceStructure):
         return covariances * factor[:, None] * factor
 
     def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
-        return precisions_cholesky / factor[:, None]
+        return precisions_cholesky / factor[:, None] * factor.sign()  # with a positive diagonal
 
     def above(self, covariances: Tensor, floor: Tensor) -> Tensor:
         root = floor.clamp_min(torch.finfo(floor.dtype).tiny).sqrt()
@@ -196,7 +196,7 @@ class _Variances(CovarianceStructure):
         return precisions_cholesky.reciprocal(), None
 
     def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
-        return precisions_cholesky / (factor[0] if self.isotropic else factor)
+        return precisions_cholesky / (factor[0] if self.isotropic else factor).abs()
 
     def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
         return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())

@@ -377,7 +377,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         if kept is not None and all(part is own for part, own in zip(parts, fitted, strict=True)):
             return kept
         weights, precision, centres, nu, factors = (part.to(means.device) for part in parts)
-        inverse = structure.precisions(structure.precisions_cholesky(structure.precisions(factors)))
+        inverse = structure.covariances(*structure.factors(factors))
         posterior = VariationalPosterior(
             self.weight_concentration_prior_type, weights, precision, centres, nu, inverse, structure
         )

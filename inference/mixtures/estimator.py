@@ -148,6 +148,11 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         n_samples = int(n_samples)
         random_state = self._random_state()
         parameters = self.parameters_
+        if bool(parameters.singular.any()):
+            component = int(parameters.singular.nonzero()[0])
+            raise ValueError(
+                f"Expected positive definite covariances to sample; got a singular one, component {component}."
+            )
         weights = parameters.weights.cpu().numpy()
         counts = random_state.multinomial(n_samples, weights / weights.sum())
         components = torch.from_numpy(np.repeat(np.arange(len(weights)), counts)).to(parameters.means.device)
@@ -187,8 +192,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             if not _rounds_to(kept.covariances, covariances):
                 return covariances
         structure = covariance_structure(self.covariance_type)
-        precisions = structure.precisions(as_tensor(self.precisions_cholesky_).double())
-        return structure.precisions(structure.precisions_cholesky(precisions))
+        return structure.covariances(*structure.factors(as_tensor(self.precisions_cholesky_).double()))
 
     def _n_parameters(self) -> int:
         """Number of free parameters."""

@@ -186,7 +186,7 @@ class Fitting:
                     method=options.init_params,
                     random_state=self.random_state,
                     reg_covar=floor,
-                    assign=False,
+                    assign=options.inference != "em" or self.noise is not None,
                 )
         weights, means, factors = (
             getattr(found, name) if part is None else part
@@ -266,7 +266,7 @@ def _as_labels(labels: Any) -> Tensor:
 
 
 def bound_of(result: Result) -> float:
-    """What outcomes are compared by: EM's last bound, SVI's highest (the last if it is noisy), the mean of NUTS's."""
+    """What outcomes are compared by: EM's last bound, SVI's at the point that was taken, the mean of NUTS's."""
     if not result.lower_bounds:
         return -math.inf
     return result.lower_bounds[-1] if isinstance(result, EMResult) else result.lower_bound

@@ -93,7 +93,7 @@ def improved_mode(
         return mode, basis
     generator = np.random.default_rng(seed)
     energy = potential.value_and_gradient(mode)[0]
-    points, floor = made.points(x).cpu(), 1e-3 * float(x.double().var(0, correction=0).mean())
+    points = made.points(x).cpu()
     patience = min(_PATIENCE, n_components * (n_components - 1))
     failures = 0
     for _ in tqdm(range(_MOST_SPLITS), disable=not progress, desc="modes", unit=" splits", leave=False):
@@ -109,9 +109,9 @@ def improved_mode(
         labels[members] = pair[torch.cdist(points[members], points[seeds]).argmin(1)]
         if len(labels.unique()) < n_components:
             continue
-        begin = from_labels(x, labels.to(x.device), n_components, made.model.structure, reg_covar=floor)
+        begin = from_labels(points, labels, n_components, made.model.structure, reg_covar=1e-3)
         try:
-            candidate = posterior_mode(potential, made, begin)
+            candidate = posterior_mode(potential, made, begin.to(made.scale).affine(made.scale, made.location))
         except ValueError:  # no density there under the priors
             continue
         lower = potential.value_and_gradient(candidate)[0]

@@ -57,7 +57,7 @@ def log_predictive(x: Tensor, posterior: VariationalPosterior, weights: Tensor) 
     for block in completions(x.double(), parameters):
         observed = block.observed[block.pattern]
         if structure.name in ("full", "tied"):
-            white = (block.deviations[:, :, None] @ factors)[:, :, 0]
+            white = (block.deviations.transpose(0, 1) @ factors).transpose(0, 1)
         else:
             white = block.deviations * factors.reshape(len(weights), -1)
         if structure.name == "diag":

@@ -41,7 +41,7 @@ def reseed(
     points = as_points(points)
     alive = MixtureParameters(
         parameters.weights.where(~empty, 0.0), parameters.means, parameters.covariances, parameters.structure
-    )
+    )._known(parameters.precisions_cholesky)
     worst, nearest = _worst(points, alive, int(empty.sum()), noise)
     places = empty.nonzero().flatten()[: len(worst)]
     means = parameters.means.clone()

@@ -51,11 +51,12 @@ def start(
     the nearest. The sample is drawn among the rows of all processes, so that the start depends neither on their
     number nor on batches; integer weights count as repetition.
 
-    Without `assign`, components of their own covariances that start from points are their seed alone: of the weight
-    of one point, so that the weights do not sum to one, and with `reg_covar` for variances. The first step of EM then
-    assigns all points. This is where scikit-learn starts, to the last digits. Its start is defective for tied
-    covariances, whose scatter it divides by `K` in the place of `n` (EM then ends 0.3 nats per point lower), and
-    for `reg_covar=0`, where every covariance is singular: points are assigned there all the same.
+    Without `assign`, for a caller whose first step is one of plain EM, components of their own covariances that start
+    from points are their seed alone: of the weight of one point, so that the weights do not sum to one, and with
+    `reg_covar` for variances. The first step of EM then assigns all points. This is where scikit-learn starts, to the
+    last digits. Its start is defective for tied covariances, whose scatter it divides by `K` in the place of `n` (EM
+    then ends 0.3 nats per point lower), and for `reg_covar=0`, where every covariance is singular: points are assigned
+    there all the same.
 
     Args:
         x: `n x D` points.

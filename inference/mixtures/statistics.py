@@ -307,7 +307,10 @@ def sharpened(
     """
     structure, whitening = after.structure, after.precisions_cholesky
     found = points.reduce(lambda: _whitened(points, before, after))
-    squares = found.scatter / (found.counts[:, None, None] if structure.name == "full" else found.counts.sum())
+    counts = found.counts if structure.name == "full" else found.counts.sum(0, keepdim=True)
+    occupied = (counts > 1e-12 * counts.sum())[:, None, None]
+    identity = torch.eye(after.means.shape[1]).to(found.scatter)
+    squares = torch.where(occupied, found.scatter / counts[:, None, None], identity).view_as(found.scatter)
     factors, info = torch.linalg.cholesky_ex(squares + reg_covar * whitening.mT @ whitening)
     if bool(info.any()):
         return None

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -223,3 +224,15 @@ def test_priors_go_through_an_affine_map(covariance_type, means, scales):
     ]
     assert torch.isfinite(densities[0])
     torch.testing.assert_close(densities[1] + jacobian, densities[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+def test_mirrored_data_have_the_mirrored_mixture(covariance_type: str) -> None:
+    structure = covariance_structure(covariance_type)
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covariances = structure.regularize(torch.zeros(structure.covariance_shape(1, 2)).double(), torch.ones(2).double())
+    covariances = covariances + (0.5 if covariance_type != "diag" else 0.0)
+    mixture = MixtureParameters(torch.ones(1).double(), torch.ones(1, 2).double(), covariances, structure)
+    scale = torch.tensor([-1.0, 2.0]).double()
+    moved = mixture.affine(scale, torch.zeros(2).double()).log_likelihood(x * scale)
+    torch.testing.assert_close(moved, mixture.log_likelihood(x) - math.log(2.0))

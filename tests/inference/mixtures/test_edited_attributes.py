@@ -191,3 +191,11 @@ def test_attributes_of_different_numbers_of_components_are_refused() -> None:
     mixture.means_ = mixture.means_[:2]
     with pytest.raises(ValueError, match=r"Expected weight_concentration_ of shape \(2, 2\), as means_ has 2 comp"):
         mixture.predict(OTHERS)
+
+
+def test_a_singular_covariance_that_was_set_by_hand_is_not_sampled_from() -> None:
+    rng = np.random.default_rng(0)
+    mixture = GaussianMixture(2, random_state=0).fit(np.r_[rng.normal(-2, 1, (80, 2)), rng.normal(2, 1, (60, 2))])
+    mixture.covariances_ = np.array([np.ones((2, 2)), np.eye(2)])
+    with pytest.raises(ValueError, match="Expected positive definite covariances to sample; got a singular one"):
+        mixture.sample(3)

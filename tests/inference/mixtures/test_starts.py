@@ -252,3 +252,18 @@ def test_fits_are_scikit_learn_s_from_every_start(covariance_type, method, given
         order, other = (np.argsort(mixture.means_[:, 0]) for mixture in (ours, theirs))
         np.testing.assert_allclose(ours.means_[order], theirs.means_[other], rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(ours.weights_[order], theirs.weights_[other], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("covariance_type", ["full", "spherical"])
+def test_every_start_serves_noise_and_noisy_svi(method, covariance_type):
+    """Their first step assigns no points: from components as narrow as `reg_covar` they would not move."""
+    rng = np.random.default_rng(0)
+    x = np.r_[rng.normal(-2, 1, (80, 2)), rng.normal(2, 1, (60, 2))]
+    options = {"init_params": method, "covariance_type": covariance_type, "random_state": 0}
+    best = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(x).score(x)
+    noise = np.full((140, 2), 0.3)
+    under_noise = GaussianMixture(2, **options).fit(x, noise_covariance=noise)
+    assert under_noise.score(x, noise_covariance=noise) > best - 0.5
+    noisy = GaussianMixture(2, inference="svi", batch_size=70, svi_epochs=40, **options).fit(x)
+    assert noisy.score(x) > best - 1.0  # in few steps
