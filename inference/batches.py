@@ -92,4 +92,4 @@ def _not_once(loader: DataLoader[Any]) -> str | None:
         return type(sampler).__name__
     if isinstance(sampler, RandomSampler) and (sampler.replacement or len(sampler) != len(loader.dataset)):  # type: ignore[arg-type]
         return "a RandomSampler with replacement or another number of samples"
-    return "drop_last=True" if loader.drop_last else None
+    return None

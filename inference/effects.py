@@ -95,6 +95,9 @@ def isolated(*, seed: int | None = None, validation: bool | None = None, params:
         finally:
             pyro.settings.set(**settings)
             randomness.restore()
+            store = pyro.get_param_store()
+            for name in store:
+                store[name]  # gives back `unconstrained`, which reading the store's state takes from its leaves
 
 
 def _pyro_state() -> Callable[[], None]:

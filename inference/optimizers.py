@@ -45,11 +45,12 @@ def as_optimizer(optimizer: Any) -> MakeOptimizer:
                 f"{'clip_args' if optimizer.pt_clip_args else 'a function of them'}: {_OPTIMIZER}"
             )
         return partial(constructor, **optimizer.pt_optim_args)
+    _refuse_factory(optimizer, "optimizer", _OPTIMIZER)
     if isinstance(optimizer, Optimizer) or not callable(optimizer):
         ready = isinstance(optimizer, Optimizer)
         raise ValueError(
             "Expected a function from parameters to their optimizer; got "
-            f"{f'a {_kind(optimizer)} of other parameters' if ready else _shown(optimizer)}: {_OPTIMIZER}"
+            f"{f'{_kind(optimizer)}(...) of other parameters' if ready else _shown(optimizer)}: {_OPTIMIZER}"
         )
     made: MakeOptimizer = optimizer
     return made
@@ -65,11 +66,12 @@ def as_scheduler(scheduler: Any) -> MakeScheduler:
         raise ValueError(
             f"Expected a function from an optimizer to its schedule; got {_kind(scheduler)} of pyro.optim: {_SCHEDULER}"
         )
+    _refuse_factory(scheduler, "schedule", _SCHEDULER)
     if isinstance(scheduler, LRScheduler | ReduceLROnPlateau) or not callable(scheduler):
         ready = isinstance(scheduler, LRScheduler | ReduceLROnPlateau)
         raise ValueError(
             "Expected a function from an optimizer to its schedule; got "
-            f"{f'a {_kind(scheduler)} of another optimizer' if ready else _shown(scheduler)}: {_SCHEDULER}"
+            f"{f'{_kind(scheduler)}(...) of another optimizer' if ready else _shown(scheduler)}: {_SCHEDULER}"
         )
     made: MakeScheduler = scheduler
     return made
@@ -115,6 +117,15 @@ def make_scheduler(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler | R
             f"{_SCHEDULER}"
         )
     return scheduler
+
+
+def _refuse_factory(part: Any, name: str, remedy: str) -> None:
+    """Refuse a function of `pyro.optim` that was not called."""
+    if callable(part) and not isinstance(part, type) and str(getattr(part, "__module__", "")).startswith("pyro.optim"):
+        raise ValueError(
+            f"Expected a function that makes the {name} of torch; got {getattr(part, '__name__', _kind(part))} of "
+            f"pyro.optim without its options: {remedy}"
+        )
 
 
 def _call(make: Callable[[Any], Any], argument: Any, name: str, what: str, remedy: str) -> Any:

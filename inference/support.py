@@ -8,10 +8,11 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, constraints
 from torch.distributions.constraints import Constraint
 
 from latentmix.inference.batches import Batch, Transform, transformed
@@ -101,6 +102,7 @@ def _observes_data(site: Any) -> bool:
         site["type"] == "sample"
         and site["is_observed"]
         and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic")
         and isinstance(site["value"], Tensor)
         and site["value"].numel() > 0
     )
@@ -129,7 +131,8 @@ def _tensors(support: Any) -> Iterator[Tensor]:
 def _place(site: Any, support: Constraint | None, batch: Batch) -> int | None:
     """Which tensor of the minibatch the site observes; None where the model has to be run to find out."""
     value = site["value"]
-    if isinstance(site["mask"], Tensor) or any(leaf.requires_grad or leaf.numel() > 1 for leaf in _tensors(support)):
+    masked = any(isinstance(part, MaskedDistribution) for part in _chain(site["fn"]))
+    if masked or isinstance(site["mask"], Tensor) or any(True for _ in _tensors(support)):
         return None
     elementwise = support is None or _element(support).event_dim == 0
     for index, tensor in enumerate(batch):
@@ -137,6 +140,14 @@ def _place(site: Any, support: Constraint | None, batch: Batch) -> int | None:
         if same and (tensor.shape == value.shape or (elementwise and tensor.numel() == value.numel())):
             return index
     return None
+
+
+def _chain(fn: Any) -> Iterator[Any]:
+    """A distribution, what it wraps, and so on."""
+    yield fn
+    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        fn = fn.base_dist
+        yield fn
 
 
 def _element(support: Constraint) -> Constraint:
@@ -153,6 +164,12 @@ def _refuse_outside(site: Any, support: Constraint | None, value: Tensor, first_
     if mask is False or bool(inside.all()):
         return
     wrong = ~inside
+    for part in _chain(site["fn"]):
+        if isinstance(part, MaskedDistribution):
+            own = torch.as_tensor(part._mask, device=wrong.device).expand(part.batch_shape)
+            wrong = wrong & own.reshape(*own.shape, *[1] * (wrong.dim() - own.dim()))
+    if not bool(wrong.any()):
+        return
     if isinstance(mask, Tensor):
         batch_dims = value.dim() - site["fn"].event_dim
         wrong = wrong.reshape(*wrong.shape[:batch_dims], -1).any(-1) & mask
@@ -161,9 +178,7 @@ def _refuse_outside(site: Any, support: Constraint | None, value: Tensor, first_
     place = tuple(wrong.nonzero()[0].tolist())
     found = value[place]
     shown = f"{found.item():.6g}" if found.dim() == 0 else str(found.tolist())[:60]
-    fn = site["fn"]
-    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
-        fn = fn.base_dist
+    *_, fn = _chain(site["fn"])
     plain = None if support is None else _element(support)
     kind = "Real" if plain is None else type(plain).__name__.lstrip("_")
     words = _WORDS.get(kind, f"data in {plain}")

@@ -162,7 +162,7 @@ def fit(
         epochs: Passes over the data; counted from the start of training where `state` resumes it.
         batch_size: Data a step; by default all of them, and those of a `DataLoader` its own.
         drop_last: Whether a last minibatch of fewer data is left out, of other data in every epoch; losses are means
-            over the data that count.
+            over the data that count. A `DataLoader` brings its own.
         objective: An ELBO of Pyro, an `Objective`, or a callable `(model, guide, *batch) -> scalar loss`.
         monitor: What measures the reported ELBO, in evaluation mode; by default the objective itself where it says
             its ELBO at beta = 1, and else `Trace_ELBO`, at the price of one more forward pass a step.
@@ -213,6 +213,8 @@ def fit(
         True
     """
     tensors = as_batch(data)
+    if isinstance(data, DataLoader):
+        drop_last = drop_last or data.drop_last
     held_out = None if validation is None else as_batch(validation)
     if batch_size is None and isinstance(data, DataLoader):
         batch_size = data.batch_size
@@ -265,10 +267,21 @@ def fit(
                 bar.set_postfix_str(f"loss {training.loss:.3f}{shown} nats", refresh=False)
             for callback in callbacks:
                 callback.on_fit_end(state)
-        except Exception as error:
-            if isinstance(error, DivergenceError) or not state.finite:
-                raise _diverged(state, error) from error.__cause__
+            if not state.finite:
+                raise DivergenceError(
+                    f"Expected finite parameters; got others after epoch {state.epoch}: lower the learning rate."
+                )
+        except DivergenceError:
+            _tell_of_divergence(state)
             raise
+        except Exception as error:
+            if state.finite:
+                raise
+            epoch = state.epoch + 1
+            _tell_of_divergence(state)
+            raise DivergenceError(
+                f"Expected finite parameters; got others in epoch {epoch} ({error}): lower the learning rate."
+            ) from error
         finally:
             state.random = RandomState.capture()
         parameters = {**state.parameters, **{name: fitted[name] for name in fitted}}
@@ -283,15 +296,9 @@ def fit(
         )
 
 
-def _diverged(state: TrainingState, error: Exception) -> DivergenceError:
-    """The error of a fit whose loss or parameters are not finite, callbacks told."""
+def _tell_of_divergence(state: TrainingState) -> None:
     for callback in state.callbacks:
         callback.on_divergence(state)
-    if isinstance(error, DivergenceError):
-        return error
-    return DivergenceError(
-        f"Expected finite parameters; got others in epoch {state.epoch + 1} ({error}): lower the learning rate."
-    )
 
 
 def _checked_state(state: TrainingState, seed: int | None, length: int, size: int, drop_last: bool) -> TrainingState:

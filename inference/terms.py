@@ -142,8 +142,16 @@ def local_sites(sites: Iterable[Any], length: int) -> list[Any]:
     sites = [site for site in sites if not site["infer"].get("_deterministic")]
     frame = data_plate(sites, length)
     if frame is None:
-        return [site for site in sites if isinstance(site["value"], Tensor) and site["value"].shape[:1] == (length,)]
+        return [site for site in sites if _has_data_first(site, length)]
     return [site for site in sites if frame.name in [other.name for other in site["cond_indep_stack"]]]
+
+
+def _has_data_first(site: Any, length: int) -> bool:
+    """Whether values are as many as the data; of a latent only those that are independent, or have a scale, count."""
+    if not isinstance(site["value"], Tensor) or site["value"].shape[:1] != (length,):
+        return False
+    scale = site.get("_unweighted", site["scale"])
+    return site["is_observed"] or site["fn"].batch_shape[:1] == (length,) or isinstance(scale, Tensor) or scale != 1
 
 
 def _common_scale(sites: list[Any], length: int) -> float:

@@ -126,15 +126,19 @@ class EarlyStopping(Callback):
         return record.epoch >= settled and record.epoch - max(self.best_epoch, settled - 1) >= self.patience
 
     def on_fit_end(self, state: TrainingState) -> None:
-        """See `Callback.on_fit_end`."""
-        if self.restore_best and self.best:
-            _copy_into({**state.parameters, **state.buffers}, self.best)
+        """See `Callback.on_fit_end`; within a warm-up no epoch is the best, and all stays as it is."""
+        if state.epoch >= math.ceil(state.warmup):
+            self._restore(state)
 
     def on_divergence(self, state: TrainingState) -> None:
         """See `Callback.on_divergence`."""
-        if self.restore_best and self.best:
-            self.on_fit_end(state)
+        if self._restore(state):
             state.stopped, state.batch, state.order, state.totals = True, 0, None, None
+
+    def _restore(self, state: TrainingState) -> bool:
+        if self.restore_best and self.best:
+            _copy_into({**state.parameters, **state.buffers}, self.best)
+        return self.restore_best and bool(self.best)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Callback.state_dict`."""

@@ -18,6 +18,7 @@ from pyro.infer.autoguide import (
     AutoNormal,
 )
 from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -238,7 +239,7 @@ def fit_mixture_svi(
     tol: float = 1e-6,
     patience: int = 10,
     batch_size: int | None = None,
-    optimizer: MakeOptimizer | None = None,
+    optimizer: MakeOptimizer | PyroOptim | None = None,
     scheduler: MakeScheduler | None = None,
     seed: int = 0,
     callbacks: Sequence[Callback] = (),

@@ -75,7 +75,6 @@ def test_a_fit_to_a_loader_is_resumed():
 @pytest.mark.parametrize(
     ("loader", "named"),
     [
-        (DataLoader(X, batch_size=30, drop_last=True), "drop_last=True"),
         (DataLoader(X, sampler=WeightedRandomSampler([1.0] * 100, 100)), "WeightedRandomSampler"),
         (DataLoader(X, sampler=RandomSampler(X, replacement=True)), "a RandomSampler with replacement"),
         (DataLoader(X, sampler=RandomSampler(X, num_samples=50)), "a RandomSampler with"),
@@ -100,3 +99,9 @@ def test_loaders_of_other_things_than_tensors_are_refused():
 def test_masked_tensors_are_refused():
     with pytest.raises(ValueError, match="Expected plain tensors; got a torch MaskedTensor"):
         losses(masked_tensor(X, X > 0))
+
+
+def test_a_loader_brings_its_own_drop_last() -> None:
+    loader = DataLoader(X, batch_size=30, drop_last=True)
+    result = fit(model, AutoNormal(model), loader, epochs=1, seed=0)
+    assert result.state.drop_last

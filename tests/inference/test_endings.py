@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -207,3 +211,55 @@ def test_drop_last_is_resumed_bit_for_bit_and_belongs_to_the_state(binary_images
 def test_a_learning_rate_that_diverges_at_once_has_no_best_weights(binary_images: Tensor) -> None:
     with pytest.raises(DivergenceError, match="in epoch 1"):
         fit_vae(make_pair(), binary_images, optimizer=lambda leaves: SGD(leaves, lr=1e30), callbacks=[EarlyStopping()])
+
+
+def test_within_a_warm_up_no_epoch_is_the_best() -> None:
+    stopping = EarlyStopping(1)
+    model, guide = normal_pair()
+    with pytest.warns(UserWarning, match="warm-up"):
+        fit(
+            model,
+            guide,
+            torch.ones(50),
+            epochs=3,
+            objective=Weighted(Trace_ELBO(), warmup=5),
+            callbacks=[stopping],
+            optimizer=partial(torch.optim.SGD, lr=1e-3),
+            seed=0,
+        )
+    leaves = [leaf.detach().clone() for leaf in guide.parameters()]
+    assert any(not torch.equal(leaf, best) for leaf, best in zip(leaves, stopping.best.values(), strict=False))
+
+
+def test_parameters_that_end_infinite_are_a_divergence() -> None:
+    model, guide = normal_pair()
+    with pytest.raises(DivergenceError, match="Expected finite parameters; got others after epoch 1"):
+        fit(model, guide, torch.ones(50), epochs=1, optimizer=partial(torch.optim.SGD, lr=float("inf")), seed=0)
+
+
+def test_an_error_of_another_kind_keeps_its_cause_where_parameters_are_not_finite() -> None:
+    class Faulty(Callback):
+        def on_batch_end(self, state: TrainingState) -> None:
+            raise KeyError("my own")
+
+    model, guide = normal_pair()
+    with pytest.raises(DivergenceError, match="my own") as caught:
+        fit(
+            model,
+            guide,
+            torch.ones(50),
+            epochs=1,
+            optimizer=partial(torch.optim.SGD, lr=float("inf")),
+            callbacks=[Faulty()],
+            seed=0,
+        )
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def normal_pair() -> tuple[Any, AutoNormal]:
+    def model(x: torch.Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", 50, subsample=x):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    return model, AutoNormal(model)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDelta
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.distributions import constraints
@@ -243,3 +244,27 @@ def test_a_likelihood_that_is_tempered_in_a_plate_is_left_alone() -> None:
             pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
 
     assert len(train(tempered).losses) == 3
+
+
+@pytest.mark.parametrize("batch_size", [5, 50])
+def test_a_global_latent_as_long_as_a_minibatch_is_none_of_its_data(batch_size: int) -> None:
+    """105 rows of 5 features: minibatches of 5, or a last one of 5."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(105, 5, generator=generator)
+    y = x @ torch.arange(5.0) + torch.randn(105, generator=generator)
+
+    def model(x: torch.Tensor, y: torch.Tensor) -> None:
+        b = pyro.sample("b", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+        with pyro.poutine.scale(scale=105 / len(y)):
+            pyro.sample("y", dist.Normal(x @ b, 1.0).to_event(1), obs=y)
+
+    def in_a_plate(x: torch.Tensor, y: torch.Tensor) -> None:
+        b = pyro.sample("b", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+        with pyro.plate("data", 105, subsample=y):
+            pyro.sample("y", dist.Normal(x @ b, 1.0), obs=y)
+
+    losses = [
+        fit(pair, AutoDelta(pair), (x, y), epochs=2, batch_size=batch_size, seed=0).losses
+        for pair in (model, in_a_plate)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 from latentmix.guides import AmortizedGuide, MLPEncoder
@@ -149,3 +152,43 @@ def test_the_check_draws_no_random_numbers_of_the_fit(monkeypatch: pytest.Monkey
     checked = losses()
     monkeypatch.setattr("latentmix.inference.problem.check_support", lambda *arguments: None)
     assert losses() == checked
+
+
+def test_deterministic_sites_are_no_data() -> None:
+    def model(x: torch.Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        pyro.deterministic("log", torch.tensor(-torch.inf))
+        with pyro.plate("data", 20, subsample=x):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    x = torch.ones(20)
+    guide = AutoNormal(poutine.block(model, expose=["loc"]))
+    fit(model, guide, x, epochs=1, batch_size=10, seed=0)
+    evaluate(model, guide, x)
+
+
+def test_a_support_that_depends_on_the_minibatch_is_looked_at_in_each() -> None:
+    def model(x: torch.Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", 100, subsample=x):
+            pyro.sample("x", dist.Uniform(0.0 * loc.detach(), x.max() + 0.1), obs=x)
+
+    guide = AutoNormal(poutine.block(model, expose=["loc"]))
+    fit(model, guide, torch.arange(100.0), epochs=1, batch_size=10, seed=0)
+
+
+def test_a_mask_of_a_distribution_exempts_what_it_hides() -> None:
+    x = torch.ones(20, 2)
+    x[13, 1] = 2.0
+
+    def model(x: torch.Tensor, hide: bool = True) -> None:
+        logit = pyro.sample("logit", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", 20, subsample=x):
+            seen = dist.Bernoulli(logits=logit.expand(x.shape), validate_args=False).mask((x < 2) | (not hide))
+            pyro.sample("x", seen.to_event(1), obs=x)
+
+    guide = AutoNormal(poutine.block(model, expose=["logit"]))
+    fit(model, guide, x, epochs=1, batch_size=10, seed=0)
+    evaluate(model, guide, x)
+    with pytest.raises(ValueError, match="Expected data of zeros and ones for Bernoulli at site 'x'; got 2 in row 13"):
+        evaluate(partial(model, hide=False), partial(guide, hide=False), x)
