@@ -16,9 +16,11 @@ from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.models.covariances import LEAST_COLLINEARITY, CovarianceStructure
 from latentmix.models.parameters import MixtureParameters
 
-__all__ = ["SufficientStatistics", "expectation", "moments", "repair", "sharpened", "slices", "stored"]
+__all__ = ["JITTERS", "SufficientStatistics", "expectation", "moments", "repair", "sharpened", "slices", "stored"]
 
 _CHUNK = 4_000_000
+# What `repair` tries in turn, relative to the variances of the data.
+JITTERS = (1e-10, 1e-8, 1e-6, 1.0)
 # Second moments of all local points about their location, which every E step with tied covariances needs.
 _TOTALS: WeakKeyDictionary[Points, Tensor] = WeakKeyDictionary()
 
@@ -182,7 +184,7 @@ def repair(parameters: MixtureParameters, variance: Tensor) -> tuple[MixturePara
         The mixture, positive definite, and whether a jitter was needed.
     """
     repaired = False
-    for level in (1e-10, 1e-8, 1e-6, 1.0):
+    for level in JITTERS:
         singular = parameters.singular
         if not bool(singular.any()):
             break

@@ -19,7 +19,7 @@ from latentmix.inference.mixtures.conjugate import (
 )
 from latentmix.inference.mixtures.points import Points, as_points
 from latentmix.inference.mixtures.progress import warn
-from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation, repair
+from latentmix.inference.mixtures.statistics import JITTERS, SufficientStatistics, expectation, repair
 from latentmix.models.parameters import MixtureParameters
 
 __all__ = ["DegenerateMixture", "VariationalResult", "entropy", "evidence_lower_bound", "fit_variational"]
@@ -239,13 +239,13 @@ def _check_spread(statistics: SufficientStatistics, points: Points) -> None:
     within = structure.estimate(counts, statistics.scatter, statistics.sums / counts[:, None])
     expanded = structure.expand(within, *statistics.sums.shape).diagonal(dim1=-2, dim2=-1)
     constant = expanded <= 1e-24 * points.location.square()
-    lost = ((expanded < 1e-10 * points.variance) & ~constant & (counts > 1)[:, None]).any(0)
+    lost = ((expanded < JITTERS[0] * points.variance) & ~constant & (counts > 1)[:, None]).any(0)
     if bool(lost.any()):
         raise DegenerateMixture(
             "Expected points whose covariances are positive definite in double precision; got singular ones, and in "
             f"features {', '.join(map(str, lost.nonzero().flatten().tolist()))} components whose variance is below "
-            "1e-10 of that of all points: a point or a component lies so far out that the spread of others is lost; "
-            "drop such points, or fit the parts alone."
+            f"{JITTERS[0]:g} of that of all points: a point or a component lies so far out that the spread of others "
+            "is lost; drop such points, or fit the parts alone."
         )
 
 
