@@ -6,13 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentmix.experiments.artifacts import Run, load_run
-    from latentmix.experiments.config import Experiment
-    from latentmix.experiments.pipeline import run_experiment
+    from latentmix.experiments.options.experiment import Experiment
+    from latentmix.experiments.runs.artifacts import Run, load_run
+    from latentmix.experiments.runs.pipeline import run_experiment
 
 __all__ = ["Experiment", "Run", "load_run", "run_experiment"]
 
-_HOMES = {"Experiment": "config", "Run": "artifacts", "load_run": "artifacts", "run_experiment": "pipeline"}
+_HOMES = {
+    "Experiment": "options.experiment",
+    "Run": "runs.artifacts",
+    "load_run": "runs.artifacts",
+    "run_experiment": "runs.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

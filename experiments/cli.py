@@ -140,8 +140,8 @@ def _command(name: str) -> Callable[[list[str]], int | None]:
 
 
 def _run(words: list[str]) -> None:
-    from latentmix.experiments import commands
-    from latentmix.experiments.config import Experiment, experiment_parser
+    from latentmix.experiments.commands import actions as commands
+    from latentmix.experiments.options.experiment import Experiment, experiment_parser
 
     if "--help" in words or "-h" in words:
         print(
@@ -169,8 +169,8 @@ def _moment() -> str:
 
 def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
     """The configuration of a preset, or of a YAML file, with options that override it."""
-    from latentmix.experiments.config import experiment_parser, option_words
-    from latentmix.experiments.grids import option_value
+    from latentmix.experiments.options.experiment import experiment_parser, option_words
+    from latentmix.experiments.options.grids import option_value
 
     split = option_words(words)
     words = [option_value(name.removeprefix("--"), word) for name, word in zip(["", *split], split, strict=False)]
@@ -182,8 +182,8 @@ def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
 
 
 def _sweep(words: list[str]) -> int:
-    from latentmix.experiments.grids import parse_grid
-    from latentmix.experiments.sweep import sweep
+    from latentmix.experiments.options.grids import parse_grid
+    from latentmix.experiments.sweeps.sweep import sweep
 
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         raise UsageError(
@@ -212,7 +212,7 @@ def _sweep(words: list[str]) -> int:
 
 
 def _resume(words: list[str]) -> None:
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     parser = _parser("resume")
     parser.add_argument("run", type=Path, help="the folder of the run")
@@ -227,7 +227,7 @@ def _list(words: list[str]) -> None:
 
 
 def _evaluate(words: list[str]) -> None:
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     parser = _parser("evaluate", epilog="--data.source, --data.root, --data.classes, ...: other data than the run's")
     parser.add_argument("run", type=Path, help="the folder of the run")
@@ -241,7 +241,7 @@ def _evaluate(words: list[str]) -> None:
 
 
 def _ex_post(words: list[str]) -> None:
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     parser = _parser(
         "ex-post",
@@ -255,7 +255,7 @@ def _ex_post(words: list[str]) -> None:
 
 
 def _select(words: list[str]) -> None:
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     parser = _parser("select", epilog=CRITERIA)
     parser.add_argument(
@@ -287,7 +287,7 @@ def _select(words: list[str]) -> None:
 
 
 def _classify(words: list[str]) -> None:
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     parser = _parser("classify")
     parser.add_argument("run", type=Path, help="the folder of the run")
@@ -300,7 +300,7 @@ def _classify(words: list[str]) -> None:
 
 
 def _sample(words: list[str]) -> None:
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     parser = _parser("sample")
     parser.add_argument("run", type=Path, help="the folder of the run")
@@ -312,7 +312,7 @@ def _sample(words: list[str]) -> None:
 
 
 def _report(words: list[str]) -> None:
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     parser = _parser("report")
     parser.add_argument("run", type=Path, help="the folder of the run")
@@ -323,7 +323,7 @@ def _bench(words: list[str]) -> None:
     if words[:1] == ["em"]:
         _bench_em(words[1:])
         return
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     parser = _parser("bench")
     parser.add_argument("name", choices=("svi", "em"), help="of an epoch of SVI, or of EM: `latentmix bench em --help`")
@@ -358,7 +358,7 @@ def _bench_em(words: list[str]) -> None:
     known = vars(parser.parse_args(words))
     # scikit-learn's array API mode asks for this before SciPy is imported, which is not yet.
     os.environ.setdefault("SCIPY_ARRAY_API", "1")
-    from latentmix.experiments import commands
+    from latentmix.experiments.commands import actions as commands
 
     found = []
     for word in known["sizes"].split(","):
@@ -390,6 +390,6 @@ def _add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[in
 
 def one_line(error: BaseException) -> str:
     """An error as one line."""
-    from latentmix.experiments.messages import condensed
+    from latentmix.experiments.options.messages import condensed
 
     return condensed(str(error))

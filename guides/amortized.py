@@ -16,7 +16,7 @@ from latentmix.guides.encoders import Encoder
 from latentmix.guides.families import DiagonalNormal, Family
 from latentmix.models.networks import check_positive
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
-from latentmix.models.turns import kept_random_state
+from latentmix.models.process_state import kept_random_state
 from latentmix.models.vae import evaluation_mode, register
 
 __all__ = ["AmortizedGuide"]

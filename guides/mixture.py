@@ -9,8 +9,8 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoGuide, init_to_sample, init_to_value
 from torch import Tensor
 
-from latentmix.models.global_priors import is_improper
-from latentmix.models.mixture import MixtureModel
+from latentmix.models.mixture.model import MixtureModel
+from latentmix.models.mixture.priors import is_improper
 
 __all__ = ["global_guide"]
 
@@ -41,7 +41,7 @@ def global_guide(
     Example:
         >>> import torch
         >>> from latentmix.guides.mixture import global_guide
-        >>> from latentmix.models.mixture import MixtureModel
+        >>> from latentmix.models.mixture.model import MixtureModel
         >>> guide = global_guide(MixtureModel(3, 2, covariance_type="diag"))
         >>> sorted(guide(torch.zeros(4, 2)))
         ['means', 'scales', 'weights']

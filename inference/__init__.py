@@ -3,23 +3,29 @@
 from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
 from latentmix.inference.ex_post import ex_post_prior, likelihood_moments
 from latentmix.inference.importance import log_likelihood, log_likelihoods
+from latentmix.inference.latent_statistics import LatentStatistics, latent_statistics
+from latentmix.inference.mixtures.analysis.comparison import (
+    MixtureComparison,
+    align,
+    compare,
+    map_by_majority,
+    map_by_matching,
+)
+from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
+from latentmix.inference.mixtures.analysis.selection import Selection, select
+from latentmix.inference.mixtures.analysis.standard_errors import StandardErrors, standard_errors
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
-from latentmix.inference.mixtures.comparison import MixtureComparison, align, compare, map_by_majority, map_by_matching
+from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.modes import ModeReport, modes
-from latentmix.inference.mixtures.nuts import MixtureNUTSResult, fit_mixture_nuts
-from latentmix.inference.mixtures.posterior import MixturePosterior
-from latentmix.inference.mixtures.selection import Selection, select
-from latentmix.inference.mixtures.standard_errors import StandardErrors, standard_errors
-from latentmix.inference.mixtures.svi import MixtureSVIResult, fit_mixture_svi
-from latentmix.inference.objectives import Objective, Terms, as_objective, bound_of
-from latentmix.inference.rates import LatentStatistics, latent_statistics
+from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult, fit_mixture_nuts
+from latentmix.inference.mixtures.svi.fit import MixtureSVIResult, fit_mixture_svi
+from latentmix.inference.objectives.base import Objective, Terms, as_objective, bound_of
+from latentmix.inference.objectives.weighted import FreeBits, Weighted
 from latentmix.inference.start_prior import StartPrior
-from latentmix.inference.svi import SVIResult, fit
-from latentmix.inference.training import Callback, DivergenceError, EarlyStopping, EpochRecord, TrainingState
+from latentmix.inference.svi.closed_form_variance import ClosedFormVariance
+from latentmix.inference.svi.fit import SVIResult, fit
+from latentmix.inference.svi.state import Callback, DivergenceError, EarlyStopping, EpochRecord, TrainingState
 from latentmix.inference.two_sample import Coverage, TwoSampleTest, component_coverage, energy_test
-from latentmix.inference.variance import ClosedFormVariance
-from latentmix.inference.weighted import FreeBits, Weighted
 
 __all__ = [
     "BayesianGaussianMixture",

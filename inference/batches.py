@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.masked import MaskedTensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from latentmix.inference.effects import isolated, ordinary
+from latentmix.inference.isolation import isolated, ordinary
 
 __all__ = ["Batch", "Data", "Transform", "as_batch", "transformed"]
 

@@ -14,8 +14,8 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 from latentmix.inference.batches import Data, Transform, as_batch, transformed
-from latentmix.inference.effects import Modules, isolated, plain_errors
-from latentmix.inference.objectives import Objective, Stochastic, reporter_of
+from latentmix.inference.isolation import Modules, isolated, plain_errors
+from latentmix.inference.objectives.base import Objective, Stochastic, reporter_of
 from latentmix.inference.support import SupportCheck
 from latentmix.models.likelihoods import Likelihood
 

@@ -14,12 +14,12 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
-from latentmix.inference.effects import isolated
-from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics, slices, stored
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.statistics import SufficientStatistics, slices, stored
+from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture_prior import MixturePrior
-from latentmix.models.parameters import MixtureParameters
 from latentmix.models.priors import StandardNormal
 from latentmix.models.vae import VAE
 
@@ -171,8 +171,8 @@ def expectation_over_posteriors(
     Example:
         >>> import torch
         >>> from latentmix.inference.ex_post import expectation_over_posteriors
-        >>> from latentmix.models.covariances import covariance_structure
-        >>> from latentmix.models.parameters import MixtureParameters
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
         >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
         >>> expectation_over_posteriors(torch.ones(5, 2), mixture, torch.ones(5, 2)).scatter

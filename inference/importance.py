@@ -10,8 +10,8 @@ from torch import Tensor
 
 from latentmix.guides import AmortizedGuide
 from latentmix.inference.batches import Transform, as_batch, transformed
-from latentmix.inference.effects import isolated
-from latentmix.inference.mixtures.density import Densities
+from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.em.density import Densities
 from latentmix.models import VAE
 from latentmix.models.priors import Prior
 from latentmix.models.vae import evaluation_mode

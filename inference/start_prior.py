@@ -11,11 +11,11 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
-from latentmix.inference.effects import isolated
+from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.training import Callback, TrainingState
+from latentmix.inference.svi.state import Callback, TrainingState
 from latentmix.models.mixture_prior import MixturePrior
-from latentmix.models.turns import kept_warnings
+from latentmix.models.process_state import kept_warnings
 
 __all__ = ["StartPrior"]
 

@@ -16,7 +16,7 @@ from torch.distributions import Independent, constraints
 from torch.distributions.constraints import Constraint
 
 from latentmix.inference.batches import Batch, Transform, transformed
-from latentmix.inference.effects import RandomState
+from latentmix.inference.isolation import RandomState
 
 __all__ = ["SupportCheck", "check_support"]
 

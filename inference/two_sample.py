@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from latentmix.models.parameters import MixtureParameters
+from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["Coverage", "TwoSampleTest", "component_coverage", "energy_test"]
 
@@ -53,7 +53,7 @@ def component_coverage(x: Tensor, mixture: MixtureParameters, *, level: float = 
         >>> import torch
         >>> from latentmix.inference.two_sample import component_coverage
         >>> from latentmix.models import MixtureParameters
-        >>> from latentmix.models.covariances import covariance_structure
+        >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> means = torch.tensor([[-5.0], [5.0]])
         >>> mixture = MixtureParameters(torch.full((2,), 0.5), means, torch.ones(2), covariance_structure("spherical"))
         >>> component_coverage(torch.full((10, 1), 5.0), mixture).covered

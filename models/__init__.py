@@ -1,14 +1,14 @@
 """Densities: network bodies, likelihoods p(x given z), priors p(z), and the Pyro models made of them."""
 
-from latentmix.models.covariances import CovarianceStructure
 from latentmix.models.flows import FlowPrior
-from latentmix.models.global_priors import OrderedMeans
 from latentmix.models.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Likelihood
 from latentmix.models.location_scale import Gaussian, Laplace
-from latentmix.models.mixture import MixtureModel
+from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.model import MixtureModel
+from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.mixture.priors import OrderedMeans
 from latentmix.models.mixture_prior import MixturePrior
 from latentmix.models.networks import ConvDecoder, Decoder, MLPDecoder
-from latentmix.models.parameters import MixtureParameters
 from latentmix.models.priors import Prior, StandardNormal, StudentT
 from latentmix.models.vae import VAE
 from latentmix.models.vamp import VampPrior

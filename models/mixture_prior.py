@@ -9,12 +9,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from latentmix.models.covariances import covariance_structure
-from latentmix.models.gaussians import FactoredNormal
+from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.gaussians import FactoredNormal
+from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.networks import check_positive
-from latentmix.models.parameters import MixtureParameters
 from latentmix.models.priors import Prior
-from latentmix.models.turns import kept_random_state
+from latentmix.models.process_state import kept_random_state
 
 __all__ = ["MixturePrior", "cholesky_factor"]
 

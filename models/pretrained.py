@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from latentmix.models.turns import kept_random_state
+from latentmix.models.process_state import kept_random_state
 
 __all__ = [
     "Part",

@@ -17,7 +17,7 @@ from latentmix.models.likelihoods import Likelihood
 from latentmix.models.networks import Decoder, check_floating
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.priors import Prior
-from latentmix.models.turns import exclusive, kept_random_state
+from latentmix.models.process_state import exclusive, kept_random_state
 
 __all__ = ["VAE", "evaluation_mode", "register"]
 

@@ -12,7 +12,7 @@ import latentmix.experiments
 import latentmix.guides
 import latentmix.inference
 import latentmix.models
-from latentmix.inference.effects import isolated
+from latentmix.inference.isolation import isolated
 
 
 def examples():

@@ -13,26 +13,26 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from latentmix.inference.mixtures.arrays import Array, as_tensor
-from latentmix.inference.mixtures.conjugate import ConjugatePrior, VariationalPosterior, WeightPrior
-from latentmix.inference.mixtures.density import log_joint
-from latentmix.inference.mixtures.em import fit_em
-from latentmix.inference.mixtures.estimator import MixtureEstimator, as_kept
-from latentmix.inference.mixtures.inputs import returned
-from latentmix.inference.mixtures.missing import (
+from latentmix.inference.mixtures.base import MixtureEstimator, as_kept
+from latentmix.inference.mixtures.em.conjugate import ConjugatePrior, VariationalPosterior, WeightPrior
+from latentmix.inference.mixtures.em.density import log_joint
+from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.em.initialization import StartMethod, start
+from latentmix.inference.mixtures.em.missing import (
     check_observed,
     expectation_with_missing,
     log_joint_with_missing,
     start_with_missing,
 )
-from latentmix.inference.mixtures.points import Points
-from latentmix.inference.mixtures.predictive import log_predictive
+from latentmix.inference.mixtures.em.predictive import log_predictive
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics, expectation
+from latentmix.inference.mixtures.em.variational import DegenerateMixture, VariationalResult, fit_variational
+from latentmix.inference.mixtures.points.arrays import Array, as_tensor
+from latentmix.inference.mixtures.points.inputs import returned
+from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
-from latentmix.inference.mixtures.starts import StartMethod, start
-from latentmix.inference.mixtures.statistics import SufficientStatistics, expectation
-from latentmix.inference.mixtures.variational import DegenerateMixture, VariationalResult, fit_variational
-from latentmix.models.covariances import CovarianceType, covariance_structure
-from latentmix.models.parameters import MixtureParameters
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
+from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["BayesianGaussianMixture"]
 

@@ -10,25 +10,25 @@ import numpy as np
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
-from latentmix.inference.mixtures.arrays import as_tensor, check_unmasked
-from latentmix.inference.mixtures.covariance_priors import CovariancePrior
-from latentmix.inference.mixtures.em import EMResult, fit_em
-from latentmix.inference.mixtures.inputs import in_memory, is_ordered
-from latentmix.inference.mixtures.missing import (
+from latentmix.inference.mixtures.em.covariance_priors import CovariancePrior
+from latentmix.inference.mixtures.em.em import EMResult, fit_em
+from latentmix.inference.mixtures.em.initialization import from_labels, start
+from latentmix.inference.mixtures.em.missing import (
     check_observed,
     expectation_with_missing,
     mean_filled,
     start_with_missing,
 )
-from latentmix.inference.mixtures.nuts import MixtureNUTSResult, fit_mixture_nuts
-from latentmix.inference.mixtures.points import Points
+from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult, fit_mixture_nuts
+from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked
+from latentmix.inference.mixtures.points.inputs import in_memory, is_ordered
+from latentmix.inference.mixtures.points.points import Points
+from latentmix.inference.mixtures.points.validation import check_distinct, check_noise, given_start
 from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.inference.mixtures.standardised import check_priors
-from latentmix.inference.mixtures.starts import from_labels, start
-from latentmix.inference.mixtures.svi import MixtureSVIResult, check_guide, fit_mixture_svi
-from latentmix.inference.mixtures.validation import check_distinct, check_noise, given_start
-from latentmix.models.covariances import covariance_structure
-from latentmix.models.parameters import MixtureParameters
+from latentmix.inference.mixtures.svi.fit import MixtureSVIResult, check_guide, fit_mixture_svi
+from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.parameters import MixtureParameters
 
 if TYPE_CHECKING:
     from latentmix.inference.mixtures.gaussian import GaussianMixture

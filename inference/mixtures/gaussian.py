@@ -15,22 +15,22 @@ from pyro.infer.autoguide import AutoDelta, AutoGuide
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from latentmix.inference.mixtures.arrays import Array
-from latentmix.inference.mixtures.deconvolution import log_joint_under_noise
-from latentmix.inference.mixtures.density import log_joint
-from latentmix.inference.mixtures.estimator import MixtureEstimator
+from latentmix.inference.mixtures.base import MixtureEstimator
+from latentmix.inference.mixtures.draws import MixturePosterior
+from latentmix.inference.mixtures.em.deconvolution import log_joint_under_noise
+from latentmix.inference.mixtures.em.density import log_joint
+from latentmix.inference.mixtures.em.initialization import StartMethod
+from latentmix.inference.mixtures.em.missing import log_joint_with_missing
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
+from latentmix.inference.mixtures.em.stepwise import StepwiseEM
 from latentmix.inference.mixtures.fitting import Fitting, Result, bound_of
-from latentmix.inference.mixtures.missing import log_joint_with_missing
-from latentmix.inference.mixtures.nuts import MixtureNUTSResult
-from latentmix.inference.mixtures.points import Points
-from latentmix.inference.mixtures.posterior import MixturePosterior
+from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult
+from latentmix.inference.mixtures.points.arrays import Array
+from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.standardised import Priors
-from latentmix.inference.mixtures.starts import StartMethod
-from latentmix.inference.mixtures.statistics import SufficientStatistics
-from latentmix.inference.mixtures.stepwise import StepwiseEM
-from latentmix.inference.mixtures.svi import MixtureSVIResult
-from latentmix.inference.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
-from latentmix.models.covariances import CovarianceType
+from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
+from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
+from latentmix.models.mixture.covariances import CovarianceType
 
 __all__ = ["GaussianMixture"]
 

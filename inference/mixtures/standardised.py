@@ -10,11 +10,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.statistics import moments
-from latentmix.models.covariances import CovarianceStructure
-from latentmix.models.global_priors import converted, increasing, inside
-from latentmix.models.mixture import MixtureModel
-from latentmix.models.parameters import MixtureParameters
+from latentmix.inference.mixtures.em.statistics import moments
+from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.model import MixtureModel
+from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.mixture.priors import converted, increasing, inside
 
 __all__ = ["Priors", "StandardisedModel", "check_priors", "standardised_model"]
 
@@ -139,7 +139,7 @@ def standardised_model(
         >>> import pyro.distributions as dist
         >>> import torch
         >>> from latentmix.inference.mixtures.standardised import standardised_model
-        >>> from latentmix.models.covariances import covariance_structure
+        >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> x = 100 * torch.randn(50, 2, dtype=torch.float64)
         >>> made = standardised_model(x, 3, covariance_structure("full"), priors={"scales": dist.HalfNormal(80.0)})
         >>> made.model.priors(x)["scales"].shape()

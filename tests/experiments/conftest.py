@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentmix.experiments import image_cache
-from latentmix.experiments.image_cache import decode
+from latentmix.experiments.data import image_cache
+from latentmix.experiments.data.image_cache import decode
 
-from tests.experiments.celeba_folder import make_celeba
+from tests.experiments.data.celeba_folder import make_celeba
 
 
 @pytest.fixture(scope="module")

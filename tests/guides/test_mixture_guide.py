@@ -5,7 +5,7 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.optim import Adam
 
 from latentmix.guides.mixture import global_guide
-from latentmix.models.mixture import MixtureModel
+from latentmix.models.mixture.model import MixtureModel
 
 START = {
     "weights": torch.tensor([0.25, 0.75]),

@@ -7,7 +7,7 @@ from torch.masked import masked_tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from latentmix.inference import evaluate, fit
-from latentmix.inference.training import TrainingState
+from latentmix.inference.svi.state import TrainingState
 
 X = torch.linspace(-1, 3, 100)
 

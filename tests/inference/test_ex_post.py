@@ -10,11 +10,11 @@ from torch.distributions import MultivariateNormal, Normal
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.inference import GaussianMixture, ex_post_prior, likelihood_moments
 from latentmix.inference.ex_post import expectation_over_posteriors
-from latentmix.inference.mixtures.em import fit_em
-from latentmix.inference.mixtures.starts import from_responsibilities
-from latentmix.inference.mixtures.statistics import expectation
+from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.em.initialization import from_responsibilities
+from latentmix.inference.mixtures.em.statistics import expectation
 from latentmix.models import VAE, Bernoulli, MixtureParameters, MixturePrior, MLPDecoder, StandardNormal, StudentT
-from latentmix.models.covariances import covariance_structure
+from latentmix.models.mixture.covariances import covariance_structure
 
 NOISE = 0.5
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from latentmix.guides import AmortizedGuide, AutoregressiveFlow, ConvEncoder, FullNormal, MLPEncoder
 from latentmix.inference import latent_statistics, log_likelihood, log_likelihoods
-from latentmix.inference.effects import RandomState
-from latentmix.inference.mixtures.density import Densities
+from latentmix.inference.isolation import RandomState
+from latentmix.inference.mixtures.em.density import Densities
 from latentmix.models import VAE, Bernoulli, MixturePrior, MLPDecoder, StandardNormal
 
 

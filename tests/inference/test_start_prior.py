@@ -6,7 +6,7 @@ from torch import Tensor
 
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.inference import StartPrior, fit
-from latentmix.inference.training import Callback, TrainingState
+from latentmix.inference.svi.state import Callback, TrainingState
 from latentmix.models import VAE, Gaussian, MixturePrior, MLPDecoder, StandardNormal
 from latentmix.models.mixture_prior import MixturePrior as Prior
 

@@ -150,7 +150,7 @@ def test_the_check_draws_no_random_numbers_of_the_fit(monkeypatch: pytest.Monkey
         return fit(vae.model, guide, images(), epochs=2, batch_size=30, seed=0, transform=torch.bernoulli).losses
 
     checked = losses()
-    monkeypatch.setattr("latentmix.inference.problem.check_support", lambda *arguments: None)
+    monkeypatch.setattr("latentmix.inference.svi.problem.check_support", lambda *arguments: None)
     assert losses() == checked
 
 

@@ -31,11 +31,11 @@ from latentmix.inference import (
     latent_statistics,
     log_likelihood,
 )
-from latentmix.inference.effects import isolated
-from latentmix.inference.mixtures.modes import modes
-from latentmix.inference.mixtures.standard_errors import standard_errors
+from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.analysis.modes import modes
+from latentmix.inference.mixtures.analysis.standard_errors import standard_errors
 from latentmix.models import VAE, Bernoulli, MixturePrior, MLPDecoder, StandardNormal
-from latentmix.models.turns import kept_warnings
+from latentmix.models.process_state import kept_warnings
 
 from tests.inference.process import differences, plane, snapshot
 

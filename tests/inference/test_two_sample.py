@@ -7,7 +7,7 @@ import torch
 
 from latentmix.inference.two_sample import component_coverage, energy_test
 from latentmix.models import MixtureParameters
-from latentmix.models.covariances import covariance_structure
+from latentmix.models.mixture.covariances import covariance_structure
 
 
 def mixture() -> MixtureParameters:

@@ -15,7 +15,7 @@ from torch import Tensor
 from latentmix.guides import AmortizedGuide, DiagonalNormal, FullNormal, MLPEncoder
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.models import VAE, Bernoulli, MixtureParameters, MixturePrior, MLPDecoder
-from latentmix.models.covariances import CovarianceType, covariance_structure
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.mixture_prior import cholesky_factor
 
 CovarianceKind = Literal["diag", "full"]

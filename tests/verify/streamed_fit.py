@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latentmix.inference.mixtures.em import fit_em
-from latentmix.inference.mixtures.points import as_points
-from latentmix.inference.mixtures.starts import start
-from latentmix.models.covariances import covariance_structure
+from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.em.initialization import start
+from latentmix.inference.mixtures.points.points import as_points
+from latentmix.models.mixture.covariances import covariance_structure
 
 
 def anonymous() -> int:

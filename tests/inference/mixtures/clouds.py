@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from latentmix.inference.mixtures.starts import start
-from latentmix.models.covariances import covariance_structure
+from latentmix.inference.mixtures.em.initialization import start
+from latentmix.models.mixture.covariances import covariance_structure
 
 TYPES = ("full", "diag", "tied", "spherical")
 

@@ -22,13 +22,13 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
-from latentmix.inference.mixtures.em import EMResult
+from latentmix.inference.mixtures.em.em import EMResult
+from latentmix.inference.mixtures.em.missing import log_joint_with_missing
+from latentmix.inference.mixtures.em.stepwise import StepwiseEM
 from latentmix.inference.mixtures.fitting import Fitting
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.missing import log_joint_with_missing
-from latentmix.inference.mixtures.nuts import MixtureNUTSResult
-from latentmix.inference.mixtures.stepwise import StepwiseEM
-from latentmix.inference.mixtures.svi import MixtureSVIResult
+from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult
+from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
 

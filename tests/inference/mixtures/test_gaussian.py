@@ -17,12 +17,12 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as Reference
 
 from latentmix.guides.mixture import global_guide
-from latentmix.inference.mixtures.em import fit_em
+from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.starts import start
-from latentmix.inference.mixtures.svi import fit_mixture_svi
-from latentmix.models.covariances import covariance_structure
-from latentmix.models.mixture import MixtureModel
+from latentmix.inference.mixtures.svi.fit import fit_mixture_svi
+from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.model import MixtureModel
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
 

@@ -25,10 +25,10 @@ from latentmix.inference import (
     select,
     standard_errors,
 )
-from latentmix.inference.mixtures.gibbs import gibbs
-from latentmix.inference.mixtures.missing import impute
-from latentmix.inference.mixtures.points import as_points
-from latentmix.inference.mixtures.selection import remeasured
+from latentmix.inference.mixtures.analysis.gibbs import gibbs
+from latentmix.inference.mixtures.analysis.selection import remeasured
+from latentmix.inference.mixtures.em.missing import impute
+from latentmix.inference.mixtures.points.points import as_points
 
 from tests.inference.process import differences, plane, snapshot
 

@@ -11,8 +11,8 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 
 from latentmix.inference import BayesianGaussianMixture, GaussianMixture
-from latentmix.inference.effects import isolated
-from latentmix.inference.mixtures.standard_errors import standard_errors
+from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.analysis.standard_errors import standard_errors
 
 from tests.inference.process import differences, plane, snapshot
 

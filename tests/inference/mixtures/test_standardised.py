@@ -4,9 +4,9 @@ import torch
 from pyro import poutine
 
 from latentmix.inference.mixtures.standardised import standardised_model
-from latentmix.models.covariances import covariance_structure
-from latentmix.models.mixture import MixtureModel
-from latentmix.models.parameters import MixtureParameters
+from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.model import MixtureModel
+from latentmix.models.mixture.parameters import MixtureParameters
 
 from tests.inference.mixtures.clouds import TYPES, begin, blobs
 

@@ -7,10 +7,10 @@ import torch
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
-from latentmix.inference.mixtures.em import fit_em
-from latentmix.inference.mixtures.nuts import fit_mixture_nuts
-from latentmix.inference.mixtures.posterior import posterior_of_guide
-from latentmix.inference.mixtures.svi import fit_mixture_svi
+from latentmix.inference.mixtures.draws import posterior_of_guide
+from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.nuts.fit import fit_mixture_nuts
+from latentmix.inference.mixtures.svi.fit import fit_mixture_svi
 
 from tests.verify.registry import Figures, proof
 

@@ -14,11 +14,11 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.inference import fit_mixture_svi
-from latentmix.inference.calibration import CalibrationReport, Fitted, calibrate
-from latentmix.inference.mixtures.nuts import fit_mixture_nuts
-from latentmix.inference.mixtures.posterior import posterior_of_guide
+from latentmix.inference.diagnostics.calibration import CalibrationReport, Fitted, calibrate
+from latentmix.inference.mixtures.draws import posterior_of_guide
+from latentmix.inference.mixtures.nuts.fit import fit_mixture_nuts
 from latentmix.models import MixtureParameters
-from latentmix.models.covariances import covariance_structure
+from latentmix.models.mixture.covariances import covariance_structure
 
 from tests.verify.registry import Figures, proof
 

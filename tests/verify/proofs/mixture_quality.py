@@ -14,8 +14,8 @@ from sklearn import mixture as peer
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference import GaussianMixture
-from latentmix.models.covariances import covariance_structure
-from latentmix.models.parameters import MixtureParameters
+from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.parameters import MixtureParameters
 
 from tests.verify.registry import Figures, proof
 

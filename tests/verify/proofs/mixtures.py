@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from pyro.infer import TraceEnum_ELBO
 from sklearn.exceptions import ConvergenceWarning
 
-from latentmix.experiments.artifacts import RunFolder
 from latentmix.experiments.cli import parse_experiment
-from latentmix.experiments.config import Experiment
-from latentmix.experiments.pipeline import Session, latents_of
+from latentmix.experiments.options.experiment import Experiment
+from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.pipeline import Session, latents_of
 from latentmix.guides import global_guide
 from latentmix.inference import GaussianMixture, fit_mixture_svi
-from latentmix.inference.effects import isolated
-from latentmix.inference.mixtures.em import fit_em
-from latentmix.inference.mixtures.starts import start
-from latentmix.inference.mixtures.svi import RegularizedEnum
+from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.em.initialization import start
+from latentmix.inference.mixtures.svi.fit import RegularizedEnum
 from latentmix.models import MixtureModel
-from latentmix.models.covariances import CovarianceType, covariance_structure
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 
 from tests.verify.registry import ROOT, Figures, Unavailable, proof
 

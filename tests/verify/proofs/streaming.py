@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from latentmix.inference.mixtures.em import fit_em
-from latentmix.inference.mixtures.points import as_points
-from latentmix.inference.mixtures.starts import start
-from latentmix.models.covariances import covariance_structure
+from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.em.initialization import start
+from latentmix.inference.mixtures.points.points import as_points
+from latentmix.models.mixture.covariances import covariance_structure
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
-from tests.inference.mixtures.one_of_several import fits, run_two
+from tests.inference.mixtures.points.one_of_several import fits, run_two
 from tests.verify.registry import ROOT, Figures, Unavailable, proof
 
 CODE = ("models", "inference/mixtures")
@@ -77,7 +77,7 @@ def a_mapped_file_is_streamed() -> Figures:
     }
 
 
-@proof(*CODE, "tests/inference/mixtures/one_of_several.py")
+@proof(*CODE, "tests/inference/mixtures/points/one_of_several.py")
 def two_processes_agree_with_one() -> Figures:
     """Starts, EM and re-seeded components: two processes under torchrun, in memory and in batches, within 1e-10."""
     x = torch.from_numpy(synthetic(n=4000, n_components=4))

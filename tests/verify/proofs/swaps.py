@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.experiments.cli import parse_experiment
-from latentmix.experiments.config import Experiment
-from latentmix.experiments.pipeline import run_experiment
-from latentmix.experiments.sweep import sweep
+from latentmix.experiments.options.experiment import Experiment
+from latentmix.experiments.runs.pipeline import run_experiment
+from latentmix.experiments.sweeps.sweep import sweep
 
 from tests.verify.proofs.mixtures import mnist_root
 from tests.verify.proofs.presets import CODE

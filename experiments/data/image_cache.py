@@ -1,0 +1,248 @@
+"""Image files decoded once into a memory-mapped file of bytes, and what of them could not be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import batched
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+__all__ = ["CachedImages", "cache_folder", "cached_images", "decode", "some"]
+
+FORMAT = 2  # of the files and of `decode`: to be raised where either changes
+BATCH = 256
+NAMED = 3
+
+
+class CachedImages(NamedTuple):
+    """Decoded images of a folder.
+
+    Attributes:
+        pixels: An `N x 3 x size x size` uint8 tensor over a memory-mapped file: pages are read when they are used, and
+            what is written to them stays in memory.
+        rows: N ascending positions, in the list of files, of those that could be read.
+    """
+
+    pixels: Tensor
+    rows: Tensor
+
+
+def cache_folder(cache: str | None = None) -> Path:
+    """The folder that decoded images are kept in: `cache`, or LATENTMIX_CACHE, or `latentmix` in the XDG cache folder.
+
+    Example:
+        >>> from latentmix.experiments.data.image_cache import cache_folder
+        >>> cache_folder("images").is_absolute()
+        True
+    """
+    named = cache or os.environ.get("LATENTMIX_CACHE")
+    if named:
+        return Path(named).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "latentmix"
+
+
+def decode(path: Path, size: int | tuple[int, int], *, channels: int = 3) -> NDArray[np.uint8]:
+    """The centre of an image in the aspect ratio of `size`, upright as its EXIF data say, resized bicubically.
+
+    The filter is antialiased, and an image that has the size already keeps its pixels. The first of several frames is
+    read; transparent pixels are seen on white; 16-bit greys lose their lower byte.
+
+    Args:
+        path: A file of any format that Pillow knows.
+        size: The height and width of the result, or its side where it is square, in pixels.
+        channels: 3 for RGB, 1 for grey (the luma of ITU-R 601-2).
+
+    Returns:
+        A `channels x height x width` array of bytes.
+
+    Raises:
+        ValueError: If the pixels have no known range, as those of 32 bits.
+        Exception: Whatever Pillow raises on a file that is truncated or no image.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from latentmix.experiments.data.image_cache import decode
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (80, 60), "red").save(f"{folder}/red.png")
+        ...     pixels = decode(Path(folder) / "red.png", 16)
+        >>> pixels.shape, pixels[:, 0, 0].tolist()
+        ((3, 16, 16), [255, 0, 0])
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I;16"):
+        image = _upper_bytes(image)
+    elif image.mode in ("I", "F"):
+        raise ValueError("Expected pixels of 1, 8 or 16 bits; got 32 bits, of no known range")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _upper_bytes(image: Image.Image) -> Image.Image:
+    """A 16-bit grey image in 8 bits, with an alpha channel where one of its greys is transparent."""
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))))
+
+
+def cached_images(
+    folder: Path, names: Sequence[str], *, size: int, cache: str | None = None, max_corrupt: int = 10
+) -> CachedImages:
+    """Images of a folder from the cache, decoded into it where they are not there yet.
+
+    A cache belongs to the resolved folder, to the files' names, sizes and times of change, to the size of the images
+    and to the version of the decoder; anything else is decoded anew, with a progress bar on a terminal. It is written
+    beside its place and moved there when it is complete; it may be deleted at any time. Files that are missing or
+    cannot be decoded are left out, with one warning that names the first of them.
+
+    Args:
+        folder: Where the files lie.
+        names: Their names, relative to the folder.
+        size: The side of the images, in pixels.
+        cache: The folder of the cache, see `cache_folder`.
+        max_corrupt: How many files may be unreadable.
+
+    Raises:
+        ValueError: Where more files than `max_corrupt`, or all of them, cannot be read, or the cache cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from latentmix.experiments.data.image_cache import cached_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (80, 60), "red").save(f"{folder}/red.png")
+        ...     images = cached_images(Path(folder), ["red.png"], size=16, cache=f"{folder}/cache")
+        >>> images.pixels.shape, images.rows
+        (torch.Size([1, 3, 16, 16]), tensor([0]))
+    """
+    folder = folder.resolve()
+    place = cache_folder(cache) / _digest(folder, names, size)
+    stored = _stored(place)
+    if stored is None:
+        try:
+            _write(place, folder, names, size, max_corrupt)
+        except OSError as error:
+            raise ValueError(
+                f"Expected to keep the decoded images of {str(folder)!r} in {str(place.parent)!r}; got {error}: name "
+                "another folder by --data.cache DIR or LATENTMIX_CACHE."
+            ) from error
+        stored = _stored(place)
+        assert stored is not None
+    index, pixels = stored
+    corrupt: dict[str, str] = index["corrupt"]
+    _refuse_corrupt(folder, corrupt, max_corrupt)
+    if len(corrupt) == len(names):
+        raise ValueError(f"Expected images in {str(folder)!r}; got none that can be read: {_causes(corrupt)}.")
+    if corrupt:
+        warnings.warn(
+            f"{len(corrupt)} of {len(names):,} files in {str(folder)!r} cannot be read and are left out: "
+            f"{_causes(corrupt)}.",
+            stacklevel=2,
+        )
+    rows = torch.tensor([row for row, name in enumerate(names) if name not in corrupt])
+    return CachedImages(torch.from_numpy(pixels), rows)
+
+
+def _digest(folder: Path, names: Sequence[str], size: int) -> str:
+    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, str(folder), size]).encode())
+    for name in names:
+        try:
+            state = os.stat(folder / name)
+            digest.update(json.dumps([name, state.st_size, state.st_mtime_ns]).encode())
+        except OSError:
+            digest.update(json.dumps([name]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _stored(place: Path) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
+    """The index and the pixels of a cache; `None` where it is absent or not whole."""
+    try:
+        index = json.loads((place / "index.json").read_text())
+        shape = tuple(index["shape"])
+        if not shape[0]:
+            return index, np.empty(shape, np.uint8)
+        if (place / "pixels.bin").stat().st_size != np.prod(shape):
+            return None
+        # "c": private pages, which torch may take as writable while the file stays as it is
+        return index, np.memmap(place / "pixels.bin", np.uint8, mode="c", shape=shape)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write(place: Path, folder: Path, names: Sequence[str], size: int, max_corrupt: int) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="writing-", dir=place.parent) as writing:
+        whole, corrupt = Path(writing) / "whole", dict[str, str]()
+        whole.mkdir()
+        with open(whole / "pixels.bin", "wb") as file, closing(_decoded(folder, names, size)) as images:
+            for name, decoded in images:
+                if isinstance(decoded, Exception):
+                    corrupt[name] = " ".join(str(decoded).replace(f"{folder}/", "").split()) or type(decoded).__name__
+                    _refuse_corrupt(folder, corrupt, max_corrupt)
+                else:
+                    file.write(decoded.tobytes())
+        shape = (len(names) - len(corrupt), 3, size, size)
+        index = {"folder": str(folder), "shape": shape, "corrupt": corrupt}
+        (whole / "index.json").write_text(json.dumps(index))
+        if _stored(place) is None:  # another process may have been faster
+            shutil.rmtree(place, ignore_errors=True)
+            whole.rename(place)
+
+
+def _decoded(folder: Path, names: Sequence[str], size: int) -> Generator[tuple[str, NDArray[np.uint8] | Exception]]:
+    def attempt(name: str) -> NDArray[np.uint8] | Exception:
+        try:
+            return decode(folder / name, size)
+        except Exception as error:  # Pillow's decoders raise exceptions of many kinds on what is no image
+            return error
+
+    bar = tqdm(total=len(names), desc="decoding images", unit=" images", disable=None, dynamic_ncols=True)
+    with bar, ThreadPoolExecutor() as threads:
+        for batch in batched(names, BATCH):
+            for name, decoded in zip(batch, threads.map(attempt, batch), strict=True):
+                yield name, decoded
+                bar.update()
+
+
+def _refuse_corrupt(folder: Path, corrupt: dict[str, str], most: int) -> None:
+    if len(corrupt) > most:
+        raise ValueError(
+            f"Expected at most {most} files in {str(folder)!r} that cannot be read; got {_causes(corrupt)}, and "
+            "perhaps more: repair or remove them, or allow more by --data.max_corrupt."
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _causes(corrupt: dict[str, str]) -> str:
+    return some([f"{name} ({cause})" for name, cause in corrupt.items()])

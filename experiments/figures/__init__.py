@@ -1,0 +1,31 @@
+"""Every figure of a run, as functions of arrays that give matplotlib figures and touch no global state."""
+
+from latentmix.experiments.figures.comparison import em_against_svi
+from latentmix.experiments.figures.faces import attribute_vectors, interpolations
+from latentmix.experiments.figures.latents import latent_map, latent_usage, rate_distortion
+from latentmix.experiments.figures.mixtures import Components, confusion_matrices, latent_scatter
+from latentmix.experiments.figures.points import coverage, points_in_space, points_pairwise
+from latentmix.experiments.figures.style import save
+from latentmix.experiments.figures.sweep import sweep_overview
+from latentmix.experiments.figures.vae import decoded_grid, generated, losses, reconstructions
+
+__all__ = [
+    "Components",
+    "attribute_vectors",
+    "confusion_matrices",
+    "coverage",
+    "decoded_grid",
+    "em_against_svi",
+    "generated",
+    "interpolations",
+    "latent_map",
+    "latent_scatter",
+    "latent_usage",
+    "losses",
+    "points_in_space",
+    "points_pairwise",
+    "rate_distortion",
+    "reconstructions",
+    "save",
+    "sweep_overview",
+]

@@ -1,0 +1,76 @@
+"""Calibration as a picture: how far the ranks' ECDF strays from that of uniform ranks, in a simultaneous band."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from latentmix.experiments.figures.style import INK, MUTED, clean, new_figure, title
+from latentmix.inference.diagnostics.calibration import CalibrationReport
+
+__all__ = ["ecdf_differences"]
+
+INSIDE, OUTSIDE, BAND = "#0072B2", "#D55E00", "#dcdcdc"
+
+
+def ecdf_differences(
+    reports: CalibrationReport | Mapping[str, CalibrationReport], *, heading: str | None = None
+) -> Figure:
+    """Draw, for each quantity, the ECDF of the truths' ranks minus that of uniform ranks, in its simultaneous band.
+
+    A curve above the band on the left and below on the right belongs to draws that are too narrow, the reverse to
+    draws that are too wide; one all above to draws that are too great, one all below to draws that are too small.
+
+    Args:
+        reports: One report, or several of the same quantities by name: a row of panels each.
+        heading: Title of the figure; by default it counts the quantities outside their bands.
+
+    Raises:
+        ValueError: If no fit of a report has ranks, or the reports' quantities differ.
+    """
+    rows = reports if isinstance(reports, Mapping) else {"": reports}
+    quantities = [list(report.ranks) for report in rows.values()]
+    if not quantities or not all(quantities) or any(names != quantities[0] for names in quantities):
+        raise ValueError(f"Expected reports with ranks of the same quantities; got {quantities}.")
+    names = quantities[0]
+    across = min(len(names), 5)
+    down = -(-len(names) // across)
+    figure = new_figure(2.4 * across + 0.6, 1.95 * down * len(rows) + 0.9)
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, (row, report) in zip(parts, rows.items(), strict=True):
+        panels = part.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for axes, name in zip(panels.flat, names, strict=False):
+            _difference(axes, report, name)
+        for axes in panels.flat[len(names) :]:
+            axes.set_axis_off()
+        for column in range(across):
+            shown = max(index for index in range(column, len(names), across)) // across
+            panels[shown, column].xaxis.set_tick_params(labelbottom=True)
+        if row:
+            said = f"{row}: {len(report.flagged)} of {len(names)} outside, {report.n_not_converged} not converged"
+            part.suptitle(said, fontsize=11, color=INK)
+        part.supxlabel("rank / number of draws", fontsize=9.5, color=MUTED)
+        part.supylabel("ECDF − uniform", fontsize=9.5, color=MUTED)
+    outside = sum(len(report.flagged) for report in rows.values())
+    total = len(names) * len(rows)
+    title(figure, heading or f"Calibration: {outside} of {total} quantities leave their simultaneous band")
+    return figure
+
+
+def _difference(axes: Axes, report: CalibrationReport, name: str) -> None:
+    band, flagged = report.band, name in report.flagged
+    at = np.arange(1, band.n_draws + 1) / (band.n_draws + 1)
+    axes.fill_between(at, band.lower / band.n - at, band.upper / band.n - at, color=BAND, linewidth=0, step="mid")
+    axes.axhline(0, color=MUTED, linewidth=0.7)
+    colour = OUTSIDE if flagged else INSIDE
+    axes.add_line(
+        Line2D(at, band.counts(report.ranks[name]) / band.n - at, color=colour, linewidth=2.0 if flagged else 1.4)
+    )
+    axes.set_title(f"{name}{' (outside)' if flagged else ''}", color=colour if flagged else INK)
+    clean(axes)
+    axes.title.set_color(colour if flagged else INK)
+    axes.set_xlim(0, 1)

@@ -1,0 +1,156 @@
+"""Pictures of walks through the latents of images: between two of them, and along the vector of an attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from latentmix.experiments.figures.style import INK, MUTED, Array, as_array, check_same_length, new_figure, note, title
+
+__all__ = ["attribute_vectors", "interpolations"]
+
+FRAME = "#D55E00"
+
+
+def interpolations(
+    endpoints: ArrayLike | Tensor,
+    straight: ArrayLike | Tensor,
+    spherical: ArrayLike | Tensor,
+) -> Figure:
+    """Show what lies between two images: decoded latents along a straight line and along a great arc.
+
+    Args:
+        endpoints: A `2 x C x H x W` array in [0, 1], C being 1 or 3: the two originals.
+        straight: An `n x C x H x W` array, decoded at n latents spaced evenly on the line; n of 8 to 10 fills it.
+        spherical: An `n x C x H x W` array, decoded at n latents spaced evenly on the arc.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures import interpolations
+        >>> images = np.random.default_rng(0).uniform(size=(8, 3, 4, 4))
+        >>> len(interpolations(images[:2], images, images).axes)
+        4
+    """
+    ends, line, arc = (_images(part) for part in (endpoints, straight, spherical))
+    if len(ends) != 2 or len(line) < 2:
+        raise ValueError(f"Expected 2 endpoints and at least 2 images between; got {len(ends)} and {len(line)}.")
+    check_same_length(straight=line, spherical=arc)
+    count = len(line)
+    cell = min(1.0, 9.2 / count)
+    figure = new_figure(cell * (count + 2) + 0.9, 2 * cell + 1.5)
+    grid = figure.add_gridspec(2, 3, width_ratios=[1, count, 1])
+    for column, image in zip((0, 2), ends, strict=True):
+        axes = figure.add_subplot(grid[:, column])
+        _canvas(axes, image[None, None])
+        axes.set_title("original", fontsize=10, color=INK)
+    ways = {"Straight: along the line between the latents": line, "Spherical: along the great arc": arc}
+    for row, (name, images) in enumerate(ways.items()):
+        axes = figure.add_subplot(grid[row, 1])
+        _, centres = _canvas(axes, images[None])
+        axes.set_title(name, fontsize=10.5, color=INK)
+        if row:
+            axes.set_xticks(centres, [f"{share:.0%}" for share in np.linspace(0.0, 1.0, count)])
+            axes.tick_params(length=0, labelsize=9.5, labelcolor=INK)
+    title(figure, "From one image to another through the latents")
+    note(figure, "Mean images; below them, the share of the way. The first and the last are the reconstructions")
+    return figure
+
+
+def attribute_vectors(
+    originals: ArrayLike | Tensor,
+    rows: Mapping[str, ArrayLike | Tensor],
+    steps: Sequence[float],
+) -> Figure:
+    """Show images as the vector of an attribute is added to their latents with growing weight.
+
+    Args:
+        originals: An `n x C x H x W` array in [0, 1], C being 1 or 3.
+        rows: By attribute, an `n x m x C x H x W` array: image i decoded at `z_i + steps[j] * vector`.
+        steps: m ascending weights; the one that is 0, the reconstruction, is framed.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures import attribute_vectors
+        >>> images = np.random.default_rng(0).uniform(size=(3, 5, 3, 4, 4))
+        >>> figure = attribute_vectors(images[:, 2], {"Blond_Hair": images}, [-2, -1, 0, 1, 2])
+        >>> figure.axes[0].get_title()
+        'Blond Hair'
+    """
+    first = _images(originals)
+    if not rows:
+        raise ValueError("Expected the images of at least one attribute; got none.")
+    cells = {}
+    for name, values in rows.items():
+        images = as_array(values)
+        if images.ndim != 5 or images.shape[:2] != (len(first), len(steps)):
+            raise ValueError(
+                f"Expected images of shape {len(first)} x {len(steps)} x C x H x W for {name}; got {images.shape}."
+            )
+        flat = _images(images.reshape(-1, *images.shape[2:]))
+        if flat.shape[1:] != first.shape[1:]:
+            raise ValueError(f"Expected images of one size for {name}; got {flat.shape[1:]} and {first.shape[1:]}.")
+        cells[name] = flat.reshape(len(first), len(steps), *flat.shape[1:])
+
+    columns = len(steps) + 1
+    abreast = min(len(cells), max(1, int(12.0 / (0.8 * columns))))
+    lines = -(-len(cells) // abreast)
+    cell = min(0.95, 12.0 / (abreast * columns))
+    width, height = abreast * (cell * columns + 0.5), lines * (cell * len(first) + 0.75)
+    figure = new_figure(max(5.0, width + 0.2), height + 0.85)
+    figure.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr, call-arg]
+    panels = figure.subplots(lines, abreast, squeeze=False).ravel()
+    for axes in panels[len(cells) :]:
+        axes.remove()
+    for axes, (name, images) in zip(panels, cells.items(), strict=False):
+        side, centres = _canvas(axes, np.concatenate([first[:, None], images], axis=1), apart=1)
+        axes.set_title(name.replace("_", " "), fontsize=11, fontweight="bold", color=INK)
+        axes.set_xticks(centres, ["original", *(_signed(step) for step in steps)])
+        axes.tick_params(length=0, labelsize=9.5, labelcolor=INK, pad=5)
+        bottom, top = axes.get_ylim()
+        for centre, step in zip(centres[1:], steps, strict=True):
+            if step == 0:
+                corner = (centre - side / 2 - 0.5, top)
+                frame = Rectangle(corner, side + 1, bottom - top, facecolor="none", edgecolor=FRAME, linewidth=2.5)
+                frame.set_clip_on(False)
+                axes.add_patch(frame)
+    vectors = "vector of an attribute" if len(cells) == 1 else "vectors of attributes"
+    title(figure, f"Adding the {vectors} to the latents")
+    framed = ". Framed: weight 0, the reconstruction" if 0 in list(steps) else ""
+    note(figure, f"Mean images; below them, the weight of the vector{framed}")
+    return figure
+
+
+def _signed(step: float) -> str:
+    return "0" if step == 0 else f"{step:+g}".replace("-", "−")
+
+
+def _images(images: ArrayLike | Tensor) -> Array:
+    """`N x H x W x 3` pixels in [0, 1] of an `N x C x H x W` array."""
+    pixels = as_array(images)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+        raise ValueError(f"Expected images of shape N x C x H x W with C of 1 or 3; got {pixels.shape}.")
+    channels_last = pixels.transpose(0, 2, 3, 1).clip(0.0, 1.0)
+    return np.broadcast_to(channels_last, (*channels_last.shape[:3], 3))
+
+
+def _canvas(axes: Axes, cells: Array, *, apart: int = 0) -> tuple[int, list[float]]:
+    """Tile `R x M x H x W x 3` pixels, the first `apart` columns at a distance; width and centres of the columns."""
+    rows, columns, height, width, _ = cells.shape
+    gap = max(1, round(height / 14))
+    shift = [column * (width + gap) + (2 * gap if column >= apart > 0 else 0) for column in range(columns)]
+    canvas = np.ones((rows * (height + gap) - gap, shift[-1] + width, 3))
+    for row in range(rows):
+        for column, left in enumerate(shift):
+            top = row * (height + gap)
+            canvas[top : top + height, left : left + width] = cells[row, column]
+    axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="antialiased")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(colors=MUTED)
+    return width, [left + width / 2 - 0.5 for left in shift]

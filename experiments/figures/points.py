@@ -1,0 +1,284 @@
+"""Pictures of points in three dimensions against the samples of a model, and of the components that these cover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse, Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from latentmix.experiments.figures.mixtures import Components
+from latentmix.experiments.figures.style import (
+    INK,
+    MUTED,
+    Array,
+    as_array,
+    check_same_length,
+    class_styles,
+    clean,
+    new_figure,
+    note,
+    title,
+)
+
+__all__ = ["coverage", "points_in_space", "points_pairwise"]
+
+COVERED, MISSED = "#0072B2", "#D55E00"
+OUTSIDE = "#9a9a9a"
+AXES = ("x₁", "x₂", "x₃")
+PAIRS = ((0, 1), (0, 2), (1, 2))
+
+
+def points_in_space(
+    real: ArrayLike | Tensor,
+    sampled: ArrayLike | Tensor,
+    components_real: ArrayLike | Tensor,
+    components_sampled: ArrayLike | Tensor,
+    *,
+    caption: str | None = None,
+    points: int = 2000,
+) -> Figure:
+    """Draw data and samples of a model side by side in space, by component of the mixture that gave the data.
+
+    Args:
+        real: An `N x 3` array.
+        sampled: An `M x 3` array.
+        components_real: N components, numbered from 0; -1 for none of them.
+        components_sampled: M components of the same mixture: the most probable ones.
+        caption: What to write below, such as a two-sample statistic.
+        points: How many points each panel shows, spread evenly.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures import points_in_space
+        >>> x = np.random.default_rng(0).normal(size=(20, 3))
+        >>> [axes.get_title() for axes in points_in_space(x, x, [0, 1] * 10, [1, 0] * 10).axes]
+        ['Data', 'Samples of the model']
+    """
+    clouds = _clouds(real, sampled, components_real, components_sampled, points)
+    figure = new_figure(11.0, 5.4)
+    low, high = _window(clouds)
+    styles = _styles(clouds)
+    for place, (name, (x, owners)) in enumerate(clouds.items()):
+        axes: Any = figure.add_subplot(1, 2, place + 1, projection="3d")
+        for component, (colour, marker) in styles.items():
+            mine = x[owners == component]
+            axes.scatter(mine[:, 0], mine[:, 1], mine[:, 2], s=13, color=colour, marker=marker, linewidths=0, alpha=0.7)
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+        axes.set_box_aspect((1, 1, 1), zoom=0.95)
+        axes.set(xlabel=AXES[0], ylabel=AXES[1], zlabel=AXES[2])
+        axes.set_title(name, fontsize=11, fontweight="bold", color=INK)
+        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+            axis.label.set(fontsize=12, color=INK)
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_tick_params(labelsize=9, colors=MUTED, labelcolor=INK)
+            axis.set_pane_color("#f6f6f6")
+    _legend(figure, styles)
+    title(figure, "Data and samples of the model, by component of the true mixture")
+    if caption:
+        note(figure, caption)
+    return figure
+
+
+def points_pairwise(
+    real: ArrayLike | Tensor,
+    sampled: ArrayLike | Tensor,
+    components_real: ArrayLike | Tensor,
+    components_sampled: ArrayLike | Tensor,
+    mixture: Components,
+    *,
+    caption: str | None = None,
+    points: int = 2000,
+) -> Figure:
+    """Draw data over samples of a model for every pair of three coordinates, with the true components' ellipses.
+
+    Args:
+        real: An `N x 3` array.
+        sampled: An `M x 3` array.
+        components_real: N components, numbered from 0; -1 for none of them.
+        components_sampled: M components of the same mixture: the most probable ones.
+        mixture: Means and covariances of the true components; their 2-sigma ellipses are those of the marginals.
+        caption: What to write below, such as a two-sample statistic.
+        points: How many points each panel shows, spread evenly.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures import Components, points_pairwise
+        >>> x = np.random.default_rng(0).normal(size=(20, 3))
+        >>> truth = Components(np.zeros((1, 3)), np.eye(3)[None])
+        >>> len(points_pairwise(x, x, [0] * 20, [0] * 20, truth).axes)
+        6
+    """
+    clouds = _clouds(real, sampled, components_real, components_sampled, points)
+    means, covariances = as_array(mixture.means), as_array(mixture.covariances)
+    if means.ndim != 2 or means.shape[1] != 3 or covariances.shape != (len(means), 3, 3):
+        raise ValueError(
+            f"Expected means of shape K x 3 and covariances of shape K x 3 x 3; got {means.shape}, {covariances.shape}."
+        )
+    highest = int(max(owners.max() for _, owners in clouds.values()))
+    if highest >= len(means):
+        raise ValueError(f"Expected components below {len(means)}; got {highest}.")
+    styles = _styles(clouds, len(means))
+    low, high = _window(clouds, means, covariances)
+    figure = new_figure(11.6, 7.9)
+    panels = figure.subplots(2, 3)
+    for row, (name, (x, owners)) in enumerate(clouds.items()):
+        for axes, pair in zip(panels[row], PAIRS, strict=True):
+            clean(axes, grid=False)
+            across, up = pair
+            for component, (colour, marker) in styles.items():
+                mine = x[owners == component]
+                axes.scatter(mine[:, across], mine[:, up], s=8, color=colour, marker=marker, linewidths=0, alpha=0.6)
+            for k, mean in enumerate(means):
+                _ellipse(axes, mean[list(pair)], covariances[k][np.ix_(pair, pair)], styles[k][0])
+            axes.set(xlim=(low[across], high[across]), ylim=(low[up], high[up]))
+            axes.set_box_aspect(1.0)
+            axes.set_ylabel(AXES[up], fontsize=12, rotation=0, labelpad=8)
+            if row:
+                axes.set_xlabel(AXES[across], fontsize=12)
+        panels[row, 1].set_title(name, fontsize=11, fontweight="bold")
+    _legend(figure, styles, ellipses=True)
+    title(figure, "Data and samples of the model, by pairs of coordinates")
+    if caption:
+        note(figure, caption)
+    return figure
+
+
+def coverage(
+    shares: ArrayLike | Tensor,
+    expected: ArrayLike | Tensor,
+    covered: ArrayLike | Tensor,
+    *,
+    outside: float | None = None,
+    caption: str | None = None,
+) -> Figure:
+    """Draw the share of a model's samples in each true component against what it should be.
+
+    Args:
+        shares: K shares of the samples, one per component.
+        expected: K shares that samples of the true mixture would have.
+        covered: Whether each of the K components counts as covered.
+        outside: Share of the samples in no component.
+        caption: What to write below, such as a two-sample statistic.
+
+    Example:
+        >>> from latentmix.experiments.figures import coverage
+        >>> coverage([0.5, 0.01], [0.5, 0.5], [True, False]).get_suptitle()
+        'The samples cover 1 of 2 components'
+    """
+    found, true, reached = as_array(shares).ravel(), as_array(expected).ravel(), as_array(covered).ravel() > 0
+    check_same_length(shares=found, expected=true, covered=reached)
+    if not len(found):
+        raise ValueError("Expected at least one component; got none.")
+    count = len(found)
+    figure = new_figure(float(np.clip(0.62 * count + 1.6, 6.4, 11.0)), 4.0)
+    axes = figure.add_subplot()
+    clean(axes)
+    axes.grid(False, axis="x")
+    places = np.arange(count)
+    for kind, colour, hatch in ((True, COVERED, ""), (False, MISSED, "////")):
+        mine = places[reached == kind]
+        axes.bar(mine, found[mine], 0.62, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+    axes.hlines(true, places - 0.4, places + 0.4, color=INK, linewidth=2.2, zorder=3)
+    top = 1.4 * float(max(found.max(), true.max(), 1e-9))
+    for place in places[~reached]:
+        height = max(found[place], true[place])
+        axes.text(place, height + 0.015 * top, "not\ncovered", ha="center", va="bottom", fontsize=9, color="#a04300")
+    axes.set_xticks(places, [str(k + 1) for k in places])
+    axes.tick_params(axis="x", length=0)
+    axes.set(xlim=(-0.7, count - 0.3), ylim=(0.0, top), xlabel="component of the true mixture")
+    axes.set_ylabel("share of the samples")
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if top > 0.06 else 1))
+    handles: list[Patch | Line2D] = [Line2D([], [], color=INK, linewidth=2.2, label="under the true mixture")]
+    if reached.any():
+        handles.append(Patch(facecolor=COVERED, label="samples, covered"))
+    if not reached.all():
+        missed = Patch(facecolor=MISSED, hatch="////", edgecolor="white", linewidth=0, label="samples, not covered")
+        handles.append(missed)
+    axes.legend(handles=handles, fontsize=9.5, frameon=False, loc="upper center", ncols=3)
+    title(figure, f"The samples cover {reached.sum()} of {count} components")
+    said = [] if outside is None else [f"{outside:.1%} of the samples lie in no component"]
+    if said or caption:
+        note(figure, ". ".join([*said, *([caption] if caption else [])]))
+    return figure
+
+
+def _clouds(
+    real: ArrayLike | Tensor,
+    sampled: ArrayLike | Tensor,
+    components_real: ArrayLike | Tensor,
+    components_sampled: ArrayLike | Tensor,
+    points: int,
+) -> dict[str, tuple[Array, Array]]:
+    """Points and their components by the title of their panel, `points` of them at most."""
+    clouds = {}
+    for name, values, owners in (
+        ("Data", real, components_real),
+        ("Samples of the model", sampled, components_sampled),
+    ):
+        x, k = as_array(values), as_array(owners).ravel()
+        if x.ndim != 2 or x.shape[1] != 3 or not len(x):
+            raise ValueError(f"Expected points of shape N x 3; got {x.shape} for {name.lower()}.")
+        check_same_length(points=x, components=k)
+        rows = np.linspace(0, len(x) - 1, min(points, len(x))).astype(int)
+        clouds[name] = (x[rows], k[rows])
+    return clouds
+
+
+def _styles(clouds: Mapping[str, tuple[Array, Array]], components: int = 0) -> dict[int, tuple[str, str]]:
+    """Colour and marker of each component; grey dots for points in none."""
+    owners = np.concatenate([k for _, k in clouds.values()])
+    styles = dict(enumerate(class_styles(max(components, int(owners.max()) + 1))))
+    return {-1: (OUTSIDE, "."), **styles} if owners.min() < 0 else styles
+
+
+def _window(
+    clouds: Mapping[str, tuple[Array, Array]],
+    means: Array | None = None,
+    covariances: Array | None = None,
+) -> tuple[Array, Array]:
+    """Lower and upper corner of one window for all panels: the data, the ellipses, and nearly all samples."""
+    (data, _), (samples, _) = clouds.values()
+    spread = 0.25 * (data.max(axis=0) - data.min(axis=0))
+    ends = [data.min(axis=0), data.max(axis=0)]
+    ends += [samples.min(axis=0).clip(min=ends[0] - spread), samples.max(axis=0).clip(max=ends[1] + spread)]
+    if means is not None and covariances is not None:
+        radii = 2.0 * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+        ends += [(means - radii).min(axis=0), (means + radii).max(axis=0)]
+    low, high = np.min(ends, axis=0), np.max(ends, axis=0)
+    margin = np.maximum(0.03 * (high - low), 1e-6)
+    return low - margin, high + margin
+
+
+def _ellipse(axes: Axes, mean: Array, covariance: Array, colour: str) -> None:
+    """Draw the 2-sigma ellipse of a Normal in the plane."""
+    scales, directions = np.linalg.eigh(covariance)
+    width, height = 4.0 * np.sqrt(scales.clip(0.0))
+    angle = float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
+    ellipse = Ellipse((mean[0], mean[1]), width, height, angle=angle, facecolor="none", zorder=3)
+    ellipse.set(edgecolor=colour, linewidth=1.6)
+    ellipse.set_path_effects([withStroke(linewidth=2.6, foreground="white", alpha=0.7)])
+    axes.add_patch(ellipse)
+
+
+def _legend(figure: Figure, styles: Mapping[int, tuple[str, str]], *, ellipses: bool = False) -> None:
+    handles: Sequence[Line2D] = [
+        *(
+            Line2D([], [], linestyle="", marker=m, color=c, markersize=7, label=str(k + 1) if k >= 0 else "none")
+            for k, (c, m) in sorted(styles.items(), key=lambda style: (style[0] < 0, style[0]))
+        ),
+        *([Line2D([], [], color=INK, linewidth=1.8, label="2-sigma\nellipse")] if ellipses else []),
+    ]
+    ncols = -(-len(handles) // 26)
+    legend = figure.legend(handles=handles, loc="outside right center", ncols=ncols, fontsize=9.5, frameon=False)
+    legend.set_title("component", FontProperties(size=10))

@@ -1,0 +1,76 @@
+"""Latents projected on a plane: by their principal components, and by t-SNE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+
+from latentmix.experiments.figures.style import Array, as_array
+
+__all__ = ["Projections", "project"]
+
+
+@final
+@dataclass(frozen=True)
+class Projections:
+    """Points of a plane for some of many latents.
+
+    Attributes:
+        rows: Which latents they are, ascending: n of the N rows.
+        points: By method, an `n x 2` float64 array.
+        explained: The shares of the variance along the two axes of `PCA`.
+    """
+
+    rows: NDArray[np.int64]
+    points: dict[str, Array]
+    explained: tuple[float, float]
+
+
+def project(latents: ArrayLike | Tensor, *, limit: int = 1500, seed: int = 0) -> Projections:
+    """Project latents on their first two principal components and by t-SNE.
+
+    The components are those of all latents; t-SNE (van der Maaten and Hinton, *Visualizing data using t-SNE*, 2008)
+    starts from them and sees `limit` latents alone, because its time grows with their number (some 5 s for 1500).
+
+    Args:
+        latents: An `N x D` array, N being at least 4 and D at least 2.
+        limit: Most points, spread evenly over the N.
+        seed: Seed of both methods.
+
+    Raises:
+        ValueError: If there are too few latents or dimensions, or one is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures.projections import project
+        >>> latents = np.random.default_rng(0).normal(size=(60, 5)) * [3, 2, 1, 1, 1]
+        >>> projections = project(latents, limit=20)
+        >>> {name: points.shape for name, points in projections.points.items()}
+        {'PCA': (20, 2), 't-SNE': (20, 2)}
+    """
+    data = as_array(latents)
+    if data.ndim != 2 or len(data) < 4 or data.shape[1] < 2 or limit < 4:
+        raise ValueError(f"Expected 4 or more latents of shape N x D with D >= 2; got {data.shape}, at most {limit}.")
+    if not np.isfinite(data).all():
+        raise ValueError("Expected finite latents; got NaN or infinity among them.")
+    rows = np.linspace(0, len(data) - 1, min(limit, len(data))).astype(np.int64)
+    centred = data - data.mean(axis=0)
+    scale = float(np.abs(centred).max())
+    if scale <= 1e-12 * float(np.abs(data).max(initial=1.0)):
+        nothing = np.zeros((len(rows), 2))
+        return Projections(rows, {"PCA": nothing, "t-SNE": nothing}, (0.0, 0.0))
+    components = PCA(2, svd_solver="full", random_state=seed).fit(centred)
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    tsne = TSNE(2, init="pca", perplexity=perplexity, random_state=seed)
+    with threadpool_limits(1):  # its thousand short parallel regions take minutes where the cores are shared
+        neighbours = tsne.fit_transform(centred[rows] / scale)
+    first, second = (float(share) for share in components.explained_variance_ratio_)
+    points = {"PCA": as_array(components.transform(centred[rows])), "t-SNE": as_array(neighbours)}
+    return Projections(rows, points, (first, second))

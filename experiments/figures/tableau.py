@@ -1,0 +1,354 @@
+"""A tableau of many cells: combinations of two axes over combinations of two others, colours within each group."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from latentmix.experiments.figures.style import INK, MUTED, new_figure
+
+__all__ = [
+    "METRICS",
+    "Cell",
+    "Key",
+    "Metric",
+    "best_cells",
+    "elided",
+    "figure_of",
+    "group_of",
+    "inner_ticks",
+    "metric_of",
+    "number",
+    "tableau",
+]
+
+Cell = Mapping[str, Any]
+Key = tuple[str, ...]
+
+REFUSED, HATCH, FAILED = "#ededed", "#b5b5b5", "#a01800"
+GROUP_HUES = ("Blues", "Oranges", "Purples", "Reds")
+COMMON_HUE = "Greens"
+COLUMNS = 21  # that fill a page
+PAGE, CELL_HEIGHT = 12.8, 0.32  # inches
+ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+
+
+@final
+@dataclass(frozen=True)
+class Metric:
+    """What a figure is called and how it reads.
+
+    Args:
+        name: With its unit.
+        decimals: Most decimals of a number.
+        better: Whether more (1) or less (-1) of it is better, or neither (0).
+        grouped: Whether it compares cells of one group alone.
+    """
+
+    name: str
+    decimals: int = 3
+    better: int = 0
+    grouped: bool = False
+
+
+METRICS = {
+    "elbo": Metric("ELBO, nats", 1, 1, grouped=True),
+    "log_likelihood": Metric("log-likelihood, nats", 1, 1, grouped=True),
+    "mse": Metric("MSE", 4, -1),
+    "ssim": Metric("SSIM", 3, 1),
+    "kl": Metric("KL divergence, nats", 1),
+    "accuracy": Metric("accuracy", 3, 1),
+}
+
+
+def metric_of(name: str) -> Metric:
+    """What is known of a metric; of one that is not, that it compares all cells."""
+    return METRICS.get(name, Metric(name.replace("_", " ")))
+
+
+def figure_of(cell: Cell, name: str) -> float:
+    """A figure of a cell; NaN where it has none."""
+    value = (cell.get("figures") or {}).get(name)
+    return math.nan if value is None else float(value)
+
+
+def group_of(cell: Cell) -> str:
+    """The group of a cell; empty where it has none."""
+    return str(cell.get("group") or "")
+
+
+def best_cells(grid: Mapping[Key, Cell], name: str) -> set[Key]:
+    """The best cell of each group, or of all where the metric compares them; none where nothing else compares."""
+    metric, found = metric_of(name), set()
+    for members in _scales(grid, metric).values():
+        values = {key: figure_of(grid[key], name) for key in members if math.isfinite(figure_of(grid[key], name))}
+        if metric.better and len(values) > 1:
+            found.add(max(values, key=lambda key: metric.better * values[key]))
+    return found
+
+
+def elided(label: str, length: int = 26) -> str:
+    """A label, without its middle where it is long."""
+    half = (length - 1) // 2
+    return label if len(label) <= length else f"{label[:half]}…{label[-half:]}"
+
+
+def tableau(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metrics: Sequence[str]) -> Figure:
+    """Draw a tableau of each metric; the title is left to the caller.
+
+    Args:
+        grid: Cells by their labels, in the axes' order.
+        axes: The labels of each of two to four axes.
+        metrics: The metrics.
+    """
+    parts = arrange(grid, axes)
+    rows, columns = (math.prod(len(axes[name]) for name in part) for part in parts)
+    left = max(sum(_longest(axes[name]) + 0.16 for name in parts[0]), _longest(_corner(parts)) + 0.1) + 0.1
+    cell = max(float(np.clip((PAGE - left) / columns, 0.3, 0.62)), 2.0 / columns)
+    width, height = cell * columns, CELL_HEIGHT * rows
+    turned = _longest(axes[parts[1][-1]]) > cell - 0.06
+    top = 0.34 + (_longest(axes[parts[1][-1]]) if turned else 0.16) + 0.12 + 0.26 * (len(parts[1]) - 1)
+
+    abreast = int(np.clip((PAGE - left) / (width + 0.3), 1, len(metrics)))
+    lines = -(-len(metrics) // abreast)
+    abreast = -(-len(metrics) // lines)
+    bars_abreast = max(1, int(width / 1.7))
+    below = [0.3 + 0.56 * (-(-len(_scales(grid, metric_of(name))) // bars_abreast)) for name in metrics]
+    bottoms = [max(below[line * abreast : (line + 1) * abreast]) for line in range(lines)]
+    page = (left + abreast * (width + 0.3), 0.5 + lines * (top + height) + sum(bottoms) + 0.4)
+    figure = new_figure(max(page[0], 6.5), page[1])
+    figure.set_layout_engine("none")
+
+    def add(x: float, y: float, wide: float, high: float) -> Axes:
+        """Axes in inches from the left and from the top."""
+        size = figure.get_size_inches()
+        x += max(0.0, size[0] - page[0]) / 2
+        return figure.add_axes((x / size[0], 1.0 - (y + high) / size[1], wide / size[0], high / size[1]))
+
+    for place, name in enumerate(metrics):
+        x = left + (place % abreast) * (width + 0.3)
+        line = place // abreast
+        y = 0.5 + line * (top + height) + sum(bottoms[:line]) + top
+        panel = add(x, y, width, height)
+        scales = _paint(panel, grid, axes, parts, name, cell)
+        _labels(panel, axes, parts, first=place % abreast == 0, turned=turned)
+        heading = panel.annotate(metric_of(name).name, (0.5, 1.0), (0, 72 * top - 10), **ABOVE)
+        heading.set(fontsize=11, fontweight="bold", color=INK, ha="center", va="top")
+        for k, (scale, colours) in enumerate(scales.items()):
+            in_row = min(bars_abreast, len(scales))
+            wide = min(3.2, (width - 0.3 * (in_row - 1)) / in_row)
+            start = x + (width - in_row * wide - 0.3 * (in_row - 1)) / 2
+            spot = start + (k % in_row) * (wide + 0.3), y + height + 0.15 + 0.56 * (k // in_row)
+            _bar(figure, add(*spot, wide, 0.12), *colours, label=scale)
+    return figure
+
+
+def arrange(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]]) -> tuple[Key, Key]:
+    """The axes of the rows and those of the columns, outer ones first.
+
+    An axis whose labels decide the group comes first in the rows; apart from that a tableau is about as high as wide.
+    """
+    names = list(axes)
+    groups = {group_of(cell) for cell in grid.values() if cell["status"] == "done"}
+    decisive = [name for k, name in enumerate(names) if len(groups) > 1 and _decides(grid, k)]
+
+    def cost(part: Key) -> tuple[bool, float]:
+        count = [math.prod(len(axes[name]) for name in names if (name in part) == inside) for inside in (True, False)]
+        outside = bool(decisive) and decisive[0] not in part
+        return outside, abs(count[0] - count[1]) + 10.0 * max(0, count[1] - COLUMNS)
+
+    sizes = {2: (1,), 3: (1, 2), 4: (2,)}[len(names)]
+    parts = [part for size in sizes for part in itertools.combinations(names, size)]
+    rows = min(parts, key=cost)
+    return tuple(sorted(rows, key=lambda name: name not in decisive[:1])), tuple(n for n in names if n not in rows)
+
+
+def _decides(grid: Mapping[Key, Cell], axis: int) -> bool:
+    found: dict[str, set[str]] = {}
+    for key, cell in grid.items():
+        if cell["status"] == "done":
+            found.setdefault(key[axis], set()).add(group_of(cell))
+    return all(len(groups) == 1 for groups in found.values())
+
+
+def _scales(grid: Mapping[Key, Cell], metric: Metric) -> dict[str, list[Key]]:
+    """The finished cells that share a scale, by the scale's name."""
+    scales: dict[str, list[Key]] = {}
+    for key, cell in grid.items():
+        if cell["status"] == "done":
+            scales.setdefault(group_of(cell) if metric.grouped else "", []).append(key)
+    return scales
+
+
+def _paint(
+    panel: Axes,
+    grid: Mapping[Key, Cell],
+    axes: Mapping[str, Sequence[str]],
+    parts: tuple[Key, Key],
+    name: str,
+    width: float,
+) -> dict[str, tuple[Colormap, Normalize, str]]:
+    """Paint and number every cell; the colours, range and open ends of each scale."""
+    metric, names = metric_of(name), list(axes)
+    rows, columns = (list(itertools.product(*(axes[axis] for axis in part))) for part in parts)
+    place = {
+        tuple(dict(zip((*parts[0], *parts[1]), (*row, *column), strict=True))[axis] for axis in names): (i, j)
+        for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns))
+    }
+    scales = {}
+    canvas = np.ones((len(rows), len(columns), 3))
+    size = 9.0 if width >= 0.5 else 8.5
+    room = int((72 * width - 4) / (0.6 * size))
+    decimals = _decimals([figure_of(grid[key], name) for key in grid], metric.decimals, room)
+    for k, (scale, members) in enumerate(_scales(grid, metric).items()):
+        colours = _colours(GROUP_HUES[k % len(GROUP_HUES)] if metric.grouped else COMMON_HUE, metric.better)
+        norm, extend = _range(np.array([figure_of(grid[key], name) for key in members]))
+        scales[scale] = (colours, norm, extend)
+        for key in members:
+            value = figure_of(grid[key], name)
+            if math.isfinite(value):
+                canvas[place[key]] = colours(float(norm(value)))[:3]
+            said = _short(value, decimals, room) if math.isfinite(value) else "–"
+            dark = float(canvas[place[key]] @ (0.299, 0.587, 0.114)) < 0.55
+            _write(panel, place[key], said if len(said) <= room else "", "white" if dark else INK, size)
+    panel.imshow(canvas, aspect="auto", interpolation="nearest")
+    for key, cell in grid.items():
+        i, j = place[key]
+        if cell["status"] == "refused":
+            panel.add_patch(
+                Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=REFUSED, edgecolor=HATCH, hatch="////", linewidth=0)
+            )
+        elif cell["status"] == "failed":
+            _write(panel, (i, j), "×", FAILED, 13.0)
+    _rule(panel, [len(axes[part[-1]]) if len(part) > 1 else 0 for part in parts], (len(rows), len(columns)))
+    for key in best_cells(grid, name):
+        i, j = place[key]
+        frame = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="none", edgecolor="black", linewidth=2.2, zorder=4)
+        frame.set_clip_on(False)
+        panel.add_patch(frame)
+    return scales
+
+
+def _write(panel: Axes, place: tuple[int, int], said: str, colour: str, size: float) -> None:
+    if said:
+        panel.text(place[1], place[0], said, ha="center", va="center", fontsize=size, color=colour, zorder=3)
+
+
+def _rule(panel: Axes, blocks: Sequence[int], shape: tuple[int, int]) -> None:
+    """Draw white lines between cells, wider ones between blocks, and an outline."""
+    for axis, block in enumerate(blocks):
+        draw = panel.axvline if axis else panel.axhline
+        for line in range(1, shape[axis]):
+            draw(line - 0.5, color="white", linewidth=4.5 if block and line % block == 0 else 1.0, zorder=2)
+    panel.spines[:].set_color("#c4c4c4")
+
+
+def _labels(
+    panel: Axes, axes: Mapping[str, Sequence[str]], parts: tuple[Key, Key], *, first: bool, turned: bool
+) -> None:
+    """Write the labels of the inner axes beside the cells, those of the outer axes beyond, and the axes' names."""
+    rows, columns = ([[elided(label) for label in axes[name]] for name in part] for part in parts)
+    blocks = [len(part[0]) if len(part) > 1 else 1 for part in (rows, columns)]
+    panel.tick_params(length=0, labelsize=9.5, labelcolor=INK, pad=4, top=True, labeltop=True, labelbottom=False)
+    panel.set_xticks(range(len(columns[-1]) * blocks[1]), columns[-1] * blocks[1], rotation=90 if turned else 0)
+    panel.set_yticks(range(len(rows[-1]) * blocks[0]), rows[-1] * blocks[0] if first else [])
+    if len(columns) > 1:
+        beyond = 72 * (_longest(columns[-1]) if turned else 0.16) + 10
+        for k, label in enumerate(columns[0]):
+            said = panel.annotate(label, ((k + 0.5) / blocks[1], 1.0), (0, beyond), **ABOVE)
+            said.set(fontsize=10, fontweight="bold", color=INK, ha="center", va="bottom")
+    if not first:
+        panel.set_yticks([])
+        return
+    if len(rows) > 1:
+        beyond = 72 * (_longest(rows[-1]) + 0.16)
+        for k, label in enumerate(rows[0]):
+            said = panel.annotate(label, (0.0, 1.0 - (k + 0.5) / blocks[0]), (-beyond, 0), **ABOVE)
+            said.set(fontsize=10, fontweight="bold", color=INK, ha="right", va="center")
+    names = panel.annotate("\n".join(_corner(parts)), (0.0, 1.0), (-6, 6), **ABOVE)
+    names.set(fontsize=9.5, color=MUTED, ha="right", va="bottom")
+
+
+def _corner(parts: tuple[Key, Key]) -> list[str]:
+    return [f"{side}: {', '.join(part)}" for side, part in zip(("rows", "columns"), parts, strict=True)]
+
+
+def _bar(figure: Figure, axes: Axes, colours: Colormap, norm: Normalize, extend: str, *, label: str) -> None:
+    """Draw the bar of a scale of colours."""
+    mappable = ScalarMappable(norm, colours)
+    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", extend=extend)
+    bar.set_ticks(inner_ticks(float(norm.vmin or 0.0), float(norm.vmax or 0.0)))
+    bar.ax.tick_params(labelsize=9, length=2, labelcolor=INK)
+    bar.outline.set_visible(False)
+    bar.set_label(label, fontsize=9.5, color=INK)
+
+
+def _colours(hue: str, better: int) -> Colormap:
+    """A scale of one hue, darker where it is better."""
+    shades = colormaps[hue](np.linspace(0.08, 0.88, 256))
+    return ListedColormap(shades[::-1] if better < 0 else shades)
+
+
+def _range(values: Any) -> tuple[Normalize, str]:
+    """A range of colours in which stray values take the colours of its ends; which ends are open."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return Normalize(0.0, 1.0), "neither"
+    low, high = np.quantile(finite, [0.1, 0.9])
+    reach = high - low if high > low else np.inf
+    bottom = float(finite[finite >= low - reach].min())
+    top = float(finite[finite <= high + reach].max())
+    ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    extend = ends[bool(finite.min() < bottom), bool(finite.max() > top)]
+    if top - bottom <= 1e-9 * max(abs(top), 1e-9):
+        bottom, top = bottom - 0.5 * max(abs(bottom), 1e-3), top + 0.5 * max(abs(top), 1e-3)
+    return Normalize(bottom, top, clip=True), extend
+
+
+def _decimals(values: Sequence[float], most: int, room: int) -> int:
+    """As many decimals as nine in ten numbers have room for."""
+    finite = [value for value in values if math.isfinite(value)]
+    for decimals in range(most, 0, -1):
+        if finite and np.mean([len(number(value, decimals)) <= room for value in finite]) >= 0.9:
+            return decimals
+    return 0
+
+
+def _short(value: float, decimals: int, room: int) -> str:
+    """A number, shorter where it has no room."""
+    said = number(value, decimals)
+    if len(said) > room:
+        said = number(value, 0)
+    if len(said) > room:
+        power = math.floor(math.log10(abs(value)) / 3)
+        said = f"{value / 1000**power:.0f}{('', 'k', 'M', 'G', 'T')[min(power, 4)]}".replace("-", "−")
+    return said
+
+
+def inner_ticks(low: float, high: float) -> list[float]:
+    """Some four round numbers between the ends of a scale, far enough from these for their labels."""
+    margin = 0.07 * (high - low)
+    ticks = [float(tick) for tick in MaxNLocator(4).tick_values(low, high)]
+    return [tick for tick in ticks if low + margin <= tick <= high - margin]
+
+
+def number(value: float, decimals: int) -> str:
+    """A number with a true minus sign."""
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def _longest(labels: Sequence[str]) -> float:
+    """About how long the longest label is, in inches."""
+    return max(0.6 * 9.5 * len(elided(label)) / 72 for label in labels)

@@ -1,0 +1,1 @@
+"""Options of an experiment, from words to objects."""

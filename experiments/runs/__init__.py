@@ -1,0 +1,1 @@
+"""Runs: training, measuring, and the folder that holds them."""

@@ -1,0 +1,143 @@
+"""What is measured of a trained VAE: bound, reconstructions, latents, prior, and how well points are matched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentmix.experiments.data.datasets import Dataset, Split
+from latentmix.experiments.runs.metrics import classification, reconstruction
+from latentmix.experiments.runs.mixtures import LatentSplit
+from latentmix.guides import AmortizedGuide
+from latentmix.inference import (
+    Objective,
+    bits_per_dimension,
+    component_coverage,
+    energy_test,
+    evaluate,
+    latent_statistics,
+    log_likelihood,
+    map_by_majority,
+)
+from latentmix.inference.batches import Transform
+from latentmix.models import VAE, MixtureParameters, MixturePrior
+
+__all__ = ["measure_prior", "measure_vae"]
+
+AGGREGATE = 1000
+
+
+def measure_vae(
+    vae: VAE,
+    guide: AmortizedGuide,
+    split: Split,
+    seen: Tensor,
+    *,
+    transform: Transform,
+    objective: Objective,
+    samples: int = 0,
+    limit: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Figures of a VAE on a split.
+
+    Args:
+        vae: The model.
+        guide: The guide.
+        split: The data as they are.
+        seen: The data as model and guide see them before `transform`, such as one binary draw.
+        transform: Applied to every batch of `seen`.
+        objective: What measures the bound.
+        samples: Importance samples for `iw_log_likelihood`; 0 leaves it out.
+        limit: Most data that it is measured on.
+        seed: Seed of the draws.
+
+    Returns:
+        `mse`, and `ssim` for images; `elbo`, `log_likelihood` and `kl` in nats per datum (`kl` is the rate, and
+        `-log_likelihood` the distortion); `active_units`; `kl_per_dimension` where prior and guide factorise;
+        `mutual_information` and `marginal_kl`, the parts of the rate; `bits_per_dimension` where the likelihood is a
+        mass, of the importance-weighted log-likelihood where that is measured.
+    """
+    bound = evaluate(vae.model, guide, seen, objective=objective, transform=transform, seed=seed)
+    latent = latent_statistics(vae, guide, seen, aggregate=AGGREGATE, transform=transform, seed=seed)
+    figures: dict[str, Any] = {
+        **reconstruction(vae, guide, split.x),
+        "elbo": bound.elbo,
+        "log_likelihood": bound.log_likelihood,
+        "kl": bound.kl,
+        "active_units": latent.active_units,
+        "mutual_information": latent.mutual_information,
+        "marginal_kl": latent.marginal_kl,
+    }
+    if latent.kl_per_dimension is not None:
+        figures["kl_per_dimension"] = latent.kl_per_dimension.tolist()
+        figures["active"] = latent.active.tolist()
+    best = bound.elbo
+    if samples:
+        weighted = log_likelihood(vae, guide, seen[:limit], samples, transform=transform, seed=seed)
+        figures["iw_log_likelihood"] = best = float(weighted.mean())
+        figures["iw"] = {"samples": samples, "data": len(weighted), "sd": float(weighted.std())}
+    if vae.likelihood.discrete:
+        figures["bits_per_dimension"] = bits_per_dimension(best, vae.likelihood, vae.shape)
+    return figures
+
+
+def measure_prior(
+    vae: VAE, dataset: Dataset, latents: Mapping[str, LatentSplit], *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Figures of the prior: how its components tell classes apart, and how samples of the VAE match points.
+
+    Args:
+        vae: The model.
+        dataset: The data.
+        latents: Latents of the splits `train` and `test`.
+        seed: Seed of the samples.
+
+    Returns:
+        `prior` for a mixture prior and labelled data: figures of classification on test data, each component taking
+        its majority class among the training data. `coverage` for points of a known mixture.
+    """
+    figures: dict[str, dict[str, Any]] = {}
+    if isinstance(vae.prior, MixturePrior) and dataset.classes:
+        figures["prior"] = _classify(vae.prior, latents, dataset.classes)
+    if dataset.truth is not None:
+        figures["coverage"] = measure_samples(vae, dataset, dataset.truth, seed=seed)
+    return figures
+
+
+def _classify(prior: MixturePrior, latents: Mapping[str, LatentSplit], classes: tuple[int, ...]) -> dict[str, Any]:
+    device, dtype = prior.means.device, prior.means.dtype
+    assigned = {
+        name: prior.responsibilities(torch.from_numpy(split.latents).to(device, dtype)).argmax(1).cpu().numpy()
+        for name, split in latents.items()
+    }
+    train, test = latents["train"].labels, latents["test"].labels
+    assert train is not None
+    assert test is not None
+    component_classes = map_by_majority(assigned["train"], train, prior.n_components, classes)
+    figures = classification(test, np.asarray(component_classes)[assigned["test"]], assigned["test"], classes)
+    return {"component_classes": [int(label) for label in component_classes], **figures}
+
+
+def measure_samples(vae: VAE, dataset: Dataset, truth: MixtureParameters, *, seed: int) -> dict[str, Any]:
+    """Samples of the VAE against points: the components of the true mixture that they cover, and a two-sample test.
+
+    As many samples are drawn as there are test points, noise of the likelihood included.
+    """
+    real = dataset.test.x
+    sampled = vae.generate(len(real), mean=False, seed=seed)
+    coverage = component_coverage(sampled, truth)
+    return {
+        "components": len(truth.weights),
+        "covered": coverage.n_covered,
+        "covered_components": coverage.covered.tolist(),
+        "shares": coverage.shares.tolist(),
+        "expected": coverage.expected.tolist(),
+        "outside": coverage.outside,
+        "energy": asdict(energy_test(sampled, real, seed=seed)),
+    }

@@ -1,0 +1,98 @@
+"""Tables of figures: reconstruction and classification, by torchmetrics and scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    adjusted_rand_score,
+    confusion_matrix,
+    normalized_mutual_info_score,
+    precision_recall_fscore_support,
+)
+from torch import Tensor
+from torchmetrics.image import StructuralSimilarityIndexMeasure
+
+from latentmix.experiments.data.datasets import ToFloat
+from latentmix.guides import AmortizedGuide
+from latentmix.models import VAE
+
+__all__ = ["classification", "reconstruct", "reconstruction"]
+
+
+def reconstruct(vae: VAE, guide: AmortizedGuide, images: Tensor) -> Tensor:
+    """The likelihood's mean at the mean of q(z given the grey image).
+
+    Args:
+        vae: The model.
+        guide: The guide.
+        images: An `N x C x H x W` uint8 tensor.
+
+    Returns:
+        A float tensor of the same shape.
+    """
+    return vae.decode(guide.encode(images, transform=ToFloat()))
+
+
+def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_size: int = 1024) -> dict[str, float]:
+    """Mean squared error per value, and structural similarity of images, of reconstructions to the originals.
+
+    SSIM is Wang et al., *Image quality assessment: from error visibility to structural similarity*, 2004, with
+    a Gaussian window of 11 pixels and a data range of 1, averaged over images.
+
+    Args:
+        vae: The model.
+        guide: The guide.
+        images: An `N x C x H x W` uint8 tensor, or `N x D` points.
+        batch_size: Data a chunk.
+
+    Returns:
+        `mse`, and `ssim` for images.
+    """
+    pictorial = images.dim() == 4
+    similarity = StructuralSimilarityIndexMeasure(data_range=1.0).to(images.device)
+    squares = torch.zeros((), dtype=torch.float64, device=images.device)
+    for chunk in images.split(batch_size):
+        originals, means = ToFloat()(chunk), reconstruct(vae, guide, chunk)
+        squares += (originals - means).double().square().sum()
+        if pictorial:
+            similarity.update(means, originals)
+    figures = {"mse": float(squares) / images.numel()}
+    return figures | {"ssim": float(torch.as_tensor(similarity.compute()))} if pictorial else figures
+
+
+def classification(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], assignments: NDArray[np.int64], classes: Sequence[int]
+) -> dict[str, Any]:
+    """How well classes are told apart.
+
+    Args:
+        labels: N true labels.
+        predicted: N predicted labels.
+        assignments: N components, for the indices that need no mapping to classes.
+        classes: The classes, in the order of the confusion matrix.
+
+    Returns:
+        `accuracy`; `precision`, `recall` and `f1`, their means over the classes that occur; `per_class`; `confusion`,
+        true classes by row; `ari` and `nmi`, adjusted Rand index and normalised mutual information.
+    """
+    columns = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0.0)
+    present = columns[3] > 0
+    names = ("precision", "recall", "f1", "support")
+    per_class = {
+        str(label): {name: float(column[row]) for name, column in zip(names, columns, strict=True)}
+        for row, label in enumerate(classes)
+    }
+    macro = {name: float(np.mean(column[present])) for name, column in zip(names[:3], columns[:3], strict=True)}
+    return {
+        "accuracy": float(np.mean(labels == predicted)),
+        **macro,
+        "per_class": per_class,
+        "confusion": confusion_matrix(labels, predicted, labels=list(classes)).tolist(),
+        "ari": float(adjusted_rand_score(labels, assignments)),
+        "nmi": float(normalized_mutual_info_score(labels, assignments)),
+    }

@@ -1,0 +1,338 @@
+"""Mixtures over the latents: EM and enumerated SVI side by side, NUTS beside them, under three budgets of labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from latentmix.experiments.data.datasets import draw_labelled
+from latentmix.experiments.options.experiment import MixtureFits
+from latentmix.experiments.runs.metrics import classification
+from latentmix.inference import GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
+from latentmix.inference.mixtures.points.arrays import as_tensor
+
+__all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
+
+Inference = Literal["em", "svi", "nuts"]
+FITS: dict[Inference, str] = {"em": "EM", "svi": "SVI"}
+GUIDES = {kind.__name__: kind for kind in (AutoDelta, AutoNormal, AutoMultivariateNormal)}
+BUDGETS = ("none", "few", "all")
+LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
+SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
+
+
+@dataclass(frozen=True)
+class LatentSplit:
+    """Latents and labels of one split.
+
+    Args:
+        latents: An `N x latent_dim` float64 array.
+        labels: N labels, or None.
+    """
+
+    latents: NDArray[np.float64]
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class FittedMixture:
+    """A mixture and the class of each of its components.
+
+    Args:
+        mixture: The fitted mixture.
+        classes: The classes, ascending; empty without labels.
+        component_classes: The class of each component; empty without labels.
+    """
+
+    mixture: GaussianMixture
+    classes: tuple[int, ...]
+    component_classes: tuple[int, ...]
+
+    def classify(self, latents: Tensor | NDArray[np.floating]) -> NDArray[np.float64]:
+        """Probabilities of the classes: an `N x n_classes` array from `N x latent_dim` latents.
+
+        A class has the summed responsibilities of its components; without classes they are the components'.
+        """
+        values = as_tensor(latents).detach().cpu().double().numpy()
+        responsibilities: NDArray[np.float64] = self.mixture.predict_proba(values)
+        if not self.classes:
+            return responsibilities
+        belongs = np.equal.outer(self.component_classes, self.classes).astype(np.float64)
+        return responsibilities @ belongs
+
+    def predict(self, latents: Tensor | NDArray[np.floating]) -> NDArray[np.int64]:
+        """The most probable class of each latent: N labels."""
+        return np.asarray(self.classes, dtype=np.int64)[self.classify(latents).argmax(1)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        parameters = self.mixture.get_params()
+        plain = {name: value for name, value in parameters.items() if isinstance(value, str | int | float | bool)}
+        return {
+            "parameters": plain,
+            "guide": self.mixture.guide.__name__,
+            "learned": {name: torch.as_tensor(np.asarray(getattr(self.mixture, name))) for name in LEARNED},
+            "scalars": {name: np.asarray(getattr(self.mixture, name)).item() for name in SCALARS},
+            "classes": list(self.classes),
+            "component_classes": list(self.component_classes),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> FittedMixture:
+        """The mixture that `state_dict` gave."""
+        mixture = GaussianMixture(**state["parameters"], guide=GUIDES[state["guide"]])
+        for name, tensor in state["learned"].items():
+            setattr(mixture, name, tensor.numpy())
+        for name, value in state["scalars"].items():
+            setattr(mixture, name, value)
+        return cls(mixture, tuple(state["classes"]), tuple(state["component_classes"]))
+
+
+def fit_mixtures(
+    train: LatentSplit,
+    test: LatentSplit,
+    classes: Sequence[int],
+    settings: MixtureFits,
+    *,
+    labels_per_class: int,
+    seed: int,
+    label_seed: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, dict[str, FittedMixture]], dict[str, Any]]:
+    """Fit the same mixtures by EM and by enumerated SVI, each pair from one start, and measure both.
+
+    Budgets of labels: `none` starts from k-means, the best of several starts by EM's log-likelihood, and its
+    components are matched to classes one to one; `few` starts at the means of a few labelled images, for many
+    draws of them; `all` is the fit of `none` whose components take the majority class of the training images.
+    Classes are given to components by labels of training images alone; figures are of test images.
+
+    Args:
+        train: Latents of the training images.
+        test: Latents of the test images.
+        classes: The classes, ascending; empty without labels.
+        settings: How to fit.
+        labels_per_class: Labelled images per class of the `few` budget.
+        seed: Seed of the starts.
+        label_seed: Seed of the first draw of labelled images.
+        tell: Is called with a sentence on each step.
+
+    Returns:
+        The fitted mixtures by inference and budget (of `few` the first draw), and their figures: `mixtures` by
+        inference and budget, and `agreement` by budget.
+
+    Raises:
+        ValueError: If there are fewer training points than components, or neither classes nor `n_components`.
+    """
+    n_components = check_fits(settings, len(train.latents), classes)
+    bench = _Bench(train, test, tuple(classes), settings, n_components)
+
+    tell(f"mixtures of {n_components} components, no labels: EM from {settings.n_init} starts, SVI from the best")
+    starts = [bench.fit("em", seed + index) for index in range(settings.n_init)]
+    best = max(range(settings.n_init), key=lambda index: starts[index].lower_bound_)
+    fits: dict[Inference, GaussianMixture] = {
+        "em": starts[best],
+        "svi": bench.fit("svi", seed + best, em=starts[best]),
+    }
+    if settings.nuts_draws:
+        tell(f"NUTS from EM's answer: {settings.nuts_chains} chains of {settings.nuts_draws} draws")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            fits["nuts"] = bench.fit("nuts", seed + best, em=starts[best])
+        for warning in caught:
+            tell(str(warning.message))
+    figures: dict[str, Any] = {
+        "mixtures": {},
+        "agreement": {"none": bench.agreement({name: fits[name] for name in FITS})},
+    }
+    mixtures: dict[str, dict[str, FittedMixture]] = {}
+    for inference, mixture in fits.items():
+        mixtures[inference], figures["mixtures"][inference] = {}, {}
+        for budget in ("none", "all") if classes else ("none",):
+            fitted = bench.label(mixture, budget)
+            mixtures[inference][budget] = fitted
+            figures["mixtures"][inference][budget] = bench.measure(fitted)
+    if "nuts" in fits:
+        figures["agreement"]["none, EM and NUTS"] = bench.agreement({name: fits[name] for name in ("em", "nuts")})
+        figures["nuts"] = _diagnosed(fits["nuts"])
+    figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture in starts]
+    figures["mixtures"]["em"]["none"]["seconds_of_all_starts"] = sum(mixture.seconds_ for mixture in starts)
+
+    if classes and n_components != len(classes):
+        tell(f"few labels: left out, for they seed one component per class ({len(classes)}); got {n_components}")
+    elif classes:
+        tell(f"mixtures from {labels_per_class} labelled images per class, {settings.draws} draws, EM and SVI")
+        draws: dict[str, list[dict[str, Any]]] = {inference: [] for inference in FITS}
+        for index in range(settings.draws):
+            labels = bench.few_labels(labels_per_class, label_seed + index)
+            em = bench.fit("em", seed, labels)
+            fits = {"em": em, "svi": bench.fit("svi", seed, labels, em=em)}
+            if index == 0:
+                figures["agreement"]["few"] = bench.agreement(fits)
+            for inference, mixture in fits.items():
+                fitted = FittedMixture(mixture, bench.classes, bench.classes)
+                draws[inference].append(bench.measure(fitted))
+                mixtures[inference].setdefault("few", fitted)
+        for inference in FITS:
+            figures["mixtures"][inference]["few"] = _over_draws(draws[inference])
+    return mixtures, figures
+
+
+def check_fits(settings: MixtureFits, points: int, classes: Sequence[int]) -> int:
+    """The number of components, when mixtures of them can be fitted.
+
+    Raises:
+        ValueError: If there are fewer points than components, or neither classes nor `n_components`.
+    """
+    n_components = settings.n_components or len(classes)
+    if not n_components:
+        raise ValueError("Expected --mixture.n_components for images without labels; got none.")
+    if points < n_components:
+        raise ValueError(f"Expected at least as many training images as components, {n_components}; got {points}.")
+    return n_components
+
+
+def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means of figures over draws of labelled images; curves and the confusion matrix are of the first."""
+    means = {key: float(np.mean([draw[key] for draw in draws])) for key, value in draws[0].items() if _number(value)}
+    per_class = {
+        label: {key: float(np.mean([draw["per_class"][label][key] for draw in draws])) for key in row}
+        for label, row in draws[0]["per_class"].items()
+    }
+    accuracies = [draw["accuracy"] for draw in draws]
+    extremes = {"accuracy_min": min(accuracies), "accuracy_max": max(accuracies), "draws": accuracies}
+    extremes["converged"] = all(draw["converged"] for draw in draws)
+    return {**draws[0], **means, "per_class": per_class, **extremes}
+
+
+def _diagnosed(mixture: GaussianMixture) -> dict[str, Any]:
+    """What a NUTS fit says of its chains."""
+    result = mixture.result_
+    assert isinstance(result, MixtureNUTSResult)
+    return {
+        "chains": len(result.step_sizes),
+        "draws": mixture.nuts_draws,
+        "warmup": result.warmup,
+        "max_r_hat": result.r_hat,
+        "min_ess": result.ess,
+        "divergences": sum(result.divergences),
+        "max_tree_depth": sum(result.n_max_tree_depth),
+        "modes": [list(places) for places in result.modes.places],
+        "mode_gaps": list(result.modes.gaps),
+        "converged": result.converged,
+        "aligned": result.aligned,
+    }
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every fit of one experiment shares."""
+
+    train: LatentSplit
+    test: LatentSplit
+    classes: tuple[int, ...]
+    settings: MixtureFits
+    n_components: int
+
+    def fit(
+        self,
+        inference: Inference,
+        seed: int,
+        labels: NDArray[np.int64] | None = None,
+        em: GaussianMixture | None = None,
+    ) -> GaussianMixture:
+        """Fit a mixture to the training latents, SVI from EM's answer where that is asked for."""
+        settings = self.settings
+        start = {}
+        if em is not None and (inference == "nuts" or settings.svi_start == "em"):
+            start = {"weights_init": em.weights_, "means_init": em.means_, "precisions_init": em.precisions_}
+        mixture = GaussianMixture(
+            self.n_components,
+            covariance_type=settings.covariance_type,
+            tol=settings.tol,
+            max_iter=settings.max_iter,
+            svi_epochs=settings.svi_steps,
+            reg_covar=settings.reg_covar,
+            random_state=seed,
+            inference=inference,
+            guide=GUIDES[settings.guide] if inference == "svi" else AutoDelta,
+            optimizer=settings.optimizer,
+            nuts_draws=max(1, settings.nuts_draws),
+            nuts_chains=settings.nuts_chains,
+            nuts_warmup=settings.nuts_warmup,
+            nuts_processes=settings.nuts_processes,
+            nuts_max_tree_depth=settings.nuts_max_tree_depth,
+            verbose=inference == "nuts",
+            **start,
+        )
+        with warnings.catch_warnings():  # what did not converge is said in the figures
+            if inference != "nuts":
+                warnings.simplefilter("ignore", ConvergenceWarning)
+            return mixture.fit(self.train.latents, labels=labels)
+
+    def few_labels(self, per_class: int, seed: int) -> NDArray[np.int64]:
+        """Component labels of a draw of labelled images, -1 for the others."""
+        assert self.train.labels is not None
+        chosen = draw_labelled(torch.from_numpy(self.train.labels), self.classes, per_class, seed).numpy()
+        labels = np.full(len(self.train.latents), -1, dtype=np.int64)
+        labels[chosen] = np.searchsorted(self.classes, self.train.labels[chosen])
+        return labels
+
+    def label(self, mixture: GaussianMixture, budget: str) -> FittedMixture:
+        """Give each component a class, by the labels of the training images."""
+        if not self.classes:
+            return FittedMixture(mixture, (), ())
+        assert self.train.labels is not None
+        assignments = np.asarray(mixture.predict(self.train.latents))
+        mapping = map_by_matching if budget == "none" else map_by_majority
+        mapped = mapping(assignments, self.train.labels, self.n_components, self.classes)
+        return FittedMixture(mixture, self.classes, tuple(int(label) for label in mapped))
+
+    def measure(self, fitted: FittedMixture) -> dict[str, Any]:
+        """The figures of one fit."""
+        mixture = fitted.mixture
+        figures: dict[str, Any] = {
+            "log_likelihood": float(mixture.score(self.train.latents)),
+            "test_log_likelihood": float(mixture.score(self.test.latents)),
+            "iterations": int(mixture.n_iter_),
+            "converged": bool(mixture.converged_),
+            "seconds": mixture.seconds_,
+            "curve": [float(bound) for bound in mixture.lower_bounds_],
+        }
+        if self.classes:
+            assert self.test.labels is not None
+            figures["component_classes"] = list(fitted.component_classes)
+            figures |= classification(
+                self.test.labels,
+                fitted.predict(self.test.latents),
+                np.asarray(mixture.predict(self.test.latents)),
+                self.classes,
+            )
+        return figures
+
+    def agreement(self, fits: Mapping[Any, GaussianMixture]) -> dict[str, Any]:
+        """Two fits on the training latents."""
+        first, second = fits.values()
+        compared = compare(first, second, self.train.latents)
+        return {
+            "weights": compared.weights_distance,
+            "means": float(np.mean(compared.means_distance)),
+            "covariances": float(np.mean(compared.covariances_distance)),
+            "assigned_alike": compared.agreement,
+            "log_likelihood": dict(zip(fits, compared.log_likelihood, strict=True)),
+            "means_per_component": compared.means_distance,
+            "covariances_per_component": compared.covariances_distance,
+            "order": compared.order,
+        }

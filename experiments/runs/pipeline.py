@@ -1,0 +1,339 @@
+"""A run from start to end: images, VAE, latents, mixtures, figures, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmix.experiments.data.datasets import (
+    Binarization,
+    Dataset,
+    Split,
+    ToFloat,
+    batch_transform,
+    binarize_static,
+    resolve_binarize,
+)
+from latentmix.experiments.options.experiment import Experiment, build_parts, check_options, device_of
+from latentmix.experiments.runs.artifacts import RunFolder, versions
+from latentmix.experiments.runs.measures import measure_prior, measure_vae
+from latentmix.experiments.runs.mixtures import LatentSplit, check_fits, fit_mixtures
+from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae
+from latentmix.experiments.runs.report import write_report
+from latentmix.guides import AmortizedGuide
+from latentmix.inference import (
+    Callback,
+    ClosedFormVariance,
+    EarlyStopping,
+    StartPrior,
+    TrainingState,
+    bound_of,
+    fit,
+)
+from latentmix.inference.isolation import isolated
+from latentmix.models import VAE, MixturePrior, VampPrior
+from latentmix.models.pretrained import load_weights, read_weights
+from latentmix.models.vae import evaluation_mode
+
+__all__ = ["Session", "initialize", "latents_of", "run_experiment"]
+
+Tell = Callable[[str], None]
+
+
+def run_experiment(
+    experiment: Experiment, path: Path, *, progress: bool = True, pictures: bool = True, tell: Tell = print
+) -> dict[str, Any]:
+    """Run an experiment and leave everything in a new folder.
+
+    Args:
+        experiment: What to run.
+        path: The folder; it must be new.
+        progress: Whether to show a bar during training.
+        pictures: Whether to draw figures and write the report.
+        tell: Is called with a sentence on each step.
+
+    Returns:
+        The figures of `summary.json`.
+
+    Raises:
+        ValueError: If the folder exists, the data cannot be read, or parts do not fit each other or the data;
+            nothing is written then.
+    """
+    RunFolder.refuse_existing(path)
+    session = Session.prepare(experiment, tell)
+    folder = RunFolder.create(path)
+    folder.write_config(experiment.config)
+    return session.run(folder, progress=progress, pictures=pictures)
+
+
+@dataclass
+class Session:
+    """An experiment with its data loaded, its networks built, and both found to fit.
+
+    Attributes:
+        experiment: What to run.
+        dataset: The data: images of 256 levels, or points.
+        seen: What model and guide are trained and bounded on, by split: the data, or one binary draw of them.
+        binarize: How images become binary.
+        vae: The model.
+        guide: The guide.
+        tell: Is called with a sentence on each step.
+        began: When the session was prepared.
+    """
+
+    experiment: Experiment
+    dataset: Dataset
+    seen: dict[str, Tensor]
+    binarize: Binarization
+    vae: VAE
+    guide: AmortizedGuide
+    tell: Tell
+    began: float
+
+    @classmethod
+    def prepare(cls, experiment: Experiment, tell: Tell = print) -> Session:
+        """Load the data and build the networks; nothing is written."""
+        began = time.perf_counter()
+        training, data = experiment.training, experiment.data
+        check_options(experiment)
+        device = device_of(training)
+        dataset = data.load().to(device)
+        if dataset.pictorial and min(dataset.shape[1:]) < 6:
+            raise ValueError(f"Expected images of 6 x 6 pixels or more, for SSIM; got {dataset.shape[1:]}.")
+        check_fits(experiment.mixture, len(dataset.train), dataset.classes)
+        with isolated(seed=training.seed):
+            vae, guide = build_parts(experiment.parts(dataset.shape))
+        vae.to(device)
+        guide.to(device)
+        binarize = resolve_binarize(data.binarize, vae.likelihood)
+        seen = {
+            name: binarize_static(split.x, data.seed + index) if binarize == "static" else split.x
+            for index, (name, split) in enumerate(dataset.splits.items())
+        }
+        transform = batch_transform(binarize)
+        with isolated(seed=training.seed):
+            vae.likelihood.check(transform(seen["train"][:1024]))
+            if isinstance(vae.prior, VampPrior):
+                rows = torch.randint(len(dataset.train), (vae.prior.n_components,))
+                vae.prior.bind(guide.posterior, inputs=transform(seen["train"][rows]))
+        if training.start_prior is not None and not isinstance(vae.prior, MixturePrior):
+            raise ValueError(f"Expected a MixturePrior for --start_prior; got {type(vae.prior).__name__}.")
+        if training.init_from is not None:
+            initialize(vae, guide, Path(training.init_from))
+        with isolated(seed=training.seed, validation=True), evaluation_mode(vae, guide):
+            experiment.objective.rehearse(vae.model, guide, transform(seen["train"][:2]))
+        if training.tensorboard:
+            _summary_writer()
+        classes = f" of classes {', '.join(map(str, dataset.classes))}" if dataset.classes else " without labels"
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
+        kind = f"images{classes}, binarize={binarize}" if dataset.pictorial else f"points{classes}"
+        tell(f"data: {dataset.name}, {sizes} {kind}, on {device}")
+        return cls(experiment, dataset, seen, binarize, vae, guide, tell, began)
+
+    def run(
+        self, folder: RunFolder, *, progress: bool, pictures: bool = True, state: TrainingState | None = None
+    ) -> dict[str, Any]:
+        """Train, measure, fit the mixtures, draw and report; `state` goes on with an interrupted training."""
+        training, data, mixture = self.experiment.training, self.experiment.data, self.experiment.mixture
+        history = self.train(folder, progress=progress, state=state)
+        measured = {name: self.measure(name) for name in ("validation", "test")}
+
+        began = time.perf_counter()
+        latents = {
+            name: latents_of(self.guide, self.dataset.splits[name], mixture.latents, training.seed + index)
+            for index, name in enumerate(("train", "test"))
+        }
+        mixtures, figures = fit_mixtures(
+            latents["train"],
+            latents["test"],
+            self.dataset.classes,
+            mixture,
+            labels_per_class=data.labels_per_class,
+            seed=training.seed,
+            label_seed=data.seed,
+            tell=self.tell,
+        )
+        mixture_seconds = time.perf_counter() - began
+        folder.save_mixtures(mixtures)
+        figures |= measure_prior(self.vae, self.dataset, latents, seed=training.seed)
+        summary = {
+            "preset": self.experiment.config["name"],
+            "description": self.experiment.config["description"],
+            "seed": training.seed,
+            "device": str(device_of(training)),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "parameters": self.n_parameters,
+            "epochs": len(history),
+            "latents": mixture.latents,
+            "data": {
+                "source": self.dataset.name,
+                "classes": list(self.dataset.classes),
+                "binarize": self.binarize,
+                **{name: len(split) for name, split in self.dataset.splits.items()},
+                "labels_per_class": data.labels_per_class,
+            },
+            "measure": self.vae.likelihood.measure,
+            "seconds": {
+                "train": sum(epoch["seconds"] for epoch in history),
+                "mixtures": mixture_seconds,
+                "total": time.perf_counter() - self.began,
+            },
+            **measured,
+            **figures,
+        }
+        if pictures:
+            self.tell("figures and report")
+            draw_vae(
+                folder.figures,
+                self.vae,
+                self.guide,
+                self.dataset,
+                history,
+                summary,
+                attribute=data.attribute,
+                seed=training.seed,
+            )
+            draw_mixtures(
+                folder.figures,
+                latents["test"],
+                mixtures,
+                figures,
+                self.dataset.classes,
+                pictorial=self.dataset.pictorial,
+            )
+            summary["seconds"]["total"] = time.perf_counter() - self.began
+        folder.write_json("summary.json", summary)
+        if pictures:
+            write_report(folder.path)
+        return summary
+
+    def train(self, folder: RunFolder, *, progress: bool, state: TrainingState | None = None) -> list[dict[str, Any]]:
+        """Train the VAE and keep its weights; gives one mapping per epoch."""
+        training = self.experiment.training
+        transform = batch_transform(self.binarize)
+        callbacks: list[Callback] = []
+        if training.start_prior is not None:
+            assert isinstance(self.vae.prior, MixturePrior)
+            callbacks.append(
+                StartPrior(
+                    self.vae.prior, self.guide, self.seen["train"], epochs=training.start_prior, transform=transform
+                )
+            )
+        if getattr(self.vae.likelihood, "closed_form", False):
+            callbacks.append(ClosedFormVariance(self.vae, self.guide, self.seen["train"], transform=transform))
+        if training.patience is not None:
+            callbacks.append(EarlyStopping(training.patience))
+        if training.tensorboard:
+            callbacks.append(_TensorBoard(folder.path / "tensorboard"))
+        callbacks.append(_Keep(folder))
+        self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
+        result = fit(
+            self.vae.model,
+            self.guide,
+            self.seen["train"],
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            drop_last=training.drop_last,
+            objective=self.experiment.objective,
+            optimizer=training.optimizer,
+            scheduler=training.scheduler,
+            transform=transform,
+            validation=self.seen["validation"],
+            callbacks=callbacks,
+            seed=training.seed,
+            state=state,
+            progress=progress,
+        )
+        folder.save_model(self.vae, self.guide)
+        return [asdict(record) for record in result.history]
+
+    def measure(self, split: str) -> dict[str, Any]:
+        """Figures of the VAE on a split."""
+        asked = self.experiment.measure
+        return measure_vae(
+            self.vae,
+            self.guide,
+            self.dataset.splits[split],
+            self.seen[split],
+            transform=batch_transform(self.binarize),
+            objective=bound_of(self.experiment.objective),
+            samples=asked.samples if split == "test" else 0,
+            limit=asked.images,
+            seed=self.experiment.training.seed,
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable numbers of the VAE and the guide."""
+        leaves = [*self.vae.parameters(), *self.guide.parameters()]
+        return sum(leaf.numel() for leaf in leaves if leaf.requires_grad)
+
+
+def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> LatentSplit:
+    """Latents of a split's data as they are, not binarised: the mean of q, or one sample of it."""
+    if which == "mean":
+        latents = guide.encode(split.x, transform=ToFloat())
+    else:
+        latents = guide.draw(split.x, transform=ToFloat(), seed=seed)
+    labels = None if split.labels is None else split.labels.cpu().numpy()
+    return LatentSplit(latents.cpu().double().numpy(), labels)
+
+
+def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
+    """Start from pre-trained weights: of the VAE, and of the guide where the folder has them.
+
+    Args:
+        vae: The model.
+        guide: The guide.
+        folder: What `VAE.save_pretrained` and `AmortizedGuide.save_pretrained` wrote, or a run.
+
+    Raises:
+        ValueError: If there are no weights, or they do not fit; the message names the tensor and both shapes.
+    """
+    inside = folder / "checkpoints"
+    folder = inside if inside.is_dir() else folder
+    load_weights(vae, read_weights(folder, "vae"))
+    if (folder / "guide.safetensors").is_file():
+        load_weights(guide, read_weights(folder, "guide"))
+
+
+class _Keep(Callback):
+    """Writes metrics and the state of training after every epoch."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_checkpoint(self, state: TrainingState) -> None:
+        self.folder.write_metrics([asdict(record) for record in state.history])
+        self.folder.save_training(state)
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("Expected TensorBoard for --tensorboard; install latentmix[tensorboard].") from error
+    return SummaryWriter
+
+
+class _TensorBoard(Callback):
+    """Writes the bound's parts to TensorBoard."""
+
+    def __init__(self, path: Path) -> None:
+        self.writer = _summary_writer()(str(path))
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        record = state.history[-1]
+        for name, bound in (("train", record.training), ("validation", record.validation)):
+            for part, value in {} if bound is None else asdict(bound).items():
+                self.writer.add_scalar(f"{part}/{name}", value, record.epoch)
+
+    def on_fit_end(self, state: TrainingState) -> None:
+        self.writer.close()

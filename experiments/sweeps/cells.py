@@ -1,0 +1,176 @@
+"""The cells of a sweep: what each of them runs, and what comes of it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from latentmix.experiments.cli import one_line, parse_experiment
+from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.grids import CLASSES, Grid, cells_of, words_of
+from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.pipeline import Session, run_experiment
+
+__all__ = ["Cell", "Run", "attempt", "finished", "plan", "run_or_resume"]
+
+Run = Callable[[Experiment, Path, bool], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One choice of every option that varies.
+
+    Attributes:
+        id: Readable, and the same for the same configuration.
+        options: The values as they stand in the grid.
+        config: The complete configuration; empty where none can be made.
+        status: `waiting`; `refused` where options do not go together; `failed` after an error that nobody foresaw.
+        reason: Why it cannot be run.
+    """
+
+    id: str
+    options: dict[str, str]
+    config: dict[str, Any]
+    status: str = "waiting"
+    reason: str = ""
+
+
+def plan(
+    preset: str, words: Sequence[str], grid: Grid, base: Mapping[str, Any], known: Iterable[str] = ()
+) -> list[Cell]:
+    """The cells of a grid, each with its configuration or with the reason why there is none.
+
+    Values that make the same configuration, such as a default and nothing, make one cell.
+
+    Args:
+        preset: A preset, or a YAML file of options.
+        words: Options that hold for all cells.
+        grid: The values of every option that varies.
+        base: The configuration that the grid varies.
+        known: Cells of an earlier grid, which keep their names.
+    """
+    names = {_digest_of(name): name for name in known}
+    cells: dict[str, Cell] = {}
+    for options in cells_of(grid):
+        config: dict[str, Any] = {}
+        status, reason = "waiting", ""
+        try:
+            parsed = parse_experiment(preset, [*words, *words_of(options)])
+            parsed.name = parsed.name or base["name"]
+            config = Experiment.from_config(parsed).config
+        except (argparse.ArgumentError, ValueError) as error:
+            status, reason = "refused", one_line(error)
+        except Exception as error:
+            status, reason = "failed", _named(error)
+        name = _identify(options, config or {"base": base, "options": options})
+        digest = _digest_of(name)
+        cells.setdefault(digest, Cell(names.get(digest, name), options, config, status, reason))
+    return list(cells.values())
+
+
+def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping[str, Any]:
+    """Run an experiment in a folder, or go on with it from the last complete epoch that is there.
+
+    Args:
+        experiment: What to run.
+        path: The folder; a run in it that cannot be gone on with is removed.
+        pictures: Whether to draw figures and write the report.
+    """
+    if (path / "config.yaml").is_file() and not (path / "error.txt").exists():
+        folder = RunFolder.existing(path)
+        state = folder.load_training() if _holds(path, experiment.config) else None
+        if state is not None:
+            session = Session.prepare(experiment, _silent)
+            return session.run(folder, progress=False, pictures=pictures, state=state)
+    if path.exists():
+        shutil.rmtree(path)
+    return run_experiment(experiment, path, progress=False, pictures=pictures, tell=_silent)
+
+
+def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Run) -> tuple[Cell, dict[str, Any]]:
+    """Run a cell, if need be in another process.
+
+    Args:
+        cell: What to run.
+        path: Its folder; a traceback is left in `error.txt`, nothing where the cell is refused before it is begun.
+        threads: Threads that torch takes from now on in this process; by default it keeps its own.
+        pictures: Whether to draw figures and write the report.
+        run: What runs it.
+
+    Returns:
+        The cell, and its `status`, `reason`, `seconds`, `warnings` and, when it is done, `summary`.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    began = time.perf_counter()
+    outcome: dict[str, Any] = {"status": "done", "reason": ""}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", UserWarning)
+        warnings.simplefilter("default", RuntimeWarning)
+        try:
+            experiment = Experiment.from_config(experiment_parser().parse_object(cell.config))
+            outcome["summary"] = dict(run(experiment, path, pictures))
+        except Exception as error:
+            unwritten = not (path / "config.yaml").exists()  # what does not go together is found before
+            if unwritten and isinstance(error, argparse.ArgumentError | ValueError):
+                shutil.rmtree(path, ignore_errors=True)
+                outcome |= {"status": "refused", "reason": one_line(error)}
+            else:
+                path.mkdir(parents=True, exist_ok=True)
+                (path / "error.txt").write_text(traceback.format_exc())
+                outcome |= {"status": "failed", "reason": _named(error)}
+    said = dict.fromkeys(" ".join(str(warning.message).split())[:200] for warning in caught)
+    return cell, {**outcome, "seconds": time.perf_counter() - began, "warnings": list(said)[:10]}
+
+
+def finished(cell: Cell, path: Path) -> dict[str, Any] | None:
+    """The summary of a cell's run, if its folder holds a run of that configuration that has come to its end."""
+    if not cell.config or not (path / "summary.json").is_file() or not _holds(path, cell.config):
+        return None
+    summary: dict[str, Any] = RunFolder(path).read_json("summary.json")
+    return summary
+
+
+def _holds(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a run folder is of that configuration."""
+    try:
+        return bool(yaml.safe_load((path / "config.yaml").read_text()) == config)
+    except (OSError, yaml.YAMLError):
+        return False
+
+
+def _identify(options: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    labels = [
+        re.sub(r"[\w.]+\.(?=\w+(\(|$))", "", value, count=1) if name in CLASSES else f"{name}={value}"
+        for name, value in options.items()
+    ]
+    slug = "-".join(re.sub(r"[^\w.+=]+", "_", label).strip("_") for label in labels)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return f"{slug[:100]}-{digest[:8]}"
+
+
+def _digest_of(name: str) -> str:
+    return name.rpartition("-")[2]
+
+
+def _named(error: Exception) -> str:
+    text = one_line(error)
+    return f"{type(error).__name__}: {text:.300}" if text else type(error).__name__
+
+
+def _silent(_: str) -> None:
+    """Says nothing."""

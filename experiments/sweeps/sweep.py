@@ -1,0 +1,259 @@
+"""A sweep: every cell of a grid as a run of its own, in parallel, gone on with where it stopped."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+
+from latentmix.experiments.cli import one_line, parse_experiment
+from latentmix.experiments.options.experiment import experiment_parser, plain
+from latentmix.experiments.options.grids import Grid, check_names
+from latentmix.experiments.runs.artifacts import replace, versions
+from latentmix.experiments.sweeps.cells import Cell, Run, attempt, finished, plan, run_or_resume
+from latentmix.experiments.sweeps.tables import (
+    Record,
+    as_csv,
+    as_markdown,
+    as_text,
+    counts_of,
+    figures_of,
+    group_of,
+)
+
+__all__ = ["sweep"]
+
+Tell = Callable[[str], None]
+
+
+def sweep(
+    preset: str,
+    words: Sequence[str],
+    grid: Grid,
+    out: Path,
+    *,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    pictures: bool = False,
+    tell: Tell = print,
+    run: Run | None = None,
+) -> dict[str, Any]:
+    """Run every cell of a grid and compare them.
+
+    Each cell is a run folder `cells/ID`. After every cell `sweep.json` is written anew; at the end, or after an
+    interruption, also `sweep.md` and `sweep.csv`, and at the end `sweep.png`. The same sweep on the same folder runs
+    only what is not finished, and another grid over the same options adds its cells.
+
+    Args:
+        preset: A preset, or a YAML file of options.
+        words: Options that hold for all cells, as words of the command line.
+        grid: The values of every option that varies.
+        out: The folder; it is new, or that of a sweep of the same preset and options.
+        n_jobs: Cells at a time, -1 for as many as there are cores; one runs in this process.
+        backend: joblib's back end: `loky`, `multiprocessing`, or `dask` or `ray` where they are installed.
+        pictures: Whether every cell draws its figures and writes its report.
+        tell: Is called with a line on each finished cell.
+        run: What runs one cell; by default `run_or_resume`.
+
+    Returns:
+        The contents of `sweep.json`: cells that are `done`, `refused` (`reason` says why), or `failed`.
+
+    Raises:
+        ValueError: If there is no such option, back end or preset, or the folder holds something else.
+        KeyboardInterrupt: Once finished cells are written; the message says how to go on.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from latentmix.experiments.sweeps.sweep import sweep
+        >>> sweep("digits", ["--epochs", "5"], {"latent_dim": ["2", "10"]}, Path("runs/sizes"))  # doctest: +SKIP
+    """
+    jobs = _jobs(n_jobs, backend)
+    base = base_configuration(preset, words)
+    check_names(grid, base)
+    earlier = _earlier(out, base)
+    tell(f"reading the options of {prod(map(len, grid.values()))} cells")
+    records: dict[str, Record] = {record["id"]: record for record in earlier["cells"]}
+    cells = plan(preset, words, grid, base, known=records)
+    records |= {cell.id: _record(cell, out, records.get(cell.id)) for cell in cells}
+    axes = {**earlier["grid"], **grid}
+    results: dict[str, Any] = {
+        "preset": base["name"],
+        "options": list(words),
+        "grid": {name: list(dict.fromkeys([*earlier["grid"].get(name, []), *axes[name]])) for name in axes},
+        "base": base,
+        "seeds": {"training": base["seed"], "data": base["data"]["seed"]},
+        "versions": versions(),
+        "n_jobs": jobs,
+        "backend": backend,
+        "threads": _threads(jobs, backend) or torch.get_num_threads(),
+    }
+    waiting = [cell for cell in cells if records[cell.id]["status"] == "waiting"]
+    counts = counts_of([records[cell.id] for cell in cells])
+    tell(f"{len(cells)} cells: {', '.join(f'{count} {status}' for status, count in counts.items() if count)}")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(out, results, records)
+        with joblib.parallel_config(backend=backend, n_jobs=jobs):
+            work = joblib.Parallel(return_as="generator_unordered", batch_size=1)(
+                joblib.delayed(attempt)(
+                    cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run or run_or_resume
+                )
+                for cell in waiting
+            )
+            with closing(work):
+                for number, (cell, outcome) in enumerate(work, 1):
+                    records[cell.id] = _record(cell, out, records[cell.id], outcome)
+                    _write(out, results, records)
+                    tell(f"[{number}/{len(waiting)}] {cell.id}: {_line(records[cell.id])}")
+    except KeyboardInterrupt as interrupt:
+        left = sum(records[cell.id]["status"] == "waiting" for cell in cells)
+        raise KeyboardInterrupt(
+            f"; {len(cells) - left} of {len(cells)} cells are finished: the same command with --out {out} goes on"
+        ) from interrupt
+    finally:
+        replace(out / "sweep.md", as_markdown(results).encode())
+        replace(out / "sweep.csv", as_csv(results).encode())
+    _draw(out, results)
+    tell(f"\n{as_text(results)}\n")
+    return results
+
+
+def base_configuration(preset: str, words: Sequence[str]) -> dict[str, Any]:
+    """What all cells share, as plain values."""
+    config = parse_experiment(preset, words)
+    config.name = config.name or Path(preset).stem
+    return plain(experiment_parser(), config)
+
+
+def _record(cell: Cell, out: Path, earlier: Record | None = None, outcome: Mapping[str, Any] | None = None) -> Record:
+    """What `sweep.json` holds of a cell: as it came out, as an earlier sweep left it, or as it waits."""
+    options = {**(earlier or {}).get("options", {}), **cell.options}
+    summary = finished(cell, out / "cells" / cell.id) if outcome is None else outcome.get("summary")
+    if outcome is None and earlier is not None and earlier["status"] == "done" and summary is not None:
+        return {**earlier, "options": options}
+    record: Record = {
+        "id": cell.id,
+        "options": options,
+        "status": cell.status,
+        "reason": cell.reason,
+        "group": "",
+        "seconds": 0.0,
+        "threads": None,
+        "figures": {},
+        "warnings": [],
+    }
+    record |= {name: value for name, value in (outcome or {}).items() if name != "summary"}
+    if summary is None:
+        return record
+    figures = figures_of(summary)
+    wrong = ", ".join(f"{name} {value}" for name, value in figures.items() if not isfinite(value))
+    return record | {
+        "status": "failed" if wrong else "done",
+        "reason": f"Expected finite figures; got {wrong}." if wrong else "",
+        "group": group_of(summary, options),
+        "seconds": summary["seconds"]["total"],
+        "threads": summary["threads"],
+        "figures": {name: value for name, value in figures.items() if isfinite(value)},
+    }
+
+
+def _write(out: Path, results: dict[str, Any], records: Mapping[str, Record]) -> None:
+    results["cells"] = list(records.values())
+    results["counts"] = counts_of(results["cells"])
+    replace(out / "sweep.json", json.dumps(results, indent=1).encode())
+
+
+def _draw(out: Path, results: Mapping[str, Any]) -> None:
+    """Draw all cells into `sweep.png`, if no more than four options vary."""
+    from latentmix.experiments.figures.style import save
+    from latentmix.experiments.figures.sweep import sweep_overview
+
+    grid = results["grid"]
+    axes = {name: values for name, values in grid.items() if len(values) > 1} or dict(list(grid.items())[:1])
+    cells = [
+        {
+            **record,
+            "options": {name: record["options"][name] for name in axes},
+            "figures": {**record["figures"], "accuracy": record["figures"].get("accuracy_em_none")},
+        }
+        for record in results["cells"]
+        if record["status"] != "waiting" and record["options"].keys() == grid.keys()
+    ]
+    if cells and len(axes) <= 4:
+        save(sweep_overview(cells, axes), out / "sweep.png")
+
+
+def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep has left in the folder.
+
+    Raises:
+        ValueError: If it varied another configuration, or something else lies there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return {"cells": [], "grid": {}}
+    try:
+        earlier: dict[str, Any] = json.loads((out / "sweep.json").read_text())
+        was, now = _flat(earlier["base"]), _flat(base)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"Expected a new folder or that of a sweep, with a sweep.json; got {out}.") from error
+    other = sorted(name for name in was | now if was.get(name) != now.get(name))
+    if other:
+        raise ValueError(
+            f"Expected the preset and options of the sweep in {out}; got another {', '.join(other[:5])}: name another "
+            "folder by --out."
+        )
+    return earlier
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _jobs(n_jobs: int, backend: str) -> int:
+    """How many cells run at a time.
+
+    Raises:
+        ValueError: If there is no such number or back end.
+    """
+    try:
+        if backend == "ray":
+            importlib.import_module("ray.util.joblib").register_ray()
+        with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
+            joblib.Parallel(return_as="generator_unordered")
+            jobs = joblib.effective_n_jobs(n_jobs)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"Expected --n-jobs of at least 1, or -1, and a --backend that joblib has here, such as loky; got {n_jobs} "
+            f"and {backend!r}: {one_line(error)}"
+        ) from error
+    if backend == "threading" and jobs > 1:
+        raise ValueError(
+            "Expected a --backend of processes, such as loky; got 'threading': Pyro's handlers and the random states "
+            "belong to the whole process."
+        )
+    return int(jobs)
+
+
+def _threads(jobs: int, backend: str) -> int | None:
+    """Threads of a worker process that is ours to set, so that all of them together fill the cores."""
+    own = jobs > 1 and backend in ("loky", "multiprocessing")
+    return max(1, joblib.cpu_count() // jobs) if own else None
+
+
+def _line(record: Record) -> str:
+    if record["status"] != "done":
+        return f"{record['status']}: {record['reason']}"
+    figures = record["figures"]
+    parts = [f"ELBO {figures['elbo']:.2f}", f"MSE {figures['mse']:.4f}"]
+    parts += [f"accuracy {figures['accuracy_em_none']:.3f}"] if "accuracy_em_none" in figures else []
+    return f"{', '.join(parts)}, {record['seconds']:.1f} s"

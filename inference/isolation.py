@@ -1,0 +1,191 @@
+"""Random states, Pyro settings and the parameter store: kept as they were, whatever happens in between."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor, nn
+
+from latentmix.models.process_state import exclusive
+
+__all__ = ["Modules", "RandomState", "Registered", "isolated", "ordinary", "plain_errors"]
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The states of every random generator that Pyro uses: torch (each device), NumPy, Python."""
+
+    torch: Tensor
+    cuda: list[Tensor]
+    numpy: tuple[Any, ...]
+    python: tuple[Any, ...]
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        """The present states."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        legacy = np.random.get_state(legacy=True)
+        assert isinstance(legacy, tuple)
+        return cls(torch.get_rng_state(), cuda, legacy, random.getstate())
+
+    def restore(self) -> None:
+        """Make these the present states."""
+        torch.set_rng_state(self.torch)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers, that a file can hold without pickle."""
+        name, keys, *rest = self.numpy
+        version, internal, gauss = self.python
+        return {
+            "torch": self.torch.clone(),
+            "cuda": [state.clone() for state in self.cuda],
+            "numpy": {"name": name, "keys": torch.from_numpy(keys.astype(np.int64)), "rest": list(rest)},
+            "python": {"version": version, "internal": torch.tensor(internal), "gauss": gauss},
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> RandomState:
+        """The states that `state_dict` gave."""
+        generator, twister = state["numpy"], state["python"]
+        return cls(
+            torch=state["torch"].cpu(),
+            cuda=[device.cpu() for device in state["cuda"]],
+            numpy=(generator["name"], generator["keys"].cpu().numpy().astype(np.uint32), *generator["rest"]),
+            python=(twister["version"], tuple(twister["internal"].tolist()), twister["gauss"]),
+        )
+
+
+@contextmanager
+def isolated(*, seed: int | None = None, validation: bool | None = None, params: Any = None) -> Iterator[None]:
+    """A block after which random states, Pyro's settings and its parameter store are what they were.
+
+    Inside, the parameter store starts from `params`, and gradients are recorded, whatever the mode outside. Pyro's
+    state is the process's: one thread at a time is in such a block, and another waits.
+
+    Args:
+        seed: Seeds every generator at the start of the block; by default they go on from where they are.
+        validation: Switches Pyro's checks of arguments on or off inside the block; by default they stay.
+        params: A state of Pyro's parameter store (`get_state`); by default it is empty.
+    """
+    with exclusive(), exclusive(_pyro_state()):  # the state is looked at when it is this thread's turn
+        randomness = RandomState.capture()
+        settings = pyro.settings.get()
+        try:
+            if seed is not None:
+                pyro.set_rng_seed(seed)
+            if validation is not None:
+                pyro.enable_validation(validation)
+            with pyro.get_param_store().scope(params), torch.inference_mode(False), torch.enable_grad():
+                yield
+        finally:
+            pyro.settings.set(**settings)
+            randomness.restore()
+            store = pyro.get_param_store()
+            for name in store:
+                store[name]  # gives back `unconstrained`, which reading the store's state takes from its leaves
+
+
+def _pyro_state() -> Callable[[], None]:
+    """What puts back Pyro's settings, parameter store and handlers as they are now."""
+    settings, store, handlers = pyro.settings.get(), pyro.get_param_store().get_state(), list(_PYRO_STACK)
+
+    def restore() -> None:
+        pyro.settings.set(**settings)
+        pyro.get_param_store().clear()
+        pyro.get_param_store().set_state(store)
+        _PYRO_STACK[:] = handlers
+
+    return restore
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made in inference mode and that autograd would refuse."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A block whose refusals are one sentence, without the table of shapes that Pyro appends to what a model raises."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException = error
+        while isinstance(cause.__cause__, ValueError):
+            cause = cause.__cause__
+        if cause is error or not str(cause).startswith("Expected"):
+            raise
+        raise ValueError(str(cause)) from cause
+
+
+class Modules(Messenger):
+    """Finds the modules of Pyro callables, and keeps them in evaluation mode inside the block.
+
+    A module is found where a callable is one, is a method of one, or is a handler's wrapping of these; modules
+    that register themselves (`latentmix.models.vae.register`) are found when they run, however they are wrapped.
+
+    Args:
+        functions: The callables.
+        evaluation: Whether the modules are put into evaluation mode, and back at the end as each was.
+    """
+
+    def __init__(self, *functions: Callable[..., Any], evaluation: bool = True) -> None:
+        super().__init__()
+        self.evaluation = evaluation
+        self.found: dict[int, nn.Module] = {}
+        self._was_training: dict[nn.Module, bool] = {}
+        self._owners = [owner for function in functions if (owner := _owner(function)) is not None]
+
+    def __enter__(self) -> Self:
+        for owner in self._owners:
+            self._add(owner)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        for part, training in self._was_training.items():
+            part.training = training
+        self._was_training = {}
+
+    def _pyro_module(self, msg: Any) -> None:
+        self._add(msg["args"][0])
+
+    def _add(self, module: nn.Module) -> None:
+        self.found.setdefault(id(module), module)
+        if self.evaluation:
+            for part in module.modules():
+                self._was_training.setdefault(part, part.training)
+                part.training = False
+
+
+class Registered(Messenger):
+    """Spares modules their registration with Pyro: whoever runs them knows their parameters."""
+
+    def _pyro_module(self, msg: Any) -> None:
+        msg["value"], msg["done"] = False, True
+
+
+def _owner(function: Callable[..., Any]) -> nn.Module | None:
+    function = poutine.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = poutine.unwrap(function.func)
+    owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None

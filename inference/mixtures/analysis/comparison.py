@@ -1,0 +1,174 @@
+"""Two fitted mixtures side by side, and components as classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked
+from latentmix.models.mixture.parameters import MixtureParameters
+
+__all__ = ["MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"]
+
+
+def align(a: GaussianMixture | MixtureParameters, b: GaussianMixture | MixtureParameters) -> NDArray[np.int64]:
+    """Match the components of two mixtures, by Hungarian assignment on the Bhattacharyya distance.
+
+    The order of the components plays no part, nor do labels (Kuhn, 1955; Bhattacharyya, 1943).
+
+    Args:
+        a: A mixture of `K` components.
+        b: Another, of as many components and features.
+
+    Returns:
+        `(K,)` indices: component `k` of `a` goes with component `order[k]` of `b`.
+
+    Raises:
+        ValueError: If the mixtures differ in components or features.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.mixtures.analysis.comparison import align
+        >>> from latentmix.models.mixture.parameters import MixtureParameters
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> a = MixtureParameters(
+        ...     torch.tensor([0.3, 0.7]), torch.tensor([[0.0], [5.0]]), torch.ones(2), covariance_structure("spherical")
+        ... )
+        >>> align(a, a.permuted(torch.tensor([1, 0]))).tolist()
+        [1, 0]
+    """
+    first, second = _parameters(a), _parameters(b)
+    if first.means.shape != second.means.shape:
+        raise ValueError(
+            f"Expected mixtures of as many components and features, {tuple(first.means.shape)}; got "
+            f"{tuple(second.means.shape)}."
+        )
+    p, q = first.expanded_covariances(), second.expanded_covariances()
+    between = (p[:, None] + q[None]) / 2
+    shift = (first.means[:, None] - second.means[None])[..., None]
+    squares = (shift * torch.linalg.solve(between, shift)).sum((-2, -1))
+    spread = torch.logdet(between) - 0.5 * (torch.logdet(p)[:, None] + torch.logdet(q)[None])
+    distance = squares / 8 + spread / 2
+    _, order = linear_sum_assignment(distance.cpu().numpy())
+    return np.asarray(order, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class MixtureComparison:
+    """Two fits on the same data, `a` and `b` in every pair; components of `b` in the order of `a`.
+
+    Attributes:
+        log_likelihood: Mean log-density of the data, nats per point.
+        iterations: Iterations or epochs.
+        seconds: Time of each fit, its start included.
+        weights_distance: Total variation between the weights.
+        means_distance: Euclidean distance between the means of each component.
+        covariances_distance: Frobenius distance between the covariances, relative to those of `a`.
+        agreement: Share of the points that both assign to the same component.
+        order: Component of `b` that goes with each of `a`.
+    """
+
+    log_likelihood: tuple[float, float]
+    iterations: tuple[int, int]
+    seconds: tuple[float, float]
+    weights_distance: float
+    means_distance: list[float]
+    covariances_distance: list[float]
+    agreement: float
+    order: list[int]
+
+
+def compare(a: GaussianMixture, b: GaussianMixture, x: NDArray[Any] | Tensor) -> MixtureComparison:
+    """Compare two fitted mixtures on `n x D` points.
+
+    Raises:
+        ValueError: If the mixtures differ in components or features.
+    """
+    order = align(a, b)
+    first = _parameters(a)
+    second = _parameters(b).permuted(torch.from_numpy(order))
+    p, q = first.expanded_covariances(), second.expanded_covariances()
+    ours = np.asarray(as_tensor(a.predict(x)).cpu())
+    theirs = np.asarray(as_tensor(b.predict(x)).cpu())
+    return MixtureComparison(
+        log_likelihood=(a.score(x), b.score(x)),
+        iterations=(a.n_iter_, b.n_iter_),
+        seconds=(a.seconds_, b.seconds_),
+        weights_distance=float((first.weights - second.weights).abs().sum() / 2),
+        means_distance=(first.means - second.means).norm(dim=-1).tolist(),
+        covariances_distance=(torch.linalg.matrix_norm(p - q) / torch.linalg.matrix_norm(p)).tolist(),
+        agreement=float((order[ours] == theirs).mean()),
+        order=order.tolist(),
+    )
+
+
+def map_by_matching(
+    assignments: ArrayLike, labels: ArrayLike, n_components: int, classes: Sequence[int]
+) -> NDArray[np.int64]:
+    """Give each component a class by Hungarian assignment on the table of counts.
+
+    Components beyond the number of classes take their majority, as in `map_by_majority`.
+
+    Args:
+        assignments: `(n,)` components of the points.
+        labels: `(n,)` classes of the points; what is not in `classes`, such as `-1`, does not count.
+        n_components: Number of components `K`.
+        classes: The classes.
+
+    Returns:
+        `(K,)` classes.
+    """
+    table = _contingency(assignments, labels, n_components, classes)
+    mapping = _majority(table)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    mapping[rows] = columns
+    return np.asarray(classes, dtype=np.int64)[mapping]
+
+
+def map_by_majority(
+    assignments: ArrayLike, labels: ArrayLike, n_components: int, classes: Sequence[int]
+) -> NDArray[np.int64]:
+    """Give each component the class of most of its labelled points, the first of equals.
+
+    A component without labelled points takes the most frequent class. Arguments and result are those of
+    `map_by_matching`.
+    """
+    table = _contingency(assignments, labels, n_components, classes)
+    return np.asarray(classes, dtype=np.int64)[_majority(table)]
+
+
+def _majority(table: NDArray[np.int64]) -> NDArray[np.int64]:
+    mapping = table.argmax(1)
+    mapping[table.sum(1) == 0] = table.sum(0).argmax()
+    return mapping
+
+
+def _contingency(
+    assignments: ArrayLike, labels: ArrayLike, n_components: int, classes: Sequence[int]
+) -> NDArray[np.int64]:
+    check_unmasked(labels, "labels", "pass labels.filled(-1)")
+    components, truth, known = np.asarray(assignments), np.asarray(labels), np.asarray(classes)
+    if components.shape != truth.shape or components.ndim != 1:
+        raise ValueError(f"Expected as many labels as assignments, {components.shape}; got {truth.shape}.")
+    if components.size and (components.min() < 0 or components.max() >= n_components):
+        raise ValueError(
+            f"Expected assignments in 0 ... {n_components - 1}; got {components.min()} ... {components.max()}."
+        )
+    if not known.size:
+        raise ValueError("Expected at least one class; got none.")
+    table = np.zeros((n_components, len(known)), dtype=np.int64)
+    for column, label in enumerate(known):
+        table[:, column] = np.bincount(components[truth == label], minlength=n_components)
+    return table
+
+
+def _parameters(mixture: GaussianMixture | MixtureParameters) -> MixtureParameters:
+    return mixture if isinstance(mixture, MixtureParameters) else mixture.parameters_

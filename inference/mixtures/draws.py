@@ -1,0 +1,284 @@
+"""Draws of a mixture's posterior, and what they say: means, predictive densities, R-hat and effective sample sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import numpy as np
+import pyro
+import torch
+from arviz_stats.base.array import array_stats
+from numpy.typing import NDArray
+from pyro.infer.autoguide import AutoDelta
+from torch import Tensor
+
+from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.matching import align_draws
+from latentmix.inference.mixtures.points.validation import check_points
+from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.model import MixtureModel
+from latentmix.models.mixture.parameters import MixtureParameters
+
+if TYPE_CHECKING:
+    from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
+
+__all__ = ["MixturePosterior", "effective_size", "in_data_coordinates", "posterior_of_guide", "split_r_hat"]
+
+_CHUNK = 4_000_000
+
+_diagnostics: Any = array_stats
+
+
+@final
+@dataclass(frozen=True)
+class MixturePosterior:
+    """Draws of the sites of a `MixtureModel`, in the data's coordinates, in float64.
+
+    Args:
+        sites: `weights`, `means`, `scales` and, where there are any, `correlation_cholesky`; each `chain x draw` in
+            front of the shape of the site.
+        structure: What the covariances share.
+        covariance_floor: Added to the variances that the scales stand for: `(D,)`.
+        inference: What drew them. Draws of a guide are independent: R-hat and effective sample sizes would tell
+            nothing of how close the guide is to the posterior, and are not given.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.mixtures.draws import MixturePosterior
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> means, ones = torch.randn(2, 50, 1, 3), torch.ones(2, 50, 1)
+        >>> sites = {"weights": ones, "means": means, "scales": ones[..., None].expand(2, 50, 1, 3)}
+        >>> draws = MixturePosterior(sites, covariance_structure("diag"), torch.zeros(3))
+        >>> draws.log_likelihood(torch.zeros(7, 3), pointwise=True).shape
+        torch.Size([2, 50, 7])
+    """
+
+    sites: dict[str, Tensor]
+    structure: CovarianceStructure
+    covariance_floor: Tensor
+    inference: Literal["nuts", "svi"] = "nuts"
+
+    def __repr__(self) -> str:
+        chains, draws, components, features = self.sites["means"].shape
+        return (
+            f"MixturePosterior({chains} x {draws} draws by {self.inference} of {components} components, "
+            f"{features} features, {self.structure.name})"
+        )
+
+    @property
+    def n_chains(self) -> int:
+        """Number of chains."""
+        return self.sites["weights"].shape[0]
+
+    @property
+    def n_draws(self) -> int:
+        """Number of draws of each chain."""
+        return self.sites["weights"].shape[1]
+
+    @cached_property
+    def covariances(self) -> Tensor:
+        """Covariances with their floor: `chain x draw` in front of the structure's stored shape."""
+        plain = self.structure.covariances(self.sites["scales"], self.sites.get("correlation_cholesky"))
+        return self.structure.regularize(plain, self.covariance_floor.to(plain))
+
+    def draw(self, chain: int, draw: int) -> MixtureParameters:
+        """The mixture of one draw."""
+        weights, means = (self.sites[name][chain, draw] for name in ("weights", "means"))
+        return MixtureParameters(weights, means, self.covariances[chain, draw], self.structure)
+
+    def mean(self) -> MixtureParameters:
+        """Posterior means of weights, means and covariances; they say little where the draws are not aligned."""
+        weights, means = (self.sites[name].mean((0, 1)) for name in ("weights", "means"))
+        return MixtureParameters(weights, means, self.covariances.mean((0, 1)), self.structure)
+
+    def log_likelihood(self, x: Tensor | NDArray[Any], *, pointwise: bool = False) -> Tensor:
+        """Log-density of `n x D` points, a tensor or an array, under each draw.
+
+        Args:
+            x: The points.
+            pointwise: Gives that of each point, `chain x draw x n`, as PSIS-LOO takes it; else their sum,
+                `chain x draw`.
+
+        Raises:
+            ValueError: If the points are not finite `n x D` numbers: one point is passed as `x[None]`.
+        """
+        density = torch.cat([part if pointwise else part.sum(-1) for part in self._densities(x)])
+        return density.reshape(self.n_chains, self.n_draws, *density.shape[1:])
+
+    def predictive_log_density(self, x: Tensor | NDArray[Any]) -> Tensor:
+        """Log of the mean density of `n x D` points, a tensor or an array, over the draws: `(n,)`.
+
+        Raises:
+            ValueError: If the points are not finite `n x D` numbers: one point is passed as `x[None]`.
+        """
+        parts = torch.stack([part.logsumexp(0) for part in self._densities(x)])
+        return parts.logsumexp(0) - math.log(self.n_chains * self.n_draws)
+
+    def r_hat(self) -> dict[str, NDArray[np.float64]]:
+        """Rank-normalised split R-hat (Vehtari et al., 2021) of each `summary` quantity; NaN of constants.
+
+        Raises:
+            ValueError: If the draws are a guide's.
+        """
+        return self._diagnosed(split_r_hat)
+
+    def ess(self, kind: Literal["bulk", "tail"] = "bulk") -> dict[str, NDArray[np.float64]]:
+        """Effective sample sizes (Vehtari et al., 2021) of each `summary` quantity; NaN of constants.
+
+        Raises:
+            ValueError: If the draws are a guide's.
+        """
+        return self._diagnosed(lambda values: effective_size(values, kind))
+
+    def summary(self) -> Any:
+        """A pandas table, a quantity a row: mean, sd, quantiles (5%, 50%, 95%); of NUTS also R-hat and sizes.
+
+        Quantities are the weights, the means, the scales (standard deviations of the features, or of the components
+        where these are spherical, the floor included) and the covariances.
+        """
+        import pandas  # type: ignore[import-untyped]
+
+        columns: dict[str, dict[str, NDArray[np.float64]]] = {}
+        quantities = self._quantities()
+        for name, values in quantities.items():
+            flat = values.reshape(-1, *values.shape[2:])
+            quantiles = np.quantile(flat, [0.05, 0.5, 0.95], axis=0)
+            columns[name] = {"mean": flat.mean(0), "sd": flat.std(0, ddof=1)}
+            columns[name] |= dict(zip(("q5", "median", "q95"), quantiles, strict=True))
+        if self.inference == "nuts":
+            for label, given in (("r_hat", self.r_hat()), ("ess_bulk", self.ess()), ("ess_tail", self.ess("tail"))):
+                for name in quantities:
+                    columns[name][label] = given[name]
+        rows = {
+            f"{name}[{', '.join(map(str, index))}]": {label: float(values[index]) for label, values in part.items()}
+            for name, part in columns.items()
+            for index in np.ndindex(part["mean"].shape)
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def _quantities(self) -> dict[str, NDArray[np.float64]]:
+        matrices = self.structure.name in ("full", "tied")
+        variances = self.covariances.diagonal(dim1=-2, dim2=-1) if matrices else self.covariances
+        found = {name: self.sites[name] for name in ("weights", "means")}
+        found |= {"scales": variances.sqrt(), "covariances": self.covariances}
+        return {name: values.cpu().double().numpy() for name, values in found.items()}
+
+    def _diagnosed(
+        self, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> dict[str, NDArray[np.float64]]:
+        if self.inference != "nuts":
+            raise ValueError(
+                f"Expected draws of NUTS; got draws of a guide ({self.inference}): they are independent, so that R-hat "
+                "and effective sample sizes say nothing of the guide's fit."
+            )
+        return {name: statistic(values) for name, values in self._quantities().items()}
+
+    def _densities(self, x: Tensor | NDArray[Any]) -> list[Tensor]:
+        """Log-densities of the points under consecutive draws, of all chains: `S x n` each."""
+        means = self.sites["means"]
+        x = check_points(x, means.shape[-1]).to(means)
+        weights, means, covariances = (
+            part.flatten(0, 1) for part in (self.sites["weights"], self.sites["means"], self.covariances)
+        )
+        rows = max(1, _CHUNK // (means[0].numel() * max(len(x), 1)))
+        parts = (part.split(rows) for part in (weights, means, covariances))
+        return [_log_density(x, w, m, c, self.structure) for w, m, c in zip(*parts, strict=True)]
+
+
+def split_r_hat(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rank-normalised split R-hat of `chain x draw x ...` values; NaN where they are constant or too few.
+
+    Of one chain, it is that of its halves.
+    """
+    if len(values) == 1:
+        half = values.shape[1] // 2
+        values = np.concatenate([values[:, :half], values[:, half : 2 * half]])
+    with np.errstate(all="ignore"):
+        return np.asarray(_diagnostics.rhat(values, chain_axis=0, draw_axis=1), dtype=np.float64)
+
+
+def effective_size(values: NDArray[np.float64], kind: Literal["bulk", "tail"]) -> NDArray[np.float64]:
+    """Effective sample size of `chain x draw x ...` values: for their mean, or for their 5% and 95% quantiles."""
+    options: dict[str, Any] = {"prob": (0.05, 0.95)} if kind == "tail" else {}
+    with np.errstate(all="ignore"):
+        return np.asarray(_diagnostics.ess(values, chain_axis=0, draw_axis=1, method=kind, **options), dtype=np.float64)
+
+
+@torch.inference_mode(False)
+def posterior_of_guide(
+    result: MixtureSVIResult, *, draws: int = 1000, seed: int = 0, reference: MixtureParameters | None = None
+) -> MixturePosterior:
+    """Draws of the guide that enumerated SVI fitted, as a posterior of one chain.
+
+    Args:
+        result: What `fit_mixture_svi` gave, with a guide that is a density: not `AutoDelta`.
+        draws: Number of draws.
+        seed: Seed of the draws.
+        reference: Mixture to align the draws with, in the data's coordinates; a guide has one mode, so that by
+            default they stay as they are.
+
+    Raises:
+        ValueError: If there is no draw, or the guide is a point.
+    """
+    if draws < 1:
+        raise ValueError(f"Expected draws >= 1; got {draws}.")
+    if isinstance(result.guide, AutoDelta):
+        raise ValueError("Expected a guide with a density, such as AutoMultivariateNormal; got AutoDelta.")
+    shapes = result.model.shapes
+    like = result.location.new_zeros(1, len(result.location), dtype=torch.float64)
+    with isolated(seed=seed, validation=False), torch.no_grad(), pyro.plate("draws", draws, dim=-2):
+        drawn = result.guide(like)
+    sites = {name: drawn[name].detach().reshape(1, draws, *shape) for name, shape in shapes.items()}
+    return in_data_coordinates(sites, result.model, result.location, result.scale, "svi", reference)
+
+
+def in_data_coordinates(
+    sites: dict[str, Tensor],
+    model: MixtureModel,
+    location: Tensor,
+    scale: Tensor,
+    inference: Literal["nuts", "svi"],
+    reference: MixtureParameters | None = None,
+) -> MixturePosterior:
+    """Draws of the sites of a model of standardised data as a posterior in the data's coordinates.
+
+    Args:
+        sites: `chain x draw` in front of the shapes of the sites.
+        model: The model, of `(x - location) / scale`.
+        location: `(D,)`.
+        scale: `(D,)`.
+        inference: What drew them.
+        reference: Mixture to align the draws with, in the data's coordinates; by default they stay as they are.
+    """
+    moved = dict(sites)
+    moved["means"] = sites["means"] * scale + location
+    moved["scales"] = sites["scales"] * (scale[0] if model.structure.isotropic else scale)
+    if reference is not None:
+        moved = align_draws(moved, reference)
+    floor = torch.as_tensor(model.covariance_floor, dtype=scale.dtype, device=scale.device)
+    return MixturePosterior(moved, model.structure, floor * scale.square(), inference)
+
+
+def _log_density(
+    x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor, structure: CovarianceStructure
+) -> Tensor:
+    """Log-densities of `n x D` points under `S` mixtures, `S x n`; their covariances in the stored shape."""
+    n_components, n_features = means.shape[-2:]
+    if structure.name in ("full", "tied"):
+        if structure.name == "tied":
+            covariances = covariances[:, None]
+        factor = torch.linalg.cholesky(covariances)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        identity = torch.eye(n_features, dtype=x.dtype, device=x.device)
+        whitening = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+        squares = (x @ whitening.mT - (means[..., None, :] @ whitening.mT)).square().sum(-1)
+    else:
+        variances = covariances if structure.name == "diag" else covariances[..., None].expand_as(means)
+        log_det = 0.5 * variances.log().sum(-1)
+        squares = ((x - means[..., None, :]) * variances.rsqrt()[..., None, :]).square().sum(-1)
+    constant = weights.log() - log_det - 0.5 * n_features * math.log(2 * math.pi)
+    return (constant.expand(-1, n_components)[..., None] - 0.5 * squares).logsumexp(1)

@@ -1,0 +1,268 @@
+"""Where a mixture fit starts: the same for EM and SVI, for one process and several, in memory or in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.utils.random import sample_without_replacement
+from torch import Tensor
+
+from latentmix.inference.mixtures.em.memberships import (
+    from_assignments,
+    from_memberships,
+    from_responsibilities,
+    from_seeds,
+)
+from latentmix.inference.mixtures.em.statistics import expectation
+from latentmix.inference.mixtures.points.points import Points, as_points
+from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
+from latentmix.models.mixture.parameters import MixtureParameters
+
+__all__ = ["StartMethod", "from_assignments", "from_labels", "from_responsibilities", "from_seeds", "start"]
+
+StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
+# Points that seeds are looked for among, and how many a component has of them at least.
+_SAMPLE = 50_000
+_PER_COMPONENT = 250
+_CHUNK = 1_000_000
+
+
+def start(
+    x: Tensor | Points,
+    n_components: int,
+    structure: CovarianceStructure,
+    *,
+    method: StartMethod = "kmeans",
+    random_state: np.random.RandomState,
+    sample_weight: Tensor | None = None,
+    reg_covar: float = 1e-6,
+    assign: bool = True,
+) -> MixtureParameters:
+    """Seed a mixture: assign every point to a seed, then take one M step.
+
+    `kmeans` takes the centres of k-means seeded by k-means++ (Arthur and Vassilvitskii, 2007) as seeds; `k-means++`
+    and `random_from_data` take points; `random` draws responsibilities. Where there are more than 50,000 points (and
+    more than 250 for each component), seeds are looked for in a sample of so many; all points are then assigned to
+    the nearest. The sample is drawn among the rows of all processes, so that the start depends neither on their
+    number nor on batches; integer weights count as repetition.
+
+    Without `assign`, for a caller whose first step is one of plain EM, components of their own covariances that start
+    from points are their seed alone: of the weight of one point, so that the weights do not sum to one, and with
+    `reg_covar` for variances. The first step of EM then assigns all points. This is where scikit-learn starts, to the
+    last digits. Its start is defective for tied covariances, whose scatter it divides by `K` in the place of `n` (EM
+    then ends 0.3 nats per point lower), and for `reg_covar=0`, where every covariance is singular: points are assigned
+    there all the same.
+
+    Args:
+        x: `n x D` points.
+        n_components: Number of components `K`.
+        structure: What the covariances share.
+        method: How the seeds are found.
+        random_state: The source of randomness; with several processes, that of the first.
+        sample_weight: `(n,)` weights; `Points` hold their own.
+        reg_covar: Variance added to the diagonals.
+        assign: Whether all points are assigned to seeds that are points themselves.
+
+    Returns:
+        The start, in float64.
+
+    Raises:
+        ValueError: If the method is unknown, or there are fewer points than components.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from latentmix.inference.mixtures.em.initialization import start
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> x = torch.tensor([[-1.0], [-1.2], [0.9], [1.1]])
+        >>> start(x, 2, covariance_structure("diag"), random_state=np.random.RandomState(0)).weights
+        tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+    methods = ["k-means++", "kmeans", "random", "random_from_data"]
+    if method not in methods:
+        raise ValueError(f"Expected init_params in {methods}; got {method!r}.")
+    points = as_points(x, sample_weight)
+    if points.count < n_components:
+        raise ValueError(f"Expected {n_components} points at least, one for each component; got {points.count}.")
+    if not points.processes.alone:
+        random_state.set_state(points.processes.agree(random_state.get_state(legacy=True)))
+    if method == "random":
+        drawn = _Drawn(points, n_components, random_state)
+        found = from_memberships(points, drawn.begin, points.location.expand(n_components, -1), structure, reg_covar)
+        drawn.finish()
+        return found
+    seeds = points.processes.agree(_seeds(points, n_components, method, random_state)).to(points.device)
+    if assign or method == "kmeans" or structure.name == "tied" or reg_covar == 0:
+        return from_seeds(points, seeds, structure, reg_covar=reg_covar)
+    return _alone(seeds, points.weight, structure, reg_covar)
+
+
+def from_labels(
+    x: Tensor | Points,
+    labels: Tensor,
+    n_components: int,
+    structure: CovarianceStructure,
+    *,
+    sample_weight: Tensor | None = None,
+    reg_covar: float = 1e-6,
+) -> MixtureParameters:
+    """Seed component `k` by the points labelled `k`.
+
+    The means of the labelled points take all points that are nearest to them, under several metrics: the
+    standardised features, and then the Mahalanobis metric of the covariance within what was assigned, refined a
+    few times. The start with the highest likelihood of the data is taken; labels play no further part.
+
+    Args:
+        x: `n x D` points.
+        labels: `(n,)` integers, of this process's points, `-1` where a point has no label.
+        n_components: Number of components `K`.
+        structure: What the covariances share.
+        sample_weight: `(n,)` weights; `Points` hold their own.
+        reg_covar: Variance added to the diagonals.
+
+    Returns:
+        The start, in float64.
+
+    Raises:
+        ValueError: If the labels have another shape, lie outside `-1 ... K-1`, or leave a component out.
+    """
+    points = as_points(x, sample_weight)
+    _check_labels(points, labels, n_components)
+    found = points.reduce(lambda: _labelled(points, labels, n_components))
+    counts, sums = found[:, -1], found[:, :-1]
+    if bool((counts == 0).any()):
+        missing = torch.nonzero(counts == 0).flatten().tolist()
+        raise ValueError(f"Expected a labelled point for every component; got none for components {missing}.")
+    seeds = points.location + sums / counts[:, None]
+
+    tied = covariance_structure("tied")
+    metric = points.variance.rsqrt().diag()
+    best, highest = None, -float("inf")
+    for _ in range(6):
+        candidate = from_seeds(points, seeds, structure, metric=metric, reg_covar=reg_covar)
+        bound = expectation(points, candidate).bound
+        if best is None or bound > highest:
+            best, highest = candidate, bound
+        metric = from_seeds(points, seeds, tied, metric=metric, reg_covar=reg_covar).precisions_cholesky
+    assert best is not None
+    return best
+
+
+def _alone(seeds: Tensor, weight: float, structure: CovarianceStructure, reg_covar: float) -> MixtureParameters:
+    """The M step of scikit-learn for `K x D` seeds that have one point each, with its roundings."""
+    count = 1 + 10 * torch.finfo(torch.float64).eps
+    means = seeds / count
+    residue = torch.zeros_like(means) if structure.name == "full" else seeds.square() / count - means.square()
+    covariances = means.new_zeros(structure.covariance_shape(*means.shape))
+    variances = residue.mean(1, keepdim=True).expand_as(means) if structure.isotropic else residue
+    covariances = structure.regularize(covariances, variances + reg_covar)
+    return MixtureParameters(means.new_full((len(means),), count / weight), means, covariances, structure)
+
+
+class _Drawn:
+    """Responsibilities that are drawn uniformly and normalised, in the order of the rows of all processes."""
+
+    def __init__(self, points: Points, n_components: int, random_state: np.random.RandomState) -> None:
+        self.points, self.n_components, self.random_state = points, n_components, random_state
+        self.state = random_state.get_state(legacy=True)
+
+    def begin(self) -> Callable[[Tensor, slice], Tensor]:
+        """The same draws in every pass."""
+        self.random_state.set_state(self.state)
+        self._skip(self.points.offset)
+        return lambda part, _: self._draw(len(part))
+
+    def finish(self) -> None:
+        """Leave the source of randomness in the same state on every process."""
+        self._skip(self.points.count - self.points.offset - self.points.local_count)
+
+    def _draw(self, rows: int) -> Tensor:
+        drawn = self.random_state.uniform(size=(rows, self.n_components))
+        return torch.from_numpy(drawn / drawn.sum(1, keepdims=True))
+
+    def _skip(self, rows: int) -> None:
+        for first in range(0, rows, 65_536):
+            self.random_state.uniform(size=(min(65_536, rows - first), self.n_components))
+
+
+def _seeds(points: Points, n_components: int, method: StartMethod, random_state: np.random.RandomState) -> Tensor:
+    """`K x D` seeds in float64, on the CPU."""
+    size = max(_SAMPLE, _PER_COMPONENT * n_components)
+    if points.count <= size:
+        indices = np.arange(points.count)
+    else:
+        indices = np.sort(sample_without_replacement(points.count, size, random_state=random_state))
+    sampled, sampled_weight = points.weighted_sample(torch.from_numpy(indices))
+    rows = sampled.cpu().numpy() if sampled.dtype in (torch.float32, torch.float64) else sampled.cpu().double().numpy()
+    weight = None if sampled_weight is None else sampled_weight.cpu().numpy()
+    rows, weight = _merged(rows, weight, n_components)
+    seeds: NDArray[np.floating]
+    if method == "kmeans":
+        clusters = KMeans(n_components, n_init=1, random_state=random_state).fit(rows, sample_weight=weight)
+        seeds = clusters.cluster_centers_
+    elif method == "k-means++":
+        centred = rows - rows.mean(0, dtype=np.float64)  # its distances are of expanded squares
+        _, places = kmeans_plusplus(centred, n_components, random_state=random_state, sample_weight=weight)
+        seeds = rows[places]
+    else:
+        chance = None if weight is None or np.count_nonzero(weight) < n_components else weight / weight.sum()
+        seeds = rows[random_state.choice(len(rows), n_components, replace=False, p=chance)]
+    return torch.from_numpy(np.ascontiguousarray(seeds)).double()
+
+
+def _merged(
+    rows: NDArray[np.floating], weight: NDArray[np.floating] | None, n_components: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
+    """Rows whose draws are the same for integer weights and for repetition.
+
+    Where a quarter of the rows or more are repeated, equal ones count as one of their weight, in ascending order.
+    Elsewhere, and where too few differ, rows stay as they are, integer weights counting as repetition: draws are then
+    scikit-learn's.
+    """
+    if weight is None and len(np.unique(rows[:, 0])) == len(rows):
+        return rows, None
+    own = np.ones(len(rows)) if weight is None else weight
+    different, inverse = torch.from_numpy(rows[own > 0]).unique(dim=0, return_inverse=True)
+    if len(different) < n_components:
+        return rows, weight
+    if bool((own == own.round()).all()) and len(different) > 0.75 * own.sum():
+        return np.repeat(rows, own.astype(int), axis=0), None
+    return different.numpy(), np.bincount(inverse.numpy(), weights=own[own > 0])
+
+
+def _check_labels(points: Points, labels: Tensor, n_components: int) -> None:
+    """The same error on every process."""
+    failure = None
+    if labels.shape != (points.local_count,) or labels.is_floating_point():
+        failure = ValueError(
+            f"Expected integer labels of shape {(points.local_count,)}; got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
+        )
+    elif bool(((labels < -1) | (labels >= n_components)).any()):
+        failure = ValueError(
+            f"Expected labels in -1 ... {n_components - 1}; got {int(labels.min())} ... {int(labels.max())}."
+        )
+    points.processes.refuse(failure)
+
+
+def _labelled(points: Points, labels: Tensor, n_components: int) -> Tensor:
+    """Sums of this process's labelled points about the location, and in the last column their number: `K x (D+1)`."""
+    found = points.location.new_zeros(n_components, points.n_features + 1)
+    for rows, part in _passed(points, n_components):
+        own = labels[rows].to(part.device)
+        known = own >= 0
+        found[:, -1] += torch.bincount(own[known], minlength=n_components)
+        found[:, :-1].index_add_(0, own[known], part[known] - points.location)
+    return found
+
+
+def _passed(points: Points, n_components: int) -> Iterator[tuple[slice, Tensor]]:
+    """The chunks of this process in float64, with their place among its rows."""
+    first = 0
+    for x, _ in points.chunks(_CHUNK // (n_components * points.n_features)):
+        yield slice(first, first + len(x)), x.double()
+        first += len(x)

@@ -1,0 +1,139 @@
+r"""Stepwise EM: a mixture learnt from batches that are seen once, as `partial_fit` brings them.
+
+The statistics per datum follow :math:`s_t = (1 - \gamma_t) s_{t-1} + \gamma_t \hat s_t`, where :math:`\hat s_t` are
+those of batch t under the parameters so far, :math:`\gamma_1 = 1`, and from the second batch on
+:math:`\gamma_t = (t - 1 + t_0)^{-\kappa}`, at most 1; the parameters are the M step
+of :math:`s_t` (Cappé and Moulines, *Online expectation-maximization algorithm for latent data models*, 2009,
+https://doi.org/10.1111/j.1467-9868.2009.00698.x; Liang and Klein, *Online EM for unsupervised models*, 2009).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from latentmix.inference.mixtures.em.empty import occupied, reseed
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics, expectation
+from latentmix.inference.mixtures.points.points import Points, as_points
+from latentmix.models.mixture.parameters import MixtureParameters
+
+__all__ = ["StepwiseEM"]
+
+
+@final
+@dataclass(frozen=True)
+class StepwiseEM:
+    r"""Where stepwise EM stands; `begin` makes one, and `step` the next.
+
+    Args:
+        parameters: The mixture, in float64.
+        statistics: Averaged statistics per datum about the mixture's means, whose log-likelihood is the averaged
+            bound of the batches, each before its step.
+        steps: Number of batches seen.
+        weight: Their total weight.
+        exponent: :math:`\kappa`, above 0.5, where noise averages out, to 1, where at a delay of 1 all batches of one
+            size count alike.
+        delay: :math:`t_0`, not negative: the greater, the less the first steps move; at 0 the second batch effaces
+            the first.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.mixtures.em.stepwise import StepwiseEM
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.models.mixture.parameters import MixtureParameters
+        >>> means, full = torch.tensor([[-1.0], [1.0]]), covariance_structure("full")
+        >>> start = MixtureParameters(torch.ones(2) / 2, means, torch.ones(2, 1, 1), full)
+        >>> first, second = torch.randn(2, 50, 1)
+        >>> StepwiseEM.begin(first, start).step(second).steps
+        2
+    """
+
+    parameters: MixtureParameters
+    statistics: SufficientStatistics
+    steps: int
+    weight: float
+    exponent: float = 0.6
+    delay: float = 2.0
+
+    @classmethod
+    def begin(
+        cls,
+        points: Tensor | Points,
+        start: MixtureParameters,
+        *,
+        sample_weight: Tensor | None = None,
+        reg_covar: float = 1e-6,
+        exponent: float = 0.6,
+        delay: float = 2.0,
+    ) -> Self:
+        """One step of EM on the first batch.
+
+        Args:
+            points: `n x D` points of the first batch.
+            start: The mixture to start from, such as `start` makes of the first batch.
+            sample_weight: `(n,)` weights.
+            reg_covar: Variance added to the diagonals.
+            exponent: As above.
+            delay: As above.
+
+        Raises:
+            ValueError: If the exponent or the delay are out of range, or the points do not fit the start.
+        """
+        if not 0.5 < exponent <= 1:
+            raise ValueError(f"Expected an exponent in (0.5, 1]; got {exponent}.")
+        if not delay >= 0:
+            raise ValueError(f"Expected a delay that is not negative; got {delay}.")
+        points = as_points(points, sample_weight)
+        parameters = start.to(torch.empty(0, dtype=torch.float64, device=points.device))
+        found = _of_batch(points, parameters)
+        return cls(parameters, found, 0, 0.0, exponent, delay)._maximized(points, found, reg_covar)
+
+    def step(
+        self, points: Tensor | Points, *, sample_weight: Tensor | None = None, reg_covar: float = 1e-6
+    ) -> StepwiseEM:
+        """Learn from another batch.
+
+        A batch that is smaller or larger than those so far moves the averages as its size deserves.
+
+        Args:
+            points: `n x D` points.
+            sample_weight: `(n,)` weights.
+            reg_covar: Variance added to the diagonals.
+
+        Raises:
+            ValueError: If the points are not as `as_points` takes them, or have other features.
+        """
+        points = as_points(points, sample_weight)
+        found = _of_batch(points, self.parameters)
+        size = (self.steps + self.delay) ** -self.exponent
+        share = 1 - (1 - min(size, 1.0)) ** (points.weight * self.steps / self.weight)
+        return self._maximized(points, self.statistics * (1 - share) + found * share, reg_covar)
+
+    def _maximized(self, points: Points, statistics: SufficientStatistics, reg_covar: float) -> Self:
+        variance = self.parameters.variance
+        parameters, _ = occupied(statistics).maximize(reg_covar, variance)
+        empty = statistics.empty
+        if bool(empty.any()):
+            parameters = reseed(points, parameters, empty)
+            statistics = replace(
+                SufficientStatistics.of_parameters(parameters, 1.0), log_likelihood=statistics.log_likelihood
+            )
+        else:
+            statistics = statistics.about(parameters.means)
+        return replace(
+            self,
+            parameters=parameters,
+            statistics=statistics,
+            steps=self.steps + 1,
+            weight=self.weight + points.weight,
+        )
+
+
+def _of_batch(points: Points, parameters: MixtureParameters) -> SufficientStatistics:
+    """Statistics of a batch, per datum, about the mixture's means."""
+    if points.n_features != parameters.means.shape[1]:
+        raise ValueError(f"Expected points with {parameters.means.shape[1]} features; got {points.n_features}.")
+    return expectation(points, parameters).about(parameters.means) * (1 / points.weight)

@@ -1,0 +1,1 @@
+"""NUTS on the mixture's Pyro model."""

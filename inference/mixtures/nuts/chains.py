@@ -1,0 +1,178 @@
+"""Chains of Pyro's No-U-Turn sampler, in this process or in several."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from pyro.infer import NUTS
+from pyro.ops.integrator import velocity_verlet
+from tqdm.auto import tqdm
+
+from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.nuts.potential import WhitenedPotential
+from latentmix.inference.mixtures.nuts.unconstrained import Array
+
+__all__ = ["Chain", "Settings", "leapfrog_seconds", "one_thread", "run_chains"]
+
+# Pyro's first window of 25 draws cannot estimate a dense matrix of more values: what it shrinks the rest towards is a
+# thousandth of the variance in whitened coordinates, and trees grow to their greatest depth.
+_DENSE = 12
+_POLL = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How each chain runs.
+
+    Args:
+        draws: Draws after the warmup.
+        warmup: Draws that adapt step size and mass matrix.
+        target_accept: Acceptance probability that the step size is adapted to.
+        max_tree_depth: Most doublings of a trajectory.
+        jitter: Standard deviations of the whitened coordinates by which a chain starts away from their origin.
+    """
+
+    draws: int
+    warmup: int
+    target_accept: float
+    max_tree_depth: int
+    jitter: float
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One chain after its warmup.
+
+    Attributes:
+        positions: `draws x size` unconstrained values.
+        divergences: Draws in which the integrator diverged.
+        step_size: After the warmup, in whitened coordinates.
+        n_gradients: Evaluations of the gradient.
+        cut: Draws whose trajectory ended at the greatest depth.
+    """
+
+    positions: Array
+    divergences: int
+    step_size: float
+    n_gradients: int
+    cut: int
+
+
+def run_chains(
+    potentials: Sequence[WhitenedPotential],
+    seeds: Sequence[int],
+    settings: Settings,
+    *,
+    processes: int = 1,
+    progress: bool = False,
+) -> list[Chain]:
+    """Run a chain for each potential, from its own seed: the draws are the same however many processes run them."""
+    steps = settings.draws + settings.warmup
+    pairs = list(zip(potentials, seeds, strict=True))
+    with tqdm(total=steps * len(pairs), disable=not progress, desc="NUTS", unit=" draws") as bar:
+        if processes == 1:
+            return [_chain(potential, seed, settings, bar.update) for potential, seed in pairs]
+        with _counted(bar, len(pairs)) as counters:
+            jobs = (joblib.delayed(_chain)(*pair, settings, count) for pair, count in zip(pairs, counters, strict=True))
+            return list(joblib.Parallel(n_jobs=processes, backend="loky")(jobs))
+
+
+def leapfrog_seconds(potential: WhitenedPotential, steps: int = 10) -> float:
+    """Seconds of a leapfrog step from the centre, the least of several."""
+    timed = WhitenedPotential(potential.potential, potential.centre, potential.basis)
+    at = {"position": torch.zeros(len(potential.centre), dtype=torch.float64)}
+    taken = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        velocity_verlet(at, at, timed, lambda momentum: momentum, 0.1)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+class _Counter:
+    """Counts the draws of a chain in a file, where the process that waits reads them."""
+
+    def __init__(self, path: str, place: int) -> None:
+        self.path, self.place = path, place
+
+    def __call__(self) -> None:
+        counts = np.memmap(self.path, dtype=np.int64, mode="r+")
+        counts[self.place] += 1
+
+
+@contextmanager
+def _counted(bar: Any, chains: int) -> Iterator[list[_Counter | None]]:
+    """Counters of chains in other processes, which move the bar; none where it is off."""
+    if bar.disable:
+        yield [None] * chains
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "draws")
+        counts = np.memmap(path, dtype=np.int64, mode="w+", shape=(chains,))
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(_POLL):
+                bar.update(int(counts.sum()) - bar.n)
+
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        try:
+            yield [_Counter(path, place) for place in range(chains)]
+        finally:
+            ended.set()
+            follower.join()
+            bar.update(int(counts.sum()) - bar.n)
+
+
+def _chain(
+    potential: WhitenedPotential, seed: int, settings: Settings, count: Callable[[], object] | None = None
+) -> Chain:
+    size = len(potential.centre)
+    with isolated(seed=seed, validation=False), one_thread():
+        position = settings.jitter * torch.randn(size, dtype=torch.float64)
+        while not math.isfinite(potential.value_and_gradient(position.numpy())[0]):
+            position = position / 2
+        kernel = NUTS(
+            potential_fn=potential,
+            full_mass=size <= _DENSE,
+            target_accept_prob=settings.target_accept,
+            max_tree_depth=settings.max_tree_depth,
+        )
+        values = {"position": position}
+        kernel.initial_params = values
+        kernel.setup(settings.warmup)
+        found = np.empty((settings.draws, size))
+        cut, longest = 0, 2**settings.max_tree_depth - 1
+        for step in range(settings.warmup + settings.draws):
+            before = potential.n_gradients
+            values = kernel.sample(values)
+            if step >= settings.warmup:
+                found[step - settings.warmup] = values["position"].numpy()
+                cut += potential.n_gradients - before >= longest
+            if count is not None:
+                count()
+        divergences = len(kernel.diagnostics()["divergences"])
+        return Chain(potential.unwhitened(found), divergences, float(kernel.step_size), potential.n_gradients, cut)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch inside the block: sums come out the same in any process, and small ones sooner."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

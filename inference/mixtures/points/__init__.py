@@ -1,0 +1,1 @@
+"""Points of any kind and size, read in chunks."""

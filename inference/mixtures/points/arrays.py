@@ -1,0 +1,114 @@
+"""Arrays of any kind that a user may give, as tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.masked import MaskedTensor
+
+from latentmix.inference.isolation import ordinary
+
+__all__ = ["Array", "as_array", "as_tensor", "check_unmasked", "marked"]
+
+Array = NDArray[Any] | Tensor
+
+
+def as_array(values: Any) -> Array:
+    """A tensor as it is, and anything else as a NumPy array of real numbers.
+
+    Masked entries of NumPy arrays, `pandas.NA` and `None` become NaN, in float64 where the values were no floats.
+
+    Args:
+        values: A tensor, an array of any byte order or strides, a data frame, or nested sequences.
+
+    Raises:
+        ValueError: If the values are not real numbers, or the tensor is a `MaskedTensor`.
+    """
+    if isinstance(values, Tensor):
+        if isinstance(values, MaskedTensor):
+            raise ValueError(
+                "Expected a tensor or an array; got a torch MaskedTensor: pass x.to_tensor(float('nan')), with "
+                "missing='marginalize' where x holds points."
+            )
+        return values
+    values = marked(values)
+    if _is_masked(values):
+        values = np.ma.filled(values.astype(np.float64) if values.dtype.kind in "biu" else values, np.nan)
+    array = np.asarray(values)
+    if array.dtype.kind == "O":
+        array = _of_objects(array)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"Expected real numbers; got values of dtype {array.dtype}.")
+    return array
+
+
+def marked(values: Any) -> Any:
+    """Values whose missing entries `numpy.asarray` and scikit-learn see.
+
+    A list of masked arrays becomes one of them; `None` and `pandas.NA` in a data frame of objects become NaN.
+    """
+    if isinstance(values, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in values):
+        return np.ma.stack(values)
+    if hasattr(values, "notna") and np.dtype(object) in np.atleast_1d(getattr(values, "dtypes", ())):
+        return values.where(values.notna(), np.nan)
+    return values
+
+
+def as_tensor(values: Any) -> Tensor:
+    """The same as a tensor, which shares the memory where torch can: not of arrays that are read-only, say.
+
+    Unsigned integers wider than a byte become `int64`, or float64 where they do not fit; `longdouble` becomes float64.
+
+    Args:
+        values: As `as_array` takes them.
+
+    Raises:
+        ValueError: As `as_array` raises it.
+    """
+    array = as_array(values)
+    if isinstance(array, Tensor):
+        return ordinary(array)
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    dtype = array.dtype.newbyteorder("=")
+    if kind == "f" and size > 8:
+        dtype = np.dtype(np.float64)
+    elif kind == "u" and size > 1:
+        fits = size < 8 or not array.size or int(array.max()) <= np.iinfo(np.int64).max
+        dtype = np.dtype(np.int64 if fits else np.float64)
+    shared = array.flags.writeable and array.flags.aligned and all(s >= 0 and s % size == 0 for s in array.strides)
+    array = array.astype(dtype, copy=not shared)
+    return torch.from_numpy(np.asarray(array))
+
+
+def check_unmasked(values: Any, name: str, remedy: str) -> None:
+    """Refuse masked entries by the name of what holds them.
+
+    Raises:
+        ValueError: If there is a masked entry.
+    """
+    if _is_masked(values):
+        rows = np.flatnonzero(np.ma.getmaskarray(values).reshape(len(values), -1).any(1))
+        listed = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        raise ValueError(
+            f"Expected {name} without missing values; got masked ones, which count as NaN, in {len(rows)} rows: "
+            f"{listed}: {remedy}."
+        )
+
+
+def _is_masked(values: Any) -> bool:
+    real = isinstance(values, np.ma.MaskedArray) and values.dtype.kind in "biufO"
+    return real and bool(np.ma.is_masked(values))
+
+
+def _of_objects(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Python numbers, and what pandas takes for missing, as float64."""
+    import pandas  # type: ignore[import-untyped]
+
+    try:
+        return np.where(pandas.isna(array), np.nan, array).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected real numbers; got values of dtype {array.dtype}.") from error

@@ -1,0 +1,1 @@
+"""SVI of the mixture's Pyro model, with the component enumerated."""

@@ -1,0 +1,365 @@
+"""Gaussian mixtures by SVI with the component enumerated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoGuide,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
+from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
+from pyro.poutine import Trace
+from torch import Tensor
+
+from latentmix.guides.mixture import global_guide
+from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.draws import MixturePosterior, posterior_of_guide
+from latentmix.inference.mixtures.em.statistics import moments, repair
+from latentmix.inference.mixtures.progress import warn
+from latentmix.inference.mixtures.standardised import Priors, standardised_model
+from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
+from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
+from latentmix.inference.objectives.terms import Stochastic, Terms
+from latentmix.inference.objectives.twins import TraceEnumTwin
+from latentmix.inference.svi.fit import SVIResult, fit
+from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler
+from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
+from latentmix.models.mixture.model import MixtureModel
+from latentmix.models.mixture.parameters import MixtureParameters
+
+__all__ = ["MixtureSVIResult", "RegularizedEnum", "check_guide", "fit_mixture_svi"]
+
+_GUIDES = (AutoDelta, AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
+# Changes of the bound in succession, each below the tolerance, that end a noiseless fit.
+_QUIET = 2
+# Natural-gradient steps at most, and the gain, in nats per datum, below which they give way to curvature.
+_WARMUP, _SETTLED = 30, 1e-3
+
+
+@dataclass(frozen=True)
+class MixtureSVIResult:
+    """Outcome of enumerated SVI.
+
+    Attributes:
+        parameters: The mixture at the guide's median, in the data's coordinates, in float64.
+        lower_bounds: ELBO per epoch, nats per datum in the data's coordinates: under flat priors and `AutoDelta`
+            the mean log-likelihood.
+        lower_bound: The bound of the fit: at the point that was taken where there is no noise, else of the last epoch.
+        converged: Whether the loss levelled off; for noisy objectives, whether all epochs were run.
+        model: The Pyro model, of standardised data `(x - location) / scale`.
+        guide: The fitted guide.
+        location: `(D,)`.
+        scale: `(D,)`.
+        svi: What `fit` returned, `None` where the loss diverged and the best point before it was taken.
+        noisy: Whether the objective was: a guide that samples, or minibatches.
+        seed: Seed of the fit, and of the draws of `posterior`.
+    """
+
+    parameters: MixtureParameters
+    lower_bounds: list[float]
+    lower_bound: float
+    converged: bool
+    model: MixtureModel
+    guide: AutoGuide
+    location: Tensor
+    scale: Tensor
+    svi: SVIResult | None
+    noisy: bool
+    seed: int = 0
+
+    @cached_property
+    def posterior(self) -> MixturePosterior:
+        """Draws of the guide, which must be a density: made once, and left out of pickles."""
+        return posterior_of_guide(self, seed=self.seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "posterior"}
+
+    @property
+    def n_iter(self) -> int:
+        """Number of epochs."""
+        return len(self.lower_bounds)
+
+
+class RegularizedEnum(TraceEnumTwin):
+    r"""`TraceEnum_ELBO` regularized as EM is.
+
+    An M step of EM that adds `reg_covar` to the variances maximises the expected log-density less
+    :math:`\tfrac12 \sum_k N_k \operatorname{tr}(\Sigma_k^{-1} \epsilon)`, with the sums :math:`N_k` of
+    responsibilities as they are. So does the loss here: it is stationary where EM ends, whatever the floor. The ELBO
+    that is reported lacks that term, as EM's bound does.
+
+    Args:
+        elbo: Pyro's own.
+        model: The mixture, without a floor.
+        regularization: `(D,)` variances :math:`\epsilon` that are added.
+    """
+
+    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
+        super().__init__(elbo)
+        self._structure = model.structure
+        self._regularization = regularization if bool((regularization > 0).any()) else None
+
+    def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
+        """See `Twin.particle`."""
+        loss, elbo, log_likelihood = super().particle(model_trace, guide_trace)
+        if self._regularization is None:
+            return loss, elbo, log_likelihood
+        sites = model_trace.nodes
+        correlation = sites["correlation_cholesky"]["value"] if "correlation_cholesky" in sites else None
+        scales: Any = sites["scales"]["value"]
+        traces = self._structure.precision_traces(scales, correlation, self._regularization)
+        with torch.no_grad():
+            joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
+            counts = joint.softmax(0).sum(1) * sites["x"]["scale"]
+        return loss + 0.5 * (counts * traces).sum(), elbo, log_likelihood
+
+
+class _Noiseless(RegularizedEnum):
+    """The objective of a point-mass guide and all the data: what was evaluated at a point is kept.
+
+    `fit` looks at the objective twice before its first step.
+
+    Attributes:
+        value: The loss of the last step, in nats per datum.
+    """
+
+    value: float
+
+    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
+        super().__init__(elbo, model, regularization)
+        self._kept: tuple[object, Terms] | None = None
+
+    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.terms`."""
+        assert isinstance(guide, AutoDelta)
+        leaves = [(id(leaf), leaf._version) for leaf in guide.parameters()]
+        key = (leaves, [(tensor.data_ptr(), tensor.shape) for tensor in batch], torch.is_grad_enabled())
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, super().terms(model, guide, *batch))
+        return self._kept[1]
+
+    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.backward`."""
+        terms = super().backward(model, guide, *batch)
+        self.value = float(terms.loss.detach())
+        self._kept = None
+        return terms
+
+
+class _Watch(Callback):
+    """Keeps the best point of a noiseless fit, and ends the fit when its objective has levelled off.
+
+    Of a fit that levels off smoothly the last point is the best: the objective's gradient vanishes there, though its
+    value need not be the least of the path, as its regularization moves with the weights.
+
+    Args:
+        guide: The point mass.
+        objective: What the fit minimises, `None` where that is noisy.
+        tol: As `fit_mixture_svi` takes it.
+        patience: Likewise.
+        smooth: Whether steps are so regular that two small changes in succession are the end.
+    """
+
+    def __init__(self, guide: AutoGuide, objective: _Noiseless | None, tol: float, patience: int, smooth: bool) -> None:
+        self.guide, self.objective, self.tol, self.patience, self.smooth = guide, objective, tol, patience, smooth
+        self.losses: list[float] = []
+        self.values: list[float] = []
+        self.taken = 0
+        self.best: list[Tensor] | None = None
+        self.at = self._leaves()
+        self.converged = False
+
+    def on_epoch_end(self, state: TrainingState) -> bool | None:
+        """Compare the objective, which belongs to the point before the step, with its values before."""
+        self.losses.append(state.history[-1].loss)
+        if self.objective is None:
+            self.taken = len(self.losses) - 1
+            return None
+        self.values.append(self.objective.value)
+        if self.smooth and len(self.values) > _QUIET:
+            recent = self.values[-_QUIET - 1 :]
+            self.converged = max(recent) - min(recent) < self.tol
+        if self.converged or self.values[-1] == min(self.values):
+            self.taken, self.best = len(self.values) - 1, self.at
+        self.at = self._leaves()
+        if len(self.values) > self.patience:
+            gain = min(self.values[: -self.patience]) - min(self.values)
+            self.converged = self.converged or gain < self.tol
+        return self.converged
+
+    def restore(self) -> None:
+        """Bring the best point back."""
+        if self.best is not None:
+            with torch.no_grad():
+                for leaf, value in zip(self.guide.parameters(), self.best, strict=True):
+                    leaf.copy_(value)
+
+    def _leaves(self) -> list[Tensor]:
+        return [leaf.detach().clone() for leaf in self.guide.parameters()]
+
+
+def check_guide(family: Callable[..., AutoGuide]) -> None:
+    """Refuse a class of guides that has no median, no gradient, or no start at given values.
+
+    Raises:
+        ValueError: If it is one of Pyro's that cannot serve a mixture, or a class of something else; the message names
+            those that can.
+    """
+    kind = getattr(family, "func", family)  # of a functools.partial
+    if family is not AutoDelta and isinstance(kind, type) and issubclass(kind, AutoDelta):
+        raise ValueError("Expected AutoDelta itself, which takes no options here; got a class or call made of it.")
+    if not isinstance(kind, type) or kind in _GUIDES:
+        return
+    if kind.__module__.startswith("pyro.") or not issubclass(kind, AutoGuide):
+        names = ", ".join(known.__name__ for known in _GUIDES)
+        raise ValueError(f"Expected a guide out of {names}, or a class of your own; got {kind.__name__}.")
+
+
+@torch.inference_mode(False)
+def fit_mixture_svi(
+    x: Tensor,
+    start: MixtureParameters,
+    *,
+    priors: Priors | None = None,
+    reg_covar: float = 1e-6,
+    family: Callable[..., AutoGuide] = AutoDelta,
+    epochs: int = 1000,
+    tol: float = 1e-6,
+    patience: int = 10,
+    batch_size: int | None = None,
+    optimizer: MakeOptimizer | PyroOptim | None = None,
+    scheduler: MakeScheduler | None = None,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+) -> MixtureSVIResult:
+    """Fit a Gaussian mixture by SVI on `TraceEnum_ELBO`, the assignments summed out exactly.
+
+    By default a noiseless fit takes natural-gradient steps, thirty at most, fewer where they gain less than 1e-3
+    nats per datum; they stay close to EM's path, so that it mostly ends at the same optimum. Then curvature is
+    learned. Where a conditioning test allows, the densities of all data under all components are one matrix
+    product, as their gradients are. The data are standardised per feature (isotropically for spherical
+    covariances), in which the likelihood is equivariant; model, priors and guide live in those coordinates, in
+    float64.
+
+    Args:
+        x: `n x D` points.
+        start: The mixture to start from, in the data's coordinates.
+        priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's
+            coordinates; what is left out takes that model's default, which is one of standardised data. By default
+            no prior is informative: every global is `ImproperUniform`, and the fit is maximum likelihood.
+        reg_covar: Variance, in the data's coordinates, that each component takes on top of its estimate in every
+            direction, as in EM: with it a point mass under flat priors ends where EM does, over features of any scales.
+        family: Class of the guide: `AutoDelta`, `AutoNormal`, `AutoDiagonalNormal`, `AutoMultivariateNormal`,
+            `AutoLowRankMultivariateNormal`, or an `AutoGuide` of one's own.
+        epochs: Most passes over the data.
+        tol: A noiseless fit ends when `patience` epochs together gained less, in nats per datum; with the default
+            optimizer also where the bound changed by less over two epochs, about where EM of that tolerance ends.
+        patience: See `tol`.
+        batch_size: Data a step; by default all.
+        optimizer: Makes the optimizer; by default, for a noiseless objective (`AutoDelta`, all the data),
+            natural-gradient steps in `MixtureMetric`, accelerated by `QuasiNewton`; else Adam with learning rate
+            0.02 and a cosine schedule.
+        scheduler: Makes the learning-rate schedule.
+        seed: Seed of the fit.
+        callbacks: Passed to `fit`.
+
+    Returns:
+        The fitted mixture, its model and its guide.
+
+    Raises:
+        ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
+    """
+    check_guide(family)
+    noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
+    made = standardised_model(x, len(start.weights), start.structure, priors=priors, reg_covar=reg_covar, floored=False)
+    model, location, scale = made.model, made.location, made.scale
+    standardised = made.points(x)
+    given = getattr(family, "keywords", {})  # of a functools.partial
+    options = {"init_scale": 0.02} if family is not AutoDelta and "init_scale" not in given else {}
+    guide = global_guide(model, family=family, start=made.sites(start), **options)
+    if optimizer is None and noisy:
+        optimizer = partial(torch.optim.Adam, lr=0.02, fused=True)
+        scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
+    with isolated(seed=None if family is AutoDelta else seed):
+        guide(standardised[:1])
+    metric = None
+    if optimizer is None and isinstance(guide, AutoDelta) and not noisy:
+        metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
+        optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    objective = (RegularizedEnum if noisy else _Noiseless)(elbo, model, reg_covar / scale.square())
+    watch = _Watch(
+        guide, objective if isinstance(objective, _Noiseless) else None, tol, patience, smooth=metric is not None
+    )
+    result = None
+    try:
+        result = fit(
+            model,
+            guide,
+            standardised,
+            epochs=epochs,
+            batch_size=batch_size,
+            objective=objective,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            seed=seed,
+            callbacks=[watch, *callbacks],
+        )
+    except DivergenceError:
+        if noisy or watch.best is None:
+            raise
+    watch.restore()
+    with torch.no_grad(), isolated():
+        sites = guide.median()
+    fitted = model.parameters({name: value.detach() for name, value in sites.items()})
+    # Singular is what the covariances themselves cannot be told from, whatever the digits of their factors.
+    rounded = MixtureParameters(fitted.weights, fitted.means, fitted.covariances, fitted.structure)
+    rounded, repaired = repair(rounded, moments(standardised)[1])
+    if repaired:
+        fitted = rounded
+        warn(
+            "SVI ended at a singular covariance, which got a jitter: its likelihood has no maximum there; raise "
+            "reg_covar, or fit fewer components."
+        )
+    jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
+    bounds = [-loss - jacobian for loss in watch.losses]
+    parameters = fitted.affine(scale, location)
+    lost = noisy and _lost(parameters, start, x)
+    return MixtureSVIResult(
+        parameters=parameters,
+        lower_bounds=bounds,
+        lower_bound=bounds[watch.taken],
+        converged=(watch.converged or (noisy and result is not None)) and not repaired and not lost,
+        model=model,
+        guide=guide,
+        location=location,
+        scale=scale,
+        svi=result,
+        noisy=noisy,
+        seed=seed,
+    )
+
+
+def _lost(fitted: MixtureParameters, start: MixtureParameters, x: Tensor) -> bool:
+    """Whether a noisy fit ended far below the likelihood that it started from; warns if so."""
+    likelihood, before = (float(mixture.log_likelihood(x.double()).mean()) for mixture in (fitted, start))
+    lost = not before - likelihood < 1 + 10 * start.n_parameters() / len(x)
+    if lost:
+        warn(
+            f"SVI ended at a log-likelihood of {likelihood:.4g} nats per point, far below the {before:.4g} of its "
+            "start: unless priors pull it there, the optimizer's steps or the guide's width are too large, as where "
+            "features are close to collinear; leave one of these out, or take guide=AutoDelta and all the data."
+        )
+    return lost

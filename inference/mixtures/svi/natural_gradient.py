@@ -1,0 +1,199 @@
+"""Natural gradients of a Gaussian mixture in the coordinates of its guide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from pyro.infer.autoguide import AutoDelta
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+from torch.distributions.transforms import ExpTransform
+
+from latentmix.inference.mixtures.svi.row_norms import RowNorms
+from latentmix.models.mixture.corr_cholesky import CorrCholesky, from_partial_correlations
+from latentmix.models.mixture.model import MixtureModel
+from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.mixture.priors import inner_support
+
+__all__ = ["MixtureMetric", "NaturalPoint"]
+
+
+@final
+class MixtureMetric:
+    r"""Inverse Fisher information of data with known assignments, per datum.
+
+    With :math:`z` known, the information falls into blocks: the weights'; for each mean
+    :math:`\pi_k \Sigma_k^{-1}`; for each covariance
+    :math:`\tfrac12 \pi_k \operatorname{tr}(\Sigma^{-1} d\Sigma \, \Sigma^{-1} d\Sigma)`. Its inverse is known in
+    closed form in weights, means and covariances, and is carried to the guide's coordinates by the derivatives of
+    the maps between them, so that it costs as much as a few products of `D x D` matrices for each component. The
+    retraction is straight in the expectations :math:`\pi_k, \pi_k \mu_k, \pi_k (\Sigma_k + \mu_k \mu_k^\top)`. Under
+    flat priors a gradient step of length one along it is a step of EM (Sato, 2001, section 3; Xu and Jordan, 1996):
+    only the gradient of the ELBO goes in.
+
+    Args:
+        model: The mixture, without a floor.
+        guide: A point-mass guide over its globals that was called before, so that its parameters exist.
+        x: `n x D` data, for the dtype.
+
+    Raises:
+        ValueError: If the model has a floor, or the prior of the means or of the weights has another support than all
+            means and weights.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.guides.mixture import global_guide
+        >>> from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
+        >>> from latentmix.models.mixture.model import MixtureModel
+        >>> model, x = MixtureModel(2, 3), torch.zeros(5, 3)
+        >>> guide = global_guide(model)
+        >>> _ = guide(x)
+        >>> leaves = list(guide.parameters())
+        >>> MixtureMetric(model, guide, x)(leaves)(torch.cat([leaf.detach().flatten() for leaf in leaves])).shape
+        torch.Size([20])
+    """
+
+    def __init__(self, model: MixtureModel, guide: AutoDelta, x: Tensor) -> None:
+        if not self.applies(model):
+            raise ValueError(
+                "Expected a model without a floor, priors of the means on the whole space and of the weights on the "
+                "simplex; got another: take another optimizer."
+            )
+        self._model = model
+        self._names = {id(leaf): name.removesuffix("_unconstrained") for name, leaf in guide.named_parameters()}
+        self._scales = transform_to(model.priors(x)["scales"].support)
+        self._rows = RowNorms(model.n_features, x)
+
+    @staticmethod
+    def applies(model: MixtureModel) -> bool:
+        """Whether the means are unconstrained, the weights anywhere on the simplex, and no floor is added."""
+        if bool((torch.as_tensor(model.covariance_floor) > 0).any()):
+            return False
+        expected = {"means": constraints.real, "weights": constraints.simplex}
+        for name, wanted in expected.items():
+            prior = model.declared_priors[name]
+            if prior is not None and inner_support(prior.support) is not wanted:
+                return False
+        return True
+
+    def __call__(self, leaves: Sequence[Tensor]) -> NaturalPoint:
+        """The metric at the leaves."""
+        order = [self._names[id(leaf)] for leaf in leaves]
+        values = {name: leaf.detach() for name, leaf in zip(order, leaves, strict=True)}
+        raw, slopes = _with_slope(self._scales, values["scales"])
+        weights = torch.softmax(values["weights"], -1)
+        factor = None
+        if self._model.structure.name in ("full", "tied"):
+            free = values.get("correlation_cholesky", raw.new_zeros(*raw.shape[:-1], 0))
+            factor = raw[..., None] * from_partial_correlations(free)
+        return NaturalPoint(self._model, self._scales, self._rows, values, weights, raw, slopes, factor)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NaturalPoint:
+    """`MixtureMetric` at one point.
+
+    Calling it multiplies a flat vector by the inverse information; `step` takes a gradient step along the
+    retraction.
+    """
+
+    model: MixtureModel
+    transform: Any
+    rows: RowNorms
+    values: Mapping[str, Tensor]
+    weights: Tensor
+    scales: Tensor
+    slopes: Tensor
+    factor: Tensor | None
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """The inverse information times a flat vector."""
+        parts = self._parts(vector)
+        weights = parts["weights"] / self.weights.clamp_min(1e-8)
+        moves = {"weights": weights - weights.mean(), "means": self._means(parts["means"])}
+        if self.factor is None:
+            moves["scales"] = self._variances(parts["scales"]) / (2 * self.scales * self.slopes)
+        else:
+            inward = self._whitened(parts)
+            inward = inward.tril() - 0.5 * torch.diag_embed(inward.diagonal(dim1=-2, dim2=-1))
+            scales, moves["correlation_cholesky"] = self.rows.push(self.factor, self.factor @ inward)
+            moves["scales"] = scales / self.slopes
+        return torch.cat([moves[name].reshape(-1) for name in self.values])
+
+    def step(self, gradient: Tensor, rate: float) -> Tensor | None:
+        """The flat move of a step of that rate against the gradient; `None` where it leaves the mixtures."""
+        parts, structure = self._parts(gradient), self.model.structure
+        weights = self.weights - rate * (parts["weights"] - self.weights * parts["weights"].sum())
+        if not bool((weights > 0).all()):
+            return None
+        shift = -rate * (self.weights / weights)[:, None] * self._means(parts["means"])
+        if self.factor is None:
+            now, moved = self.scales.square(), -rate * self._variances(parts["scales"])
+        else:
+            now, moved = self.factor @ self.factor.mT, -rate * self.factor @ self._whitened(parts) @ self.factor.mT
+        scatter = structure.pool(weights, now) + structure.pool(self.weights, moved)
+        covariances = structure.estimate(weights, scatter, shift)
+        sites = self._sites(MixtureParameters(weights, self.values["means"] + shift, covariances, structure))
+        if sites is None:
+            return None
+        logits = weights.log() - self.values["weights"]
+        moves = {"weights": logits - logits.mean(), "means": shift}
+        moves |= {name: sites[name] - self.values[name] for name in self.values if name in sites}
+        bent = torch.cat([moves[name].reshape(-1) for name in self.values])
+        return bent if bool(bent.isfinite().all()) else None
+
+    def _parts(self, vector: Tensor) -> dict[str, Tensor]:
+        sizes = [value.numel() for value in self.values.values()]
+        parts = zip(self.values.items(), vector.split(sizes), strict=True)
+        return {name: part.view_as(value) for (name, value), part in parts}
+
+    def _means(self, gradient: Tensor) -> Tensor:
+        """The natural gradient of the means."""
+        weights = self.weights.clamp_min(1e-6)[:, None]
+        if self.factor is None:
+            variances = self.scales.square()
+            return (variances[:, None] if self.model.structure.isotropic else variances) * gradient / weights
+        return (self.factor @ (self.factor.mT @ gradient[..., None])).squeeze(-1) / weights
+
+    def _variances(self, gradient: Tensor) -> Tensor:
+        """The natural gradient of the variances from the gradient of the scales' leaf."""
+        return self.scales.pow(3) * gradient / (self.slopes * self._shares())
+
+    def _whitened(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """The natural gradient of the covariances, with the inverse of `factor` on both sides."""
+        assert self.factor is not None
+        scales = gradients["scales"] / self.slopes
+        free = gradients.get("correlation_cholesky", scales.new_zeros(*scales.shape[:-1], 0))
+        pulled = self.rows.pull(self.factor, scales, free)
+        lower = (self.factor.mT @ pulled).tril()
+        inner = lower + lower.tril(-1).mT
+        return inner / self._shares()[..., None]
+
+    def _shares(self) -> Tensor:
+        return self.model.structure.shares(self.weights, self.model.n_features).clamp_min(1e-6)
+
+    def _sites(self, fitted: MixtureParameters) -> dict[str, Tensor] | None:
+        """Values of the leaves of scales and correlations; `None` for a singular mixture."""
+        if bool(fitted.singular.any()):
+            return None
+        scales, correlation = self.model.structure.factors(fitted.precisions_cholesky)
+        sites = {"scales": self.transform.inv(scales)}
+        if correlation is not None:
+            sites["correlation_cholesky"] = CorrCholesky().inv(correlation)
+        return sites
+
+
+def _with_slope(transform: Any, free: Tensor) -> tuple[Tensor, Tensor]:
+    """An elementwise map and its derivative."""
+    if isinstance(transform, ExpTransform):
+        value = free.exp()
+        return value, value
+    with torch.enable_grad():
+        free = free.clone().requires_grad_()
+        value = transform(free)
+        (slope,) = torch.autograd.grad(value.sum(), free)
+    return value.detach(), slope

@@ -1,0 +1,1 @@
+"""Objectives of SVI: Pyro's ELBOs and weighted ones."""

@@ -1,0 +1,362 @@
+"""Stochastic variational inference: `fit` trains any pair of Pyro callables."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import Predictive, Trace_ELBO
+from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import Adam
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from latentmix.inference.batches import Batch, Data, Transform, as_batch, transformed
+from latentmix.inference.evaluation import Bound, check_store
+from latentmix.inference.isolation import Modules, RandomState, isolated, plain_errors
+from latentmix.inference.objectives.base import Objective, Stochastic, as_objective, bound_of, reporter_of
+from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
+from latentmix.inference.svi.problem import Frozen, Problem
+from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
+from latentmix.inference.svi.warm_start import start_from
+
+__all__ = ["SVIResult", "fit"]
+
+
+@dataclass(frozen=True)
+class SVIResult:
+    """What `fit` returns.
+
+    Attributes:
+        history: One record per epoch.
+        parameters: Every fitted parameter by its Pyro name (a module's that is not registered with Pyro by its
+            place), constrained and detached.
+        store: State of Pyro's parameter store at the end, for `evaluate` and `pyro.get_param_store().scope`.
+        state: The state of training; `fit(..., state=result.state)` goes on from it.
+        seed: The seed that was used.
+        seconds: Time of training, validation included.
+        stopped_early: Whether a callback ended the fit.
+    """
+
+    history: list[EpochRecord]
+    parameters: dict[str, Tensor]
+    store: Any
+    state: TrainingState
+    seed: int
+    seconds: float
+    stopped_early: bool
+
+    @property
+    def losses(self) -> list[float]:
+        """Negative ELBO at beta = 1 on the training data, one per epoch, nats per datum."""
+        return [record.loss for record in self.history]
+
+    @property
+    def validation_losses(self) -> list[float]:
+        """Negative ELBO at beta = 1 on the validation data, one per epoch; empty where there is none."""
+        return [record.validation.loss for record in self.history if record.validation is not None]
+
+    def predict(
+        self,
+        model: Stochastic,
+        guide: Stochastic,
+        *arguments: Any,
+        num_samples: int = 1000,
+        return_sites: Sequence[str] = (),
+        parallel: bool = False,
+        seed: int = 0,
+        **options: Any,
+    ) -> dict[str, Tensor]:
+        """Draw from the posterior predictive distribution: Pyro's `Predictive`, with the fitted values.
+
+        Outside of this call `Predictive` would take the initial values of `pyro.param` statements, which no module
+        holds. Modules are in evaluation mode; nothing stays in Pyro's parameter store.
+
+        Args:
+            model: The model that was fitted.
+            guide: The guide that was fitted.
+            *arguments: What both are called with; an observed site is drawn where its data are `None`.
+            num_samples: Number of draws, `S`.
+            return_sites: Sites that are returned, with `_RETURN` for what the model returns; by default all.
+            parallel: Whether all draws are made in one call, as a plate outside of the model's own, which must be
+                written for it.
+            seed: Seed of the draws.
+            **options: Keyword arguments that both are called with.
+
+        Returns:
+            By its name each site's draws, `S` in front of its shape.
+
+        Raises:
+            ValueError: If `num_samples` is not positive, or a `pyro.param` statement is none of the fitted ones.
+
+        Example:
+            >>> import torch, pyro, pyro.distributions as dist
+            >>> from latentmix.inference import fit
+            >>> def model(x, size=3):
+            ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+            ...     with pyro.plate("data", size):
+            ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+            >>> def guide(x, size=3):
+            ...     pyro.sample("loc", dist.Normal(pyro.param("m", torch.tensor(0.0)), 0.1))
+            >>> result = fit(model, guide, torch.ones(3), epochs=2, seed=0)
+            >>> result.predict(model, guide, None, size=5, num_samples=10)["x"].shape
+            torch.Size([10, 5])
+        """
+        if num_samples < 1:
+            raise ValueError(f"Expected num_samples of at least 1; got {num_samples}.")
+        known = {kind: dict(part) for kind, part in self.store.items()}
+        with plain_errors(), isolated(seed=seed, params=known), Modules(model, guide), torch.no_grad():
+            draw = Predictive(
+                model, guide=guide, num_samples=num_samples, return_sites=tuple(return_sites), parallel=parallel
+            )
+            drawn: dict[str, Tensor] = draw(*arguments, **options)
+            check_store(self.store, "take the model and guide of the fit")
+        return drawn
+
+
+def fit(
+    model: Stochastic,
+    guide: Stochastic,
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    drop_last: bool = False,
+    objective: Objective | ELBO | Callable[..., Tensor] = Trace_ELBO(),
+    monitor: Objective | ELBO | None = None,
+    optimizer: MakeOptimizer | PyroOptim | None = None,
+    scheduler: MakeScheduler | None = None,
+    transform: Transform | None = None,
+    validation: Data | None = None,
+    callbacks: Sequence[Callback] = (),
+    seed: int | None = None,
+    state: TrainingState | None = None,
+    store: Any | None = None,
+    progress: bool = False,
+) -> SVIResult:
+    """Train a model and its guide by stochastic variational inference.
+
+    One optimizer holds every leaf: parameters of modules, of `pyro.param` statements and of lazily made guides.
+    Arguments of distributions are validated on the first minibatch and not after it. Inside, Pyro's parameter store
+    starts empty; random states, Pyro's settings and its parameter store are afterwards what they were, and modules
+    hold the fitted weights. Frozen parameters and modules in evaluation mode stay as they are (Hoffman et al.,
+    *Stochastic Variational Inference*, 2013; Kingma and Welling, 2014, algorithm 1).
+
+    Args:
+        model: Pyro callable, called `model(*batch)`.
+        guide: Pyro callable with the model's latent sites, called `guide(*batch)`.
+        data: A tensor, or several that are sliced together on their first dimension; or a torch `DataLoader` over a
+            map-style data set, which is read into memory once, in its own order: minibatches are then of the loader's
+            `batch_size`, and drawn by `seed`, whether the loader shuffles or not. What it draws at random, such as
+            augmentations, is drawn once; a `transform` draws anew for every minibatch.
+        epochs: Passes over the data; counted from the start of training where `state` resumes it.
+        batch_size: Data a step; by default all of them, and those of a `DataLoader` its own.
+        drop_last: Whether a last minibatch of fewer data is left out, of other data in every epoch; losses are means
+            over the data that count. A `DataLoader` brings its own.
+        objective: An ELBO of Pyro, an `Objective`, or a callable `(model, guide, *batch) -> scalar loss`.
+        monitor: What measures the reported ELBO, in evaluation mode; by default the objective itself where it says
+            its ELBO at beta = 1, and else `Trace_ELBO`, at the price of one more forward pass a step.
+        optimizer: Makes the optimizer from the leaves, such as `partial(torch.optim.Adam, lr=0.01)`, or an optimizer of
+            `pyro.optim` with one dictionary of options; by default Adam, fused, with learning rate 1e-3.
+        scheduler: Makes a learning-rate schedule from the optimizer; it is stepped after every epoch.
+        transform: Applied to every minibatch before model and guide see it, such as a binarisation.
+        validation: Data on which the ELBO is measured after every epoch, in evaluation mode.
+        callbacks: Called after minibatches and epochs; one that returns True after an epoch ends the fit.
+        seed: Seed of the whole fit; by default a fresh one, which the result states.
+        state: Is kept up to date during the fit; a state of an earlier fit is resumed from, bit for bit, with its
+            optimizer's settings.
+        store: Values that `pyro.param` statements, PyroModules and guides start from, as `SVIResult.store` has them: a
+            warm start, with data, optimizer and seed of its own. By default all start from what they state or hold.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Losses, parameters and the state of training.
+
+    Raises:
+        ValueError: If the data disagree in length or are empty, or lie outside the support of what observes them, in
+            any row; a size is not positive; a minibatch would count for the whole data set although the model has
+            global latents, or is a single datum under batch normalisation; optimizer or schedule cannot be made; or
+            `store` does not fit.
+        DivergenceError: If the loss is not finite. Where `EarlyStopping` holds the best weights they are restored.
+
+    Warns:
+        UserWarning: If a warm-up of the objective is longer than the fit.
+
+    Example:
+        >>> import torch, pyro, pyro.distributions as dist
+        >>> from latentmix.inference import fit
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> def model(x):
+        ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        ...     with pyro.plate("data", 100, subsample=x):
+        ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+        >>> result = fit(model, AutoNormal(model), torch.ones(100), epochs=3, batch_size=50, seed=0)
+        >>> len(result.losses)
+        3
+
+        A warm start from the fitted values, with other data and another learning rate:
+
+        >>> from functools import partial
+        >>> changed = {"optimizer": partial(torch.optim.Adam, lr=1e-4), "store": result.store}
+        >>> later = fit(model, AutoNormal(model), torch.zeros(100), epochs=1, seed=0, **changed)
+        >>> bool((later.parameters["AutoNormal.locs.loc"] - result.parameters["AutoNormal.locs.loc"]).abs() < 1e-3)
+        True
+    """
+    tensors = as_batch(data)
+    if isinstance(data, DataLoader):
+        drop_last = drop_last or data.drop_last
+    held_out = None if validation is None else as_batch(validation)
+    if batch_size is None and isinstance(data, DataLoader):
+        batch_size = data.batch_size
+    size = len(tensors[0]) if batch_size is None else batch_size
+    if epochs < 1 or size < 1:
+        raise ValueError(f"Expected epochs and batch_size of at least 1; got {epochs} and {size}.")
+    size = min(size, len(tensors[0]))
+    make_optimizer = partial(Adam, lr=1e-3, fused=True) if optimizer is None else as_optimizer(optimizer)
+    make_scheduler = None if scheduler is None else as_scheduler(scheduler)
+    goal = as_objective(objective)
+    reporter = bound_of(goal) if monitor is None else reporter_of(monitor)
+    if store is not None and state is not None and state.started:
+        raise ValueError("Expected store or a state to resume, which has values of its own; got both.")
+    state = _checked_state(TrainingState() if state is None else state, seed, len(tensors[0]), size, drop_last)
+    state.warmup = goal.warmup_epochs
+    if state.warmup > epochs:
+        warnings.warn(
+            f"Expected a warm-up within the {epochs} epochs of the fit; got one of {state.warmup:g}: its last weight "
+            "is not reached, and early stopping does not begin.",
+            stacklevel=2,
+        )
+
+    start = time.perf_counter()
+    batches = state.batches
+    with (
+        isolated(seed=state.seed, validation=True),
+        _bar(epochs * batches, progress) as bar,
+        Frozen(model, guide) as frozen,
+    ):
+        problem = Problem.look(model, guide, goal, reporter, transform, tensors, held_out, size)
+        pyro.enable_validation(False)
+        problem.check_batches(tensors, size, drop_last)
+        if store is not None:
+            start_from(store)
+        state.begin(problem.leaves(frozen.leaves), problem.modules, make_optimizer, make_scheduler, callbacks)
+        fitted = pyro.get_param_store()
+        known = set(fitted)
+        bar.update(state.epoch * batches + state.batch)
+        try:
+            while state.epoch < epochs and not state.stopped:
+                began = time.perf_counter()
+                rate = float(_optimizer(state).param_groups[0]["lr"])
+                training = _epoch(problem, state, tensors, bar)
+                if created := set(fitted) - known:
+                    raise ValueError(f"Expected every parameter to exist after one step; got {min(created)!r} later.")
+                measured = None if held_out is None else problem.measure(held_out, size)
+                seconds = time.perf_counter() - began
+                state.end_epoch(EpochRecord(state.epoch + 1, training, measured, rate, seconds))
+                shown = "" if measured is None else f", validation {measured.loss:.3f}"
+                bar.set_postfix_str(f"loss {training.loss:.3f}{shown} nats", refresh=False)
+            for callback in callbacks:
+                callback.on_fit_end(state)
+            if not state.finite:
+                raise DivergenceError(
+                    f"Expected finite parameters; got others after epoch {state.epoch}: lower the learning rate."
+                )
+        except DivergenceError:
+            _tell_of_divergence(state)
+            raise
+        except Exception as error:
+            if state.finite:
+                raise
+            epoch = state.epoch + 1
+            _tell_of_divergence(state)
+            raise DivergenceError(
+                f"Expected finite parameters; got others in epoch {epoch} ({error}): lower the learning rate."
+            ) from error
+        finally:
+            state.random = RandomState.capture()
+        parameters = {**state.parameters, **{name: fitted[name] for name in fitted}}
+        return SVIResult(
+            history=list(state.history),
+            parameters={name: value.detach().clone() for name, value in parameters.items()},
+            store=fitted.get_state(),
+            state=state,
+            seed=state.seed,
+            seconds=time.perf_counter() - start,
+            stopped_early=state.stopped,
+        )
+
+
+def _tell_of_divergence(state: TrainingState) -> None:
+    for callback in state.callbacks:
+        callback.on_divergence(state)
+
+
+def _checked_state(state: TrainingState, seed: int | None, length: int, size: int, drop_last: bool) -> TrainingState:
+    """The state, with the seed and sizes of this fit, or found to agree with them."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"Expected a seed in 0 ... 2**32 - 1; got {seed}.")
+    if not state.started:
+        state.seed = secrets.randbits(32) if seed is None else seed
+        state.length, state.batch_size, state.drop_last = length, size, drop_last
+    for name, found, wanted in (
+        ("seed", seed, state.seed),
+        ("number of data", length, state.length),
+        ("batch_size", size, state.batch_size),
+        ("drop_last", drop_last, state.drop_last),
+    ):
+        if found is not None and found != wanted:
+            raise ValueError(f"Expected the {name} of the fit that is resumed, {wanted}; got {found}.")
+    return state
+
+
+def _bar(batches: int, progress: bool) -> tqdm[None]:
+    """A progress bar; in a log, where no terminal redraws it, it speaks every half a minute."""
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(total=batches, unit=" batches", disable=not progress, dynamic_ncols=True, mininterval=interval)
+
+
+def _epoch(problem: Problem, state: TrainingState, data: Batch, bar: tqdm[None]) -> Bound:
+    """One pass over the data, from wherever in the epoch the state is."""
+    length, size, device = state.length, state.batch_size, data[0].device
+    if state.totals is None:
+        state.totals = torch.zeros(4, dtype=torch.float64, device=device)
+    if state.order is None and size < length:
+        state.order = torch.randperm(length).to(device)
+    optimizer = _optimizer(state)
+    batches = state.batches
+    for start in range(state.batch * size, min(length, batches * size), size):
+        batch = data
+        if state.order is not None:
+            chosen = state.order[start : start + size]
+            batch = tuple(tensor[chosen] for tensor in data)
+        problem.objective.begin_step(state.epoch + (state.batch + 1) / batches)
+        optimizer.zero_grad(set_to_none=True)
+        terms = problem.backward(transformed(batch, problem.transform))
+        optimizer.step()
+        state.totals += terms.totals(len(batch[0]))
+        state.batch += 1
+        bar.update()
+        for callback in state.callbacks:
+            callback.on_batch_end(state)
+    bound = Bound.from_totals(state.totals)
+    if not torch.isfinite(torch.tensor(bound.loss)):
+        raise DivergenceError(
+            f"Expected a finite loss; got {bound.loss} in epoch {state.epoch + 1}: lower the learning rate, or check "
+            "the data for values outside the likelihood's support."
+        )
+    return bound
+
+
+def _optimizer(state: TrainingState) -> torch.optim.Optimizer:
+    assert state.optimizer is not None
+    return state.optimizer

@@ -1,0 +1,259 @@
+"""What `fit` works on: a model and a guide, looked at once before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from latentmix.inference.batches import Batch, Transform, transformed
+from latentmix.inference.evaluation import Bound, evaluate
+from latentmix.inference.isolation import Modules, RandomState, plain_errors
+from latentmix.inference.objectives.base import Objective, Stochastic, Terms, as_objective, data_plate
+from latentmix.inference.objectives.terms import data_count, local_sites, samples
+from latentmix.inference.support import check_support
+
+__all__ = ["Frozen", "Problem", "check_scaling"]
+
+
+class Frozen(Messenger):
+    """Keeps parameters as their owners have them.
+
+    Pyro switches gradients on for every parameter that it meets: here those of modules that are frozen stay so. A
+    tensor from which a `pyro.param` statement starts would be trained in place: here a copy of it is.
+    """
+
+    def __init__(self, *functions: Stochastic) -> None:
+        super().__init__()
+        with Modules(*functions, evaluation=False) as modules:
+            found = list(modules.found.values())
+        for name, tensor in (
+            each for module in found for each in (*module.named_parameters(), *module.named_buffers())
+        ):
+            if tensor.is_inference():
+                raise ValueError(
+                    f"Expected modules that can be trained; got {name!r}, made in torch.inference_mode(): make the "
+                    "modules outside of it, or load their state_dict into ones that are."
+                )
+        self.leaves = [leaf for module in found for leaf in module.parameters() if not leaf.requires_grad]
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        for leaf in self.leaves:
+            leaf.requires_grad_(False)
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *arguments = msg["args"]
+        if arguments and isinstance(arguments[0], Tensor) and not isinstance(arguments[0], nn.Parameter):
+            msg["args"] = (name, arguments[0].detach().clone(), *arguments[1:])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model and a guide with what is minimised and what is reported."""
+
+    model: Stochastic
+    guide: Stochastic
+    objective: Objective
+    monitor: Objective
+    transform: Transform | None
+    modules: list[nn.Module]
+
+    @classmethod
+    def look(
+        cls,
+        model: Stochastic,
+        guide: Stochastic,
+        objective: Objective,
+        monitor: Objective,
+        transform: Transform | None,
+        data: Batch,
+        held_out: Batch | None,
+        size: int,
+    ) -> Problem:
+        """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked.
+
+        Then all data, training and held-out, are held against the support of what is observed.
+        """
+        for name, function in (("model", model), ("guide", guide)):
+            if isinstance(function, nn.Module) and type(function).forward is nn.Module.forward:
+                kind = type(function).__name__
+                raise ValueError(f"Expected a Pyro callable for {name}; got a {kind}: pass its method, as vae.model.")
+        with plain_errors(), Modules(model, guide) as modules:
+            batch = transformed(tuple(tensor[:size] for tensor in data), transform)
+            model_trace, guide_trace = _run(model, guide, batch)
+            check_scaling(model_trace, guide_trace, len(data[0]), size)
+            objective.rehearse(model, guide, *batch)
+            if held_out is not None:
+                randomness = RandomState.capture()
+                monitor(model, guide, *transformed(tuple(tensor[:size] for tensor in held_out), transform))
+                randomness.restore()
+            if monitor is objective and objective.terms(model, guide, *batch).elbo is None:
+                monitor = as_objective(Trace_ELBO())
+            for part in (data,) if held_out is None else (data, held_out):
+                check_support(model_trace, batch, partial(_run, model, guide), part, transform, size)
+        stateful = [*modules.found.values(), *objective.modules]
+        return cls(model, guide, objective, monitor, transform, stateful)
+
+    def leaves(self, frozen: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The unconstrained parameters of the parameter store and the modules, each once, less the frozen ones."""
+        named = dict(pyro.get_param_store().named_parameters())
+        for index, module in enumerate(self.modules):
+            named |= {f"{index}.{name}": leaf for name, leaf in module.named_parameters()}
+        seen = {id(leaf) for leaf in frozen}
+        found: dict[str, Tensor] = {}
+        for name, leaf in named.items():
+            if leaf.requires_grad and id(leaf) not in seen:
+                found[name] = leaf
+                seen.add(id(leaf))
+        if not found:
+            raise ValueError("Expected a model or a guide with parameters to train; got none.")
+        return found
+
+    def check_batches(self, data: Batch, size: int, drop_last: bool) -> None:
+        """Refuse minibatches of one datum where batch normalisation, in training, has one value per channel of it.
+
+        Raises:
+            ValueError: If there are such; the message names the remedy.
+        """
+        length = len(data[0])
+        if not (size == 1 or (length % size == 1 and not drop_last)):
+            return
+
+        def refuse(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].numel() > inputs[0].shape[1]:
+                return
+            found = "batches of 1" if size == 1 else f"a last one of 1, of {length} data in batches of {size}"
+            remedy = "a batch_size of at least 2" if size == 1 else "drop_last=True or another batch_size"
+            raise ValueError(
+                f"Expected minibatches of more than one datum for {type(layer).__name__} in training mode; got "
+                f"{found}: pass {remedy}."
+            )
+
+        layers = {layer for module in self.modules for layer in module.modules() if isinstance(layer, _BatchNorm)}
+        handles = [layer.register_forward_pre_hook(refuse) for layer in layers if layer.training]
+        if not handles:
+            return
+        randomness = RandomState.capture()
+        store = pyro.get_param_store()
+        try:
+            with (
+                plain_errors(),
+                torch.no_grad(),
+                store.scope(store.get_state()),
+                Modules(self.model, self.guide),
+            ):
+                _run(self.model, self.guide, transformed(tuple(tensor[:1] for tensor in data), self.transform))
+        finally:
+            for handle in handles:
+                handle.remove()
+            randomness.restore()
+
+    def backward(self, batch: Batch) -> Terms:
+        """Accumulate the gradients of one minibatch; gives the reported terms."""
+        terms = self.objective.backward(self.model, self.guide, *batch)
+        if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
+            return terms
+        with torch.no_grad(), Modules(self.model, self.guide):
+            return self.monitor.terms(self.model, self.guide, *batch)
+
+    def measure(self, data: Batch, size: int) -> Bound:
+        """The bound on held-out data."""
+        return evaluate(
+            self.model,
+            self.guide,
+            data,
+            objective=self.monitor,
+            transform=self.transform,
+            batch_size=size,
+            store=pyro.get_param_store().get_state(),
+        )
+
+
+def _run(model: Stochastic, guide: Stochastic, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
+    """Traces of model and guide on a minibatch."""
+    guide_trace = poutine.trace(guide).get_trace(*batch)
+    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch), guide_trace
+
+
+def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size: int) -> None:
+    """Refuse a minibatch that would count for all of the data, in the model or in the guide.
+
+    It is scaled up by a subsampled plate, or by `pyro.poutine.scale` around everything that belongs to single data.
+
+    Args:
+        model: Trace of the model on a minibatch.
+        guide: Trace of the guide on it.
+        length: Number of data.
+        size: Length of the minibatch.
+
+    Raises:
+        ValueError: If a plate over the data does not scale up where it must, or a scale is not that of the minibatch.
+    """
+    plate = data_plate(model.nodes.values(), size)
+    counted = data_count(model.nodes.values(), size)
+    subsampled = plate is not None and plate.full_size not in (None, plate.size)
+    remedy = f"write pyro.plate('data', {length}, subsample=x), so that a minibatch of {size} is scaled up."
+    for site in guide.nodes.values():
+        for frame in site["cond_indep_stack"] if site["type"] == "sample" else ():
+            if plate is not None and frame.name == plate.name and frame.full_size != plate.full_size:
+                raise ValueError(
+                    f"Expected the guide's plate {frame.name!r} over {plate.full_size} data, as the model's; got one "
+                    f"over {frame.full_size}: {remedy}"
+                )
+    local = {site["name"]: site for site in local_sites(model.nodes.values(), size)}
+    unscaled = plate is None and counted == size
+    latents = {
+        name: site
+        for name, site in samples(model)
+        if not site["is_observed"] and not site_is_subsample(site) and (unscaled or name not in local)
+    }
+    factor = length / size
+    if counted != length:
+        if latents and counted != size and not subsampled:
+            raise ValueError(
+                f"Expected poutine.scale by {factor:g}, {length} data over a minibatch of {size}, because "
+                f"{next(iter(latents))!r} is a latent of the whole data set; got {counted / size:g}: {remedy}"
+            )
+        if latents:
+            raise ValueError(
+                f"Expected a plate over all {length} data around what is observed, because {next(iter(latents))!r} is "
+                f"a latent of the whole data set; got one over {counted:g}: {remedy}"
+            )
+        return
+    if size == length:
+        return
+    if subsampled:
+        twice = [name for name, site in local.items() if site["is_observed"] and _is(site["scale"], factor**2)]
+        if latents and twice:
+            raise ValueError(
+                f"Expected a minibatch to be scaled up once; got {twice[0]!r} in a plate over all {length} data and "
+                f"under poutine.scale by {factor:g} besides: leave the one or the other out."
+            )
+        return
+    for name, site in latents.items():
+        if not _is(site["scale"], 1.0):
+            raise ValueError(
+                f"Expected {name!r}, a latent of the whole data set, outside poutine.scale by {factor:g}, which is for "
+                "what belongs to single data; got it inside."
+            )
+    for name, site in samples(guide):
+        if name in local and not _is(site["scale"], factor):
+            raise ValueError(
+                f"Expected poutine.scale by {factor:g} around {name!r} in the guide, as in the model; got a scale of "
+                f"{float(torch.as_tensor(site['scale']).mean()):g}."
+            )
+
+
+def _is(scale: float | Tensor, wanted: float) -> bool:
+    return bool(torch.isclose(torch.as_tensor(scale, dtype=torch.float64), torch.tensor(wanted).double()).all())

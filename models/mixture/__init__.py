@@ -1,0 +1,1 @@
+"""The Gaussian mixture as a Pyro model: covariance structures, parameters, priors."""

@@ -1,0 +1,176 @@
+"""The parameters of a Gaussian mixture, whatever fitted them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
+
+__all__ = ["MixtureParameters"]
+
+
+@final
+@dataclass(frozen=True)
+class MixtureParameters:
+    r"""Weights, means and covariances of :math:`p(x) = \sum_k \pi_k \mathcal N(x \mid \mu_k, \Sigma_k)`.
+
+    Args:
+        weights: A `(K,)` tensor on the simplex.
+        means: A `K x D` tensor.
+        covariances: In the stored shape of the structure.
+        structure: What the covariances share.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.mixture.parameters import MixtureParameters
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> one = MixtureParameters(torch.ones(1), torch.zeros(1, 2), torch.ones(1, 2), covariance_structure("diag"))
+        >>> one.log_likelihood(torch.zeros(3, 2)).shape
+        torch.Size([3])
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    structure: CovarianceStructure
+
+    @classmethod
+    def from_scale_tril(
+        cls, weights: Tensor, means: Tensor, scale_tril: Tensor, structure: CovarianceStructure | None = None
+    ) -> MixtureParameters:
+        """Covariance matrices by their lower Cholesky factors, of which no digits are lost.
+
+        Args:
+            weights: A `(K,)` tensor on the simplex.
+            means: A `K x D` tensor.
+            scale_tril: The factors: `K x D x D`, tied `D x D`.
+            structure: What the covariances share, full or tied; by default full.
+        """
+        identity = torch.eye(means.shape[1], dtype=means.dtype, device=means.device).expand_as(scale_tril)
+        inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
+        structure = structure or covariance_structure("full")
+        return cls(weights, means, scale_tril @ scale_tril.mT, structure)._known(inverse.mT.contiguous())
+
+    @classmethod
+    def from_precisions_cholesky(
+        cls, weights: Tensor, means: Tensor, factors: Tensor, structure: CovarianceStructure
+    ) -> MixtureParameters:
+        """Covariances by the upper factors of their precisions, in the stored shape, of which no digits are lost."""
+        return cls(weights, means, structure.covariances(*structure.factors(factors)), structure)._known(factors)
+
+    def _known(self, precisions_cholesky: Tensor) -> MixtureParameters:
+        """The same, with factors of the precisions that are more accurate than the covariances could give."""
+        vars(self)["precisions_cholesky"] = precisions_cholesky  # in the place of the cached property
+        return self
+
+    def sites(self, covariance_floor: float | Tensor = 0.0) -> dict[str, Tensor]:
+        """Values of the sites of a `MixtureModel` with that floor, so that it has this density.
+
+        Where variances, in any direction, do not exceed the floor they become a thousandth of it above the floor.
+        """
+        floor = torch.as_tensor(covariance_floor, dtype=self.means.dtype, device=self.means.device)
+        floor = floor.expand(self.means.shape[1])
+        precisions_cholesky = self.precisions_cholesky
+        if bool((floor > 0).any()):
+            precisions_cholesky = self.structure.precisions_cholesky(self.structure.above(self.covariances, floor))
+        scales, correlation = self.structure.factors(precisions_cholesky)
+        tiny = torch.finfo(self.weights.dtype).tiny ** 0.5
+        weights = self.weights.clamp_min(tiny)
+        values = {"weights": weights / weights.sum(), "means": self.means, "scales": scales}
+        return values if correlation is None else values | {"correlation_cholesky": correlation}
+
+    @cached_property
+    def precisions_cholesky(self) -> Tensor:
+        """Upper factors `U` of the precisions `U U^T`, in the stored shape; NaN where singular."""
+        return self.structure.precisions_cholesky(self.covariances)
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """Lower Cholesky factors of the covariances, whatever the structure: `K x D x D`."""
+        size = self.means.shape
+        if self.structure.name in ("diag", "spherical"):
+            return self.structure.expand(self.precisions_cholesky.reciprocal(), *size)
+        factors = self.structure.expand(self.precisions_cholesky, *size).mT
+        identity = torch.eye(size[1], dtype=factors.dtype, device=factors.device).expand_as(factors)
+        return torch.linalg.solve_triangular(factors, identity, upper=False)
+
+    @property
+    def collinearity(self) -> float:
+        """Least standard deviation of a feature given those before it, relative to its own; 1 where none depends."""
+        if self.structure.name in ("diag", "spherical"):
+            return 1.0
+        variances = self.covariances.diagonal(dim1=-2, dim2=-1)
+        given = self.precisions_cholesky.diagonal(dim1=-2, dim2=-1)
+        return float((variances.sqrt() * given).reciprocal().amin())
+
+    @property
+    def singular(self) -> Tensor:
+        """Whether each component's covariance is not numerically positive definite: `(K,)` booleans."""
+        broken = ~self.precisions_cholesky.isfinite()
+        if broken.ndim and len(broken) == len(self.weights) and self.structure.name != "tied":
+            return broken.flatten(1).any(1) if broken.ndim > 1 else broken
+        return broken.any().expand(len(self.weights))
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """Log of weight times density: `n x K` for `n x D` points."""
+        return self.weights.log() + self.structure.log_density(x, self.means, self.precisions_cholesky)
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """Log-density of `n x D` points: `(n,)`."""
+        return self.log_joint(x).logsumexp(-1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Probabilities of the components given `n x D` points: `n x K`."""
+        return self.log_joint(x).softmax(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the whole mixture: `(D,)`."""
+        return self.weights @ self.means / self.weights.sum()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each feature under the whole mixture: `(D,)`."""
+        within = self.expanded_covariances().diagonal(dim1=-2, dim2=-1)
+        return self.weights @ (within + (self.means - self.mean).square()) / self.weights.sum()
+
+    def expanded_covariances(self) -> Tensor:
+        """Covariances as `K x D x D` matrices, whatever the structure."""
+        return self.structure.expand(self.covariances, *self.means.shape)
+
+    def n_parameters(self) -> int:
+        """Number of free parameters."""
+        n_components, n_features = self.means.shape
+        covariances = self.structure.n_parameters(n_components, n_features)
+        return covariances + n_components * n_features + n_components - 1
+
+    def affine(self, scale: Tensor, shift: Tensor) -> MixtureParameters:
+        """Parameters of the mixture of `x * scale + shift`; both are `(D,)`.
+
+        Where the structure is isotropic, `scale` must be one number throughout.
+        """
+        covariances = self.structure.rescale(self.covariances, scale)
+        moved = MixtureParameters(self.weights, self.means * scale + shift, covariances, self.structure)
+        factors = self.structure.rescale_factors(self.precisions_cholesky, scale)
+        return moved._known(factors)
+
+    def to(self, like: Tensor) -> MixtureParameters:
+        """The parameters in the dtype and on the device of `like`."""
+        weights, means, covariances, factors = (
+            tensor.detach().to(like)
+            for tensor in (self.weights, self.means, self.covariances, self.precisions_cholesky)
+        )
+        return MixtureParameters(weights, means, covariances, self.structure)._known(factors)
+
+    def permuted(self, order: Tensor) -> MixtureParameters:
+        """The components at `(K,)` indices: the same density in another order."""
+        shared = self.structure.name == "tied"
+        covariances, factors = (
+            part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
+        )
+        return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)._known(factors)

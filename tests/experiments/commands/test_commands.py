@@ -1,0 +1,263 @@
+"""A finished run is read back, measured, used and reported; an interrupted one is gone on with."""
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentmix.experiments import load_run
+from latentmix.experiments.cli import main, parse_experiment
+from latentmix.experiments.data.datasets import Data, ToFloat
+from latentmix.experiments.options.experiment import Experiment
+from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.pipeline import Session
+from latentmix.inference import Callback
+
+from tests.inference.test_isolation import differences, snapshot
+
+QUICK = [
+    *("--epochs", "3", "--data.limit", "150", "--data.classes", "1,4,8", "--data.labels_per_class", "2"),
+    *("--mixture.draws", "2", "--mixture.n_init", "2", "--mixture.svi_steps", "30"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert main(["run", "digits_mlp2", *QUICK, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images():
+    return Data(classes=[1, 4, 8], limit=150).load()
+
+
+def test_a_run_is_read_back(finished, images):
+    run = load_run(finished)
+    latents = run.guide.encode(images.test.x, transform=ToFloat())
+    for inference in ("em", "svi"):
+        for budget in ("none", "few", "all"):
+            fitted = run.mixtures[inference][budget]
+            probabilities = fitted.classify(latents)
+            assert probabilities.shape == (len(images.test), 3)
+            np.testing.assert_allclose(probabilities.sum(1), 1.0)
+            figures = run.summary["mixtures"][inference][budget]
+            accuracy = (fitted.predict(latents) == images.test.labels.numpy()).mean()
+            assert accuracy == pytest.approx(figures["draws"][0] if budget == "few" else figures["accuracy"])
+    assert not run.vae.training
+
+
+def test_the_same_configuration_gives_the_same_run(finished, tmp_path):
+    again = tmp_path / "again"
+    assert main(["run", str(finished / "config.yaml"), "--out", str(again)]) == 0
+    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (finished, again))
+    assert one["test"] == other["test"]
+    assert one["mixtures"]["svi"]["few"]["draws"] == other["mixtures"]["svi"]["few"]["draws"]
+    assert (again / "config.yaml").read_text() == (finished / "config.yaml").read_text()
+
+
+def test_evaluate_on_the_test_split_repeats_the_summary(finished, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    assert main(["evaluate", str(finished), "--out", str(out)]) == 0
+    figures, summary = json.loads(out.read_text()), json.loads((finished / "summary.json").read_text())
+    for name in ("mse", "ssim", "elbo"):
+        assert figures[name] == pytest.approx(summary["test"][name])
+    for budget in ("none", "all"):
+        assert figures["mixtures"]["em"][budget]["f1"] == summary["mixtures"]["em"][budget]["f1"]
+    assert "accuracy" in capsys.readouterr().out
+    assert main(["evaluate", str(finished), "--out", str(out)]) == 2
+
+
+def test_evaluate_on_another_split_or_data_set(finished, tmp_path, capsys):
+    words = [
+        "evaluate",
+        str(finished),
+        "--split",
+        "validation",
+        "--data.classes",
+        "1,4",
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    assert main(words) == 0
+    assert "validation split of digits" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "two").read_text())["mixtures"]["em"]["few"]
+    each = [figures["per_class"][label]["recall"] for label in ("1", "4")]
+    assert figures["recall"] == pytest.approx(np.mean(each))
+    assert main(["evaluate", str(finished), "--split", "all"]) == 0
+    assert "344 images" in capsys.readouterr().out
+    assert main(["evaluate", str(finished), "--data.classes", "1,2"]) == 2
+    assert "Expected images of the classes [1, 4, 8]" in capsys.readouterr().err
+
+
+def test_classify_arrays_and_pictures(finished, images, tmp_path, capsys):
+    np.save(tmp_path / "images.npy", images.test.x[:5].numpy())
+    Image.fromarray(images.test.x[0, 0].numpy()).resize((56, 56)).save(tmp_path / "picture.png")
+    words = ["classify", str(finished), str(tmp_path / "images.npy"), str(tmp_path / "picture.png")]
+    assert main(words) == 0
+    rows = list(csv.reader(capsys.readouterr().out.splitlines()))
+    assert rows[0] == ["image", "predicted", "class 1", "class 4", "class 8"]
+    assert [row[0] for row in rows[1:]] == [*(f"images.npy:{index}" for index in range(5)), "picture.png"]
+    for row in rows[1:]:
+        assert sum(map(float, row[2:])) == pytest.approx(1.0, abs=2e-4)
+        assert row[1] in ("1", "4", "8")
+    out = tmp_path / "table.csv"
+    assert main([*words, "--inference", "svi", "--labels", "all", "--out", str(out)]) == 0
+    assert len(out.read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("words.png", b"no picture", "cannot be read as one"),
+        ("missing.png", None, "cannot be read as one"),
+        ("missing.npy", None, "missing.npy"),
+    ],
+)
+def test_classify_refuses_what_is_no_image(finished, tmp_path, capsys, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert main(["classify", str(finished), str(tmp_path / name)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sample_is_seeded_and_overwrites_nothing(finished, tmp_path, capsys):
+    first, second = tmp_path / "one.npy", tmp_path / "two.npy"
+    for file in (first, second):
+        assert main(["sample", str(finished), "-n", "7", "--out", str(file)]) == 0
+    np.testing.assert_array_equal(np.load(first), np.load(second))
+    assert np.load(first).shape == (7, 1, 28, 28)
+    assert main(["sample", str(finished), "--out", str(tmp_path / "grid.png")]) == 0
+    assert main(["sample", str(finished), "--out", str(first)]) == 2
+    assert main(["sample", str(finished), "--out", str(tmp_path / "grid.jpg")]) == 2
+    assert "Expected a .png or .npy file" in capsys.readouterr().err
+
+
+def test_report_is_written_anew(finished):
+    (finished / "report.html").unlink()
+    assert main(["report", str(finished)]) == 0
+    assert (finished / "report.html").is_file()
+
+
+def test_an_interrupted_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
+    words = ["--epochs", "40", "--patience", "1", "--optimizer.lr", "0.03", *QUICK[2:]]
+    assert main(["run", "digits_mlp2", *words, "--out", str(tmp_path / "whole")]) == 0
+    whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
+
+    def interrupt(self, state):
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Callback, "on_batch_end", interrupt)
+        folder = tmp_path / "interrupted"
+        assert main(["run", "digits_mlp2", *words, "--out", str(folder)]) == 130
+    assert f"latentmix resume {folder}" in capsys.readouterr().err
+    assert not (folder / "summary.json").exists()
+    assert main(["report", str(folder)]) == 2
+    assert "latentmix resume" in capsys.readouterr().err
+    assert main(["resume", str(folder)]) == 0
+    assert "from epoch 2" in capsys.readouterr().out
+    resumed = json.loads((folder / "summary.json").read_text())
+    assert 2 < whole["epochs"] < 40
+    for name in ("test", "epochs", "preset"):
+        assert resumed[name] == whole[name]
+    assert main(["resume", str(folder)]) == 2
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "summary.json", "checkpoints/model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{broken: [", b"nonsense: 3"])
+@pytest.mark.parametrize("command", ["evaluate", "sample", "report", "resume"])
+def test_a_broken_run_is_one_line(finished, tmp_path, monkeypatch, capsys, file, content, command):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / file).write_bytes(content)
+    code = main([command, str(folder)])
+    errors = capsys.readouterr().err.splitlines()
+    assert (code, len(errors)) in ((0, 0), (2, 1))
+
+
+def test_unlabelled_images_give_a_mixture_without_metrics(tmp_path, images, capsys):
+    np.save(tmp_path / "images.npy", images.train.x.numpy())
+    words = ["run", "digits_mlp2", "--epochs", "1", "--data.source", str(tmp_path / "images.npy")]
+    assert main([*words, "--out", str(tmp_path / "no")]) == 2
+    assert "Expected --mixture.n_components" in capsys.readouterr().err
+    assert main([*words, "--mixture.n_components", "4", "--out", str(tmp_path / "run")]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert list(summary["mixtures"]["em"]) == ["none"]
+    assert "accuracy" not in summary["mixtures"]["em"]["none"]
+    np.save(tmp_path / "one.npy", images.test.x[:1].numpy())
+    assert main(["classify", str(tmp_path / "run"), str(tmp_path / "one.npy")]) == 0
+    assert "component 3" in capsys.readouterr().out
+
+
+def test_a_class_of_one_s_own_is_found_where_the_command_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_parts.py").write_text(
+        "from latentmix.models import Bernoulli, Likelihood\n"
+        "class Soft(Likelihood):\n"
+        "    support = 'binary'\n"
+        "    def __init__(self, heat: float = 1.0):\n"
+        "        super().__init__()\n"
+        "        self.heat, self.inner = heat, Bernoulli()\n"
+        "    def forward(self, outputs):\n"
+        "        return self.inner(outputs / self.heat)\n"
+        "    def mean(self, outputs):\n"
+        "        return self.inner.mean(outputs / self.heat)\n"
+    )
+    words = ["run", "digits_mlp2", *QUICK, "--likelihood", "own_parts.Soft", "--likelihood.heat", "2.0", "--out", "run"]
+    assert main(words) == 0
+    assert load_run("run").vae.likelihood.heat == 2.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--mixture.guide", "AutoNormal"],
+        ["--mixture.guide", "AutoMultivariateNormal", "--mixture.svi_start", "em"],
+        ["--mixture.optimizer", "torch.optim.Adam", "--mixture.optimizer.lr", "0.05"],
+        ["--mixture.latents", "sample", "--mixture.covariance_type", "diag"],
+        ["--mixture.n_components", "5"],
+        ["--data.binarize", "static", "--patience", "1", "--scheduler", "ExponentialLR", "--scheduler.gamma", "0.9"],
+        ["--tensorboard", "true", "--objective", "pyro.infer.TraceMeanField_ELBO", "--device", "cpu"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_run(tmp_path, options):
+    folder = tmp_path / "run"
+    assert main(["run", "digits_mlp2", *QUICK, *options, "--out", str(folder)]) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert np.isfinite(summary["test"]["elbo"])
+    assert ("few" in summary["mixtures"]["svi"]) == ("--mixture.n_components" not in options)
+    assert (folder / "tensorboard").exists() == ("--tensorboard" in options)
+
+
+def test_a_run_changes_nothing_process_wide(finished, tmp_path):
+    before = snapshot()
+    load_run(finished)
+    assert main(["evaluate", str(finished)]) == 0
+    assert main(["sample", str(finished), "--out", str(tmp_path / "samples.npy")]) == 0
+    session = Session.prepare(Experiment.from_config(parse_experiment("digits_mlp2", QUICK)), tell=lambda _: None)
+    folder = RunFolder.create(tmp_path / "run")
+    session.run(folder, progress=False)
+    assert differences(before, snapshot()) == []
+
+
+def test_the_report_holds_every_figure(finished):
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list((finished / "figures").glob("*.png"))) == 12
+    assert not re.search(r"(src|href)=[\"']?(http|file|/)", page)
+
+
+def test_metrics_are_one_line_per_epoch(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert set(lines[0]) == {"epoch", "training", "validation", "learning_rate", "seconds"}
+    assert asdict(Data())["source"] == "digits"

@@ -1,0 +1,237 @@
+"""Decoded images: what a decoder sees, the cache, and files that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from latentmix.experiments.data import image_cache
+from latentmix.experiments.data.folders import load_image_folder
+from latentmix.experiments.data.image_cache import cache_folder, cached_images, decode
+
+from tests.experiments.data.celeba_folder import NAMES, expected, load, mapped, part
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.mark.usefixtures("strict")
+class TestDecode:
+    def test_crop_and_antialiasing(self, original: Path) -> None:
+        """Against torch's antialiased bicubic filter on the centre square, within rounding.
+
+        Near the upper and the lower edge the filter also sees what was cropped.
+        """
+        path = original / "celeba/img_align_celeba" / NAMES[0]
+        with Image.open(path) as file:
+            square = torch.from_numpy(np.array(file)[20:198]).permute(2, 0, 1)[None]
+        assert square.shape == (1, 3, 178, 178)
+        reference = torch.nn.functional.interpolate(square.float(), (64, 64), mode="bicubic", antialias=True)
+        difference = (reference.clamp(0, 255)[0] - torch.tensor(decode(path, 64)))[:, 2:-2]
+        assert float(difference.abs().max()) < 2
+        assert float(difference.abs().mean()) < 0.5
+
+    @pytest.mark.parametrize(
+        ("image", "colour"),
+        [
+            (Image.new("L", (9, 9), 77), [77, 77, 77]),
+            (Image.new("1", (9, 9), 1), [255, 255, 255]),
+            (Image.new("P", (9, 9), 0), [0, 0, 0]),
+            (Image.new("RGBA", (9, 9), (200, 100, 0, 0)), [255, 255, 255]),
+            (Image.new("RGBA", (9, 9), (200, 100, 0, 255)), [200, 100, 0]),
+            (Image.fromarray(np.full((9, 9), 51 * 256 + 3, np.uint16)), [51, 51, 51]),
+        ],
+        ids=["grey", "bits", "palette", "transparent", "opaque", "16 bits"],
+    )
+    def test_modes(self, image: Image.Image, colour: list[int], tmp_path: Path) -> None:
+        image.save(tmp_path / "some.png")
+        pixels = decode(tmp_path / "some.png", 4)
+        assert pixels.shape == (3, 4, 4)
+        assert (pixels == np.array(colour)[:, None, None]).all()
+
+    def test_orientation(self, tmp_path: Path) -> None:
+        upright = np.zeros((32, 32, 3), np.uint8)
+        upright[:16] = 255
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored a quarter turn anticlockwise, to be turned clockwise
+        Image.fromarray(np.rot90(upright).copy()).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+        pixels = decode(tmp_path / "turned.jpg", 8)
+        assert pixels[:, :3].min() > 200
+        assert pixels[:, 5:].max() < 55
+
+
+class TestCache:
+    def test_is_used_again(self, original: Path, decoded: list[str], cache: Path) -> None:
+        first = load(original)
+        assert sorted(decoded) == NAMES
+        again = load(original, attribute="Male", seed=3)
+        assert len(decoded) == 40
+        assert torch.equal(first.train.x, again.train.x)
+        assert len(list(cache.iterdir())) == 1
+
+    def test_another_size_or_folder_has_its_own(self, original: Path, celeba: Path, decoded: list[str]) -> None:
+        load(original)
+        load(original, size=32)
+        assert len(decoded) == 80
+        load(celeba)
+        assert len(decoded) == 120
+
+    def test_changes_are_seen(self, celeba: Path, decoded: list[str]) -> None:
+        load(celeba)
+        path = celeba / "celeba/img_align_celeba" / NAMES[0]
+        content, before = path.read_bytes(), path.stat()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        load(celeba)
+        assert len(decoded) == 80
+        shutil.copy(path.with_name(NAMES[2]), path)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        changed = load(celeba)
+        assert len(decoded) == 120
+        assert torch.equal(changed.train.x[0], changed.train.x[2])
+        path.write_bytes(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        load(celeba)
+        assert len(decoded) == 120
+
+    def test_interruption_leaves_nothing(self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(path: Path, size: int) -> NDArray[np.uint8]:
+            if path.name == NAMES[25]:
+                raise KeyboardInterrupt
+            return decode(path, size)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(image_cache, "decode", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                load(original)
+        assert list(cache.iterdir()) == []
+        assert torch.equal(load(original).test.x, expected(original, part((4,))))
+
+    @pytest.mark.parametrize("spoilt", ["index.json", "pixels.bin"])
+    def test_a_cache_that_is_not_whole_is_made_anew(
+        self, original: Path, cache: Path, decoded: list[str], spoilt: str
+    ) -> None:
+        load(original)
+        (place,) = cache.iterdir()
+        (place / spoilt).write_bytes(b"{")
+        assert torch.equal(load(original).test.x, expected(original, part((4,))))
+        assert len(decoded) == 80
+        assert list(cache.iterdir()) == [place]
+
+    def test_images_are_views_of_the_file(self, original: Path, cache: Path) -> None:
+        faces = load(original).to("cpu")
+        assert all(mapped(split.x) for split in faces.splits.values())
+        assert faces.train.x.untyped_storage().data_ptr() == faces.train.x.data_ptr()
+        (file,) = cache.glob("*/pixels.bin")
+        before = file.read_bytes()
+        faces.train.x.zero_()
+        assert file.read_bytes() == before
+        assert int(load(original).train.x.max()) > 0
+
+    def test_is_left_to_whoever_was_faster(self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def slow(path: Path, size: int) -> NDArray[np.uint8]:
+            if path.name == NAMES[0]:
+                with monkeypatch.context() as patch:
+                    patch.setattr(image_cache, "decode", decode)
+                    load(original)
+            return decode(path, size)
+
+        monkeypatch.setattr(image_cache, "decode", slow)
+        faces = load(original)
+        assert torch.equal(faces.test.x, expected(original, part((4,))))
+        assert len(list(cache.iterdir())) == 1
+
+    def test_place(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        assert cache_folder() == tmp_path / "cache"
+        assert cache_folder(str(tmp_path / "mine")) == tmp_path / "mine"
+        monkeypatch.delenv("LATENTMIX_CACHE")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert cache_folder() == tmp_path / "latentmix"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert cache_folder() == tmp_path / ".cache/latentmix"
+
+    def test_a_place_that_cannot_be_written(self, original: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(
+            ValueError, match=r"Expected to keep the decoded images of .*: name another folder by --data"
+        ):
+            load(original, cache=str(tmp_path / "file"))
+
+    def test_rows_are_ascending_positions(self, tmp_path: Path) -> None:
+        Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
+        with pytest.warns(UserWarning, match=r"1 of 3 files .*: absent\.png \(.*No such file"):
+            images = cached_images(tmp_path, ["red.png", "absent.png", "red.png"], size=4)
+        assert images.rows.tolist() == [0, 2]
+        assert len(images.pixels) == 2
+
+
+class TestCorruptFiles:
+    def spoil(self, celeba: Path, count: int = 3) -> list[str]:
+        """A truncated JPEG, text under a JPEG's name, a missing file, and empty files."""
+        images = celeba / "celeba/img_align_celeba"
+        cut = images / NAMES[3]
+        cut.write_bytes(cut.read_bytes()[:2000])
+        (images / NAMES[10]).write_text("no image")
+        (images / NAMES[19]).unlink()
+        rows = [3, 10, 19, *range(20, 20 + count - 3)]
+        for row in rows[3:]:
+            (images / NAMES[row]).write_bytes(b"")
+        return [NAMES[row] for row in rows]
+
+    def test_are_named_and_left_out_with_their_attributes(self, celeba: Path, original: Path) -> None:
+        bad = self.spoil(celeba)
+        with pytest.warns(UserWarning, match="3 of 40 files in .* cannot be read and are left out") as caught:
+            faces = load(celeba, attribute="Male")
+        message = str(caught[0].message)
+        assert len(caught) == 1
+        assert all(name in message for name in bad)
+        assert "truncated" in message
+        whole = load(original, attribute="Male")
+        assert [len(split) for split in faces.splits.values()] == [23, 7, 7]
+        for (name, split), rows in zip(faces.splits.items(), [(0, 1, 2), (3,), (4,)], strict=True):
+            kept = torch.tensor([file not in bad for file in part(rows)])
+            rest = whole.splits[name].take(kept)
+            for field in ("x", "labels", "attributes"):
+                assert torch.equal(getattr(split, field), getattr(rest, field))
+
+    def test_are_named_again_when_the_cache_is_read(self, celeba: Path, decoded: list[str]) -> None:
+        self.spoil(celeba)
+        for _ in range(2):
+            with pytest.warns(UserWarning, match="3 of 40 files"):
+                load(celeba)
+        assert len(decoded) == 40
+
+    def test_too_many_are_refused(self, celeba: Path, cache: Path) -> None:
+        bad = self.spoil(celeba, 5)
+        with pytest.raises(ValueError, match=r"Expected at most 4 files in .* that cannot be read; got ") as error:
+            load(celeba, max_corrupt=4)
+        assert sum(name in str(error.value) for name in bad) == image_cache.NAMED
+        assert "by --data.max_corrupt" in str(error.value)
+        assert list(cache.iterdir()) == []
+        with pytest.warns(UserWarning, match="5 of 40 files .* and 2 more"):
+            load(celeba, max_corrupt=5)
+        with pytest.raises(ValueError, match="Expected at most 4 files"):
+            load(celeba, max_corrupt=4)
+
+    def test_nothing_but_corrupt_files(self, tmp_path: Path) -> None:
+        for name in ("a.jpg", "b.png"):
+            (tmp_path / name).write_text("no image")
+        with pytest.raises(ValueError, match=r"Expected images in .*; got none that can be read: a\.jpg \(.*b\.png"):
+            load_image_folder(str(tmp_path))
+
+    @pytest.mark.parametrize("suffix", ["bmp", "jpg", "png", "webp"])
+    @pytest.mark.parametrize("kept", [0, 10, 0.5])
+    def test_truncation_is_seen_in_every_format(self, tmp_path: Path, suffix: str, kept: float) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+        path = tmp_path / f"noise.{suffix}"
+        Image.fromarray(noise).save(path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
+        with pytest.raises(ValueError, match=rf"got none that can be read: noise\.{suffix} \("):
+            load_image_folder(str(tmp_path))

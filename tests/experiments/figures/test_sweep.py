@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from latentmix.experiments import figures as plots
+from latentmix.experiments.figures.tableau import arrange, number
+
+RANDOM = np.random.default_rng(0)
+AXES = {
+    "prior": ["StandardNormal", "MixturePrior", "VampPrior", "FlowPrior", "StudentT"],
+    "likelihood": ["Bernoulli", "Gaussian(0.1)", "Gaussian(shared)", "Laplace", "DiscretizedLogistic"],
+    "family": ["DiagonalNormal", "FullNormal", "AutoregressiveFlow"],
+    "objective": ["Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO", "RenyiELBO"],
+}
+MEASURES = {"Bernoulli": "mass on {0, 1}", "DiscretizedLogistic": "mass on 256 levels"}
+
+
+@pytest.fixture(autouse=True)
+def same_matplotlib() -> Iterator[None]:
+    rc, backend = dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)
+    yield
+    assert dict(matplotlib.rcParams) == rc
+    assert matplotlib.get_backend(auto_select=False) == backend
+
+
+def done(options: Mapping[str, str], **figures: float) -> dict[str, Any]:
+    group = MEASURES.get(options.get("likelihood", ""), "density")
+    return {"options": dict(options), "status": "done", "group": group, "figures": figures}
+
+
+def other(options: Mapping[str, str], status: str) -> dict[str, Any]:
+    return {"options": dict(options), "status": status}
+
+
+def every(axes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    cells = [dict(zip(axes, labels, strict=True)) for labels in itertools.product(*axes.values())]
+    return [done(cell, elbo=RANDOM.normal(-500, 300), mse=RANDOM.uniform(0.01, 0.04)) for cell in cells]
+
+
+def texts(figure: Figure) -> list[str]:
+    figure.draw_without_rendering()
+    return [text.get_text().strip() for text in figure.findobj(matplotlib.text.Text) if text.get_visible()]
+
+
+def overlapping(figure: Figure) -> list[tuple[str, str]]:
+    """Texts that overlap one another, or leave the figure."""
+    figure.draw_without_rendering()
+    width, height = figure.bbox.size
+    boxes = [
+        (text.get_text().strip(), text.get_window_extent().padded(-1))
+        for text in figure.findobj(matplotlib.text.Text)
+        if text.get_visible() and text.get_text().strip()
+    ]
+    boxes = list({(said, tuple(box.extents)): (said, box) for said, box in boxes}.values())
+    outside = [(s, "edge") for s, b in boxes if b.x0 < 0 or b.y0 < 0 or b.x1 > width or b.y1 > height]
+    corners = np.array([box.extents for _, box in boxes])
+    met = np.minimum(corners[:, None, 2:], corners[None, :, 2:]) > np.maximum(
+        corners[:, None, :2], corners[None, :, :2]
+    )
+    return outside + [(boxes[a][0], boxes[b][0]) for a, b in np.argwhere(met.all(axis=2)) if a < b]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["prior"], ["likelihood"], ["likelihood", "prior"], ["objective", "family"], ["prior", "likelihood", "family"]],
+)
+def test_texts_have_room(names: list[str]) -> None:
+    axes = {name: AXES[name] for name in names}
+    figure = plots.sweep_overview(every(axes), axes)
+    assert not overlapping(figure)
+    assert set(itertools.chain(*axes.values())) <= {line for text in texts(figure) for line in text.split("\n")}
+
+
+def test_four_axes_on_one_page() -> None:
+    cells = every(AXES)
+    for k, status in ((5, "refused"), (6, "refused"), (100, "failed")):
+        cells[k] = other(cells[k]["options"], status)
+    figure = plots.sweep_overview(cells[:-1], AXES)
+    said = texts(figure)
+    assert not overlapping(figure)
+    assert max(figure.get_size_inches()) < 13.5
+    assert {"ELBO, nats", "density", "mass on {0, 1}", "mass on 256 levels", "×"} < set(said)
+    assert any("296 done; 2 refused (hatched); 1 failed (×); 1 not run" in text.replace("\n", " ") for text in said)
+    assert sum(patch.get_hatch() is not None for patch in figure.axes[0].patches) == 2
+    numbers = [text for text in said if text.removeprefix("−").replace(".", "").isdigit()]
+    assert len(numbers) >= 296
+
+
+def test_the_axis_that_decides_the_measure_leads_the_rows() -> None:
+    grid = {tuple(cell["options"].values()): cell for cell in every(AXES)}
+    assert arrange(grid, AXES) == (("likelihood", "family"), ("prior", "objective"))
+    same = {key: cell | {"group": "density"} for key, cell in grid.items()}
+    assert arrange(same, AXES)[0] != ()
+    few = {"prior": AXES["prior"], "likelihood": AXES["likelihood"]}
+    grid = {tuple(cell["options"].values()): cell for cell in every(few)}
+    assert arrange(grid, few) == (("likelihood",), ("prior",))
+
+
+def test_measures_have_colours_of_their_own() -> None:
+    axes = {"likelihood": ["Bernoulli", "Laplace"], "prior": ["StandardNormal", "StudentT"]}
+    values = {("Bernoulli", "StandardNormal"): -100.0, ("Bernoulli", "StudentT"): -90.0}
+    values |= {("Laplace", "StandardNormal"): 700.0, ("Laplace", "StudentT"): 600.0}
+    cells = [done(dict(zip(axes, key, strict=True)), elbo=value, mse=0.1) for key, value in values.items()]
+    figure = plots.sweep_overview(cells, axes, metrics=["elbo"])
+    panel = figure.axes[0]
+    canvas = np.asarray(panel.get_images()[0].get_array())
+    light = canvas.sum(axis=2)
+    assert light[0, 1] < light[0, 0]  # darker is better, within each measure
+    assert light[1, 0] < light[1, 1]
+    blue, orange = canvas[0, 1], canvas[1, 0]
+    assert blue[2] > blue[0]
+    assert orange[0] > orange[2]
+    frames = [p.get_xy() for p in panel.patches if p.get_edgecolor()[:3] == to_rgb("black")]
+    assert sorted(frames) == [(-0.5, 0.5), (0.5, -0.5)]
+    assert any("ELBOs compare within one measure only" in text.replace("\n", " ") for text in texts(figure))
+
+
+def test_less_error_is_darker_on_one_scale() -> None:
+    axes = {"likelihood": ["Bernoulli", "Laplace"], "beta": ["1", "4"]}
+    cells = every(axes)
+    for k, cell in enumerate(cells):
+        cell["figures"]["mse"] = 0.01 * (k + 1)
+    figure = plots.sweep_overview(cells, axes, metrics=["mse"])
+    light = np.asarray(figure.axes[0].get_images()[0].get_array()).sum(axis=2).ravel()
+    assert np.all(np.diff(light) > 0)
+    assert len(figure.axes) == 2  # a panel and one bar
+
+
+def test_a_stray_cell_does_not_bleach_the_others() -> None:
+    axes = {"prior": [str(k) for k in range(5)], "beta": [str(k) for k in range(5)]}
+    cells = every(axes)
+    for k, cell in enumerate(cells):
+        cell["figures"]["elbo"] = -100.0 - k
+    cells[0]["figures"]["elbo"] = -1e7
+    figure = plots.sweep_overview(cells, axes, metrics=["elbo"])
+    canvas = np.asarray(figure.axes[0].get_images()[0].get_array()).reshape(25, 3)
+    assert np.abs(canvas[1] - canvas[24]).max() > 0.5
+    assert {"−101.0", "−10M"} < set(texts(figure))
+
+
+def test_rows_of_one_axis() -> None:
+    names = ["Bernoulli", "Gaussian(0.1)", "Laplace", "DiscretizedLogistic"]
+    cells = [
+        done({"likelihood": names[0]}, elbo=-98.04, mse=0.0123, accuracy=0.9),
+        done({"likelihood": names[1]}, elbo=-250.0, mse=0.0234, accuracy=float("nan")),
+        done({"likelihood": names[2]}, elbo=600.0, mse=0.0345),
+        other({"likelihood": names[3]}, "refused"),
+    ]
+    figure = plots.sweep_overview(cells, {"likelihood": names})
+    said = texts(figure)
+    assert {"−98.0", "0.0123", "0.900", "ELBO, nats", "MSE", "accuracy", "Laplace\ndensity"} < set(said)
+    assert said.count("refused") == 3
+    assert "3 done; 1 refused; ringed: the best; ELBOs compare within one measure only" in said
+    assert not overlapping(figure)
+    rings = [line for axes in figure.axes for line in axes.lines if line.get_markeredgecolor() == "black"]
+    assert sorted(float(np.ravel(line.get_xdata())[0]) for line in rings) == [0.0123, 600.0]
+    upper, lower = figure.axes[0], figure.axes[3]
+    assert upper.get_xlim()[1] < 0 < lower.get_xlim()[1]  # one range per measure
+    assert figure.axes[1].get_xlim() == figure.axes[4].get_xlim()
+
+
+def test_a_sweep_without_a_finished_cell() -> None:
+    axes = {"prior": ["A", "B"], "beta": ["1", "2"]}
+    said = texts(plots.sweep_overview([other({"prior": "A", "beta": "1"}, "refused")], axes))
+    assert "1 refused (hatched); 3 not run" in said
+    assert "1 failed" in texts(plots.sweep_overview([other({"beta": "1"}, "failed")], {"beta": ["1"]}))
+
+
+def test_long_labels_lose_their_middle() -> None:
+    name = "my.package.priors.VeryLongPrior(n_components=100)"
+    axes = {"prior": [name, "StandardNormal"], "beta": ["1", "2"]}
+    figure = plots.sweep_overview(every(axes), axes, heading="Mine")
+    assert not overlapping(figure)
+    assert any(text.startswith("my.package.p") and "…" in text for text in texts(figure))
+    assert figure.get_suptitle() == "Mine"
+
+
+def test_numbers() -> None:
+    assert [number(-1.25, 1), number(0.5, 3), number(1e6, 0)] == ["−1.2", "0.500", "1000000"]
+
+
+ONE = {"beta": ["1", "2"]}
+CELL = done({"beta": "1"}, elbo=1.0)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.sweep_overview([CELL], {}), "one to four axes"),
+        (lambda: plots.sweep_overview([CELL], {"beta": []}), "one to four axes"),
+        (lambda: plots.sweep_overview([CELL], {str(k): ["1"] for k in range(5)}), "one to four axes"),
+        (lambda: plots.sweep_overview([], ONE), "at least one cell"),
+        (lambda: plots.sweep_overview([CELL, CELL], ONE), "every cell once; got {'beta': '1'} twice"),
+        (lambda: plots.sweep_overview([done({"beta": "3"})], ONE), "label of each axis, beta; got {'beta': '3'}"),
+        (lambda: plots.sweep_overview([done({"prior": "1"})], ONE), "label of each axis"),
+        (lambda: plots.sweep_overview([CELL | {"status": "running"}], ONE), "done, refused, failed; got 'running'"),
+        (lambda: plots.sweep_overview([CELL], ONE, metrics=["beauty"]), "the figure 'beauty'; got none"),
+    ],
+)
+def test_refuses_what_does_not_fit(draw: Callable[[], Figure], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw()

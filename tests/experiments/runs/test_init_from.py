@@ -1,0 +1,101 @@
+"""Pre-trained weights are started from where they fit, and refused by name where they do not."""
+
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from latentmix.experiments.cli import main, parse_experiment
+from latentmix.experiments.options.experiment import Experiment
+from latentmix.experiments.runs.pipeline import Session, run_experiment
+
+QUICK = [
+    *("--epochs", "1", "--data.limit", "60", "--data.labels_per_class", "1", "--encoder.hidden", "[16]"),
+    *("--decoder.hidden", "[16]", "--mixture.n_components", "2", "--mixture.n_init", "1"),
+    *("--mixture.svi_steps", "3", "--mixture.max_iter", "10"),
+]
+
+
+def session(*options):
+    return Session.prepare(Experiment.from_config(parse_experiment("digits_mlp2", [*QUICK, *options])), lambda _: None)
+
+
+def weights(prepared):
+    return {**prepared.vae.state_dict(), **{f"q.{name}": value for name, value in prepared.guide.state_dict().items()}}
+
+
+def alike(one, other):
+    return {name for name in one if torch.equal(one[name], other[name])}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    experiment = Experiment.from_config(parse_experiment("digits_mlp2", [*QUICK, "--seed", "3"]))
+    run_experiment(experiment, folder, progress=False, pictures=False, tell=lambda _: None)
+    return folder
+
+
+def test_a_run_is_started_from_whole(finished):
+    begun, fresh = weights(session("--init_from", str(finished))), weights(session())
+    assert alike(begun, weights(session("--init_from", str(finished / "checkpoints")))) == set(begun)
+    assert not any("weight" in name for name in alike(begun, fresh))
+
+
+def test_a_pretrained_vae_needs_no_guide(finished, tmp_path):
+    prepared = session("--init_from", str(finished))
+    prepared.vae.save_pretrained(tmp_path)
+    begun, fresh = weights(session("--init_from", str(tmp_path))), weights(session())
+    of_guide = {name for name in begun if name.startswith("q.")}
+    assert of_guide <= alike(begun, fresh)
+    assert alike(begun, weights(prepared)) >= set(begun) - of_guide
+
+
+def test_the_configuration_names_it_from_any_folder(finished, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    config = Experiment.from_config(parse_experiment("digits_mlp2", ["--init_from", finished.name])).config
+    assert config["init_from"] == str(finished.resolve())
+    again = Experiment.from_config(parse_experiment("digits_mlp2", ["--init_from", config["init_from"]])).config
+    assert again == config == yaml.safe_load(yaml.safe_dump(config))
+
+
+def refusal(words, out, capsys):
+    assert main(["run", "digits_mlp2", *QUICK, *words, "--out", str(out)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert not out.exists()
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--decoder.hidden", "[20]"], r"'decoder.body.0.bias' of shape (20,); got (16,)"),
+        (["--encoder.hidden", "[20]"], r"of shape (20,); got (16,)"),
+        (["--likelihood", "Gaussian(shared)"], "of shape (); got none"),
+        (["--prior", "MixturePrior(2)"], "got none"),
+    ],
+    ids=["decoder", "encoder", "likelihood", "prior"],
+)
+def test_weights_that_do_not_fit_are_named_with_both_shapes(finished, tmp_path, capsys, options, message):
+    assert message in refusal(["--init_from", str(finished), *options], tmp_path / "run", capsys)
+
+
+def test_a_folder_without_weights(tmp_path, capsys):
+    for place, said in ((tmp_path / "nowhere", "which is not there"), (tmp_path, "Expected vae.safetensors")):
+        assert said in refusal(["--init_from", str(place)], tmp_path / "run", capsys)
+
+
+def test_pickled_weights_are_never_opened(tmp_path, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.save(Bomb(), folder / "vae.pt")
+    assert "never is" in refusal(["--init_from", str(folder)], tmp_path / "run", capsys)
+    shutil.copy(folder / "vae.pt", folder / "vae.safetensors")
+    assert "Expected safetensors" in refusal(["--init_from", str(folder)], tmp_path / "run", capsys)
+    assert not (tmp_path / "exploded").exists()

@@ -1,0 +1,20 @@
+import numpy as np
+
+from latentmix.experiments.options.experiment import MixtureFits
+from latentmix.experiments.runs.mixtures import LatentSplit, fit_mixtures
+
+
+def test_the_warmup_of_nuts_is_an_option():
+    random = np.random.default_rng(0)
+    train, test = (LatentSplit(random.normal(size=(40, 2)), None) for _ in range(2))
+    settings = MixtureFits(2, "diag", n_init=1, svi_steps=3, nuts_draws=4, nuts_chains=1, nuts_warmup=3)
+    told = []
+    mixtures, figures = fit_mixtures(
+        train, test, (), settings, labels_per_class=0, seed=0, label_seed=0, tell=told.append
+    )
+    assert (figures["nuts"]["warmup"], figures["nuts"]["draws"]) == (3, 4)
+    assert mixtures["nuts"]["none"].mixture.n_iter_ == 7
+    assert any(sentence.startswith("NUTS: ") and "effective sample size" in sentence for sentence in told)
+    assert len(figures["nuts"]["modes"]) == 1
+    assert figures["nuts"]["mode_gaps"][0] == 0.0
+    assert figures["nuts"]["max_tree_depth"] >= 0
