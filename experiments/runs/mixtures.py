@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.experiments.data.datasets import draw_labelled
-from latentmix.experiments.options.experiment import MixtureFits
+from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.runs.metrics import classification
 from latentmix.inference import GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor

@@ -105,7 +105,7 @@ def check_priors(priors: Priors, n_components: int, like: Tensor, structure: Cov
             base = base.base_dist
         if isinstance(base, dist.Delta | dist.Empirical):
             raise ValueError(f"Expected a prior of {name} with a density; got {type(base).__name__}.")
-    model = MixtureModel(n_components, len(like), covariance_type=structure.name, **priors)
+    model = MixtureModel(n_components, len(like), covariance_type=structure, **priors)
     model.affine(torch.ones_like(like), torch.zeros_like(like))  # refuses supports that it cannot move
 
 
@@ -151,7 +151,7 @@ def standardised_model(
         flat = MixtureModel.maximum_likelihood(
             n_components,
             x.shape[1],
-            covariance_type=structure.name,
+            covariance_type=structure,
             size=len(x),
             covariance_floor=floor / scale.square(),
         )
@@ -160,7 +160,7 @@ def standardised_model(
     model = MixtureModel(
         n_components,
         x.shape[1],
-        covariance_type=structure.name,
+        covariance_type=structure,
         size=len(x),
         covariance_floor=floor,
         **priors,

@@ -10,7 +10,7 @@ from torch import Tensor
 # The standard deviation of a feature given others, relative to its own, below which a covariance counts as singular:
 # that of a condition of 1.6e15 for two features of one scale.
 LEAST_COLLINEARITY = 5e-8
-CovarianceType = Literal["full", "diag", "tied", "spherical"]
+CovarianceType = Literal["full", "diag", "tied", "spherical", "tied_diag"]
 
 
 class CovarianceStructure(ABC):
@@ -19,10 +19,18 @@ class CovarianceStructure(ABC):
     A structure is stateless. `K` components over `D` features have `scales` (positive, `scale_shape`), where
     the structure is correlated also Cholesky factors of correlation matrices, and `covariances` of
     `covariance_shape` (as scikit-learn stores them).
+
+    Attributes:
+        name: The word for it, `covariance_type` of the estimators.
+        isotropic: Whether all features of a component have one variance.
+        correlated: Whether covariances are matrices, stored as such; else variances are stored.
+        shared: Whether all components have one covariance, stored once.
     """
 
-    name: ClassVar[CovarianceType]
+    name: ClassVar[str]
     isotropic: ClassVar[bool] = False
+    correlated: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
 
     @abstractmethod
     def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -141,6 +149,8 @@ def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
 
 class _Matrices(CovarianceStructure):
     """Covariances stored as matrices."""
+
+    correlated = True
 
     def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
         factor = _tril(scales, correlation)
@@ -268,6 +278,7 @@ class Tied(_Matrices):
     """All components share one covariance matrix; stored `D x D`."""
 
     name = "tied"
+    shared = True
 
     def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features,)
@@ -354,6 +365,54 @@ class Diagonal(_Variances):
 
 
 @final
+class TiedDiagonal(_Variances):
+    """All components share one variance of each feature; stored `(D,)`."""
+
+    name = "tied_diag"
+    shared = True
+
+    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features,)
+
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features,)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_features
+
+    def shares(self, weights: Tensor, n_features: int) -> Tensor:
+        return weights.new_ones(1)
+
+    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        return covariances * weights.sum()
+
+    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
+        return dist.Normal(means, scales[..., None, :].expand_as(means)).to_event(1)
+
+    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return torch.diag_embed(scales[..., None, :].expand_as(means))
+
+    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
+        return torch.diag_embed(covariances).expand(n_components, n_features, n_features)
+
+    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
+        return covariances * factor.square()
+
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        return torch.einsum("nk,nkd->d", responsibilities, deviations.square())
+
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        return (scatter - counts @ shift.square()) / counts.sum()
+
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        return covariances + (variance if variance.ndim == 1 else variance.amax(0))
+
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        deviations = (x[:, None, :] - means) * precisions_cholesky
+        return _gaussian(deviations.square().sum(-1), precisions_cholesky.log().sum(), means.shape[-1])
+
+
+@final
 class Spherical(_Variances):
     """Every component has one variance; stored `(K,)`."""
 
@@ -399,7 +458,9 @@ class Spherical(_Variances):
         return _gaussian(squares, n_features * precisions_cholesky.log(), n_features)
 
 
-_STRUCTURES: dict[str, CovarianceStructure] = {s.name: s for s in (Full(), Tied(), Diagonal(), Spherical())}
+_STRUCTURES: dict[str, CovarianceStructure] = {
+    structure.name: structure for structure in (Full(), Diagonal(), Tied(), Spherical(), TiedDiagonal())
+}
 
 
 def covariance_structure(covariance_type: CovarianceType | CovarianceStructure) -> CovarianceStructure:

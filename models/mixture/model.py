@@ -74,7 +74,7 @@ class MixtureModel:
         n_components: int,
         n_features: int,
         *,
-        covariance_type: CovarianceType = "full",
+        covariance_type: CovarianceType | CovarianceStructure = "full",
         size: int | None = None,
         weights: dist.TorchDistribution | None = None,
         means: dist.TorchDistribution | None = None,
@@ -118,7 +118,7 @@ class MixtureModel:
         n_components: int,
         n_features: int,
         *,
-        covariance_type: CovarianceType = "full",
+        covariance_type: CovarianceType | CovarianceStructure = "full",
         size: int | None = None,
         covariance_floor: float | Tensor = 0.0,
     ) -> MixtureModel:
@@ -163,7 +163,7 @@ class MixtureModel:
         return MixtureModel(
             self.n_components,
             self.n_features,
-            covariance_type=self.structure.name,
+            covariance_type=self.structure,
             size=self.size,
             covariance_floor=floor * scale.square(),
             **priors,

@@ -19,7 +19,7 @@ from latentmix.experiments.data.datasets import (
     draw_labelled,
 )
 from latentmix.experiments.data.sources import load_digits
-from latentmix.experiments.options.experiment import MixtureFits
+from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.runs.metrics import classification
 from latentmix.experiments.runs.mixtures import LatentSplit, fit_mixtures
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from latentmix.experiments.options.experiment import MixtureFits
+from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.runs.mixtures import LatentSplit, fit_mixtures
 
 
