@@ -16,9 +16,10 @@ from latentmix.inference.mixtures.analysis.selection import Selection, select
 from latentmix.inference.mixtures.analysis.standard_errors import StandardErrors, standard_errors
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.draws import MixturePosterior
+from latentmix.inference.mixtures.em.algorithm import EM
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult, fit_mixture_nuts
-from latentmix.inference.mixtures.svi.fit import MixtureSVIResult, fit_mixture_svi
+from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
+from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
 from latentmix.inference.objectives.base import Objective, Terms, as_objective, bound_of
 from latentmix.inference.objectives.weighted import FreeBits, Weighted
 from latentmix.inference.start_prior import StartPrior
@@ -28,6 +29,9 @@ from latentmix.inference.svi.state import Callback, DivergenceError, EarlyStoppi
 from latentmix.inference.two_sample import Coverage, TwoSampleTest, component_coverage, energy_test
 
 __all__ = [
+    "EM",
+    "NUTS",
+    "SVI",
     "BayesianGaussianMixture",
     "Bound",
     "Callback",
@@ -64,8 +68,6 @@ __all__ = [
     "evaluate",
     "ex_post_prior",
     "fit",
-    "fit_mixture_nuts",
-    "fit_mixture_svi",
     "latent_statistics",
     "likelihood_moments",
     "log_likelihood",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.em.algorithm import EM
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics, slices, stored
 from latentmix.inference.mixtures.gaussian import GaussianMixture
@@ -103,8 +104,8 @@ def ex_post_prior(
             f"Expected a VAE with a StandardNormal prior for noise_aware=True; got {type(vae.prior).__name__}: the "
             "likelihood of z is q over that prior. Take noise_aware=False."
         )
-    if (noise_aware or expected) and mixture.inference != "em":
-        raise ValueError(f"Expected inference='em' for an expected or noise-aware fit; got {mixture.inference!r}.")
+    if (noise_aware or expected) and not isinstance(mixture.algorithm, EM):
+        raise ValueError(f"Expected inference='em' for an expected or noise-aware fit; got {mixture.algorithm.name!r}.")
     with isolated(seed=seed):
         samples = guide.draw(x, batch_size=batch_size, transform=transform, seed=seed).double()
     plain = clone(mixture)

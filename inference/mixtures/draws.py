@@ -6,27 +6,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
-import pyro
 import torch
 from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
-from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
-from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.matching import align_draws
 from latentmix.inference.mixtures.points.validation import check_points
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
-if TYPE_CHECKING:
-    from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
-
-__all__ = ["MixturePosterior", "effective_size", "in_data_coordinates", "posterior_of_guide", "split_r_hat"]
+__all__ = ["MixturePosterior", "effective_size", "in_data_coordinates", "split_r_hat"]
 
 _CHUNK = 4_000_000
 
@@ -206,34 +200,6 @@ def effective_size(values: NDArray[np.float64], kind: Literal["bulk", "tail"]) -
     options: dict[str, Any] = {"prob": (0.05, 0.95)} if kind == "tail" else {}
     with np.errstate(all="ignore"):
         return np.asarray(_diagnostics.ess(values, chain_axis=0, draw_axis=1, method=kind, **options), dtype=np.float64)
-
-
-@torch.inference_mode(False)
-def posterior_of_guide(
-    result: MixtureSVIResult, *, draws: int = 1000, seed: int = 0, reference: MixtureParameters | None = None
-) -> MixturePosterior:
-    """Draws of the guide that enumerated SVI fitted, as a posterior of one chain.
-
-    Args:
-        result: What `fit_mixture_svi` gave, with a guide that is a density: not `AutoDelta`.
-        draws: Number of draws.
-        seed: Seed of the draws.
-        reference: Mixture to align the draws with, in the data's coordinates; a guide has one mode, so that by
-            default they stay as they are.
-
-    Raises:
-        ValueError: If there is no draw, or the guide is a point.
-    """
-    if draws < 1:
-        raise ValueError(f"Expected draws >= 1; got {draws}.")
-    if isinstance(result.guide, AutoDelta):
-        raise ValueError("Expected a guide with a density, such as AutoMultivariateNormal; got AutoDelta.")
-    shapes = result.model.shapes
-    like = result.location.new_zeros(1, len(result.location), dtype=torch.float64)
-    with isolated(seed=seed, validation=False), torch.no_grad(), pyro.plate("draws", draws, dim=-2):
-        drawn = result.guide(like)
-    sites = {name: drawn[name].detach().reshape(1, draws, *shape) for name, shape in shapes.items()}
-    return in_data_coordinates(sites, result.model, result.location, result.scale, "svi", reference)
 
 
 def in_data_coordinates(

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoGuide
+from pyro.infer.autoguide import AutoDelta
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
+from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, all_points
 from latentmix.inference.mixtures.base import MixtureEstimator
 from latentmix.inference.mixtures.draws import MixturePosterior
+from latentmix.inference.mixtures.em.algorithm import EM
+from latentmix.inference.mixtures.em.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.em.deconvolution import log_joint_under_noise
 from latentmix.inference.mixtures.em.density import log_joint
 from latentmix.inference.mixtures.em.initialization import StartMethod
-from latentmix.inference.mixtures.em.missing import log_joint_with_missing
+from latentmix.inference.mixtures.em.missing import check_observed, log_joint_with_missing
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.em.stepwise import StepwiseEM
-from latentmix.inference.mixtures.fitting import Fitting, Result, bound_of
-from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult
+from latentmix.inference.mixtures.nuts.fit import NUTS
 from latentmix.inference.mixtures.points.arrays import Array
 from latentmix.inference.mixtures.points.points import Points
-from latentmix.inference.mixtures.standardised import Priors
-from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
-from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
-from latentmix.models.mixture.covariances import CovarianceType
+from latentmix.inference.mixtures.points.validation import check_distinct, check_noise
+from latentmix.inference.mixtures.progress import Progress
+from latentmix.inference.mixtures.starts import EstimatorStarts, as_labels, check_resumable
+from latentmix.inference.mixtures.svi.fit import SVI
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 
 __all__ = ["GaussianMixture"]
+
+ALGORITHMS: dict[str, type[Algorithm]] = {kind.name: kind for kind in (EM, SVI, NUTS)}
+
+# Options that may differ between processes.
+_OWN = ("device", "random_state", "verbose", "verbose_interval")
 
 
 @final
@@ -61,7 +68,8 @@ class GaussianMixture(MixtureEstimator):
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
         noise_candidates: EM with a `noise_covariance`: most components of a point, see `expectation_under_noise`.
-        inference: "em"; "svi": with the component enumerated; "nuts": draws from the posterior, around its mode.
+        inference: The algorithm: `EM()`, `SVI(...)` with the component enumerated, or `NUTS(...)`, draws from the
+            posterior around its mode, each with its own options; "em", "svi" and "nuts" stand for their defaults.
         device: Where the points are taken for the fit and for predictions; by default they stay.
         dtype: "float32" or "float64", which the points and the attributes take; by default that of the points.
             Statistics are in float64 always.
@@ -72,21 +80,6 @@ class GaussianMixture(MixtureEstimator):
             `CovariancePrior`: such as `0.1 * numpy.eye(D)`.
         degrees_of_freedom_prior: Its degrees of freedom; by default `D`.
         distributed: Whether each process of torch.distributed holds a part of the points; for EM.
-        svi_epochs: Most epochs of SVI.
-        svi_tol: SVI without noise ends when ten epochs gained less, in nats per datum; with the default optimizer also
-            when the bound changed by less over two.
-        nuts_chains: Chains of NUTS.
-        nuts_draws: Draws of each, after the warmup.
-        nuts_warmup: Draws that adapt the sampler.
-        nuts_processes: Processes that run the chains.
-        nuts_max_tree_depth: Most doublings of a trajectory, see `fit_mixture_nuts`.
-        priors: Priors for SVI and NUTS on `weights`, `means`, `scales` and `correlations`, in the data's coordinates;
-            by default SVI's are flat: maximum likelihood, and NUTS's those of `MixtureModel`.
-        guide: Class of the guide for SVI: `AutoDelta`, `AutoNormal`, ..., see `fit_mixture_svi`; the estimates are its
-            medians.
-        batch_size: Data a step of SVI; by default all.
-        optimizer: Makes the optimizer of SVI, see `fit_mixture_svi`.
-        scheduler: Makes its learning-rate schedule.
 
     Attributes:
         weights_: `(K,)`.
@@ -117,7 +110,7 @@ class GaussianMixture(MixtureEstimator):
     """
 
     lower_bounds_: list[float]
-    result_: Result | StepwiseEM
+    result_: MixtureResult | StepwiseEM
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **MixtureEstimator._parameter_constraints,
@@ -125,20 +118,8 @@ class GaussianMixture(MixtureEstimator):
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
         "noise_candidates": [Interval(Integral, 1, None, closed="left"), None],
-        "inference": [StrOptions({"em", "svi", "nuts"})],
+        "inference": [StrOptions(set(ALGORITHMS)), Algorithm],
         "distributed": ["boolean"],
-        "svi_epochs": [Interval(Integral, 1, None, closed="left")],
-        "svi_tol": [Interval(Real, 0.0, None, closed="left")],
-        "nuts_chains": [Interval(Integral, 1, None, closed="left")],
-        "nuts_draws": [Interval(Integral, 1, None, closed="left")],
-        "nuts_warmup": [Interval(Integral, 0, None, closed="left")],
-        "nuts_processes": [Interval(Integral, 1, None, closed="left")],
-        "nuts_max_tree_depth": [Interval(Integral, 1, None, closed="left")],
-        "priors": [Mapping, None],
-        "guide": [callable],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "optimizer": [object],  # see `_validate_params`
-        "scheduler": [object],
     }
 
     def __init__(
@@ -159,25 +140,13 @@ class GaussianMixture(MixtureEstimator):
         verbose: int = 0,
         verbose_interval: int = 10,
         noise_candidates: int | None = None,
-        inference: Literal["em", "svi", "nuts"] = "em",
+        inference: Literal["em", "svi", "nuts"] | Algorithm = "em",
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         missing: Literal["marginalize"] | None = None,
         covariance_prior: Any = None,
         degrees_of_freedom_prior: float | None = None,
         distributed: bool = False,
-        svi_epochs: int = 1000,
-        svi_tol: float = 1e-6,
-        nuts_chains: int = 4,
-        nuts_draws: int = 1000,
-        nuts_warmup: int = 500,
-        nuts_processes: int = 1,
-        nuts_max_tree_depth: int = 5,
-        priors: Priors | None = None,
-        guide: Callable[..., AutoGuide] = AutoDelta,
-        batch_size: int | None = None,
-        optimizer: MakeOptimizer | None = None,
-        scheduler: MakeScheduler | None = None,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -201,25 +170,30 @@ class GaussianMixture(MixtureEstimator):
         self.covariance_prior = covariance_prior
         self.degrees_of_freedom_prior = degrees_of_freedom_prior
         self.distributed = distributed
-        self.svi_epochs = svi_epochs
-        self.svi_tol = svi_tol
-        self.nuts_chains = nuts_chains
-        self.nuts_draws = nuts_draws
-        self.nuts_warmup = nuts_warmup
-        self.nuts_processes = nuts_processes
-        self.nuts_max_tree_depth = nuts_max_tree_depth
-        self.priors = priors
-        self.guide = guide
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.scheduler = scheduler
+
+    def set_params(self, **params: Any) -> Self:
+        """Set options, those of the algorithm as `inference__draws`.
+
+        Raises:
+            ValueError: If an option is unknown, or one of an algorithm that is given by its word.
+        """
+        own = [name for name in params if name.startswith("inference__")]
+        algorithm = params.get("inference", self.inference)
+        if own and isinstance(algorithm, str):
+            kind = ALGORITHMS.get(algorithm, EM).__name__
+            raise ValueError(
+                f"Expected an algorithm object to set {own[0]} of; got the word {algorithm!r}: pass inference={kind}()."
+            )
+        return super().set_params(**params)
 
     def _validate_params(self) -> None:
         super()._validate_params()
-        if self.optimizer is not None:
-            as_optimizer(self.optimizer)
-        if self.scheduler is not None:
-            as_scheduler(self.scheduler)
+        self.algorithm._validate_params()
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm: `inference`, or what its word stands for."""
+        return ALGORITHMS[self.inference]() if isinstance(self.inference, str) else self.inference
 
     @torch.inference_mode(False)
     def fit(
@@ -250,7 +224,8 @@ class GaussianMixture(MixtureEstimator):
         """
         began = time.perf_counter()
         points, like = self._points(X, sample_weight, check=self._validate_params)
-        self._adopt(Fitting(self, points, labels, noise_covariance).best(), points, like)
+        starts, options = self._prepared(points, labels, noise_covariance)
+        self._adopt(self.algorithm.fit_best(points, starts, options), points, like)
         self.seconds_ = time.perf_counter() - began
         return self
 
@@ -278,8 +253,8 @@ class GaussianMixture(MixtureEstimator):
         if known:
             result = self._as_step().step(points, reg_covar=self.reg_covar)
         else:
-            begin = Fitting(self, points, None, None).start()
-            result = StepwiseEM.begin(points, begin, reg_covar=self.reg_covar)
+            starts, _ = self._prepared(points)
+            result = StepwiseEM.begin(points, starts.draw(), reg_covar=self.reg_covar)
             self.lower_bounds_ = []
         self._learn(result.parameters, torch.empty(0, dtype=points.dtype, device=points.device), like)
         self.converged_ = False
@@ -290,11 +265,66 @@ class GaussianMixture(MixtureEstimator):
         self.seconds_ = time.perf_counter() - began
         return self
 
+    def _prepared(
+        self, points: Points, labels: Any = None, noise_covariance: Any = None
+    ) -> tuple[EstimatorStarts, FitOptions]:
+        """Starts, and the options that the algorithm reads; what does not fit the points or each other is refused."""
+        algorithm, structure = self.algorithm, covariance_structure(self.covariance_type)
+        last = self.parameters_ if self.warm_start and hasattr(self, "converged_") else None
+        self._agree(
+            points, {"noise_covariance": noise_covariance is not None, "last fit to go on from": last is not None}
+        )
+        if self._missing:
+            check_observed(points)
+        known = as_labels(labels, points)
+        random_state = self._random_state()
+        if last is not None:
+            check_resumable(last, structure, self.n_components)
+        CovariancePrior.of(self.covariance_prior, self.degrees_of_freedom_prior, structure, points.location)
+        options = FitOptions(
+            reg_covar=self.reg_covar,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            missing=self._missing,
+            distributed=self.distributed,
+            noise_covariance=noise_covariance,
+            noise_candidates=self.noise_candidates,
+            covariance_prior=self.covariance_prior,
+            degrees_of_freedom_prior=self.degrees_of_freedom_prior,
+            previous=-math.inf if last is None else self.lower_bound_,
+            progress=Progress(int(self.verbose), self.verbose_interval),
+        )
+        algorithm.check(points, structure, self.n_components, options)
+        if noise_covariance is not None:
+            noise = check_noise(noise_covariance, all_points(points, "a noise_covariance")[0])
+            options = replace(options, noise_covariance=noise)
+        elif self.reg_covar == 0 and self.covariance_prior is None:
+            check_distinct(points, self.n_components)
+        starts = EstimatorStarts(
+            self,
+            points,
+            random_state,
+            labels=known,
+            resumed=last,
+            assign=not isinstance(algorithm, EM) or noise_covariance is not None,
+        )
+        return starts, options
+
+    def _agree(self, points: Points, given: dict[str, bool]) -> None:
+        """Refuse options that differ between processes, and what is given on one of them alone."""
+        own = {name: repr(value) for name, value in self.get_params().items() if name not in _OWN}
+        own |= {name: "one" if there else "none" for name, there in given.items()}
+        every = points.processes.gather(own)
+        for name in own:
+            values = [options.get(name) for options in every]
+            if len(set(values)) > 1:
+                raise ValueError(f"Expected the same {name} on every process; got {', '.join(map(str, values))}.")
+
     def _check_partial(self) -> None:
         """Refuse options that need all points at once."""
         self._validate_params()
         unwanted = {
-            "inference": self.inference != "em",
+            "inference": not isinstance(self.algorithm, EM),
             "missing": self._missing,
             "covariance_prior": self.covariance_prior is not None,
             "degrees_of_freedom_prior": self.degrees_of_freedom_prior is not None,
@@ -365,21 +395,21 @@ class GaussianMixture(MixtureEstimator):
         log-density of one mixture, at their mean or median.
         """
         result = getattr(self, "result_", None)
-        if isinstance(result, MixtureNUTSResult):
-            return result.posterior
-        if isinstance(result, MixtureSVIResult) and not isinstance(result.guide, AutoDelta):
-            return result.posterior
+        point = isinstance(getattr(result, "guide", None), AutoDelta)
+        posterior: MixturePosterior | None = None if point else getattr(result, "posterior", None)
+        if posterior is not None:
+            return posterior
         raise AttributeError(
             "Expected a fit with inference='nuts', or inference='svi' and a guide such as AutoNormal, for posterior_; "
             "got none."
         )
 
-    def _adopt(self, result: Result, points: Points, like: Any) -> None:
+    def _adopt(self, result: MixtureResult, points: Points, like: Any) -> None:
         self._learn(result.parameters, torch.empty(0, dtype=points.dtype, device=points.device), like)
         self.converged_ = result.converged
         self.n_iter_ = result.n_iter
         self.lower_bounds_ = list(result.lower_bounds)
-        self.lower_bound_ = bound_of(result)
+        self.lower_bound_ = result.lower_bound
         self.result_ = result
         self._weight = points.weight
 

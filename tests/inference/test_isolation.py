@@ -46,6 +46,7 @@ from latentmix.inference import (
 from latentmix.inference.isolation import RandomState, isolated
 from latentmix.inference.mixtures.analysis.comparison import compare
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.models import VAE, Bernoulli, Gaussian, MixturePrior, MLPDecoder, Prior, StandardNormal, VampPrior
 
 from tests.inference.process import differences, plane, snapshot
@@ -236,7 +237,7 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
     "mixture by EM": lambda on: GaussianMixture(2, random_state=0).fit(plane()).sample(5),
     "mixture by SVI": lambda on: GaussianMixture(2, inference="svi", random_state=0).fit_predict(plane()),
     "mixture by SVI with AutoNormal": lambda on: GaussianMixture(
-        2, inference="svi", guide=AutoNormal, svi_epochs=20, random_state=0
+        2, inference=SVI(guide=AutoNormal, epochs=20), random_state=0
     ).fit(plane()),
     "mixture of noisy points": lambda on: fitted_mixture(noise_covariance=torch.full((40, 2), 0.1)),
     "energy test": lambda on: energy_test(plane(), plane() + 1, permutations=19),

@@ -34,6 +34,8 @@ from latentmix.inference import (
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.analysis.modes import modes
 from latentmix.inference.mixtures.analysis.standard_errors import standard_errors
+from latentmix.inference.mixtures.nuts.fit import NUTS
+from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.models import VAE, Bernoulli, MixturePrior, MLPDecoder, StandardNormal
 from latentmix.models.process_state import kept_warnings
 
@@ -93,12 +95,12 @@ def drawn(seed: int) -> Any:
 WORK: dict[str, Callable[[int], Any]] = {
     "SVI of a mixture": lambda seed: mixture(seed, inference="svi"),
     "SVI of a mixture with a density": lambda seed: (
-        GaussianMixture(2, inference="svi", guide=AutoNormal, svi_epochs=10, random_state=seed)
+        GaussianMixture(2, inference=SVI(guide=AutoNormal, epochs=10), random_state=seed)
         .fit(plane())
         .posterior_.sites["means"]
         .tolist()
     ),
-    "NUTS": lambda seed: mixture(seed, inference="nuts", nuts_draws=6, nuts_warmup=6, nuts_chains=2),
+    "NUTS": lambda seed: mixture(seed, inference=NUTS(draws=6, warmup=6, chains=2)),
     "EM": mixture,
     "Bayesian": lambda seed: BayesianGaussianMixture(n_components=2, random_state=seed).fit(plane()).means_.tolist(),
     "fit": trained,
@@ -136,9 +138,9 @@ def test_threads_give_the_answers_of_fits_in_turn(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_chains_of_a_fit_in_a_thread_wait_for_no_other_thread() -> None:
-    options = {"inference": "nuts", "nuts_draws": 4, "nuts_warmup": 4, "nuts_chains": 2}
-    jobs = (joblib.delayed(mixture)(seed, **options, nuts_processes=2) for seed in (0, 1))
-    assert joblib.Parallel(2, prefer="threads")(jobs) == [mixture(seed, **options) for seed in (0, 1)]
+    nuts = {"draws": 4, "warmup": 4, "chains": 2}
+    jobs = (joblib.delayed(mixture)(seed, inference=NUTS(**nuts, processes=2)) for seed in (0, 1))
+    assert joblib.Parallel(2, prefer="threads")(jobs) == [mixture(seed, inference=NUTS(**nuts)) for seed in (0, 1)]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -54,6 +54,11 @@ class EMResult:
     segments: tuple[int, ...] = (0,)
 
     @property
+    def lower_bound(self) -> float:
+        """The last bound; minus infinity without an iteration."""
+        return self.lower_bounds[-1] if self.lower_bounds else -float("inf")
+
+    @property
     def n_iter(self) -> int:
         """Number of iterations."""
         return len(self.lower_bounds)

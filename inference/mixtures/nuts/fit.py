@@ -5,29 +5,35 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import Interval
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, Starts, all_points
 from latentmix.inference.mixtures.draws import MixturePosterior, effective_size, in_data_coordinates, split_r_hat
+from latentmix.inference.mixtures.em.algorithm import EM
 from latentmix.inference.mixtures.matching import permuted_draws
 from latentmix.inference.mixtures.nuts.chain_modes import ChainModes, modes_of_chains
 from latentmix.inference.mixtures.nuts.chains import Settings, leapfrog_seconds, one_thread, run_chains
 from latentmix.inference.mixtures.nuts.mode import curvature_basis, em_starts, improved_mode, posterior_mode
 from latentmix.inference.mixtures.nuts.potential import MixturePotential, WhitenedPotential
-from latentmix.inference.mixtures.progress import warn
-from latentmix.inference.mixtures.standardised import Priors, StandardisedModel, standardised_model
-from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
+from latentmix.inference.mixtures.points.points import Points
+from latentmix.inference.mixtures.progress import Progress, warn
+from latentmix.inference.mixtures.standardised import Priors, StandardisedModel, check_priors, standardised_model
+from latentmix.models.mixture.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import is_improper
 
-__all__ = ["MixtureNUTSResult", "fit_mixture_nuts"]
+__all__ = ["NUTS", "MixtureNUTSResult"]
 
 _R_HAT = 1.01
 _ESS = 100
@@ -93,31 +99,14 @@ class MixtureNUTSResult:
         return self.warmup + self.posterior.n_draws
 
 
-@torch.inference_mode(False)
-def fit_mixture_nuts(
-    x: Tensor,
-    start: MixtureParameters | Sequence[MixtureParameters] | None = None,
-    *,
-    n_components: int | None = None,
-    covariance_type: CovarianceType = "full",
-    priors: Priors | None = None,
-    model: MixtureModel | None = None,
-    reg_covar: float = 1e-6,
-    chains: int = 4,
-    draws: int = 1000,
-    warmup: int = 500,
-    processes: int = 1,
-    seed: int = 0,
-    jitter: float = 1.0,
-    target_accept: float = 0.8,
-    max_tree_depth: int = 5,
-    progress: bool = False,
-) -> MixtureNUTSResult:
-    """Draw from the posterior of a Gaussian mixture by the No-U-Turn sampler (Hoffman and Gelman, 2014).
+@final
+class NUTS(Algorithm):
+    """The No-U-Turn sampler (Hoffman and Gelman, 2014) on the posterior, with the assignments summed out.
 
     Pyro's sampler runs on `MixturePotential`: the density of `MixtureModel.collapsed`, in coordinates in which the
     posterior's curvature at its mode is one. That mode is found by quasi-Newton steps from the start, improved by
-    splits of pairs of components where there is one start or none, and the chains begin around it.
+    splits of pairs of components where there is one start or none, and the chains begin around it. In a
+    `GaussianMixture` the start is the best fit of EM.
 
     Where components have next to no points, their parameters range over the whole prior while those of others are
     held a hundred times more tightly: trajectories do not turn, and `max_tree_depth` bounds what they cost. The draws
@@ -125,111 +114,171 @@ def fit_mixture_nuts(
     Chains around one mode agree though others may hold mass too: start them apart, by one start each, to find out.
 
     Args:
-        x: `n x D` points.
-        start: The mixture to start from, in the data's coordinates, or one for each chain; by default the best mode
-            that is found from five runs of EM.
-        n_components: Number of components, where there is neither a start nor a model.
-        covariance_type: What the components' covariances share, likewise.
-        priors: `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's coordinates; what is
-            left out takes that model's default, which is weakly informative for standardised data.
-        model: A model in the data's coordinates that takes the place of the priors and the counts, whatever its
-            priors; by default one is made.
-        reg_covar: Floor of the variances in the data's coordinates, where no model is given.
         chains: Number of chains.
         draws: Draws of each, after the warmup.
         warmup: Draws that adapt step size and mass matrix, and are left out.
         processes: Processes that run the chains; the draws are the same.
-        seed: Seed of the fit.
-        jitter: Standard deviations of the posterior, by its curvature, by which the chains start away from the mode.
-        target_accept: Acceptance probability that the step size is adapted to.
+        priors: `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's coordinates; what is
+            left out takes that model's default, which is weakly informative for standardised data.
         max_tree_depth: Most doublings of a trajectory: of `2 ** max_tree_depth - 1` leapfrog steps at most.
-        progress: Whether a bar shows the progress, and an estimate comes first.
-
-    Returns:
-        The draws, and what they say of themselves.
-
-    Raises:
-        ValueError: If a prior is flat (the posterior of a mixture under flat priors is improper), a count is below
-            one, or the start fits neither data nor model.
-
-    Warns:
-        ConvergenceWarning: Where R-hat, effective sample sizes or divergences say that the draws are not to be relied
-            upon; it names rival modes and how many trajectories were cut.
-        UserWarning: Before the chains begin, how long they may take, where that is more than 20 seconds and
-            `progress` is off.
+        target_accept: Acceptance probability that the step size is adapted to.
+        jitter: Standard deviations of the posterior, by its curvature, by which the chains start away from the mode.
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.mixtures.nuts.fit import fit_mixture_nuts
+        >>> from latentmix.inference import NUTS
         >>> x = torch.cat([torch.randn(40, 1) - 4, torch.randn(40, 1) + 4])
-        >>> result = fit_mixture_nuts(x, n_components=2, chains=2, draws=200, warmup=150)
+        >>> result = NUTS(chains=2, draws=200, warmup=150).fit(x, n_components=2)
         >>> result.posterior.sites["means"].shape
         torch.Size([2, 200, 2, 1])
     """
-    began = time.perf_counter()
-    _check_counts(chains=chains, draws=draws, processes=processes, max_tree_depth=max_tree_depth)
-    if not 0 < target_accept < 1:
-        raise ValueError(f"Expected 0 < target_accept < 1; got {target_accept}.")
-    if warmup < 0 or jitter < 0:
-        raise ValueError(f"Expected warmup and jitter >= 0; got {warmup} and {jitter}.")
-    begins = [start] if isinstance(start, MixtureParameters) else list(start or ())
-    if len(begins) not in (0, 1, chains):
-        raise ValueError(f"Expected one start, or one for each of {chains} chains; got {len(begins)}.")
-    made = _model(x, begins, n_components, covariance_type, priors, model, reg_covar)
-    with isolated(seed=seed, validation=False), one_thread():
-        seeds = [int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(chains)]
-        potential = MixturePotential(made.model, made.points(x))
-        modes = [posterior_mode(potential, made, begin) for begin in begins or em_starts(made, x, seed)]
-        energies = [potential.value_and_gradient(mode)[0] for mode in modes]
-        best = modes[int(np.argmin(energies))]
-        settings = Settings(draws, warmup, target_accept, max_tree_depth, jitter)
-        centred = [(mode, curvature_basis(potential, mode)) for mode in (modes if len(begins) > 1 else [best])]
-        _forecast(WhitenedPotential(potential, *centred[0]), settings, chains, processes, progress)
-        if len(begins) <= 1:
-            best, basis = improved_mode(potential, made, x, *centred[0], seed=seed, progress=progress)
-            centred = [(best, basis)] * chains
-        whitened = [WhitenedPotential(potential, *each) for each in centred]
-        found = run_chains(whitened, seeds, settings, processes=processes, progress=progress)
-        mode = potential.sites(torch.from_numpy(best))  # on the processor, where the data need not be
-        reference = made.parameters({name: value.to(x.device) for name, value in mode.items()})
-        sites = potential.sites(torch.from_numpy(np.stack([chain.positions for chain in found])))
-        aligned = _exchangeable(potential, sites, reference)
-        rivals = modes_of_chains(potential, made, x, sites, torch.from_numpy(best) if aligned else None)
-    sites = {name: values.to(x.device) for name, values in sites.items()}
-    posterior = in_data_coordinates(
-        sites, made.model, made.location, made.scale, "nuts", reference if aligned else None
-    )
-    with torch.no_grad():
-        bounds = posterior.log_likelihood(x) / len(x)
-    divergences, cut = [chain.divergences for chain in found], [chain.cut for chain in found]
-    r_hat, ess = _diagnosed(posterior, bounds)
-    return MixtureNUTSResult(
-        parameters=posterior.mean(),
-        posterior=posterior,
-        lower_bounds=bounds.flatten().tolist(),
-        converged=_warned(r_hat, ess, chains, draws, divergences, cut, rivals),
-        r_hat=r_hat,
-        ess=ess,
-        divergences=divergences,
-        step_sizes=[chain.step_size for chain in found],
-        n_gradients=[chain.n_gradients for chain in found],
-        n_max_tree_depth=cut,
-        modes=rivals,
-        aligned=aligned,
-        reference=reference,
-        model=made.model,
-        location=made.location,
-        scale=made.scale,
-        warmup=warmup,
-        seconds=time.perf_counter() - began,
-    )
+
+    name = "nuts"
+    seeded = True
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "chains": [Interval(Integral, 1, None, closed="left")],
+        "draws": [Interval(Integral, 1, None, closed="left")],
+        "warmup": [Interval(Integral, 0, None, closed="left")],
+        "processes": [Interval(Integral, 1, None, closed="left")],
+        "priors": [Mapping, None],
+        "max_tree_depth": [Interval(Integral, 1, None, closed="left")],
+        "target_accept": [Interval(Real, 0.0, 1.0, closed="neither")],
+        "jitter": [Interval(Real, 0.0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        chains: int = 4,
+        draws: int = 1000,
+        warmup: int = 500,
+        processes: int = 1,
+        priors: Priors | None = None,
+        max_tree_depth: int = 5,
+        target_accept: float = 0.8,
+        jitter: float = 1.0,
+    ) -> None:
+        self.chains = chains
+        self.draws = draws
+        self.warmup = warmup
+        self.processes = processes
+        self.priors = priors
+        self.max_tree_depth = max_tree_depth
+        self.target_accept = target_accept
+        self.jitter = jitter
+
+    def check(self, points: Points, structure: CovarianceStructure, n_components: int, options: FitOptions) -> None:
+        super().check(points, structure, n_components, options)
+        if self.priors is not None:
+            check_priors(self.priors, n_components, points.location, structure)
+
+    @torch.inference_mode(False)
+    def fit(
+        self,
+        points: Tensor | Points,
+        start: MixtureParameters | Sequence[MixtureParameters] | None = None,
+        options: FitOptions = FitOptions(),
+        *,
+        n_components: int | None = None,
+        covariance_type: CovarianceType | CovarianceStructure = "full",
+        model: MixtureModel | None = None,
+    ) -> MixtureNUTSResult:
+        """Draw from the posterior of a mixture.
+
+        Args:
+            points: `n x D` points.
+            start: The mixture to start from, in the data's coordinates, or one for each chain; by default the best
+                mode that is found from five runs of EM.
+            options: `reg_covar`, the floor of the variances in the data's coordinates where no model is given,
+                `seed` and `progress` are read: a bar where `verbose` is set, and first an estimate.
+            n_components: Number of components, where there is neither a start nor a model.
+            covariance_type: What the components' covariances share, likewise.
+            model: A model in the data's coordinates that takes the place of the priors and the counts, whatever its
+                priors; by default one is made.
+
+        Returns:
+            The draws, and their diagnostics.
+
+        Raises:
+            ValueError: If a prior is flat (the posterior of a mixture under flat priors is improper), an option is
+                out of range, or the start fits neither data nor model.
+
+        Warns:
+            ConvergenceWarning: Where R-hat, effective sample sizes or divergences say that the draws are not to be
+                relied upon; it names rival modes and how many trajectories were cut.
+            UserWarning: Before the chains begin, how long they may take, where that is more than 20 seconds and
+                no bar is shown.
+        """
+        began = time.perf_counter()
+        self._validate_params()
+        x, _ = all_points(points, "inference='nuts'")
+        chains, processes, seed, progress = self.chains, self.processes, options.seed, bool(options.progress.verbose)
+        begins = [start] if isinstance(start, MixtureParameters) else list(start or ())
+        if len(begins) not in (0, 1, chains):
+            raise ValueError(f"Expected one start, or one for each of {chains} chains; got {len(begins)}.")
+        made = _model(x, begins, n_components, covariance_type, self.priors, model, options.reg_covar)
+        with isolated(seed=seed, validation=False), one_thread():
+            seeds = [int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(chains)]
+            potential = MixturePotential(made.model, made.points(x))
+            modes = [posterior_mode(potential, made, begin) for begin in begins or em_starts(made, x, seed)]
+            energies = [potential.value_and_gradient(mode)[0] for mode in modes]
+            best = modes[int(np.argmin(energies))]
+            settings = Settings(self.draws, self.warmup, self.target_accept, self.max_tree_depth, self.jitter)
+            centred = [(mode, curvature_basis(potential, mode)) for mode in (modes if len(begins) > 1 else [best])]
+            _forecast(WhitenedPotential(potential, *centred[0]), settings, chains, processes, progress)
+            if len(begins) <= 1:
+                best, basis = improved_mode(potential, made, x, *centred[0], seed=seed, progress=progress)
+                centred = [(best, basis)] * chains
+            whitened = [WhitenedPotential(potential, *each) for each in centred]
+            found = run_chains(whitened, seeds, settings, processes=processes, progress=progress)
+            mode = potential.sites(torch.from_numpy(best))  # on the processor, where the data need not be
+            reference = made.parameters({name: value.to(x.device) for name, value in mode.items()})
+            sites = potential.sites(torch.from_numpy(np.stack([chain.positions for chain in found])))
+            aligned = _exchangeable(potential, sites, reference)
+            rivals = modes_of_chains(potential, made, x, sites, torch.from_numpy(best) if aligned else None)
+        sites = {name: values.to(x.device) for name, values in sites.items()}
+        posterior = in_data_coordinates(
+            sites, made.model, made.location, made.scale, "nuts", reference if aligned else None
+        )
+        with torch.no_grad():
+            bounds = posterior.log_likelihood(x) / len(x)
+        divergences, cut = [chain.divergences for chain in found], [chain.cut for chain in found]
+        r_hat, ess = _diagnosed(posterior, bounds)
+        return MixtureNUTSResult(
+            parameters=posterior.mean(),
+            posterior=posterior,
+            lower_bounds=bounds.flatten().tolist(),
+            converged=_warned(r_hat, ess, chains, self.draws, divergences, cut, rivals),
+            r_hat=r_hat,
+            ess=ess,
+            divergences=divergences,
+            step_sizes=[chain.step_size for chain in found],
+            n_gradients=[chain.n_gradients for chain in found],
+            n_max_tree_depth=cut,
+            modes=rivals,
+            aligned=aligned,
+            reference=reference,
+            model=made.model,
+            location=made.location,
+            scale=made.scale,
+            warmup=self.warmup,
+            seconds=time.perf_counter() - began,
+        )
+
+    def fit_best(self, points: Points, starts: Starts, options: FitOptions) -> MixtureResult:
+        """Draws around the best of EM's fits over all starts, or around the fit that is resumed."""
+        if starts.resumed:
+            (start,) = starts
+        else:  # of NUTS the chains show their progress, and the EM before it is brief
+            start = EM().best_of(points, starts, replace(options, progress=Progress())).parameters
+        return self.fit(points, start, replace(options, seed=starts.seed()))
 
 
 def _model(
     x: Tensor,
     begins: Sequence[MixtureParameters],
     n_components: int | None,
-    covariance_type: CovarianceType,
+    covariance_type: CovarianceType | CovarianceStructure,
     priors: Priors | None,
     model: MixtureModel | None,
     reg_covar: float,
@@ -308,7 +357,7 @@ def _forecast(potential: WhitenedPotential, settings: Settings, chains: int, pro
     if progress:
         tqdm.write(f"{said}.", file=sys.stderr)
     else:
-        warn(f"{said}. verbose=1 shows the progress, and nuts_processes runs chains side by side.", UserWarning)
+        warn(f"{said}. verbose=1 shows the progress, and processes of NUTS run chains side by side.", UserWarning)
 
 
 def _duration(seconds: float) -> str:
@@ -344,9 +393,3 @@ def _warned(
     if said:
         warn(f"NUTS: {'; '.join(said)}. Take more draws, a longer warmup or narrower priors, or fewer components.")
     return mixed and enough
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"Expected {name} >= 1; got {count}.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, ClassVar, final
 
+import pyro
 import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import (
@@ -17,28 +19,29 @@ from pyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
 )
-from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
-from pyro.poutine import Trace
+from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.draws import MixturePosterior, posterior_of_guide
+from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, all_points
+from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordinates
 from latentmix.inference.mixtures.em.statistics import moments, repair
+from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
-from latentmix.inference.mixtures.standardised import Priors, standardised_model
+from latentmix.inference.mixtures.standardised import Priors, check_priors, standardised_model
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
+from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
-from latentmix.inference.objectives.terms import Stochastic, Terms
-from latentmix.inference.objectives.twins import TraceEnumTwin
 from latentmix.inference.svi.fit import SVIResult, fit
-from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler
+from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
+from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["MixtureSVIResult", "RegularizedEnum", "check_guide", "fit_mixture_svi"]
+__all__ = ["SVI", "MixtureSVIResult"]
 
 _GUIDES = (AutoDelta, AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
 # Changes of the bound in succession, each below the tolerance, that end a noiseless fit.
@@ -80,8 +83,31 @@ class MixtureSVIResult:
 
     @cached_property
     def posterior(self) -> MixturePosterior:
-        """Draws of the guide, which must be a density: made once, and left out of pickles."""
-        return posterior_of_guide(self, seed=self.seed)
+        """1,000 draws of the guide, which must be a density: made once, and left out of pickles."""
+        return self.draw(seed=self.seed)
+
+    @torch.inference_mode(False)
+    def draw(self, draws: int = 1000, *, seed: int = 0, reference: MixtureParameters | None = None) -> MixturePosterior:
+        """Draws of the guide as a posterior of one chain, in the data's coordinates.
+
+        Args:
+            draws: Number of draws.
+            seed: Seed of the draws.
+            reference: Mixture to align the draws with, in the data's coordinates; a guide has one mode, so that by
+                default they stay as they are.
+
+        Raises:
+            ValueError: If there is no draw, or the guide is a point.
+        """
+        if draws < 1:
+            raise ValueError(f"Expected draws >= 1; got {draws}.")
+        if isinstance(self.guide, AutoDelta):
+            raise ValueError("Expected a guide with a density, such as AutoMultivariateNormal; got AutoDelta.")
+        like = self.location.new_zeros(1, len(self.location), dtype=torch.float64)
+        with isolated(seed=seed, validation=False), torch.no_grad(), pyro.plate("draws", draws, dim=-2):
+            drawn = self.guide(like)
+        sites = {name: drawn[name].detach().reshape(1, draws, *shape) for name, shape in self.model.shapes.items()}
+        return in_data_coordinates(sites, self.model, self.location, self.scale, "svi", reference)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "posterior"}
@@ -90,72 +116,6 @@ class MixtureSVIResult:
     def n_iter(self) -> int:
         """Number of epochs."""
         return len(self.lower_bounds)
-
-
-class RegularizedEnum(TraceEnumTwin):
-    r"""`TraceEnum_ELBO` regularized as EM is.
-
-    An M step of EM that adds `reg_covar` to the variances maximises the expected log-density less
-    :math:`\tfrac12 \sum_k N_k \operatorname{tr}(\Sigma_k^{-1} \epsilon)`, with the sums :math:`N_k` of
-    responsibilities as they are. So does the loss here: it is stationary where EM ends, whatever the floor. The ELBO
-    that is reported lacks that term, as EM's bound does.
-
-    Args:
-        elbo: Pyro's own.
-        model: The mixture, without a floor.
-        regularization: `(D,)` variances :math:`\epsilon` that are added.
-    """
-
-    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
-        super().__init__(elbo)
-        self._structure = model.structure
-        self._regularization = regularization if bool((regularization > 0).any()) else None
-
-    def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """See `Twin.particle`."""
-        loss, elbo, log_likelihood = super().particle(model_trace, guide_trace)
-        if self._regularization is None:
-            return loss, elbo, log_likelihood
-        sites = model_trace.nodes
-        correlation = sites["correlation_cholesky"]["value"] if "correlation_cholesky" in sites else None
-        scales: Any = sites["scales"]["value"]
-        traces = self._structure.precision_traces(scales, correlation, self._regularization)
-        with torch.no_grad():
-            joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
-            counts = joint.softmax(0).sum(1) * sites["x"]["scale"]
-        return loss + 0.5 * (counts * traces).sum(), elbo, log_likelihood
-
-
-class _Noiseless(RegularizedEnum):
-    """The objective of a point-mass guide and all the data: what was evaluated at a point is kept.
-
-    `fit` looks at the objective twice before its first step.
-
-    Attributes:
-        value: The loss of the last step, in nats per datum.
-    """
-
-    value: float
-
-    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
-        super().__init__(elbo, model, regularization)
-        self._kept: tuple[object, Terms] | None = None
-
-    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        """See `Objective.terms`."""
-        assert isinstance(guide, AutoDelta)
-        leaves = [(id(leaf), leaf._version) for leaf in guide.parameters()]
-        key = (leaves, [(tensor.data_ptr(), tensor.shape) for tensor in batch], torch.is_grad_enabled())
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, super().terms(model, guide, *batch))
-        return self._kept[1]
-
-    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        """See `Objective.backward`."""
-        terms = super().backward(model, guide, *batch)
-        self.value = float(terms.loss.detach())
-        self._kept = None
-        return terms
 
 
 class _Watch(Callback):
@@ -167,12 +127,12 @@ class _Watch(Callback):
     Args:
         guide: The point mass.
         objective: What the fit minimises, `None` where that is noisy.
-        tol: As `fit_mixture_svi` takes it.
+        tol: As `SVI` takes it.
         patience: Likewise.
         smooth: Whether steps are so regular that two small changes in succession are the end.
     """
 
-    def __init__(self, guide: AutoGuide, objective: _Noiseless | None, tol: float, patience: int, smooth: bool) -> None:
+    def __init__(self, guide: AutoGuide, objective: Noiseless | None, tol: float, patience: int, smooth: bool) -> None:
         self.guide, self.objective, self.tol, self.patience, self.smooth = guide, objective, tol, patience, smooth
         self.losses: list[float] = []
         self.values: list[float] = []
@@ -227,24 +187,9 @@ def check_guide(family: Callable[..., AutoGuide]) -> None:
         raise ValueError(f"Expected a guide out of {names}, or a class of your own; got {kind.__name__}.")
 
 
-@torch.inference_mode(False)
-def fit_mixture_svi(
-    x: Tensor,
-    start: MixtureParameters,
-    *,
-    priors: Priors | None = None,
-    reg_covar: float = 1e-6,
-    family: Callable[..., AutoGuide] = AutoDelta,
-    epochs: int = 1000,
-    tol: float = 1e-6,
-    patience: int = 10,
-    batch_size: int | None = None,
-    optimizer: MakeOptimizer | PyroOptim | None = None,
-    scheduler: MakeScheduler | None = None,
-    seed: int = 0,
-    callbacks: Sequence[Callback] = (),
-) -> MixtureSVIResult:
-    """Fit a Gaussian mixture by SVI on `TraceEnum_ELBO`, the assignments summed out exactly.
+@final
+class SVI(Algorithm):
+    """Stochastic variational inference of a `MixtureModel` on `TraceEnum_ELBO`, the assignments summed out exactly.
 
     By default a noiseless fit takes natural-gradient steps, thirty at most, fewer where they gain less than 1e-3
     nats per datum; they stay close to EM's path, so that it mostly ends at the same optimum. Then curvature is
@@ -254,102 +199,185 @@ def fit_mixture_svi(
     float64.
 
     Args:
-        x: `n x D` points.
-        start: The mixture to start from, in the data's coordinates.
-        priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's
-            coordinates; what is left out takes that model's default, which is one of standardised data. By default
-            no prior is informative: every global is `ImproperUniform`, and the fit is maximum likelihood.
-        reg_covar: Variance, in the data's coordinates, that each component takes on top of its estimate in every
-            direction, as in EM: with it a point mass under flat priors ends where EM does, over features of any scales.
-        family: Class of the guide: `AutoDelta`, `AutoNormal`, `AutoDiagonalNormal`, `AutoMultivariateNormal`,
-            `AutoLowRankMultivariateNormal`, or an `AutoGuide` of one's own.
+        guide: Class of the guide: `AutoDelta`, `AutoNormal`, `AutoDiagonalNormal`, `AutoMultivariateNormal`,
+            `AutoLowRankMultivariateNormal`, or an `AutoGuide` of one's own. The estimates are its medians.
+        optimizer: Makes the optimizer; by default, for a noiseless objective (`AutoDelta`, all the data),
+            natural-gradient steps in `MixtureMetric`, accelerated by `QuasiNewton`; else Adam with learning rate
+            0.02 and a cosine schedule.
+        scheduler: Makes the learning-rate schedule.
         epochs: Most passes over the data.
         tol: A noiseless fit ends when `patience` epochs together gained less, in nats per datum; with the default
             optimizer also where the bound changed by less over two epochs, about where EM of that tolerance ends.
         patience: See `tol`.
         batch_size: Data a step; by default all.
-        optimizer: Makes the optimizer; by default, for a noiseless objective (`AutoDelta`, all the data),
-            natural-gradient steps in `MixtureMetric`, accelerated by `QuasiNewton`; else Adam with learning rate
-            0.02 and a cosine schedule.
-        scheduler: Makes the learning-rate schedule.
-        seed: Seed of the fit.
-        callbacks: Passed to `fit`.
+        priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's
+            coordinates; what is left out takes that model's default, which is one of standardised data. By default
+            no prior is informative: every global is `ImproperUniform`, and the fit is maximum likelihood.
 
-    Returns:
-        The fitted mixture, its model and its guide.
-
-    Raises:
-        ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
+    Example:
+        >>> import torch
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> from latentmix.inference import SVI, GaussianMixture
+        >>> svi = SVI(guide=AutoNormal, epochs=20, priors={})
+        >>> fitted = GaussianMixture(2, inference=svi, random_state=0).fit(torch.randn(50, 2))
+        >>> fitted.posterior_.sites["means"].shape
+        torch.Size([1, 1000, 2, 2])
     """
-    check_guide(family)
-    noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
-    made = standardised_model(x, len(start.weights), start.structure, priors=priors, reg_covar=reg_covar, floored=False)
-    model, location, scale = made.model, made.location, made.scale
-    standardised = made.points(x)
-    given = getattr(family, "keywords", {})  # of a functools.partial
-    options = {"init_scale": 0.02} if family is not AutoDelta and "init_scale" not in given else {}
-    guide = global_guide(model, family=family, start=made.sites(start), **options)
-    if optimizer is None and noisy:
-        optimizer = partial(torch.optim.Adam, lr=0.02, fused=True)
-        scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs)
-    with isolated(seed=None if family is AutoDelta else seed):
-        guide(standardised[:1])
-    metric = None
-    if optimizer is None and isinstance(guide, AutoDelta) and not noisy:
-        metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
-        optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
-    elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    objective = (RegularizedEnum if noisy else _Noiseless)(elbo, model, reg_covar / scale.square())
-    watch = _Watch(
-        guide, objective if isinstance(objective, _Noiseless) else None, tol, patience, smooth=metric is not None
-    )
-    result = None
-    try:
-        result = fit(
-            model,
+
+    name = "svi"
+    seeded = True
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "guide": [callable],
+        "optimizer": [object],  # see `check`
+        "scheduler": [object],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "priors": [Mapping, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        guide: Callable[..., AutoGuide] = AutoDelta,
+        optimizer: MakeOptimizer | PyroOptim | None = None,
+        scheduler: MakeScheduler | None = None,
+        epochs: int = 1000,
+        tol: float = 1e-6,
+        patience: int = 10,
+        batch_size: int | None = None,
+        priors: Priors | None = None,
+    ) -> None:
+        self.guide = guide
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.epochs = epochs
+        self.tol = tol
+        self.patience = patience
+        self.batch_size = batch_size
+        self.priors = priors
+
+    def check(self, points: Points, structure: CovarianceStructure, n_components: int, options: FitOptions) -> None:
+        super().check(points, structure, n_components, options)
+        if self.optimizer is not None:
+            as_optimizer(self.optimizer)
+        if self.scheduler is not None:
+            as_scheduler(self.scheduler)
+        check_guide(self.guide)
+        if self.priors is not None:
+            check_priors(self.priors, n_components, points.location, structure)
+
+    @torch.inference_mode(False)
+    def fit(
+        self,
+        points: Tensor | Points,
+        start: MixtureParameters,
+        options: FitOptions = FitOptions(),
+        *,
+        callbacks: Sequence[Callback] = (),
+    ) -> MixtureSVIResult:
+        """Fit a mixture to points.
+
+        `options.reg_covar` is the variance, in the data's coordinates, that each component takes on top of its estimate
+        in every direction, as in EM: with it a point mass under flat priors ends where EM does, over features of any
+        scales.
+
+        Args:
+            points: `n x D` points.
+            start: The mixture to start from, in the data's coordinates.
+            options: `reg_covar` and `seed` are read.
+            callbacks: Passed to `fit` of `latentmix.inference`.
+
+        Returns:
+            The fitted mixture, its model and its guide.
+
+        Raises:
+            ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
+        """
+        check_guide(self.guide)
+        x, family, reg_covar = all_points(points, "inference='svi'")[0], self.guide, options.reg_covar
+        optimizer, scheduler, batch_size = self.optimizer, self.scheduler, self.batch_size
+        noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
+        made = standardised_model(
+            x, len(start.weights), start.structure, priors=self.priors, reg_covar=reg_covar, floored=False
+        )
+        model, location, scale = made.model, made.location, made.scale
+        standardised = made.points(x)
+        given = getattr(family, "keywords", {})  # of a functools.partial
+        widths = {"init_scale": 0.02} if family is not AutoDelta and "init_scale" not in given else {}
+        guide = global_guide(model, family=family, start=made.sites(start), **widths)
+        if optimizer is None and noisy:
+            optimizer = partial(torch.optim.Adam, lr=0.02, fused=True)
+            scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=self.epochs)
+        with isolated(seed=None if family is AutoDelta else options.seed):
+            guide(standardised[:1])
+        metric = None
+        if optimizer is None and isinstance(guide, AutoDelta) and not noisy:
+            metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
+            optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
+        elbo = TraceEnum_ELBO(max_plate_nesting=1)
+        objective = (RegularizedEnum if noisy else Noiseless)(elbo, model, reg_covar / scale.square())
+        watch = _Watch(
             guide,
-            standardised,
-            epochs=epochs,
-            batch_size=batch_size,
-            objective=objective,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            seed=seed,
-            callbacks=[watch, *callbacks],
+            objective if isinstance(objective, Noiseless) else None,
+            self.tol,
+            self.patience,
+            smooth=metric is not None,
         )
-    except DivergenceError:
-        if noisy or watch.best is None:
-            raise
-    watch.restore()
-    with torch.no_grad(), isolated():
-        sites = guide.median()
-    fitted = model.parameters({name: value.detach() for name, value in sites.items()})
-    # Singular is what the covariances themselves cannot be told from, whatever the digits of their factors.
-    rounded = MixtureParameters(fitted.weights, fitted.means, fitted.covariances, fitted.structure)
-    rounded, repaired = repair(rounded, moments(standardised)[1])
-    if repaired:
-        fitted = rounded
+        result = None
+        try:
+            result = fit(
+                model,
+                guide,
+                standardised,
+                epochs=self.epochs,
+                batch_size=batch_size,
+                objective=objective,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                seed=options.seed,
+                callbacks=[watch, *callbacks],
+            )
+        except DivergenceError:
+            if noisy or watch.best is None:
+                raise
+        watch.restore()
+        with torch.no_grad(), isolated():
+            sites = guide.median()
+        fitted = model.parameters({name: value.detach() for name, value in sites.items()})
+        # Singular is what the covariances themselves cannot be told from, whatever the digits of their factors.
+        rounded = MixtureParameters(fitted.weights, fitted.means, fitted.covariances, fitted.structure)
+        rounded, repaired = repair(rounded, moments(standardised)[1])
+        if repaired:
+            fitted = rounded
+            warn(
+                "SVI ended at a singular covariance, which got a jitter: its likelihood has no maximum there; raise "
+                "reg_covar, or fit fewer components."
+            )
+        jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
+        bounds = [-loss - jacobian for loss in watch.losses]
+        parameters = fitted.affine(scale, location)
+        lost = noisy and _lost(parameters, start, x)
+        return MixtureSVIResult(
+            parameters=parameters,
+            lower_bounds=bounds,
+            lower_bound=bounds[watch.taken],
+            converged=(watch.converged or (noisy and result is not None)) and not repaired and not lost,
+            model=model,
+            guide=guide,
+            location=location,
+            scale=scale,
+            svi=result,
+            noisy=noisy,
+            seed=options.seed,
+        )
+
+    def _warn_of(self, result: MixtureResult, options: FitOptions) -> None:
         warn(
-            "SVI ended at a singular covariance, which got a jitter: its likelihood has no maximum there; raise "
-            "reg_covar, or fit fewer components."
+            f"The best of the svi fits did not converge in {result.n_iter} iterations: raise epochs or tol of SVI, try "
+            "another start, or check for degenerate data."
         )
-    jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
-    bounds = [-loss - jacobian for loss in watch.losses]
-    parameters = fitted.affine(scale, location)
-    lost = noisy and _lost(parameters, start, x)
-    return MixtureSVIResult(
-        parameters=parameters,
-        lower_bounds=bounds,
-        lower_bound=bounds[watch.taken],
-        converged=(watch.converged or (noisy and result is not None)) and not repaired and not lost,
-        model=model,
-        guide=guide,
-        location=location,
-        scale=scale,
-        svi=result,
-        noisy=noisy,
-        seed=seed,
-    )
 
 
 def _lost(fitted: MixtureParameters, start: MixtureParameters, x: Tensor) -> bool:

@@ -11,7 +11,9 @@ from sklearn.mixture import GaussianMixture as Reference
 
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.nuts.fit import NUTS
 from latentmix.inference.mixtures.points.processes import Processes
+from latentmix.inference.mixtures.svi.fit import SVI
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
 
@@ -170,12 +172,13 @@ def test_a_seeded_fit_leaves_the_global_random_state_alone(x):
     assert (np.random.get_state()[1] == before).all()
 
 
-@pytest.mark.parametrize("inference", ["svi", "nuts"])
+@pytest.mark.parametrize("inference", [SVI(epochs=3), NUTS(chains=1, draws=3, warmup=3)])
 def test_an_array_in_a_file_that_is_moved(x, tmp_path, inference):
     np.save(tmp_path / "x.npy", x[:60].astype(np.float32))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    short = {"svi_epochs": 3, "nuts_chains": 1, "nuts_draws": 3, "nuts_warmup": 3, "random_state": 0}
-    mixture = GaussianMixture(2, inference=inference, covariance_type="diag", device="cpu", dtype="float64", **short)
+    mixture = GaussianMixture(
+        2, inference=inference, covariance_type="diag", device="cpu", dtype="float64", random_state=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         held = clone(mixture).fit(np.array(mapped))

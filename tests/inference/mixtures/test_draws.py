@@ -8,9 +8,9 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
-from latentmix.inference.mixtures.draws import MixturePosterior, posterior_of_guide
+from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.standardised import standardised_model
-from latentmix.inference.mixtures.svi.fit import MixtureSVIResult, fit_mixture_svi
+from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -102,13 +102,13 @@ def svi() -> tuple[torch.Tensor, MixtureSVIResult]:
     x = 50 + 4 * torch.randn(400, 1, generator=generator, dtype=torch.float64)
     start = MixtureParameters(torch.ones(1).double(), x.mean(0)[None], x.var(0)[None], covariance_structure("diag"))
     priors = {"means": dist.Normal(0.0, 100.0), "scales": dist.HalfNormal(20.0)}
-    return x, fit_mixture_svi(x, start, priors=priors, family=AutoMultivariateNormal, epochs=400)
+    return x, SVI(priors=priors, guide=AutoMultivariateNormal, epochs=400).fit(x, start)
 
 
 def test_draws_of_a_guide_are_the_posterior_s(svi) -> None:
     """One Gaussian: the posterior of its mean is normal, of mean and sd in closed form up to the prior's 1e-3."""
     x, result = svi
-    posterior = posterior_of_guide(result, draws=800, seed=1)
+    posterior = result.draw(800, seed=1)
     means = posterior.sites["means"].flatten()
     exact = float(x.std() / math.sqrt(len(x)))
     # Five standard errors of 800 draws (false alarm 6e-7), and a tenth of the sd for the optimizer's noise.
@@ -116,12 +116,12 @@ def test_draws_of_a_guide_are_the_posterior_s(svi) -> None:
     assert float(means.std()) == pytest.approx(exact, rel=5 / math.sqrt(1600) + 0.1)
     assert posterior.inference == "svi"
     assert (posterior.n_chains, posterior.n_draws) == (1, 800)
-    again = posterior_of_guide(result, draws=800, seed=1).sites["means"]
+    again = result.draw(800, seed=1).sites["means"]
     assert torch.equal(again, posterior.sites["means"])
 
 
 def test_a_guide_has_no_r_hat(svi) -> None:
-    posterior = posterior_of_guide(svi[1], draws=10)
+    posterior = svi[1].draw(10)
     assert "r_hat" not in posterior.summary().columns
     for call in (posterior.r_hat, posterior.ess):
         with pytest.raises(ValueError, match="Expected draws of NUTS; got draws of a guide"):
@@ -131,10 +131,10 @@ def test_a_guide_has_no_r_hat(svi) -> None:
 def test_refuses_a_point_and_no_draws(svi) -> None:
     x, result = svi
     with pytest.raises(ValueError, match="Expected draws >= 1; got 0"):
-        posterior_of_guide(result, draws=0)
-    point = fit_mixture_svi(x, result.parameters, epochs=2)
+        result.draw(0)
+    point = SVI(epochs=2).fit(x, result.parameters)
     with pytest.raises(ValueError, match="Expected a guide with a density"):
-        posterior_of_guide(point)
+        point.draw()
 
 
 def test_a_mean_field_guide_and_alignment(svi) -> None:
@@ -146,9 +146,9 @@ def test_a_mean_field_guide_and_alignment(svi) -> None:
         torch.full((2, 1), 9.0).double(),
         structure,
     )
-    result = fit_mixture_svi(x, start, priors={}, family=AutoNormal, epochs=30)
-    plain = posterior_of_guide(result, draws=20)
-    turned = posterior_of_guide(result, draws=20, reference=start.permuted(torch.tensor([1, 0])))
+    result = SVI(priors={}, guide=AutoNormal, epochs=30).fit(x, start)
+    plain = result.draw(20)
+    turned = result.draw(20, reference=start.permuted(torch.tensor([1, 0])))
     assert torch.equal(plain.sites["means"].flip(2), turned.sites["means"])
     expected = standardised_model(x, 2, structure, priors={})
     torch.testing.assert_close(result.location, expected.location)

@@ -17,10 +17,11 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as Reference
 
 from latentmix.guides.mixture import global_guide
+from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.svi.fit import fit_mixture_svi
+from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.model import MixtureModel
 
@@ -51,7 +52,7 @@ def test_em_is_scikit_learn_s(x, covariance_type):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-@pytest.mark.parametrize("inference", ["em", "svi"])
+@pytest.mark.parametrize("inference", ["em", SVI(tol=1e-9)])
 def test_from_a_given_start(x, covariance_type, inference):
     first = GaussianMixture(4, covariance_type=covariance_type, random_state=1).fit(x)
     given = {
@@ -61,7 +62,7 @@ def test_from_a_given_start(x, covariance_type, inference):
     }
     options = {"covariance_type": covariance_type, "tol": 1e-10, "max_iter": 2000, **given}
     theirs = Reference(4, **options).fit(x)
-    ours = GaussianMixture(4, inference=inference, svi_tol=1e-9, **options).fit(x)
+    ours = GaussianMixture(4, inference=inference, **options).fit(x)
     assert ours.score(x) == pytest.approx(theirs.score(x), abs=1e-6)
     np.testing.assert_allclose(ours.means_, theirs.means_, atol=5e-3)
 
@@ -87,7 +88,7 @@ def test_svi_stays_at_em_s_answer(covariance_type, reg_covar):
     assert -loss.item() - spread.log().sum().item() == pytest.approx(likelihood, abs=1e-9)
     if reg_covar == 0:
         assert gradient.norm() <= 1e-6
-    fitted = fit_mixture_svi(data, answer.parameters, reg_covar=reg_covar, epochs=30)
+    fitted = SVI(epochs=30).fit(data, answer.parameters, FitOptions(reg_covar=reg_covar))
     tolerance = 1e-6 if reg_covar == 0 else 1e-4
     assert fitted.parameters.log_likelihood(data).mean().item() == pytest.approx(likelihood, abs=tolerance)
     assert fitted.parameters.log_likelihood(data).mean().item() >= likelihood - 1e-9
@@ -107,12 +108,12 @@ def test_svi_reaches_em_from_a_common_start(make, reg_covar):
 def test_priors_lower_the_likelihood_and_matter():
     x = digits()[:300]
     flat = GaussianMixture(3, inference="svi", random_state=0).fit(x)
-    default = GaussianMixture(3, inference="svi", random_state=0, priors={}).fit(x)
+    default = GaussianMixture(3, inference=SVI(priors={}), random_state=0).fit(x)
     assert flat.score(x) - 0.5 < default.score(x) < flat.score(x) - 1e-4
 
 
 def test_a_mean_field_posterior(x):
-    options = {"inference": "svi", "guide": AutoNormal, "priors": {}, "svi_epochs": 300, "random_state": 0}
+    options = {"inference": SVI(guide=AutoNormal, priors={}, epochs=300), "random_state": 0}
     fitted = GaussianMixture(4, **options).fit(x)
     em = GaussianMixture(4, random_state=0).fit(x)
     assert fitted.score(x) > em.score(x) - 0.05
@@ -120,7 +121,7 @@ def test_a_mean_field_posterior(x):
 
 
 def test_minibatches(x):
-    fitted = GaussianMixture(4, inference="svi", batch_size=50, svi_epochs=60, random_state=0).fit(x)
+    fitted = GaussianMixture(4, inference=SVI(batch_size=50, epochs=60), random_state=0).fit(x)
     assert fitted.score(x) > GaussianMixture(4, random_state=0).fit(x).score(x) - 0.02
 
 
@@ -149,8 +150,8 @@ def test_clone_pickle_and_repeat(x, inference):
     np.testing.assert_array_equal(loaded.predict_proba(x), fitted.predict_proba(x))
 
 
-@pytest.mark.parametrize("options", [{}, {"inference": "svi"}, {"inference": "svi", "guide": AutoNormal}])
-def test_no_side_effects(x, options):
+@pytest.mark.parametrize("inference", ["em", SVI(epochs=5), SVI(epochs=5, guide=AutoNormal)])
+def test_no_side_effects(x, inference):
     pyro.param("kept", torch.ones(()))
     before = (
         torch.get_rng_state(),
@@ -162,7 +163,7 @@ def test_no_side_effects(x, options):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fitted = GaussianMixture(4, svi_epochs=5, random_state=0, **options).fit(x)
+        fitted = GaussianMixture(4, inference=inference, random_state=0).fit(x)
     fitted.predict(x)
     fitted.sample(5)
     assert torch.equal(before[0], torch.get_rng_state())
@@ -218,8 +219,8 @@ def test_labels_name_the_components(inference):
 def test_unconverged_fits_warn(x):
     with pytest.warns(ConvergenceWarning, match="did not converge.*increase max_iter"):
         GaussianMixture(4, max_iter=2, tol=0).fit(x)
-    with pytest.warns(ConvergenceWarning, match="raise svi_epochs"):
-        GaussianMixture(4, inference="svi", svi_epochs=2).fit(x)
+    with pytest.warns(ConvergenceWarning, match="raise epochs"):
+        GaussianMixture(4, inference=SVI(epochs=2)).fit(x)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -17,10 +17,10 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
 from latentmix.inference import (
+    NUTS,
+    SVI,
     BayesianGaussianMixture,
     GaussianMixture,
-    fit_mixture_nuts,
-    fit_mixture_svi,
     modes,
     select,
     standard_errors,
@@ -65,20 +65,20 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "missing values": lambda: GaussianMixture(K, missing="marginalize", random_state=0).fit(holes()).impute(holes()),
     "impute": lambda: impute(holes(), fitted().parameters_),
     "variational": lambda: BayesianGaussianMixture(n_components=3, random_state=0).fit(plane()).sample(3),
-    "SVI": lambda: fit_mixture_svi(plane(), fitted().parameters_, epochs=3),
+    "SVI": lambda: SVI(epochs=3).fit(plane(), fitted().parameters_),
     "SVI with a full guide": lambda: GaussianMixture(
-        K, inference="svi", guide=AutoMultivariateNormal, svi_epochs=5, priors={}, random_state=0
+        K, inference=SVI(guide=AutoMultivariateNormal, epochs=5, priors={}), random_state=0
     ).fit(plane()),
     "draws of a guide": lambda: repr(
-        GaussianMixture(K, inference="svi", guide=AutoMultivariateNormal, svi_epochs=3, priors={}, random_state=0)
+        GaussianMixture(K, inference=SVI(guide=AutoMultivariateNormal, epochs=3, priors={}), random_state=0)
         .fit(plane())
         .posterior_
     ),
-    "NUTS": lambda: fit_mixture_nuts(plane(), n_components=K, chains=2, draws=6, warmup=6),
+    "NUTS": lambda: NUTS(chains=2, draws=6, warmup=6).fit(plane(), n_components=K),
     "NUTS by the estimator": lambda: GaussianMixture(
-        K, inference="nuts", nuts_chains=1, nuts_draws=6, nuts_warmup=6, random_state=0
+        K, inference=NUTS(chains=1, draws=6, warmup=6), random_state=0
     ).fit(plane()),
-    "NUTS that fails": refused(lambda: fit_mixture_nuts(plane(), n_components=0)),
+    "NUTS that fails": refused(lambda: NUTS().fit(plane(), n_components=0)),
     "standard errors": lambda: standard_errors(fitted(), plane()),
     "bootstrap": lambda: standard_errors(fitted(), plane(), method="bootstrap", n_bootstrap=3),
     "modes": lambda: modes(plane(), K, n_starts=3),

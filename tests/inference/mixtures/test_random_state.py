@@ -13,6 +13,8 @@ from pyro.infer.autoguide import AutoNormal
 from latentmix.inference import BayesianGaussianMixture, GaussianMixture
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.analysis.standard_errors import standard_errors
+from latentmix.inference.mixtures.nuts.fit import NUTS
+from latentmix.inference.mixtures.svi.fit import SVI
 
 from tests.inference.process import differences, plane, snapshot
 
@@ -35,9 +37,9 @@ FITS: dict[str, Callable[[], Any]] = {
     "missing": lambda: means(GaussianMixture(6, missing="marginalize", max_iter=3)),
     "batches": lambda: GaussianMixture(6).fit([X[:70], X[70:]]).means_.tolist(),
     "stepwise": lambda: GaussianMixture(6).partial_fit(X).means_.tolist(),
-    "SVI": lambda: means(GaussianMixture(6, inference="svi", svi_epochs=5)),
-    "SVI with a density": lambda: means(GaussianMixture(2, inference="svi", guide=AutoNormal, svi_epochs=5)),
-    "NUTS": lambda: means(GaussianMixture(2, inference="nuts", nuts_chains=1, nuts_draws=4, nuts_warmup=4)),
+    "SVI": lambda: means(GaussianMixture(6, inference=SVI(epochs=5))),
+    "SVI with a density": lambda: means(GaussianMixture(2, inference=SVI(guide=AutoNormal, epochs=5))),
+    "NUTS": lambda: means(GaussianMixture(2, inference=NUTS(chains=1, draws=4, warmup=4))),
     "Bayesian": lambda: means(BayesianGaussianMixture(n_components=6, max_iter=5)),
     "sample": lambda: GaussianMixture(2, random_state=0).fit(X).set_params(random_state=None).sample(4)[0].tolist(),
     "Bayesian sample": lambda: (

@@ -12,6 +12,7 @@ from torch.optim import LBFGS, SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from latentmix.inference import GaussianMixture, SVIResult, fit
+from latentmix.inference.mixtures.svi.fit import SVI
 
 from tests.inference.svi.test_fit import normal_data, plain_guide, plain_model
 
@@ -81,18 +82,17 @@ def test_what_cannot_train_is_refused_with_the_form_to_use(options: dict[str, An
         fitted(**options)
 
 
-@pytest.mark.parametrize("inference", ["svi", "em"])
 @pytest.mark.parametrize(("options", "message"), REFUSED)
-def test_mixtures_refuse_likewise(inference: Any, options: dict[str, Any], message: str) -> None:
+def test_mixtures_refuse_likewise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        GaussianMixture(2, inference=inference, random_state=0, **options).fit(normal_data(50)[:, None])
+        GaussianMixture(2, inference=SVI(**options), random_state=0).fit(normal_data(50)[:, None])
 
 
 def test_mixtures_take_an_optimizer_of_pyro() -> None:
     x = normal_data(50)[:, None]
 
     def bound(optimizer: Any) -> float:
-        mixture = GaussianMixture(1, inference="svi", svi_epochs=5, optimizer=optimizer, random_state=0)
+        mixture = GaussianMixture(1, inference=SVI(epochs=5, optimizer=optimizer), random_state=0)
         with pytest.warns(ConvergenceWarning):
             return float(mixture.fit(x).lower_bound_)
 

@@ -7,10 +7,10 @@ import torch
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
-from latentmix.inference.mixtures.draws import posterior_of_guide
+from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.nuts.fit import fit_mixture_nuts
-from latentmix.inference.mixtures.svi.fit import fit_mixture_svi
+from latentmix.inference.mixtures.nuts.fit import NUTS
+from latentmix.inference.mixtures.svi.fit import SVI
 
 from tests.verify.registry import Figures, proof
 
@@ -38,14 +38,14 @@ def posterior_draws_lie_below_the_maximum() -> Figures:
     passed = True
     for seed in range(2):
         x = _overlapping(seed)
-        nuts = fit_mixture_nuts(x, n_components=3, chains=4, draws=500, warmup=300, seed=seed)
+        nuts = NUTS(chains=4, draws=500, warmup=300).fit(x, options=FitOptions(seed=seed), n_components=3)
         highest = fit_em(x, nuts.reference, reg_covar=0.0, tol=1e-13, max_iter=20_000).parameters
         top, expected = float(highest.log_likelihood(x).mean()), highest.n_parameters() / (2 * _SIZE)
         ratio = (top - nuts.lower_bound) / expected
         beside = {}
         for family in (AutoMultivariateNormal, AutoNormal):
-            svi = fit_mixture_svi(x, nuts.reference, priors={}, family=family, epochs=1500, seed=seed)
-            draws = posterior_of_guide(svi, draws=2000, seed=seed).log_likelihood(x)
+            svi = SVI(priors={}, guide=family, epochs=1500).fit(x, nuts.reference, FitOptions(seed=seed))
+            draws = svi.draw(2000, seed=seed).log_likelihood(x)
             beside[family.__name__] = (top - float(draws.mean()) / _SIZE) / expected
         figures[f"seed {seed}"] = {
             "maximum": top,

@@ -13,10 +13,10 @@ from pyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNormal
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from latentmix.inference import fit_mixture_svi
+from latentmix.inference import SVI
 from latentmix.inference.diagnostics.calibration import CalibrationReport, Fitted, calibrate
-from latentmix.inference.mixtures.draws import posterior_of_guide
-from latentmix.inference.mixtures.nuts.fit import fit_mixture_nuts
+from latentmix.inference.mixtures.algorithm import FitOptions
+from latentmix.inference.mixtures.nuts.fit import NUTS
 from latentmix.models import MixtureParameters
 from latentmix.models.mixture.covariances import covariance_structure
 
@@ -104,16 +104,16 @@ def nuts(x: Tensor, seed: int, *, size: int = N_POINTS, **changed: dist.TorchDis
     seen = x[:size]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # `calibrate` counts what has not converged
-        result = fit_mixture_nuts(
-            seen, start(seen), priors=priors(**changed), reg_covar=0.0, chains=2, draws=80, warmup=60, seed=seed
+        result = NUTS(priors=priors(**changed), chains=2, draws=80, warmup=60).fit(
+            seen, start(seen), FitOptions(reg_covar=0.0, seed=seed)
         )
     return Fitted(result.posterior.sites, ("divergences",) if sum(result.divergences) else ())
 
 
 def svi(x: Tensor, seed: int, *, family: type[AutoGuide]) -> Fitted[Sites]:
     """Independent draws of a guide that enumerated SVI fitted."""
-    result = fit_mixture_svi(x, start(x), priors=priors(), reg_covar=0.0, family=family, epochs=400, seed=seed)
-    drawn = posterior_of_guide(result, draws=N_DRAWS, seed=seed).sites
+    result = SVI(priors=priors(), guide=family, epochs=400).fit(x, start(x), FitOptions(reg_covar=0.0, seed=seed))
+    drawn = result.draw(N_DRAWS, seed=seed).sites
     return Fitted({name: values[0] for name, values in drawn.items()}, () if result.converged else ("loss",))
 
 

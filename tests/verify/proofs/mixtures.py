@@ -21,11 +21,12 @@ from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import Session, latents_of
 from latentmix.guides import global_guide
-from latentmix.inference import GaussianMixture, fit_mixture_svi
+from latentmix.inference import SVI, GaussianMixture
 from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import start
-from latentmix.inference.mixtures.svi.fit import RegularizedEnum
+from latentmix.inference.mixtures.svi.objective import RegularizedEnum
 from latentmix.models import MixtureModel
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 
@@ -117,7 +118,7 @@ def svi_stays_at_em() -> Figures:
         for reg_covar in (0.0, 1e-6):
             answer = em(x, n_components, 0, reg_covar, 1e-15)
             gradient = gradient_norm(x, answer, reg_covar)
-            fitted = fit_mixture_svi(torch.from_numpy(x), answer.parameters_, reg_covar=reg_covar, epochs=200)
+            fitted = SVI(epochs=200).fit(torch.from_numpy(x), answer.parameters_, FitOptions(reg_covar=reg_covar))
             moved = float(fitted.parameters.log_likelihood(torch.from_numpy(x)).mean()) - float(answer.score(x))
             figures[f"{name}, floor {reg_covar:g}"] = {"gradient_norm": gradient, "log_likelihood_moved": moved}
             passed &= abs(moved) <= 1e-6 and gradient <= 1e-6
@@ -186,7 +187,7 @@ def _times(
     )
     runs: dict[str, Callable[[], object]] = {
         "em": partial(fit_em, points, first, tol=1e-6, max_iter=20_000),
-        "svi": partial(fit_mixture_svi, points, first),
+        "svi": partial(SVI().fit, points, first),
         "em_whole": partial(whole(inference="em").fit, x),
         "svi_whole": partial(whole(inference="svi").fit, x),
     }

@@ -17,6 +17,7 @@ from latentmix.inference.mixtures.em.initialization import (
     start,
 )
 from latentmix.inference.mixtures.points.points import as_points
+from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.models.mixture.covariances import covariance_structure
 
 from tests.inference.mixtures.clouds import TYPES, begin, blobs, synthetic
@@ -271,5 +272,5 @@ def test_every_start_serves_noise_and_noisy_svi(method, covariance_type):
     noise = np.full((140, 2), 0.3)
     under_noise = GaussianMixture(2, **options).fit(x, noise_covariance=noise)
     assert under_noise.score(x, noise_covariance=noise) > best - 0.5
-    noisy = GaussianMixture(2, inference="svi", batch_size=70, svi_epochs=40, **options).fit(x)
+    noisy = GaussianMixture(2, inference=SVI(batch_size=70, epochs=40), **options).fit(x)
     assert noisy.score(x) > best - 1.0  # in few steps

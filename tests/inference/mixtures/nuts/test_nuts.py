@@ -9,12 +9,14 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from tqdm.auto import tqdm
 
+from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.draws import MixturePosterior, effective_size
 from latentmix.inference.mixtures.nuts import chains
 from latentmix.inference.mixtures.nuts import fit as nuts
 from latentmix.inference.mixtures.nuts.chains import Settings
-from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult, fit_mixture_nuts
+from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
 from latentmix.inference.mixtures.nuts.potential import MixturePotential, WhitenedPotential
+from latentmix.inference.mixtures.progress import Progress
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -32,11 +34,17 @@ def two_groups(n: int = 60, gap: float = 6.0, n_features: int = 1) -> torch.Tens
     return x
 
 
+def sampled(x: torch.Tensor, start=None, options=FitOptions(), **named) -> MixtureNUTSResult:
+    """Draws by options of the sampler and of the mixture alike."""
+    mixture = {name: named.pop(name) for name in ("n_components", "covariance_type", "model") if name in named}
+    return NUTS(**named).fit(x, start, options, **mixture)
+
+
 def quick(x: torch.Tensor, *arguments, **options) -> MixtureNUTSResult:
     """A fit that is short, without the warning that it has not converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return fit_mixture_nuts(x, *arguments, **{**QUICK, **options})
+        return sampled(x, *arguments, **{**QUICK, **options})
 
 
 def check_moments(draws: torch.Tensor, ess: float, mean: float, sd: float) -> None:
@@ -48,15 +56,9 @@ def check_moments(draws: torch.Tensor, ess: float, mean: float, sd: float) -> No
 def test_one_gaussian_is_the_posterior_by_quadrature() -> None:
     """Mean and scale under a normal and a half-normal prior that count, against a grid in the data's coordinates."""
     x = 30 + 5 * two_groups(12, gap=0.0)
-    result = fit_mixture_nuts(
-        x,
-        n_components=1,
-        priors={"means": dist.Normal(25.0, 2.0), "scales": dist.HalfNormal(4.0)},
-        reg_covar=0.0,
-        chains=2,
-        draws=250,
-        warmup=100,
-    )
+    result = NUTS(
+        priors={"means": dist.Normal(25.0, 2.0), "scales": dist.HalfNormal(4.0)}, chains=2, draws=250, warmup=100
+    ).fit(x, options=FitOptions(reg_covar=0.0), n_components=1)
     mean, scale = torch.linspace(15, 45, 1201).double()[:, None], torch.linspace(0.01, 25, 1500).double()
     log = dist.Normal(25.0, 2.0).log_prob(mean) + dist.HalfNormal(4.0).log_prob(scale)
     log = log - len(x) * scale.log() - 0.5 * ((x[:, 0] - mean[..., None]) ** 2).sum(-1) / scale**2
@@ -203,7 +205,7 @@ def test_a_model_of_one_s_own() -> None:
 
 def test_short_chains_warn_and_have_not_converged() -> None:
     with pytest.warns(ConvergenceWarning, match="NUTS: R-hat is .*effective sample size is .*below 100 for each chain"):
-        result = fit_mixture_nuts(two_groups(), n_components=3, chains=2, draws=10, warmup=0)
+        result = NUTS(chains=2, draws=10, warmup=0).fit(two_groups(), n_components=3)
     assert not result.converged
 
 
@@ -212,8 +214,8 @@ def test_divergences_are_reported() -> None:
     x = torch.zeros(3, 1, dtype=torch.float64) + torch.tensor([[0.0], [1e-9], [9.0]], dtype=torch.float64)
     priors = {"scales": dist.LogNormal(0.0, 20.0), "means": dist.Normal(0.0, 1e4)}
     with pytest.warns(ConvergenceWarning, match=r"of 200 draws diverged"):
-        result = fit_mixture_nuts(
-            x, n_components=2, priors=priors, chains=2, draws=100, warmup=30, target_accept=0.3, reg_covar=0.0
+        result = NUTS(priors=priors, chains=2, draws=100, warmup=30, target_accept=0.3).fit(
+            x, options=FitOptions(reg_covar=0.0), n_components=2
         )
     assert sum(result.divergences) > 0
 
@@ -249,9 +251,9 @@ def test_statistics_are_in_double_precision(dtype) -> None:
     ("options", "message"),
     [
         ({}, "Expected n_components, a start or a model"),
-        ({"n_components": 2, "chains": 0}, "Expected chains >= 1; got 0"),
-        ({"n_components": 2, "target_accept": 1.0}, "Expected 0 < target_accept < 1"),
-        ({"n_components": 2, "warmup": -1}, "Expected warmup and jitter >= 0"),
+        ({"n_components": 2, "chains": 0}, "'chains' parameter of NUTS must be an int in the range"),
+        ({"n_components": 2, "target_accept": 1.0}, "'target_accept' parameter of NUTS must be a float in the range"),
+        ({"n_components": 2, "warmup": -1}, "'warmup' parameter of NUTS must be an int in the range"),
         ({"n_components": 2, "priors": {"mean": dist.Normal(0.0, 1.0)}}, "Expected priors of .*; got one of 'mean'"),
         (
             {"n_components": 2, "priors": {"means": MixtureModel.maximum_likelihood(2, 1).declared_priors["means"]}},
@@ -263,7 +265,7 @@ def test_statistics_are_in_double_precision(dtype) -> None:
 )
 def test_refuses(options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        fit_mixture_nuts(two_groups(), **options)
+        sampled(two_groups(), **options)
 
 
 def test_chains_that_do_not_move_do_not_agree() -> None:
@@ -285,7 +287,7 @@ def test_nearly_empty_components_end_by_default_and_say_what_was_cut() -> None:
     """By default a draw takes at most 31 leapfrog steps, and its parts count in the result and in the warning."""
     x, draws = scattered(), 8
     with pytest.warns(ConvergenceWarning, match=r"of 8 trajectories were cut at max_tree_depth"):
-        result = fit_mixture_nuts(x, n_components=6, chains=1, draws=draws, warmup=10)
+        result = NUTS(chains=1, draws=draws, warmup=10).fit(x, n_components=6)
     # Pyro looks for a step size at the start and after each window, with at most some dozens of evaluations each.
     assert result.n_gradients[0] <= 31 * (draws + 10) + 100
     assert 0 < result.n_max_tree_depth[0] <= draws
@@ -295,8 +297,8 @@ def test_the_time_is_told_before_long_work(monkeypatch, capsys) -> None:
     monkeypatch.setattr(nuts, "leapfrog_seconds", lambda potential: 0.1)
     x = two_groups()
     with pytest.warns(UserWarning, match=r"NUTS: about 60 s where draws take 15 leapfrog steps, and up to 2 min"):
-        fit_mixture_nuts(x, n_components=1, chains=2, draws=10, warmup=10)
-    quick(x, n_components=1, draws=10, warmup=10, progress=True)
+        NUTS(chains=2, draws=10, warmup=10).fit(x, n_components=1)
+    quick(x, n_components=1, draws=10, warmup=10, options=FitOptions(progress=Progress(1)))
     assert "NUTS: about 60 s where" in capsys.readouterr().err
     settings = Settings(draws=10, warmup=10, target_accept=0.8, max_tree_depth=5, jitter=1.0)
     potential = WhitenedPotential(MixturePotential(MixtureModel(1, 1), x), np.zeros(2), np.eye(2))
@@ -347,7 +349,7 @@ def test_rival_modes_of_chains_are_named() -> None:
     x = corners.repeat_interleave(20, 0) + noise
     begins = [mixture_at([-9.0, 0.0], [9.0, 0.0]), mixture_at([0.0, -8.0], [0.0, 8.0])]
     with pytest.warns(ConvergenceWarning, match=r"2 rival modes of the posterior \(chain 0 at mode [01]"):
-        result = fit_mixture_nuts(x, begins, chains=2, draws=20, warmup=20)
+        result = NUTS(chains=2, draws=20, warmup=20).fit(x, begins)
     first, second = result.modes.places
     assert first[0] == first[1] != second[0] == second[1]
     assert result.modes.gaps[0] == 0.0 < result.modes.gaps[1]
@@ -356,4 +358,4 @@ def test_rival_modes_of_chains_are_named() -> None:
 
 def test_draws_too_few_to_tell_say_so() -> None:
     with pytest.warns(ConvergenceWarning, match="2 draws a chain are too few to tell R-hat"):
-        assert not fit_mixture_nuts(two_groups(), n_components=1, chains=2, draws=2, warmup=5).converged
+        assert not NUTS(chains=2, draws=2, warmup=5).fit(two_groups(), n_components=1).converged

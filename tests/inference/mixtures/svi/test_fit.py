@@ -10,11 +10,12 @@ from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 from sklearn.exceptions import ConvergenceWarning
 
+from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.svi import fit as svi
-from latentmix.inference.mixtures.svi.fit import fit_mixture_svi
+from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.inference.objectives.base import as_objective
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.gaussians import FeatureCache, QuadraticFeatures
@@ -38,7 +39,7 @@ def first(x: torch.Tensor, covariance_type: str) -> MixtureParameters:
 def test_it_ends_about_when_em_does_and_is_as_good(x: torch.Tensor, covariance_type: str) -> None:
     begin = first(x, covariance_type)
     em = fit_em(x, begin, tol=1e-6, reg_covar=0.0, max_iter=2000)
-    fitted = fit_mixture_svi(x, begin, reg_covar=0.0)
+    fitted = SVI().fit(x, begin, FitOptions(reg_covar=0.0))
     assert em.converged
     assert fitted.converged
     assert 5 < fitted.n_iter <= em.n_iter + 3
@@ -50,7 +51,7 @@ def test_it_ends_about_when_em_does_and_is_as_good(x: torch.Tensor, covariance_t
 def test_the_first_steps_are_those_of_em(x: torch.Tensor) -> None:
     begin = first(x, "full")
     em = fit_em(x, begin, tol=0.0, reg_covar=0.0, max_iter=6)
-    fitted = fit_mixture_svi(x, begin, reg_covar=0.0, epochs=6)
+    fitted = SVI(epochs=6).fit(x, begin, FitOptions(reg_covar=0.0))
     assert min(np.diff(em.lower_bounds)) > 2e-3
     np.testing.assert_allclose(fitted.lower_bounds, em.lower_bounds, rtol=0, atol=1e-7)
 
@@ -69,7 +70,7 @@ def test_the_path_does_not_depend_on_how_densities_are_computed(
             return answer and used[-1]
 
         monkeypatch.setattr(QuadraticFeatures, "allow", asked)
-        bounds = fit_mixture_svi(x, begin, epochs=12, tol=0.0).lower_bounds
+        bounds = SVI(epochs=12, tol=0.0).fit(x, begin).lower_bounds
         if answer:
             expected = bounds
             assert all(used)
@@ -86,13 +87,13 @@ def test_features_of_the_data_are_made_once_in_a_fit(x: torch.Tensor, monkeypatc
         return of(points, pairs=pairs)
 
     monkeypatch.setattr(QuadraticFeatures, "of", counted)
-    fit_mixture_svi(x, first(x, "full"), epochs=8)
+    SVI(epochs=8).fit(x, first(x, "full"))
     assert made.count(tuple(x.shape)) == 1
     assert FeatureCache()._value is None
 
 
 def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None:
-    fitted = fit_mixture_svi(x, first(x, "diag"), epochs=3)
+    fitted = SVI(epochs=3).fit(x, first(x, "diag"))
     points = (x - fitted.location) / fitted.scale
     plain = as_objective(TraceEnum_ELBO(max_plate_nesting=1))
     kept = svi._Noiseless(TraceEnum_ELBO(max_plate_nesting=1), fitted.model, torch.zeros(3).double())
@@ -116,7 +117,7 @@ def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None
 def test_a_width_of_the_guide_that_is_given_is_taken(x: torch.Tensor) -> None:
     begin, scales = first(x, "diag"), []
     for family in (AutoNormal, partial(AutoNormal, init_scale=0.3)):
-        fitted = fit_mixture_svi(x, begin, family=family, epochs=1)
+        fitted = SVI(guide=family, epochs=1).fit(x, begin)
         scales.append(float(fitted.guide.scales.means.detach().mean()))
     assert scales == pytest.approx([0.02, 0.3], rel=0.1)
 
@@ -127,7 +128,7 @@ def test_ordered_means_from_a_start_in_any_order(x: torch.Tensor, covariance_typ
     begin = first(x, covariance_type)
     priors = {"means": OrderedMeans(dist.Normal(0.0, 100.0), 4)}
     fits = [
-        fit_mixture_svi(x, begin.permuted(begin.means[:, 0].argsort(descending=down)), priors=priors, epochs=5)
+        SVI(priors=priors, epochs=5).fit(x, begin.permuted(begin.means[:, 0].argsort(descending=down)))
         for down in (False, True)
     ]
     assert bool((fits[1].parameters.means.diff(dim=0) > 0).all())
@@ -190,7 +191,7 @@ def test_svi_ends_where_em_does_on_collinear_columns(covariance_type: str) -> No
 def test_the_first_steps_are_those_of_em_with_a_floor(x: torch.Tensor) -> None:
     begin = first(x, "full")
     em = fit_em(x, begin, tol=0.0, reg_covar=0.3, max_iter=6)
-    fitted = fit_mixture_svi(x, begin, reg_covar=0.3, epochs=6)
+    fitted = SVI(epochs=6).fit(x, begin, FitOptions(reg_covar=0.3))
     np.testing.assert_allclose(fitted.lower_bounds, em.lower_bounds, rtol=0, atol=1e-7)
 
 
@@ -199,12 +200,12 @@ def test_noisy_fits_take_features_of_any_scales(options: dict[str, Any]) -> None
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(-2, 1, (150, 3)), rng.normal(2, 1, (150, 3))]) * (1e-9, 1.0, 1e9)
     em = GaussianMixture(2, random_state=0).fit(x)
-    svi = GaussianMixture(2, random_state=0, inference="svi", svi_epochs=80, **options).fit(x)
+    svi = GaussianMixture(2, random_state=0, inference=SVI(epochs=80, **options)).fit(x)
     assert svi.score(x) == pytest.approx(em.score(x), abs=0.05)
 
 
 def test_a_guide_that_loses_its_start_is_not_called_converged() -> None:
-    mixture = GaussianMixture(2, random_state=0, inference="svi", guide=AutoNormal, svi_epochs=20)
+    mixture = GaussianMixture(2, random_state=0, inference=SVI(guide=AutoNormal, epochs=20))
     with pytest.warns(ConvergenceWarning, match=r"far below the -6\.\d+ of its start: .* leave one of these out"):
         mixture.fit(collinear(0))
     assert not mixture.converged_

@@ -10,6 +10,7 @@ from latentmix.guides.mixture import global_guide
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
 from latentmix.models.mixture.covariances import covariance_structure
@@ -103,7 +104,7 @@ def test_a_metric_needs_free_means_and_no_floor(x):
     prior = dist.Uniform(-100.0, 100.0).expand([4, 3])
     assert not MixtureMetric.applies(MixtureModel(4, 3, means=prior))
     assert not MixtureMetric.applies(MixtureModel(4, 3, covariance_floor=0.1))
-    fitted = GaussianMixture(4, inference="svi", priors={"means": prior}, random_state=0).fit(x)
+    fitted = GaussianMixture(4, inference=SVI(priors={"means": prior}), random_state=0).fit(x)
     assert fitted.score(x) > GaussianMixture(4, random_state=0).fit(x).score(x) - 0.05
 
 

@@ -25,10 +25,10 @@ from sklearn.mixture import GaussianMixture as Reference
 from latentmix.inference.mixtures.em.em import EMResult
 from latentmix.inference.mixtures.em.missing import log_joint_with_missing
 from latentmix.inference.mixtures.em.stepwise import StepwiseEM
-from latentmix.inference.mixtures.fitting import Fitting
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult
-from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
+from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
+from latentmix.inference.mixtures.starts import EstimatorStarts
+from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
 
@@ -134,10 +134,10 @@ def test_what_wants_all_points_at_once(x, options):
 
 def test_draws_of_the_posterior():
     x = synthetic(80, n_components=2)
-    options = {"nuts_chains": 2, "nuts_draws": 60, "nuts_warmup": 60, "random_state": 0}
+    nuts = NUTS(chains=2, draws=60, warmup=60)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = GaussianMixture(2, covariance_type="spherical", inference="nuts", **options).fit(x)
+        fitted = GaussianMixture(2, covariance_type="spherical", inference=nuts, random_state=0).fit(x)
     assert isinstance(fitted.result_, MixtureNUTSResult)
     assert fitted.posterior_.sites["means"].shape == (2, 60, 2, 3)
     assert fitted.n_iter_ == 120
@@ -153,7 +153,7 @@ def test_what_each_algorithm_found(x):
     em = GaussianMixture(4, random_state=0).fit(x)
     assert isinstance(em.result_, EMResult)
     assert not hasattr(em, "posterior_")
-    svi = GaussianMixture(4, random_state=0, inference="svi", svi_epochs=5, guide=AutoNormal, priors={}).fit(x[:80])
+    svi = GaussianMixture(4, random_state=0, inference=SVI(epochs=5, guide=AutoNormal, priors={})).fit(x[:80])
     assert isinstance(svi.result_, MixtureSVIResult)
     assert svi.posterior_.sites["weights"].shape == (1, 1000, 4)
     with pytest.raises(AttributeError, match="Expected a fit with inference='nuts'"):
@@ -224,7 +224,9 @@ _REFUSED = [
     ({"inference": "svi", "missing": "marginalize"}, {}, "Expected no missing='marginalize'"),
     ({"inference": "svi", "covariance_prior": np.eye(3)}, {}, "Expected no covariance_prior"),
     ({"distributed": True}, {}, "Expected torch.distributed to be initialised"),
-    ({"priors": {"means": dist.Normal(0.0, 1.0)}}, {}, "Expected no priors for inference='em'"),
+    ({"inference": SVI(epochs=0)}, {}, "'epochs' parameter of SVI must be an int in the range"),
+    ({"inference": NUTS(draws=0)}, {}, "'draws' parameter of NUTS must be an int in the range"),
+    ({"inference": NUTS}, {}, "'inference' parameter of GaussianMixture must be a str among"),
     ({}, {"labels": np.full(400, "a")}, "Expected integer labels, -1 where unknown; got values of dtype <U1"),
     ({}, {"labels": np.zeros(400)}, "Expected integer labels of shape"),
     ({}, {"labels": np.full(400, 4)}, "Expected labels in -1 ... 3"),
@@ -242,10 +244,10 @@ def test_refuses(x, options, fit_options, message):
     "guide", [AutoIAFNormal, AutoLaplaceApproximation, AutoStructured, partial(AutoGaussian), dict]
 )
 def test_guides_that_cannot_serve_a_mixture(x, guide, monkeypatch):
-    monkeypatch.setattr(Fitting, "start", None)  # before any work
+    monkeypatch.setattr(EstimatorStarts, "draw", None)  # before any work
     message = "Expected a guide out of AutoDelta, AutoNormal, AutoDiagonalNormal, .* or a class of your own; got"
     with pytest.raises(ValueError, match=message):
-        GaussianMixture(4, inference="svi", guide=guide, priors={}).fit(x)
+        GaussianMixture(4, inference=SVI(guide=guide, priors={})).fit(x)
 
 
 class OwnGuide(AutoNormal):
@@ -255,16 +257,16 @@ class OwnGuide(AutoNormal):
 @pytest.mark.parametrize("guide", [type("Own", (AutoDelta,), {}), partial(AutoDelta)])
 def test_a_point_mass_is_plain(x, guide):
     with pytest.raises(ValueError, match="Expected AutoDelta itself"):
-        GaussianMixture(4, inference="svi", guide=guide).fit(x)
+        GaussianMixture(4, inference=SVI(guide=guide)).fit(x)
 
 
 @pytest.mark.parametrize("guide", [AutoDiagonalNormal, AutoLowRankMultivariateNormal, OwnGuide, partial(AutoNormal)])
 def test_guides_that_can(x, guide):
-    fitted = GaussianMixture(2, inference="svi", guide=guide, priors={}, svi_epochs=3, random_state=0).fit(x[:50])
+    fitted = GaussianMixture(2, inference=SVI(guide=guide, priors={}, epochs=3), random_state=0).fit(x[:50])
     assert fitted.posterior_.sites["means"].shape == (1, 1000, 2, 3)
 
 
-@pytest.mark.parametrize("inference", ["svi", "nuts"])
+@pytest.mark.parametrize("inference", [SVI, NUTS])
 @pytest.mark.parametrize(
     ("name", "prior", "message"),
     [
@@ -277,15 +279,15 @@ def test_guides_that_can(x, guide):
     ],
 )
 def test_priors_that_are_none(x, inference, name, prior, message, monkeypatch):
-    monkeypatch.setattr(Fitting, "start", None)  # before any work
+    monkeypatch.setattr(EstimatorStarts, "draw", None)  # before any work
     with pytest.raises(ValueError, match=message):
-        GaussianMixture(2, inference=inference, priors={name: prior}).fit(x)
+        GaussianMixture(2, inference=inference(priors={name: prior})).fit(x)
 
 
-@pytest.mark.parametrize("inference", ["svi", "nuts"])
+@pytest.mark.parametrize("inference", [SVI, NUTS])
 def test_a_prior_with_no_density_at_the_start(x, inference):
     with pytest.raises(ValueError, match="Expected a prior of means with density at the start; got one on other"):
-        GaussianMixture(2, inference=inference, priors={"means": dist.HalfNormal(1.0)}, random_state=0).fit(x)
+        GaussianMixture(2, inference=inference(priors={"means": dist.HalfNormal(1.0)}), random_state=0).fit(x)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_a_prior_with_no_density_at_the_start(x, inference):
     ],
 )
 def test_shapes_of_a_prior_of_the_covariances(x, covariance_type, prior, message, monkeypatch):
-    monkeypatch.setattr(Fitting, "start", None)
+    monkeypatch.setattr(EstimatorStarts, "draw", None)
     with pytest.raises(ValueError, match=message):
         GaussianMixture(2, covariance_type=covariance_type, covariance_prior=prior).fit(x)
 
@@ -312,13 +314,13 @@ def test_shapes_of_a_prior_of_the_covariances(x, covariance_type, prior, message
     ],
 )
 def test_a_prior_of_the_covariances_that_is_none(x, options, message, monkeypatch):
-    monkeypatch.setattr(Fitting, "start", None)  # before any work
+    monkeypatch.setattr(EstimatorStarts, "draw", None)  # before any work
     with pytest.raises(ValueError, match=message):
         GaussianMixture(2, **options).fit(x)
 
 
 def test_draws_of_a_guide_are_kept(x):
-    options = {"inference": "svi", "guide": AutoNormal, "priors": {}, "svi_epochs": 3, "random_state": 0}
+    options = {"inference": SVI(guide=AutoNormal, priors={}, epochs=3), "random_state": 0}
     fitted = GaussianMixture(2, **options).fit(x[:50])
     drawn = fitted.posterior_
     assert fitted.posterior_ is drawn
@@ -336,8 +338,8 @@ def test_draws_of_a_guide_are_kept(x):
     "options",
     [
         {"max_iter": 1, "tol": 0.0},
-        {"inference": "svi", "svi_epochs": 2},
-        {"inference": "nuts", "nuts_chains": 1, "nuts_draws": 4, "nuts_warmup": 2},
+        {"inference": SVI(epochs=2)},
+        {"inference": NUTS(chains=1, draws=4, warmup=2)},
     ],
 )
 def test_warnings_point_at_the_caller(x, options):

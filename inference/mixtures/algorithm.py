@@ -1,0 +1,178 @@
+"""Algorithms that fit a mixture to points: their interface, and the best of several starts."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
+
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from latentmix.inference.mixtures.points.inputs import in_memory
+from latentmix.inference.mixtures.points.points import Points
+from latentmix.inference.mixtures.progress import Progress
+from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.parameters import MixtureParameters
+
+__all__ = ["Algorithm", "FitOptions", "MixtureResult", "Starts", "all_points"]
+
+
+class MixtureResult(Protocol):
+    """Outcome of an algorithm.
+
+    Attributes:
+        parameters: The mixture, in float64.
+        lower_bounds: Bounds on the way, nats per datum.
+        lower_bound: The bound that outcomes are compared by; minus infinity without an iteration.
+        converged: Whether the fit converged.
+        n_iter: Number of iterations, epochs or draws.
+    """
+
+    @property
+    def parameters(self) -> MixtureParameters: ...
+
+    @property
+    def lower_bounds(self) -> list[float]: ...
+
+    @property
+    def lower_bound(self) -> float: ...
+
+    @property
+    def converged(self) -> bool: ...
+
+    @property
+    def n_iter(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of an estimator that its algorithm reads; an algorithm refuses those that it does not take.
+
+    Args:
+        reg_covar: Variance added to the diagonals of the covariances.
+        tol: Change of EM's bound, in nats per datum, below which it has converged.
+        max_iter: Most iterations of EM.
+        missing: Whether NaN stands for a missing value.
+        distributed: Whether the points are divided among processes.
+        noise_covariance: Covariances of noise in the points, see `GaussianMixture.fit`.
+        noise_candidates: Most components of a noisy point.
+        covariance_prior: Scale of a prior of the covariances, see `CovariancePrior`.
+        degrees_of_freedom_prior: Its degrees of freedom.
+        previous: The bound of the fit that is resumed.
+        seed: Seed of the fit.
+        progress: Prints the progress of the fit.
+    """
+
+    reg_covar: float = 1e-6
+    tol: float = 1e-3
+    max_iter: int = 100
+    missing: bool = False
+    distributed: bool = False
+    noise_covariance: Tensor | None = None
+    noise_candidates: int | None = None
+    covariance_prior: Any = None
+    degrees_of_freedom_prior: float | None = None
+    previous: float = -math.inf
+    seed: int = 0
+    progress: Progress = field(default_factory=Progress)
+
+
+class Starts(Protocol):
+    """Mixtures to start from, one for each attempt, made as they are asked for.
+
+    Attributes:
+        resumed: Whether the only start is an earlier fit.
+    """
+
+    resumed: bool
+
+    def __iter__(self) -> Iterator[MixtureParameters]: ...
+
+    def seed(self) -> int:
+        """A seed for the attempt."""
+
+
+class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
+    """An algorithm that fits a mixture, with options of its own.
+
+    It is a parameter object of scikit-learn's kind: the constructor stores its options, `get_params`, `set_params` and
+    `clone` work, and grids reach them through an estimator as `inference__epochs`. Fitting leaves it as it is.
+
+    Attributes:
+        name: The word for the algorithm with its default options.
+        accepts: Which of `sample_weight`, `batches`, `noise_covariance`, `missing='marginalize'`, `distributed=True`
+            and `covariance_prior` it takes.
+        seeded: Whether a fit draws random numbers.
+    """
+
+    name: ClassVar[str]
+    accepts: ClassVar[frozenset[str]] = frozenset()
+    seeded: ClassVar[bool] = False
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+
+    @abstractmethod
+    def fit(
+        self, points: Tensor | Points, start: MixtureParameters, options: FitOptions = FitOptions()
+    ) -> MixtureResult:
+        """Fit a mixture to points, from a start in the data's coordinates."""
+
+    def check(self, points: Points, structure: CovarianceStructure, n_components: int, options: FitOptions) -> None:
+        """Refuse options and points that the algorithm does not take, before any work.
+
+        Raises:
+            ValueError: If there are any; the message names the option.
+        """
+        self._validate_params()
+        given = {
+            "sample_weight": points.weighted,
+            "noise_covariance": options.noise_covariance is not None,
+            "missing='marginalize'": options.missing,
+            "distributed=True": options.distributed,
+            "covariance_prior": options.covariance_prior is not None,
+        }
+        for name, there in given.items():
+            if there and name not in self.accepts:
+                raise ValueError(f"Expected no {name} for inference={self.name!r}; got one: take inference='em'.")
+        if "batches" not in self.accepts:
+            all_points(points, f"inference={self.name!r}")
+
+    def fit_best(self, points: Points, starts: Starts, options: FitOptions) -> MixtureResult:
+        """The fit with the highest bound over all starts; warns where it has not converged."""
+        best = self.best_of(points, starts, options)
+        if not best.converged:
+            self._warn_of(best, options)
+        return best
+
+    def best_of(self, points: Points, starts: Starts, options: FitOptions) -> MixtureResult:
+        """The fit with the highest bound over all starts."""
+        best: MixtureResult | None = None
+        progress = options.progress
+        for attempt, start in enumerate(starts):
+            progress.begin(attempt)
+            seeded = replace(options, seed=starts.seed()) if self.seeded else options
+            result = self.fit(points, start, seeded)
+            progress.end(result.lower_bound, result.converged)
+            if best is None or result.lower_bound > best.lower_bound or not result.lower_bounds:
+                best = result
+        assert best is not None
+        return best
+
+    def _warn_of(self, result: MixtureResult, options: FitOptions) -> None:
+        """Warn of a fit that has not converged, and say what helps."""
+
+
+def all_points(points: Tensor | Points, purpose: str) -> tuple[Tensor, Tensor | None]:
+    """All points as one tensor, and their weights.
+
+    Raises:
+        ValueError: If they come in batches; the message names the purpose.
+    """
+    if isinstance(points, Tensor):
+        return points, None
+    held = in_memory(points.source)
+    if held is None:
+        raise ValueError(f"Expected an array or a tensor with {purpose}; got batches: pass all points at once.")
+    return held

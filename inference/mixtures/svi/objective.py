@@ -1,0 +1,83 @@
+"""The objective of a mixture's SVI: `TraceEnum_ELBO`, regularized as EM is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoDelta
+from pyro.infer.elbo import ELBO
+from pyro.poutine import Trace
+from torch import Tensor
+
+from latentmix.inference.objectives.terms import Stochastic, Terms
+from latentmix.inference.objectives.twins import TraceEnumTwin
+from latentmix.models.mixture.model import MixtureModel
+
+__all__ = ["Noiseless", "RegularizedEnum"]
+
+
+class RegularizedEnum(TraceEnumTwin):
+    r"""`TraceEnum_ELBO` regularized as EM is.
+
+    An M step of EM that adds `reg_covar` to the variances maximises the expected log-density less
+    :math:`\tfrac12 \sum_k N_k \operatorname{tr}(\Sigma_k^{-1} \epsilon)`, with the sums :math:`N_k` of
+    responsibilities as they are. So does the loss here: it is stationary where EM ends, whatever the floor. The ELBO
+    that is reported lacks that term, as EM's bound does.
+
+    Args:
+        elbo: Pyro's own.
+        model: The mixture, without a floor.
+        regularization: `(D,)` variances :math:`\epsilon` that are added.
+    """
+
+    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
+        super().__init__(elbo)
+        self._structure = model.structure
+        self._regularization = regularization if bool((regularization > 0).any()) else None
+
+    def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
+        """See `Twin.particle`."""
+        loss, elbo, log_likelihood = super().particle(model_trace, guide_trace)
+        if self._regularization is None:
+            return loss, elbo, log_likelihood
+        sites = model_trace.nodes
+        correlation = sites["correlation_cholesky"]["value"] if "correlation_cholesky" in sites else None
+        scales: Any = sites["scales"]["value"]
+        traces = self._structure.precision_traces(scales, correlation, self._regularization)
+        with torch.no_grad():
+            joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
+            counts = joint.softmax(0).sum(1) * sites["x"]["scale"]
+        return loss + 0.5 * (counts * traces).sum(), elbo, log_likelihood
+
+
+class Noiseless(RegularizedEnum):
+    """The objective of a point-mass guide and all the data: what was evaluated at a point is kept.
+
+    `fit` looks at the objective twice before its first step.
+
+    Attributes:
+        value: The loss of the last step, in nats per datum.
+    """
+
+    value: float
+
+    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
+        super().__init__(elbo, model, regularization)
+        self._kept: tuple[object, Terms] | None = None
+
+    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.terms`."""
+        assert isinstance(guide, AutoDelta)
+        leaves = [(id(leaf), leaf._version) for leaf in guide.parameters()]
+        key = (leaves, [(tensor.data_ptr(), tensor.shape) for tensor in batch], torch.is_grad_enabled())
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, super().terms(model, guide, *batch))
+        return self._kept[1]
+
+    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.backward`."""
+        terms = super().backward(model, guide, *batch)
+        self.value = float(terms.loss.detach())
+        self._kept = None
+        return terms
