@@ -22,7 +22,8 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from latentmix.experiments.data.datasets import ROOTED, Data
-from latentmix.experiments.options.mixture_fits import MixtureFits
+from latentmix.experiments.options.earlier import ExperimentParser, refuse_earlier_names
+from latentmix.experiments.options.mixture_fits import MixtureFits, add_mixture_arguments
 from latentmix.experiments.options.untyped import import_object, instantiated
 from latentmix.guides import AmortizedGuide, Encoder, Family
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
@@ -231,7 +232,7 @@ def compose_objective(elbo: ELBO, training: Training) -> Objective:
 @cache
 def experiment_parser() -> ArgumentParser:
     """The options of an experiment, derived from the signatures of its parts."""
-    parser = ArgumentParser(exit_on_error=False, prog="latentmix run PRESET", add_help=False, allow_abbrev=False)
+    parser = ExperimentParser(exit_on_error=False, prog="latentmix run PRESET", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="A YAML file of options; later options override it.")
     parser.add_argument("--name", type=str, default="", help="What the run is called; by default as its preset.")
     parser.add_argument("--description", type=str, default="", help="A sentence on the experiment.")
@@ -242,7 +243,7 @@ def experiment_parser() -> ArgumentParser:
     parser.add_subclass_arguments(ELBO, "objective", default={"class_path": "pyro.infer.Trace_ELBO"})
     parser.add_class_arguments(Training)
     parser.add_class_arguments(Data, "data")
-    parser.add_class_arguments(MixtureFits, "mixture")
+    add_mixture_arguments(parser)
     parser.add_class_arguments(Measures, "measure")
     return parser
 
@@ -258,6 +259,7 @@ def option_words(words: Sequence[str], lists: Collection[str] = ()) -> list[str]
     for word in words:
         option, equals, value = word.partition("=")
         split += [option, value] if word.startswith("--") and equals else [word]
+    refuse_earlier_names(word.removeprefix("--") for word in split if word.startswith("--"))
     options = ["", *split]
     known = _list_options() | set(lists)
     return [_as_list(option, word, known) for option, word in zip(options, split, strict=False)]
@@ -319,7 +321,7 @@ def check_options(experiment: Experiment) -> None:
             raise ValueError(
                 f"Expected a whole number as objective.{name} of at least {smallest} for {kind}; got {value}."
             )
-    makers = {"optimizer": experiment.training.optimizer, "mixture.optimizer": experiment.mixture.optimizer}
+    makers = {"optimizer": experiment.training.optimizer, "mixture.svi.optimizer": experiment.mixture.svi.optimizer}
     for name, make in makers.items():
         if make is None:
             continue

@@ -28,7 +28,8 @@ CLASSES: dict[str, type] = {
     "objective": ELBO,
     "optimizer": Optimizer,
     "scheduler": LRScheduler,
-    "mixture.optimizer": Optimizer,
+    "mixture.svi.optimizer": Optimizer,
+    "mixture.svi.scheduler": LRScheduler,
 }
 SUPPLIED = LINKED | {"params", "optimizer"}
 CALL = re.compile(r"([A-Za-z_][\w.]*)\s*\((.*)\)", re.DOTALL)
@@ -248,7 +249,9 @@ def check_names(grid: Grid, base: Mapping[str, Any]) -> None:
                 f"Expected no {name} in the grid: {argument} follows from the experiment (--latent_dim, the data, "
                 "the likelihood) for every part."
             )
-        present = (base.get(owner.split(".")[0]) or {}) if "." not in owner else base["mixture"].get("optimizer") or {}
+        present: Any = base
+        for part in owner.split("."):
+            present = present.get(part) or {}
         values = grid.get(owner) or [present.get("class_path", "")]
         kinds = [find_class(value.split("(")[0].strip(), owner) for value in values]
         if all(kind is not None and not _accepts(kind, argument) for kind in kinds):

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+import inspect
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
-from torch import Tensor
-from torch.optim import Optimizer
+from jsonargparse import ArgumentParser
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
+from sklearn.base import clone
 
-__all__ = ["MixtureFits"]
+from latentmix.inference import NUTS, SVI
+
+__all__ = ["GUIDES", "MixtureFits", "add_mixture_arguments"]
+
+GUIDES = {
+    kind.__name__: kind
+    for kind in (AutoDelta, AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
+}
 
 
 @dataclass(frozen=True)
@@ -24,19 +39,11 @@ class MixtureFits:
         tol: Change of the log-likelihood per point under which EM has converged.
         max_iter: Most iterations of EM.
         reg_covar: Floor of the variances, added to the diagonals.
-        svi_steps: Most steps of enumerated SVI, each on all latents.
-        guide: Guide of SVI over the mixture's globals: a point mass, or a posterior, with correlations or without,
-            whose medians count.
         svi_start: Where SVI starts: where EM does, or at EM's answer.
-        optimizer: Optimizer of SVI; by default natural-gradient steps, whose first are EM's, and then a quasi-Newton
-            method. Another one, such as Adam, takes a path of its own.
         draws: How often the labelled images of the `few` budget are drawn anew.
-        nuts_draws: Draws of each NUTS chain from the posterior under the mixture model's default priors, started at
-            EM's answer, whose means count; 0 leaves NUTS out. It takes minutes where EM takes seconds.
-        nuts_chains: Chains of NUTS.
-        nuts_warmup: Draws of each chain before these, which adapt the sampler and are left out.
-        nuts_processes: Processes that run the chains; the draws are the same.
-        nuts_max_tree_depth: Most doublings of a trajectory, each of which doubles the time of the longest ones.
+        svi: Enumerated SVI.
+        nuts: NUTS from the posterior under the mixture model's default priors, started at EM's answer, whose means
+            count; without draws it is left out. It takes minutes where EM takes seconds.
     """
 
     n_components: int | None = None
@@ -46,31 +53,54 @@ class MixtureFits:
     tol: float = 1e-6
     max_iter: int = 1000
     reg_covar: float = 1e-6
-    svi_steps: int = 2000
-    guide: Literal["AutoDelta", "AutoNormal", "AutoMultivariateNormal"] = "AutoDelta"
     svi_start: Literal["common", "em"] = "common"
-    optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None
     draws: int = 20
-    nuts_draws: int = 0
-    nuts_chains: int = 2
-    nuts_warmup: int = 500
-    nuts_processes: int = 1
-    nuts_max_tree_depth: int = 5
+    svi: SVI = field(default_factory=partial(SVI, epochs=2000))
+    nuts: NUTS = field(default_factory=partial(NUTS, draws=0, chains=2))
 
     def __post_init__(self) -> None:
-        for name in (
-            "n_components",
-            "n_init",
-            "max_iter",
-            "svi_steps",
-            "draws",
-            "nuts_chains",
-            "nuts_processes",
-            "nuts_max_tree_depth",
-        ):
+        for name in ("n_components", "n_init", "max_iter", "draws"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected mixture.{name} of at least 1; got {value}.")
-        for name in ("tol", "reg_covar", "nuts_draws", "nuts_warmup"):
+        for name in ("tol", "reg_covar"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected mixture.{name} of at least 0; got {getattr(self, name)}.")
+        for name in ("svi", "nuts"):
+            algorithm = _plain(getattr(self, name))
+            object.__setattr__(self, name, algorithm)
+            left_out = isinstance(algorithm, NUTS) and algorithm.draws == 0
+            try:
+                (clone(algorithm).set_params(draws=1) if left_out else algorithm)._validate_params()
+            except ValueError as error:
+                raise ValueError(f"mixture.{name}: {error}") from error
+
+
+def add_mixture_arguments(parser: ArgumentParser) -> None:
+    """Add `mixture.*`, with `mixture.svi.*` and `mixture.nuts.*` by the algorithms' own signatures."""
+    parser.add_class_arguments(MixtureFits, "mixture", skip={"svi", "nuts"})
+    defaults = MixtureFits()
+    for name, algorithm in (("svi", defaults.svi), ("nuts", defaults.nuts)):
+        parser.add_class_arguments(type(algorithm), f"mixture.{name}", skip={"priors", "guide"})
+        plain = {key: value for key, value in algorithm.get_params().items() if isinstance(value, int | float)}
+        parser.set_defaults({f"mixture.{name}.{key}": value for key, value in plain.items()})
+    guide = "Guide over the mixture's globals: a point mass, or a posterior, whose medians count."
+    words = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
+    parser.add_argument("--mixture.svi.guide", type=words, default="AutoDelta", help=guide)
+
+
+def _plain(algorithm: Any) -> Any:
+    """The algorithm with callables as a user would write them: a class, or a partial of it, not the parser's own."""
+    options = algorithm.get_params()
+    return type(algorithm)(**{name: _unwrapped(value) for name, value in options.items()})
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, str) and value in GUIDES:
+        return GUIDES[value]
+    if not isinstance(value, partial) or isinstance(value.func, type) or not value.args:
+        return value
+    kind = value.args[-1]
+    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+    given = {name: each for name, each in value.keywords.items() if each != defaults.get(name)}
+    return partial(kind, **given) if given else kind

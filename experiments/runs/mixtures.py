@@ -10,24 +10,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.experiments.data.datasets import draw_labelled
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.runs.metrics import classification
-from latentmix.inference import GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
+from latentmix.experiments.runs.mixture_state import load_mixture, mixture_state
+from latentmix.inference import EM, GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor
 
 __all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
 
 Inference = Literal["em", "svi", "nuts"]
 FITS: dict[Inference, str] = {"em": "EM", "svi": "SVI"}
-GUIDES = {kind.__name__: kind for kind in (AutoDelta, AutoNormal, AutoMultivariateNormal)}
 BUDGETS = ("none", "few", "all")
-LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
-SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
 
 
 @dataclass(frozen=True)
@@ -75,26 +72,13 @@ class FittedMixture:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        parameters = self.mixture.get_params()
-        plain = {name: value for name, value in parameters.items() if isinstance(value, str | int | float | bool)}
-        return {
-            "parameters": plain,
-            "guide": self.mixture.guide.__name__,
-            "learned": {name: torch.as_tensor(np.asarray(getattr(self.mixture, name))) for name in LEARNED},
-            "scalars": {name: np.asarray(getattr(self.mixture, name)).item() for name in SCALARS},
-            "classes": list(self.classes),
-            "component_classes": list(self.component_classes),
-        }
+        classes = {"classes": list(self.classes), "component_classes": list(self.component_classes)}
+        return {**mixture_state(self.mixture), **classes}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> FittedMixture:
         """The mixture that `state_dict` gave."""
-        mixture = GaussianMixture(**state["parameters"], guide=GUIDES[state["guide"]])
-        for name, tensor in state["learned"].items():
-            setattr(mixture, name, tensor.numpy())
-        for name, value in state["scalars"].items():
-            setattr(mixture, name, value)
-        return cls(mixture, tuple(state["classes"]), tuple(state["component_classes"]))
+        return cls(load_mixture(state), tuple(state["classes"]), tuple(state["component_classes"]))
 
 
 def fit_mixtures(
@@ -142,8 +126,8 @@ def fit_mixtures(
         "em": starts[best],
         "svi": bench.fit("svi", seed + best, em=starts[best]),
     }
-    if settings.nuts_draws:
-        tell(f"NUTS from EM's answer: {settings.nuts_chains} chains of {settings.nuts_draws} draws")
+    if settings.nuts.draws:
+        tell(f"NUTS from EM's answer: {settings.nuts.chains} chains of {settings.nuts.draws} draws")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fits["nuts"] = bench.fit("nuts", seed + best, em=starts[best])
@@ -219,7 +203,7 @@ def _diagnosed(mixture: GaussianMixture) -> dict[str, Any]:
     assert isinstance(result, MixtureNUTSResult)
     return {
         "chains": len(result.step_sizes),
-        "draws": mixture.nuts_draws,
+        "draws": result.posterior.n_draws,
         "warmup": result.warmup,
         "max_r_hat": result.r_hat,
         "min_ess": result.ess,
@@ -263,17 +247,9 @@ class _Bench:
             covariance_type=settings.covariance_type,
             tol=settings.tol,
             max_iter=settings.max_iter,
-            svi_epochs=settings.svi_steps,
             reg_covar=settings.reg_covar,
             random_state=seed,
-            inference=inference,
-            guide=GUIDES[settings.guide] if inference == "svi" else AutoDelta,
-            optimizer=settings.optimizer,
-            nuts_draws=max(1, settings.nuts_draws),
-            nuts_chains=settings.nuts_chains,
-            nuts_warmup=settings.nuts_warmup,
-            nuts_processes=settings.nuts_processes,
-            nuts_max_tree_depth=settings.nuts_max_tree_depth,
+            inference={"em": EM(), "svi": settings.svi, "nuts": settings.nuts}[inference],
             verbose=inference == "nuts",
             **start,
         )

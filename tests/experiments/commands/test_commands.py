@@ -22,7 +22,7 @@ from tests.inference.test_isolation import differences, snapshot
 
 QUICK = [
     *("--epochs", "3", "--data.limit", "150", "--data.classes", "1,4,8", "--data.labels_per_class", "2"),
-    *("--mixture.draws", "2", "--mixture.n_init", "2", "--mixture.svi_steps", "30"),
+    *("--mixture.draws", "2", "--mixture.n_init", "2", "--mixture.svi.epochs", "30"),
 ]
 
 
@@ -220,9 +220,9 @@ def test_a_class_of_one_s_own_is_found_where_the_command_is_given(tmp_path, monk
 @pytest.mark.parametrize(
     "options",
     [
-        ["--mixture.guide", "AutoNormal"],
-        ["--mixture.guide", "AutoMultivariateNormal", "--mixture.svi_start", "em"],
-        ["--mixture.optimizer", "torch.optim.Adam", "--mixture.optimizer.lr", "0.05"],
+        ["--mixture.svi.guide", "AutoNormal"],
+        ["--mixture.svi.guide", "AutoMultivariateNormal", "--mixture.svi_start", "em"],
+        ["--mixture.svi.optimizer", "torch.optim.Adam", "--mixture.svi.optimizer.lr", "0.05"],
         ["--mixture.latents", "sample", "--mixture.covariance_type", "diag"],
         ["--mixture.n_components", "5"],
         ["--data.binarize", "static", "--patience", "1", "--scheduler", "ExponentialLR", "--scheduler.gamma", "0.9"],

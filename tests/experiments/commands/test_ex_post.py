@@ -15,7 +15,7 @@ from latentmix.inference import log_likelihood
 
 QUICK = [
     *("--epochs", "2", "--data.limit", "120", "--data.labels_per_class", "1"),
-    *("--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi_steps", "3", "--mixture.max_iter", "20"),
+    *("--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "3", "--mixture.max_iter", "20"),
 ]
 SMALL = ["--samples", "5", "--images", "100", "--noise_images", "60", "--test_images", "30", "--draws", "2"]
 

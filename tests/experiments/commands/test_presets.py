@@ -18,7 +18,7 @@ GREY = ["digits", "digits_mlp2", "mnist_conv16", "mnist_conv64", "mnist_mlp2", "
 PRESETS = sorted([*GREY, "celeba", "gmm3d", "natural_patches"])
 QUICK = [
     *("--epochs", "1", "--data.source", "digits", "--data.limit", "120", "--data.classes", "1,4,8"),
-    *("--data.labels_per_class", "2", "--mixture.draws", "2", "--mixture.n_init", "1", "--mixture.svi_steps", "3"),
+    *("--data.labels_per_class", "2", "--mixture.draws", "2", "--mixture.n_init", "1", "--mixture.svi.epochs", "3"),
 ]
 
 
@@ -53,7 +53,7 @@ def test_preset_of_grey_images_runs(preset, tmp_path, capsys):
     }
 
 
-BRIEF = ["--epochs", "1", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi_steps", "3"]
+BRIEF = ["--epochs", "1", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "3"]
 
 
 def run_of(preset, folder, *options):

@@ -59,7 +59,7 @@ def test_a_file_gives_table_picture_and_modes(tmp_path: Path, capsys: pytest.Cap
 def test_a_run_gives_its_training_latents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = tmp_path / "run", tmp_path / "found"
     words = ["--epochs", "1", "--data.limit", "90", "--data.classes", "1,4", "--data.labels_per_class", "2"]
-    words += ["--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi_steps", "5"]
+    words += ["--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "5"]
     assert main(["run", "digits_mlp2", *words, "--out", str(run)]) == 0
     latents = read_points(run)
     assert latents.shape[1] == 2

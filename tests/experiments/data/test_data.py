@@ -22,6 +22,7 @@ from latentmix.experiments.data.sources import load_digits
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.runs.metrics import classification
 from latentmix.experiments.runs.mixtures import LatentSplit, fit_mixtures
+from latentmix.inference import SVI
 
 MNIST_ROOTS = [os.environ.get("LATENTMIX_DATA", ""), str(Path(__file__).parents[3] / "../shared/data")]
 MNIST_ROOT = next((root for root in MNIST_ROOTS if root and (Path(root) / "MNIST/raw").is_dir()), None)
@@ -476,7 +477,7 @@ class TestRareClasses:
             faces(celeba, classes=[1])
 
     def test_every_test_image_is_in_the_figures(self, tmp_path: Path) -> None:
-        settings = MixtureFits(n_init=1, draws=1, svi_steps=5)
+        settings = MixtureFits(n_init=1, draws=1, svi=SVI(epochs=5))
         for seed in range(5):
             images = Data(classes_of([60, 61, 4], tmp_path), seed=seed, labels_per_class=1).load()
             noise = torch.randn(125, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

@@ -83,11 +83,15 @@ BAD = {
     "part's own refusal": (["run", "digits", "--encoder.hidden", "-5"], "Expected hidden to hold positive integers"),
     "latent_dim": (["run", "digits", "--latent_dim", "0"], "Expected latent_dim to hold positive integers"),
     "floor": (["run", "digits", "--mixture.reg_covar", "-1"], "mixture.reg_covar of at least 0"),
-    "warmup": (["run", "digits", "--mixture.nuts_warmup", "-1"], "mixture.nuts_warmup of at least 0"),
+    "warmup": (["run", "digits", "--mixture.nuts.warmup", "-1"], "mixture.nuts: The 'warmup' parameter"),
+    "earlier name": (
+        ["run", "digits", "--mixture.svi_steps", "5"],
+        "Expected --mixture.svi.epochs; got --mix",
+    ),
     "rate": (["run", "digits", "--optimizer.lr", "-1"], "Invalid learning rate"),
     "rate of the mixture": (
-        [*("run", "digits", "--mixture.optimizer", "Adam", "--mixture.optimizer.lr", "-1")],
-        "Expected --mixture.optimizer",
+        [*("run", "digits", "--mixture.svi.optimizer", "Adam", "--mixture.svi.optimizer.lr", "-1")],
+        "Expected --mixture.svi.optimizer",
     ),
     "an optimizer with a closure": (["run", "digits", "--optimizer", "LBFGS"], "Expected --optimizer"),
     "particles": (["run", "digits", "--objective.num_particles", "0"], "num_particles of at least 1"),

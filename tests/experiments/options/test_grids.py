@@ -166,10 +166,10 @@ def test_names_that_are_no_options_are_refused(case):
 @pytest.mark.parametrize(
     "grid",
     [
-        {"latent_dim": ["2"], "data.seed": ["1"], "mixture.guide": ["AutoNormal"], "batch_size": ["1"]},
+        {"latent_dim": ["2"], "data.seed": ["1"], "mixture.svi.guide": ["AutoNormal"], "batch_size": ["1"]},
         {"optimizer.lr": ["0.1"], "objective.num_particles": ["2"], "decoder.hidden": ["[2]"]},
         {"encoder": ["MLPEncoder", "ConvEncoder([4])"], "encoder.channels": ["[4]"]},
-        {"mixture.optimizer": ["Adam"], "mixture.optimizer.lr": ["0.1"]},
+        {"mixture.svi.optimizer": ["Adam"], "mixture.svi.optimizer.lr": ["0.1"]},
         {"prior": ["own.Prior"], "prior.heat": ["2"]},
     ],
     ids=lambda grid: ",".join(grid),

@@ -15,7 +15,7 @@ from tests.verify.proofs.mixtures import mnist_root
 from tests.verify.proofs.presets import CODE
 from tests.verify.registry import Figures, proof
 
-OPTIONS = ("--epochs", "12", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi_steps", "10")
+OPTIONS = ("--epochs", "12", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "10")
 
 
 @proof(*CODE)

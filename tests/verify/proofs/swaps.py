@@ -17,7 +17,7 @@ from tests.verify.proofs.mixtures import mnist_root
 from tests.verify.proofs.presets import CODE
 from tests.verify.registry import ROOT, Figures, proof
 
-SHORT = ("--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi_steps", "10", "--mixture.max_iter", "50")
+SHORT = ("--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "10", "--mixture.max_iter", "50")
 GRID = {
     "prior": ["StandardNormal", "MixturePrior(10)", "VampPrior(20)", "FlowPrior", "StudentT"],
     "likelihood": [

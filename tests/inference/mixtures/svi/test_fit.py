@@ -14,8 +14,8 @@ from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.svi import fit as svi
 from latentmix.inference.mixtures.svi.fit import SVI
+from latentmix.inference.mixtures.svi.objective import Noiseless
 from latentmix.inference.objectives.base import as_objective
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.gaussians import FeatureCache, QuadraticFeatures
@@ -96,7 +96,7 @@ def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None
     fitted = SVI(epochs=3).fit(x, first(x, "diag"))
     points = (x - fitted.location) / fitted.scale
     plain = as_objective(TraceEnum_ELBO(max_plate_nesting=1))
-    kept = svi._Noiseless(TraceEnum_ELBO(max_plate_nesting=1), fitted.model, torch.zeros(3).double())
+    kept = Noiseless(TraceEnum_ELBO(max_plate_nesting=1), fitted.model, torch.zeros(3).double())
     leaves = list(fitted.guide.parameters())
     one, again = kept.terms(fitted.model, fitted.guide, points), kept.terms(fitted.model, fitted.guide, points)
     assert one is again

@@ -1,0 +1,68 @@
+"""Options under the names that they had in earlier versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from yaml import YAMLError, safe_dump, safe_load
+
+__all__ = ["ExperimentParser", "refuse_earlier_names", "renewed"]
+
+_ALGORITHMS = {
+    "svi": {"svi_steps": "epochs", "guide": "guide", "optimizer": "optimizer"},
+    "nuts": {f"nuts_{name}": name for name in ("draws", "chains", "warmup", "processes", "max_tree_depth")},
+}
+_NOW = {
+    f"mixture.{earlier}": f"mixture.{algorithm}.{name}"
+    for algorithm, names in _ALGORITHMS.items()
+    for earlier, name in names.items()
+}
+
+
+def renewed(config: Any) -> Any:
+    """A configuration with options of mixtures under today's names.
+
+    Example:
+        >>> from latentmix.experiments.options.earlier import renewed
+        >>> renewed({"mixture": {"n_init": 3, "svi_steps": 50, "nuts_draws": 0}})
+        {'mixture': {'n_init': 3, 'svi': {'epochs': 50}, 'nuts': {'draws': 0}}}
+    """
+    mixture = config.get("mixture") if isinstance(config, dict) else None
+    if not isinstance(mixture, dict):
+        return config
+    mixture = dict(mixture)
+    for algorithm, names in _ALGORITHMS.items():
+        moved = {name: mixture.pop(earlier) for earlier, name in names.items() if earlier in mixture}
+        if moved:
+            mixture[algorithm] = {**moved, **(mixture.get(algorithm) or {})}
+    return {**config, "mixture": mixture}
+
+
+def refuse_earlier_names(names: Iterable[str]) -> None:
+    """Refuse an option that has another name now.
+
+    Args:
+        names: Names of options, without dashes.
+
+    Raises:
+        ValueError: If there is one; the message says how it is called.
+    """
+    for name in names:
+        for earlier, now in _NOW.items():
+            if name == earlier or name.startswith(f"{earlier}."):
+                raise ValueError(f"Expected --{now}{name.removeprefix(earlier)}; got --{name}, its earlier name.")
+
+
+class ExperimentParser(ArgumentParser):
+    """A parser that also reads files of earlier versions."""
+
+    def parse_object(self, obj: Namespace | dict[str, Any], *arguments: Any, **options: Any) -> Namespace:
+        return super().parse_object(renewed(obj), *arguments, **options)
+
+    def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
+        with suppress(YAMLError):  # the parser's own message names the place
+            content = safe_dump(renewed(safe_load(content)), sort_keys=False)
+        return super().parse_string(content, *arguments, **options)
