@@ -321,7 +321,10 @@ def check_options(experiment: Experiment) -> None:
             raise ValueError(
                 f"Expected a whole number as objective.{name} of at least {smallest} for {kind}; got {value}."
             )
-    makers = {"optimizer": experiment.training.optimizer, "mixture.svi.optimizer": experiment.mixture.svi.optimizer}
+    makers: dict[str, Any] = {
+        "optimizer": experiment.training.optimizer,
+        "mixture.svi.optimizer": experiment.mixture.svi.optimizer,
+    }
     for name, make in makers.items():
         if make is None:
             continue

@@ -17,10 +17,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentmix.experiments.options.mixture_fits import GUIDES
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
+from latentmix.models import MixtureParameters
+from latentmix.models.mixture.covariances import covariance_structure
 
 __all__ = ["load_mixture", "mixture_state"]
 
 LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
+PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
 SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
 ALGORITHMS = {kind.name: kind for kind in (EM, SVI, NUTS)}
 NAMED = (AutoGuide, Optimizer, LRScheduler, ReduceLROnPlateau, TorchDistributionMixin)
@@ -33,9 +36,10 @@ def mixture_state(mixture: GaussianMixture) -> dict[str, Any]:
     Raises:
         ValueError: If an option is an object that cannot be described, such as a lambda for an optimizer.
     """
-    options = mixture.get_params(deep=False)
+    options, parameters = mixture.get_params(deep=False), mixture.parameters_
     return {
         "options": {name: _described(value, name) for name, value in options.items()},
+        "parameters": {name: getattr(parameters, name) for name in PARAMETERS},
         "learned": {name: torch.as_tensor(np.asarray(getattr(mixture, name))) for name in LEARNED},
         "scalars": {name: np.asarray(getattr(mixture, name)).item() for name in SCALARS},
     }
@@ -47,8 +51,11 @@ def load_mixture(state: Mapping[str, Any]) -> GaussianMixture:
     Raises:
         ValueError: If it names a class that is not known, or is no guide, optimizer, schedule or distribution.
     """
-    options = _earlier(state) if "parameters" in state else _built(state["options"])
-    mixture = GaussianMixture(**options)
+    mixture = GaussianMixture(**(_built(state["options"]) if "options" in state else _earlier(state)))
+    if "options" in state:
+        weights, means, covariances, factors = (state["parameters"][name] for name in PARAMETERS)
+        structure = covariance_structure(mixture.covariance_type)
+        mixture.parameters_ = MixtureParameters(weights, means, covariances, structure)._known(factors)
     for name, tensor in state["learned"].items():
         setattr(mixture, name, tensor.numpy())
     for name, value in state["scalars"].items():
@@ -75,7 +82,7 @@ def _described(value: Any, name: str) -> Any:
     if isinstance(value, TorchDistributionMixin):
         return _distribution(value, name)
     kind, keywords = (value.func, value.keywords) if isinstance(value, partial) and not value.args else (value, {})
-    if isinstance(kind, type) and issubclass(kind, NAMED) and _class_of(_path(kind)) is kind:
+    if isinstance(kind, type) and _is_loadable(kind):
         return {"class": _path(kind), "keywords": {key: _described(each, key) for key, each in keywords.items()}}
     raise ValueError(
         f"Expected an option {name} that can be saved, as a class or a functools.partial of one; got {value!r:.80}."
@@ -87,15 +94,22 @@ def _distribution(value: Any, name: str) -> dict[str, Any]:
     if isinstance(value, torch.distributions.Independent):
         return {"independent": _described(value.base_dist, name), "dimensions": value.reinterpreted_batch_ndims}
     kind = type(value)
-    arguments = {key: getattr(value, key) for key in getattr(kind, "arg_constraints", {}) if key in vars(value)}
-    try:
-        same = kind(**arguments)
-        fits = same.batch_shape == value.batch_shape and same.event_shape == value.event_shape
-    except Exception:
-        fits = False
-    if not arguments or not fits or _class_of(_path(kind)) is not kind:
-        raise ValueError(f"Expected a distribution for {name} that its parameters describe; got {value}.")
-    return {"distribution": _path(kind), "arguments": {key: _described(each, key) for key, each in arguments.items()}}
+    constrained = getattr(kind, "arg_constraints", {})
+    for names in ([key for key in constrained if key in vars(value)], list(constrained)):
+        try:
+            arguments = {key: getattr(value, key) for key in names}
+            same = kind(**arguments)
+        except Exception:  # constructors refuse arguments in ways of their own
+            continue
+        alike = (same.batch_shape, same.event_shape) == (value.batch_shape, value.event_shape)
+        if arguments and alike and _is_loadable(kind):
+            described = {key: _described(each, key) for key, each in arguments.items()}
+            return {"distribution": _path(kind), "arguments": described}
+    raise ValueError(f"Expected a distribution for {name} that its parameters describe; got {value}.")
+
+
+def _is_loadable(kind: type) -> bool:
+    return issubclass(kind, NAMED) and getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
 
 
 def _built(value: Any) -> Any:

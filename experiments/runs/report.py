@@ -66,8 +66,8 @@ PICTURES = {
         "EM against SVI",
         "Log-likelihood per latent along the iterations (by default the first thirty steps of SVI are natural-gradient "
         "steps, which are EM's own under flat priors; --mixture.svi.optimizer chooses another path); accuracy on the "
-        "test images for each budget of labels, whiskers spanning the draws of labelled images; and, component by component "
-        "after alignment, the weights of both fits and how far their means lie apart.",
+        "test images for each budget of labels, whiskers spanning the draws of labelled images; and, component by "
+        "component after alignment, the weights of both fits and how far their means lie apart.",
     ),
     "confusion": (
         "Confusion matrices",

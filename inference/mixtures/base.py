@@ -182,6 +182,11 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         weights, means, covariances = (part.double() for part in held)
         return MixtureParameters(weights, means, covariances, covariance_structure(self.covariance_type))
 
+    @parameters_.setter
+    def parameters_(self, parameters: MixtureParameters) -> None:
+        """Set `weights_`, `means_`, ..., as NumPy arrays in float64, of which no digits are lost."""
+        self._learn(parameters, torch.empty(0, dtype=torch.float64), None)
+
     def _covariances(self, kept: MixtureParameters | None) -> Tensor:
         """`covariances_`, or those of the factors of the precisions where somebody set only these."""
         if hasattr(self, "covariances_"):

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from latentmix.experiments.cli import parse_experiment
+from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
+from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.inference import NUTS, SVI
+
+EARLIER = Path(__file__).parents[1] / "runs" / "earlier_run"
+
+
+@pytest.mark.parametrize("name", ["finished", "interrupted"])
+def test_configurations_of_an_earlier_version_are_read(name: str) -> None:
+    path = EARLIER / name / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    by_object = Experiment.from_config(experiment_parser().parse_object(config))
+    by_file = Experiment.from_config(parse_experiment(str(path), []))
+    for experiment in (by_object, by_file):
+        assert experiment.mixture.svi.epochs == config["mixture"]["svi_steps"]
+        assert experiment.mixture.svi.guide.__name__ == config["mixture"]["guide"]
+        assert experiment.mixture.nuts.draws == config["mixture"]["nuts_draws"]
+        assert experiment.mixture.nuts.max_tree_depth == config["mixture"]["nuts_max_tree_depth"]
+        assert experiment.mixture.svi_start == config["mixture"]["svi_start"]
+    given = config["mixture"]["optimizer"]
+    assert by_object.config["mixture"]["svi"]["optimizer"] == given
+
+
+def test_the_configuration_of_a_run_gives_the_same_run() -> None:
+    words = ["--mixture.svi.optimizer", "Adam", "--mixture.svi.optimizer.lr", "0.1", "--mixture.nuts.draws", "7"]
+    first = Experiment.from_config(parse_experiment("digits", [*words, "--mixture.svi.guide", "AutoNormal"]))
+    again = Experiment.from_config(experiment_parser().parse_object(first.config))
+    assert again.config == first.config
+    assert repr(again.mixture) == repr(first.mixture)
+    assert first.mixture.svi.optimizer.keywords == {"lr": 0.1}  # type: ignore[union-attr]
+
+
+def test_defaults_are_those_of_the_algorithms_but_for_a_few() -> None:
+    mixture = Experiment.from_config(parse_experiment("digits", [])).mixture
+    assert mixture.svi.get_params() == SVI(epochs=2000).get_params()
+    assert mixture.nuts.get_params() == NUTS(draws=0, chains=2).get_params()
+
+
+def test_names_of_today_win_and_the_given_configuration_stays() -> None:
+    config = {"mixture": {"svi_steps": 5, "svi": {"epochs": 7}}}
+    assert renewed(config) == {"mixture": {"svi": {"epochs": 7}}}
+    assert config["mixture"]["svi_steps"] == 5
+    assert renewed({"epochs": 3}) == {"epochs": 3}
+    assert renewed("word") == "word"
+
+
+@pytest.mark.parametrize(
+    ("name", "now"),
+    [
+        ("mixture.svi_steps", "mixture.svi.epochs"),
+        ("mixture.guide", "mixture.svi.guide"),
+        ("mixture.optimizer.lr", "mixture.svi.optimizer.lr"),
+        ("mixture.nuts_max_tree_depth", "mixture.nuts.max_tree_depth"),
+    ],
+)
+def test_earlier_names_are_refused_with_todays(name: str, now: str) -> None:
+    with pytest.raises(ValueError, match=rf"Expected --{now}; got --{name}, its earlier name"):
+        refuse_earlier_names([name])
+    refuse_earlier_names([now, "epochs", "optimizer.lr", "mixture.svi_start"])
