@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from latentmix.guides.encoders import Encoder
 from latentmix.guides.families import DiagonalNormal, Family
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.process_state import kept_random_state
-from latentmix.models.vae import evaluation_mode, register
+from latentmix.models.pyro_modules import evaluation_mode, register
 
 __all__ = ["AmortizedGuide"]
 

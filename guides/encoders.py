@@ -9,7 +9,8 @@ from typing import final
 
 from torch import Tensor, nn
 
-from latentmix.models.networks import check_floating, check_positive, halved, mlp
+from latentmix.models.arguments import check_floating, check_positive
+from latentmix.models.networks import halved, mlp
 from latentmix.models.pretrained import Part
 
 __all__ = ["ConvEncoder", "Encoder", "MLPEncoder"]

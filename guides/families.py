@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, register_kl
 
+from latentmix.models.arguments import check_positive
 from latentmix.models.distributions import softplus
 from latentmix.models.flows import FlowDistribution, autoregressive
 from latentmix.models.mixture_prior import cholesky_factor
-from latentmix.models.networks import check_positive
 from latentmix.models.pretrained import Part
 
 __all__ = ["AutoregressiveFlow", "ConditionalDistribution", "DiagonalNormal", "Family", "FullNormal"]

@@ -14,7 +14,7 @@ from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.em.density import Densities
 from latentmix.models import VAE
 from latentmix.models.priors import Prior
-from latentmix.models.vae import evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["log_likelihood", "log_likelihoods"]
 

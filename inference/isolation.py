@@ -18,6 +18,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
 from latentmix.models.process_state import exclusive
+from latentmix.models.pyro_modules import TrainingModes
 
 __all__ = ["Modules", "RandomState", "Registered", "isolated", "ordinary", "plain_errors"]
 
@@ -136,21 +137,24 @@ def plain_errors() -> Iterator[None]:
 
 
 class Modules(Messenger):
-    """Finds the modules of Pyro callables, and keeps them in evaluation mode inside the block.
+    """Collects the modules of Pyro callables, and keeps them in evaluation mode inside the block.
 
-    A module is found where a callable is one, is a method of one, or is a handler's wrapping of these; modules
-    that register themselves (`latentmix.models.vae.register`) are found when they run, however they are wrapped.
+    A callable may be a module, a method of one, or a handler around these. Modules that register themselves by
+    `latentmix.models.pyro_modules.register` are collected when they run, in whatever they are wrapped.
 
     Args:
         functions: The callables.
-        evaluation: Whether the modules are put into evaluation mode, and back at the end as each was.
+        evaluation: Whether the modules are put into evaluation mode; at the end each has the mode that it had.
+
+    Attributes:
+        found: The modules by `id`.
     """
 
     def __init__(self, *functions: Callable[..., Any], evaluation: bool = True) -> None:
         super().__init__()
         self.evaluation = evaluation
         self.found: dict[int, nn.Module] = {}
-        self._was_training: dict[nn.Module, bool] = {}
+        self._modes = TrainingModes()
         self._owners = [owner for function in functions if (owner := _owner(function)) is not None]
 
     def __enter__(self) -> Self:
@@ -161,9 +165,7 @@ class Modules(Messenger):
 
     def __exit__(self, *details: Any) -> None:
         super().__exit__(*details)
-        for part, training in self._was_training.items():
-            part.training = training
-        self._was_training = {}
+        self._modes.restore()
 
     def _pyro_module(self, msg: Any) -> None:
         self._add(msg["args"][0])
@@ -171,9 +173,7 @@ class Modules(Messenger):
     def _add(self, module: nn.Module) -> None:
         self.found.setdefault(id(module), module)
         if self.evaluation:
-            for part in module.modules():
-                self._was_training.setdefault(part, part.training)
-                part.training = False
+            self._modes.evaluate(module)
 
 
 class Registered(Messenger):

@@ -16,7 +16,7 @@ from latentmix.inference.importance import log_density, seeded_batches
 from latentmix.inference.isolation import isolated
 from latentmix.inference.objectives.divergences import kl_per_dimension
 from latentmix.models import VAE
-from latentmix.models.vae import evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["LatentStatistics", "latent_statistics"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.priors import Prior
 
 _validated = Distribution._validate_args

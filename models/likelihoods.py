@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models import distributions
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Likelihood"]

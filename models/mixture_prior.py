@@ -9,10 +9,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from latentmix.models.arguments import check_positive
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.gaussians import FactoredNormal
 from latentmix.models.mixture.parameters import MixtureParameters
-from latentmix.models.networks import check_positive
 from latentmix.models.priors import Prior
 from latentmix.models.process_state import kept_random_state
 

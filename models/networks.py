@@ -10,6 +10,7 @@ from typing import final
 
 from torch import Tensor, nn
 
+from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part
 
 __all__ = ["ConvDecoder", "Decoder", "MLPDecoder", "mlp"]
@@ -25,20 +26,6 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     for narrow, wide in pairwise(sizes):
         layers += [nn.Linear(narrow, wide), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def check_positive(**values: int | Sequence[int]) -> None:
-    """Refuse sizes that are not positive integers, by name."""
-    for name, value in values.items():
-        sizes = value if isinstance(value, Sequence) else [value]
-        if any(not hasattr(size, "__index__") or size < 1 for size in sizes):
-            raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
-
-
-def check_floating(x: Tensor) -> None:
-    """Refuse data that are integers or booleans, whose scale a density cannot know."""
-    if not x.is_floating_point():
-        raise ValueError(f"Expected floating-point data; got {x.dtype}: convert them, as by transform=ToFloat().")
 
 
 class Decoder(nn.Module, Part):

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part
 
 __all__ = ["Prior", "StandardNormal", "StudentT"]

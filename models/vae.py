@@ -3,76 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
 import pyro
 import torch
-from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
+from latentmix.models.arguments import check_floating
 from latentmix.models.likelihoods import Likelihood
-from latentmix.models.networks import Decoder, check_floating
+from latentmix.models.networks import Decoder
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.priors import Prior
-from latentmix.models.process_state import exclusive, kept_random_state
+from latentmix.models.process_state import kept_random_state
+from latentmix.models.pyro_modules import evaluation_mode, register
 
-__all__ = ["VAE", "evaluation_mode", "register"]
-
-
-@contextmanager
-def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put modules (batch normalisation, dropout) into evaluation mode, and back as each was; one thread at a time.
-
-    Args:
-        modules: The modules; submodules are included.
-    """
-    with exclusive():
-        was_training = {part: part.training for module in modules for part in module.modules()}
-        try:
-            for module in modules:
-                module.eval()
-            yield
-        finally:
-            for part, training in was_training.items():
-                part.training = training
-
-
-def register(name: str, module: nn.Module) -> None:
-    """Register a module's trainable parameters with Pyro, as `pyro.module` does, but never another module's.
-
-    Handlers see the module itself too, in a message of type `module`; one that sets its value to False says that
-    the parameters are known, and spares the registration.
-
-    Args:
-        name: Name of the module in the parameter store.
-        module: The module.
-
-    Raises:
-        ValueError: If the parameter store already holds another module's parameters under that name; without
-            this check that other module would be trained in place of this one (pyro issue 2912).
-    """
-    if not _announce(module, name=name):
-        return
-    store = pyro.get_param_store()
-    for key, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        full = f"{name}$$${key}"
-        pyro.param(full, parameter)
-        if full in store and store[full] is not parameter:
-            raise ValueError(
-                f"Expected the parameter store to hold this module's {key!r} under {name!r}; got another module's (or "
-                "a copy, where a parameter is not contiguous): call pyro.clear_param_store() first, or train by "
-                "latentmix.inference.fit, which keeps fits apart."
-            )
-
-
-@effectful(type="module")
-def _announce(module: nn.Module) -> bool:
-    return True
+__all__ = ["VAE"]
 
 
 @final

@@ -10,9 +10,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.priors import Prior
-from latentmix.models.vae import evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["VampPrior"]
 

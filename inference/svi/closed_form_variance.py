@@ -12,7 +12,8 @@ from latentmix.inference.batches import Transform, transformed
 from latentmix.inference.isolation import isolated
 from latentmix.inference.svi.state import Callback, TrainingState
 from latentmix.models.location_scale import LocationScale
-from latentmix.models.vae import VAE, evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
+from latentmix.models.vae import VAE
 
 __all__ = ["ClosedFormVariance"]
 

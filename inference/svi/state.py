@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from latentmix.inference.evaluation import Bound
 from latentmix.inference.isolation import RandomState
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
+from latentmix.models.arguments import first_mismatch
 
 __all__ = ["Callback", "DivergenceError", "EarlyStopping", "EpochRecord", "TrainingState"]
 
@@ -323,18 +324,16 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _copy_into(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
-    different = sorted(targets.keys() ^ sources.keys())
-    if different:
-        raise ValueError(
-            f"Expected a state of training with the parameters of this model and guide; {different[0]!r} is in only "
-            "one of the two: resume with the model and guide of the first fit."
-        )
-    for name, target in targets.items():
-        if target.shape != sources[name].shape:
+    mismatch = first_mismatch(targets, sources)
+    if mismatch is not None:
+        name, expected, given = mismatch
+        if expected is None or given is None:
             raise ValueError(
-                f"Expected {name!r} of shape {tuple(target.shape)} in the state of training; "
-                f"got {tuple(sources[name].shape)}."
+                f"Expected a state of training with the parameters of this model and guide; {name!r} is in only one of "
+                "the two: resume with the model and guide of the first fit."
             )
+        raise ValueError(f"Expected {name!r} of shape {expected} in the state of training; got {given}.")
+    for name, target in targets.items():
         target.copy_(sources[name])
 
 
