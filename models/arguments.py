@@ -64,7 +64,7 @@ def first_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) 
         given: Tensors by name.
 
     Returns:
-        The first name, in alphabetical order, that is absent from one side or differs in shape; None if all agree.
+        The first name that is absent from one side, or whose shapes differ; None if all agree.
 
     Example:
         >>> import torch
@@ -72,7 +72,7 @@ def first_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) 
         >>> first_mismatch({"loc": torch.zeros(3)}, {"loc": torch.zeros(2)})
         Mismatch(name='loc', expected=(3,), given=(2,))
     """
-    for name in sorted(expected.keys() | given.keys()):
+    for name in {**expected, **given}:
         shapes = [tuple(side[name].shape) if name in side else None for side in (expected, given)]
         if shapes[0] != shapes[1]:
             return Mismatch(name, *shapes)

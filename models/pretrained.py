@@ -233,7 +233,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     Raises:
         ValueError: If a tensor is missing, unknown, or of another shape.
     """
-    mismatch = first_mismatch(module.state_dict(), weights)
+    mismatch = first_mismatch(dict(sorted(module.state_dict().items())), weights)
     if mismatch is not None:
         expected, given = ("none" if shape is None else shape for shape in mismatch[1:])
         raise ValueError(f"Expected weights {mismatch.name!r} of shape {expected}; got {given}.")
