@@ -19,7 +19,8 @@ from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult, fit_mixture_nuts
 from latentmix.inference.mixtures.svi.fit import MixtureSVIResult, fit_mixture_svi
-from latentmix.inference.objectives.base import Objective, Terms, as_objective, bound_of
+from latentmix.inference.objectives.base import Objective, Terms
+from latentmix.inference.objectives.conversion import as_objective, bound_of
 from latentmix.inference.objectives.weighted import FreeBits, Weighted
 from latentmix.inference.start_prior import StartPrior
 from latentmix.inference.svi.closed_form_variance import ClosedFormVariance

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from latentmix.inference.batches import Data, Transform, as_batch, transformed
 from latentmix.inference.isolation import Modules, isolated, plain_errors
-from latentmix.inference.objectives.base import Objective, Stochastic, reporter_of
+from latentmix.inference.objectives.base import Objective, Stochastic
+from latentmix.inference.objectives.conversion import reporter_of
 from latentmix.inference.support import SupportCheck
 from latentmix.models.likelihoods import Likelihood
 

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from latentmix.inference.batches import Batch, Data, Transform, as_batch, transformed
 from latentmix.inference.evaluation import Bound, check_store
 from latentmix.inference.isolation import Modules, RandomState, isolated, plain_errors
-from latentmix.inference.objectives.base import Objective, Stochastic, as_objective, bound_of, reporter_of
+from latentmix.inference.objectives.base import Objective, Stochastic
+from latentmix.inference.objectives.conversion import as_objective, bound_of, reporter_of
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.problem import Frozen, Problem
 from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState

@@ -19,8 +19,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from latentmix.inference.batches import Batch, Transform, transformed
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.isolation import Modules, RandomState, plain_errors
-from latentmix.inference.objectives.base import Objective, Stochastic, Terms, as_objective, data_plate
-from latentmix.inference.objectives.terms import data_count, local_sites, samples
+from latentmix.inference.objectives.base import (
+    Objective,
+    Stochastic,
+    Terms,
+    data_count,
+    data_plate,
+    local_sites,
+    samples,
+)
+from latentmix.inference.objectives.conversion import as_objective
 from latentmix.inference.support import check_support
 
 __all__ = ["Frozen", "Problem", "check_scaling"]

@@ -30,8 +30,8 @@ from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.standardised import Priors, standardised_model
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
-from latentmix.inference.objectives.terms import Stochastic, Terms
-from latentmix.inference.objectives.twins import TraceEnumTwin
+from latentmix.inference.objectives.base import Stochastic, Terms
+from latentmix.inference.objectives.elbos import EnumObjective
 from latentmix.inference.svi.fit import SVIResult, fit
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
@@ -92,7 +92,7 @@ class MixtureSVIResult:
         return len(self.lower_bounds)
 
 
-class RegularizedEnum(TraceEnumTwin):
+class RegularizedEnum(EnumObjective):
     r"""`TraceEnum_ELBO` regularized as EM is.
 
     An M step of EM that adds `reg_covar` to the variances maximises the expected log-density less
@@ -112,7 +112,7 @@ class RegularizedEnum(TraceEnumTwin):
         self._regularization = regularization if bool((regularization > 0).any()) else None
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """See `Twin.particle`."""
+        """See `ELBOObjective.particle`."""
         loss, elbo, log_likelihood = super().particle(model_trace, guide_trace)
         if self._regularization is None:
             return loss, elbo, log_likelihood
