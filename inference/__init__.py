@@ -23,9 +23,10 @@ from latentmix.inference.objectives.base import Objective, Terms
 from latentmix.inference.objectives.conversion import as_objective, bound_of
 from latentmix.inference.objectives.weighted import FreeBits, Weighted
 from latentmix.inference.start_prior import StartPrior
+from latentmix.inference.svi.callbacks import EarlyStopping
 from latentmix.inference.svi.closed_form_variance import ClosedFormVariance
 from latentmix.inference.svi.fit import SVIResult, fit
-from latentmix.inference.svi.state import Callback, DivergenceError, EarlyStopping, EpochRecord, TrainingState
+from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
 from latentmix.inference.two_sample import Coverage, TwoSampleTest, component_coverage, energy_test
 
 __all__ = [
