@@ -1,7 +1,7 @@
 """Algorithms: SVI and its objectives, evaluation, and mixtures by EM, by enumerated SVI and by MCMC."""
 
 from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
-from latentmix.inference.ex_post import ex_post_prior, likelihood_moments
+from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
 from latentmix.inference.importance import log_likelihood, log_likelihoods
 from latentmix.inference.latent_statistics import LatentStatistics, latent_statistics
 from latentmix.inference.mixtures.analysis.comparison import (
@@ -38,6 +38,7 @@ __all__ = [
     "DivergenceError",
     "EarlyStopping",
     "EpochRecord",
+    "ExPostFit",
     "FreeBits",
     "GaussianMixture",
     "LatentStatistics",
@@ -65,6 +66,7 @@ __all__ = [
     "energy_test",
     "evaluate",
     "ex_post_prior",
+    "ex_post_priors",
     "fit",
     "fit_mixture_nuts",
     "fit_mixture_svi",
