@@ -35,8 +35,8 @@ class VAE(nn.Module, Part):
         likelihood: The distribution p(x given f(z)).
 
     Raises:
-        ValueError: If the parts do not fit: another `latent_dim` in decoder and prior, or a decoder that gives
-            another number of outputs per value than the likelihood needs.
+        ValueError: If the parts do not fit: `latent_dim` of decoder and prior, or `outputs` of decoder and likelihood,
+            differ.
 
     Example:
         >>> from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
@@ -89,20 +89,20 @@ class VAE(nn.Module, Part):
             prior: A prior of the same `latent_dim`, of the decoder's dtype and on its device.
 
         Raises:
-            ValueError: If its `latent_dim` is another.
+            ValueError: If `latent_dim` differs.
         """
         return VAE(decoder=self.decoder, prior=prior, likelihood=self.likelihood)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `vae.safetensors` and `vae.json`, from which `from_pretrained` builds the VAE again.
+        """Write `vae.safetensors` and `vae.json`, from which `from_pretrained` rebuilds the VAE.
 
-        Parts of a user's own keep the arguments of their constructors as attributes of the same names.
+        A user's own parts must keep the arguments of their constructors as attributes of the same names.
 
         Args:
-            folder: Is made where there is none.
+            folder: The folder; it is made if it does not exist.
 
         Raises:
-            ValueError: If a part does not keep its arguments.
+            ValueError: If a part does not keep its arguments, or its class is private or local.
         """
         save_pretrained(self, folder, "vae")
 
@@ -110,13 +110,14 @@ class VAE(nn.Module, Part):
     def from_pretrained(cls, folder: str | Path) -> VAE:
         """Build the VAE that `save_pretrained` wrote, with its weights; nothing in the files is executed.
 
-        A `VampPrior` has to be bound to its guide again. Modules of parts of a user's own are to be imported before.
+        A `VampPrior` has to be bound to its guide afterwards. The modules of a user's own parts have to be imported
+        before.
 
         Args:
-            folder: What `save_pretrained` wrote into, or the `checkpoints` of a run.
+            folder: The folder of `save_pretrained`, or a run.
 
         Raises:
-            ValueError: If a file is missing or is something else, or the weights do not fit.
+            ValueError: If a file is missing or invalid, or the weights do not fit.
 
         Example:
             >>> import tempfile
@@ -136,7 +137,7 @@ class VAE(nn.Module, Part):
             x: A `batch x shape` tensor.
 
         Returns:
-            x, or the sample of it where the site is not observed (`poutine.uncondition`).
+            x, or a sample where the site is not observed (`poutine.uncondition`).
 
         Raises:
             ValueError: If the shape of a datum is not the decoder's, or the data are integers or booleans.
@@ -169,12 +170,12 @@ class VAE(nn.Module, Part):
 
     @torch.no_grad()
     def generate(self, n: int, *, mean: bool = True, seed: int | None = None) -> Tensor:
-        """Data of `n` draws from the prior.
+        """Data generated from `n` draws of the prior, in evaluation mode.
 
         Args:
-            n: How many.
-            mean: Whether to give the likelihood's mean at each draw, or else a draw from the likelihood too.
-            seed: Seed of the draws; by default a fresh one. torch's random state stays as it is.
+            n: Number of draws.
+            mean: Whether to return the likelihood's mean at each draw, rather than a draw from the likelihood.
+            seed: Seed of the draws; by default a fresh one. torch's random state is unchanged.
 
         Returns:
             An `n x shape` tensor.
