@@ -1,4 +1,4 @@
-"""The amortized guide q(z given x): one network infers the latent of every datum."""
+"""The amortized guide q(z given x): one encoder network for the latents of all data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from latentmix.guides.encoders import Encoder
 from latentmix.guides.families import DiagonalNormal, Family
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.process_state import kept_random_state
-from latentmix.models.vae import evaluation_mode, register
+from latentmix.models.pyro_modules import evaluation_mode, register
 
 __all__ = ["AmortizedGuide"]
 
@@ -31,7 +31,10 @@ class AmortizedGuide(nn.Module, Part):
 
     Args:
         encoder: The network body.
-        family: What the encoder's features are turned into.
+        family: The family of q, by default `DiagonalNormal`.
+
+    Raises:
+        ValueError: If `family` is not a `Family`.
 
     Example:
         >>> import torch
@@ -43,12 +46,12 @@ class AmortizedGuide(nn.Module, Part):
 
     def __init__(self, encoder: Encoder, family: Family | None = None) -> None:
         super().__init__()
-        given: object = family
-        if given is not None and not isinstance(given, Family):
-            hint = f" the class {given.__name__}: make one" if isinstance(given, type) else f" {given!r:.60}"
+        chosen: object = DiagonalNormal() if family is None else family
+        if not isinstance(chosen, Family):
+            hint = f" the class {chosen.__name__}: make one" if isinstance(chosen, type) else f" {chosen!r:.60}"
             raise ValueError(f"Expected a Family for family; got{hint}.")
         self.encoder = encoder
-        self.family = DiagonalNormal() if family is None else family
+        self.family = chosen
         self.head = self.family.build(encoder.features, encoder.latent_dim)
 
     @property
@@ -117,8 +120,8 @@ class AmortizedGuide(nn.Module, Part):
             transform: Applied to each chunk first.
 
         Returns:
-            The means, `n x latent_dim`, and the variances, `n x latent_dim`, where the family's values are
-            independent, else the covariances, `n x latent_dim x latent_dim`.
+            The means, `n x latent_dim`, and the variances, `n x latent_dim`, if the values of z are independent, else
+            the covariances, `n x latent_dim x latent_dim`.
         """
         with evaluation_mode(self):
             encoded = (self.encoder(chunk) for chunk in _chunks(x, batch_size, transform))
@@ -141,7 +144,7 @@ class AmortizedGuide(nn.Module, Part):
             x: An `n x shape` tensor.
             batch_size: Data a chunk.
             transform: Applied to each chunk first.
-            seed: Seed of the draws; by default a fresh one. torch's random state stays as it is.
+            seed: Seed of the draws; by default a fresh one. torch's random state is unchanged.
 
         Returns:
             An `n x latent_dim` tensor.

@@ -1,4 +1,4 @@
-"""Network bodies: the encoders that give the features an amortized guide is made of."""
+"""Network bodies: encoders, from a datum to the features of an amortized guide."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import final
 
 from torch import Tensor, nn
 
-from latentmix.models.networks import check_floating, check_positive, halved, mlp
+from latentmix.models.arguments import check_floating, check_positive
+from latentmix.models.networks import halved, mlp
 from latentmix.models.pretrained import Part
 
 __all__ = ["ConvEncoder", "Encoder", "MLPEncoder"]
 
 
 class Encoder(nn.Module, Part):
-    """Maps a datum x to features; the guide's family turns these into q(z given x).
+    """Network from a datum x to features; the guide's family maps these to q(z given x).
 
-    A subclass fills `encode`; leading dimensions are handled here.
+    A subclass fills `encode`. Leading dimensions are flattened here.
 
     Args:
         latent_dim: Length of z.
         shape: Shape of one datum.
         features: Number of features.
+
+    Raises:
+        ValueError: If a size is below 1.
     """
 
     def __init__(self, latent_dim: int, shape: Sequence[int], features: int) -> None:
@@ -58,7 +62,7 @@ class Encoder(nn.Module, Part):
 
 @final
 class MLPEncoder(Encoder):
-    """Flatten, then fully connected layers, each with a ReLU.
+    """A multilayer perceptron: fully connected layers, each with a ReLU, on the flattened datum.
 
     Args:
         latent_dim: Length of z.

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, register_kl
 
+from latentmix.models.arguments import check_positive
 from latentmix.models.distributions import softplus
 from latentmix.models.flows import FlowDistribution, autoregressive
 from latentmix.models.mixture_prior import cholesky_factor
-from latentmix.models.networks import check_positive
 from latentmix.models.pretrained import Part
 
 __all__ = ["AutoregressiveFlow", "ConditionalDistribution", "DiagonalNormal", "Family", "FullNormal"]
@@ -24,7 +24,7 @@ Scale = Literal["log_variance", "softplus"]
 
 
 class ConditionalDistribution(nn.Module, ABC):
-    """A module that maps features to a distribution over z."""
+    """A module from features to a distribution over z; a subclass fills `forward`, `mean` and `covariance`."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> dist.TorchDistribution:
@@ -46,17 +46,22 @@ class ConditionalDistribution(nn.Module, ABC):
         """Covariance of q(z given features).
 
         Returns:
-            Variances, `batch_shape x latent_dim`, where the values of z are independent; else matrices,
+            Variances, `batch_shape x latent_dim`, if the values of z are independent; else matrices,
             `batch_shape x latent_dim x latent_dim`.
         """
 
 
 class Family(Part):
-    """A choice of family; it holds no weights, so that one object serves any number of guides."""
+    """A family of distributions, without weights: one object serves any number of guides. A subclass fills `build`."""
 
     @abstractmethod
     def build(self, features: int, latent_dim: int) -> ConditionalDistribution:
-        """Make the layers that turn `features` features into a distribution over `latent_dim` values."""
+        """Build the layers from features to a distribution over z.
+
+        Args:
+            features: Number of features.
+            latent_dim: Length of z.
+        """
 
 
 @final
@@ -65,9 +70,12 @@ class DiagonalNormal(Family):
     r"""The mean-field family :math:`q(z \mid x) = \mathcal N(z \mid \mu(x), \mathrm{diag}\,\sigma^2(x))`.
 
     Args:
-        scale: "log_variance": one linear layer gives the mean, another the logarithm of the variance (Kingma and
-            Welling, 2014, appendix C.2). "softplus": one linear layer gives the mean in the first half of its
-            outputs, and the softplus of the second half is the variance.
+        scale: "log_variance": one linear layer for the mean, another for the logarithm of the variance (Kingma and
+            Welling, 2014, appendix C.2). "softplus": one linear layer, whose first half of outputs is the mean, and
+            the softplus of whose second half is the variance.
+
+    Raises:
+        ValueError: If `scale` is another word.
 
     Example:
         >>> import torch
@@ -131,9 +139,9 @@ class _SoftplusNormal(ConditionalDistribution):
 class FullNormal(Family):
     r"""Normal distributions with correlations, :math:`q(z \mid x) = \mathcal N(z \mid \mu(x), L(x) L(x)^\top)`.
 
-    Linear layers give the mean, the squared diagonal of the Cholesky factor L by its logarithm, and what stands
-    below the diagonal in units of it (Kingma and Welling, *An introduction to variational autoencoders*, 2019,
-    section 2.5.1). It starts near a diagonal covariance. The KL divergence from a diagonal normal prior is analytic.
+    Linear layers give the mean, the logarithm of the squared diagonal of the Cholesky factor L, and the elements below
+    the diagonal in units of it (Kingma and Welling, *An introduction to variational autoencoders*, 2019, section
+    2.5.1). Initially the covariance is almost diagonal. The KL divergence from a diagonal normal prior is analytic.
 
     Example:
         >>> import torch
@@ -205,21 +213,21 @@ class _FullNormal(ConditionalDistribution):
 @final
 @dataclass(frozen=True)
 class AutoregressiveFlow(Family):
-    r"""Inverse autoregressive flows: a diagonal normal carried through masked autoregressive networks, by zuko.
+    r"""Inverse autoregressive flows: a diagonal normal transformed by masked autoregressive networks, by zuko.
 
     :math:`z = f_T \circ \dots \circ f_1(\epsilon \mid h(x))` with :math:`\epsilon \sim \mathcal N(\mu(x),
     \mathrm{diag}\,\sigma^2(x))` (Kingma et al., *Improved variational inference with inverse autoregressive flow*,
-    2016, equations 9 to 11). It starts near that normal. A sample and its own density are one parallel pass; the
-    density of other values takes `latent_dim` passes. Mean and covariance have no closed form: they are averages
-    over fixed draws of epsilon in opposite pairs, exact where the flow is affine, and always the same.
+    2016, equations 9 to 11). Initially it is close to that normal. A sample and its density take one parallel pass,
+    the density of other values `latent_dim` passes. Mean and covariance have no closed form: they are averages over
+    fixed antithetic draws of epsilon, deterministic, and exact if the flow is affine.
 
     Args:
         transforms: Number of autoregressive transformations.
-        hidden: Widths of the hidden layers of each one's network.
-        context: Length of h(x), a linear layer's output.
+        hidden: Widths of the hidden layers of each masked network.
+        context: Length of h(x), the output of a linear layer.
 
     Raises:
-        ValueError: A size below one.
+        ValueError: If a size is below 1.
 
     Example:
         >>> import torch
@@ -272,7 +280,7 @@ class _AutoregressiveFlow(ConditionalDistribution):
 
 
 def _standard_draws(size: int) -> Tensor:
-    """Draws of N(0, I) in opposite pairs with the covariance I, the same in every process."""
+    """Antithetic draws of N(0, I) whose sample covariance is I, the same in every process."""
     generator = torch.Generator().manual_seed(0)
     half = torch.randn(max(64, 2 * size), size, generator=generator, dtype=torch.float64)
     factor = torch.linalg.cholesky(half.T @ half / len(half))

@@ -1,7 +1,7 @@
 """Algorithms: SVI and its objectives, evaluation, and mixtures by EM, by enumerated SVI and by MCMC."""
 
 from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
-from latentmix.inference.ex_post import ex_post_prior, likelihood_moments
+from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
 from latentmix.inference.importance import log_likelihood, log_likelihoods
 from latentmix.inference.latent_statistics import LatentStatistics, latent_statistics
 from latentmix.inference.mixtures.analysis.comparison import (
@@ -20,12 +20,14 @@ from latentmix.inference.mixtures.em.algorithm import EM
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
 from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
-from latentmix.inference.objectives.base import Objective, Terms, as_objective, bound_of
+from latentmix.inference.objectives.base import Objective, Terms
+from latentmix.inference.objectives.conversion import as_objective, bound_of
 from latentmix.inference.objectives.weighted import FreeBits, Weighted
 from latentmix.inference.start_prior import StartPrior
+from latentmix.inference.svi.callbacks import EarlyStopping
 from latentmix.inference.svi.closed_form_variance import ClosedFormVariance
 from latentmix.inference.svi.fit import SVIResult, fit
-from latentmix.inference.svi.state import Callback, DivergenceError, EarlyStopping, EpochRecord, TrainingState
+from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
 from latentmix.inference.two_sample import Coverage, TwoSampleTest, component_coverage, energy_test
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "DivergenceError",
     "EarlyStopping",
     "EpochRecord",
+    "ExPostFit",
     "FreeBits",
     "GaussianMixture",
     "LatentStatistics",
@@ -67,6 +70,7 @@ __all__ = [
     "energy_test",
     "evaluate",
     "ex_post_prior",
+    "ex_post_priors",
     "fit",
     "latent_statistics",
     "likelihood_moments",

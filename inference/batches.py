@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from latentmix.inference.isolation import isolated, ordinary
 
-__all__ = ["Batch", "Data", "Transform", "as_batch", "transformed"]
+__all__ = ["Batch", "Data", "Transform", "as_batch", "chunks", "transformed"]
 
 Batch = tuple[Tensor, ...]
 Data = Tensor | Sequence[Tensor] | DataLoader[Any]
@@ -24,9 +24,12 @@ def as_batch(data: Data) -> Batch:
 
     The data set of a `DataLoader` is read into memory once, in its own order, by the loader's `collate_fn` and workers.
 
+    Args:
+        data: A tensor, several tensors, or a `DataLoader` of such.
+
     Raises:
-        ValueError: If there is no tensor or datum, the lengths differ, or a loader has no data set of a known length
-            or a sampler of its own.
+        ValueError: If there is no tensor or datum, the lengths differ, or a loader's data set has no known length, or
+            its sampler does not visit each datum once.
     """
     if isinstance(data, DataLoader):
         data = _read(data)
@@ -46,22 +49,43 @@ def as_batch(data: Data) -> Batch:
 
 
 def transformed(batch: Batch, transform: Transform | None) -> Batch:
-    """A minibatch after `transform`, as a tuple."""
+    """The minibatch after `transform`, as a tuple."""
     if transform is None:
         return batch
     result = transform(*batch)
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
+def chunks(data: Batch, size: int, transform: Transform | None) -> Iterator[tuple[int, Batch]]:
+    """Chunks of data in order, each after `transform`.
+
+    Args:
+        data: Tensors of one length.
+        size: Data a chunk; the last one may have fewer.
+        transform: Applied to every chunk.
+
+    Yields:
+        The row that the chunk starts with, and the chunk.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.batches import chunks
+        >>> [(start, len(x)) for start, (x,) in chunks((torch.zeros(5, 2),), 2, None)]
+        [(0, 2), (2, 2), (4, 1)]
+    """
+    for start in range(0, len(data[0]), size):
+        yield start, transformed(tuple(tensor[start : start + size] for tensor in data), transform)
+
+
 def _read(loader: DataLoader[Any]) -> Batch:
     """All data of a loader, in the order of its data set."""
-    refused = _not_once(loader)
-    if refused is not None:
+    obstacle = _obstacle(loader)
+    if obstacle is not None:
         raise ValueError(
-            f"Expected a DataLoader over a data set of known length, each datum once; got {refused}: pass tensors, or "
+            f"Expected a DataLoader over a data set of known length, each datum once; got {obstacle}: pass tensors, or "
             "a loader without it."
         )
-    with isolated(seed=0):  # a data set may draw
+    with isolated(seed=0):  # a data set may draw random numbers
         every = DataLoader(
             loader.dataset,
             batch_size=loader.batch_size,
@@ -79,8 +103,8 @@ def _read(loader: DataLoader[Any]) -> Batch:
     return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
 
 
-def _not_once(loader: DataLoader[Any]) -> str | None:
-    """What keeps a loader from giving each datum once, if anything does."""
+def _obstacle(loader: DataLoader[Any]) -> str | None:
+    """The part of a loader that keeps it from visiting each datum once; None if there is no such part."""
     sampler, batches = loader.sampler, loader.batch_sampler
     if isinstance(loader.dataset, IterableDataset):
         return type(loader.dataset).__name__

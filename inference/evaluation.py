@@ -13,9 +13,10 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
-from latentmix.inference.batches import Data, Transform, as_batch, transformed
+from latentmix.inference.batches import Data, Transform, as_batch, chunks
 from latentmix.inference.isolation import Modules, isolated, plain_errors
-from latentmix.inference.objectives.base import Objective, Stochastic, reporter_of
+from latentmix.inference.objectives.base import Objective, Stochastic
+from latentmix.inference.objectives.conversion import reporter_of
 from latentmix.inference.support import SupportCheck
 from latentmix.models.likelihoods import Likelihood
 
@@ -28,8 +29,8 @@ class Bound:
 
     Attributes:
         loss: The negative ELBO, `kl - log_likelihood`.
-        log_likelihood: Expected log-likelihood of the data under the guide; NaN where the objective does not say.
-        kl: Divergence of the guide from the prior; NaN where the objective does not say.
+        log_likelihood: Expected log-likelihood of the data under the guide; NaN where the objective does not report it.
+        kl: Divergence of the guide from the prior; NaN where the objective does not report it.
     """
 
     loss: float
@@ -43,7 +44,7 @@ class Bound:
 
     @classmethod
     def from_totals(cls, totals: Tensor) -> Bound:
-        """Means from sums of ELBO, log-likelihood and KL, and the number of data, in this order."""
+        """The bound from sums of ELBO, log-likelihood and KL, and the number of data: a tensor of these 4."""
         elbo, log_likelihood, kl, count = totals.tolist()
         return cls(-elbo / count, log_likelihood / count, kl / count)
 
@@ -61,31 +62,31 @@ def evaluate(
 ) -> Bound:
     """Measure the ELBO of data under a fitted model and guide.
 
-    The latents that are drawn, and a random `transform`, depend on `seed` alone, so that epochs and fits are
-    compared on the same noise. Arguments of distributions are validated on the first chunk, the data on every one.
+    Draws of latents and of `transform` depend on `seed` alone, so that epochs and fits are compared on the same noise.
+    Arguments of distributions are validated on the first chunk, the data on every chunk.
 
     Args:
         model: Pyro callable.
         guide: Pyro callable.
-        data: A tensor, several that are sliced together, or a `DataLoader` of these, as `fit` takes it.
-        objective: An ELBO of Pyro, or an objective that says its ELBO; where its loss is another quantity (a Rényi
-            bound, wake-sleep, a weighed ELBO), the ELBO at beta = 1 is measured.
+        data: A tensor, several that are sliced together, or a `DataLoader` of these, as in `fit`.
+        objective: An ELBO of Pyro, or an objective that reports its ELBO; where its loss is another quantity (a Rényi
+            bound, wake-sleep, a weighted ELBO), the ELBO at beta = 1 is measured.
         batch_size: Data a chunk.
         transform: Applied to every chunk.
-        store: Fitted values of `pyro.param` statements, as `SVIResult.store` has them; modules hold their own.
+        store: Fitted values of `pyro.param` statements, as in `SVIResult.store`; modules hold their own.
         seed: Seed of the draws.
 
     Returns:
         The bound, averaged over the data.
 
     Raises:
-        ValueError: If the data disagree in length or are empty, the data or arguments are invalid, the objective
-            does not say its bound, or the value of a `pyro.param` statement is not in `store`.
+        ValueError: If the data disagree in length or are empty, data or arguments are invalid, the objective does not
+            report an ELBO, or the value of a `pyro.param` statement is not in `store`.
     """
     tensors = as_batch(data)
     if batch_size < 1:
         raise ValueError(f"Expected a batch_size of at least 1; got {batch_size}.")
-    goal = reporter_of(objective)
+    reporter = reporter_of(objective)
     known = None if store is None else {kind: dict(part) for kind, part in store.items()}
     with (
         plain_errors(),
@@ -95,29 +96,27 @@ def evaluate(
         SupportCheck() as check,
     ):
         totals = torch.zeros(4, dtype=torch.float64, device=tensors[0].device)
-        for start in range(0, len(tensors[0]), batch_size):
-            check.first_row = start
-            batch = transformed(tuple(tensor[start : start + batch_size] for tensor in tensors), transform)
-            terms = goal.terms(model, guide, *batch)
+        for check.first_row, batch in chunks(tensors, batch_size, transform):
+            terms = reporter.terms(model, guide, *batch)
             if terms.elbo is None:
-                raise ValueError(f"Expected an objective that says its ELBO; got {type(goal).__name__}.")
+                raise ValueError(f"Expected an objective that says its ELBO; got {type(reporter).__name__}.")
             totals += terms.totals(len(batch[0]))
-            if start == 0:
+            if check.first_row == 0:
                 check_store(known, "pass store=result.store")
                 pyro.enable_validation(False)
     return Bound.from_totals(totals)
 
 
 def bits_per_dimension(nats: float, likelihood: Likelihood, shape: Sequence[int]) -> float:
-    """Bits that a code spends on each value of a datum, `-nats / (log(2) D)`.
+    """Code length in bits per value of a datum, `-nats / (log(2) D)`.
 
     Args:
         nats: ELBO or log-likelihood, nats per datum.
-        likelihood: What it was measured under.
+        likelihood: The likelihood of the model.
         shape: Shape of one datum.
 
     Raises:
-        ValueError: If the likelihood is a density: only a probability mass is a length of code.
+        ValueError: If the likelihood is a density: only a probability mass has a code length.
 
     Example:
         >>> from latentmix.inference import bits_per_dimension
@@ -134,10 +133,10 @@ def bits_per_dimension(nats: float, likelihood: Likelihood, shape: Sequence[int]
 
 
 def check_comparable(likelihoods: Mapping[str, Likelihood | str]) -> None:
-    """Refuse to rank ELBOs or log-likelihoods that are taken against different measures.
+    """Refuse to rank ELBOs or log-likelihoods with respect to different measures.
 
     Args:
-        likelihoods: By the name of each contestant its likelihood, or the likelihood's `measure`.
+        likelihoods: Likelihoods, or their `measure`, by the name of each model.
 
     Raises:
         ValueError: If there is more than one measure.
@@ -145,22 +144,30 @@ def check_comparable(likelihoods: Mapping[str, Likelihood | str]) -> None:
     Example:
         >>> from latentmix.inference import check_comparable
         >>> from latentmix.models import Bernoulli
-        >>> check_comparable({"one": Bernoulli(), "other": "mass on {0, 1}"})
+        >>> check_comparable({"first": Bernoulli(), "second": "mass on {0, 1}"})
     """
     measures = {
         name: likelihood if isinstance(likelihood, str) else likelihood.measure
         for name, likelihood in likelihoods.items()
     }
     if len(set(measures.values())) > 1:
-        found = ", ".join(f"{name} ({measure})" for name, measure in measures.items())
+        named = ", ".join(f"{name} ({measure})" for name, measure in measures.items())
         raise ValueError(
-            f"Expected likelihoods of one measure to rank by ELBO or log-likelihood; got {found}: compare them by mean "
+            f"Expected likelihoods of one measure to rank by ELBO or log-likelihood; got {named}: compare them by mean "
             "squared error, rate or accuracy."
         )
 
 
 def check_store(store: Any | None, remedy: str) -> None:
-    """Refuse a `pyro.param` statement that has the value it starts from: one that `store` does not hold."""
+    """Refuse `pyro.param` statements without a fitted value.
+
+    Args:
+        store: The state of Pyro's parameter store after the fit.
+        remedy: The end of the message.
+
+    Raises:
+        ValueError: If Pyro's present store holds a parameter of no module that `store` does not hold.
+    """
     fitted = {} if store is None else store["params"]
     for name, leaf in pyro.get_param_store().named_parameters():
         if name not in fitted and not isinstance(leaf, nn.Parameter):

@@ -1,12 +1,13 @@
-"""The ex-post prior: a mixture that takes the place of a trained VAE's prior, without training it again."""
+"""Ex-post priors: mixtures fitted to the latents of a trained VAE, which replace its prior without further training."""
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import torch
 from sklearn.base import clone
@@ -24,8 +25,18 @@ from latentmix.models.mixture_prior import MixturePrior
 from latentmix.models.priors import StandardNormal
 from latentmix.models.vae import VAE
 
-__all__ = ["ex_post_prior", "expectation_over_posteriors", "likelihood_moments"]
+__all__ = [
+    "ExPostFit",
+    "Form",
+    "ex_post_prior",
+    "ex_post_priors",
+    "expectation_over_posteriors",
+    "likelihood_moments",
+]
 
+Form = Literal["samples", "expected", "noise_aware"]
+
+_FORMS: tuple[Form, ...] = ("samples", "expected", "noise_aware")
 _LEAST_PRECISION = 1e-6
 _FARTHEST = 5.0
 
@@ -45,35 +56,35 @@ def ex_post_prior(
 ) -> MixturePrior:
     r"""Fit a mixture to the aggregate posterior of training data, as a frozen prior for the same VAE.
 
-    Plain, the mixture is fitted to one sample of q per datum (Ghosh et al., *From variational to deterministic
+    By default, the mixture is fitted to one sample of q per datum (Ghosh et al., *From variational to deterministic
     autoencoders*, 2020, section 4, on ex-post density estimation), never to the means of q, which lack its width.
 
-    With `expected`, EM goes on from there with q itself in the place of its sample and maximises
+    With `expected`, EM continues with q itself instead of its sample and maximises
     :math:`\sum_i \mathrm E_{q_i} \log p(z)`, all of the ELBO that depends on the prior, see
     `expectation_over_posteriors`.
 
-    Noise-aware, it maximises what it is a prior for, an estimate of the gain in :math:`\log p(x)` over the VAE's
-    prior :math:`p_0 = \mathcal N(0, I)`, with :math:`q_i` for the posterior under :math:`p_0`:
+    With `noise_aware`, it maximises an estimate of the gain in :math:`\log p(x)` over the VAE's prior
+    :math:`p_0 = \mathcal N(0, I)`, with :math:`q_i` for the posterior under :math:`p_0`:
 
     .. math:: \sum_i \log \int p(z) \frac{q_i(z)}{p_0(z)} \, dz.
 
-    Up to a constant the ratio is a Gaussian likelihood of z, see `likelihood_moments`, and the sum is what extreme
-    deconvolution of its moments maximises. EM starts there at the mixture of samples, or the expected one. The
-    ratio is the true likelihood only where q is the exact posterior. With an amortised q of independent values a gain
-    of this objective need not be one of `log_likelihood`: compare the forms there, on data held out from training.
+    Up to a constant the ratio is a Gaussian likelihood of z, see `likelihood_moments`, and the sum is the objective of
+    extreme deconvolution of its moments. EM starts there at the mixture of samples, or at the expected one. The ratio
+    is the true likelihood only where q is the exact posterior. With an amortised q of independent values a gain of this
+    objective need not be a gain of `log_likelihood`: compare the forms there, on data held out from training.
 
     Args:
-        mixture: How the mixture is fitted, by EM where `expected` or `noise_aware`; not changed.
-        vae: The VAE, whose prior is replaced; not changed.
+        mixture: The options of the fit, by EM where `expected` or `noise_aware`; not changed.
+        vae: The VAE of the prior; not changed.
         guide: Its guide.
         x: Training data, an `n x shape` tensor.
-        expected: Whether the mixture is fitted to the distributions q and not to a sample of each.
+        expected: Whether the mixture is fitted to the distributions q rather than to a sample of each.
         noise_aware: Whether the mixture is fitted to likelihoods, by extreme deconvolution.
         transform: Applied to each chunk of data first, such as a binarisation.
         batch_size: Data that are encoded together.
-        limit: Most data that the noise-aware fit takes, drawn at random; the fit before takes all. It and
-            `noise_candidates` of the mixture set the time, which for full covariances is that of about one
-            `D x D` matrix inverse per datum, candidate and iteration.
+        limit: Largest number of data in the noise-aware fit, drawn at random; the fit before takes all. With
+            `noise_candidates` of the mixture it determines the time, for full covariances about that of one `D x D`
+            matrix inverse per datum, candidate and iteration.
         seed: Seed of all draws, and of the mixture where its `random_state` is `None`.
 
     Returns:
@@ -95,6 +106,103 @@ def ex_post_prior(
         >>> vae.with_prior(ex_post_prior(GaussianMixture(2), vae, guide, images)).prior.n_components
         2
     """
+    _check(mixture, vae, guide, batch_size, limit, expected, noise_aware)
+    latents = _Latents(mixture, vae, guide, x, transform, batch_size, seed)
+    if not (expected or noise_aware):
+        return latents.prior_of_samples()
+    parameters = latents.mixture.parameters_
+    if expected:
+        parameters = latents.fit_expected(parameters)
+    if noise_aware:
+        parameters = latents.fit_noise_aware(parameters, limit)
+    return latents.prior(parameters)
+
+
+@dataclass(frozen=True)
+class ExPostFit:
+    """A form of the ex-post prior.
+
+    Attributes:
+        prior: The frozen prior.
+        seconds: Time of its fit, the fits that it started from included.
+    """
+
+    prior: MixturePrior
+    seconds: float
+
+
+def ex_post_priors(
+    mixture: GaussianMixture,
+    vae: VAE,
+    guide: AmortizedGuide,
+    x: Tensor,
+    forms: Sequence[Form] = _FORMS,
+    *,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = 1024,
+    limit: int | None = None,
+    seed: int = 0,
+) -> dict[Form, ExPostFit]:
+    """Fit several forms of the ex-post prior, each started from the form before it.
+
+    Equal to `ex_post_prior` for each form, where the noise-aware one starts at the expected one; every mixture is
+    fitted once.
+
+    Args:
+        mixture: The options of the fit; not changed.
+        vae: The VAE of the prior; not changed.
+        guide: Its guide.
+        x: Training data, an `n x shape` tensor.
+        forms: "samples", "expected", "noise_aware".
+        transform: Applied to each chunk of data first.
+        batch_size: Data that are encoded together.
+        limit: Largest number of data in the noise-aware fit.
+        seed: Seed of all draws, and of the mixture where its `random_state` is `None`.
+
+    Returns:
+        The fits by form.
+
+    Raises:
+        ValueError: As `ex_post_prior`.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.guides import AmortizedGuide, MLPEncoder
+        >>> from latentmix.inference import GaussianMixture, ex_post_priors
+        >>> from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
+        >>> decoder = MLPDecoder(latent_dim=2, hidden=(8,), shape=(1, 4, 4))
+        >>> vae = VAE(decoder=decoder, prior=StandardNormal(2), likelihood=Bernoulli())
+        >>> guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(8,), shape=(1, 4, 4)))
+        >>> images = torch.rand(100, 1, 4, 4).round()
+        >>> list(ex_post_priors(GaussianMixture(2, tol=0.1), vae, guide, images, ("samples", "expected")))
+        ['samples', 'expected']
+    """
+    noise_aware, expected = "noise_aware" in forms, bool({"expected", "noise_aware"}.intersection(forms))
+    _check(mixture, vae, guide, batch_size, limit, expected, noise_aware)
+    began = time.perf_counter()
+    latents = _Latents(mixture, vae, guide, x, transform, batch_size, seed)
+    fits: dict[Form, ExPostFit] = {}
+    if "samples" in forms:
+        fits["samples"] = ExPostFit(latents.prior_of_samples(), time.perf_counter() - began)
+    if expected:
+        parameters = latents.fit_expected(latents.mixture.parameters_)
+        if "expected" in forms:
+            fits["expected"] = ExPostFit(latents.prior(parameters), time.perf_counter() - began)
+        if noise_aware:
+            parameters = latents.fit_noise_aware(parameters, limit)
+            fits["noise_aware"] = ExPostFit(latents.prior(parameters), time.perf_counter() - began)
+    return fits
+
+
+def _check(
+    mixture: GaussianMixture,
+    vae: VAE,
+    guide: AmortizedGuide,
+    batch_size: int,
+    limit: int | None,
+    expected: bool,
+    noise_aware: bool,
+) -> None:
     if guide.latent_dim != vae.latent_dim:
         raise ValueError(f"Expected a guide of latent_dim {vae.latent_dim}; got {guide.latent_dim}.")
     if batch_size < 1 or (limit is not None and limit < 1):
@@ -106,53 +214,81 @@ def ex_post_prior(
         )
     if (noise_aware or expected) and not isinstance(mixture.algorithm, EM):
         raise ValueError(f"Expected inference='em' for an expected or noise-aware fit; got {mixture.algorithm.name!r}.")
-    with isolated(seed=seed):
-        samples = guide.draw(x, batch_size=batch_size, transform=transform, seed=seed).double()
-    plain = clone(mixture)
-    if plain.random_state is None:
-        plain.random_state = seed
-    plain.fit(samples)
-    with isolated(seed=seed):
-        parameters = plain.parameters_
-        if not (expected or noise_aware):
-            return _for(vae, MixturePrior.from_mixture(plain, samples), parameters)
-        means, covariances = guide.moments(x, batch_size=batch_size, transform=transform)
-        if expected:
-            e_step = partial(expectation_over_posteriors, covariances=covariances)
-            parameters = _continue(plain, means, parameters, e_step=e_step)
-        if noise_aware:
-            rows = torch.randperm(len(x))[:limit].to(means.device)
-            points, noise = likelihood_moments(means[rows], covariances[rows])
-            candidates = plain.noise_candidates
-            parameters = _continue(plain, points, parameters, noise_covariance=noise, noise_candidates=candidates)
-        return _for(vae, MixturePrior.from_parameters(parameters), parameters)
 
 
-def _for(vae: VAE, prior: MixturePrior, parameters: MixtureParameters) -> MixturePrior:
-    """The prior on the VAE's device and in its dtype, its values rounded once."""
-    prior = prior.to(next(vae.parameters()))
-    prior.initialize(parameters)
-    return prior
+class _Latents:
+    """Posteriors q of training data, a mixture fitted to one sample of each, and EM that continues from a mixture."""
 
+    def __init__(
+        self,
+        mixture: GaussianMixture,
+        vae: VAE,
+        guide: AmortizedGuide,
+        x: Tensor,
+        transform: Callable[[Tensor], Tensor] | None,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.vae, self.seed = vae, seed
+        self._encode = partial(guide.moments, x, batch_size=batch_size, transform=transform)
+        with isolated(seed=seed):
+            self.samples = guide.draw(x, batch_size=batch_size, transform=transform, seed=seed).double()
+        self.mixture = clone(mixture)
+        if self.mixture.random_state is None:
+            self.mixture.random_state = seed
+        self.mixture.fit(self.samples)
 
-def _continue(mixture: GaussianMixture, x: Tensor, start: MixtureParameters, **options: Any) -> MixtureParameters:
-    """EM from a start, with the options of an estimator."""
-    result = fit_em(x, start, reg_covar=mixture.reg_covar, tol=mixture.tol, max_iter=mixture.max_iter, **options)
-    if not result.converged:
-        warnings.warn(
-            f"EM did not converge in {result.n_iter} iterations: raise max_iter or tol of the mixture.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return result.parameters
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Means and covariances of q, and a random order of the data."""
+        with isolated(seed=self.seed):
+            means, covariances = self._encode()
+            return means, covariances, torch.randperm(len(means)).to(means.device)
+
+    def fit_expected(self, start: MixtureParameters) -> MixtureParameters:
+        means, covariances, _ = self._moments
+        return self._continue(means, start, e_step=partial(expectation_over_posteriors, covariances=covariances))
+
+    def fit_noise_aware(self, start: MixtureParameters, limit: int | None) -> MixtureParameters:
+        means, covariances, order = self._moments
+        points, noise = likelihood_moments(means[order[:limit]], covariances[order[:limit]])
+        candidates = self.mixture.noise_candidates
+        return self._continue(points, start, noise_covariance=noise, noise_candidates=candidates)
+
+    def _continue(self, x: Tensor, start: MixtureParameters, **options: Any) -> MixtureParameters:
+        own = {name: getattr(self.mixture, name) for name in ("reg_covar", "tol", "max_iter")}
+        with isolated(seed=self.seed):
+            result = fit_em(x, start, **own, **options)
+        if not result.converged:
+            warnings.warn(
+                f"EM did not converge in {result.n_iter} iterations: raise max_iter or tol of the mixture.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        return result.parameters
+
+    def prior_of_samples(self) -> MixturePrior:
+        with isolated(seed=self.seed):
+            return self._as_of_vae(MixturePrior.from_mixture(self.mixture, self.samples), self.mixture.parameters_)
+
+    def prior(self, parameters: MixtureParameters) -> MixturePrior:
+        with isolated(seed=self.seed):
+            return self._as_of_vae(MixturePrior.from_parameters(parameters), parameters)
+
+    def _as_of_vae(self, prior: MixturePrior, parameters: MixtureParameters) -> MixturePrior:
+        """The prior on the device and in the dtype of the VAE, its values rounded once."""
+        prior = prior.to(next(self.vae.parameters()))
+        prior.initialize(parameters)
+        return prior
 
 
 def expectation_over_posteriors(
     x: Tensor, parameters: MixtureParameters, covariances: Tensor, sample_weight: Tensor | None = None
 ) -> SufficientStatistics:
-    r"""An E step for data that are distributions :math:`q_i = \mathcal N(m_i, S_i)`, as if by infinitely many samples.
+    r"""The E step for distributions :math:`q_i = \mathcal N(m_i, S_i)` as data: the limit of many samples of each.
 
-    It bounds :math:`\sum_i \mathrm E_{q_i} \log p(z)` from below, with one responsibility for all of a distribution:
+    It bounds :math:`\sum_i \mathrm E_{q_i} \log p(z)` from below, with the same responsibilities for a whole
+    distribution:
 
     .. math:: r_{ik} \propto \pi_k \exp \mathrm E_{q_i} \log \mathcal N(z \mid \mu_k, \Sigma_k)
         = \pi_k\, \mathcal N(m_i \mid \mu_k, \Sigma_k) \exp\bigl(-\tfrac12 \operatorname{tr} \Sigma_k^{-1} S_i\bigr)
@@ -189,32 +325,34 @@ def expectation_over_posteriors(
         weight = None if sample_weight is None else sample_weight[rows]
         joint = parameters.log_joint(part) - 0.5 * spread @ flat.T
         density = joint.logsumexp(1)
-        shares = (joint - density[:, None]).exp()
-        found = SufficientStatistics.of(
-            part, shares, parameters.means, structure, sample_weight=weight, log_likelihood=density
+        responsibilities = (joint - density[:, None]).exp()
+        statistics = SufficientStatistics.of(
+            part, responsibilities, parameters.means, structure, sample_weight=weight, log_likelihood=density
         )
-        added = (shares if weight is None else shares * weight[:, None]).T @ spread
+        weighted = responsibilities if weight is None else responsibilities * weight[:, None]
+        added = weighted.T @ spread
         matrices = added.diag_embed() if factored else added.view(n_components, size, size)
-        found = replace(found, scatter=found.scatter + stored(structure, matrices))
-        total = found if total is None else total + found
+        statistics = replace(statistics, scatter=statistics.scatter + stored(structure, matrices))
+        total = statistics if total is None else total + statistics
     assert total is not None
     return total
 
 
 def likelihood_moments(means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Moments of the Gaussian likelihoods of z that posteriors under the prior N(0, I) stand for.
+    r"""Moments of the Gaussian likelihoods of z, from posteriors under the prior N(0, I).
 
     By Bayes' rule :math:`p(x \mid z) \propto q(z) / p_0(z)`. The ratio of :math:`q = \mathcal N(m, S)` and
     :math:`p_0 = \mathcal N(0, I)` is Gaussian in z: precisions subtract and precisions times means stay, so that
 
     .. math:: S'^{-1} = S^{-1} - I, \qquad m' = S' S^{-1} m.
 
-    To deconvolve (m, S) itself would be wrong twice: the means already lack the posterior's width, so that taking S
-    off their covariance removes it once more, and m is shrunk towards the prior, wholly where a latent says nothing.
+    Deconvolution of (m, S) itself would be wrong twice: the means already lack the posterior's width, so that
+    subtracting S from their covariance removes it again, and m is shrunk towards the prior, entirely so where a latent
+    carries no information.
 
-    An inexact q may be wider than the prior, or farther out than any likelihood would put it. Precisions (eigenvalues
-    of them) are kept above 1e-6, and m' within five standard deviations of :math:`\mathcal N(0, I + S')`, its
-    distribution where q is exact: a few wild values would otherwise draw components to themselves.
+    An inexact q may be wider than the prior, or farther from the origin than any likelihood allows. Eigenvalues of
+    precisions are kept above 1e-6, and m' within five standard deviations of :math:`\mathcal N(0, I + S')`, its
+    distribution where q is exact: a few outliers would otherwise attract components.
 
     Args:
         means: `n x D` means of q.

@@ -1,4 +1,4 @@
-"""Importance-weighted estimates of log p(x), the likelihood of held-out data under a VAE."""
+"""Importance-weighted estimates of log p(x), the log-likelihood of held-out data under a VAE."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.em.density import Densities
 from latentmix.models import VAE
 from latentmix.models.priors import Prior
-from latentmix.models.vae import evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["log_likelihood", "log_likelihoods"]
 
@@ -33,19 +33,19 @@ def log_likelihood(
     r"""Estimate :math:`\log p(x)` of each datum by importance sampling from q,
     :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s \mid x)`.
 
-    In expectation a lower bound that rises with the samples and tends to :math:`\log p(x)` (Burda et al.,
-    *Importance Weighted Autoencoders*, 2016, equations 8 and 9). Weights are summed in float64 as they come, so that
-    memory does not grow with `samples`. Everything runs in evaluation mode and leaves nothing behind.
+    In expectation it is a lower bound that increases with the samples and tends to :math:`\log p(x)` (Burda et al.,
+    *Importance Weighted Autoencoders*, 2016, equations 8 and 9). Weights are accumulated in float64, so that memory
+    does not grow with `samples`. All runs in evaluation mode and without side effects.
 
     Args:
-        vae: The model; the prior's own density is used, also where `model` enumerates its components.
+        vae: The model; the prior's own density is used, even where `model` enumerates its components.
         guide: The guide q, of any family.
         x: An `n x shape` tensor.
         samples: Latents per datum, `S`.
         batch_size: Data that are encoded together.
-        chunk: Latents that are decoded together, at most; it sets the memory.
+        chunk: Most latents that are decoded together; it determines the memory.
         transform: Applied to every batch of data, such as a binarisation.
-        seed: Seed of the draws. What `transform` draws, and the first latents, do not depend on `samples`.
+        seed: Seed of the draws. Draws of `transform`, and the first latents, do not depend on `samples`.
 
     Returns:
         An `n` tensor, float64, in nats.
@@ -64,7 +64,7 @@ def log_likelihood(
         >>> log_likelihood(vae, guide, torch.zeros(3, 1, 4, 4), samples=10).shape
         torch.Size([3])
     """
-    found = log_likelihoods(
+    estimates = log_likelihoods(
         vae,
         guide,
         x,
@@ -75,7 +75,7 @@ def log_likelihood(
         transform=transform,
         seed=seed,
     )
-    return found["prior"]
+    return estimates["prior"]
 
 
 def log_likelihoods(
@@ -90,26 +90,26 @@ def log_likelihoods(
     transform: Transform | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Estimate log p(x) under several priors from the same latents: each is encoded and decoded once.
+    """Estimate log p(x) under several priors with the same latents, which are encoded and decoded once.
 
-    Equal to `log_likelihood` with one prior after the other in the VAE.
+    Equal to `log_likelihood` of the VAE with each of the priors.
 
     Args:
-        vae: Its decoder and likelihood are used.
+        vae: The model; its decoder and likelihood are used.
         guide: The guide q.
         x: An `n x shape` tensor.
         priors: Priors by name.
         samples: Latents per datum.
         batch_size: Data that are encoded together.
-        chunk: Latents that are decoded together, at most.
+        chunk: Most latents that are decoded together.
         transform: Applied to every batch of data.
         seed: Seed of the draws.
 
     Returns:
-        By the name of each prior an `n` tensor, float64, in nats.
+        Estimates by the name of the prior, each an `n` tensor, float64, in nats.
 
     Raises:
-        ValueError: As `log_likelihood`; or if there is no prior, or one has another `latent_dim`.
+        ValueError: As `log_likelihood`; or if there is no prior, or a prior has another `latent_dim`.
 
     Example:
         >>> import torch
@@ -119,8 +119,8 @@ def log_likelihoods(
         >>> decoder = MLPDecoder(latent_dim=2, hidden=(16,), shape=(1, 4, 4))
         >>> vae = VAE(decoder=decoder, prior=StandardNormal(2), likelihood=Bernoulli())
         >>> guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(16,), shape=(1, 4, 4)))
-        >>> found = log_likelihoods(vae, guide, torch.zeros(3, 1, 4, 4), {"normal": StandardNormal(2)}, samples=10)
-        >>> found["normal"].shape
+        >>> priors = {"normal": StandardNormal(2)}
+        >>> log_likelihoods(vae, guide, torch.zeros(3, 1, 4, 4), priors, samples=10)["normal"].shape
         torch.Size([3])
     """
     (data,) = as_batch(x)
@@ -133,7 +133,7 @@ def log_likelihoods(
     for name, prior in priors.items():
         if prior.latent_dim != vae.latent_dim:
             raise ValueError(f"Expected priors of latent_dim {vae.latent_dim}; got {prior.latent_dim} for {name!r}.")
-    found: list[Tensor] = []
+    totals: list[Tensor] = []
     with (
         isolated(seed=seed, validation=False),
         evaluation_mode(vae, guide, *priors.values()),
@@ -145,13 +145,20 @@ def log_likelihoods(
             total = torch.full((len(priors), len(batch)), -torch.inf, dtype=torch.float64, device=batch.device)
             for log_weights in _log_weights(vae, guide, batch, densities, samples, chunk):
                 total = torch.logaddexp(total, log_weights.logsumexp(1))
-            found.append(total)
-        estimates = torch.cat(found, dim=1) - torch.tensor(samples, dtype=torch.float64).log()
+            totals.append(total)
+        estimates = torch.cat(totals, dim=1) - torch.tensor(samples, dtype=torch.float64).log()
     return dict(zip(priors, estimates, strict=True))
 
 
 def seeded_batches(x: Tensor, batch_size: int, transform: Transform | None, seed: int) -> Iterator[Tensor]:
-    """Batches of data after `transform`, each with random states of its own, that depend on `seed` alone."""
+    """Batches of data after `transform`; before each all generators are seeded, by a sequence that `seed` determines.
+
+    Args:
+        x: An `n x shape` tensor.
+        batch_size: Data a batch.
+        transform: Applied to every batch.
+        seed: Seed of the sequence.
+    """
     starts = range(0, len(x), batch_size)
     seeds = torch.randint(2**31, (len(starts),), generator=torch.Generator().manual_seed(seed))
     for start, own in zip(starts, seeds.tolist(), strict=True):
@@ -168,11 +175,11 @@ def _log_weights(
     samples: int,
     chunk: int,
 ) -> Iterator[Tensor]:
-    """Logarithms of p(x, z) / q(z given x), `priors x s x batch` in float64, where the `s` sum to `samples`."""
+    """Logarithms of p(x, z) / q(z given x): `priors x s x batch` tensors in float64, `samples` latents in all."""
     q = guide.posterior(x)
     step = chunk // len(x)
     for start in range(0, samples, step):
-        z = q.sample(torch.Size([step]))  # whole chunks: torch's draws depend on their number
+        z = q.sample(torch.Size([step]))  # always whole chunks, as torch's draws depend on their number
         log_q, z = q.log_prob(z)[: samples - start], z[: samples - start]
         yield log_density(vae, x, z) - log_q.double() + priors(z)
 

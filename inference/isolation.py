@@ -1,4 +1,4 @@
-"""Random states, Pyro settings and the parameter store: kept as they were, whatever happens in between."""
+"""Blocks after which random states, Pyro's settings and its parameter store are restored; modules of callables."""
 
 from __future__ import annotations
 
@@ -18,13 +18,24 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
 from latentmix.models.process_state import exclusive
+from latentmix.models.pyro_modules import TrainingModes
 
 __all__ = ["Modules", "RandomState", "Registered", "isolated", "ordinary", "plain_errors"]
 
 
 @dataclass(frozen=True)
 class RandomState:
-    """The states of every random generator that Pyro uses: torch (each device), NumPy, Python."""
+    """States of all random generators that Pyro uses: torch (each device), NumPy, Python.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.isolation import RandomState
+        >>> state = RandomState.capture()
+        >>> first = torch.randn(3)
+        >>> state.restore()
+        >>> torch.equal(torch.randn(3), first)
+        True
+    """
 
     torch: Tensor
     cuda: list[Tensor]
@@ -40,7 +51,7 @@ class RandomState:
         return cls(torch.get_rng_state(), cuda, legacy, random.getstate())
 
     def restore(self) -> None:
-        """Make these the present states."""
+        """Set the generators to these states."""
         torch.set_rng_state(self.torch)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
@@ -48,7 +59,7 @@ class RandomState:
         random.setstate(self.python)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain numbers, that a file can hold without pickle."""
+        """The states as tensors and plain numbers, which can be saved without pickle."""
         name, keys, *rest = self.numpy
         version, internal, gauss = self.python
         return {
@@ -60,7 +71,7 @@ class RandomState:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> RandomState:
-        """The states that `state_dict` gave."""
+        """The states that `state_dict` returned."""
         generator, twister = state["numpy"], state["python"]
         return cls(
             torch=state["torch"].cpu(),
@@ -72,17 +83,17 @@ class RandomState:
 
 @contextmanager
 def isolated(*, seed: int | None = None, validation: bool | None = None, params: Any = None) -> Iterator[None]:
-    """A block after which random states, Pyro's settings and its parameter store are what they were.
+    """A block after which random states, Pyro's settings and its parameter store are restored.
 
     Inside, the parameter store starts from `params`, and gradients are recorded, whatever the mode outside. Pyro's
-    state is the process's: one thread at a time is in such a block, and another waits.
+    state belongs to the process: only one thread at a time is in such a block, and others wait.
 
     Args:
-        seed: Seeds every generator at the start of the block; by default they go on from where they are.
-        validation: Switches Pyro's checks of arguments on or off inside the block; by default they stay.
-        params: A state of Pyro's parameter store (`get_state`); by default it is empty.
+        seed: Seeds all generators at the start of the block; by default their states are kept.
+        validation: Switches Pyro's validation of arguments on or off inside the block; by default it is unchanged.
+        params: A state of Pyro's parameter store (`get_state`); by default an empty one.
     """
-    with exclusive(), exclusive(_pyro_state()):  # the state is looked at when it is this thread's turn
+    with exclusive(), exclusive(_pyro_state()):  # the state is read when this thread holds the lock
         randomness = RandomState.capture()
         settings = pyro.settings.get()
         try:
@@ -97,11 +108,11 @@ def isolated(*, seed: int | None = None, validation: bool | None = None, params:
             randomness.restore()
             store = pyro.get_param_store()
             for name in store:
-                store[name]  # gives back `unconstrained`, which reading the store's state takes from its leaves
+                store[name]  # restores the attribute `unconstrained`, which `get_state` removes from the leaves
 
 
 def _pyro_state() -> Callable[[], None]:
-    """What puts back Pyro's settings, parameter store and handlers as they are now."""
+    """A function that restores the present settings, parameter store and handlers of Pyro."""
     settings, store, handlers = pyro.settings.get(), pyro.get_param_store().get_state(), list(_PYRO_STACK)
 
     def restore() -> None:
@@ -114,7 +125,7 @@ def _pyro_state() -> Callable[[], None]:
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of one that was made in inference mode and that autograd would refuse."""
+    """The tensor; a copy of it, if it was made in inference mode, since autograd would refuse it."""
     if not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):
@@ -123,7 +134,7 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A block whose refusals are one sentence, without the table of shapes that Pyro appends to what a model raises."""
+    """A block that reduces errors of a model to their sentence, without the table of shapes that Pyro appends."""
     try:
         yield
     except ValueError as error:
@@ -136,21 +147,24 @@ def plain_errors() -> Iterator[None]:
 
 
 class Modules(Messenger):
-    """Finds the modules of Pyro callables, and keeps them in evaluation mode inside the block.
+    """Collects the modules of Pyro callables, and keeps them in evaluation mode inside the block.
 
-    A module is found where a callable is one, is a method of one, or is a handler's wrapping of these; modules
-    that register themselves (`latentmix.models.vae.register`) are found when they run, however they are wrapped.
+    A callable may be a module, a method of one, or a handler around these. Modules that register themselves by
+    `latentmix.models.pyro_modules.register` are collected when they run, in whatever they are wrapped.
 
     Args:
         functions: The callables.
-        evaluation: Whether the modules are put into evaluation mode, and back at the end as each was.
+        evaluation: Whether the modules are put into evaluation mode; at the end each has the mode that it had.
+
+    Attributes:
+        found: The modules by `id`.
     """
 
     def __init__(self, *functions: Callable[..., Any], evaluation: bool = True) -> None:
         super().__init__()
         self.evaluation = evaluation
         self.found: dict[int, nn.Module] = {}
-        self._was_training: dict[nn.Module, bool] = {}
+        self._modes = TrainingModes()
         self._owners = [owner for function in functions if (owner := _owner(function)) is not None]
 
     def __enter__(self) -> Self:
@@ -161,9 +175,7 @@ class Modules(Messenger):
 
     def __exit__(self, *details: Any) -> None:
         super().__exit__(*details)
-        for part, training in self._was_training.items():
-            part.training = training
-        self._was_training = {}
+        self._modes.restore()
 
     def _pyro_module(self, msg: Any) -> None:
         self._add(msg["args"][0])
@@ -171,13 +183,11 @@ class Modules(Messenger):
     def _add(self, module: nn.Module) -> None:
         self.found.setdefault(id(module), module)
         if self.evaluation:
-            for part in module.modules():
-                self._was_training.setdefault(part, part.training)
-                part.training = False
+            self._modes.evaluate(module)
 
 
 class Registered(Messenger):
-    """Spares modules their registration with Pyro: whoever runs them knows their parameters."""
+    """Skips the registration of modules with Pyro, where the caller knows their parameters."""
 
     def _pyro_module(self, msg: Any) -> None:
         msg["value"], msg["done"] = False, True

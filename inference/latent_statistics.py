@@ -1,4 +1,4 @@
-"""What a VAE's latent carries: rate and distortion, active units, and the aggregate posterior against the prior."""
+"""Statistics of a VAE's latent: rate and distortion, active units, aggregate posterior and prior."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from latentmix.inference.importance import log_density, seeded_batches
 from latentmix.inference.isolation import isolated
 from latentmix.inference.objectives.divergences import kl_per_dimension
 from latentmix.models import VAE
-from latentmix.models.vae import evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["LatentStatistics", "latent_statistics"]
 
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Means over data, in nats per datum where nothing else is said; tensors are float64.
+    """Means over data, in nats per datum unless stated otherwise; tensors are float64.
 
     Attributes:
-        rate: Expected divergence KL(q(z given x), p(z)) (Alemi et al., *Fixing a Broken ELBO*, 2018, section 2); in
+        rate: Expected divergence KL(q(z given x), p(z)) (Alemi et al., *Fixing a Broken ELBO*, 2018, section 2), in
             closed form where there is one, else from the samples.
         distortion: Expected negative log-likelihood, -E log p(x given z), from the samples.
-        kl_per_dimension: The rate's parts, `(D,)`; None where prior or guide is no product of Normals.
+        kl_per_dimension: The rate by dimension, `(D,)`; None where prior or guide is not a product of Normals.
         mean_variances: Variance over the data of the mean of q, `(D,)`.
-        active: Which dimensions' mean varies by more than the threshold, `(D,)` (Burda et al., *Importance Weighted
-            Autoencoders*, 2016, section 5.2).
-        mutual_information: Estimate of the information I(x; z) of the data of the aggregate about their latents.
+        active: Whether the variance of a dimension's mean exceeds the threshold, `(D,)` (Burda et al., *Importance
+            Weighted Autoencoders*, 2016, section 5.2).
+        mutual_information: Estimate of the mutual information I(x; z) over the data of the aggregate.
         marginal_kl: Estimate of the divergence of the aggregate posterior from the prior.
         aggregate_mean: Mean of one sample of q per datum, `(D,)`.
-        aggregate_covariance: Their covariance, `(D, D)`.
+        aggregate_covariance: Covariance of these samples, `(D, D)`.
         aggregate_size: Number of data in the estimated aggregate.
     """
 
@@ -74,20 +74,20 @@ def latent_statistics(
     transform: Transform | None = None,
     seed: int = 0,
 ) -> LatentStatistics:
-    r"""Measure what the latent carries, in evaluation mode and without side effects.
+    r"""Measure rate, distortion and the use of the latent, in evaluation mode and without side effects.
 
     The aggregate posterior :math:`q(z) = \frac1M \sum_j q(z \mid x_j)` of `M` data, drawn without replacement, splits
     their rate into :math:`I(x; z) + \mathrm{KL}(q(z) \,\|\, p(z))` (Hoffman and Johnson, *ELBO surgery*, 2016,
-    section 2). Both parts are means over one sample of q per datum of the subset. For that subset they are unbiased;
-    the information is at most :math:`\log M`, so that with a rate near it the estimate says nothing of all data.
+    section 2). Both parts are means over one sample of q per datum of the subset, and unbiased for it. The information
+    is at most :math:`\log M`: with a rate near that bound the estimate does not hold for all data.
 
     Args:
         vae: The model.
         guide: The guide.
         x: An `n x shape` tensor.
-        samples: Latents per datum, for distortion and a rate that has no closed form.
+        samples: Latents per datum, for the distortion and a rate without a closed form.
         batch_size: Data a batch.
-        aggregate: Data in the aggregate posterior, `M`, at most; the cost is its square.
+        aggregate: Most data in the aggregate posterior, `M`; the cost grows with its square.
         threshold: Variance above which a dimension is active.
         transform: Applied to every batch.
         seed: Seed of the draws.
@@ -134,12 +134,12 @@ def latent_statistics(
         subset = subset.to(latents[0].device)
         drawn = torch.cat(latents)
         information, marginal = _aggregate(guide.head(torch.cat(chosen)), p, drawn[subset])
-    kept = torch.cat(divergences).mean(0) if divergences else None
+    by_dimension = torch.cat(divergences).mean(0) if divergences else None
     variances = torch.cat(means).var(0, correction=0)
     return LatentStatistics(
-        rate=float(torch.cat(rates).mean()) if kept is None else float(kept.sum()),
+        rate=float(torch.cat(rates).mean()) if by_dimension is None else float(by_dimension.sum()),
         distortion=float(torch.cat(distortions).mean()),
-        kl_per_dimension=kept,
+        kl_per_dimension=by_dimension,
         mean_variances=variances,
         active=variances > threshold,
         mutual_information=information,
@@ -151,7 +151,7 @@ def latent_statistics(
 
 
 def _rate(q: TorchDistribution, p: TorchDistribution, z: Tensor) -> Tensor:
-    """KL(q, p) of each datum: in closed form, else the mean over samples `s x batch x D`."""
+    """KL(q, p) of each datum, `(batch,)`: in closed form, else the mean over `s x batch x D` samples."""
     try:
         return kl_divergence(q, p).double()
     except NotImplementedError:

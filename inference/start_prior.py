@@ -1,4 +1,4 @@
-"""VaDE's start: a learned mixture prior set to a mixture that EM fitted to the latents so far."""
+"""Initialisation of a learned mixture prior during training, as in VaDE: by EM on the latents."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ __all__ = ["StartPrior"]
 
 @final
 class StartPrior(Callback):
-    """After some epochs, sets a learned mixture prior to the mixture that EM fits to samples of q.
+    """Sets a learned mixture prior, after some epochs, to the mixture that EM fits to samples of q.
 
-    Until then the prior and the VAE are trained as they are. The best of several starts is taken by its
-    log-likelihood (Jiang et al., *Variational Deep Embedding*, 2017, section 3.2).
+    Before it, prior and VAE are trained from the prior's own initial values. EM takes the start of highest
+    log-likelihood among several (Jiang et al., *Variational Deep Embedding*, 2017, section 3.2).
 
     Args:
-        prior: The prior, learned.
-        guide: The guide whose samples are fitted.
-        data: Training data, as `fit` has them.
-        epochs: Epochs of training before the start.
-        transform: As `fit` has it.
-        n_init: Starts of EM.
+        prior: The learned prior.
+        guide: The guide that samples are drawn from.
+        data: The training data, an `n x shape` tensor.
+        epochs: Epochs of training before the mixture is fitted.
+        transform: Applied to the data first, as in `fit`.
+        n_init: Number of starts of EM.
         limit: Most data that the mixture is fitted to, the first ones.
 
     Raises:
-        ValueError: If the prior is no learned mixture, a number is below 1, or there are fewer data than components.
+        ValueError: If the prior is not a learned mixture, a number is below 1, or there are fewer data than components.
 
     Example:
         >>> import torch
@@ -75,7 +75,7 @@ class StartPrior(Callback):
         self.n_init = n_init
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        """Starts the prior when its epoch has come."""
+        """Initialise the prior after `epochs` epochs."""
         if state.epoch != self.epochs:
             return
         seed = (state.seed + self.epochs) % 2**31
@@ -88,7 +88,7 @@ class StartPrior(Callback):
             reg_covar=1e-3 * float(z.var(0).mean()),
             random_state=seed,
         )
-        with kept_warnings():  # a start need not have converged
+        with kept_warnings():  # an initialisation need not have converged
             warnings.simplefilter("ignore", ConvergenceWarning)
             mixture.fit(z)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Data held against the support of the distributions that a model observes them under."""
+"""Checks that data lie in the support of the distributions that a model observes them under."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 from torch.distributions.constraints import Constraint
 
-from latentmix.inference.batches import Batch, Transform, transformed
+from latentmix.inference.batches import Batch, Transform, chunks
 from latentmix.inference.isolation import RandomState
 
 __all__ = ["SupportCheck", "check_support"]
@@ -25,23 +25,23 @@ _WORDS = {"Boolean": "data of zeros and ones", "Real": "finite data", "NonNegati
 
 
 class SupportCheck(Messenger):
-    """Refuses observed values that are NaN, infinite or outside the support of their site; a mask exempts them.
+    """Refuses observed values that are NaN, infinite or outside the support of their site, unless masked.
+
+    Args:
+        trained: Sites whose support depends on parameters; their values need only be finite.
 
     Attributes:
         first_row: Row of the data set that the present minibatch starts with, for the message.
-
-    Args:
-        moving: Sites whose support depends on what is trained: their values need only be finite.
     """
 
-    def __init__(self, moving: Collection[str] = ()) -> None:
+    def __init__(self, trained: Collection[str] = ()) -> None:
         super().__init__()
-        self.moving = moving
+        self.trained = trained
         self.first_row = 0
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if _observes_data(msg):
-            support = None if msg["name"] in self.moving else _support(msg["fn"])
+            support = None if msg["name"] in self.trained else _support(msg["fn"])
             _refuse_outside(msg, support, msg["value"], self.first_row)
 
 
@@ -53,12 +53,12 @@ def check_support(
     transform: Transform | None,
     size: int,
 ) -> None:
-    """Refuse data that the model gives no density, all of them, before the first step.
+    """Refuse data outside the support of the model, before the first step.
 
-    A value that is a tensor of the minibatch, or a view of one, under a support that nothing moves, is looked at
-    without running the model. Else the model is run on every minibatch, without gradients. A support that depends on
-    parameters, as that of Uniform(0, theta), is not held against the data: it moves. Random states and Pyro's
-    parameter store are left as they are.
+    Where every observed value is a tensor of the minibatch, or a view of one, under a fixed support, the data are
+    checked without running the model; else the model is run on every minibatch, without gradients. A support that
+    depends on parameters, such as that of Uniform(0, theta), is not checked. Random states and Pyro's parameter store
+    are unchanged.
 
     Args:
         trace: Trace of the model on a minibatch, with gradients.
@@ -66,35 +66,30 @@ def check_support(
         run: Runs guide and model on a minibatch.
         data: All data.
         transform: Applied to every chunk.
-        size: Data that the model can take together.
+        size: Largest minibatch of the model.
 
     Raises:
         ValueError: If a value is NaN, infinite or outside the support; the message names site, value and row.
     """
     sites = {name: site for name, site in trace.nodes.items() if _observes_data(site)}
     supports = {name: _support(site["fn"]) for name, site in sites.items()}
-    moving = [name for name, support in supports.items() if any(leaf.requires_grad for leaf in _tensors(support))]
+    trained = [name for name, support in supports.items() if any(leaf.requires_grad for leaf in _tensors(support))]
     places = {name: _place(site, supports[name], batch) for name, site in sites.items()}
     randomness = RandomState.capture()
     store = pyro.get_param_store()
     try:
         with torch.no_grad():
             if all(place is not None for place in places.values()):
-                for start, chunk in _chunks(data, transform, max(size, _CHUNK)):
+                for start, chunk in chunks(data, max(size, _CHUNK), transform):
                     for name, place in places.items():
                         assert place is not None
                         _refuse_outside(sites[name], supports[name], chunk[place], start)
                 return
-            with store.scope(store.get_state()), SupportCheck(moving) as check:
-                for check.first_row, chunk in _chunks(data, transform, size):
+            with store.scope(store.get_state()), SupportCheck(trained) as check:
+                for check.first_row, chunk in chunks(data, size, transform):
                     run(chunk)
     finally:
         randomness.restore()
-
-
-def _chunks(data: Batch, transform: Transform | None, size: int) -> Iterator[tuple[int, Batch]]:
-    for start in range(0, len(data[0]), size):
-        yield start, transformed(tuple(tensor[start : start + size] for tensor in data), transform)
 
 
 def _observes_data(site: Any) -> bool:
@@ -118,7 +113,7 @@ def _support(fn: Any) -> Constraint | None:
 
 
 def _tensors(support: Any) -> Iterator[Tensor]:
-    """The tensors that a support is made of."""
+    """The tensors that a support depends on."""
     if isinstance(support, Tensor):
         yield support
     elif isinstance(support, list | tuple):
@@ -129,7 +124,7 @@ def _tensors(support: Any) -> Iterator[Tensor]:
 
 
 def _place(site: Any, support: Constraint | None, batch: Batch) -> int | None:
-    """Which tensor of the minibatch the site observes; None where the model has to be run to find out."""
+    """Index of the tensor of the minibatch that the site observes; None where the model has to be run."""
     value = site["value"]
     masked = any(isinstance(part, MaskedDistribution) for part in _chain(site["fn"]))
     if masked or isinstance(site["mask"], Tensor) or any(True for _ in _tensors(support)):
@@ -143,7 +138,7 @@ def _place(site: Any, support: Constraint | None, batch: Batch) -> int | None:
 
 
 def _chain(fn: Any) -> Iterator[Any]:
-    """A distribution, what it wraps, and so on."""
+    """A distribution, its base distribution, and so on."""
     yield fn
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
@@ -155,7 +150,7 @@ def _element(support: Constraint) -> Constraint:
 
 
 def _refuse_outside(site: Any, support: Constraint | None, value: Tensor, first_row: int) -> None:
-    """Refuse a value that no parameters make possible."""
+    """Refuse values without a density; a mask exempts them."""
     inside = value.isfinite()
     if support is not None:
         allowed = _element(support).check(value)
@@ -176,8 +171,8 @@ def _refuse_outside(site: Any, support: Constraint | None, value: Tensor, first_
         if not bool(wrong.any()):
             return
     place = tuple(wrong.nonzero()[0].tolist())
-    found = value[place]
-    shown = f"{found.item():.6g}" if found.dim() == 0 else str(found.tolist())[:60]
+    refused = value[place]
+    shown = f"{refused.item():.6g}" if refused.dim() == 0 else str(refused.tolist())[:60]
     *_, fn = _chain(site["fn"])
     plain = None if support is None else _element(support)
     kind = "Real" if plain is None else type(plain).__name__.lstrip("_")

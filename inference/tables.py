@@ -1,4 +1,4 @@
-"""Rows of words as aligned text."""
+"""Tables as aligned text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["aligned"]
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, rule: bool = True) -> str:
-    """A table as text, columns two spaces apart.
+    """A table as text, with columns two spaces apart.
 
     Args:
-        head: The words of the first line.
-        rows: The words of the others, as many in each.
-        left: How many columns are flush left; the others are flush right.
+        head: Cells of the first line.
+        rows: Cells of the other lines, as many in each.
+        left: Number of columns that are flush left; the others are flush right.
         rule: Whether a line of dashes follows the head.
 
     Example:

@@ -1,4 +1,4 @@
-"""Two samples compared: which components of a known mixture one covers, and whether both have one distribution."""
+"""Comparison of samples: coverage of the components of a mixture, and a test of equal distributions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Coverage", "TwoSampleTest", "component_coverage", "energy_test"]
 
 @dataclass(frozen=True)
 class Coverage:
-    """How a sample spreads over the components of a mixture.
+    """Coverage of the components of a mixture by a sample.
 
     Attributes:
-        shares: Share of the sample inside each component's region: `(K,)`.
-        expected: What it is for a sample of the mixture itself, where its components lie apart: `(K,)`.
-        covered: Whether a component has at least half of what is expected: `(K,)` booleans.
-        outside: Share of the sample in no component's region.
+        shares: Fraction of the sample inside each component's region, `(K,)`.
+        expected: Its expectation for a sample of the mixture itself, if the components do not overlap, `(K,)`.
+        covered: Whether the fraction is at least half of its expectation, `(K,)` booleans.
+        outside: Fraction of the sample outside all regions.
     """
 
     shares: Tensor
@@ -31,23 +31,24 @@ class Coverage:
 
     @property
     def n_covered(self) -> int:
-        """How many components are covered."""
+        """Number of covered components."""
         return int(self.covered.sum())
 
 
 def component_coverage(x: Tensor, mixture: MixtureParameters, *, level: float = 0.99) -> Coverage:
-    """Count which components of a mixture a sample covers.
+    """Measure which components of a mixture a sample covers.
 
-    A point counts for the component that is most probable, where it lies in that component's region of highest density
-    that holds `level` of its mass.
+    A point counts for its most probable component, if it lies in the highest-density region of that component that
+    holds a mass of `level`.
 
     Args:
         x: An `n x D` tensor.
-        mixture: The mixture that is to be covered.
+        mixture: The mixture.
         level: Mass of a component's region.
 
     Raises:
-        ValueError: If the points have another length, are none or not finite, or the level is not between 0 and 1.
+        ValueError: If the points have another number of features, are none or not finite, or the level is not between
+            0 and 1.
 
     Example:
         >>> import torch
@@ -80,11 +81,11 @@ def component_coverage(x: Tensor, mixture: MixtureParameters, *, level: float = 
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """Outcome of a two-sample test.
+    """Result of a two-sample test.
 
     Attributes:
-        statistic: The energy distance, 0 for one distribution.
-        p_value: Share of permutations with a statistic at least as large, the observed one included.
+        statistic: The energy distance, 0 for equal distributions.
+        p_value: Fraction of permutations with a statistic at least as large, the observed one included.
     """
 
     statistic: float
@@ -92,17 +93,17 @@ class TwoSampleTest:
 
 
 def energy_test(x: Tensor, y: Tensor, *, permutations: int = 199, limit: int = 1500, seed: int = 0) -> TwoSampleTest:
-    r"""Test whether two samples have one distribution, by their energy distance and permutations.
+    r"""Test whether two samples have the same distribution: a permutation test of their energy distance.
 
-    The statistic is :math:`2\,E|X - Y| - E|X - X'| - E|Y - Y'|` over the points of the samples, which is 0 for equal
-    distributions alone (Székely and Rizzo, *Testing for equal distributions in high dimension*, 2004).
+    The statistic is :math:`2\,E|X - Y| - E|X - X'| - E|Y - Y'|` over the points of the samples, which is 0 only for
+    equal distributions (Székely and Rizzo, *Testing for equal distributions in high dimension*, 2004).
 
     Args:
         x: An `n x D` tensor.
         y: An `m x D` tensor.
-        permutations: How many relabellings the statistic is compared with.
-        limit: Most points of each sample, drawn by `seed`; memory is the square of their number.
-        seed: Seed of draws and permutations; torch's random state stays as it is.
+        permutations: Number of permutations.
+        limit: Most points of each sample, drawn by `seed`; memory grows with the square of their number.
+        seed: Seed of draws and permutations; torch's random state is unchanged.
 
     Raises:
         ValueError: If the samples differ in width, have fewer than two points or values that are not finite, or

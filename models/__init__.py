@@ -1,4 +1,4 @@
-"""Densities: network bodies, likelihoods p(x given z), priors p(z), and the Pyro models made of them."""
+"""Densities: network bodies, likelihoods p(x given z), priors p(z), and Pyro models."""
 
 from latentmix.models.flows import FlowPrior
 from latentmix.models.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Likelihood

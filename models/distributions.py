@@ -1,4 +1,4 @@
-"""Distributions of one value that neither Pyro nor torch has in a form that is exact everywhere."""
+"""Univariate distributions that are exact everywhere, unlike those of Pyro and torch, or that these lack."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _mean(logits: Tensor) -> Tensor:
 
 
 class _LogNormalizer(torch.autograd.Function):
-    """log(abs(l) / (1 - exp(-abs(l)))); the gradient in closed form, for automatic it would be 0/0 at l = 0."""
+    """Log(abs(l) / (1 - exp(-abs(l)))), with its gradient in closed form: automatically it would be 0/0 at l = 0."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ class _LogNormalizer(torch.autograd.Function):
 class ContinuousBernoulli(TorchDistribution):
     r"""The exponential family on [0, 1], :math:`p(x) = e^{lx}\, l / (e^l - 1)`, exact to rounding at every logit l.
 
-    At l = 0 it is the uniform distribution, a removable singularity of the formula. The log-density is built from
-    decaying exponentials alone; the mean, and so the gradient x - E[x], has a power series where abs(l) < 1
+    At l = 0 it is the uniform distribution, a removable singularity of the formula. The log-density uses decaying
+    exponentials only; the mean, and so the gradient x - E[x], is a power series where abs(l) < 1
     (Loaiza-Ganem and Cunningham, *The continuous Bernoulli: fixing a pervasive error in variational autoencoders*,
     2019, section 3).
 
@@ -77,7 +77,7 @@ class ContinuousBernoulli(TorchDistribution):
         super().__init__(logits.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ContinuousBernoulli:
-        """The same with another batch shape."""
+        """The distribution with another batch shape."""
         new = ContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -109,7 +109,7 @@ class ContinuousBernoulli(TorchDistribution):
         inside = value + small * spread / 2 + small**2 * spread * (1 - 2 * value) / 6
         far = self.logits.where(~near, 1.0)
         size = far.abs()
-        # Distance from the end where the density is greatest; the second form has no cancellation at large size.
+        # Distance from the end of highest density; the second form avoids cancellation at large size.
         before = torch.where(far > 0, value, 1 - value)
         after = torch.where(far > 0, 1 - value, value)
         moderate = torch.log1p(after * torch.expm1(-size.clamp_max(1)))
@@ -120,10 +120,16 @@ class ContinuousBernoulli(TorchDistribution):
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) to rounding; torch's own turns linear at 20, and takes several times as long.
+    """Log(1 + exp(x)) to rounding; torch's own is linear above 20, and several times slower.
 
     Args:
         x: A tensor of any shape.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.distributions import softplus
+        >>> softplus(torch.tensor([0.0, 30.0]))
+        tensor([ 0.6931, 30.0000])
     """
     return -logsigmoid(-x)
 
@@ -136,6 +142,12 @@ def on_levels(x: Tensor) -> Tensor:
 
     Returns:
         A boolean tensor of that shape.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.distributions import on_levels
+        >>> on_levels(torch.tensor([0.0, 128 / 255, 0.5]))
+        tensor([ True,  True, False])
     """
     level = x * (LEVELS - 1.0)
     return ((level - level.round()).abs() < 1e-3) & (level > -0.5) & (level < LEVELS - 0.5)
@@ -150,10 +162,10 @@ class _Levels(Constraint):
 
 @final
 class DiscretizedLogisticMixture(TorchDistribution):
-    r"""A mixture of K logistic distributions, rounded to the 256 levels k/255; a mass, not a density.
+    r"""A mixture of K logistic distributions rounded to the 256 levels k/255: a probability mass, not a density.
 
     Level x has the mass :math:`\sum_j \pi_j [\sigma((x + h - \mu_j)/s_j) - \sigma((x - h - \mu_j)/s_j)]` with
-    h = 1/510; the first and the last level take the tails (Salimans, Karpathy, Chen and Kingma, *PixelCNN++*, 2017,
+    h = 1/510; the first and the last level include the tails (Salimans, Karpathy, Chen and Kingma, *PixelCNN++*, 2017,
     equation 2). The difference is taken as :math:`\sigma(a) - \sigma(b) = \sigma(a)\, \sigma(-b)\, (1 - e^{b-a})`,
     without cancellation, so that the masses sum to one at every scale.
 
@@ -183,7 +195,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         super().__init__(self.loc.shape[:-1], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogisticMixture:
-        """The same with another batch shape."""
+        """The distribution with another batch shape."""
         shape = (*batch_shape, self.loc.shape[-1])
         parts = (part.expand(shape) for part in (self.logits, self.loc, self.scale))
         new = DiscretizedLogisticMixture(*parts, validate_args=False)
@@ -194,7 +206,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         """Log-mass at levels that broadcast with `batch_shape`."""
         if self._validate_args:
             self._validate_sample(value)
-        # In units of a level, neighbouring bins share the very same edge: half-integers are exact.
+        # In units of a level neighbouring bins have exactly the same edge, as half-integers are exact.
         level = (value * (LEVELS - 1)).round().unsqueeze(-1)
         loc, scale = self.loc * (LEVELS - 1), self.scale * (LEVELS - 1)
         lowest, highest = level == 0, level == LEVELS - 1

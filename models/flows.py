@@ -1,4 +1,4 @@
-"""Autoregressive flows: distributions by change of variables, and the prior made of one."""
+"""Autoregressive flows: distributions by change of variables, and a prior."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions.transforms import Transform
 
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.priors import Prior
 
 _validated = Distribution._validate_args
-import zuko  # noqa: E402  (which switches torch's validation of distributions off, for the whole process)
+import zuko  # noqa: E402  (it switches off torch's validation of distributions, for the whole process)
 
 Distribution.set_default_validate_args(_validated)
 
@@ -23,20 +23,20 @@ __all__ = ["FlowDistribution", "FlowPrior", "autoregressive"]
 
 
 def autoregressive(latent_dim: int, transforms: int, hidden: Sequence[int], context: int = 0) -> nn.Module:
-    """Affine masked autoregressive transformations, in ascending and descending order by turns.
+    """Affine masked autoregressive transformations, in alternating order of the values.
 
-    Called with a `batch_shape x context` tensor, or with nothing where `context` is 0, the module gives a
-    transformation of `D` values that is one parallel pass forwards and `D` passes backwards. It starts near the
-    identity, at a hundredth of the networks' usual output.
+    Called with a `batch_shape x context` tensor, or without an argument if `context` is 0, the module gives a
+    transformation of `D` values: one parallel pass forwards, and `D` passes backwards. Initially it is close to the
+    identity, as the last layers of the networks are scaled by 0.01.
 
     Args:
-        latent_dim: Number of values `D`; over one value a transformation is affine.
-        transforms: How many follow each other.
+        latent_dim: Number of values `D`; a transformation of one value is affine.
+        transforms: Number of transformations.
         hidden: Widths of the hidden layers of each masked network.
-        context: Length of what conditions them.
+        context: Length of the context vector.
 
     Raises:
-        ValueError: A size below one (`context`: below zero).
+        ValueError: If a size is below 1, or `context` below 0.
 
     Example:
         >>> import torch
@@ -47,8 +47,8 @@ def autoregressive(latent_dim: int, transforms: int, hidden: Sequence[int], cont
     check_positive(latent_dim=latent_dim, transforms=transforms, hidden=tuple(hidden), context=context + 1)
     flow: Any = zuko.flows.MAF(latent_dim, context, transforms=transforms, hidden_features=tuple(hidden)).transform
     with torch.no_grad():
-        for one in flow.transforms:
-            last = one.hyper[-1] if hasattr(one, "hyper") else one.phi
+        for transform in flow.transforms:
+            last = transform.hyper[-1] if hasattr(transform, "hyper") else transform.phi
             for parameter in last.parameters():
                 parameter.mul_(0.01)
     return flow
@@ -58,13 +58,13 @@ def autoregressive(latent_dim: int, transforms: int, hidden: Sequence[int], cont
 class FlowDistribution(dist.TorchDistribution):
     r"""The distribution of :math:`z = f(\epsilon)`: :math:`\log p(z) = \log p(\epsilon) - \log |\det f'(\epsilon)|`.
 
-    The density of the last sample that it drew is known without inverting f: where f is one parallel pass and its
-    inverse is sequential, an inverse autoregressive flow stays fast.
+    The density of the last sample is computed without the inverse of f, so that an inverse autoregressive flow, where f
+    is one parallel pass and its inverse is sequential, is fast.
 
     Args:
         base: Distribution of epsilon, event shape `(D,)`.
         transform: f, a bijection of `D` values.
-        validate_args: Whether values are checked; by default as Pyro's settings say.
+        validate_args: Whether values are checked; by default according to Pyro's settings.
 
     Example:
         >>> import pyro.distributions as dist
@@ -85,12 +85,12 @@ class FlowDistribution(dist.TorchDistribution):
         self, base: dist.TorchDistribution, transform: Transform, *, validate_args: bool | None = None
     ) -> None:
         self.base = base
-        self.transform: Any = transform  # zuko gives torch's transforms one more method
+        self.transform: Any = transform  # zuko adds the method `call_and_ladj` to torch's transforms
         self._last: tuple[Tensor, int, Tensor] | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
-        """The same distribution over more independent values."""
+        """The distribution with another batch shape."""
         return FlowDistribution(self.base.expand(batch_shape), self.transform, validate_args=self._validate_args)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -101,7 +101,7 @@ class FlowDistribution(dist.TorchDistribution):
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of `value`; without an inverse where that is the last sample as it was drawn."""
+        """Log-density of `value`; without the inverse of f, if that is the last sample, unchanged."""
         if self._last is not None:
             sample, version, density = self._last
             if (
@@ -125,15 +125,15 @@ class FlowPrior(Prior):
     r"""A masked autoregressive flow, :math:`p(z) = \mathcal N(g(z) \mid 0, I)\, |\det g'(z)|`.
 
     Papamakarios et al., *Masked autoregressive flow for density estimation*, 2017, equations 3 to 5, by zuko. A
-    density is one parallel pass, a sample takes `latent_dim` of them. Over one latent it is a normal distribution.
+    density is one parallel pass, a sample takes `latent_dim` of them. For `latent_dim = 1` it is a normal distribution.
 
     Args:
         latent_dim: Length of z.
         transforms: Number of autoregressive transformations.
-        hidden: Widths of the hidden layers of each one's network.
+        hidden: Widths of the hidden layers of each masked network.
 
     Raises:
-        ValueError: A size below one.
+        ValueError: If a size is below 1.
 
     Example:
         >>> from latentmix.models import FlowPrior

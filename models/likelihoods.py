@@ -1,4 +1,4 @@
-"""Likelihoods p(x given z): from the decoder's output to a distribution over the data."""
+"""Likelihoods p(x given z): distributions over the data, parametrised by the decoder's output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models import distributions
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Likelihood"]
@@ -31,12 +31,14 @@ _LEAST_SCALE = 1 / 2000
 
 
 class Likelihood(nn.Module, Part):
-    """Maps the decoder's output to a distribution over x, independent over the values of x.
+    """Distribution over x given the decoder's output, independent over the values of x.
+
+    A subclass fills `forward` and `mean`, and states `support`, and `outputs` if not 1.
 
     Attributes:
-        outputs: Decoder outputs per value of x, of the class or of the object.
-        support: The data that this is a density, or a mass, for: `"binary"` (0 and 1), `"unit_interval"`, `"real"`,
-            `"positive"`, `"levels"` (the 256 grey levels k/255) or `"counts"` (0, 1, 2, ...).
+        outputs: Number of decoder outputs per value of x.
+        support: Values of x: `"binary"` (0 and 1), `"unit_interval"`, `"real"`, `"positive"`, `"levels"` (the 256 grey
+            levels k/255) or `"counts"` (0, 1, 2, ...).
     """
 
     outputs: int = 1
@@ -44,10 +46,10 @@ class Likelihood(nn.Module, Part):
 
     @property
     def measure(self) -> Measure:
-        """What the log-likelihood is taken against: ELBOs may be ranked within one measure, and one only.
+        """The base measure of the log-likelihood; ELBOs may be ranked only within the same measure.
 
         Raises:
-            ValueError: If the support is another word, so that nobody knows.
+            ValueError: If the support is none of the known ones.
         """
         if self.support not in _MEASURES:
             raise ValueError(
@@ -58,7 +60,7 @@ class Likelihood(nn.Module, Part):
 
     @property
     def discrete(self) -> bool:
-        """Whether the log-likelihood is that of a mass, and so can be stated in bits per dimension."""
+        """Whether the log-likelihood is that of a probability mass, which can be stated in bits per dimension."""
         return self.measure.startswith("mass")
 
     @abstractmethod
@@ -66,7 +68,7 @@ class Likelihood(nn.Module, Part):
         """Give the distribution over x.
 
         Args:
-            outputs: A `batch_shape x shape x outputs` tensor, as a `Decoder` gives.
+            outputs: A `batch_shape x shape x outputs` tensor, the output of a `Decoder`.
 
         Returns:
             A distribution whose batch and event shape together are `batch_shape x shape`.
@@ -77,13 +79,13 @@ class Likelihood(nn.Module, Part):
         """Mean of x: a `batch_shape x shape` tensor from a `batch_shape x shape x outputs` tensor."""
 
     def check(self, x: Tensor) -> None:
-        """Refuse data for which this is no density.
+        """Refuse data outside the support.
 
         Args:
             x: A tensor of data, any shape.
 
         Raises:
-            ValueError: If a value is NaN or infinite, or lies outside the support.
+            ValueError: If a value is NaN, infinite or outside the support.
         """
         name = type(self).__name__
         if not bool(x.isfinite().all()):
@@ -162,17 +164,17 @@ class ContinuousBernoulli(Likelihood):
 
 @final
 class DiscretizedLogistic(Likelihood):
-    r"""Grey levels k/255 as logistic noise rounded to the level, or a mixture of such; a mass on 256 levels.
+    r"""Grey levels k/255 as rounded logistic noise, or a mixture of such; a probability mass on 256 levels.
 
     For one component the decoder gives mean and raw scale, for several the log-weights, means and raw scales; the
-    scale is :math:`s_0 + \mathrm{softplus}(\cdot)` with s0 = 1/2000, an eighth of a level. The mean image is that of
-    the rounded distribution, exactly (Salimans, Karpathy, Chen and Kingma, *PixelCNN++*, 2017, equation 2).
+    scale is :math:`s_0 + \mathrm{softplus}(\cdot)` with s0 = 1/2000, an eighth of a level. The mean image is the exact
+    mean of the rounded distribution (Salimans, Karpathy, Chen and Kingma, *PixelCNN++*, 2017, equation 2).
 
     Args:
-        n_mixtures: Number of components for each value.
+        n_mixtures: Number of components of each value.
 
     Raises:
-        ValueError: If there is no component.
+        ValueError: If `n_mixtures` is below 1.
 
     Example:
         >>> import torch
@@ -197,11 +199,11 @@ class DiscretizedLogistic(Likelihood):
         return self._mixture(outputs, None)
 
     def mean(self, outputs: Tensor) -> Tensor:
-        """See `Likelihood.mean`; its memory does not grow with the levels, unless gradients are recorded."""
+        """See `Likelihood.mean`; without gradients, memory does not grow with the number of levels."""
         return self._mixture(outputs, False).mean
 
     def extra_repr(self) -> str:
-        """The options."""
+        """The options, for `repr`."""
         return f"n_mixtures={self.n_mixtures}"
 
     def _mixture(self, outputs: Tensor, validate: bool | None) -> distributions.DiscretizedLogisticMixture:

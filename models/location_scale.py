@@ -1,4 +1,4 @@
-"""Likelihoods of real values: the decoder's output plus noise of a fixed, a shared or a pixel's own level."""
+"""Likelihoods of real values: the decoder's output plus noise of a fixed, shared or individual level."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _INITIAL = 0.1
 
 
 class LocationScale(Likelihood, ABC):
-    """The decoder's output plus noise whose level is fixed, shared by all values, or given by the decoder.
+    """The decoder's output plus noise of a level that is fixed, shared by all values, or an output of the decoder.
 
-    The level is whatever the subclass is parametrised by: a variance, or a scale.
+    The level is the parameter of the subclass: a variance, or a scale.
 
     Args:
         noise: A positive number; `"shared"` for one learned level of all values; `"pixel"` for a second output of
-            the decoder, the level being `floor + softplus(output)`.
+            the decoder, with the level `floor + softplus(output)`.
         closed_form: Whether a shared level is a buffer that `latentmix.inference.ClosedFormVariance` sets after every
             epoch, instead of a parameter that the optimizer moves.
-        floor: What a level that is learned stays above.
+        floor: Lower bound of a learned level.
 
     Attributes:
-        log_noise: Logarithm of what a shared level has above its floor, a scalar; only where it is shared.
+        log_noise: Logarithm of a shared level minus its floor, a scalar; only if the level is shared.
 
     Raises:
         ValueError: If a level is not positive and finite, or `closed_form` comes without `"shared"`.
@@ -62,20 +62,23 @@ class LocationScale(Likelihood, ABC):
 
     @abstractmethod
     def deviation(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Value by value, the deviation whose average is the shared level of greatest likelihood."""
+        """Deviation of every value, of x's shape; its average is the shared level of greatest likelihood."""
 
     @property
     def noise_level(self) -> float | None:
-        """The present level; None where every pixel has its own."""
+        """The present level; None if every pixel has its own."""
         if self.noise == "pixel":
             return None
         return self.floor + self.log_noise.double().exp().item() if self.noise == "shared" else self.noise
 
     def set_noise_level(self, level: float) -> None:
-        """Set a shared level; one at or below the floor is put just above it.
+        """Set a shared level.
+
+        Args:
+            level: The new level; a value at or below the floor is raised to just above it.
 
         Raises:
-            ValueError: If the level is not shared, or the new one not finite.
+            ValueError: If the level is not shared, or the new one is not finite.
         """
         if self.noise != "shared" or not math.isfinite(level):
             raise ValueError(f"Expected a finite level of shared noise; got {level} for {self!r}.")
@@ -87,11 +90,11 @@ class LocationScale(Likelihood, ABC):
         return outputs[..., 0]
 
     def extra_repr(self) -> str:
-        """The options."""
+        """The options, for `repr`."""
         return f"{self.argument}={self.noise!r}" + (", closed_form=True" if self.closed_form else "")
 
     def noise_levels(self, outputs: Tensor) -> Tensor:
-        """The level of every value: a `batch_shape x shape` tensor, differentiable where it is learned."""
+        """The level of every value, a `batch_shape x shape` tensor, from a `batch_shape x shape x outputs` tensor."""
         if self.noise == "pixel":
             return self.floor + softplus(outputs[..., 1])
         if self.noise == "shared":
@@ -110,10 +113,10 @@ class Gaussian(LocationScale):
     Args:
         var_x: The variance: a positive number; `"shared"`, one learned variance that starts at 0.1; or `"pixel"`,
             a variance from the decoder, `min_var + softplus(output)`.
-        closed_form: Whether a shared variance is left to `latentmix.inference.ClosedFormVariance`, which sets it after
-            every epoch to the mean squared error, instead of to the optimizer.
-        min_var: What a learned variance stays above, so that a value that never varies does not make the density
-            unbounded; the default is a standard deviation of 2.5 of 255 grey levels.
+        closed_form: Whether `latentmix.inference.ClosedFormVariance` sets a shared variance, after every epoch, to the
+            mean squared error, instead of the optimizer.
+        min_var: Lower bound of a learned variance, which keeps the density bounded where a value is constant; the
+            default is a standard deviation of 2.5 of 255 grey levels.
 
     Raises:
         ValueError: If `var_x` or `min_var` is not positive and finite, or `closed_form` comes without `"shared"`.
@@ -141,7 +144,7 @@ class Gaussian(LocationScale):
 
     @property
     def var_x(self) -> float | None:
-        """The present variance; None where every pixel has its own."""
+        """The present variance; None if every pixel has its own."""
         return self.noise_level
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
@@ -155,16 +158,16 @@ class Gaussian(LocationScale):
 
 @final
 class Laplace(LocationScale):
-    r"""Real values with heavier tails, :math:`p(x \mid z) = \prod_i \frac{1}{2 b_i} e^{-|x_i - f_i(z)| / b_i}`.
+    r"""Real values with heavy tails, :math:`p(x \mid z) = \prod_i \frac{1}{2 b_i} e^{-|x_i - f_i(z)| / b_i}`.
 
-    The mean, which is the median, is the decoder's output as it is, and the errors count by their absolute value.
+    The mean, which is also the median, is the decoder's output as it is.
 
     Args:
         scale: The scale b: a positive number; `"shared"`, one learned scale that starts at 0.1; or `"pixel"`, a
             scale from the decoder, `min_scale + softplus(output)`. The variance is twice its square.
-        closed_form: Whether a shared scale is left to `latentmix.inference.ClosedFormVariance`, which sets it after
-            every epoch to the mean absolute error, instead of to the optimizer.
-        min_scale: What a learned scale stays above.
+        closed_form: Whether `latentmix.inference.ClosedFormVariance` sets a shared scale, after every epoch, to the
+            mean absolute error, instead of the optimizer.
+        min_scale: Lower bound of a learned scale.
 
     Raises:
         ValueError: If `scale` or `min_scale` is not positive and finite, or `closed_form` comes without `"shared"`.
@@ -189,7 +192,7 @@ class Laplace(LocationScale):
 
     @property
     def scale(self) -> float | None:
-        """The present scale; None where every pixel has its own."""
+        """The present scale; None if every pixel has its own."""
         return self.noise_level
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:

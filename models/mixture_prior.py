@@ -9,10 +9,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from latentmix.models.arguments import check_positive
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.gaussians import FactoredNormal
 from latentmix.models.mixture.parameters import MixtureParameters
-from latentmix.models.networks import check_positive
 from latentmix.models.priors import Prior
 from latentmix.models.process_state import kept_random_state
 
@@ -20,18 +20,18 @@ __all__ = ["MixturePrior", "cholesky_factor"]
 
 
 class _Fitted(Protocol):
-    """An estimator that was fitted, such as `latentmix.inference.GaussianMixture`."""
+    """A fitted estimator, such as `latentmix.inference.GaussianMixture`."""
 
     @property
     def parameters_(self) -> MixtureParameters: ...
 
 
 def cholesky_factor(scales: Tensor, lower: Tensor | None) -> Tensor:
-    """Lower triangular factors with positive diagonals: unit triangular matrices, their rows times the scales.
+    """Lower triangular factors with positive diagonals: unit triangular matrices with scaled rows.
 
     Args:
         scales: The diagonals, a `batch_shape x D` tensor of positive numbers.
-        lower: What stands below a diagonal of ones, row by row: `batch_shape x D(D-1)/2`; `None` where `D = 1`.
+        lower: Elements below a unit diagonal, row by row, a `batch_shape x D(D-1)/2` tensor; `None` if `D = 1`.
 
     Returns:
         A `batch_shape x D x D` tensor.
@@ -58,28 +58,28 @@ class MixturePrior(Prior):
     r"""The prior :math:`p(z) = \sum_k \pi_k\, \mathcal N(z \mid \mu_k, \Sigma_k)`.
 
     Learned jointly with the VAE it clusters the data (VaDE: Jiang et al., *Variational deep embedding*, 2017,
-    section 3.1), and `responsibilities` classifies (equation 16). The learned weights start equal, the
-    covariances at the identity and the means at draws from N(0, I), from torch's random state, so that the
-    components differ; VaDE's own start is `initialize` with a mixture fitted to latents.
+    section 3.1), and `responsibilities` classifies (equation 16). Initially the weights are equal, the covariances
+    the identity and the means draws from N(0, I), from torch's random state, so that the components differ; VaDE's own
+    initialisation is `initialize` with a mixture fitted to latents.
 
-    The site of z has the component summed out. With `enumerated=True` there is a site `assignment` before it,
-    enumerated in parallel, for `TraceEnum_ELBO`: the same bound and gradients.
+    The component is summed out at the site of z. With `enumerated=True` a site `assignment` precedes it, enumerated in
+    parallel, for `TraceEnum_ELBO`: bound and gradients are the same.
 
     Args:
         latent_dim: Length of z.
         n_components: Number of components `K`.
         covariance_type: "diag" or "full".
         enumerated: Whether the component is a site of its own.
-        frozen: Whether nothing is trained: the values are buffers, to be loaded or set by `initialize`.
+        frozen: Whether the values are buffers, to be loaded or set by `initialize`, rather than trained parameters.
 
     Attributes:
         logits: Logarithms of the weights up to a constant, `(K,)`.
         means: `K x D`.
         log_scales: Logarithms of the diagonals of the covariances' Cholesky factors, `K x D`.
-        lower: What stands below them, as `cholesky_factor` takes it; only in full covariances over `D > 1`.
+        lower: Elements below them, see `cholesky_factor`; None but for full covariances over `D > 1`.
 
     Raises:
-        ValueError: A size below one, or another covariance type.
+        ValueError: If a size is below 1, or the covariance type is another one.
 
     Example:
         >>> import torch
@@ -127,7 +127,7 @@ class MixturePrior(Prior):
     def from_parameters(cls, parameters: MixtureParameters, *, enumerated: bool = False) -> Self:
         """A frozen prior with the density of a mixture of any covariance type.
 
-        Tied covariances become full ones, spherical diagonal ones, in torch's default dtype and on the CPU.
+        Tied covariances become full ones, spherical ones diagonal ones, in torch's default dtype and on the CPU.
 
         Args:
             parameters: The mixture.
@@ -145,12 +145,12 @@ class MixturePrior(Prior):
 
     @classmethod
     def from_mixture(cls, mixture: _Fitted, samples: Tensor, *, enumerated: bool = False) -> Self:
-        """The ex-post prior: a frozen mixture that was fitted to latents, checked to be a density of them.
+        """The ex-post prior: a frozen mixture that was fitted to latents, after a check that it describes them.
 
-        A prior describes draws of q, one per training image, and not the means of q: a mixture fitted to means
-        lacks the width of q, and where q ignores a dimension it is a needle. So a mixture is refused that
-        describes the samples worse than one Gaussian of its covariance type, fitted to these, does; a shortfall
-        of one nat per free parameter, over all samples, is left to the noise of fitting (Akaike, 1974).
+        A prior describes draws of q, one per training image, rather than means of q: a mixture fitted to means lacks
+        the width of q, and is degenerate in dimensions that q ignores. Therefore a mixture is refused if its
+        likelihood of the samples is lower than that of a single Gaussian of its covariance type fitted to them; a
+        shortfall of one nat per free parameter, over all samples, is attributed to estimation (Akaike, 1974).
 
         Args:
             mixture: A fitted estimator.
@@ -158,8 +158,8 @@ class MixturePrior(Prior):
             enumerated: Whether the component is a site of its own.
 
         Raises:
-            ValueError: If the mixture describes the samples badly, they have another shape or are too few for a
-                Gaussian, or as `initialize`.
+            ValueError: If the mixture describes the samples worse than a Gaussian, they have another shape or are too
+                few for a Gaussian, or as `initialize`.
         """
         parameters = mixture.parameters_
         x = samples.detach().to(parameters.means)
@@ -170,7 +170,7 @@ class MixturePrior(Prior):
             raise ValueError(
                 f"Expected samples that spread in each of {x.shape[1]} dimensions, and more of them; got {len(x)}."
             )
-        ours, theirs = (float(one.log_likelihood(x).mean()) for one in (parameters, gaussian))
+        ours, theirs = (float(density.log_likelihood(x).mean()) for density in (parameters, gaussian))
         if not ours >= theirs - parameters.n_parameters() / len(x):
             raise ValueError(
                 f"Expected a mixture that describes the samples better than one Gaussian, {theirs:.4g} nats; got "
@@ -181,13 +181,13 @@ class MixturePrior(Prior):
 
     @torch.no_grad()
     def initialize(self, parameters: MixtureParameters) -> None:
-        """Set the values in place from a fitted mixture, as VaDE's training starts.
+        """Set the values in place to those of a fitted mixture, the initialisation of VaDE.
 
         Args:
-            parameters: A mixture of `n_components` over `latent_dim` features, of any type that this one can hold.
+            parameters: A mixture of `n_components` over `latent_dim` features; for "diag", one without correlations.
 
         Raises:
-            ValueError: If sizes or types do not fit, or a covariance is singular.
+            ValueError: If sizes or covariance types do not fit, or a covariance is singular.
         """
         if parameters.means.shape != self.means.shape:
             raise ValueError(
@@ -228,8 +228,9 @@ class MixturePrior(Prior):
         return factor @ factor.mT
 
     def to_parameters(self) -> MixtureParameters:
-        """The mixture as it stands, a detached copy."""
-        weights, means, covariances = (one.detach().clone() for one in (self.weights, self.means, self.covariances))
+        """The present mixture, a detached copy."""
+        values = (self.weights, self.means, self.covariances)
+        weights, means, covariances = (value.detach().clone() for value in values)
         return MixtureParameters(weights, means, covariances, covariance_structure(self.covariance_type))
 
     def components(self) -> dist.TorchDistribution:
@@ -244,7 +245,7 @@ class MixturePrior(Prior):
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), self.components())
 
     def sample(self, name: str) -> Tensor:
-        """See `Prior.sample`; with `enumerated=True`, a site `assignment` comes first."""
+        """See `Prior.sample`; with `enumerated=True`, a site `assignment` precedes it."""
         if not self.enumerated:
             return super().sample(name)
         k = pyro.sample("assignment", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
@@ -285,7 +286,7 @@ def _correlated(parameters: MixtureParameters) -> bool:
 def _one_gaussian(x: Tensor, like: MixtureParameters) -> MixtureParameters:
     """The Gaussian of highest likelihood, with the covariance structure of a mixture."""
     mean = x.mean(0, keepdim=True)
-    one = x.new_ones(len(x), 1)
-    scatter = like.structure.scatter(one, (x - mean)[:, None])
-    covariances = like.structure.estimate(one.sum(0), scatter, torch.zeros_like(mean))
+    responsibilities = x.new_ones(len(x), 1)
+    scatter = like.structure.scatter(responsibilities, (x - mean)[:, None])
+    covariances = like.structure.estimate(responsibilities.sum(0), scatter, torch.zeros_like(mean))
     return MixtureParameters(x.new_ones(1), mean, covariances, like.structure)

@@ -1,4 +1,4 @@
-"""Network bodies: the decoders that map a latent to the numbers a likelihood needs."""
+"""Network bodies: decoders, from a latent to the parameters of a likelihood."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from typing import final
 
 from torch import Tensor, nn
 
+from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part
 
 __all__ = ["ConvDecoder", "Decoder", "MLPDecoder", "mlp"]
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given `sizes`, a ReLU after every one.
+    """Linear layers, each followed by a ReLU.
 
     Args:
-        sizes: Widths, from the input on; two sizes make one layer.
+        sizes: Widths, from the input to the last layer.
+
+    Example:
+        >>> from latentmix.models.networks import mlp
+        >>> len(mlp([2, 64, 32]))
+        4
     """
     layers: list[nn.Module] = []
     for narrow, wide in pairwise(sizes):
@@ -27,30 +33,19 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def check_positive(**values: int | Sequence[int]) -> None:
-    """Refuse sizes that are not positive integers, by name."""
-    for name, value in values.items():
-        sizes = value if isinstance(value, Sequence) else [value]
-        if any(not hasattr(size, "__index__") or size < 1 for size in sizes):
-            raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
-
-
-def check_floating(x: Tensor) -> None:
-    """Refuse data that are integers or booleans, whose scale a density cannot know."""
-    if not x.is_floating_point():
-        raise ValueError(f"Expected floating-point data; got {x.dtype}: convert them, as by transform=ToFloat().")
-
-
 class Decoder(nn.Module, Part):
-    """Maps a latent z to `outputs` real numbers per value of a datum x.
+    """Network from a latent z to `outputs` real numbers per value of a datum x.
 
-    A subclass fills `decode`; leading dimensions (plates, particles) are handled here, so that a
-    convolution sees one batch dimension whatever the inference adds on the left.
+    A subclass fills `decode`. Leading dimensions (plates, particles) are flattened here, so that a convolution always
+    has one batch dimension.
 
     Args:
         latent_dim: Length of z.
         shape: Shape of one datum x, such as `(channels, height, width)`.
-        outputs: Numbers per value of x, as the likelihood asks (`Likelihood.outputs`).
+        outputs: Numbers per value of x, `Likelihood.outputs`.
+
+    Raises:
+        ValueError: If a size is below 1.
     """
 
     def __init__(self, latent_dim: int, shape: Sequence[int], outputs: int = 1) -> None:
@@ -121,12 +116,12 @@ class MLPDecoder(Decoder):
 class ConvDecoder(Decoder):
     """Fully connected layers, a reshape, then transposed convolutions that double the size.
 
-    Hidden layers have a ReLU; the linear layer onto the first feature map has none; a ReLU stands
-    between transposed convolutions (kernel 4, stride 2, padding 1).
+    A ReLU follows each hidden layer, and stands between transposed convolutions (kernel 4, stride 2, padding 1); none
+    follows the linear layer onto the first feature map.
 
     Args:
         latent_dim: Length of z.
-        channels: Channels of the feature maps, from the latent on; as many transposed convolutions.
+        channels: Channels of the feature maps, from the latent on; each is the input of a transposed convolution.
         shape: `(channels, height, width)` of one image; both sides divisible by `2 ** len(channels)`.
         hidden: Widths of fully connected layers before the reshape.
         outputs: Numbers per pixel.
@@ -170,7 +165,11 @@ class ConvDecoder(Decoder):
 
 
 def halved(shape: Sequence[int], times: int) -> tuple[int, int]:
-    """Height and width of an image `shape` after it is halved `times`.
+    """Height and width of an image after convolutions of stride 2.
+
+    Args:
+        shape: `(channels, height, width)`.
+        times: Number of convolutions.
 
     Raises:
         ValueError: If the shape is not `(channels, height, width)`, `times` is 0, or a side cannot be halved so often.

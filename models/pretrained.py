@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import sys
 from abc import ABC
 from pathlib import Path
@@ -14,6 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from latentmix.models.arguments import first_mismatch
+from latentmix.models.files import write_atomically
 from latentmix.models.process_state import kept_random_state
 
 __all__ = [
@@ -27,13 +28,14 @@ __all__ = [
     "save_pretrained",
 ]
 
+_PACKAGE = __name__.partition(".")[0]
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 class Part(ABC):  # noqa: B024
-    """Base of everything that a description may name: decoders, encoders, priors, likelihoods, families.
+    """Base class of everything that a file may describe: decoders, encoders, priors, likelihoods, families.
 
-    No other class is ever called for a file: most classes of a running program would do more than build a part.
+    Only parts are built for a file, as the constructor of any other class may have side effects.
 
     Example:
         >>> from latentmix.models import Decoder
@@ -44,33 +46,70 @@ class Part(ABC):  # noqa: B024
 
 
 def describe(part: Any) -> Any:
-    """The class of an object and its constructor's arguments, as plain values.
+    """The class of a part and its constructor's arguments, as plain values.
 
-    An argument is read from the attribute of its name, or all are from a method `arguments` where there is one;
-    arguments that are parts are described likewise.
+    LatentMix's own classes are named by their public path, a user's by module and name. Arguments are those that the
+    part's method `arguments` gives, if it has one, else the attributes of the same names; parts among them are
+    described in turn.
 
     Args:
         part: A part that keeps its arguments, or a plain value.
 
     Raises:
-        ValueError: If an argument is not kept, or has no plain value.
+        ValueError: If an argument is not kept, or has no plain value; or if the class is not public.
 
     Example:
         >>> from latentmix.models import StandardNormal
         >>> from latentmix.models.pretrained import describe
         >>> describe(StandardNormal(2))
-        {'class_path': 'latentmix.models.priors.StandardNormal', 'init_args': {'latent_dim': 2}}
+        {'class_path': 'latentmix.models.StandardNormal', 'init_args': {'latent_dim': 2}}
     """
     if part is None or isinstance(part, bool | int | float | str):
         return part
     if isinstance(part, list | tuple):
         return [describe(value) for value in part]
-    kind = type(part)
     if not isinstance(part, Part):
         raise ValueError(f"Expected plain values, lists and parts of a VAE or guide; got {part!r:.80}.")
+    path = public_path(type(part))
     arguments = part.arguments() if hasattr(part, "arguments") else _attributes(part)
-    arguments = {name: describe(value) for name, value in arguments.items()}
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+    return {"class_path": path, "init_args": {name: describe(value) for name, value in arguments.items()}}
+
+
+def public_path(kind: type) -> str:
+    """The dotted path of a class in a saved file.
+
+    Args:
+        kind: A class that its room exports, such as `latentmix.models`, or a user's own class in a module.
+
+    Raises:
+        ValueError: If the path does not lead back to the class, as for a private or a local one.
+
+    Example:
+        >>> from latentmix.models.networks import MLPDecoder
+        >>> from latentmix.models.pretrained import public_path
+        >>> public_path(MLPDecoder)
+        'latentmix.models.MLPDecoder'
+    """
+    path = _public(f"{kind.__module__}.{kind.__qualname__}")
+    if _class_at(path) is not kind:
+        raise ValueError(
+            f"Expected a class that can be found again by its path {path}; got a private or a local one: export it, "
+            "or define it at the top level of a module."
+        )
+    return path
+
+
+def _public(path: str) -> str:
+    """The path of an exported class: files of earlier versions name the module within the room."""
+    package, *inner = path.split(".")
+    return ".".join((package, inner[0], inner[-1])) if package == _PACKAGE and len(inner) > 2 else path
+
+
+def _class_at(path: str) -> type | None:
+    """The class at a path, if its module has been imported."""
+    module, _, name = path.rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind if isinstance(kind, type) else None
 
 
 def _attributes(part: Any) -> dict[str, Any]:
@@ -89,19 +128,18 @@ def _attributes(part: Any) -> dict[str, Any]:
 
 
 def build(description: Any) -> Any:
-    """Build what `describe` described; no module is imported for it, and no class called that is not a `Part`.
+    """Build what `describe` described, without importing any module.
 
     Raises:
-        ValueError: If a class is not known, since its module has not been imported, or is no part.
+        ValueError: If the module of a class has not been imported, or a class is not a `Part`.
     """
     if isinstance(description, list):
         return [build(value) for value in description]
     if not isinstance(description, dict):
         return description
     path = description["class_path"]
-    module, _, name = path.rpartition(".")
-    kind = getattr(sys.modules.get(module), name, None)
-    if not isinstance(kind, type):
+    kind = _class_at(_public(path))
+    if kind is None:
         raise ValueError(f"Expected the class {path} to be imported before weights are loaded into it; got none.")
     if not issubclass(kind, Part):
         raise ValueError(f"Expected a part of a VAE or guide; got the class {path}, which is none and is not called.")
@@ -109,7 +147,7 @@ def build(description: Any) -> Any:
 
 
 def pretrained_folder(folder: str | Path) -> Path:
-    """Where the weights are: in the folder, or in the `checkpoints` of a run.
+    """The folder of the weights: the given one, or the `checkpoints` of a run.
 
     Raises:
         ValueError: If there is no such folder.
@@ -121,28 +159,36 @@ def pretrained_folder(folder: str | Path) -> Path:
 
 
 def save_pretrained(module: nn.Module, folder: str | Path, name: str) -> None:
-    """Write `name.safetensors` and `name.json`; each replaces an earlier file in one step.
+    """Write `name.safetensors` and `name.json`, each in one step.
 
     Args:
         module: The module.
-        folder: Is made where there is none.
+        folder: The folder; it is made if it does not exist.
         name: Name of both files.
+
+    Raises:
+        ValueError: If the module cannot be described, see `describe`; nothing is written then.
     """
     described = json.dumps(describe(module), indent=2)
     weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in module.state_dict().items()}
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    _replace(path / f"{name}.safetensors", safetensors.torch.save(weights))
-    _replace(path / f"{name}.json", described.encode())
+    write_atomically(path / f"{name}.safetensors", safetensors.torch.save(weights))
+    write_atomically(path / f"{name}.json", described.encode())
 
 
 def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) -> M:
-    """Build the module that `save_pretrained` wrote, with its weights; nothing in the files is executed.
+    """Build the module that `save_pretrained` wrote, with its weights and in their dtype.
 
-    It has the weights' dtype. torch's random state stays as it is.
+    Nothing in the files is executed, and torch's random state is unchanged.
+
+    Args:
+        folder: The folder, or the folder of a run.
+        name: Name of both files.
+        kind: The expected class.
 
     Raises:
-        ValueError: If a file is missing or is something else, or the weights do not fit the module.
+        ValueError: If a file is missing or invalid, or the weights do not fit the module.
     """
     folder = pretrained_folder(folder)
     file = folder / f"{name}.json"
@@ -167,7 +213,7 @@ def read_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
     """The tensors of `name.safetensors`, on the CPU.
 
     Raises:
-        ValueError: If the file is missing or is something else. Pickled weights can run code, and are never opened.
+        ValueError: If the file is missing or invalid. Pickled weights can run code, and are never opened.
     """
     folder = pretrained_folder(folder)
     file = folder / f"{name}.safetensors"
@@ -182,20 +228,13 @@ def read_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put weights into a module.
+    """Load weights into a module.
 
     Raises:
         ValueError: If a tensor is missing, unknown, or of another shape.
     """
-    expected = module.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        shapes = [tuple(side[name].shape) if name in side else "none" for side in (expected, weights)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"Expected weights {name!r} of shape {shapes[0]}; got {shapes[1]}.")
+    mismatch = first_mismatch(dict(sorted(module.state_dict().items())), weights)
+    if mismatch is not None:
+        expected, given = ("none" if shape is None else shape for shape in mismatch[1:])
+        raise ValueError(f"Expected weights {mismatch.name!r} of shape {expected}; got {given}.")
     module.load_state_dict(weights)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)

@@ -11,17 +11,22 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part
 
 __all__ = ["Prior", "StandardNormal", "StudentT"]
 
 
 class Prior(nn.Module, Part):
-    """A distribution over z that may have parameters of its own.
+    """Distribution over z, with or without parameters.
+
+    A subclass fills `forward`; one with more sites than z overrides `sample`.
 
     Args:
         latent_dim: Length of z.
+
+    Raises:
+        ValueError: If `latent_dim` is below 1.
     """
 
     def __init__(self, latent_dim: int) -> None:
@@ -34,13 +39,16 @@ class Prior(nn.Module, Part):
         """Give the distribution over z: batch shape `()`, event shape `(latent_dim,)`."""
 
     def sample(self, name: str) -> Tensor:
-        """Sample z as a Pyro site; a prior with more sites than z overrides this.
+        """Sample z as a Pyro site.
 
         Args:
             name: Name of the site of z.
 
         Returns:
             A `plate_shape x latent_dim` tensor.
+
+        Raises:
+            ValueError: If the distribution has another batch or event shape than `forward` promises.
         """
         prior = self()
         if prior.batch_shape or prior.event_shape != (self.latent_dim,):
@@ -82,8 +90,8 @@ class StandardNormal(Prior):
 class StudentT(Prior):
     r"""Heavy tails in every direction, :math:`p(z) = \prod_d t_\nu(z_d)`.
 
-    It pulls outlying latents back less than a normal does (Abiri and Ohlsson, *Variational auto-encoders with
-    Student's t-prior*, 2019). Standard location and scale; the variance is :math:`\nu / (\nu - 2)`, infinite where
+    It shrinks outlying latents less than a normal prior does (Abiri and Ohlsson, *Variational auto-encoders with
+    Student's t-prior*, 2019). The location is 0 and the scale 1; the variance is :math:`\nu / (\nu - 2)`, infinite for
     :math:`\nu \le 2`.
 
     Args:

@@ -1,4 +1,4 @@
-"""State that a process has once, as torch's random generator and Pyro's handlers: one thread at a time changes it."""
+"""State of the whole process, such as torch's random generator and Pyro's handlers, changed by one thread at a time."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _undo: list[Callable[[], None]] = []
 
 @contextmanager
 def exclusive(undo: Callable[[], None] | None = None) -> Iterator[None]:
-    """A block that one thread at a time is in; it may be entered again inside.
+    """A block for one thread at a time, which may be nested.
 
-    Do not wait inside for another thread that enters such a block.
+    Waiting inside for another thread that enters such a block is a deadlock.
 
     Args:
-        undo: Puts back what the block changes, in a process that another thread forks meanwhile: the block never
-            ends there.
+        undo: Restores the state that the block changes. It is called in a process that another thread forks during the
+            block, since the block never ends there.
     """
     with _lock:
         if undo is None:
@@ -39,10 +39,10 @@ def exclusive(undo: Callable[[], None] | None = None) -> Iterator[None]:
 
 @contextmanager
 def kept_random_state(seed: int | None = None) -> Iterator[None]:
-    """A block after which torch's random states are what they were.
+    """A block after which torch's random states are restored.
 
     Args:
-        seed: Seeds torch at the start of the block; by default it goes on from where it is.
+        seed: Seeds torch at the start of the block; by default its state is kept.
     """
     with exclusive(), torch.random.fork_rng():
         if seed is not None:
@@ -52,13 +52,17 @@ def kept_random_state(seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def kept_warnings(*, record: bool = False) -> Iterator[list[warnings.WarningMessage]]:
-    """`warnings.catch_warnings`, whose filters are the process's, for one thread at a time."""
+    """`warnings.catch_warnings`, for one thread at a time, since its filters belong to the process.
+
+    Args:
+        record: Whether warnings are appended to the list that the block yields, instead of shown.
+    """
     with exclusive(), warnings.catch_warnings(record=record) as caught:
         yield [] if caught is None else caught
 
 
-def _renew() -> None:
-    """In a forked process: a free lock, and the state outside of the block of a thread that does not exist there."""
+def _reset_after_fork() -> None:
+    """Release the lock in a forked process, and undo the blocks of the thread that held it, which is not there."""
     global _lock
     if _lock.acquire(blocking=False):
         _lock.release()
@@ -69,4 +73,4 @@ def _renew() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(after_in_child=_reset_after_fork)

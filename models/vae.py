@@ -3,76 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
 import pyro
 import torch
-from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
+from latentmix.models.arguments import check_floating
 from latentmix.models.likelihoods import Likelihood
-from latentmix.models.networks import Decoder, check_floating
+from latentmix.models.networks import Decoder
 from latentmix.models.pretrained import Part, load_pretrained, save_pretrained
 from latentmix.models.priors import Prior
-from latentmix.models.process_state import exclusive, kept_random_state
+from latentmix.models.process_state import kept_random_state
+from latentmix.models.pyro_modules import evaluation_mode, register
 
-__all__ = ["VAE", "evaluation_mode", "register"]
-
-
-@contextmanager
-def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put modules (batch normalisation, dropout) into evaluation mode, and back as each was; one thread at a time.
-
-    Args:
-        modules: The modules; submodules are included.
-    """
-    with exclusive():
-        was_training = {part: part.training for module in modules for part in module.modules()}
-        try:
-            for module in modules:
-                module.eval()
-            yield
-        finally:
-            for part, training in was_training.items():
-                part.training = training
-
-
-def register(name: str, module: nn.Module) -> None:
-    """Register a module's trainable parameters with Pyro, as `pyro.module` does, but never another module's.
-
-    Handlers see the module itself too, in a message of type `module`; one that sets its value to False says that
-    the parameters are known, and spares the registration.
-
-    Args:
-        name: Name of the module in the parameter store.
-        module: The module.
-
-    Raises:
-        ValueError: If the parameter store already holds another module's parameters under that name; without
-            this check that other module would be trained in place of this one (pyro issue 2912).
-    """
-    if not _announce(module, name=name):
-        return
-    store = pyro.get_param_store()
-    for key, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        full = f"{name}$$${key}"
-        pyro.param(full, parameter)
-        if full in store and store[full] is not parameter:
-            raise ValueError(
-                f"Expected the parameter store to hold this module's {key!r} under {name!r}; got another module's (or "
-                "a copy, where a parameter is not contiguous): call pyro.clear_param_store() first, or train by "
-                "latentmix.inference.fit, which keeps fits apart."
-            )
-
-
-@effectful(type="module")
-def _announce(module: nn.Module) -> bool:
-    return True
+__all__ = ["VAE"]
 
 
 @final
@@ -89,8 +35,8 @@ class VAE(nn.Module, Part):
         likelihood: The distribution p(x given f(z)).
 
     Raises:
-        ValueError: If the parts do not fit: another `latent_dim` in decoder and prior, or a decoder that gives
-            another number of outputs per value than the likelihood needs.
+        ValueError: If the parts do not fit: `latent_dim` of decoder and prior, or `outputs` of decoder and likelihood,
+            differ.
 
     Example:
         >>> from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
@@ -143,20 +89,20 @@ class VAE(nn.Module, Part):
             prior: A prior of the same `latent_dim`, of the decoder's dtype and on its device.
 
         Raises:
-            ValueError: If its `latent_dim` is another.
+            ValueError: If `latent_dim` differs.
         """
         return VAE(decoder=self.decoder, prior=prior, likelihood=self.likelihood)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `vae.safetensors` and `vae.json`, from which `from_pretrained` builds the VAE again.
+        """Write `vae.safetensors` and `vae.json`, from which `from_pretrained` rebuilds the VAE.
 
-        Parts of a user's own keep the arguments of their constructors as attributes of the same names.
+        A user's own parts must keep the arguments of their constructors as attributes of the same names.
 
         Args:
-            folder: Is made where there is none.
+            folder: The folder; it is made if it does not exist.
 
         Raises:
-            ValueError: If a part does not keep its arguments.
+            ValueError: If a part does not keep its arguments, or its class is private or local.
         """
         save_pretrained(self, folder, "vae")
 
@@ -164,13 +110,14 @@ class VAE(nn.Module, Part):
     def from_pretrained(cls, folder: str | Path) -> VAE:
         """Build the VAE that `save_pretrained` wrote, with its weights; nothing in the files is executed.
 
-        A `VampPrior` has to be bound to its guide again. Modules of parts of a user's own are to be imported before.
+        A `VampPrior` has to be bound to its guide afterwards. The modules of a user's own parts have to be imported
+        before.
 
         Args:
-            folder: What `save_pretrained` wrote into, or the `checkpoints` of a run.
+            folder: The folder of `save_pretrained`, or a run.
 
         Raises:
-            ValueError: If a file is missing or is something else, or the weights do not fit.
+            ValueError: If a file is missing or invalid, or the weights do not fit.
 
         Example:
             >>> import tempfile
@@ -190,7 +137,7 @@ class VAE(nn.Module, Part):
             x: A `batch x shape` tensor.
 
         Returns:
-            x, or the sample of it where the site is not observed (`poutine.uncondition`).
+            x, or a sample where the site is not observed (`poutine.uncondition`).
 
         Raises:
             ValueError: If the shape of a datum is not the decoder's, or the data are integers or booleans.
@@ -223,12 +170,12 @@ class VAE(nn.Module, Part):
 
     @torch.no_grad()
     def generate(self, n: int, *, mean: bool = True, seed: int | None = None) -> Tensor:
-        """Data of `n` draws from the prior.
+        """Data generated from `n` draws of the prior, in evaluation mode.
 
         Args:
-            n: How many.
-            mean: Whether to give the likelihood's mean at each draw, or else a draw from the likelihood too.
-            seed: Seed of the draws; by default a fresh one. torch's random state stays as it is.
+            n: Number of draws.
+            mean: Whether to return the likelihood's mean at each draw, rather than a draw from the likelihood.
+            seed: Seed of the draws; by default a fresh one. torch's random state is unchanged.
 
         Returns:
             An `n x shape` tensor.

@@ -10,9 +10,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from latentmix.models.networks import check_positive
+from latentmix.models.arguments import check_positive
 from latentmix.models.priors import Prior
-from latentmix.models.vae import evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["VampPrior"]
 
@@ -21,10 +21,9 @@ __all__ = ["VampPrior"]
 class VampPrior(Prior):
     r"""The prior :math:`p(z) = \frac{1}{K} \sum_k q(z \mid u_k)` with learned pseudo-inputs :math:`u_k`.
 
-    Tomczak and Welling, *VAE with a VampPrior*, 2018, equation 9. It has to be bound to the guide before it is
-    used. The guide stays outside: its weights are neither parameters of the prior nor saved with it, though the
-    prior's gradients reach them. A copy of VAE and guide together (`copy.deepcopy((vae, guide))`) is bound to the
-    guide's copy.
+    Tomczak and Welling, *VAE with a VampPrior*, 2018, equation 9. It has to be bound to the guide before use. The
+    guide's weights are neither parameters of the prior nor saved with it, though gradients reach them through the
+    prior. A joint copy of VAE and guide (`copy.deepcopy((vae, guide))`) is bound to the guide's copy.
 
     Args:
         latent_dim: Length of z.
@@ -32,7 +31,7 @@ class VampPrior(Prior):
         n_components: Number of pseudo-inputs `K`.
 
     Attributes:
-        pseudo_inputs: `K x shape`; they start uniform in [0, 1), from torch's random state, unless `bind` gives data.
+        pseudo_inputs: `K x shape`; initially uniform in [0, 1), from torch's random state, unless `bind` sets them.
 
     Example:
         >>> import pyro.distributions as dist
@@ -49,15 +48,15 @@ class VampPrior(Prior):
         self.shape = tuple(shape)
         self.n_components = n_components
         self.pseudo_inputs = nn.Parameter(torch.rand(n_components, *self.shape))
-        self._posterior: list[Callable[[Tensor], dist.TorchDistribution]] = []  # a list hides a module from the tree
+        self._posterior: list[Callable[[Tensor], dist.TorchDistribution]] = []  # a list: no submodule
 
     def bind(self, posterior: Callable[[Tensor], dist.TorchDistribution], inputs: Tensor | None = None) -> Self:
-        """Tell the prior which q its components are.
+        """Set the posterior q of the components.
 
         Args:
-            posterior: Gives q(z given x) for a `K x shape` tensor, as `guide.posterior` does. A module, or the module
-                of a method, is put into evaluation mode for it.
-            inputs: Data from which the pseudo-inputs start, `K x shape`, floating point; copied in place.
+            posterior: Function from a `K x shape` tensor to q(z given x), such as `guide.posterior`. A module, or the
+                module of a method, is in evaluation mode during the call.
+            inputs: Initial pseudo-inputs, `K x shape`, floating point; they are copied.
 
         Returns:
             The prior.
@@ -84,7 +83,7 @@ class VampPrior(Prior):
         """See `Prior.forward`.
 
         Raises:
-            ValueError: If the prior is not bound, or its posterior gives other shapes.
+            ValueError: If the prior is not bound, or the posterior has another batch or event shape.
         """
         if not self._posterior:
             raise ValueError(
@@ -94,8 +93,8 @@ class VampPrior(Prior):
         owner = getattr(posterior, "__self__", posterior)
         with evaluation_mode(owner) if isinstance(owner, nn.Module) else nullcontext():
             components = posterior(self.pseudo_inputs)
-        found, expected = components.shape(), (self.n_components, self.latent_dim)
-        if found != expected or len(components.event_shape) != 1:
+        expected = (self.n_components, self.latent_dim)
+        if components.shape() != expected or len(components.event_shape) != 1:
             raise ValueError(
                 f"Expected a posterior of batch shape {expected[:1]} and event shape {expected[1:]} for a VampPrior; "
                 f"got {tuple(components.batch_shape)} and {tuple(components.event_shape)}."

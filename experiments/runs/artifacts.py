@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
+from latentmix.models.files import write_atomically
 
 __all__ = ["Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
 
@@ -50,7 +50,7 @@ def save_tree(path: Path, tree: Any) -> None:
     structure = plain(tree)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = safetensors.torch.save(tensors, metadata={"structure": json.dumps(structure)})
-    replace(path.with_suffix(".safetensors"), data)
+    write_atomically(path.with_suffix(".safetensors"), data)
 
 
 def load_tree(path: Path) -> Any:
@@ -79,13 +79,6 @@ def load_tree(path: Path) -> Any:
         return node
 
     return tree(structure)
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file whole: beside its place first, then moved there."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
 
 
 def versions() -> dict[str, str]:
@@ -153,15 +146,15 @@ class RunFolder:
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file."""
-        replace(self.path / name, json.dumps(values, indent=2).encode())
+        write_atomically(self.path / name, json.dumps(values, indent=2).encode())
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write `config.yaml`."""
-        replace(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, one line per epoch."""
-        replace(self.path / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run.

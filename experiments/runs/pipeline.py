@@ -39,7 +39,7 @@ from latentmix.inference import (
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE, MixturePrior, VampPrior
 from latentmix.models.pretrained import load_weights, read_weights
-from latentmix.models.vae import evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["Session", "initialize", "latents_of", "run_experiment"]
 

@@ -16,7 +16,7 @@ import torch
 from latentmix.experiments.cli import one_line, parse_experiment
 from latentmix.experiments.options.experiment import experiment_parser, plain
 from latentmix.experiments.options.grids import Grid, check_names
-from latentmix.experiments.runs.artifacts import replace, versions
+from latentmix.experiments.runs.artifacts import versions
 from latentmix.experiments.sweeps.cells import Cell, Run, attempt, finished, plan, run_or_resume
 from latentmix.experiments.sweeps.tables import (
     Record,
@@ -27,6 +27,7 @@ from latentmix.experiments.sweeps.tables import (
     figures_of,
     group_of,
 )
+from latentmix.models.files import write_atomically
 
 __all__ = ["sweep"]
 
@@ -118,8 +119,8 @@ def sweep(
             f"; {len(cells) - left} of {len(cells)} cells are finished: the same command with --out {out} goes on"
         ) from interrupt
     finally:
-        replace(out / "sweep.md", as_markdown(results).encode())
-        replace(out / "sweep.csv", as_csv(results).encode())
+        write_atomically(out / "sweep.md", as_markdown(results).encode())
+        write_atomically(out / "sweep.csv", as_csv(results).encode())
     _draw(out, results)
     tell(f"\n{as_text(results)}\n")
     return results
@@ -167,7 +168,7 @@ def _record(cell: Cell, out: Path, earlier: Record | None = None, outcome: Mappi
 def _write(out: Path, results: dict[str, Any], records: Mapping[str, Record]) -> None:
     results["cells"] = list(records.values())
     results["counts"] = counts_of(results["cells"])
-    replace(out / "sweep.json", json.dumps(results, indent=1).encode())
+    write_atomically(out / "sweep.json", json.dumps(results, indent=1).encode())
 
 
 def _draw(out: Path, results: Mapping[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""Objectives of SVI: Pyro's ELBOs and weighted ones."""
+"""Objectives of SVI: the contract, Pyro's ELBOs, weighted ones, and conversion from Pyro's ELBOs and callables."""

@@ -1,116 +1,212 @@
-"""Objectives of SVI: made from Pyro's ELBOs, or from a user's own loss."""
+"""The contract of an objective of SVI, and the number of data that a minibatch counts for."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
-from pyro.infer import (
-    JitTrace_ELBO,
-    JitTraceEnum_ELBO,
-    JitTraceGraph_ELBO,
-    JitTraceMeanField_ELBO,
-    RenyiELBO,
-    Trace_ELBO,
-    TraceEnum_ELBO,
-    TraceGraph_ELBO,
-    TraceMeanField_ELBO,
-)
-from pyro.infer.elbo import ELBO
-from torch import Tensor
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
 
-from latentmix.inference.objectives.pyro_elbos import PyroObjective
-from latentmix.inference.objectives.terms import Objective, Stochastic, Terms, data_plate
-from latentmix.inference.objectives.twins import RenyiTwin, TraceEnumTwin, TraceMeanFieldTwin, TraceTwin
+__all__ = ["Objective", "Stochastic", "Terms", "data_count", "data_plate", "local_sites", "samples"]
 
-__all__ = [
-    "CallableObjective",
-    "Objective",
-    "Stochastic",
-    "Terms",
-    "as_objective",
-    "bound_of",
-    "data_plate",
-    "reporter_of",
-]
+Stochastic = Callable[..., Any]
 
 
-def as_objective(objective: Objective | ELBO | Callable[..., Tensor]) -> Objective:
-    """Make an objective from one of Pyro's ELBOs or from a callable.
+class Terms(NamedTuple):
+    """An objective on one minibatch: scalar tensors, in nats per datum.
 
-    `Trace_ELBO`, `TraceMeanField_ELBO`, `TraceEnum_ELBO` and `RenyiELBO` get their twin; another ELBO, and a
-    subclass of these, runs as it is. `JitTrace_ELBO` and its like run as their equals that are not compiled. A
-    callable `(model, guide, *batch) -> scalar loss` gives its own unit.
-
-    Raises:
-        ValueError: If it is none of these.
+    Attributes:
+        loss: The loss; the only part with a gradient.
+        elbo: The evidence lower bound at beta = 1; None where the objective does not measure it.
+        log_likelihood: Its first part, the expected log-likelihood of the observed values.
+        kl: Its second part, `log_likelihood - elbo`, the divergence from the prior.
     """
-    if isinstance(objective, Objective):
-        return objective
-    if isinstance(objective, ELBO):
-        elbo = _eager(objective)
-        return _TWINS.get(type(elbo), PyroObjective)(elbo)
-    if isinstance(objective, type):
-        raise ValueError(
-            f"Expected an objective; got the class {objective.__name__}: make one, {objective.__name__}()."
-        )
-    if callable(objective):
-        return CallableObjective(objective)
-    raise ValueError(f"Expected an objective, a Pyro ELBO or a callable; got {type(objective).__name__}.")
+
+    loss: Tensor
+    elbo: Tensor | None
+    log_likelihood: Tensor | None
+    kl: Tensor | None
+
+    @classmethod
+    def of(cls, loss: Tensor, elbo: Tensor, log_likelihood: Tensor) -> Self:
+        """Terms whose reported parts are detached, with `kl` as their difference."""
+        elbo, log_likelihood = elbo.detach(), log_likelihood.detach()
+        return cls(loss, elbo, log_likelihood, log_likelihood - elbo)
+
+    def totals(self, count: int) -> Tensor:
+        """ELBO, log-likelihood and KL summed over `count` data, and `count`: a float64 tensor of 4."""
+        unknown = torch.full((), math.nan, device=self.loss.device)
+        parts = [unknown if part is None else part for part in (self.elbo, self.log_likelihood, self.kl)]
+        means = torch.stack([part.detach().double() for part in parts])
+        return torch.cat([means * count, means.new_full((1,), count)])
 
 
-def bound_of(objective: Objective) -> Objective:
-    """What measures the ELBO at beta = 1 that belongs to an objective, by default `Trace_ELBO`."""
-    bound = objective.bound()
-    if bound is not None:
-        return bound
-    if isinstance(objective, PyroObjective) and isinstance(objective.elbo, TraceEnum_ELBO):
-        nesting = objective.elbo.max_plate_nesting
-        return TraceEnumTwin(TraceEnum_ELBO(max_plate_nesting=nesting, strict_enumeration_warning=False))
-    return TraceTwin(Trace_ELBO())
+class Objective(ABC):
+    """A loss of SVI, `objective(model, guide, *batch)`: a scalar in mean nats per datum.
+
+    A new objective is a subclass, of which an instance is passed to `fit`. Only `terms` is abstract. Override as well
+
+    - `bound`, if the ELBO at beta = 1 is measured by the objective itself, or by one other than `Trace_ELBO`'s;
+    - `begin_step` and `warmup_epochs`, if the loss changes during training;
+    - `backward`, if the gradients are not those of the loss;
+    - `rehearse`, if a model and a guide may be refused for other reasons than that `terms` raises.
+
+    An objective that remembers anything from step to step keeps it in buffers of `modules`, which belong to the state
+    of training.
+
+    Attributes:
+        modules: Modules of the objective's own.
+
+    Example:
+        >>> import pyro
+        >>> import pyro.distributions as dist
+        >>> import torch
+        >>> from pyro import poutine
+        >>> from pyro.infer.autoguide import AutoDelta
+        >>> from latentmix.inference import Objective, Terms, fit
+        >>> class PenalizedLikelihood(Objective):
+        ...     def terms(self, model, guide, *batch):
+        ...         guide_trace = poutine.trace(guide).get_trace(*batch)
+        ...         trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+        ...         return Terms(-trace.log_prob_sum() / len(batch[0]), None, None, None)
+        >>> def model(x):
+        ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+        >>> len(fit(model, AutoDelta(model), torch.ones(10), epochs=2, objective=PenalizedLikelihood()).losses)
+        2
+    """
+
+    modules: Sequence[nn.Module] = ()
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Number of epochs in which the loss still changes; early stopping waits until they are over."""
+        return 0.0
+
+    @abstractmethod
+    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """Evaluate the loss and the reported parts.
+
+        Args:
+            model: Pyro callable.
+            guide: Pyro callable.
+            *batch: Tensors of one minibatch, with the data on the first dimension.
+        """
+
+    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """Evaluate, and accumulate gradients in the leaves.
+
+        Raises:
+            ValueError: If the loss depends on no leaf.
+        """
+        terms = self.terms(model, guide, *batch)
+        if not terms.loss.requires_grad:
+            raise ValueError("Expected a loss that depends on parameters; got a constant.")
+        terms.loss.backward()
+        return terms
+
+    def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
+        """Refuse a model or a guide that cannot be trained; called by `fit` once, before training.
+
+        Raises:
+            ValueError: If the objective does not accept the model or the guide.
+        """
+        self(model, guide, *batch)
+
+    def begin_step(self, epochs: float) -> None:  # noqa: B027
+        """Prepare the next step; called by `fit`, in a resumed fit with the same values.
+
+        Args:
+            epochs: Passes over the data when the step is done: `t / T` at step `t` of `T` an epoch, from `1 / T` on.
+        """
+
+    def bound(self) -> Objective | None:
+        """The objective that measures the ELBO at beta = 1 on held-out data; None for that of `Trace_ELBO`."""
+        return None
+
+    def __call__(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Tensor:
+        """Evaluate the loss alone."""
+        return self.terms(model, guide, *batch).loss
 
 
-def reporter_of(monitor: Objective | ELBO) -> Objective:
-    """What measures the ELBO at beta = 1 for one who names an objective for it."""
-    objective = as_objective(monitor)
-    return objective.bound() or objective
+def data_plate(sites: Iterable[Any], length: int) -> Any | None:
+    """The plate over the data: of the minibatch's length, around observed sites.
 
-
-class CallableObjective(Objective):
-    """A user's own loss; it says nothing about the bound, which `fit` then measures by its `monitor`.
+    Of several such plates, the one named `data`, else one that subsamples, else the outermost.
 
     Args:
-        function: `(model, guide, *batch) -> scalar loss`, differentiable.
+        sites: Sites of a model's trace.
+        length: Number of data in the minibatch.
+
+    Returns:
+        Pyro's `CondIndepStackFrame`, with `full_size`, or None where the model has no such plate.
     """
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self.function = function
-
-    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        """See `Objective.terms`."""
-        loss = self.function(model, guide, *batch)
-        if not isinstance(loss, Tensor) or loss.dim():
-            raise ValueError(f"Expected a scalar tensor from the objective; got {loss!r:.80}.")
-        return Terms(loss, None, None, None)
-
-
-_TWINS: dict[type, Callable[[ELBO], Objective]] = {
-    Trace_ELBO: TraceTwin,
-    TraceMeanField_ELBO: TraceMeanFieldTwin,
-    TraceEnum_ELBO: TraceEnumTwin,
-    RenyiELBO: RenyiTwin,
-}
-_COMPILED: dict[type, type] = {
-    JitTrace_ELBO: Trace_ELBO,
-    JitTraceMeanField_ELBO: TraceMeanField_ELBO,
-    JitTraceEnum_ELBO: TraceEnum_ELBO,
-    JitTraceGraph_ELBO: TraceGraph_ELBO,
-}
+    frames = [
+        frame
+        for site in sites
+        if site["type"] == "sample" and site["is_observed"]
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized and frame.size == length and frame.name != "num_particles_vectorized"
+    ]
+    named = [frame for frame in frames if frame.name == "data"]
+    scaled = [frame for frame in frames if frame.full_size not in (None, frame.size)]
+    return min(named or scaled or frames, key=lambda frame: frame.dim, default=None)
 
 
-def _eager(elbo: ELBO) -> ELBO:
-    """A copy, not compiled: TorchScript would fix the length of a minibatch."""
-    copied = copy.copy(elbo)
-    if type(elbo) in _COMPILED:
-        copied.__class__ = _COMPILED[type(elbo)]
-    return copied
+def data_count(sites: Iterable[Any], length: int) -> float:
+    """Number of data that the densities count for: the full size of a subsampled plate, or length times scale.
+
+    A scale counts where it is above 1 and common to all sites of single data, latents included.
+
+    Args:
+        sites: Sites of a model's trace.
+        length: Number of data in the minibatch.
+    """
+    sites = list(sites)
+    frame = data_plate(sites, length)
+    if frame is not None and frame.full_size not in (None, frame.size):
+        return int(frame.full_size)
+    count = length * _common_scale(sites, length)
+    return round(count) if math.isclose(count, round(count), rel_tol=1e-6) else count
+
+
+def local_sites(sites: Iterable[Any], length: int) -> list[Any]:
+    """The sites of single data: within the data's plate; without such a plate, with the data on the first dimension."""
+    sites = [site for site in sites if site["type"] == "sample" and not site_is_subsample(site)]
+    sites = [site for site in sites if not site["infer"].get("_deterministic")]
+    frame = data_plate(sites, length)
+    if frame is None:
+        return [site for site in sites if _has_data_first(site, length)]
+    return [site for site in sites if frame.name in [other.name for other in site["cond_indep_stack"]]]
+
+
+def _has_data_first(site: Any, length: int) -> bool:
+    """Whether the first dimension is that of the data; a latent's values must be independent, or have a scale."""
+    if not isinstance(site["value"], Tensor) or site["value"].shape[:1] != (length,):
+        return False
+    scale = site.get("_unweighted", site["scale"])
+    return site["is_observed"] or site["fn"].batch_shape[:1] == (length,) or isinstance(scale, Tensor) or scale != 1
+
+
+def _common_scale(sites: list[Any], length: int) -> float:
+    """The scale above 1 of all sites of single data, or 1."""
+    observed = [site["scale"] for site in sites if site["type"] == "sample" and site["is_observed"]]
+    if all(isinstance(scale, int | float) and scale <= 1 for scale in observed):
+        return 1.0
+    local = {site["name"]: site for site in local_sites(sites, length)}.values()
+    scales = [site.get("_unweighted", site["scale"]) for site in local]
+    if not local or any(isinstance(scale, Tensor) and scale.dim() for scale in scales):
+        return 1.0
+    least, most = (float(extreme(map(float, scales))) for extreme in (min, max))
+    return most if least > 1 and math.isclose(least, most, rel_tol=1e-6) else 1.0
+
+
+def samples(trace: Trace) -> Iterator[tuple[str, Any]]:
+    """The sample sites of a trace."""
+    return ((name, site) for name, site in trace.nodes.items() if site["type"] == "sample")

@@ -12,15 +12,15 @@ __all__ = ["kl_per_dimension"]
 
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
-    """Kullback-Leibler divergence of q from p in every dimension, where both are products of Normals.
+    """Kullback-Leibler divergence KL(q, p) of products of Normals, by dimension.
 
     Args:
         q: The posterior, of batch shape `batch_shape`.
         p: The prior, of a batch shape that broadcasts to it.
 
     Returns:
-        A `batch_shape x D` tensor in nats, whose sum over `D` is the divergence; None where one of the two does not
-        factorise into Normals.
+        A `batch_shape x D` tensor in nats, whose sum over `D` is the divergence; None where q or p is not a product
+        of Normals.
 
     Example:
         >>> import torch, pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""Objectives whose divergence from the prior is weighed or spared: KL weight, warm-up and free bits."""
+"""Objectives with a weighted or clamped divergence from the prior: beta, warm-up and free bits."""
 
 from __future__ import annotations
 
@@ -15,32 +15,31 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from latentmix.inference.isolation import Registered
-from latentmix.inference.objectives.base import as_objective
+from latentmix.inference.objectives.base import Objective, Stochastic, Terms, data_count, samples
+from latentmix.inference.objectives.conversion import IMPORTANCE_WEIGHTED, as_objective
 from latentmix.inference.objectives.divergences import kl_per_dimension
-from latentmix.inference.objectives.pyro_elbos import IMPORTANCE_WEIGHTED
-from latentmix.inference.objectives.terms import Objective, Stochastic, Terms, data_count, samples
-from latentmix.inference.objectives.twins import TraceMeanFieldTwin, describe, reported
+from latentmix.inference.objectives.elbos import MeanFieldObjective, describe
 
 __all__ = ["FreeBits", "Weighted"]
 
 
 @final
 class Weighted(Objective):
-    r"""An objective with its divergence from the prior weighed,
+    r"""An objective with a weighted divergence from the prior,
     :math:`\mathbb E_q \log p(x \mid z) - \beta\, \mathrm{KL}(q \,\|\, p)`.
 
     Every latent site is scaled in model and guide, as `pyro.poutine.scale` around them does (Higgins et al.,
     *beta-VAE*, 2017, equation 4). With a warm-up the weight grows linearly with the steps, from `beta / T` at the
     first of the `T` steps of the first `warmup` epochs to `beta` at the last (Sønderby et al., *Ladder Variational
-    Autoencoders*, 2016, section 2.3). What is reported is always at beta = 1.
+    Autoencoders*, 2016, section 2.3). Reported values are always at beta = 1.
 
     Args:
-        objective: What is weighed: an ELBO of Pyro or an objective.
+        objective: The objective to weight, or an ELBO of Pyro.
         beta: The weight.
-        warmup: Epochs until the weight is reached, a fraction too; outside `fit` there is none.
+        warmup: Epochs until the weight is reached, a fraction allowed; without effect outside `fit`.
 
     Raises:
-        ValueError: If `beta` is not positive, `warmup` is negative, or what is to be weighed has importance weights
+        ValueError: If `beta` is not positive, `warmup` is negative, or the objective has importance weights
             (`RenyiELBO`, `ReweightedWakeSleep`, ...) or no KL divergence (`Trace_MMD`).
 
     Example:
@@ -73,7 +72,7 @@ class Weighted(Objective):
         self.modules = self.objective.modules
         self.beta = beta
         self.warmup = warmup
-        with torch.inference_mode(False):  # it changes in training
+        with torch.inference_mode(False):  # updated in place during training
             self._weight = torch.tensor(float(beta), dtype=torch.float64)
 
     @property
@@ -96,7 +95,7 @@ class Weighted(Objective):
         self.objective.rehearse(*self._scaled(model, guide), *batch)
 
     def bound(self) -> Objective | None:
-        """See `Objective.bound`: the bound of what is weighed."""
+        """See `Objective.bound`: that of the weighted objective."""
         return self.objective.bound()
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
@@ -121,9 +120,10 @@ class Weighted(Objective):
 
 
 class _ScaledLatents(Messenger):
-    """Scales the log-density of every site of a model that is not observed.
+    """Scales the log-density of every latent site of a model.
 
-    The weight may be a tensor, so that one that changes is no constant of a compiled graph.
+    Args:
+        weight: The scale; a tensor, if it changes, since a number would be a constant of a compiled graph.
     """
 
     def __init__(self, weight: float | Tensor) -> None:
@@ -132,19 +132,19 @@ class _ScaledLatents(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
-            msg.setdefault("_unweighted", msg["scale"])  # beside `infer`, which a replay replaces
+            msg.setdefault("_unweighted", msg["scale"])  # not in `infer`, which a replay replaces
             msg["scale"] = self.weight * msg["scale"]
 
 
 @final
 class FreeBits(Objective):
-    r"""The bound with :math:`\lambda` nats of divergence free in every dimension of the latent,
+    r"""The bound with :math:`\lambda` free nats of divergence in every dimension of the latent,
     :math:`\mathbb E_q \log p(x \mid z) - \sum_d \max(\lambda, \overline{\mathrm{KL}}_d)`.
 
     :math:`\overline{\mathrm{KL}}_d` is the minibatch's mean in dimension :math:`d`, in closed form: a dimension has
     no gradient towards the prior before it carries :math:`\lambda` nats (Kingma et al., *Improved Variational
-    Inference with Inverse Autoregressive Flow*, 2016, equation 15 and appendix C.8). What is reported is the ELBO
-    without the clamp.
+    Inference with Inverse Autoregressive Flow*, 2016, equation 15 and appendix C.8). The reported ELBO is without the
+    clamp.
 
     Args:
         free_bits: Nats per dimension, :math:`\lambda`.
@@ -166,7 +166,7 @@ class FreeBits(Objective):
             raise ValueError(f"Expected at least one particle; got {num_particles}.")
         self.free_bits = free_bits
         self.num_particles = num_particles
-        self._elbo = TraceMeanFieldTwin(TraceMeanField_ELBO(num_particles=num_particles))
+        self._elbo = MeanFieldObjective(TraceMeanField_ELBO(num_particles=num_particles))
 
     def bound(self) -> Objective:
         """See `Objective.bound`."""
@@ -193,11 +193,11 @@ class FreeBits(Objective):
                 floors[name] = floors.get(name, 0.0) + weight * self.free_bits * free
         clamped = sum(torch.maximum(kl, floors[name].expand_as(kl)).sum() for name, kl in divergences.items())
         kl = sum(divergence.sum() for divergence in divergences.values())
-        return reported(clamped - log_likelihood, log_likelihood - kl, log_likelihood)
+        return Terms.of(clamped - log_likelihood, log_likelihood - kl, log_likelihood)
 
 
 def _summed(name: str, q: Any, p: Any) -> tuple[Tensor, Tensor]:
-    """KL per dimension `(D,)` and the number of latents `()`, summed over plates with the site's scale and mask."""
+    """KL per dimension, `(D,)`, and the number of latents, `()`: sums over plates, with the site's scale and mask."""
     kl = kl_per_dimension(q["fn"], p["fn"])
     if kl is None:
         raise ValueError(

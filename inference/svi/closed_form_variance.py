@@ -8,29 +8,30 @@ import torch
 from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
-from latentmix.inference.batches import Transform, transformed
+from latentmix.inference.batches import Transform, chunks
 from latentmix.inference.isolation import isolated
 from latentmix.inference.svi.state import Callback, TrainingState
 from latentmix.models.location_scale import LocationScale
-from latentmix.models.vae import VAE, evaluation_mode
+from latentmix.models.pyro_modules import evaluation_mode
+from latentmix.models.vae import VAE
 
 __all__ = ["ClosedFormVariance"]
 
 
 @final
 class ClosedFormVariance(Callback):
-    r"""Sets a shared noise level to where the ELBO is greatest for the networks as they are.
+    r"""Sets a shared noise level after every epoch to the maximiser of the ELBO given the networks.
 
-    For `Gaussian("shared", closed_form=True)` that variance is the mean squared error
+    For `Gaussian("shared", closed_form=True)` the variance is the mean squared error
     :math:`\frac{1}{nd} \sum_n \lVert x_n - f(z_n) \rVert^2` with one z of q(z given x) per datum, networks in
     evaluation mode; for `Laplace` the scale is the mean absolute error (the "optimal" variance of Rybkin, Daniilidis
-    and Levine, *Simple and effective VAE training with calibrated decoders*, 2021). The draws follow from the seed of
-    the fit and the epoch, and the random states stay as they are, so that a resumed fit goes on bit for bit.
+    and Levine, *Simple and effective VAE training with calibrated decoders*, 2021). The draws depend on the seed of
+    the fit and the epoch alone, and random states are unchanged, so that a resumed fit is equal bit for bit.
 
     Args:
         vae: The model that is trained.
         guide: Its guide.
-        data: An `n x shape` tensor, as `fit` takes it.
+        data: The training data, an `n x shape` tensor.
         transform: Applied to every chunk first, as in `fit`.
         batch_size: Data a chunk.
 
@@ -77,23 +78,22 @@ class ClosedFormVariance(Callback):
 
     def on_epoch_end(self, state: TrainingState) -> None:
         """See `Callback.on_epoch_end`."""
-        # An odd multiplier is a bijection modulo 2**32: no two epochs of a fit share a seed, nor the fit's own.
+        # An odd multiplier is a bijection modulo 2**32: the seeds of all epochs differ, and from that of the fit.
         self.update(seed=(state.seed + 0x9E3779B1 * state.epoch) % 2**32)
 
     @torch.no_grad()
     def update(self, *, seed: int) -> float:
-        """Set the noise level for the networks as they are.
+        """Set the noise level for the present networks.
 
         Args:
             seed: Seed of the draws from q.
 
         Returns:
-            The mean deviation, which is the new level unless it is below the floor.
+            The mean deviation, which is the new level unless it is at or below the floor.
         """
         total, count = torch.zeros((), dtype=torch.float64, device=self.data.device), 0
         with isolated(seed=seed), torch.no_grad(), evaluation_mode(self.vae, self.guide):
-            for chunk in self.data.split(self.batch_size):
-                (x,) = transformed((chunk,), self.transform)
+            for _, (x,) in chunks((self.data,), self.batch_size, self.transform):
                 mean = self.likelihood.mean(self.vae.decoder(self.guide.posterior(x).sample()))
                 total += self.likelihood.deviation(x.double(), mean.double()).sum().to(total)
                 count += x.numel()

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from latentmix.inference.batches import Batch, Data, Transform, as_batch, transformed
 from latentmix.inference.evaluation import Bound, check_store
 from latentmix.inference.isolation import Modules, RandomState, isolated, plain_errors
-from latentmix.inference.objectives.base import Objective, Stochastic, as_objective, bound_of, reporter_of
+from latentmix.inference.objectives.base import Objective, Stochastic
+from latentmix.inference.objectives.conversion import as_objective, bound_of, reporter_of
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.problem import Frozen, Problem
 from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
@@ -35,15 +36,15 @@ __all__ = ["SVIResult", "fit"]
 
 @dataclass(frozen=True)
 class SVIResult:
-    """What `fit` returns.
+    """Result of `fit`.
 
     Attributes:
         history: One record per epoch.
-        parameters: Every fitted parameter by its Pyro name (a module's that is not registered with Pyro by its
-            place), constrained and detached.
+        parameters: Fitted parameters by Pyro's name, constrained and detached; those of a module that is not registered
+            with Pyro by their path, after the module's number.
         store: State of Pyro's parameter store at the end, for `evaluate` and `pyro.get_param_store().scope`.
-        state: The state of training; `fit(..., state=result.state)` goes on from it.
-        seed: The seed that was used.
+        state: The state of training; `fit(..., state=result.state)` resumes from it.
+        seed: Seed of the fit.
         seconds: Time of training, validation included.
         stopped_early: Whether a callback ended the fit.
     """
@@ -63,7 +64,7 @@ class SVIResult:
 
     @property
     def validation_losses(self) -> list[float]:
-        """Negative ELBO at beta = 1 on the validation data, one per epoch; empty where there is none."""
+        """Negative ELBO at beta = 1 on the validation data, one per epoch; empty if there are no such data."""
         return [record.validation.loss for record in self.history if record.validation is not None]
 
     def predict(
@@ -77,27 +78,27 @@ class SVIResult:
         seed: int = 0,
         **options: Any,
     ) -> dict[str, Tensor]:
-        """Draw from the posterior predictive distribution: Pyro's `Predictive`, with the fitted values.
+        """Draw from the posterior predictive distribution, by Pyro's `Predictive` with the fitted values.
 
-        Outside of this call `Predictive` would take the initial values of `pyro.param` statements, which no module
-        holds. Modules are in evaluation mode; nothing stays in Pyro's parameter store.
+        A plain `Predictive` would take the initial values of `pyro.param` statements, whose fitted values no module
+        holds. Modules are in evaluation mode; Pyro's parameter store is unchanged.
 
         Args:
-            model: The model that was fitted.
-            guide: The guide that was fitted.
-            *arguments: What both are called with; an observed site is drawn where its data are `None`.
+            model: The fitted model.
+            guide: The fitted guide.
+            *arguments: Arguments of both; an observed site is drawn where its data are `None`.
             num_samples: Number of draws, `S`.
-            return_sites: Sites that are returned, with `_RETURN` for what the model returns; by default all.
-            parallel: Whether all draws are made in one call, as a plate outside of the model's own, which must be
-                written for it.
+            return_sites: Names of the sites to return, `_RETURN` for the model's return value; by default all.
+            parallel: Whether all draws are made in one call, in a plate outside the model's own; the model must be
+                written for that.
             seed: Seed of the draws.
-            **options: Keyword arguments that both are called with.
+            **options: Keyword arguments of both.
 
         Returns:
-            By its name each site's draws, `S` in front of its shape.
+            Draws by the name of their site, each an `S x site_shape` tensor.
 
         Raises:
-            ValueError: If `num_samples` is not positive, or a `pyro.param` statement is none of the fitted ones.
+            ValueError: If `num_samples` is not positive, or a `pyro.param` statement has no fitted value.
 
         Example:
             >>> import torch, pyro, pyro.distributions as dist
@@ -146,48 +147,48 @@ def fit(
 ) -> SVIResult:
     """Train a model and its guide by stochastic variational inference.
 
-    One optimizer holds every leaf: parameters of modules, of `pyro.param` statements and of lazily made guides.
-    Arguments of distributions are validated on the first minibatch and not after it. Inside, Pyro's parameter store
-    starts empty; random states, Pyro's settings and its parameter store are afterwards what they were, and modules
-    hold the fitted weights. Frozen parameters and modules in evaluation mode stay as they are (Hoffman et al.,
-    *Stochastic Variational Inference*, 2013; Kingma and Welling, 2014, algorithm 1).
+    One optimizer holds all leaves: parameters of modules, of `pyro.param` statements and of lazily built guides.
+    Arguments of distributions are validated on the first minibatch only. Pyro's parameter store starts empty; after
+    the fit random states, Pyro's settings and its parameter store are restored, and modules hold the fitted weights.
+    Frozen parameters and modules in evaluation mode stay so (Hoffman et al., *Stochastic Variational Inference*, 2013;
+    Kingma and Welling, 2014, algorithm 1).
 
     Args:
         model: Pyro callable, called `model(*batch)`.
         guide: Pyro callable with the model's latent sites, called `guide(*batch)`.
         data: A tensor, or several that are sliced together on their first dimension; or a torch `DataLoader` over a
-            map-style data set, which is read into memory once, in its own order: minibatches are then of the loader's
-            `batch_size`, and drawn by `seed`, whether the loader shuffles or not. What it draws at random, such as
-            augmentations, is drawn once; a `transform` draws anew for every minibatch.
-        epochs: Passes over the data; counted from the start of training where `state` resumes it.
-        batch_size: Data a step; by default all of them, and those of a `DataLoader` its own.
-        drop_last: Whether a last minibatch of fewer data is left out, of other data in every epoch; losses are means
-            over the data that count. A `DataLoader` brings its own.
+            map-style data set, which is read into memory once, in its own order: minibatches then have the loader's
+            `batch_size`, and are drawn by `seed`, whether the loader shuffles or not. Its random augmentations are
+            drawn once; a `transform` draws for every minibatch.
+        epochs: Passes over the data, from the start of training in a resumed fit too.
+        batch_size: Data a step; by default all data, or the batch size of a `DataLoader`.
+        drop_last: Whether an incomplete last minibatch is left out, with other data in every epoch; losses are then
+            means over the remaining data. By default that of a `DataLoader`.
         objective: An ELBO of Pyro, an `Objective`, or a callable `(model, guide, *batch) -> scalar loss`.
-        monitor: What measures the reported ELBO, in evaluation mode; by default the objective itself where it says
-            its ELBO at beta = 1, and else `Trace_ELBO`, at the price of one more forward pass a step.
-        optimizer: Makes the optimizer from the leaves, such as `partial(torch.optim.Adam, lr=0.01)`, or an optimizer of
-            `pyro.optim` with one dictionary of options; by default Adam, fused, with learning rate 1e-3.
-        scheduler: Makes a learning-rate schedule from the optimizer; it is stepped after every epoch.
-        transform: Applied to every minibatch before model and guide see it, such as a binarisation.
+        monitor: The objective that measures the reported ELBO, in evaluation mode; by default the objective itself
+            where it reports its ELBO at beta = 1, else `Trace_ELBO`, for one more forward pass a step.
+        optimizer: Function from the leaves to an optimizer, such as `partial(torch.optim.Adam, lr=0.01)`, or an
+            optimizer of `pyro.optim` with one dictionary of options; by default Adam, fused, with learning rate 1e-3.
+        scheduler: Function from the optimizer to a learning-rate schedule, which is stepped after every epoch.
+        transform: Applied to every minibatch before model and guide, such as a binarisation.
         validation: Data on which the ELBO is measured after every epoch, in evaluation mode.
         callbacks: Called after minibatches and epochs; one that returns True after an epoch ends the fit.
-        seed: Seed of the whole fit; by default a fresh one, which the result states.
-        state: Is kept up to date during the fit; a state of an earlier fit is resumed from, bit for bit, with its
-            optimizer's settings.
-        store: Values that `pyro.param` statements, PyroModules and guides start from, as `SVIResult.store` has them: a
-            warm start, with data, optimizer and seed of its own. By default all start from what they state or hold.
+        seed: Seed of the whole fit; by default a fresh one, see `SVIResult.seed`.
+        state: Updated during the fit; a state of an earlier fit is resumed, bit for bit, with the settings of its
+            optimizer.
+        store: Initial values of `pyro.param` statements, PyroModules and guides, as in `SVIResult.store`: a warm start,
+            with other data, optimizer and seed. By default, initial values are those of the statements and modules.
         progress: Whether to show a progress bar.
 
     Returns:
         Losses, parameters and the state of training.
 
     Raises:
-        ValueError: If the data disagree in length or are empty, or lie outside the support of what observes them, in
-            any row; a size is not positive; a minibatch would count for the whole data set although the model has
+        ValueError: If the data disagree in length or are empty, or a row lies outside the support of the site that
+            observes it; a size is not positive; a minibatch would count for the whole data set although the model has
             global latents, or is a single datum under batch normalisation; optimizer or schedule cannot be made; or
             `store` does not fit.
-        DivergenceError: If the loss is not finite. Where `EarlyStopping` holds the best weights they are restored.
+        DivergenceError: If the loss or a parameter is not finite. `EarlyStopping` restores the best weights.
 
     Warns:
         UserWarning: If a warm-up of the objective is longer than the fit.
@@ -224,12 +225,12 @@ def fit(
     size = min(size, len(tensors[0]))
     make_optimizer = partial(Adam, lr=1e-3, fused=True) if optimizer is None else as_optimizer(optimizer)
     make_scheduler = None if scheduler is None else as_scheduler(scheduler)
-    goal = as_objective(objective)
-    reporter = bound_of(goal) if monitor is None else reporter_of(monitor)
+    loss = as_objective(objective)
+    reporter = bound_of(loss) if monitor is None else reporter_of(monitor)
     if store is not None and state is not None and state.started:
         raise ValueError("Expected store or a state to resume, which has values of its own; got both.")
     state = _checked_state(TrainingState() if state is None else state, seed, len(tensors[0]), size, drop_last)
-    state.warmup = goal.warmup_epochs
+    state.warmup = loss.warmup_epochs
     if state.warmup > epochs:
         warnings.warn(
             f"Expected a warm-up within the {epochs} epochs of the fit; got one of {state.warmup:g}: its last weight "
@@ -244,7 +245,7 @@ def fit(
         _bar(epochs * batches, progress) as bar,
         Frozen(model, guide) as frozen,
     ):
-        problem = Problem.look(model, guide, goal, reporter, transform, tensors, held_out, size)
+        problem = Problem.look(model, guide, loss, reporter, transform, tensors, held_out, size)
         pyro.enable_validation(False)
         problem.check_batches(tensors, size, drop_last)
         if store is not None:
@@ -272,13 +273,13 @@ def fit(
                     f"Expected finite parameters; got others after epoch {state.epoch}: lower the learning rate."
                 )
         except DivergenceError:
-            _tell_of_divergence(state)
+            _notify_of_divergence(state)
             raise
         except Exception as error:
             if state.finite:
                 raise
             epoch = state.epoch + 1
-            _tell_of_divergence(state)
+            _notify_of_divergence(state)
             raise DivergenceError(
                 f"Expected finite parameters; got others in epoch {epoch} ({error}): lower the learning rate."
             ) from error
@@ -296,37 +297,37 @@ def fit(
         )
 
 
-def _tell_of_divergence(state: TrainingState) -> None:
+def _notify_of_divergence(state: TrainingState) -> None:
     for callback in state.callbacks:
         callback.on_divergence(state)
 
 
 def _checked_state(state: TrainingState, seed: int | None, length: int, size: int, drop_last: bool) -> TrainingState:
-    """The state, with the seed and sizes of this fit, or found to agree with them."""
+    """The state, with seed and sizes of this fit; those of a state to resume must agree."""
     if seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"Expected a seed in 0 ... 2**32 - 1; got {seed}.")
     if not state.started:
         state.seed = secrets.randbits(32) if seed is None else seed
         state.length, state.batch_size, state.drop_last = length, size, drop_last
-    for name, found, wanted in (
+    for name, given, earlier in (
         ("seed", seed, state.seed),
         ("number of data", length, state.length),
         ("batch_size", size, state.batch_size),
         ("drop_last", drop_last, state.drop_last),
     ):
-        if found is not None and found != wanted:
-            raise ValueError(f"Expected the {name} of the fit that is resumed, {wanted}; got {found}.")
+        if given is not None and given != earlier:
+            raise ValueError(f"Expected the {name} of the fit that is resumed, {earlier}; got {given}.")
     return state
 
 
 def _bar(batches: int, progress: bool) -> tqdm[None]:
-    """A progress bar; in a log, where no terminal redraws it, it speaks every half a minute."""
+    """A progress bar; in a log, without a terminal, it prints every half a minute."""
     interval = 0.1 if sys.stderr.isatty() else 30.0
     return tqdm(total=batches, unit=" batches", disable=not progress, dynamic_ncols=True, mininterval=interval)
 
 
 def _epoch(problem: Problem, state: TrainingState, data: Batch, bar: tqdm[None]) -> Bound:
-    """One pass over the data, from wherever in the epoch the state is."""
+    """One pass over the data, or the rest of one that was interrupted."""
     length, size, device = state.length, state.batch_size, data[0].device
     if state.totals is None:
         state.totals = torch.zeros(4, dtype=torch.float64, device=device)

@@ -1,4 +1,4 @@
-"""Functions that make the optimizer of a fit, and its schedule, from what users write for them."""
+"""Optimizers and learning-rate schedules: functions that make them, and checks of these."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ _SCHEDULER = (
 
 
 def as_optimizer(optimizer: Any) -> MakeOptimizer:
-    """A function from the leaves to their optimizer: given as such, as a class, or as one of `pyro.optim`.
+    """A function from the leaves to their optimizer.
+
+    Args:
+        optimizer: Such a function, an optimizer class of torch, or an optimizer of `pyro.optim`.
 
     Raises:
-        ValueError: If it is an optimizer that is made already, one of Pyro's with options by parameter, gradient
-            clipping or a schedule, or no function.
+        ValueError: If it is an optimizer of torch, which has leaves already, one of `pyro.optim` with options by
+            parameter, gradient clipping or a schedule, or not callable.
     """
     if isinstance(optimizer, PyroLRScheduler):
         raise ValueError(
@@ -57,10 +60,13 @@ def as_optimizer(optimizer: Any) -> MakeOptimizer:
 
 
 def as_scheduler(scheduler: Any) -> MakeScheduler:
-    """A function from an optimizer to its learning-rate schedule, which it is given as.
+    """A function from an optimizer to its learning-rate schedule.
+
+    Args:
+        scheduler: Such a function, or a schedule class of torch.
 
     Raises:
-        ValueError: If it is a schedule that is made already, one of Pyro's, or no function.
+        ValueError: If it is a schedule, which has an optimizer already, one of `pyro.optim`, or not callable.
     """
     if isinstance(scheduler, PyroOptim):
         raise ValueError(
@@ -81,8 +87,8 @@ def make_optimizer(make: MakeOptimizer, leaves: Sequence[Tensor]) -> Optimizer:
     """The optimizer of the leaves.
 
     Raises:
-        ValueError: If the function needs more than the leaves, makes something else, an optimizer of none of them,
-            or one whose step needs a closure.
+        ValueError: If the function needs more than the leaves, or does not make an optimizer of these; or if a step of
+            the optimizer needs a closure.
     """
     optimizer = _call(make, list(leaves), "optimizer", "parameters", _OPTIMIZER)
     if not isinstance(optimizer, Optimizer):
@@ -96,8 +102,8 @@ def make_optimizer(make: MakeOptimizer, leaves: Sequence[Tensor]) -> Optimizer:
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
-            f"Expected an optimizer whose step needs no closure; got {_kind(optimizer)}, which evaluates the loss anew "
-            "within a step: pass another, such as optimizer=functools.partial(torch.optim.Adam, lr=0.01)."
+            f"Expected an optimizer whose step needs no closure; got {_kind(optimizer)}, which evaluates the loss "
+            "again within a step: pass another, such as optimizer=functools.partial(torch.optim.Adam, lr=0.01)."
         )
     return optimizer
 
@@ -106,7 +112,7 @@ def make_scheduler(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler | R
     """The schedule of the optimizer.
 
     Raises:
-        ValueError: If the function needs more than the optimizer, or makes something else.
+        ValueError: If the function needs more than the optimizer, or does not make a schedule of it.
     """
     scheduler = _call(make, optimizer, "schedule", "the optimizer", _SCHEDULER)
     if not isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
@@ -120,7 +126,7 @@ def make_scheduler(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler | R
 
 
 def _refuse_factory(part: Any, name: str, remedy: str) -> None:
-    """Refuse a function of `pyro.optim` that was not called."""
+    """Refuse a function of `pyro.optim` that has not been called with its options."""
     if callable(part) and not isinstance(part, type) and str(getattr(part, "__module__", "")).startswith("pyro.optim"):
         raise ValueError(
             f"Expected a function that makes the {name} of torch; got {getattr(part, '__name__', _kind(part))} of "
@@ -129,7 +135,7 @@ def _refuse_factory(part: Any, name: str, remedy: str) -> None:
 
 
 def _call(make: Callable[[Any], Any], argument: Any, name: str, what: str, remedy: str) -> Any:
-    """Call with one argument, and say in one sentence where that cannot be."""
+    """Call a function of one argument; one that needs more is refused in a sentence."""
     try:
         inspect.signature(make).bind(argument)
     except TypeError as error:
@@ -137,7 +143,7 @@ def _call(make: Callable[[Any], Any], argument: Any, name: str, what: str, remed
             f"Expected a function that makes the {name} from {what} alone; got one with {error}: {remedy}"
         ) from error
     except ValueError:
-        pass  # a builtin states no signature
+        pass  # a builtin has no signature
     return make(argument)
 
 

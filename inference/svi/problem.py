@@ -1,4 +1,4 @@
-"""What `fit` works on: a model and a guide, looked at once before training."""
+"""The optimisation problem of `fit`: model, guide and objective, checked once before training."""
 
 from __future__ import annotations
 
@@ -19,33 +19,50 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from latentmix.inference.batches import Batch, Transform, transformed
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.isolation import Modules, RandomState, plain_errors
-from latentmix.inference.objectives.base import Objective, Stochastic, Terms, as_objective, data_plate
-from latentmix.inference.objectives.terms import data_count, local_sites, samples
+from latentmix.inference.objectives.base import (
+    Objective,
+    Stochastic,
+    Terms,
+    data_count,
+    data_plate,
+    local_sites,
+    samples,
+)
+from latentmix.inference.objectives.conversion import as_objective
 from latentmix.inference.support import check_support
 
 __all__ = ["Frozen", "Problem", "check_scaling"]
 
 
 class Frozen(Messenger):
-    """Keeps parameters as their owners have them.
+    """Keeps frozen parameters frozen, and the initial tensors of `pyro.param` statements unchanged.
 
-    Pyro switches gradients on for every parameter that it meets: here those of modules that are frozen stay so. A
-    tensor from which a `pyro.param` statement starts would be trained in place: here a copy of it is.
+    Pyro requires gradients of every parameter that it registers, and would train the initial tensor of a `pyro.param`
+    statement in place; inside the block it trains a copy.
+
+    Args:
+        functions: Model and guide.
+
+    Attributes:
+        leaves: The frozen parameters of their modules.
+
+    Raises:
+        ValueError: If a module was made in inference mode, so that it cannot be trained.
     """
 
     def __init__(self, *functions: Stochastic) -> None:
         super().__init__()
         with Modules(*functions, evaluation=False) as modules:
-            found = list(modules.found.values())
+            owners = list(modules.found.values())
         for name, tensor in (
-            each for module in found for each in (*module.named_parameters(), *module.named_buffers())
+            each for module in owners for each in (*module.named_parameters(), *module.named_buffers())
         ):
             if tensor.is_inference():
                 raise ValueError(
                     f"Expected modules that can be trained; got {name!r}, made in torch.inference_mode(): make the "
                     "modules outside of it, or load their state_dict into ones that are."
                 )
-        self.leaves = [leaf for module in found for leaf in module.parameters() if not leaf.requires_grad]
+        self.leaves = [leaf for module in owners for leaf in module.parameters() if not leaf.requires_grad]
 
     def __exit__(self, *details: Any) -> None:
         super().__exit__(*details)
@@ -60,7 +77,16 @@ class Frozen(Messenger):
 
 @dataclass(frozen=True)
 class Problem:
-    """A model and a guide with what is minimised and what is reported."""
+    """A model and a guide with their objective and the objective that measures the reported ELBO.
+
+    Attributes:
+        model: Pyro callable.
+        guide: Pyro callable.
+        objective: The objective that is minimised.
+        monitor: The objective that measures the ELBO at beta = 1.
+        transform: Applied to every minibatch.
+        modules: The modules of model, guide and objective.
+    """
 
     model: Stochastic
     guide: Stochastic
@@ -83,7 +109,21 @@ class Problem:
     ) -> Problem:
         """Run one minibatch, so that lazy parameters exist, arguments are validated and scaling is checked.
 
-        Then all data, training and held-out, are held against the support of what is observed.
+        Then check that all data, training and held-out, lie in the support of the sites that observe them.
+
+        Args:
+            model: Pyro callable.
+            guide: Pyro callable.
+            objective: The objective that is minimised.
+            monitor: The objective that measures the ELBO.
+            transform: Applied to every minibatch.
+            data: Training data.
+            held_out: Validation data.
+            size: Data a minibatch.
+
+        Raises:
+            ValueError: If the objective does not accept model and guide, a minibatch is scaled wrongly, or data lie
+                outside the support.
         """
         for name, function in (("model", model), ("guide", guide)):
             if isinstance(function, nn.Module) and type(function).forward is nn.Module.forward:
@@ -106,25 +146,37 @@ class Problem:
         return cls(model, guide, objective, monitor, transform, stateful)
 
     def leaves(self, frozen: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The unconstrained parameters of the parameter store and the modules, each once, less the frozen ones."""
+        """The unconstrained parameters of Pyro's parameter store and the modules by name, without duplicates.
+
+        Args:
+            frozen: Parameters to leave out.
+
+        Raises:
+            ValueError: If there is no parameter to train.
+        """
         named = dict(pyro.get_param_store().named_parameters())
         for index, module in enumerate(self.modules):
             named |= {f"{index}.{name}": leaf for name, leaf in module.named_parameters()}
         seen = {id(leaf) for leaf in frozen}
-        found: dict[str, Tensor] = {}
+        leaves: dict[str, Tensor] = {}
         for name, leaf in named.items():
             if leaf.requires_grad and id(leaf) not in seen:
-                found[name] = leaf
+                leaves[name] = leaf
                 seen.add(id(leaf))
-        if not found:
+        if not leaves:
             raise ValueError("Expected a model or a guide with parameters to train; got none.")
-        return found
+        return leaves
 
     def check_batches(self, data: Batch, size: int, drop_last: bool) -> None:
-        """Refuse minibatches of one datum where batch normalisation, in training, has one value per channel of it.
+        """Refuse minibatches of one datum under batch normalisation in training mode with one value per channel.
+
+        Args:
+            data: Training data.
+            size: Data a minibatch.
+            drop_last: Whether an incomplete last minibatch is left out.
 
         Raises:
-            ValueError: If there are such; the message names the remedy.
+            ValueError: If there is such a minibatch; the message names the remedy.
         """
         length = len(data[0])
         if not (size == 1 or (length % size == 1 and not drop_last)):
@@ -133,11 +185,11 @@ class Problem:
         def refuse(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if inputs[0].numel() > inputs[0].shape[1]:
                 return
-            found = "batches of 1" if size == 1 else f"a last one of 1, of {length} data in batches of {size}"
+            batches = "batches of 1" if size == 1 else f"a last one of 1, of {length} data in batches of {size}"
             remedy = "a batch_size of at least 2" if size == 1 else "drop_last=True or another batch_size"
             raise ValueError(
                 f"Expected minibatches of more than one datum for {type(layer).__name__} in training mode; got "
-                f"{found}: pass {remedy}."
+                f"{batches}: pass {remedy}."
             )
 
         layers = {layer for module in self.modules for layer in module.modules() if isinstance(layer, _BatchNorm)}
@@ -160,7 +212,7 @@ class Problem:
             randomness.restore()
 
     def backward(self, batch: Batch) -> Terms:
-        """Accumulate the gradients of one minibatch; gives the reported terms."""
+        """Accumulate the gradients of one minibatch, and return the reported terms."""
         terms = self.objective.backward(self.model, self.guide, *batch)
         if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
             return terms
@@ -187,9 +239,9 @@ def _run(model: Stochastic, guide: Stochastic, batch: Batch) -> tuple[poutine.Tr
 
 
 def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size: int) -> None:
-    """Refuse a minibatch that would count for all of the data, in the model or in the guide.
+    """Refuse a minibatch that is not scaled up to all data, in the model or in the guide.
 
-    It is scaled up by a subsampled plate, or by `pyro.poutine.scale` around everything that belongs to single data.
+    A subsampled plate scales it up, or `pyro.poutine.scale` around all sites of single data.
 
     Args:
         model: Trace of the model on a minibatch.
@@ -198,7 +250,8 @@ def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size:
         size: Length of the minibatch.
 
     Raises:
-        ValueError: If a plate over the data does not scale up where it must, or a scale is not that of the minibatch.
+        ValueError: If the model has latents of the whole data set and a plate or scale does not scale up the minibatch,
+            or a scale is not that of the minibatch.
     """
     plate = data_plate(model.nodes.values(), size)
     counted = data_count(model.nodes.values(), size)

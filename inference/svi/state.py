@@ -1,8 +1,7 @@
-"""The state of a training run as one object, and the callbacks that watch it."""
+"""The state of training as one object, and the contract of the callbacks that see it."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,14 +15,15 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from latentmix.inference.evaluation import Bound
 from latentmix.inference.isolation import RandomState
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
+from latentmix.models.arguments import first_mismatch
 
-__all__ = ["Callback", "DivergenceError", "EarlyStopping", "EpochRecord", "TrainingState"]
+__all__ = ["Callback", "DivergenceError", "EpochRecord", "TrainingState"]
 
 
 class DivergenceError(ArithmeticError):
     """The loss of a fit, or a parameter, is no longer finite.
 
-    Where `EarlyStopping` holds the best weights they are back in place, and a fit with the same `state` returns them.
+    With `EarlyStopping` the best weights have been restored, and a fit with the same `state` returns them.
     """
 
 
@@ -34,8 +34,8 @@ class EpochRecord:
     Attributes:
         epoch: Number of the epoch, from 1.
         training: The bound on the training data, averaged over the epoch's minibatches.
-        validation: The bound on the validation data after the epoch.
-        learning_rate: Of the first group of parameters, during the epoch.
+        validation: The bound on the validation data after the epoch; None if there are none.
+        learning_rate: Learning rate of the first group of parameters during the epoch.
         seconds: Time of the epoch, validation included.
     """
 
@@ -52,125 +52,63 @@ class EpochRecord:
 
 
 class Callback(ABC):  # noqa: B024
-    """Watches a fit; a subclass fills the hooks that it needs.
+    """Hooks of a fit; a subclass overrides those that it needs.
 
-    A fit resumed from the `state.state_dict()` of `on_batch_end` or `on_checkpoint` goes on bit for bit.
+    A fit resumed from the `state.state_dict()` of `on_batch_end` or `on_checkpoint` is equal bit for bit to one that
+    was not interrupted.
     """
 
     def on_fit_begin(self, state: TrainingState) -> None:  # noqa: B027
-        """Called first; a callback that remembers anything forgets it here, before a resumed fit's memory comes."""
+        """Called first, to reset the callback; a resumed fit calls `load_state_dict` afterwards."""
 
     def on_batch_end(self, state: TrainingState) -> None:  # noqa: B027
         """Called after every step of the optimizer."""
 
     def on_epoch_end(self, state: TrainingState) -> bool | None:
-        """Called after every epoch, `state.history[-1]` being its record; True ends the fit."""
+        """Called after every epoch, whose record is `state.history[-1]`; True ends the fit."""
         return None
 
     def on_checkpoint(self, state: TrainingState) -> None:  # noqa: B027
-        """Called after every epoch when all callbacks have had their say, `state.stopped` included."""
+        """Called after every epoch, when `on_epoch_end` of all callbacks has set `state.stopped`."""
 
     def on_fit_end(self, state: TrainingState) -> None:  # noqa: B027
-        """Called once, when training has ended by itself."""
+        """Called once, when training has ended without an error or an interrupt."""
 
     def on_divergence(self, state: TrainingState) -> None:  # noqa: B027
-        """Called before a `DivergenceError` is raised, when loss or parameters are no longer finite."""
+        """Called before a `DivergenceError` is raised, where loss or parameters are no longer finite."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the callback must remember when a fit is resumed."""
+        """The callback's own state, for a fit that is resumed: tensors, numbers, strings, lists and dictionaries."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take up what `state_dict` gave."""
-
-
-class EarlyStopping(Callback):
-    """Ends a fit when the loss has not improved for a while, and brings the best weights back.
-
-    It watches the validation loss where there is one, else the training loss, and waits until a warm-up of the
-    objective is over: patience counts from there, and what was best before, under another objective, is replaced.
-    The best weights come back where the fit diverges, too; the state has then stopped after the last whole epoch. An
-    interrupt leaves all as it is, so that the fit can be resumed.
-
-    Args:
-        patience: Epochs without improvement before the fit ends.
-        min_delta: What counts as an improvement, nats per datum.
-        restore_best: Whether parameters and buffers of the best epoch are restored at the end.
-    """
-
-    def __init__(self, patience: int = 10, min_delta: float = 0.0, restore_best: bool = True) -> None:
-        if patience < 1:
-            raise ValueError(f"Expected a patience of at least 1 epoch; got {patience}.")
-        self.patience = patience
-        self.min_delta = min_delta
-        self.restore_best = restore_best
-        self.best_loss = math.inf
-        self.best_epoch = 0
-        self.best: dict[str, Tensor] = {}
-
-    def on_fit_begin(self, state: TrainingState) -> None:
-        """See `Callback.on_fit_begin`."""
-        self.best_loss, self.best_epoch, self.best = math.inf, 0, {}
-
-    def on_epoch_end(self, state: TrainingState) -> bool:
-        """See `Callback.on_epoch_end`."""
-        record = state.history[-1]
-        loss = (record.validation or record.training).loss
-        settled = math.ceil(state.warmup)
-        if self.best_epoch < settled <= record.epoch:
-            self.best_loss = math.inf
-        if loss < self.best_loss - self.min_delta and state.finite:
-            self.best_loss, self.best_epoch = loss, record.epoch
-            if self.restore_best:
-                self.best = _copies({**state.parameters, **state.buffers})
-        return record.epoch >= settled and record.epoch - max(self.best_epoch, settled - 1) >= self.patience
-
-    def on_fit_end(self, state: TrainingState) -> None:
-        """See `Callback.on_fit_end`; within a warm-up no epoch is the best, and all stays as it is."""
-        if state.epoch >= math.ceil(state.warmup):
-            self._restore(state)
-
-    def on_divergence(self, state: TrainingState) -> None:
-        """See `Callback.on_divergence`."""
-        if self._restore(state):
-            state.stopped, state.batch, state.order, state.totals = True, 0, None, None
-
-    def _restore(self, state: TrainingState) -> bool:
-        if self.restore_best and self.best:
-            _copy_into({**state.parameters, **state.buffers}, self.best)
-        return self.restore_best and bool(self.best)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Callback.state_dict`."""
-        return {"best_loss": self.best_loss, "best_epoch": self.best_epoch, "best": _copies(self.best)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `Callback.load_state_dict`."""
-        self.best_loss = state["best_loss"]
-        self.best_epoch = state["best_epoch"]
-        self.best = dict(state["best"])
+        """Restore what `state_dict` returned."""
 
 
 @dataclass(eq=False)
 class TrainingState:
-    """Everything that training depends on besides the data, the model and the guide.
+    """The state of training: all that a fit depends on besides the data, the model and the guide.
 
-    Pass an empty one to `fit` to keep hold of it, and the same one, or one made by `from_state_dict`, to go on.
+    Pass an empty state to `fit` to have access to it; pass the same one, or one of `from_state_dict`, to resume.
 
     Attributes:
         seed: Seed of the fit.
-        epoch: Epochs that are complete.
-        batch: Minibatches of the present epoch that are complete.
+        epoch: Number of complete epochs.
+        batch: Number of complete minibatches of the present epoch.
         stopped: Whether a callback has ended training.
         length: Number of data.
         batch_size: Data a step.
-        drop_last: Whether a last minibatch of fewer data is left out of every epoch.
+        drop_last: Whether an incomplete last minibatch is left out of every epoch.
         warmup: Epochs in which the objective still changes.
-        order: The present epoch's order of the data.
-        totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data.
-        parameters: The leaves that are optimized, unconstrained, by name.
+        order: The present epoch's order of the data, `(length,)`; None in full batches and between epochs.
+        totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data, `(4,)`.
+        parameters: The unconstrained leaves that are optimized, by name.
         modules: The modules of model and guide, whose buffers (such as running means) belong to the state.
         history: One record per epoch.
+        optimizer: The optimizer; None before a fit.
+        scheduler: The learning-rate schedule.
+        callbacks: The callbacks of the fit.
+        random: Random states after the fit; None during it.
     """
 
     seed: int = 0
@@ -199,12 +137,12 @@ class TrainingState:
 
     @property
     def batches(self) -> int:
-        """Minibatches an epoch."""
+        """Number of minibatches an epoch."""
         return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
 
     @property
     def finite(self) -> bool:
-        """Whether every parameter is."""
+        """Whether all parameters are finite."""
         return all(bool(leaf.detach().isfinite().all()) for leaf in self.parameters.values())
 
     @property
@@ -216,8 +154,35 @@ class TrainingState:
             for name, buffer in module.named_buffers()
         }
 
+    def copy_weights(self) -> dict[str, Tensor]:
+        """A copy of parameters and buffers, by name."""
+        return _copies({**self.parameters, **self.buffers})
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy parameters and buffers into those of the fit.
+
+        Args:
+            weights: Tensors by name, as `copy_weights` gives them.
+
+        Raises:
+            ValueError: If names or shapes differ; nothing is copied then.
+        """
+        targets = {**self.parameters, **self.buffers}
+        mismatch = first_mismatch(targets, weights)
+        if mismatch is not None:
+            name, expected, given = mismatch
+            if expected is None or given is None:
+                raise ValueError(
+                    f"Expected a state of training with the parameters of this model and guide; {name!r} is in only "
+                    "one of the two: resume with the model and guide of the first fit."
+                )
+            raise ValueError(f"Expected {name!r} of shape {expected} in the state of training; got {given}.")
+        for name, target in targets.items():
+            target.copy_(weights[name])
+
     def state_dict(self) -> dict[str, Any]:
-        """A copy as tensors, numbers, strings, lists and dictionaries.
+        """A copy of the state in tensors, numbers, strings, lists and dictionaries.
 
         Raises:
             ValueError: If no fit has used the state.
@@ -247,7 +212,7 @@ class TrainingState:
 
     @classmethod
     def from_state_dict(cls, saved: dict[str, Any]) -> TrainingState:
-        """The state that `state_dict` gave; `fit` puts it into the model's and the guide's leaves."""
+        """The state that `state_dict` returned; `fit` loads it into the parameters of model and guide."""
         counters = {name: saved[name] for name in _COUNTERS}
         counters["drop_last"] = saved.get("drop_last", False)  # absent from states of earlier versions
         history = [_record(record) for record in saved["history"]]
@@ -261,7 +226,7 @@ class TrainingState:
         scheduler: MakeScheduler | None,
         callbacks: Sequence[Callback],
     ) -> None:
-        """Take hold of the leaves, and bring back what an earlier fit left.
+        """Bind the state to the leaves of a fit, and restore what an earlier fit left.
 
         Raises:
             ValueError: If an earlier fit had other parameters, or optimizer or schedule cannot be made.
@@ -278,7 +243,7 @@ class TrainingState:
             callback.on_fit_begin(self)
         if saved is None:
             return
-        _copy_into({**self.parameters, **self.buffers}, {**saved["parameters"], **saved["buffers"]})
+        self.load_weights({**saved["parameters"], **saved["buffers"]})
         device = next(iter(parameters.values())).device
         self.order, self.totals = (
             None if saved[name] is None else saved[name].to(device) for name in ("order", "totals")
@@ -288,12 +253,12 @@ class TrainingState:
         self.optimizer.load_state_dict(_cloned(saved["optimizer"]))
         if self.scheduler is not None and saved["scheduler"] is not None:
             self.scheduler.load_state_dict(saved["scheduler"])
-        for callback, memory in zip(callbacks, saved["callbacks"], strict=False):
-            callback.load_state_dict(memory)
+        for callback, own in zip(callbacks, saved["callbacks"], strict=False):
+            callback.load_state_dict(own)
         RandomState.from_state_dict(saved["random"]).restore()
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Note an epoch's record, step the schedule, and call the callbacks, which may end the fit."""
+        """Append the record of an epoch, step the schedule, and call the callbacks, which may end the fit."""
         self.epoch, self.batch, self.order, self.totals = self.epoch + 1, 0, None, None
         self.history.append(record)
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -321,23 +286,6 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-@torch.no_grad()
-def _copy_into(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
-    different = sorted(targets.keys() ^ sources.keys())
-    if different:
-        raise ValueError(
-            f"Expected a state of training with the parameters of this model and guide; {different[0]!r} is in only "
-            "one of the two: resume with the model and guide of the first fit."
-        )
-    for name, target in targets.items():
-        if target.shape != sources[name].shape:
-            raise ValueError(
-                f"Expected {name!r} of shape {tuple(target.shape)} in the state of training; "
-                f"got {tuple(sources[name].shape)}."
-            )
-        target.copy_(sources[name])
-
-
 def _cloned(tree: Any) -> Any:
     if isinstance(tree, Tensor):
         return tree.detach().clone()
@@ -349,5 +297,5 @@ def _cloned(tree: Any) -> Any:
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A schedule's state without functions, which it makes again by itself."""
+    """The state of a schedule without functions, which its constructor makes."""
     return {key: value for key, value in state.items() if isinstance(value, int | float | str | bool | list | None)}

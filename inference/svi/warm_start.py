@@ -9,6 +9,8 @@ import pyro
 import torch
 from torch import Tensor
 
+from latentmix.models.arguments import first_mismatch
+
 __all__ = ["start_from"]
 
 
@@ -17,28 +19,28 @@ def start_from(store: Any) -> None:
     """Copy fitted values into the parameters of Pyro's present store, which exist already.
 
     Args:
-        store: A state of Pyro's parameter store, as `SVIResult.store` has it; it is not changed.
+        store: A state of Pyro's parameter store, as in `SVIResult.store`; it is not changed.
 
     Raises:
-        ValueError: If it is none, or names, shapes or constraints are others than those of the present parameters;
-            nothing is copied then.
+        ValueError: If it is not such a state, or names, shapes or constraints differ from those of the present
+            parameters; nothing is copied then.
     """
     if not isinstance(store, Mapping) or not {"params", "constraints"} <= store.keys():
         raise ValueError(f"Expected a state of Pyro's parameter store; got {type(store).__name__}: pass result.store.")
     present = pyro.get_param_store().get_state()
     targets: Mapping[str, Tensor] = present["params"]
     sources: Mapping[str, Tensor] = store["params"]
-    for name in sorted(targets.keys() ^ sources.keys()):
-        where = "the model and guide" if name in sources else "store"
-        raise ValueError(
-            f"Expected the parameters of the model and guide in store; {name!r} is not in {where}: pass the store of a "
-            "fit with the same statements."
-        )
-    for name, target in targets.items():
-        if target.shape != sources[name].shape:
+    mismatch = first_mismatch(targets, sources)
+    if mismatch is not None:
+        name, expected, given = mismatch
+        if expected is None or given is None:
+            where = "the model and guide" if expected is None else "store"
             raise ValueError(
-                f"Expected {name!r} of shape {tuple(target.shape)} in store; got {tuple(sources[name].shape)}."
+                f"Expected the parameters of the model and guide in store; {name!r} is not in {where}: pass the store "
+                "of a fit with the same statements."
             )
+        raise ValueError(f"Expected {name!r} of shape {expected} in store; got {given}.")
+    for name in targets:
         constraint, other = present["constraints"][name], store["constraints"].get(name)
         if repr(constraint) != repr(other):
             raise ValueError(f"Expected {name!r} under the constraint {constraint} in store; got {other}.")

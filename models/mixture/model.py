@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from latentmix.models.arguments import check_positive
 from latentmix.models.mixture.corr_cholesky import corr_cholesky, on_corr_cholesky
 from latentmix.models.mixture.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.mixture.gaussians import FeatureCache, select
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import as_site, converted, moved
-from latentmix.models.networks import check_positive
 
 __all__ = ["MixtureModel"]
 

@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch.distributions import MultivariateNormal, Normal
 
 from latentmix.guides import AmortizedGuide, MLPEncoder
-from latentmix.inference import GaussianMixture, ex_post_prior, likelihood_moments
+from latentmix.inference import GaussianMixture, ex_post_prior, ex_post_priors, likelihood_moments
 from latentmix.inference.ex_post import expectation_over_posteriors
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import from_responsibilities
@@ -184,6 +184,25 @@ def test_expected_is_better_than_one_sample(covariance_type):
         max_iter=30,
     ).lower_bounds
     assert np.diff(bounds).min() > -1e-9
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_several_forms_are_those_fitted_alone_and_share_the_fit_to_samples(monkeypatch):
+    x, fits = observed(200), []
+    fit = GaussianMixture.fit
+    monkeypatch.setattr(GaussianMixture, "fit", lambda self, *given: fits.append(self) or fit(self, *given))
+    mixture = GaussianMixture(2, noise_candidates=2, max_iter=20)
+    arguments = (mixture, vae(), ExactGuide(), x)
+    options = {"transform": lambda part: part + 0.1 * torch.randn(part.shape), "limit": 100, "seed": 3}
+    together = ex_post_priors(*arguments, **options)
+    assert list(together) == ["samples", "expected", "noise_aware"]
+    assert len(fits) == 1
+    for form in together:
+        alone = ex_post_prior(*arguments, expected=form != "samples", noise_aware=form == "noise_aware", **options)
+        for name, value in alone.state_dict().items():
+            assert torch.equal(value, together[form].prior.state_dict()[name])
+    assert 0 < together["samples"].seconds < together["expected"].seconds < together["noise_aware"].seconds
+    assert list(ex_post_priors(*arguments, ("noise_aware",), **options)) == ["noise_aware"]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from inspect import isabstract
 from pathlib import Path
 from typing import final
 from unittest import mock
 
+import pyro.distributions as dist
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from latentmix.models import VAE, Bernoulli, Decoder, MixturePrior, MLPDecoder, StandardNormal
-from latentmix.models.pretrained import build, describe
+import latentmix.guides  # noqa: F401  (its parts are listed too)
+from latentmix.models import VAE, Bernoulli, Decoder, MixturePrior, MLPDecoder, Prior, StandardNormal
+from latentmix.models.distributions import _LogNormalizer
+from latentmix.models.pretrained import Part, build, describe, public_path
 
 
 def vae(hidden: int = 16) -> VAE:
@@ -49,6 +54,55 @@ def test_round_trip(tmp_path: Path) -> None:
     z = torch.randn(3, 2)
     assert torch.equal(copy.decode(z), original.decode(z))
     assert copy.decoder.shape == (1, 4, 4)
+
+
+def concrete_parts() -> list[type]:
+    def below(kind: type) -> list[type]:
+        return [kind, *(each for child in kind.__subclasses__() for each in below(child))]
+
+    kinds = {kind for kind in below(Part) if kind.__module__.startswith("latentmix.") and not isabstract(kind)}
+    return sorted(kinds - {Part}, key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", concrete_parts())
+def test_every_concrete_part_is_saved_under_the_name_that_its_room_exports(kind: type) -> None:
+    room = ".".join(kind.__module__.split(".")[:2])
+    assert kind.__name__ in sys.modules[room].__all__
+    assert public_path(kind) == f"{room}.{kind.__name__}"
+
+
+def test_files_name_public_paths(tmp_path: Path) -> None:
+    vae().save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "vae.json").read_text())
+    assert described["class_path"] == "latentmix.models.VAE"
+    assert described["init_args"]["decoder"]["class_path"] == "latentmix.models.MLPDecoder"
+
+
+@pytest.mark.parametrize("module", ["networks", "networks.bodies", "a_file_that_is_gone"])
+def test_files_that_name_a_private_path_load(tmp_path: Path, module: str) -> None:
+    original = vae()
+    original.save_pretrained(tmp_path)
+    text = (tmp_path / "vae.json").read_text()
+    (tmp_path / "vae.json").write_text(text.replace("models.MLPDecoder", f"models.{module}.MLPDecoder"))
+    z = torch.randn(3, 2)
+    assert torch.equal(VAE.from_pretrained(tmp_path).decode(z), original.decode(z))
+
+
+def test_a_class_that_cannot_be_found_again_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    @final
+    class Local(Prior):
+        def forward(self) -> dist.TorchDistribution:
+            return dist.Normal(torch.zeros(self.latent_dim), 1.0).to_event(1)
+
+    local = VAE(decoder=vae().decoder, prior=Local(2), likelihood=Bernoulli())
+    with pytest.raises(ValueError, match=r"a class that can be found again by its path .*Local; got a private or a lo"):
+        local.save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_class_that_its_room_does_not_export_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"by its path latentmix.models._LogNormalizer; got a private or a local one"):
+        public_path(_LogNormalizer)
 
 
 def test_a_part_of_the_users_own(tmp_path: Path) -> None:
@@ -125,7 +179,7 @@ def test_the_dtype_is_kept_and_nothing_is_drawn(tmp_path: Path, dtype: torch.dty
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1]", '{"class_path": "latentmix.models.priors.StandardNormal"}', '{"class_path": 3}', "3"]
+    "text", ["", "{", "[1]", '{"class_path": "latentmix.models.StandardNormal"}', '{"class_path": 3}', "3"]
 )
 def test_a_description_that_is_none(tmp_path: Path, text: str) -> None:
     vae().save_pretrained(tmp_path)

@@ -16,7 +16,7 @@ from latentmix.guides import AmortizedGuide, Encoder, MLPEncoder
 from latentmix.inference import as_objective, fit
 from latentmix.models import VAE, Bernoulli, ConvDecoder, Decoder, Likelihood, MLPDecoder, Prior, StandardNormal
 from latentmix.models.likelihoods import Support
-from latentmix.models.vae import evaluation_mode, register
+from latentmix.models.pyro_modules import evaluation_mode
 
 SHAPE = (1, 8, 8)
 
@@ -200,16 +200,6 @@ def test_decode_is_in_evaluation_mode_and_puts_modes_back() -> None:
     assert [part.training for part in vae.modules()] == modes
 
 
-def test_evaluation_mode_keeps_shared_and_nested_modes() -> None:
-    inner = nn.Dropout()
-    one, other = nn.Sequential(inner, nn.ReLU()), nn.Sequential(inner)
-    other.eval()
-    before = (one.training, inner.training, one[1].training, other.training)
-    with evaluation_mode(one, other):
-        assert not any((one.training, inner.training, one[1].training, other.training))
-    assert (one.training, inner.training, one[1].training, other.training) == before
-
-
 def test_plain_svi_trains_decoder_and_encoder(binary_images: Tensor) -> None:
     vae, guide = make_vae(), make_guide()
     before = {name: value.clone() for part in (vae, guide) for name, value in part.named_parameters()}
@@ -235,15 +225,6 @@ def test_two_vaes_under_one_parameter_store_are_refused(binary_images: Tensor) -
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
     pyro.clear_param_store()
     other.model(binary_images)
-
-
-def test_register_is_pyro_module() -> None:
-    layer = nn.Linear(2, 3)
-    layer.bias.requires_grad_(False)
-    with evaluation_mode(layer):
-        register("layer", layer)
-    assert list(pyro.get_param_store()) == ["layer$$$weight"]
-    assert pyro.get_param_store()["layer$$$weight"] is layer.weight
 
 
 class Flat(Encoder):

@@ -10,14 +10,14 @@ from pyro.infer.elbo import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from latentmix.inference.objectives.terms import Stochastic, Terms
-from latentmix.inference.objectives.twins import TraceEnumTwin
+from latentmix.inference.objectives.base import Stochastic, Terms
+from latentmix.inference.objectives.elbos import EnumObjective
 from latentmix.models.mixture.model import MixtureModel
 
 __all__ = ["Noiseless", "RegularizedEnum"]
 
 
-class RegularizedEnum(TraceEnumTwin):
+class RegularizedEnum(EnumObjective):
     r"""`TraceEnum_ELBO` regularized as EM is.
 
     An M step of EM that adds `reg_covar` to the variances maximises the expected log-density less
@@ -37,7 +37,7 @@ class RegularizedEnum(TraceEnumTwin):
         self._regularization = regularization if bool((regularization > 0).any()) else None
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """See `Twin.particle`."""
+        """See `ELBOObjective.particle`."""
         loss, elbo, log_likelihood = super().particle(model_trace, guide_trace)
         if self._regularization is None:
             return loss, elbo, log_likelihood

@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from latentmix.inference import FreeBits, Weighted, as_objective
-from latentmix.inference.objectives.base import bound_of
+from latentmix.inference.objectives.conversion import bound_of
 from latentmix.inference.objectives.divergences import kl_per_dimension
 
 from tests.inference.pairs import assert_traceable, gradients, local_pair, subsampled_pair, vae_pair

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from latentmix.guides import AmortizedGuide, ConvEncoder
 from latentmix.inference import Callback, FreeBits, TrainingState, Weighted, as_objective, fit
-from latentmix.inference.objectives.base import bound_of
+from latentmix.inference.objectives.conversion import bound_of
 from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
 
 from tests.inference.pairs import assert_traceable, gradients, local_pair, subsampled_pair

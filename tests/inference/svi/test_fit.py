@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from latentmix.guides import AmortizedGuide, ConvEncoder, MLPEncoder
 from latentmix.inference import Callback, DivergenceError, EarlyStopping, SVIResult, TrainingState, evaluate, fit
-from latentmix.inference.objectives.base import Objective, Terms, as_objective
+from latentmix.inference.objectives.base import Objective, Terms
+from latentmix.inference.objectives.conversion import as_objective
 from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
 
 from tests.inference.normal import normal_data, normal_model

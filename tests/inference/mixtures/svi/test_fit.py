@@ -16,7 +16,7 @@ from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.inference.mixtures.svi.objective import Noiseless
-from latentmix.inference.objectives.base import as_objective
+from latentmix.inference.objectives.conversion import as_objective
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.gaussians import FeatureCache, QuadraticFeatures
 from latentmix.models.mixture.parameters import MixtureParameters

@@ -13,7 +13,8 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 
 from latentmix.inference import as_objective
-from latentmix.inference.objectives.base import CallableObjective, data_plate
+from latentmix.inference.objectives.base import data_plate
+from latentmix.inference.objectives.conversion import CallableObjective
 
 from tests.inference.pairs import (
     TOTAL,

@@ -30,8 +30,8 @@ from torch.distributions import constraints
 from torch.optim import SGD
 
 from latentmix.inference import EarlyStopping, TrainingState, Weighted, evaluate, fit
-from latentmix.inference.objectives.base import as_objective
-from latentmix.inference.objectives.twins import TraceTwin
+from latentmix.inference.objectives.conversion import as_objective
+from latentmix.inference.objectives.elbos import TraceObjective
 
 from tests.inference.pairs import TOTAL, chain_pair, data, gradients, score_function_pair, subsampled_pair, vae_pair
 
@@ -94,7 +94,7 @@ def test_wake_sleep_has_the_gradients_of_pyro() -> None:
 
 
 def test_compiled_elbos_run_as_the_eager_ones() -> None:
-    assert isinstance(as_objective(JitTrace_ELBO()), TraceTwin)
+    assert isinstance(as_objective(JitTrace_ELBO()), TraceObjective)
     model, guide, (x,), _ = vae_pair()
     start = copy.deepcopy((model.__self__, guide))
     ours = fit(model, guide, x, epochs=2, batch_size=5, objective=JitTrace_ELBO(), seed=1)

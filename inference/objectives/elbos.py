@@ -1,7 +1,7 @@
-"""Twins of Pyro's ELBOs, built on Pyro's traces, in mean nats per datum.
+"""Objectives equal to Pyro's ELBOs in value and gradient, on Pyro's own traces, in mean nats per datum.
 
-A twin equals its ELBO in value and gradient. It never leaves the device (no `.item()`), so that it can be
-traced and compiled, and it splits the bound into the expected log-likelihood and the divergence from the prior.
+Unlike Pyro's they never leave the device (no `.item()`), so that they can be traced and compiled, and they split the
+bound into the expected log-likelihood and the divergence from the prior.
 """
 
 from __future__ import annotations
@@ -30,18 +30,28 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from latentmix.inference.isolation import Registered
-from latentmix.inference.objectives.terms import Objective, Stochastic, Terms, data_count, samples
+from latentmix.inference.objectives.base import Objective, Stochastic, Terms, data_count, samples
 
-__all__ = ["RenyiTwin", "TraceEnumTwin", "TraceMeanFieldTwin", "TraceTwin", "Twin", "check_sampled", "describe"]
+__all__ = [
+    "ELBOObjective",
+    "EnumObjective",
+    "MeanFieldObjective",
+    "RenyiObjective",
+    "TraceObjective",
+    "check_sampled",
+    "describe",
+]
 
 _OWN = f"{Path(__file__).parents[1]}{os.sep}"
 
 
-class Twin(Objective):
-    """Twin of an ELBO whose particles are traces of guide and model.
+class ELBOObjective(Objective):
+    """An ELBO whose particles are traces of guide and model.
+
+    A subclass fills `particle`.
 
     Args:
-        elbo: Pyro's own, which runs guide and model.
+        elbo: Pyro's ELBO, which runs guide and model.
     """
 
     def __init__(self, elbo: ELBO) -> None:
@@ -65,26 +75,20 @@ class Twin(Objective):
             particles.append(self.particle(model_trace, guide_trace))
         weight = 1.0 / (count * self.elbo.num_particles)
         loss, elbo, log_likelihood = (weight * sum(part) for part in zip(*particles, strict=True))
-        return reported(loss, elbo, log_likelihood)
+        return Terms.of(loss, elbo, log_likelihood)
 
     def traces(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Iterator[tuple[Trace, Trace]]:
-        """Traces of model and guide, one pair a particle, or one for all where they are vectorised."""
+        """Traces of model and guide: one pair a particle, or a single pair of vectorised particles."""
         traces: Iterator[tuple[Trace, Trace]] = self.elbo._get_traces(model, guide, batch, {})
         return traces
 
     @abstractmethod
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """Loss (for the gradient), bound and log-likelihood of one particle, summed over the data."""
+        """Loss (for the gradient), bound and log-likelihood of one particle: scalars, summed over the data."""
 
 
-def reported(loss: Tensor, elbo: Tensor, log_likelihood: Tensor) -> Terms:
-    """Terms without gradients but the loss's."""
-    elbo, log_likelihood = elbo.detach(), log_likelihood.detach()
-    return Terms(loss, elbo, log_likelihood, log_likelihood - elbo)
-
-
-class _SampledTwin(Twin):
-    """Twin of an ELBO that enumerates nothing, and would sample what the model means to have enumerated."""
+class _SampledObjective(ELBOObjective):
+    """An ELBO without enumeration; it refuses latents that the model marks for enumeration and the guide lacks."""
 
     def traces(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Iterator[tuple[Trace, Trace]]:
         for model_trace, guide_trace in super().traces(model, guide, *batch):
@@ -93,7 +97,16 @@ class _SampledTwin(Twin):
 
 
 def check_sampled(model_trace: Trace, guide_trace: Trace, elbo: str) -> None:
-    """Refuse a latent of the model that only enumeration could give a value of."""
+    """Refuse a latent that the model marks for enumeration and the guide lacks.
+
+    Args:
+        model_trace: Trace of the model.
+        guide_trace: Trace of the guide.
+        elbo: Name of the ELBO, for the message.
+
+    Raises:
+        ValueError: If there is such a latent.
+    """
     for name, site in samples(model_trace):
         if site["infer"].get("enumerate") and not site["is_observed"] and name not in guide_trace:
             raise ValueError(
@@ -102,17 +115,12 @@ def check_sampled(model_trace: Trace, guide_trace: Trace, elbo: str) -> None:
             )
 
 
-class TraceTwin(_SampledTwin):
-    """Twin of `Trace_ELBO`: pathwise gradients, score-function terms where a site has no pathwise one."""
+class TraceObjective(_SampledObjective):
+    """`Trace_ELBO`: pathwise gradients, and score-function terms for sites without one."""
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """See `Twin.particle`."""
-        log_likelihood: Any = torch.zeros(())
-        elbo: Any = 0.0
-        for _, site in samples(model_trace):
-            elbo = elbo + site["log_prob_sum"]
-            if site["is_observed"]:
-                log_likelihood = log_likelihood + site["log_prob_sum"]
+        """See `ELBOObjective.particle`."""
+        elbo, log_likelihood = _log_joint(model_trace)
         surrogate = elbo
         log_r = None
         for _, site in samples(guide_trace):
@@ -127,8 +135,19 @@ class TraceTwin(_SampledTwin):
         return surrogate.detach() - elbo.detach() - surrogate, elbo, log_likelihood
 
 
+def _log_joint(model_trace: Trace) -> tuple[Any, Any]:
+    """Log-density of all sites of the model, and that of the observed ones."""
+    log_likelihood: Any = torch.zeros(())
+    log_joint: Any = 0.0
+    for _, site in samples(model_trace):
+        log_joint = log_joint + site["log_prob_sum"]
+        if site["is_observed"]:
+            log_likelihood = log_likelihood + site["log_prob_sum"]
+    return log_joint, log_likelihood
+
+
 def _log_ratio(model_trace: Trace, guide_trace: Trace) -> MultiFrameTensor:
-    """log p - log q per plate, the weight of the score-function terms."""
+    """Log p - log q per plate, the weight of the score-function terms."""
     log_r = MultiFrameTensor()
     for _, site in samples(model_trace):
         log_r.add((site["cond_indep_stack"], site["log_prob"].detach()))
@@ -138,11 +157,11 @@ def _log_ratio(model_trace: Trace, guide_trace: Trace) -> MultiFrameTensor:
     return log_r
 
 
-class TraceMeanFieldTwin(_SampledTwin):
-    """Twin of `TraceMeanField_ELBO`; it refuses a pair without closed form instead of sampling silently."""
+class MeanFieldObjective(_SampledObjective):
+    """`TraceMeanField_ELBO`; unlike Pyro's, it refuses a KL divergence without a closed form instead of sampling."""
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """See `Twin.particle`."""
+        """See `ELBOObjective.particle`."""
         log_likelihood: Any = torch.zeros(())
         divergence: Any = 0.0
         for name, site in samples(model_trace):
@@ -167,13 +186,13 @@ class TraceMeanFieldTwin(_SampledTwin):
         return -elbo, elbo, log_likelihood
 
 
-class RenyiTwin(_SampledTwin):
-    """Twin of `RenyiELBO` for reparameterised guides; alpha = 0 is the importance-weighted bound.
+class RenyiObjective(_SampledObjective):
+    """`RenyiELBO` for reparameterised guides; alpha = 0 is the importance-weighted bound.
 
     The loss is the negative bound (Li and Turner, *Rényi Divergence Variational Inference*, 2016, equation 7;
-    Burda et al., *Importance Weighted Autoencoders*, 2016, equation 8), weighed per datum where every site lies in
-    the data's plate, as Pyro does. What is reported is the ordinary ELBO, estimated from the same particles. A scale,
-    such as that of a subsampled plate, multiplies log-weights, as in Pyro too: the power mean is then no Rényi bound.
+    Burda et al., *Importance Weighted Autoencoders*, 2016, equation 8), weighted per datum where every site lies in
+    the data's plate, as in Pyro. The reported ELBO is the ordinary one, estimated from the same particles. A scale,
+    such as that of a subsampled plate, multiplies log-weights, as in Pyro: the power mean is then no Rényi bound.
     """
 
     elbo: RenyiELBO
@@ -192,16 +211,11 @@ class RenyiTwin(_SampledTwin):
         order = 1.0 - self.elbo.alpha
         bounds = (torch.logsumexp(order * stacked, dim=0) - math.log(size)) / order
         _, elbo, log_likelihood = (sum(part) / (count * size) for part in zip(*particles, strict=True))
-        return reported(-bounds.sum() / count, elbo, log_likelihood)
+        return Terms.of(-bounds.sum() / count, elbo, log_likelihood)
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """See `Twin.particle`."""
-        log_likelihood: Any = torch.zeros(())
-        elbo: Any = 0.0
-        for _, site in samples(model_trace):
-            elbo = elbo + site["log_prob_sum"]
-            if site["is_observed"]:
-                log_likelihood = log_likelihood + site["log_prob_sum"]
+        """See `ELBOObjective.particle`."""
+        elbo, log_likelihood = _log_joint(model_trace)
         for name, site in samples(guide_trace):
             _check_pathwise(name, site, "RenyiELBO")
             elbo = elbo - site["log_prob_sum"]
@@ -209,7 +223,7 @@ class RenyiTwin(_SampledTwin):
 
 
 def _log_weight(model_trace: Trace, guide_trace: Trace) -> Any:
-    """log p - log q, summed over the plates that not all sites share."""
+    """Log p - log q, summed over the plates that not all sites share."""
     summed = get_dependent_plate_dims(model_trace.nodes.values())
     log_weight: Any = 0.0
     for _, site in samples(model_trace):
@@ -219,23 +233,23 @@ def _log_weight(model_trace: Trace, guide_trace: Trace) -> Any:
     return log_weight
 
 
-class TraceEnumTwin(Twin):
-    """Twin of `TraceEnum_ELBO`.
+class EnumObjective(ELBOObjective):
+    """`TraceEnum_ELBO`.
 
-    What the enumerated variables of the model sum to belongs to the log-likelihood where something observed depends
-    on them, and else, as with the components of a mixture prior, to the latents. A guide that enumerates, or that
-    samples without a pathwise gradient, takes Pyro's Dice estimator, which cannot be compiled. Where nothing is
-    enumerated, a warning says so once (but for `strict_enumeration_warning=False`); a discrete latent that is neither
-    enumerated nor in the guide is refused.
+    The sum over enumerated variables of the model belongs to the log-likelihood where an observed site depends on
+    them, and to the divergence elsewhere, as for the components of a mixture prior. A guide that enumerates, or that
+    samples without a pathwise gradient, needs Pyro's Dice estimator, which cannot be compiled. A model without
+    enumerated sites raises a warning once (unless `strict_enumeration_warning=False`); a discrete latent that is
+    neither enumerated nor in the guide is refused.
     """
 
     def __init__(self, elbo: ELBO) -> None:
         super().__init__(elbo)
         self._warns = elbo.strict_enumeration_warning
-        elbo.strict_enumeration_warning = False  # Pyro's own warning, several at each fit
+        elbo.strict_enumeration_warning = False  # Pyro would warn several times a fit
 
     def traces(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Iterator[tuple[Trace, Trace]]:
-        """See `Twin.traces`."""
+        """See `ELBOObjective.traces`."""
         for model_trace, guide_trace in super().traces(model, guide, *batch):
             if is_validation_enabled():
                 problem = _nothing_enumerated(model_trace, guide_trace)
@@ -245,7 +259,7 @@ class TraceEnumTwin(Twin):
             yield model_trace, guide_trace
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """See `Twin.particle`."""
+        """See `ELBOObjective.particle`."""
         costs, log_factors, ordering, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
         observed = [site["packed"]["log_prob"] for _, site in samples(model_trace) if site["is_observed"]]
         dependent = _connected(log_factors, sum_dims, {dim for cost in observed for dim in cost._pyro_dims})
@@ -270,7 +284,7 @@ class TraceEnumTwin(Twin):
 
 
 def _nothing_enumerated(model_trace: Trace, guide_trace: Trace) -> str:
-    """A sentence where no site is enumerated, else nothing."""
+    """The warning for a model without enumerated sites; empty where there are some."""
     discrete = [
         name
         for name, site in samples(model_trace)
@@ -297,16 +311,16 @@ _Costs = OrderedDict[frozenset[str], list[Any]]
 
 
 def _connected(log_factors: _Costs, sum_dims: set[str], start: set[str]) -> set[str]:
-    """The enumerated dimensions that factors, or chains of factors, join to those in `start`."""
+    """The enumerated dimensions that factors, or chains of factors, connect to those in `start`."""
     factors = [sum_dims.intersection(factor._pyro_dims) for group in log_factors.values() for factor in group]
-    found = sum_dims & start
-    while (wider := found.union(*(factor for factor in factors if not found.isdisjoint(factor)))) != found:
-        found = wider
-    return found
+    reached = sum_dims & start
+    while (wider := reached.union(*(factor for factor in factors if not reached.isdisjoint(factor)))) != reached:
+        reached = wider
+    return reached
 
 
 def _marginals(log_factors: _Costs, sum_dims: set[str], scale: Any) -> Iterator[tuple[frozenset[str], Any]]:
-    """Sum `sum_dims` out of the factors that have them: the logarithms of what is left, each with its ordinal."""
+    """Sum `sum_dims` out of the factors that have them; gives the logarithms of the marginals, with their ordinals."""
     chosen: _Costs = OrderedDict()
     sizes: dict[str, int] = {}
     for ordinal, group in log_factors.items():
@@ -327,7 +341,7 @@ def _marginals(log_factors: _Costs, sum_dims: set[str], scale: Any) -> Iterator[
 
 
 def _summed(factors: list[Any], dim: str) -> Any:
-    """Log of the sum over one dimension that all factors have: one pass, where a contraction takes several."""
+    """Log of the sum over a dimension that all factors have: a single pass, unlike a general contraction."""
     factors = packed.broadcast_all(*factors)
     dims = factors[0]._pyro_dims
     term = sum(factors).logsumexp(dims.index(dim))
@@ -347,7 +361,7 @@ def _check_pathwise(name: str, site: Any, elbo: str) -> None:
 
 
 def describe(distribution: Any) -> str:
-    """Name of a distribution, beneath what only reshapes it."""
+    """Name of a distribution without the wrappers that reshape or mask it."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return type(distribution).__name__

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from latentmix.guides import AmortizedGuide, ConvEncoder
 from latentmix.inference import as_objective, evaluate
-from latentmix.inference.objectives.base import bound_of
+from latentmix.inference.objectives.conversion import bound_of
 from latentmix.models import VAE, Bernoulli, ConvDecoder, StandardNormal
 
 from tests.inference.pairs import (

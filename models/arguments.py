@@ -1,0 +1,79 @@
+"""Checks of arguments: sizes, data types, and tensors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Mismatch", "check_floating", "check_positive", "first_mismatch"]
+
+
+def check_positive(**values: int | Sequence[int]) -> None:
+    """Refuse sizes that are not positive integers.
+
+    Args:
+        **values: A size, or a sequence of sizes, by the argument's name.
+
+    Raises:
+        ValueError: If a size is not an integer, or is below 1; the message names the argument.
+
+    Example:
+        >>> from latentmix.models.arguments import check_positive
+        >>> check_positive(latent_dim=2, hidden=(64, 32))
+    """
+    for name, value in values.items():
+        sizes = value if isinstance(value, Sequence) else [value]
+        if any(not hasattr(size, "__index__") or size < 1 for size in sizes):
+            raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
+
+
+def check_floating(x: Tensor) -> None:
+    """Refuse integers and booleans, whose scale a density cannot know.
+
+    Args:
+        x: A tensor of any shape.
+
+    Raises:
+        ValueError: If its dtype is not a floating-point one.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"Expected floating-point data; got {x.dtype}: convert them, as by transform=ToFloat().")
+
+
+class Mismatch(NamedTuple):
+    """A tensor whose shape is not the expected one.
+
+    Attributes:
+        name: Its name.
+        expected: The expected shape; None where no tensor of that name is expected.
+        given: The given shape; None where none is given.
+    """
+
+    name: str
+    expected: tuple[int, ...] | None
+    given: tuple[int, ...] | None
+
+
+def first_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Mismatch | None:
+    """Compare names and shapes of tensors, such as a module's and those of a file.
+
+    Args:
+        expected: Tensors by name.
+        given: Tensors by name.
+
+    Returns:
+        The first name that is absent from one side, or whose shapes differ; None if all agree.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.arguments import first_mismatch
+        >>> first_mismatch({"loc": torch.zeros(3)}, {"loc": torch.zeros(2)})
+        Mismatch(name='loc', expected=(3,), given=(2,))
+    """
+    for name in {**expected, **given}:
+        shapes = [tuple(side[name].shape) if name in side else None for side in (expected, given)]
+        if shapes[0] != shapes[1]:
+            return Mismatch(name, *shapes)
+    return None

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentmix.models.arguments import Mismatch, check_floating, check_positive, first_mismatch
+
+
+def test_positive_integers_pass() -> None:
+    check_positive(one=1, several=(1, 2), none=())
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, (2, 0), (2, 1.0)])
+def test_sizes_that_are_not_positive_integers_are_refused_by_name(value: object) -> None:
+    with pytest.raises(ValueError, match="Expected hidden to hold positive integers; got"):
+        check_positive(hidden=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_integers_and_booleans_are_no_data(dtype: torch.dtype) -> None:
+    check_floating(torch.zeros(2))
+    with pytest.raises(ValueError, match=f"Expected floating-point data; got {dtype}"):
+        check_floating(torch.zeros(2, dtype=dtype))
+
+
+def test_mismatch_names_the_first_tensor_and_both_shapes() -> None:
+    tensors = {"b": torch.zeros(3), "a": torch.zeros(())}
+    assert first_mismatch(tensors, dict(tensors)) is None
+    assert first_mismatch(tensors, {**tensors, "b": torch.zeros(2)}) == Mismatch("b", (3,), (2,))
+    assert first_mismatch(tensors, {"b": tensors["b"]}) == Mismatch("a", (), None)
+    assert first_mismatch({"b": tensors["b"]}, tensors) == Mismatch("a", None, ())
