@@ -34,10 +34,11 @@ def two_groups(n: int = 60, gap: float = 6.0, n_features: int = 1) -> torch.Tens
     return x
 
 
-def sampled(x: torch.Tensor, start=None, options=FitOptions(), **named) -> MixtureNUTSResult:
-    """Draws by options of the sampler and of the mixture alike."""
-    mixture = {name: named.pop(name) for name in ("n_components", "covariance_type", "model") if name in named}
-    return NUTS(**named).fit(x, start, options, **mixture)
+def sampled(x: torch.Tensor, start=None, **options) -> MixtureNUTSResult:
+    """Draws by options of the sampler, of the fit and of the mixture alike."""
+    groups = [("n_components", "covariance_type", "model"), ("reg_covar", "seed", "progress")]
+    mixture, fit = ({name: options.pop(name) for name in names if name in options} for names in groups)
+    return NUTS(**options).fit(x, start, FitOptions(**fit), **mixture)
 
 
 def quick(x: torch.Tensor, *arguments, **options) -> MixtureNUTSResult:
@@ -165,7 +166,7 @@ def test_what_is_left_behind(capsys) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     assert capsys.readouterr() == ("", "")
-    assert quick(two_groups(), n_components=2, progress=True).n_iter == 40
+    assert quick(two_groups(), n_components=2, progress=Progress(1)).n_iter == 40
     assert "NUTS" in capsys.readouterr().err
     assert result.n_iter == 40
     assert len(result.lower_bounds) == 40
@@ -298,7 +299,7 @@ def test_the_time_is_told_before_long_work(monkeypatch, capsys) -> None:
     x = two_groups()
     with pytest.warns(UserWarning, match=r"NUTS: about 60 s where draws take 15 leapfrog steps, and up to 2 min"):
         NUTS(chains=2, draws=10, warmup=10).fit(x, n_components=1)
-    quick(x, n_components=1, draws=10, warmup=10, options=FitOptions(progress=Progress(1)))
+    quick(x, n_components=1, draws=10, warmup=10, progress=Progress(1))
     assert "NUTS: about 60 s where" in capsys.readouterr().err
     settings = Settings(draws=10, warmup=10, target_accept=0.8, max_tree_depth=5, jitter=1.0)
     potential = WhitenedPotential(MixturePotential(MixtureModel(1, 1), x), np.zeros(2), np.eye(2))
@@ -311,7 +312,7 @@ def test_the_time_is_told_before_long_work(monkeypatch, capsys) -> None:
 
 
 def test_progress_of_all_processes_is_shown(capsys) -> None:
-    quick(two_groups(), n_components=1, draws=10, warmup=10, processes=2, progress=True)
+    quick(two_groups(), n_components=1, draws=10, warmup=10, processes=2, progress=Progress(1))
     assert "40/40" in capsys.readouterr().err
     with tqdm(total=6) as bar, chains._counted(bar, 2) as (first, second):
         for count in (first, second, second):
