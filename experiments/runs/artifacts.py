@@ -14,8 +14,8 @@ import safetensors.torch
 import yaml
 from torch import Tensor
 
-from latentmix.experiments.options.experiment import PARTS, join
-from latentmix.experiments.options.untyped import import_object
+from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.parts import PARTS, import_object, join
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
@@ -158,6 +158,15 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Write `config.yaml`."""
         replace(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+
+    def load_experiment(self) -> Experiment:
+        """The experiment of `config.yaml`.
+
+        Raises:
+            ValueError: If the configuration is none of an experiment.
+        """
+        values = yaml.safe_load((self.path / "config.yaml").read_text())
+        return Experiment.from_config(experiment_parser().parse_object(values))
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, one line per epoch."""

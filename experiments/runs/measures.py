@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import Dataset, Split
+from latentmix.experiments.data.base import Dataset, Split
+from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import classification, reconstruction
-from latentmix.experiments.runs.mixtures import LatentSplit
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import (
     Objective,

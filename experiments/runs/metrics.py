@@ -17,7 +17,7 @@ from sklearn.metrics import (
 from torch import Tensor
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
-from latentmix.experiments.data.datasets import ToFloat
+from latentmix.experiments.data.pixels import ToFloat
 from latentmix.guides import AmortizedGuide
 from latentmix.models import VAE
 

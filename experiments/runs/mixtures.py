@@ -14,33 +14,20 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import draw_labelled
+from latentmix.experiments.data.splits import draw_labelled
 from latentmix.experiments.options.mixture_fits import MixtureFits
+from latentmix.experiments.options.names import FITS
+from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import classification
 from latentmix.inference import GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor
 
-__all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
+__all__ = ["FittedMixture", "check_fits", "fit_mixtures"]
 
 Inference = Literal["em", "svi", "nuts"]
-FITS: dict[Inference, str] = {"em": "EM", "svi": "SVI"}
 GUIDES = {kind.__name__: kind for kind in (AutoDelta, AutoNormal, AutoMultivariateNormal)}
-BUDGETS = ("none", "few", "all")
 LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
 SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
-
-
-@dataclass(frozen=True)
-class LatentSplit:
-    """Latents and labels of one split.
-
-    Args:
-        latents: An `N x latent_dim` float64 array.
-        labels: N labels, or None.
-    """
-
-    latents: NDArray[np.float64]
-    labels: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)

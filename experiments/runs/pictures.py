@@ -11,10 +11,13 @@ import torch
 from scipy.stats import norm
 
 from latentmix.experiments import figures as plots
-from latentmix.experiments.data.datasets import Dataset, Split, ToFloat
-from latentmix.experiments.figures.projections import project
+from latentmix.experiments.data.base import Dataset, Split
+from latentmix.experiments.data.pixels import ToFloat
+from latentmix.experiments.options.names import BUDGETS, FITS
+from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import reconstruct
-from latentmix.experiments.runs.mixtures import BUDGETS, FITS, FittedMixture, LatentSplit
+from latentmix.experiments.runs.mixtures import FittedMixture
+from latentmix.experiments.runs.projections import project
 from latentmix.experiments.runs.walks import attribute_vector, chosen_attributes, slerp, straight, walk
 from latentmix.guides import AmortizedGuide
 from latentmix.inference.isolation import isolated

@@ -11,19 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import (
-    Binarization,
-    Dataset,
-    Split,
-    ToFloat,
-    batch_transform,
-    binarize_static,
-    resolve_binarize,
-)
-from latentmix.experiments.options.experiment import Experiment, build_parts, check_options, device_of
+from latentmix.experiments.data.base import Dataset
+from latentmix.experiments.data.pixels import Binarization, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.options.experiment import Experiment, check_options
+from latentmix.experiments.options.parts import build_parts
+from latentmix.experiments.options.settings import device_of
 from latentmix.experiments.runs.artifacts import RunFolder, versions
+from latentmix.experiments.runs.latents import latents_of
 from latentmix.experiments.runs.measures import measure_prior, measure_vae
-from latentmix.experiments.runs.mixtures import LatentSplit, check_fits, fit_mixtures
+from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
 from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
@@ -41,7 +37,7 @@ from latentmix.models import VAE, MixturePrior, VampPrior
 from latentmix.models.pretrained import load_weights, read_weights
 from latentmix.models.vae import evaluation_mode
 
-__all__ = ["Session", "initialize", "latents_of", "run_experiment"]
+__all__ = ["Session", "initialize", "run_experiment"]
 
 Tell = Callable[[str], None]
 
@@ -274,16 +270,6 @@ class Session:
         """Trainable numbers of the VAE and the guide."""
         leaves = [*self.vae.parameters(), *self.guide.parameters()]
         return sum(leaf.numel() for leaf in leaves if leaf.requires_grad)
-
-
-def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> LatentSplit:
-    """Latents of a split's data as they are, not binarised: the mean of q, or one sample of it."""
-    if which == "mean":
-        latents = guide.encode(split.x, transform=ToFloat())
-    else:
-        latents = guide.draw(split.x, transform=ToFloat(), seed=seed)
-    labels = None if split.labels is None else split.labels.cpu().numpy()
-    return LatentSplit(latents.cpu().double().numpy(), labels)
 
 
 def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:

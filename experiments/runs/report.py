@@ -11,10 +11,10 @@ from typing import Any
 
 from jinja2 import Environment
 
-from latentmix.experiments.runs.mixtures import FITS
+from latentmix.experiments.options.names import FITS
 from latentmix.inference.tables import aligned
 
-__all__ = ["headline", "summary_table", "write_report"]
+__all__ = ["closing_words", "headline", "summary_table", "write_report"]
 
 Row = tuple[str, str, dict[str, Any]]
 
@@ -125,6 +125,27 @@ def headline(figures: Mapping[str, Any]) -> str:
     if "bits_per_dimension" in figures:
         parts.append(f"{figures['bits_per_dimension']:.3f} bits per dimension")
     return ", ".join(parts)
+
+
+def closing_words(summary: Mapping[str, Any]) -> str:
+    """The figures that end a run on the terminal: the table of the mixtures, then lines on the test data.
+
+    Args:
+        summary: The contents of `summary.json`.
+    """
+    lines = [
+        f"{summary_table(summary)}\n",
+        f"test: {headline(summary['test'])}; {summary['parameters']:,} parameters, trained in "
+        f"{summary['seconds']['train']:.1f} s",
+    ]
+    if "coverage" in summary:
+        coverage = summary["coverage"]
+        lines.append(
+            f"samples: {coverage['covered']} of {coverage['components']} components covered, "
+            f"{100 * coverage['outside']:.1f}% in none; energy distance {coverage['energy']['statistic']:.4f}, p = "
+            f"{coverage['energy']['p_value']:.3f}"
+        )
+    return "\n".join(lines)
 
 
 def write_report(folder: Path) -> Path:

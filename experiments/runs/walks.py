@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import Dataset, Split, ToFloat
+from latentmix.experiments.data.base import Dataset, Split
+from latentmix.experiments.data.pixels import ToFloat
 from latentmix.guides import AmortizedGuide
 from latentmix.models import VAE
 

@@ -18,13 +18,15 @@ from typing import Any
 import torch
 import yaml
 
-from latentmix.experiments.cli import one_line, parse_experiment
-from latentmix.experiments.options.experiment import Experiment, experiment_parser
-from latentmix.experiments.options.grids import CLASSES, Grid, cells_of, words_of
+from latentmix.experiments.options.calls import CLASSES
+from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
+from latentmix.experiments.options.grids import Grid, cells_of, words_of
+from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import Session, run_experiment
 
-__all__ = ["Cell", "Run", "attempt", "finished", "plan", "run_or_resume"]
+__all__ = ["Cell", "Run", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
 
 Run = Callable[[Experiment, Path, bool], Mapping[str, Any]]
 
@@ -46,6 +48,18 @@ class Cell:
     config: dict[str, Any]
     status: str = "waiting"
     reason: str = ""
+
+
+def base_configuration(preset: str, words: Sequence[str]) -> dict[str, Any]:
+    """The configuration that a grid varies, as plain values.
+
+    Args:
+        preset: A preset, or a YAML file of options.
+        words: Options of all cells, as words of the command line.
+    """
+    config = parse_experiment(preset, words)
+    config.name = config.name or Path(preset).stem
+    return plain(experiment_parser(), config)
 
 
 def plan(

@@ -13,11 +13,10 @@ from typing import Any
 import joblib
 import torch
 
-from latentmix.experiments.cli import one_line, parse_experiment
-from latentmix.experiments.options.experiment import experiment_parser, plain
 from latentmix.experiments.options.grids import Grid, check_names
+from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import replace, versions
-from latentmix.experiments.sweeps.cells import Cell, Run, attempt, finished, plan, run_or_resume
+from latentmix.experiments.sweeps.cells import Cell, Run, attempt, base_configuration, finished, plan, run_or_resume
 from latentmix.experiments.sweeps.tables import (
     Record,
     as_csv,
@@ -123,13 +122,6 @@ def sweep(
     _draw(out, results)
     tell(f"\n{as_text(results)}\n")
     return results
-
-
-def base_configuration(preset: str, words: Sequence[str]) -> dict[str, Any]:
-    """What all cells share, as plain values."""
-    config = parse_experiment(preset, words)
-    config.name = config.name or Path(preset).stem
-    return plain(experiment_parser(), config)
 
 
 def _record(cell: Cell, out: Path, earlier: Record | None = None, outcome: Mapping[str, Any] | None = None) -> Record:
