@@ -97,7 +97,7 @@ def find_command(name: str) -> Command:
 
 def usage() -> str:
     """The text of `latentmix --help`."""
-    lines = [f"  {command.USAGE.words:42}  {command.USAGE.summary}\n" for command in find_commands().values()]
+    lines = [f"  {command.USAGE.words:41}   {command.USAGE.summary}\n" for command in find_commands().values()]
     return "".join(["usage: latentmix COMMAND ...\n\n", *lines, CLOSING])
 
 
