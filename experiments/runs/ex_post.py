@@ -1,4 +1,4 @@
-"""Ex-post priors: what a finished VAE gains when its prior is swapped for a mixture of its training latents."""
+"""Ex-post priors: the gain in log-likelihood from swapping a VAE's prior for a mixture of its training latents."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from latentmix.inference import GaussianMixture, ex_post_prior, log_likelihoods
 from latentmix.inference.isolation import isolated
 from latentmix.inference.tables import aligned
 from latentmix.models import MixturePrior, Prior, StandardNormal
+from latentmix.models.process_state import kept_warnings
 
 __all__ = ["ExPost", "Gain", "as_json", "measure_ex_post", "table"]
 
@@ -30,21 +31,21 @@ CANDIDATES = 4
 
 @dataclass(frozen=True)
 class ExPost:
-    """What is compared.
+    """Priors to compare, and the data to compare them on.
 
     Args:
         n_components: Components of each mixture.
         covariance_type: Structure of their covariances.
-        forms: How mixtures are fitted: to one sample of q per image, to q as a distribution (`expected`), or to the
-            likelihoods of the latent that q stands for (`noise_aware`, extreme deconvolution).
-        images: Most training images that a mixture is fitted to, the first ones; by default all.
-        noise_images: Most of these that a noise-aware fit takes.
-        test_images: Most test images that log-likelihoods are measured on, the first ones.
+        forms: Target of the fits: one sample of q per image (`samples`), q as a distribution (`expected`), or the
+            likelihoods of the latent that q implies (`noise_aware`, extreme deconvolution).
+        images: Most training images for a fit, the first ones; by default all.
+        noise_images: Most of these for a noise-aware fit.
+        test_images: Most test images for log-likelihoods, the first ones.
         samples: Importance samples of q per test image.
-        draws: How often grey test images are made binary, each time by a seed of its own; other data are taken once.
+        draws: Binary draws of grey test images, with a seed each; other data are used once.
         max_iter: Most iterations of EM.
         reg_covar: Variance added to the diagonals.
-        seed: Seed of samples and starts; draws have the seeds that follow it.
+        seed: Seed of samples and starts; the draws use the seeds after it.
     """
 
     n_components: Sequence[int] = (10, 50, 100)
@@ -71,15 +72,15 @@ class ExPost:
 
 @dataclass(frozen=True)
 class Gain:
-    """One prior on the test images.
+    """The log-likelihood of the test images under one prior.
 
     Attributes:
-        prior: What it is called.
+        prior: Its name.
         n_components: Its components; 0 for the prior of training.
-        form: How the mixture was fitted, see `ExPost.forms`; empty for the prior of training.
+        form: Target of the fit, see `ExPost.forms`; empty for the prior of training.
         log_likelihoods: Mean over the test images, nats, for each draw of them.
-        gain: Mean over the draws of what it gains on the prior of training, nats per image.
-        standard_error: Of the gain, over test images (means over draws).
+        gain: Mean over the draws of the difference to the prior of training, nats per image.
+        standard_error: Standard error of the gain over test images (means over draws).
         seconds: Time of the fit.
     """
 
@@ -95,20 +96,20 @@ class Gain:
 def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = lambda _: None) -> list[Gain]:
     """Fit mixtures to the latents of training images, and measure each as the prior of the VAE on test images.
 
-    Nothing is trained anew; no test image is seen by a fit. All priors share the latents that are drawn and what the
-    decoder makes of them, so that gains are paired.
+    VAE and guide are not retrained, and fits do not use test images. All priors are measured on the same samples of q
+    and their decoded images, so that gains are paired.
 
     Args:
         run: A finished run.
-        settings: What is compared.
-        tell: Is called with a sentence on each step.
+        settings: Priors and data.
+        tell: Called with a sentence on each step.
 
     Returns:
         The prior of training first, then each mixture.
 
     Raises:
         ValueError: If the data cannot be read, there are fewer training images than components, or a noise-aware
-            mixture is asked for of a VAE with another prior than N(0, I).
+            mixture is requested for a VAE whose prior is not N(0, I).
     """
     data = Data(**run.config["data"])
     dataset = data.load()
@@ -148,13 +149,13 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     base = torch.stack(measured["training"]).mean(0)
     gains = []
     for name, drawn in measured.items():
-        components, how, seconds = described[name]
+        components, form, seconds = described[name]
         difference = (torch.stack(drawn).mean(0) - base).numpy()
         gains.append(
             Gain(
                 prior=name,
                 n_components=components,
-                form=how,
+                form=form,
                 log_likelihoods=[float(value.mean()) for value in drawn],
                 gain=float(difference.mean()),
                 standard_error=float(difference.std() / np.sqrt(len(difference))),
@@ -174,7 +175,7 @@ def _fit(run: Run, settings: ExPost, train: Tensor, n_components: int, form: str
         noise_candidates=min(CANDIDATES, n_components),
         random_state=settings.seed,
     )
-    with warnings.catch_warnings(), isolated():  # what did not converge is a prior all the same
+    with kept_warnings(), isolated():  # a fit that has not converged is a valid prior, too
         warnings.simplefilter("ignore", ConvergenceWarning)
         return ex_post_prior(
             mixture,

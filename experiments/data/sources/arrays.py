@@ -18,11 +18,11 @@ __all__ = ["SOURCES", "load_file"]
 
 
 def load_file(path: str) -> tuple[Tensor, Tensor | None]:
-    """Images, and labels where there are any, from a file of arrays; never unpickled.
+    """Images, and labels if there are any, from a file of arrays; nothing is unpickled.
 
-    A `.npy` file holds images alone; a `.npz` file holds `images` (or `x`) and, if it is labelled, `labels`
-    (or `y`). Images are `N x H x W`, `N x C x H x W` or `N x H x W x C` with C 1 or 3 (channels first where
-    both readings fit): uint8 in 0..255, or floats in [0, 1] or booleans, which are scaled by 255 and rounded.
+    A `.npy` file holds only images; a `.npz` file holds `images` (or `x`) and, if they are labelled, `labels`
+    (or `y`). Images are `N x H x W`, `N x C x H x W` or `N x H x W x C` with C 1 or 3 (channels first if the shape is
+    ambiguous): uint8 in 0..255, or floats in [0, 1] or booleans, which are scaled by 255 and rounded.
 
     Returns:
         An `N x C x H x W` uint8 tensor, and its N labels or `None`.

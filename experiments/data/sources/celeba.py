@@ -29,27 +29,27 @@ def load_celeba(
 ) -> tuple[list[tuple[Tensor, Tensor | None, Tensor]], tuple[str, ...]]:
     """CelebA in its own layout, or any folder laid out like it: faces, their attributes, their official partition.
 
-    `img_align_celeba/`, `list_attr_celeba.txt` and `list_eval_partition.txt` lie in `root/celeba`, or in `root`; so may
-    Kaggle's `img_align_celeba/img_align_celeba/` and lists with the suffix `.csv`. An image that is missing or cannot
-    be read is left out with its attributes.
+    `img_align_celeba/`, `list_attr_celeba.txt` and `list_eval_partition.txt` are in `root/celeba`, or in `root`;
+    Kaggle's `img_align_celeba/img_align_celeba/` and lists with the suffix `.csv` are read, too. An image that is
+    missing or cannot be read is skipped with its attributes.
 
     Source: Liu, Luo, Wang and Tang, 2015, "Deep learning face attributes in the wild",
     https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.
 
     Args:
         root: The folder that holds `celeba`.
-        size: The side of the images, in pixels.
-        attribute: The name of the attribute whose values, 0 and 1, are the labels; by default there are none.
-        cache: The folder of the cache, see `cache_folder`.
-        max_corrupt: How many files may be missing or unreadable.
+        size: Side of the images, in pixels.
+        attribute: Name of the attribute whose values, 0 and 1, are the labels; by default there are none.
+        cache: Folder of the cache, see `cache_folder`.
+        max_corrupt: Most missing or unreadable files.
 
     Returns:
         For training, validation and test `N x 3 x size x size` uint8 images, N labels or `None`, and `N x A` boolean
         attributes; and the A names of the attributes.
 
     Raises:
-        ValueError: Where the layout is another, a list cannot be read, the attribute is unknown, a part of the
-            partition is empty, and where `cached_images` does.
+        ValueError: If the layout is another, a list cannot be read, the attribute is unknown, or a part of the
+            partition is empty; and as `cached_images` does.
     """
     folder = _celeba_folder(root)
     present, names = read_attributes(folder)
@@ -97,9 +97,8 @@ def _celeba_folder(root: str | None) -> Path:
 
 def _near(attribute: str, names: Sequence[str]) -> str:
     lowered = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(attribute.lower(), lowered, n=3, cutoff=0.4)
-    found = [lowered[name] for name in near]
-    return f"did you mean {' or '.join(found)}?" if found else f"there are {', '.join(names)}"
+    near = [lowered[name] for name in difflib.get_close_matches(attribute.lower(), lowered, n=3, cutoff=0.4)]
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
 
 
 def _read(

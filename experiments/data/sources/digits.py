@@ -17,7 +17,7 @@ def load_digits(size: int = 28) -> tuple[Tensor, Tensor]:
     Source: Alpaydin and Kaynak, 1998, https://archive.ics.uci.edu/dataset/80 (its test set).
 
     Args:
-        size: The side of the upsampled images, in pixels.
+        size: Side of the upsampled images, in pixels.
 
     Returns:
         A `1797 x 1 x size x size` uint8 tensor and its 1797 labels, in scikit-learn's order.

@@ -27,22 +27,22 @@ def load_image_folder(
 ) -> tuple[Tensor, Tensor | None]:
     """All images under a folder, in the order of their names.
 
-    Where every image lies in one of several sub-folders, these are the classes, numbered from 0 in the order of their
-    names; where some lie beside the sub-folders there are no labels, and a warning names these. Links are followed, and
-    every folder is read once, under its own name before that of a link. Hidden files and folders are skipped; a warning
-    names images of other formats, broken links, and links to what is read already.
+    If every image is in one of several sub-folders, these are the classes, numbered from 0 in the order of their names;
+    if some images are beside the sub-folders there are no labels, and a warning names those images. Links are followed,
+    and every folder is read once, under its own name rather than that of a link. Hidden files and folders are skipped;
+    a warning names images of other formats, broken links, and links to folders that have been read.
 
     Args:
-        root: The folder; it is searched throughout for files of the suffixes in `EXTENSIONS`, in either case.
-        size: The side of the images, in pixels.
-        cache: The folder of the cache, see `cache_folder`.
-        max_corrupt: How many files may be unreadable.
+        root: The folder; it is searched recursively for files with the suffixes in `EXTENSIONS`, in either case.
+        size: Side of the images, in pixels.
+        cache: Folder of the cache, see `cache_folder`.
+        max_corrupt: Most unreadable files.
 
     Returns:
         An `N x 3 x size x size` uint8 tensor, and N labels or `None`.
 
     Raises:
-        ValueError: Where there is no such folder or no image in it, or a folder below it cannot be read, and where
+        ValueError: If there is no such folder or no image in it, or a folder below it cannot be read; and as
             `cached_images` does.
 
     Example:
@@ -85,14 +85,14 @@ def _image_names(folder: Path) -> list[str]:
     """Names of the image files below a folder, relative to it, with forward slashes, sorted."""
     names, skipped = list[str](), list[str]()
     read = set[str]()
-    starts = [folder]  # links come after all folders that are none, so that these keep their own names
+    starts = [folder]  # links come after all other folders, so that these keep their own names
     for start in starts:
         for place, folders, files in os.walk(start, onerror=_refuse_unreadable):
             real = os.path.realpath(place)
             below = Path(place).relative_to(folder)
             if real in read:
                 folders.clear()
-                if real not in map(os.path.realpath, Path(place).parents):  # else it is a cycle, and nothing is lost
+                if real not in map(os.path.realpath, Path(place).parents):  # else it is a cycle, and nothing is skipped
                     skipped.append(f"{below.as_posix()} (is read already)")
                 continue
             read.add(real)

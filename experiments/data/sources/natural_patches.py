@@ -17,21 +17,21 @@ STRIDE = 9
 def load_patches(size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Overlapping colour patches of the two photographs that scikit-learn carries, 427 x 640 pixels each.
 
-    A photograph is cut into 3 x 5 blocks of 142 x 128 pixels: in every row of blocks one is for validation, another for
-    testing and three are for training, at columns that change from row to row. Patches lie on a grid of 9 pixels within
-    a block, so that they overlap, but those of different splits share no pixel: for 32 x 32, 2,574 training, 858
-    validation and 858 test patches.
+    A photograph is cut into 3 x 5 blocks of 142 x 128 pixels: in every row of blocks one is for validation, one for
+    testing and three are for training, in columns that change from row to row. Patches are taken every 9 pixels within
+    a block, so that they overlap, but patches of different splits have no pixel in common: for 32 x 32, 2,574 training,
+    858 validation and 858 test patches.
 
     Args:
-        size: The side of the patches, in pixels.
-        seed: The seed of the patches' order within a split; what a split holds does not depend on it.
+        size: Side of the patches, in pixels.
+        seed: Seed of the order of the patches within a split; the split itself does not depend on it.
 
     Returns:
         For training, validation and test an `N x 3 x size x size` uint8 tensor, and N labels: 0 for the photograph of
         the temple, 1 for the flower.
 
     Raises:
-        ValueError: Where the patches are larger than the blocks.
+        ValueError: If the patches are larger than the blocks.
 
     Example:
         >>> from latentmix.experiments.data.sources.natural_patches import load_patches
@@ -62,7 +62,7 @@ def load_patches(size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
 
 
 def _blocks() -> list[list[tuple[int, int]]]:
-    """Row and column of the blocks of training, validation and test."""
+    """Rows and columns of the blocks of training, validation and test."""
     rows, columns = BLOCKS
     validation = [(row, (2 * row + 1) % columns) for row in range(rows)]
     test = [(row, (2 * row + 3) % columns) for row in range(rows)]

@@ -18,16 +18,16 @@ def load_torchvision(name: str, root: str | None, *, train: bool, download: bool
     """One official split of MNIST, Fashion-MNIST or Kuzushiji-MNIST, in torchvision's layout on disk.
 
     Args:
-        name: A key of `CLASSES`.
-        root: The folder that holds `MNIST/raw` and its like.
-        train: The training split, else the test split.
-        download: Fetch what is missing into `root`.
+        name: `mnist`, `fashion_mnist` or `kmnist`.
+        root: The folder that holds `MNIST/raw` and the like.
+        train: Whether to read the training split, and not the test split.
+        download: Whether to download missing files into `root`.
 
     Returns:
         An `N x 1 x 28 x 28` uint8 tensor and its N labels.
 
     Raises:
-        ValueError: Where the files are not there or cannot be read; the message says how to get them.
+        ValueError: If files are missing or cannot be read; the message tells how to get them.
     """
     folder = f"{CLASSES[name]}/raw"
     remedy = "name the folder by --data.root DIR or LATENTMIX_DATA, or fetch it by --data.download true"
