@@ -1,4 +1,7 @@
-"""What a person runs: data sets, presets, run folders, metrics, plots, reports, the command line."""
+"""Experiments: data sets, presets, run folders, figures, reports, sweeps, benchmarks and the command line.
+
+Imports point one way: presets, benchmarks < data < options < figures < runs < sweeps < commands < cli.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentmix.experiments.data.datasets import Data
+    from latentmix.experiments.data.pixels import DynamicBinarization, ToFloat
     from latentmix.experiments.options.experiment import Experiment
     from latentmix.experiments.runs.artifacts import Run, load_run
     from latentmix.experiments.runs.pipeline import run_experiment
 
-__all__ = ["Experiment", "Run", "load_run", "run_experiment"]
+__all__ = ["Data", "DynamicBinarization", "Experiment", "Run", "ToFloat", "load_run", "run_experiment"]
 
 _HOMES = {
+    "Data": "data.datasets",
+    "DynamicBinarization": "data.pixels",
+    "ToFloat": "data.pixels",
     "Experiment": "options.experiment",
     "Run": "runs.artifacts",
     "load_run": "runs.artifacts",
@@ -21,7 +29,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for, so that `latentmix --help` does not wait for torch."""
+    """Import a public name on first access, so that `latentmix --help` does not import torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

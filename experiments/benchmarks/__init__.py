@@ -1,1 +1,1 @@
-"""Benchmarks."""
+"""Benchmarks: speed is measured here, and never asserted in tests."""

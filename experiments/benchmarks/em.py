@@ -1,10 +1,9 @@
-"""The speed of EM, beside scikit-learn, pomegranate and torchgmm: one process, one start, as many iterations."""
+"""Speed and memory of EM beside other libraries: in one process, from one start, for equally many iterations."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import logging
 import math
 import os
 import statistics
@@ -14,39 +13,35 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
-import sklearn
 import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from latentmix.inference import GaussianMixture
+from latentmix.experiments.benchmarks.libraries import OURS, Fit, contestants
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.em.density import log_joint
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.process_state import kept_warnings
 
-__all__ = ["OURS", "SIZES", "Contestant", "EMSpeed", "em_speed", "table"]
+__all__ = ["SIZES", "Contestant", "EMSpeed", "em_speed", "table"]
 
-OURS = "latentmix"
 SIZES = ((60_000, 20, 10), (200_000, 10, 50), (1_000_000, 8, 10))
-
-Fit = Callable[[NDArray[Any], MixtureParameters, int], MixtureParameters]
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """What one library was measured at.
+    """Figures of one library.
 
     Attributes:
-        seconds: Per iteration, the start excluded.
+        seconds: Time per iteration, without the start.
         ratio: `seconds` in units of ours.
-        memory: Greatest growth of resident memory during a fit, in MiB; NaN where the system does not tell.
+        memory: Greatest growth of resident memory during a fit, in MiB; NaN if the system does not report it.
         log_likelihood: Mean log-likelihood of the data after all iterations, nats per datum.
     """
 
@@ -62,13 +57,13 @@ class EMSpeed:
 
     Attributes:
         size: Points, features and components.
-        covariance_type: What the covariances share.
-        dtype: Of the points.
-        threads: Of every library.
-        load: Processes that waited for a core before, on average over a minute.
-        turns: Times that each was measured.
-        contestants: By the name of the library.
-        missing: Why a library was not measured, by its name.
+        covariance_type: Structure of the covariances.
+        dtype: Type of the points.
+        threads: Threads of every library.
+        load: Load average of the last minute before the comparison.
+        turns: Number of measurements of each library.
+        contestants: Figures by library.
+        missing: Reasons why libraries were not measured, by library.
     """
 
     size: tuple[int, int, int]
@@ -94,25 +89,26 @@ def em_speed(
 ) -> Iterator[EMSpeed]:
     """Measure EM without a floor on the covariances, from points as means and the data's own variances.
 
-    An iteration costs the difference between a fit of `iterations + 1` and one of a single iteration, medians of
-    both, by the number of iterations between them. The libraries take turns. Array API mode needs SCIPY_ARRAY_API=1 in
-    the environment before SciPy is imported.
+    The time per iteration is the difference between the median times of fits of `iterations + 1` iterations and of a
+    single one, divided by `iterations`. The libraries take turns. scikit-learn's array API mode needs SCIPY_ARRAY_API=1
+    in the environment before SciPy is imported.
 
     Args:
         sizes: Points, features and components of each comparison.
-        covariance_types: What the covariances share.
-        iterations: Iterations that are timed.
-        repeats: Times that each is measured at least, after one fit whose memory is measured.
-        seconds: Time for which each comparison is repeated at least: medians of a few short fits are noise.
+        covariance_types: Structures of the covariances.
+        iterations: Timed iterations.
+        repeats: Fewest measurements of each library, after one fit whose memory is measured.
+        seconds: Least time of each comparison, because medians of a few short fits are noisy.
         dtype: "float64" or "float32".
-        threads: Threads of every library; by default as torch has.
-        report: Called with a line on each step: what is measured now, of how much.
+        threads: Threads of every library; by default those of torch.
+        report: Called with a line on each step.
 
     Yields:
         One comparison per size and covariance type.
 
     Raises:
-        ValueError: A number below one, fewer points than components, or an unknown dtype or covariance type.
+        ValueError: If a number is below one, there are fewer points than components, or the dtype or covariance type
+            is unknown.
     """
     counts = [*(number for size in sizes for number in size), iterations, repeats, 1 if threads is None else threads]
     if min(counts) < 1:
@@ -122,10 +118,7 @@ def em_speed(
     if dtype not in ("float64", "float32"):
         raise ValueError(f"Expected dtype float64 or float32; got {dtype!r}.")
     for covariance_type in covariance_types:
-        if covariance_type not in get_args(CovarianceType):
-            raise ValueError(
-                f"Expected covariance_type in {sorted(get_args(CovarianceType))}; got {covariance_type!r}."
-            )
+        covariance_structure(covariance_type)
     for count, _, n_components in sizes:
         if count < n_components:
             raise ValueError(f"Expected as many points as components at least; got {count} for {n_components}.")
@@ -142,8 +135,8 @@ def em_speed(
                     report(f"{named}: {step}")
 
             with _quiet(number):
-                found = _compare(x, size, covariance_type, iterations, repeats, seconds, number, tell)
-            yield found
+                comparison = _compare(x, size, covariance_type, iterations, repeats, seconds, number, tell)
+            yield comparison
 
 
 def table(row: EMSpeed) -> str:
@@ -155,8 +148,8 @@ def table(row: EMSpeed) -> str:
         f"{'':26}{'s/iteration':>12}{'ratio':>8}{'MiB':>8}  mean log-likelihood",
     ]
     lines += [
-        f"  {name:24}{one.seconds:12.4f}{one.ratio:8.2f}{one.memory:8.0f}  {one.log_likelihood:.14g}"
-        for name, one in row.contestants.items()
+        f"  {name:24}{library.seconds:12.4f}{library.ratio:8.2f}{library.memory:8.0f}  {library.log_likelihood:.14g}"
+        for name, library in row.contestants.items()
     ]
     return "\n".join([*lines, *(f"  {name}: {reason}" for name, reason in row.missing.items())])
 
@@ -173,13 +166,13 @@ def _compare(
 ) -> EMSpeed:
     load = os.getloadavg()[0]
     start = _start(x, size[2], covariance_type)
-    fits, missing = _contestants(covariance_type, x.dtype)
+    fits, missing = contestants(start.structure)
     memory: dict[str, float] = {}
-    found: dict[str, float] = {}
+    log_likelihoods: dict[str, float] = {}
     for name in list(fits):
         tell(f"memory of {name}")
         try:
-            fits[name](x, start, 1)  # what it imports and sets up is no part of the comparison
+            fits[name](x, start, 1)  # imports and set-up are not measured
             fitted, memory[name] = _grown(partial(fits[name], x, start, iterations + 1))
         except Exception as error:
             if name == OURS:
@@ -187,7 +180,7 @@ def _compare(
             missing[name] = f"failed: {error}".splitlines()[0]
             del fits[name]
             continue
-        found[name] = _log_likelihood(x, fitted)
+        log_likelihoods[name] = _log_likelihood(x, fitted)
     seconds: dict[tuple[str, int], list[float]] = {}
     turn, began = 0, time.perf_counter()
     while turn < repeats or time.perf_counter() - began < least:
@@ -198,12 +191,14 @@ def _compare(
                 seconds.setdefault((name, number), []).append(_seconds(fit, x, start, number))
     medians = {}
     for name in fits:
-        one, more = (statistics.median(seconds[name, number]) for number in (1, iterations + 1))
-        medians[name] = (more - one) / iterations if more > one else more / (iterations + 1)
-    contestants = {
-        name: Contestant(median, median / medians[OURS], memory[name], found[name]) for name, median in medians.items()
+        first, full = (statistics.median(seconds[name, number]) for number in (1, iterations + 1))
+        positive = full > first
+        medians[name] = (full - first) / iterations if positive else full / (iterations + 1)
+    figures = {
+        name: Contestant(median, median / medians[OURS], memory[name], log_likelihoods[name])
+        for name, median in medians.items()
     }
-    return EMSpeed(size, covariance_type, str(x.dtype), threads, load, turn, contestants, missing)
+    return EMSpeed(size, covariance_type, str(x.dtype), threads, load, turn, figures, missing)
 
 
 def _points(count: int, n_features: int, n_components: int) -> NDArray[np.float64]:
@@ -231,111 +226,6 @@ def _start(x: NDArray[Any], n_components: int, covariance_type: CovarianceType) 
     return MixtureParameters(weights, means, covariances, structure)
 
 
-def _contestants(covariance_type: CovarianceType, dtype: np.dtype[Any]) -> tuple[dict[str, Fit], dict[str, str]]:
-    fits: dict[str, Fit] = {OURS: _ours, "scikit-learn": _scikit_learn}
-    missing = {}
-    try:
-        with sklearn.config_context(array_api_dispatch=True):
-            fits["scikit-learn, array API"] = _scikit_learn_array_api
-    except (RuntimeError, ImportError):
-        missing["scikit-learn, array API"] = "set SCIPY_ARRAY_API=1 before SciPy is imported"
-    for name, fit in (("pomegranate", _pomegranate), ("torchgmm", _torchgmm)):
-        if find_spec(name) is None:
-            missing[name] = "not installed: pip install 'latentmix[bench]'"
-        elif name == "pomegranate" and covariance_type == "tied":
-            missing[name] = "has no tied covariances"
-        else:
-            fits[name] = fit
-    return fits, missing
-
-
-def _ours(x: NDArray[Any], start: MixtureParameters, iterations: int) -> MixtureParameters:
-    return GaussianMixture(len(start.weights), **_given(x, start, iterations, np.asarray)).fit(x).parameters_
-
-
-def _scikit_learn(x: NDArray[Any], start: MixtureParameters, iterations: int) -> MixtureParameters:
-    from sklearn.mixture import GaussianMixture as Theirs
-
-    mixture = Theirs(len(start.weights), **_given(x, start, iterations, np.asarray)).fit(x)
-    return _parameters(mixture.weights_, mixture.means_, mixture.covariances_, start)
-
-
-def _scikit_learn_array_api(x: NDArray[Any], start: MixtureParameters, iterations: int) -> MixtureParameters:
-    from sklearn.mixture import GaussianMixture as Theirs
-
-    with sklearn.config_context(array_api_dispatch=True):
-        given = _given(x, start, iterations, torch.as_tensor)
-        mixture = Theirs(len(start.weights), **given).fit(torch.from_numpy(x))
-    return _parameters(mixture.weights_, mixture.means_, mixture.covariances_, start)
-
-
-def _pomegranate(x: NDArray[Any], start: MixtureParameters, iterations: int) -> MixtureParameters:
-    from pomegranate.distributions import Normal
-    from pomegranate.gmm import GeneralMixtureModel
-
-    like = torch.from_numpy(x[:0])
-    kind = "sphere" if start.structure.isotropic else start.structure.name
-    covariances = start.covariances
-    if start.structure.isotropic:
-        covariances = covariances[:, None].expand_as(start.means)
-    components = [
-        Normal(mean.clone(), covariance.clone(), covariance_type=kind, check_data=False)  # it writes into what it gets
-        for mean, covariance in zip(start.means.to(like), covariances.to(like), strict=True)
-    ]
-    model = GeneralMixtureModel(
-        components, priors=start.weights.to(like, copy=True), max_iter=iterations, tol=-math.inf, check_data=False
-    )
-    model.fit(torch.from_numpy(x))
-    covariances = torch.stack([component.covs.detach() for component in model.distributions])
-    means = torch.stack([component.means.detach() for component in model.distributions])
-    covariances = covariances.mean(1) if start.structure.isotropic else covariances
-    return _parameters(model.priors.detach(), means, covariances, start)
-
-
-def _torchgmm(x: NDArray[Any], start: MixtureParameters, iterations: int) -> MixtureParameters:
-    from torchgmm.base.data import DataLoader, collate_tensor, dataset_from_tensors
-    from torchgmm.bayes import GaussianMixture as Estimator
-    from torchgmm.bayes.gmm.lightning_module import GaussianMixtureLightningModule
-    from torchgmm.bayes.gmm.model import GaussianMixtureModel, GaussianMixtureModelConfig
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    data = torch.from_numpy(x)
-    precision = "64-true" if data.dtype == torch.float64 else "32-true"
-    model = GaussianMixtureModel(GaussianMixtureModelConfig(*start.means.shape, start.structure.name)).to(data.dtype)
-    model.component_probs.copy_(start.weights)
-    model.means.copy_(start.means)
-    model.precisions_cholesky.copy_(start.precisions_cholesky)
-    module = GaussianMixtureLightningModule(model, convergence_tolerance=0.0, covariance_regularization=0.0)
-    for part in (module.prior_aggregator, module.mean_aggregator, module.covar_aggregator, module.metric_nll):
-        part.set_dtype(data.dtype)
-    loader = DataLoader(dataset_from_tensors(data), batch_size=len(data), collate_fn=collate_tensor)
-    trainer = Estimator(trainer_params={"precision": precision, "accelerator": "cpu"}).trainer(
-        max_epochs=iterations, enable_progress_bar=False
-    )
-    trainer.fit(module, loader)
-    return _parameters(model.component_probs, model.means, model.covariances, start)
-
-
-def _given(x: NDArray[Any], start: MixtureParameters, iterations: int, kind: Callable[[Any], Any]) -> dict[str, Any]:
-    """Options of scikit-learn's and our estimator."""
-    precisions = start.structure.precisions(start.precisions_cholesky)
-    values = {"weights_init": start.weights, "means_init": start.means, "precisions_init": precisions}
-    return {
-        "covariance_type": start.structure.name,
-        "tol": 0.0,
-        "reg_covar": 0.0,
-        "max_iter": iterations,
-        "init_params": "random",
-        "random_state": 0,
-        **{name: kind(value.numpy().astype(x.dtype)) for name, value in values.items()},
-    }
-
-
-def _parameters(weights: Any, means: Any, covariances: Any, start: MixtureParameters) -> MixtureParameters:
-    weights, means, covariances = (torch.as_tensor(part).detach().double() for part in (weights, means, covariances))
-    return MixtureParameters(weights, means, covariances, start.structure)
-
-
 def _log_likelihood(x: NDArray[Any], parameters: MixtureParameters) -> float:
     weights = parameters.weights / parameters.weights.sum()
     parameters = MixtureParameters(weights, parameters.means, parameters.covariances, parameters.structure)
@@ -350,10 +240,10 @@ def _seconds(fit: Fit, x: NDArray[Any], start: MixtureParameters, iterations: in
 
 
 def _grown[T](call: Callable[[], T]) -> tuple[T, float]:
-    """What the call returns, and the greatest growth of resident memory during it in MiB, as Linux counts it."""
+    """The result of a call, and the greatest growth of resident memory during it in MiB, as Linux counts it."""
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # or freed memory that the allocator kept would hide the growth
+        ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator keeps would hide growth
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
     except (OSError, AttributeError):
@@ -370,11 +260,11 @@ def _status(field: str) -> int:
 
 @contextmanager
 def _quiet(threads: int) -> Iterator[None]:
-    """A block with that many threads everywhere, without warnings, that leaves nothing behind."""
+    """A block with that many threads in every library and without warnings; the state of the process is restored."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with isolated(seed=0), threadpool_limits(threads), warnings.catch_warnings(), torch.no_grad():
+        with isolated(seed=0), threadpool_limits(threads), kept_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     finally:

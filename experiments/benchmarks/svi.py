@@ -1,4 +1,4 @@
-"""Benchmarks: speed is measured here, never asserted in tests."""
+"""Speed of SVI beside Pyro and hand-written PyTorch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class SVISpeed:
     """Seconds per epoch of one perceptron VAE (784-400-50), medians over alternating epochs.
 
     Attributes:
-        batch_size: Images a step.
-        pytorch: A loop written by hand, eager, with one fused Adam.
+        batch_size: Images per step.
+        pytorch: A hand-written loop, eager, with one fused Adam.
         fit: `latentmix.inference.fit`.
         pyro: `pyro.infer.SVI.step` with Pyro's Adam.
         ratio: `fit` in units of `pytorch`.
@@ -49,9 +49,9 @@ def svi_speed(
     """Measure SVI on random binary images.
 
     Args:
-        images: Images an epoch.
-        repeats: Epochs of each, after one that is not counted.
-        batch_sizes: What to measure.
+        images: Images per epoch.
+        repeats: Timed epochs of each, after one warm-up epoch.
+        batch_sizes: Images per step, one measurement each.
 
     Yields:
         One row per batch size.

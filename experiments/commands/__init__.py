@@ -1,1 +1,115 @@
-"""The commands of the command line."""
+"""Commands, a module each: its parser, its action and its line of `latentmix --help`.
+
+To add a command `encode`, write `encode.py` here (`ex_post.py` is `ex-post`), with
+
+- `USAGE = Usage(place, "encode RUN [--out FILE]", "means of q for images")`, and
+- `main(words)`, which parses the words after the command, acts and returns the exit code, by default 0.
+
+A command's module imports torch, Pyro and what depends on them within `main`, so that help and refusals are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+__all__ = [
+    "Usage",
+    "UsageError",
+    "add_numbers",
+    "command_parser",
+    "complete_run",
+    "new_folder",
+    "preset_words",
+    "refuse_existing",
+]
+
+
+class Usage(NamedTuple):
+    """A command's line of `latentmix --help`.
+
+    Attributes:
+        place: Commands are listed in ascending order of it.
+        words: The command and its arguments.
+        summary: Its purpose, in a few words.
+    """
+
+    place: int
+    words: str
+    summary: str
+
+
+class UsageError(ValueError):
+    """A malformed command line; the message is one sentence."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            first = message.split(": ")[1].split()[0]
+            raise UsageError(f"Expected arguments and options out of `{self.prog} --help`; got {first}.")
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def command_parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """A parser of a command's words that raises `UsageError`."""
+    kind = argparse.RawDescriptionHelpFormatter if "\n" in (epilog or "") else argparse.HelpFormatter
+    return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+    """Add integer options: by name, the default and the help."""
+    for name, (default, text) in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+
+
+def preset_words(words: list[str], example: str) -> None:
+    """Refuse words that begin with an option instead of a preset.
+
+    Raises:
+        UsageError: If they do.
+    """
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        raise UsageError(f"Expected the preset first, as in `latentmix {example}`; got {words[0]}.")
+
+
+def new_folder(name: str) -> Path:
+    """The default folder of results: `runs/NAME-DATE-TIME`, to a millisecond, so that simultaneous runs differ."""
+    return Path("runs") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S-%f')[:-3]}"
+
+
+def refuse_existing(out: Path | None) -> None:
+    """Refuse a file of results that exists, or whose folder does not.
+
+    Raises:
+        ValueError: If so.
+    """
+    if out is not None and out.exists():
+        raise ValueError(f"Expected a new file for the result; got {out}, which exists already: name another by --out.")
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(
+            f"Expected a folder that is there for the result; got {out}: make {out.parent}, or name another."
+        )
+
+
+def complete_run(run: Callable[[], dict[str, Any]], path: Path) -> None:
+    """Run an experiment in a folder to its end, then print its figures and, last, the folder.
+
+    Args:
+        run: Runs the experiment and returns the figures of `summary.json`.
+        path: The folder.
+
+    Raises:
+        KeyboardInterrupt: With a hint to resume, if there is a run to resume.
+    """
+    from latentmix.experiments.runs.report import closing_words
+
+    try:
+        summary = run()
+    except KeyboardInterrupt as interrupt:
+        hint = f"; `latentmix resume {path}` continues from the last complete epoch" if path.exists() else ""
+        raise KeyboardInterrupt(hint) from interrupt
+    print(f"\n{closing_words(summary)}\nreport: {path / 'report.html'}\n{path}")

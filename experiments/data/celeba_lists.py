@@ -1,4 +1,4 @@
-"""CelebA's lists of attributes and of the partition: every line is checked, and an error names it."""
+"""CelebA's lists of attributes and of the partition; every line is checked, and errors name the line."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def read_attributes(folder: Path) -> tuple[dict[str, NDArray[np.bool_]], tuple[s
     """The attributes of every file, and their names.
 
     `list_attr_celeba.txt` has the number of images in its first line, the names in its second, and then a line for each
-    image: its file and -1 or 1 for each attribute. `list_attr_celeba.csv` is read where there is no `.txt`; it has one
-    heading, the names after `image_id`, and commas.
+    image: its file and -1 or 1 for each attribute. `list_attr_celeba.csv` is read if there is no `.txt`; it is
+    comma-separated, with one heading, the names after `image_id`.
 
     Args:
-        folder: Where the list lies.
+        folder: Folder of the list.
 
     Returns:
         A boolean per attribute for every file, and the names of the attributes.
 
     Raises:
-        ValueError: Where there is no such list, its first lines are others, a line has another number of values or a
-            value other than -1 and 1, a file comes twice, or the images are not as many as the first line says.
+        ValueError: If there is no such list, its first lines are malformed, a line has another number of values or a
+            value other than -1 and 1, a file is listed twice, or the number of images is not that of the first line.
     """
     listed = _List.read(folder, "list_attr_celeba")
     start = 1 if listed.commas else 2
@@ -52,17 +52,17 @@ def read_partition(folder: Path) -> tuple[list[str], NDArray[np.int8]]:
     """The part of every file: 0 for training, 1 for validation, 2 for test.
 
     `list_eval_partition.txt` has a line for each image; `list_eval_partition.csv`, with a heading and commas, is read
-    where there is no `.txt`.
+    if there is no `.txt`.
 
     Args:
-        folder: Where the list lies.
+        folder: Folder of the list.
 
     Returns:
         N files and an array of N parts.
 
     Raises:
-        ValueError: Where there is no such list, a line has another number of values or a value other than 0, 1 and 2,
-            or a file comes twice.
+        ValueError: If there is no such list, a line has another number of values or a value other than 0, 1 and 2, or
+            a file is listed twice.
     """
     listed = _List.read(folder, "list_eval_partition")
     headed = listed.commas and {"0", "1", "2"}.isdisjoint(listed.words(listed.lines[0][1]))
@@ -72,7 +72,7 @@ def read_partition(folder: Path) -> tuple[list[str], NDArray[np.int8]]:
 
 @dataclass(frozen=True)
 class _List:
-    """A list: its lines that are not empty, with their numbers, and whether commas divide them, else white space."""
+    """The non-empty lines of a list with their numbers, separated by commas or by white space."""
 
     path: Path
     lines: list[tuple[int, str]]

@@ -1,4 +1,4 @@
-"""Image files decoded once into a memory-mapped file of bytes, and what of them could not be read."""
+"""Image files decoded once into a memory-mapped file of bytes, with a list of those that cannot be read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 __all__ = ["CachedImages", "cache_folder", "cached_images", "decode", "some"]
 
-FORMAT = 2  # of the files and of `decode`: to be raised where either changes
+FORMAT = 2  # of the cache and of `decode`; increase it when either changes
 BATCH = 256
 NAMED = 3
 
@@ -34,9 +34,9 @@ class CachedImages(NamedTuple):
     """Decoded images of a folder.
 
     Attributes:
-        pixels: An `N x 3 x size x size` uint8 tensor over a memory-mapped file: pages are read when they are used, and
-            what is written to them stays in memory.
-        rows: N ascending positions, in the list of files, of those that could be read.
+        pixels: An `N x 3 x size x size` uint8 tensor over a memory-mapped file; pages are read on use, and writes
+            remain in memory.
+        rows: Positions in the list of files of the N readable ones, ascending.
     """
 
     pixels: Tensor
@@ -44,7 +44,7 @@ class CachedImages(NamedTuple):
 
 
 def cache_folder(cache: str | None = None) -> Path:
-    """The folder that decoded images are kept in: `cache`, or LATENTMIX_CACHE, or `latentmix` in the XDG cache folder.
+    """The folder of decoded images: `cache`, or LATENTMIX_CACHE, or `latentmix` in the XDG cache folder.
 
     Example:
         >>> from latentmix.experiments.data.image_cache import cache_folder
@@ -58,10 +58,10 @@ def cache_folder(cache: str | None = None) -> Path:
 
 
 def decode(path: Path, size: int | tuple[int, int], *, channels: int = 3) -> NDArray[np.uint8]:
-    """The centre of an image in the aspect ratio of `size`, upright as its EXIF data say, resized bicubically.
+    """The centre of an image in the aspect ratio of `size`, oriented by its EXIF data and resized bicubically.
 
-    The filter is antialiased, and an image that has the size already keeps its pixels. The first of several frames is
-    read; transparent pixels are seen on white; 16-bit greys lose their lower byte.
+    The filter is antialiased, and the pixels of an image of that size are unchanged. The first of several frames is
+    read; transparent pixels are composited on white; 16-bit greys lose their lower byte.
 
     Args:
         path: A file of any format that Pillow knows.
@@ -72,8 +72,8 @@ def decode(path: Path, size: int | tuple[int, int], *, channels: int = 3) -> NDA
         A `channels x height x width` array of bytes.
 
     Raises:
-        ValueError: If the pixels have no known range, as those of 32 bits.
-        Exception: Whatever Pillow raises on a file that is truncated or no image.
+        ValueError: If the range of the pixels is unknown, as with 32 bits.
+        Exception: Any that Pillow raises on a file that is truncated or no image.
 
     Example:
         >>> import tempfile
@@ -101,7 +101,7 @@ def decode(path: Path, size: int | tuple[int, int], *, channels: int = 3) -> NDA
 
 
 def _upper_bytes(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image in 8 bits, with an alpha channel where one of its greys is transparent."""
+    """A 16-bit grey image in 8 bits, with an alpha channel if one of its greys is transparent."""
     values = np.asarray(image)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     transparent = image.info.get("transparency")
@@ -113,22 +113,22 @@ def _upper_bytes(image: Image.Image) -> Image.Image:
 def cached_images(
     folder: Path, names: Sequence[str], *, size: int, cache: str | None = None, max_corrupt: int = 10
 ) -> CachedImages:
-    """Images of a folder from the cache, decoded into it where they are not there yet.
+    """Images of a folder from the cache, decoded into it on first use.
 
-    A cache belongs to the resolved folder, to the files' names, sizes and times of change, to the size of the images
-    and to the version of the decoder; anything else is decoded anew, with a progress bar on a terminal. It is written
-    beside its place and moved there when it is complete; it may be deleted at any time. Files that are missing or
-    cannot be decoded are left out, with one warning that names the first of them.
+    The key of a cache is the resolved folder, the names, sizes and modification times of the files, the size of the
+    images and the version of the decoder. Decoding shows a progress bar on a terminal. A cache is moved into place when
+    it is complete, and may be deleted at any time. Files that are missing or cannot be decoded are skipped, with one
+    warning that names the first of them.
 
     Args:
-        folder: Where the files lie.
-        names: Their names, relative to the folder.
-        size: The side of the images, in pixels.
-        cache: The folder of the cache, see `cache_folder`.
-        max_corrupt: How many files may be unreadable.
+        folder: Folder of the files.
+        names: Names of the files, relative to the folder.
+        size: Side of the images, in pixels.
+        cache: Folder of the cache, see `cache_folder`.
+        max_corrupt: Most unreadable files.
 
     Raises:
-        ValueError: Where more files than `max_corrupt`, or all of them, cannot be read, or the cache cannot be written.
+        ValueError: If more than `max_corrupt` files, or all of them, cannot be read, or the cache cannot be written.
 
     Example:
         >>> import tempfile
@@ -181,7 +181,7 @@ def _digest(folder: Path, names: Sequence[str], size: int) -> str:
 
 
 def _stored(place: Path) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
-    """The index and the pixels of a cache; `None` where it is absent or not whole."""
+    """The index and the pixels of a cache; `None` if it is absent or incomplete."""
     try:
         index = json.loads((place / "index.json").read_text())
         shape = tuple(index["shape"])
@@ -189,7 +189,7 @@ def _stored(place: Path) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
             return index, np.empty(shape, np.uint8)
         if (place / "pixels.bin").stat().st_size != np.prod(shape):
             return None
-        # "c": private pages, which torch may take as writable while the file stays as it is
+        # "c": private pages, writable for torch without changing the file
         return index, np.memmap(place / "pixels.bin", np.uint8, mode="c", shape=shape)
     except (OSError, ValueError, KeyError):
         return None
@@ -198,9 +198,9 @@ def _stored(place: Path) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
 def _write(place: Path, folder: Path, names: Sequence[str], size: int, max_corrupt: int) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="writing-", dir=place.parent) as writing:
-        whole, corrupt = Path(writing) / "whole", dict[str, str]()
-        whole.mkdir()
-        with open(whole / "pixels.bin", "wb") as file, closing(_decoded(folder, names, size)) as images:
+        complete, corrupt = Path(writing) / "complete", dict[str, str]()
+        complete.mkdir()
+        with open(complete / "pixels.bin", "wb") as file, closing(_decoded(folder, names, size)) as images:
             for name, decoded in images:
                 if isinstance(decoded, Exception):
                     corrupt[name] = " ".join(str(decoded).replace(f"{folder}/", "").split()) or type(decoded).__name__
@@ -209,10 +209,10 @@ def _write(place: Path, folder: Path, names: Sequence[str], size: int, max_corru
                     file.write(decoded.tobytes())
         shape = (len(names) - len(corrupt), 3, size, size)
         index = {"folder": str(folder), "shape": shape, "corrupt": corrupt}
-        (whole / "index.json").write_text(json.dumps(index))
-        if _stored(place) is None:  # another process may have been faster
+        (complete / "index.json").write_text(json.dumps(index))
+        if _stored(place) is None:  # else another process was faster
             shutil.rmtree(place, ignore_errors=True)
-            whole.rename(place)
+            complete.rename(place)
 
 
 def _decoded(folder: Path, names: Sequence[str], size: int) -> Generator[tuple[str, NDArray[np.uint8] | Exception]]:
@@ -239,7 +239,7 @@ def _refuse_corrupt(folder: Path, corrupt: dict[str, str], most: int) -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """The first of some names, and the number of the others."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 

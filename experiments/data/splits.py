@@ -1,28 +1,30 @@
-"""Rows of training and held-out data, stratified by class."""
+"""Rows of training, held-out and labelled data, stratified by class."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["held_out_fifth", "shortened"]
+__all__ = ["check_budget", "draw_labelled", "held_out_fifth", "shortened"]
 
-SMALL = 7  # a smaller class may have no share of a split; scikit-learn refuses a class of one
+SMALL = 7  # a smaller class may be absent from a split; scikit-learn refuses a class of one
 
 
 def held_out_fifth(labels: Tensor | None, length: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of four fifths of the data, and of the fifth that is held out.
 
     Args:
-        labels: Labels of the data; `None` where there are none.
-        length: How many data there are.
-        seed: The seed of the draw. How many of a class are held out does not depend on it where one is small.
+        labels: Labels of the data; `None` if there are none.
+        length: Number of data.
+        seed: Seed of the draw. If some class is small, the number held out of each class does not depend on it.
 
     Returns:
-        Two arrays of rows, in random order. The first has every class; the second is empty where all classes are of one
+        Two arrays of rows, in random order. The first has every class; the second is empty if all classes have one
         datum.
 
     Example:
@@ -42,19 +44,60 @@ def held_out_fifth(labels: Tensor | None, length: int, seed: int) -> tuple[NDArr
 
 
 def shortened(labels: Tensor | None, length: int, limit: int, seed: int) -> NDArray[np.int64] | None:
-    """Rows of at most `limit` data, each class in proportion, or `None` where the first data will do.
-
-    The first data will do unless one of the classes is small.
+    """Rows of at most `limit` data, each class in proportion; `None`, for the first rows, unless a class is small.
 
     Args:
-        labels: Labels of the data; `None` where there are none.
-        length: How many data there are.
-        limit: How many are kept, at most.
-        seed: The seed of the draw.
+        labels: Labels of the data; `None` if there are none.
+        length: Number of data.
+        limit: Most data to keep.
+        seed: Seed of the draw.
     """
     if labels is None or length <= limit or not _has_small_class(labels):
         return None
     return _stratified(labels.numpy(), length - limit, seed)[0][:limit]
+
+
+def draw_labelled(labels: Tensor, classes: Sequence[int], per_class: int, seed: int) -> Tensor:
+    """Draw the images that are labelled under a budget: the same number of each class.
+
+    Args:
+        labels: N int64 labels of the training split.
+        classes: The classes to draw from.
+        per_class: Images per class.
+        seed: Seed of the draw; the global random state is not touched.
+
+    Returns:
+        A `len(classes) * per_class` int64 tensor of rows, class by class, without repetition.
+
+    Raises:
+        ValueError: If a class has fewer than `per_class` images.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.experiments.data.splits import draw_labelled
+        >>> labels = torch.tensor([0, 1, 0, 1, 0])
+        >>> labels[draw_labelled(labels, [0, 1], 2, seed=0)]
+        tensor([0, 0, 1, 1])
+    """
+    check_budget(labels, classes, per_class)
+    generator = torch.Generator().manual_seed(seed)
+    draws = []
+    for label in classes:
+        rows = (labels.cpu() == label).nonzero().squeeze(1)
+        draws.append(rows[torch.randperm(len(rows), generator=generator)[:per_class]])
+    return torch.cat(draws)
+
+
+def check_budget(labels: Tensor, classes: Sequence[int], per_class: int) -> None:
+    """Refuse a label budget that some class cannot meet.
+
+    Raises:
+        ValueError: If a class has fewer than `per_class` images.
+    """
+    for label in classes:
+        count = int((labels == label).sum())
+        if count < per_class:
+            raise ValueError(f"Expected {per_class} or more training images of class {label} to label; got {count}.")
 
 
 def _has_small_class(labels: Tensor) -> bool:
@@ -62,10 +105,10 @@ def _has_small_class(labels: Tensor) -> bool:
 
 
 def _stratified(labels: NDArray[np.int64], held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that stay and rows that are held out, each class in proportion, but at least one datum of each stays.
+    """Rows that are kept and rows that are held out, each class in proportion, with at least one of each kept.
 
-    How many of a class are held out depends on the sizes of the classes alone, by the method of largest remainders,
-    ties going to the smaller label; the seed draws which.
+    The number held out of each class depends on the class sizes only, by the method of largest remainders with ties
+    going to the smaller label; the seed draws the rows.
     """
     classes, counts = np.unique(labels, return_counts=True)
     shares, remainders = np.divmod(counts * held_out, len(labels))

@@ -21,7 +21,7 @@ from latentmix.experiments.figures.style import (
     new_figure,
     title,
 )
-from latentmix.experiments.runs.mixtures import FITS
+from latentmix.experiments.options.names import FITS
 
 __all__ = ["em_against_svi"]
 

@@ -1,28 +1,26 @@
-"""Reports of the option parser as one sentence: what was expected, what came."""
+"""Errors as one sentence each: expected against given."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 
-from latentmix.experiments.options.experiment import LINKED, PARTS, experiment_parser, kinds_of
-from latentmix.experiments.options.untyped import import_object
+from latentmix.experiments.options.experiment import experiment_parser
+from latentmix.experiments.options.parts import LINKED, PARTS, import_object, subclasses
 
-__all__ = ["condensed"]
+__all__ = ["one_line", "unknown_option"]
 
 NOISE = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
 
 
-def condensed(text: str) -> str:
-    """The report of an error in one line.
-
-    Args:
-        text: What an exception says; a nested report of jsonargparse, or any other.
-    """
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line, nested reports of the option parser condensed to their cause."""
+    text = str(error)
     unknown = re.search(r"unrecognized arguments: (.*)", text)
     if unknown is not None:
-        return _unknown_option(unknown[1].split())
+        return unknown_option(unknown[1].split())
     option = re.search(r'Parser key "([\w.]+)"', text)
     untyped = re.search(r"Parameter '(\w+)' from '([\w.]+)\.__init__' does not specify a type", text)
     if untyped is not None:
@@ -47,7 +45,7 @@ def condensed(text: str) -> str:
     if refused:
         return _unknown_argument(key, value, refused[1], refused[2])
     if "Expected a dot import path string" in text and key in PARTS:
-        known = ", ".join(kind.__name__ for kind in kinds_of(PARTS[key]) if not inspect.isabstract(kind))
+        known = ", ".join(kind.__name__ for kind in subclasses(PARTS[key]) if not inspect.isabstract(kind))
         return f"Expected --{key} to be {known}, or the import path of a class of your own; got {value}."
     reason = (
         " ".join(kept[-1].split())
@@ -58,7 +56,8 @@ def condensed(text: str) -> str:
     return f"--{key}: {reason}" + (f" (got {value})" if value and value not in reason and len(value) < 80 else "")
 
 
-def _unknown_option(words: list[str]) -> str:
+def unknown_option(words: Sequence[str]) -> str:
+    """The sentence that refuses words which are no options of an experiment, with the nearest one that is."""
     options = [name for action in experiment_parser()._actions for name in action.option_strings]
     near = difflib.get_close_matches(words[0], options, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -73,6 +72,6 @@ def _unknown_argument(key: str, value: str, path: str, argument: str) -> str:
         )
     parameters = inspect.signature(import_object(path)).parameters.values()
     open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    accepted = [one.name for one in parameters if one.name not in LINKED and one.kind not in open_ended]
-    part, named, known = key.split(".")[0], path.rpartition(".")[2], ", ".join(accepted) or "none"
-    return f"Expected --{part}.NAME with an argument of {named} ({known}); got {argument!r}."
+    accepted = [item.name for item in parameters if item.name not in LINKED and item.kind not in open_ended]
+    part, name, known = key.split(".")[0], path.rpartition(".")[2], ", ".join(accepted) or "none"
+    return f"Expected --{part}.NAME with an argument of {name} ({known}); got {argument!r}."

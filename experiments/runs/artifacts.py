@@ -1,4 +1,4 @@
-"""Run folders: what a run leaves on disk, never as pickle, and how it is read back."""
+"""Run folders: the files of a run, written without pickle and read back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import safetensors.torch
 import yaml
 from torch import Tensor
 
-from latentmix.experiments.options.experiment import PARTS, join
-from latentmix.experiments.options.untyped import import_object
+from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.parts import PARTS, import_object, join
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
@@ -28,7 +28,7 @@ __all__ = ["Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
 def save_tree(path: Path, tree: Any) -> None:
     """Write nested lists and dictionaries of tensors and plain values as safetensors and JSON.
 
-    Each file replaces an earlier one in one step, so that an interruption leaves a whole one.
+    A file replaces an earlier one in one step, so that it is complete after an interruption, too.
 
     Args:
         path: Without an ending; `.safetensors` and `.json` are added.
@@ -54,10 +54,10 @@ def save_tree(path: Path, tree: Any) -> None:
 
 
 def load_tree(path: Path) -> Any:
-    """Read what `save_tree` wrote; nothing in the file is executed.
+    """Read the values that `save_tree` wrote; nothing in the file is executed.
 
     Raises:
-        ValueError: If the file is missing or is not one of these.
+        ValueError: If the file is missing or has another format.
     """
     file = path.with_suffix(".safetensors")
     if not file.is_file():
@@ -82,7 +82,7 @@ def load_tree(path: Path) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's figures."""
+    """Versions of Python and of the packages that a run's figures depend on."""
     packages = ("latentmix", "torch", "pyro-ppl", "zuko", "numpy", "scikit-learn", "torchvision", "torchmetrics")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
@@ -102,7 +102,7 @@ class RunFolder:
         """Make a new folder.
 
         Raises:
-            ValueError: If there is something under that name.
+            ValueError: If the path exists or cannot be made.
         """
         cls.refuse_existing(path)
         try:
@@ -113,10 +113,10 @@ class RunFolder:
 
     @staticmethod
     def refuse_existing(path: Path) -> None:
-        """Refuse a name that is taken.
+        """Refuse a path that exists.
 
         Raises:
-            ValueError: If there is something under that name.
+            ValueError: If it does.
         """
         if path.exists():
             raise ValueError(
@@ -125,10 +125,10 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
-        """An earlier run's folder.
+        """The folder of an earlier run.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If it has no configuration.
         """
         if not (path / "config.yaml").is_file():
             raise ValueError(f"Expected the folder of a run, with a config.yaml; got {path}.")
@@ -136,12 +136,12 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where weights are."""
+        """Folder of the weights."""
         return self.path / "checkpoints"
 
     @property
     def figures(self) -> Path:
-        """Where pictures are."""
+        """Folder of the pictures."""
         return self.path / "figures"
 
     def write_json(self, name: str, values: Any) -> None:
@@ -152,6 +152,15 @@ class RunFolder:
         """Write `config.yaml`."""
         write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
 
+    def load_experiment(self) -> Experiment:
+        """The experiment of `config.yaml`.
+
+        Raises:
+            ValueError: If the configuration is none of an experiment.
+        """
+        values = yaml.safe_load((self.path / "config.yaml").read_text())
+        return Experiment.from_config(experiment_parser().parse_object(values))
+
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, one line per epoch."""
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
@@ -160,34 +169,34 @@ class RunFolder:
         """Read a JSON file of the run.
 
         Raises:
-            ValueError: If it is not there, as when the run has not come to its end.
+            ValueError: If it is missing, as in an unfinished run.
         """
         file = self.path / name
         if not file.is_file():
             raise ValueError(
-                f"Expected {name} in {self.path}; it is not there: `latentmix resume {self.path}` ends the run."
+                f"Expected {name} in {self.path}; it is not there: `latentmix resume {self.path}` finishes the run."
             )
         return json.loads(file.read_text())
 
     def save_model(self, vae: VAE, guide: AmortizedGuide) -> None:
-        """Write the weights of the VAE and the guide, and what they are made of."""
+        """Write the weights and the parts of the VAE and the guide."""
         vae.save_pretrained(self.checkpoints)
         guide.save_pretrained(self.checkpoints)
 
     def load_model(self) -> tuple[VAE, AmortizedGuide]:
-        """Read what `save_model` wrote.
+        """Read the VAE and the guide.
 
         Raises:
             ValueError: If the weights do not fit the parts.
         """
         config = yaml.safe_load((self.path / "config.yaml").read_text())
         for part in PARTS:
-            import_object(config[part]["class_path"])  # a class of the user's own is looked for before it is needed
+            import_object(config[part]["class_path"])  # a user's own class has to be imported to be built
         with isolated(seed=0):
             return join(VAE.from_pretrained(self.checkpoints), AmortizedGuide.from_pretrained(self.checkpoints))
 
     def save_mixtures(self, mixtures: dict[str, dict[str, FittedMixture]]) -> None:
-        """Write fitted mixtures, by inference and label budget."""
+        """Write fitted mixtures by inference and label budget."""
         states = {
             inference: {labels: fitted.state_dict() for labels, fitted in budgets.items()}
             for inference, budgets in mixtures.items()
@@ -195,7 +204,7 @@ class RunFolder:
         save_tree(self.checkpoints / "mixtures", states)
 
     def load_mixtures(self) -> dict[str, dict[str, FittedMixture]]:
-        """Read what `save_mixtures` wrote."""
+        """Read fitted mixtures by inference and label budget."""
         states = load_tree(self.checkpoints / "mixtures")
         return {
             inference: {labels: FittedMixture.from_state_dict(state) for labels, state in budgets.items()}
@@ -207,7 +216,7 @@ class RunFolder:
         save_tree(self.checkpoints / "training", state.state_dict())
 
     def load_training(self) -> TrainingState | None:
-        """The state of training that an interrupted run left, if it came to the end of an epoch."""
+        """The state of training after the last complete epoch of a run, if there is one."""
         if not (self.checkpoints / "training.safetensors").is_file():
             return None
         return TrainingState.from_state_dict(load_tree(self.checkpoints / "training"))
@@ -242,11 +251,10 @@ def load_run(path: str | Path) -> Run:
         The VAE, the guide and the mixtures, with the configuration and the figures; on the CPU.
 
     Raises:
-        ValueError: If the folder is no finished run.
+        ValueError: If the folder is not that of a finished run.
 
     Example:
-        >>> from latentmix.experiments import load_run
-        >>> from latentmix.experiments.data import ToFloat
+        >>> from latentmix.experiments import ToFloat, load_run
         >>> run = load_run("runs/digits")  # doctest: +SKIP
         >>> latents = run.guide.encode(images, transform=ToFloat())  # doctest: +SKIP
         >>> run.mixtures["em"]["few"].classify(latents)  # doctest: +SKIP

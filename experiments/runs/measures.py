@@ -1,4 +1,4 @@
-"""What is measured of a trained VAE: bound, reconstructions, latents, prior, and how well points are matched."""
+"""Figures of a trained VAE: bound, reconstructions, latents, prior, and samples against points."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import Dataset, Split
+from latentmix.experiments.data.base import Dataset, Split
+from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import classification, reconstruction
-from latentmix.experiments.runs.mixtures import LatentSplit
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import (
     Objective,
@@ -49,19 +49,19 @@ def measure_vae(
     Args:
         vae: The model.
         guide: The guide.
-        split: The data as they are.
+        split: The original data, for reconstructions.
         seen: The data as model and guide see them before `transform`, such as one binary draw.
         transform: Applied to every batch of `seen`.
-        objective: What measures the bound.
-        samples: Importance samples for `iw_log_likelihood`; 0 leaves it out.
-        limit: Most data that it is measured on.
+        objective: Evaluates the bound.
+        samples: Importance samples for `iw_log_likelihood`; 0 skips it.
+        limit: Most data for `iw_log_likelihood`.
         seed: Seed of the draws.
 
     Returns:
         `mse`, and `ssim` for images; `elbo`, `log_likelihood` and `kl` in nats per datum (`kl` is the rate, and
-        `-log_likelihood` the distortion); `active_units`; `kl_per_dimension` where prior and guide factorise;
-        `mutual_information` and `marginal_kl`, the parts of the rate; `bits_per_dimension` where the likelihood is a
-        mass, of the importance-weighted log-likelihood where that is measured.
+        `-log_likelihood` the distortion); `active_units`; `kl_per_dimension` if prior and guide factorise;
+        `mutual_information` and `marginal_kl`, the parts of the rate; `bits_per_dimension` if the likelihood is a
+        probability mass, from the importance-weighted log-likelihood if that is measured, else from the ELBO.
     """
     bound = evaluate(vae.model, guide, seen, objective=objective, transform=transform, seed=seed)
     latent = latent_statistics(vae, guide, seen, aggregate=AGGREGATE, transform=transform, seed=seed)
@@ -90,7 +90,7 @@ def measure_vae(
 def measure_prior(
     vae: VAE, dataset: Dataset, latents: Mapping[str, LatentSplit], *, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Figures of the prior: how its components tell classes apart, and how samples of the VAE match points.
+    """Figures of the prior: classification by its components, and samples of the VAE against points.
 
     Args:
         vae: The model.
@@ -99,8 +99,8 @@ def measure_prior(
         seed: Seed of the samples.
 
     Returns:
-        `prior` for a mixture prior and labelled data: figures of classification on test data, each component taking
-        its majority class among the training data. `coverage` for points of a known mixture.
+        `prior` for a mixture prior and labelled data: figures of classification on test data, each component standing
+        for its majority class among the training data. `coverage` for points of a known mixture.
     """
     figures: dict[str, dict[str, Any]] = {}
     if isinstance(vae.prior, MixturePrior) and dataset.classes:
@@ -125,7 +125,7 @@ def _classify(prior: MixturePrior, latents: Mapping[str, LatentSplit], classes: 
 
 
 def measure_samples(vae: VAE, dataset: Dataset, truth: MixtureParameters, *, seed: int) -> dict[str, Any]:
-    """Samples of the VAE against points: the components of the true mixture that they cover, and a two-sample test.
+    """Samples of the VAE against points: coverage of the true mixture's components, and a two-sample test.
 
     As many samples are drawn as there are test points, noise of the likelihood included.
     """

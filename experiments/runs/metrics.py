@@ -1,4 +1,4 @@
-"""Tables of figures: reconstruction and classification, by torchmetrics and scikit-learn."""
+"""Metrics of reconstruction and classification, by torchmetrics and scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sklearn.metrics import (
 from torch import Tensor
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
-from latentmix.experiments.data.datasets import ToFloat
+from latentmix.experiments.data.pixels import ToFloat
 from latentmix.guides import AmortizedGuide
 from latentmix.models import VAE
 
@@ -48,7 +48,7 @@ def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_siz
         vae: The model.
         guide: The guide.
         images: An `N x C x H x W` uint8 tensor, or `N x D` points.
-        batch_size: Data a chunk.
+        batch_size: Data per chunk.
 
     Returns:
         `mse`, and `ssim` for images.
@@ -68,12 +68,12 @@ def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_siz
 def classification(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], assignments: NDArray[np.int64], classes: Sequence[int]
 ) -> dict[str, Any]:
-    """How well classes are told apart.
+    """Metrics of classification and clustering.
 
     Args:
         labels: N true labels.
         predicted: N predicted labels.
-        assignments: N components, for the indices that need no mapping to classes.
+        assignments: N components, for the indices that compare partitions.
         classes: The classes, in the order of the confusion matrix.
 
     Returns:

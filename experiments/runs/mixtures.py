@@ -13,31 +13,19 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import draw_labelled
+from latentmix.experiments.data.splits import draw_labelled
 from latentmix.experiments.options.mixture_fits import MixtureFits
+from latentmix.experiments.options.names import FITS
+from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import classification
 from latentmix.experiments.runs.mixture_state import load_mixture, mixture_state
 from latentmix.inference import EM, GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor
+from latentmix.models.process_state import kept_warnings
 
-__all__ = ["BUDGETS", "FITS", "FittedMixture", "LatentSplit", "check_fits", "fit_mixtures"]
+__all__ = ["FittedMixture", "check_fits", "fit_mixtures"]
 
 Inference = Literal["em", "svi", "nuts"]
-FITS: dict[Inference, str] = {"em": "EM", "svi": "SVI"}
-BUDGETS = ("none", "few", "all")
-
-
-@dataclass(frozen=True)
-class LatentSplit:
-    """Latents and labels of one split.
-
-    Args:
-        latents: An `N x latent_dim` float64 array.
-        labels: N labels, or None.
-    """
-
-    latents: NDArray[np.float64]
-    labels: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -128,7 +116,7 @@ def fit_mixtures(
     }
     if settings.nuts.draws:
         tell(f"NUTS from EM's answer: {settings.nuts.chains} chains of {settings.nuts.draws} draws")
-        with warnings.catch_warnings(record=True) as caught:
+        with kept_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fits["nuts"] = bench.fit("nuts", seed + best, em=starts[best])
         for warning in caught:
@@ -253,7 +241,7 @@ class _Bench:
             verbose=inference == "nuts",
             **start,
         )
-        with warnings.catch_warnings():  # what did not converge is said in the figures
+        with kept_warnings():  # the figures report what has not converged
             if inference != "nuts":
                 warnings.simplefilter("ignore", ConvergenceWarning)
             return mixture.fit(self.train.latents, labels=labels)

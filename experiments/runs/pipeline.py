@@ -1,4 +1,4 @@
-"""A run from start to end: images, VAE, latents, mixtures, figures, report."""
+"""A run from start to end: data, VAE, latents, mixtures, figures, report."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import (
-    Binarization,
-    Dataset,
-    Split,
-    ToFloat,
-    batch_transform,
-    binarize_static,
-    resolve_binarize,
-)
-from latentmix.experiments.options.experiment import Experiment, build_parts, check_options, device_of
+from latentmix.experiments.data.base import Dataset
+from latentmix.experiments.data.pixels import Binarization, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.options.experiment import Experiment, check_options
+from latentmix.experiments.options.parts import build_parts
+from latentmix.experiments.options.settings import device_of
 from latentmix.experiments.runs.artifacts import RunFolder, versions
+from latentmix.experiments.runs.callbacks import Checkpoints, TensorBoard, summary_writer
+from latentmix.experiments.runs.latents import latents_of
 from latentmix.experiments.runs.measures import measure_prior, measure_vae
-from latentmix.experiments.runs.mixtures import LatentSplit, check_fits, fit_mixtures
+from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
 from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
@@ -41,7 +38,7 @@ from latentmix.models import VAE, MixturePrior, VampPrior
 from latentmix.models.pretrained import load_weights, read_weights
 from latentmix.models.pyro_modules import evaluation_mode
 
-__all__ = ["Session", "initialize", "latents_of", "run_experiment"]
+__all__ = ["Session", "initialize", "run_experiment"]
 
 Tell = Callable[[str], None]
 
@@ -49,21 +46,21 @@ Tell = Callable[[str], None]
 def run_experiment(
     experiment: Experiment, path: Path, *, progress: bool = True, pictures: bool = True, tell: Tell = print
 ) -> dict[str, Any]:
-    """Run an experiment and leave everything in a new folder.
+    """Run an experiment in a new folder.
 
     Args:
-        experiment: What to run.
-        path: The folder; it must be new.
-        progress: Whether to show a bar during training.
+        experiment: The experiment.
+        path: The folder; it must not exist.
+        progress: Whether to show a progress bar during training.
         pictures: Whether to draw figures and write the report.
-        tell: Is called with a sentence on each step.
+        tell: Called with a sentence on each step.
 
     Returns:
         The figures of `summary.json`.
 
     Raises:
-        ValueError: If the folder exists, the data cannot be read, or parts do not fit each other or the data;
-            nothing is written then.
+        ValueError: If the folder exists, the data cannot be read, or parts do not fit each other or the data; then
+            nothing is written.
     """
     RunFolder.refuse_existing(path)
     session = Session.prepare(experiment, tell)
@@ -74,17 +71,18 @@ def run_experiment(
 
 @dataclass
 class Session:
-    """An experiment with its data loaded, its networks built, and both found to fit.
+    """An experiment with its data loaded and its networks built, checked to fit each other.
 
     Attributes:
-        experiment: What to run.
+        experiment: The experiment.
         dataset: The data: images of 256 levels, or points.
-        seen: What model and guide are trained and bounded on, by split: the data, or one binary draw of them.
-        binarize: How images become binary.
+        seen: The data that model and guide are trained and evaluated on, by split: the original ones, or one binary
+            draw of them.
+        binarize: Binarization of images.
         vae: The model.
         guide: The guide.
-        tell: Is called with a sentence on each step.
-        began: When the session was prepared.
+        tell: Called with a sentence on each step.
+        began: Time of preparation, by `time.perf_counter`.
     """
 
     experiment: Experiment
@@ -98,7 +96,11 @@ class Session:
 
     @classmethod
     def prepare(cls, experiment: Experiment, tell: Tell = print) -> Session:
-        """Load the data and build the networks; nothing is written."""
+        """Load the data and build the networks; nothing is written.
+
+        Raises:
+            ValueError: If options, data and parts do not fit each other.
+        """
         began = time.perf_counter()
         training, data = experiment.training, experiment.data
         check_options(experiment)
@@ -129,7 +131,7 @@ class Session:
         with isolated(seed=training.seed, validation=True), evaluation_mode(vae, guide):
             experiment.objective.rehearse(vae.model, guide, transform(seen["train"][:2]))
         if training.tensorboard:
-            _summary_writer()
+            summary_writer()
         classes = f" of classes {', '.join(map(str, dataset.classes))}" if dataset.classes else " without labels"
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
         kind = f"images{classes}, binarize={binarize}" if dataset.pictorial else f"points{classes}"
@@ -139,7 +141,7 @@ class Session:
     def run(
         self, folder: RunFolder, *, progress: bool, pictures: bool = True, state: TrainingState | None = None
     ) -> dict[str, Any]:
-        """Train, measure, fit the mixtures, draw and report; `state` goes on with an interrupted training."""
+        """Train, measure, fit the mixtures, draw and report; training resumes from `state`, if given."""
         training, data, mixture = self.experiment.training, self.experiment.data, self.experiment.mixture
         history = self.train(folder, progress=progress, state=state)
         measured = {name: self.measure(name) for name in ("validation", "test")}
@@ -215,7 +217,7 @@ class Session:
         return summary
 
     def train(self, folder: RunFolder, *, progress: bool, state: TrainingState | None = None) -> list[dict[str, Any]]:
-        """Train the VAE and keep its weights; gives one mapping per epoch."""
+        """Train the VAE, save its weights, and return the record of each epoch."""
         training = self.experiment.training
         transform = batch_transform(self.binarize)
         callbacks: list[Callback] = []
@@ -231,8 +233,8 @@ class Session:
         if training.patience is not None:
             callbacks.append(EarlyStopping(training.patience))
         if training.tensorboard:
-            callbacks.append(_TensorBoard(folder.path / "tensorboard"))
-        callbacks.append(_Keep(folder))
+            callbacks.append(TensorBoard(folder.path / "tensorboard"))
+        callbacks.append(Checkpoints(folder))
         self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
         result = fit(
             self.vae.model,
@@ -256,7 +258,7 @@ class Session:
 
     def measure(self, split: str) -> dict[str, Any]:
         """Figures of the VAE on a split."""
-        asked = self.experiment.measure
+        options = self.experiment.measure
         return measure_vae(
             self.vae,
             self.guide,
@@ -264,35 +266,25 @@ class Session:
             self.seen[split],
             transform=batch_transform(self.binarize),
             objective=bound_of(self.experiment.objective),
-            samples=asked.samples if split == "test" else 0,
-            limit=asked.images,
+            samples=options.samples if split == "test" else 0,
+            limit=options.images,
             seed=self.experiment.training.seed,
         )
 
     @property
     def n_parameters(self) -> int:
-        """Trainable numbers of the VAE and the guide."""
+        """Number of trainable parameters of the VAE and the guide."""
         leaves = [*self.vae.parameters(), *self.guide.parameters()]
         return sum(leaf.numel() for leaf in leaves if leaf.requires_grad)
 
 
-def latents_of(guide: AmortizedGuide, split: Split, which: str, seed: int) -> LatentSplit:
-    """Latents of a split's data as they are, not binarised: the mean of q, or one sample of it."""
-    if which == "mean":
-        latents = guide.encode(split.x, transform=ToFloat())
-    else:
-        latents = guide.draw(split.x, transform=ToFloat(), seed=seed)
-    labels = None if split.labels is None else split.labels.cpu().numpy()
-    return LatentSplit(latents.cpu().double().numpy(), labels)
-
-
 def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
-    """Start from pre-trained weights: of the VAE, and of the guide where the folder has them.
+    """Load pre-trained weights of the VAE, and of the guide if the folder has them.
 
     Args:
         vae: The model.
         guide: The guide.
-        folder: What `VAE.save_pretrained` and `AmortizedGuide.save_pretrained` wrote, or a run.
+        folder: A folder that `VAE.save_pretrained` and `AmortizedGuide.save_pretrained` wrote, or a run.
 
     Raises:
         ValueError: If there are no weights, or they do not fit; the message names the tensor and both shapes.
@@ -302,38 +294,3 @@ def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
     load_weights(vae, read_weights(folder, "vae"))
     if (folder / "guide.safetensors").is_file():
         load_weights(guide, read_weights(folder, "guide"))
-
-
-class _Keep(Callback):
-    """Writes metrics and the state of training after every epoch."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def on_checkpoint(self, state: TrainingState) -> None:
-        self.folder.write_metrics([asdict(record) for record in state.history])
-        self.folder.save_training(state)
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("Expected TensorBoard for --tensorboard; install latentmix[tensorboard].") from error
-    return SummaryWriter
-
-
-class _TensorBoard(Callback):
-    """Writes the bound's parts to TensorBoard."""
-
-    def __init__(self, path: Path) -> None:
-        self.writer = _summary_writer()(str(path))
-
-    def on_epoch_end(self, state: TrainingState) -> None:
-        record = state.history[-1]
-        for name, bound in (("train", record.training), ("validation", record.validation)):
-            for part, value in {} if bound is None else asdict(bound).items():
-                self.writer.add_scalar(f"{part}/{name}", value, record.epoch)
-
-    def on_fit_end(self, state: TrainingState) -> None:
-        self.writer.close()

@@ -1,4 +1,4 @@
-"""A run as a page and as a table: `report.html` in one self-contained file, and metrics for the terminal."""
+"""Reports of a run: `report.html` in one self-contained file, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 from jinja2 import Environment
 
-from latentmix.experiments.runs.mixtures import FITS
+from latentmix.experiments.options.names import FITS
 from latentmix.inference.tables import aligned
 
-__all__ = ["headline", "summary_table", "write_report"]
+__all__ = ["closing_words", "headline", "summary_table", "write_report"]
 
 Row = tuple[str, str, dict[str, Any]]
 
 NAMES: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS", "prior": "mixture prior"}
 BUDGETS = {
     "none": "no label: k-means from k-means++ seeds, components matched to classes one to one",
-    "few": "a few labelled images per class seed the fit: means over draws of them",
-    "all": "all labels: the fit without labels, each component taking its majority class",
+    "few": "a few labelled images per class initialize the fit: means over draws of them",
+    "all": "all labels: the fit without labels, each component standing for its majority class",
 }
 PICTURES = {
     "losses": (
@@ -49,7 +49,7 @@ PICTURES = {
     ),
     "coverage": ("Components covered", "Share of the samples in each component of the true mixture."),
     "usage": (
-        "What the latents carry",
+        "Use of the latents",
         "KL divergence of q from the prior, dimension by dimension; dimensions near 0 are not used.",
     ),
     "map": ("Map of the latents", "Means of q for test data, in two dimensions."),
@@ -79,10 +79,10 @@ COLUMNS = ("accuracy", "precision", "recall", "f1")
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
-    """The figures of the mixtures as aligned text, one line per budget of labels and fit.
+    """The figures of the mixtures as aligned text, one line per label budget and fit.
 
     Args:
-        summary: The contents of `summary.json`; figures that it lacks are shown as a dash.
+        summary: The contents of `summary.json`; missing figures are shown as a dash.
     """
     head = [
         "labels",
@@ -114,7 +114,7 @@ def headline(figures: Mapping[str, Any]) -> str:
     """The figures of an autoencoder on one split, in a line.
 
     Args:
-        figures: What `measure_vae` gives.
+        figures: The figures of `measure_vae`.
     """
     parts = [f"MSE {figures['mse']:.4f}"]
     if "ssim" in figures:
@@ -127,15 +127,36 @@ def headline(figures: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run's folder, out of the files that are there.
-
-    The page holds its pictures and its style, and refers to nothing outside itself; what the run lacks is
-    left out.
+def closing_words(summary: Mapping[str, Any]) -> str:
+    """The figures that end a run on the terminal: the table of the mixtures, then lines on the test data.
 
     Args:
-        folder: The folder, with `summary.json`, and as a rule `config.yaml`, `metrics.jsonl` and pictures
-            in `figures/*.png`.
+        summary: The contents of `summary.json`.
+    """
+    lines = [
+        f"{summary_table(summary)}\n",
+        f"test: {headline(summary['test'])}; {summary['parameters']:,} parameters, trained in "
+        f"{summary['seconds']['train']:.1f} s",
+    ]
+    if "coverage" in summary:
+        coverage = summary["coverage"]
+        lines.append(
+            f"samples: {coverage['covered']} of {coverage['components']} components covered, "
+            f"{100 * coverage['outside']:.1f}% in none; energy distance {coverage['energy']['statistic']:.4f}, p = "
+            f"{coverage['energy']['p_value']:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run's folder from the files there.
+
+    The page contains its pictures and its style, and refers to nothing outside itself; sections without data are
+    omitted.
+
+    Args:
+        folder: The folder, with `summary.json`, and optionally `config.yaml`, `metrics.jsonl` and pictures in
+            `figures/*.png`.
 
     Returns:
         The path of the page.
@@ -144,7 +165,7 @@ def write_report(folder: Path) -> Path:
         ValueError: If there is no `summary.json`.
     """
     if not (folder / "summary.json").is_file():
-        raise ValueError(f"Expected summary.json in {folder}; the run has not come to its end.")
+        raise ValueError(f"Expected summary.json in {folder}; the run is not finished.")
     summary = json.loads((folder / "summary.json").read_text())
     history = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.strip()]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -177,24 +198,24 @@ def write_report(folder: Path) -> Path:
 
 
 def _worded(text: str, pictorial: bool) -> str:
-    """A sentence on images, of points where the data are points."""
+    """A sentence on images, reworded for points if the data are points."""
     return text if pictorial else text.replace("image", "point")
 
 
 def _number(value: Any, digits: int) -> str:
-    """A number with so many decimals, thousands apart; a dash where there is none."""
+    """A number with a fixed number of decimals and separated thousands; a dash if it is missing."""
     if not isinstance(value, int | float) or value != value:
         return "-"
     return f"{value:,.{digits}f}"
 
 
 def _typeset(value: Any, digits: int) -> str:
-    """The number with a true minus."""
+    """A formatted number with a typographic minus."""
     return _number(value, digits).replace("-", "−")
 
 
 def _rows(summary: Mapping[str, Any]) -> list[Row]:
-    """Budget, fit and figures of each fitted mixture, by budget and then by fit."""
+    """Label budget, fit and figures of each fitted mixture, by budget and then by fit."""
     mixtures: dict[str, Mapping[str, dict[str, Any]]] = dict(summary.get("mixtures") or {})
     if "prior" in summary:
         mixtures["prior"] = {"all": summary["prior"]}
@@ -246,12 +267,12 @@ SPLIT_COLUMNS = {
 
 
 def _splits(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """The figures of the autoencoder by split, columns without a figure left out."""
-    found = {split: summary[split] for split in ("validation", "test") if summary.get(split)}
+    """The figures of the autoencoder by split, without empty columns."""
+    measured = {split: summary[split] for split in ("validation", "test") if summary.get(split)}
     columns = {
         title: place
         for title, place in SPLIT_COLUMNS.items()
-        if any(_number(figures.get(place[0]), 1) != "-" for figures in found.values())
+        if any(_number(figures.get(place[0]), 1) != "-" for figures in measured.values())
     }
     return [
         (
@@ -261,7 +282,7 @@ def _splits(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
                 for title, (name, digits) in columns.items()
             },
         )
-        for split, figures in found.items()
+        for split, figures in measured.items()
     ]
 
 
@@ -277,17 +298,17 @@ def _per_class(
 
 
 def _agreement(summary: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Distances of weights, means and covariances, and the share assigned alike, by budget."""
+    """Distances of weights, means and covariances, and the fraction of equal assignments, by budget."""
     tables = {}
     for budget, figures in (summary.get("agreement") or {}).items():
         distances = [_typeset(figures.get(name), 4) for name in ("weights", "means", "covariances")]
-        share = figures.get("assigned_alike")
-        tables[budget] = [*distances, "−" if share is None else f"{_typeset(100 * share, 1)}%"]
+        alike = figures.get("assigned_alike")
+        tables[budget] = [*distances, "−" if alike is None else f"{_typeset(100 * alike, 1)}%"]
     return tables
 
 
 def _figures(folder: Path) -> list[dict[str, str]]:
-    """Name, caption and base64 text of the pictures, known ones first; the end of a name may say the budget."""
+    """Name, caption and base64 text of the pictures, known ones first; a name may end in the label budget."""
     kinds = list(PICTURES)
 
     def place(path: Path) -> tuple[int, int, str]:

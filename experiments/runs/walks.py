@@ -7,26 +7,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import Dataset, Split, ToFloat
+from latentmix.experiments.data.base import Dataset, Split
+from latentmix.experiments.data.pixels import ToFloat
 from latentmix.guides import AmortizedGuide
 from latentmix.models import VAE
 
 __all__ = ["attribute_vector", "chosen_attributes", "slerp", "straight", "walk"]
 
-TELLING = ("Blond_Hair", "Smiling", "Eyeglasses", "Male")
+WELL_KNOWN = ("Blond_Hair", "Smiling", "Eyeglasses", "Male")
 
 
 def straight(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """Latents on the line between two, both included: `steps x latent_dim`."""
-    shares = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None]
-    return start + shares * (end - start)
+    fractions = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None]
+    return start + fractions * (end - start)
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Latents on the great arc between two, their lengths changing evenly, both included: `steps x latent_dim`.
+    """Latents on the great arc between two, both included, with linearly changing norm: `steps x latent_dim`.
 
-    In many dimensions N(0, I) lies near a sphere, which a straight line cuts (White, *Sampling generative networks*,
-    2016, section 2.1). For latents of one direction, or of opposite ones, and from or to the origin, it is the line.
+    In many dimensions N(0, I) concentrates near a sphere, whose inside a straight line crosses (White, *Sampling
+    generative networks*, 2016, section 2.1). Between parallel or opposite latents, and from or to the origin, the arc
+    is the straight line.
 
     Example:
         >>> import torch
@@ -39,24 +41,24 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     angle = cosine.arccos()
     if float(angle.sin()) < 1e-4 or not float(min(lengths)):
         return straight(start, end, steps)
-    shares = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None]
-    directions = (((1 - shares) * angle).sin() * start / lengths[0] + (shares * angle).sin() * end / lengths[1]) / (
-        angle.sin()
-    )
-    return directions * ((1 - shares) * lengths[0] + shares * lengths[1])
+    fractions = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None]
+    directions = (
+        ((1 - fractions) * angle).sin() * start / lengths[0] + (fractions * angle).sin() * end / lengths[1]
+    ) / angle.sin()
+    return directions * ((1 - fractions) * lengths[0] + fractions * lengths[1])
 
 
 def attribute_vector(guide: AmortizedGuide, split: Split, column: int, *, limit: int = 5000) -> Tensor:
-    """Mean latent of the images with an attribute less that of those without: `(latent_dim,)`.
+    """Mean latent of the images with an attribute minus that of those without: `(latent_dim,)`.
 
     Args:
         guide: The guide.
         split: Images with attributes.
-        column: Which attribute.
+        column: The attribute's column.
         limit: Most images, the first ones.
 
     Raises:
-        ValueError: If all of these images have it, or none.
+        ValueError: If all of these images have the attribute, or none.
     """
     assert split.attributes is not None
     has = split.attributes[:limit, column].cpu()
@@ -67,19 +69,19 @@ def attribute_vector(guide: AmortizedGuide, split: Split, column: int, *, limit:
     return latents[has].mean(0) - latents[~has].mean(0)
 
 
-def chosen_attributes(dataset: Dataset, asked: str | None, count: int = 3) -> list[int]:
-    """Columns of the attributes that are shown: the one asked for, telling ones, then the most even ones.
+def chosen_attributes(dataset: Dataset, requested: str | None, count: int = 3) -> list[int]:
+    """Columns of the attributes to show: the requested one, well-known ones, then the most balanced ones.
 
-    Attributes that all or none of the training images have are left out.
+    Attributes that all or none of the training images have are skipped.
     """
     attributes = dataset.train.attributes
     if attributes is None:
         return []
-    shares = attributes[:5000].double().mean(0).cpu()
+    frequencies = attributes[:5000].double().mean(0).cpu()
     names = list(dataset.attributes)
-    first = [names.index(name) for name in dict.fromkeys([asked, *TELLING]) if name in names]
-    even = (shares - 0.5).abs().argsort(stable=True).tolist()
-    return [column for column in dict.fromkeys([*first, *even]) if 0 < shares[column] < 1][:count]
+    first = [names.index(name) for name in dict.fromkeys([requested, *WELL_KNOWN]) if name in names]
+    balanced = (frequencies - 0.5).abs().argsort(stable=True).tolist()
+    return [column for column in dict.fromkeys([*first, *balanced]) if 0 < frequencies[column] < 1][:count]
 
 
 def walk(vae: VAE, start: Tensor, vector: Tensor, steps: Sequence[float]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The cells of a sweep: what each of them runs, and what comes of it."""
+"""The cells of a sweep: their configurations, their runs and their outcomes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from typing import Any
 import torch
 import yaml
 
-from latentmix.experiments.cli import one_line, parse_experiment
-from latentmix.experiments.options.experiment import Experiment, experiment_parser
-from latentmix.experiments.options.grids import CLASSES, Grid, cells_of, words_of
+from latentmix.experiments.options.calls import CLASSES
+from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
+from latentmix.experiments.options.grids import Grid, cells_of, words_of
+from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import Session, run_experiment
+from latentmix.models.process_state import kept_warnings
 
-__all__ = ["Cell", "Run", "attempt", "finished", "plan", "run_or_resume"]
+__all__ = ["Cell", "Run", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
 
 Run = Callable[[Experiment, Path, bool], Mapping[str, Any]]
 
@@ -34,11 +37,11 @@ class Cell:
     """One choice of every option that varies.
 
     Attributes:
-        id: Readable, and the same for the same configuration.
-        options: The values as they stand in the grid.
-        config: The complete configuration; empty where none can be made.
-        status: `waiting`; `refused` where options do not go together; `failed` after an error that nobody foresaw.
-        reason: Why it cannot be run.
+        id: A readable identifier, the same for the same configuration.
+        options: The values as written in the grid.
+        config: The complete configuration; empty if the options do not make one.
+        status: `waiting`; `refused` if options do not go together; `failed` after an unexpected error.
+        reason: Reason of a refusal or failure.
     """
 
     id: str
@@ -48,19 +51,31 @@ class Cell:
     reason: str = ""
 
 
+def base_configuration(preset: str, words: Sequence[str]) -> dict[str, Any]:
+    """The configuration that a grid varies, as plain values.
+
+    Args:
+        preset: A preset, or a YAML file of options.
+        words: Options of all cells, as words of the command line.
+    """
+    config = parse_experiment(preset, words)
+    config.name = config.name or Path(preset).stem
+    return plain(experiment_parser(), config)
+
+
 def plan(
     preset: str, words: Sequence[str], grid: Grid, base: Mapping[str, Any], known: Iterable[str] = ()
 ) -> list[Cell]:
     """The cells of a grid, each with its configuration or with the reason why there is none.
 
-    Values that make the same configuration, such as a default and nothing, make one cell.
+    Values that lead to the same configuration, such as a class and the class with its defaults, are one cell.
 
     Args:
         preset: A preset, or a YAML file of options.
-        words: Options that hold for all cells.
+        words: Options of all cells.
         grid: The values of every option that varies.
         base: The configuration that the grid varies.
-        known: Cells of an earlier grid, which keep their names.
+        known: Identifiers of cells of an earlier grid, which are kept.
     """
     names = {_digest_of(name): name for name in known}
     cells: dict[str, Cell] = {}
@@ -74,7 +89,7 @@ def plan(
         except (argparse.ArgumentError, ValueError) as error:
             status, reason = "refused", one_line(error)
         except Exception as error:
-            status, reason = "failed", _named(error)
+            status, reason = "failed", _describe(error)
         name = _identify(options, config or {"base": base, "options": options})
         digest = _digest_of(name)
         cells.setdefault(digest, Cell(names.get(digest, name), options, config, status, reason))
@@ -82,11 +97,11 @@ def plan(
 
 
 def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping[str, Any]:
-    """Run an experiment in a folder, or go on with it from the last complete epoch that is there.
+    """Run an experiment in a folder, or resume it from the last complete epoch there.
 
     Args:
-        experiment: What to run.
-        path: The folder; a run in it that cannot be gone on with is removed.
+        experiment: The experiment.
+        path: The folder; a run in it that cannot be resumed is removed.
         pictures: Whether to draw figures and write the report.
     """
     if (path / "config.yaml").is_file() and not (path / "error.txt").exists():
@@ -101,23 +116,23 @@ def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping
 
 
 def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Run) -> tuple[Cell, dict[str, Any]]:
-    """Run a cell, if need be in another process.
+    """Run a cell, possibly in a worker process.
 
     Args:
-        cell: What to run.
-        path: Its folder; a traceback is left in `error.txt`, nothing where the cell is refused before it is begun.
-        threads: Threads that torch takes from now on in this process; by default it keeps its own.
+        cell: The cell.
+        path: Its folder; a failure leaves its traceback in `error.txt`, a refusal leaves no folder.
+        threads: Number of torch threads to set in this process; by default it is left as it is.
         pictures: Whether to draw figures and write the report.
-        run: What runs it.
+        run: Runs the experiment.
 
     Returns:
-        The cell, and its `status`, `reason`, `seconds`, `warnings` and, when it is done, `summary`.
+        The cell, and its `status`, `reason`, `seconds`, `warnings` and, if it is done, `summary`.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     began = time.perf_counter()
     outcome: dict[str, Any] = {"status": "done", "reason": ""}
-    with warnings.catch_warnings(record=True) as caught:
+    with kept_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", UserWarning)
         warnings.simplefilter("default", RuntimeWarning)
@@ -125,20 +140,20 @@ def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Ru
             experiment = Experiment.from_config(experiment_parser().parse_object(cell.config))
             outcome["summary"] = dict(run(experiment, path, pictures))
         except Exception as error:
-            unwritten = not (path / "config.yaml").exists()  # what does not go together is found before
+            unwritten = not (path / "config.yaml").exists()  # a refusal comes before the first file
             if unwritten and isinstance(error, argparse.ArgumentError | ValueError):
                 shutil.rmtree(path, ignore_errors=True)
                 outcome |= {"status": "refused", "reason": one_line(error)}
             else:
                 path.mkdir(parents=True, exist_ok=True)
                 (path / "error.txt").write_text(traceback.format_exc())
-                outcome |= {"status": "failed", "reason": _named(error)}
-    said = dict.fromkeys(" ".join(str(warning.message).split())[:200] for warning in caught)
-    return cell, {**outcome, "seconds": time.perf_counter() - began, "warnings": list(said)[:10]}
+                outcome |= {"status": "failed", "reason": _describe(error)}
+    messages = dict.fromkeys(" ".join(str(warning.message).split())[:200] for warning in caught)
+    return cell, {**outcome, "seconds": time.perf_counter() - began, "warnings": list(messages)[:10]}
 
 
 def finished(cell: Cell, path: Path) -> dict[str, Any] | None:
-    """The summary of a cell's run, if its folder holds a run of that configuration that has come to its end."""
+    """The summary of a cell's run, if its folder holds a finished run of that configuration."""
     if not cell.config or not (path / "summary.json").is_file() or not _holds(path, cell.config):
         return None
     summary: dict[str, Any] = RunFolder(path).read_json("summary.json")
@@ -146,7 +161,7 @@ def finished(cell: Cell, path: Path) -> dict[str, Any] | None:
 
 
 def _holds(path: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a run folder is of that configuration."""
+    """Whether a folder holds a run of that configuration."""
     try:
         return bool(yaml.safe_load((path / "config.yaml").read_text()) == config)
     except (OSError, yaml.YAMLError):
@@ -167,10 +182,10 @@ def _digest_of(name: str) -> str:
     return name.rpartition("-")[2]
 
 
-def _named(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     text = one_line(error)
     return f"{type(error).__name__}: {text:.300}" if text else type(error).__name__
 
 
 def _silent(_: str) -> None:
-    """Says nothing."""
+    """Ignore a sentence."""

@@ -1,4 +1,4 @@
-"""A sweep: every cell of a grid as a run of its own, in parallel, gone on with where it stopped."""
+"""Sweeps: every cell of a grid as a run of its own, in parallel, resumed where it was interrupted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import Any
 import joblib
 import torch
 
-from latentmix.experiments.cli import one_line, parse_experiment
-from latentmix.experiments.options.experiment import experiment_parser, plain
 from latentmix.experiments.options.grids import Grid, check_names
+from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import versions
-from latentmix.experiments.sweeps.cells import Cell, Run, attempt, finished, plan, run_or_resume
+from latentmix.experiments.sweeps.cells import Cell, Run, attempt, base_configuration, finished, plan, run_or_resume
 from latentmix.experiments.sweeps.tables import (
     Record,
     as_csv,
@@ -48,27 +47,27 @@ def sweep(
 ) -> dict[str, Any]:
     """Run every cell of a grid and compare them.
 
-    Each cell is a run folder `cells/ID`. After every cell `sweep.json` is written anew; at the end, or after an
-    interruption, also `sweep.md` and `sweep.csv`, and at the end `sweep.png`. The same sweep on the same folder runs
-    only what is not finished, and another grid over the same options adds its cells.
+    Each cell is a run folder `cells/ID`. `sweep.json` is updated after every cell; at the end, or after an
+    interruption, `sweep.md` and `sweep.csv` are written, and at the end `sweep.png`. Repeating the sweep on the same
+    folder runs only unfinished cells, and another grid over the same base adds its cells.
 
     Args:
         preset: A preset, or a YAML file of options.
-        words: Options that hold for all cells, as words of the command line.
+        words: Options of all cells, as words of the command line.
         grid: The values of every option that varies.
-        out: The folder; it is new, or that of a sweep of the same preset and options.
-        n_jobs: Cells at a time, -1 for as many as there are cores; one runs in this process.
-        backend: joblib's back end: `loky`, `multiprocessing`, or `dask` or `ray` where they are installed.
+        out: The folder, new or that of a sweep of the same preset and options.
+        n_jobs: Cells at a time, -1 for as many as there are cores; with 1, cells run in this process.
+        backend: joblib's back end: `loky`, `multiprocessing`, or `dask` or `ray` if installed.
         pictures: Whether every cell draws its figures and writes its report.
-        tell: Is called with a line on each finished cell.
-        run: What runs one cell; by default `run_or_resume`.
+        tell: Called with a line on each finished cell.
+        run: Runs one cell; by default `run_or_resume`.
 
     Returns:
-        The contents of `sweep.json`: cells that are `done`, `refused` (`reason` says why), or `failed`.
+        The contents of `sweep.json`: cells that are `done`, `refused` (with a `reason`), or `failed`.
 
     Raises:
-        ValueError: If there is no such option, back end or preset, or the folder holds something else.
-        KeyboardInterrupt: Once finished cells are written; the message says how to go on.
+        ValueError: If an option, the back end or the preset is unknown, or the folder holds something else.
+        KeyboardInterrupt: After finished cells are written; the message tells how to continue.
 
     Example:
         >>> from pathlib import Path
@@ -116,7 +115,7 @@ def sweep(
     except KeyboardInterrupt as interrupt:
         left = sum(records[cell.id]["status"] == "waiting" for cell in cells)
         raise KeyboardInterrupt(
-            f"; {len(cells) - left} of {len(cells)} cells are finished: the same command with --out {out} goes on"
+            f"; {len(cells) - left} of {len(cells)} cells are finished: the same command with --out {out} continues"
         ) from interrupt
     finally:
         write_atomically(out / "sweep.md", as_markdown(results).encode())
@@ -126,15 +125,8 @@ def sweep(
     return results
 
 
-def base_configuration(preset: str, words: Sequence[str]) -> dict[str, Any]:
-    """What all cells share, as plain values."""
-    config = parse_experiment(preset, words)
-    config.name = config.name or Path(preset).stem
-    return plain(experiment_parser(), config)
-
-
 def _record(cell: Cell, out: Path, earlier: Record | None = None, outcome: Mapping[str, Any] | None = None) -> Record:
-    """What `sweep.json` holds of a cell: as it came out, as an earlier sweep left it, or as it waits."""
+    """The entry of a cell in `sweep.json`: its outcome, that of an earlier sweep, or that it is waiting."""
     options = {**(earlier or {}).get("options", {}), **cell.options}
     summary = finished(cell, out / "cells" / cell.id) if outcome is None else outcome.get("summary")
     if outcome is None and earlier is not None and earlier["status"] == "done" and summary is not None:
@@ -172,7 +164,7 @@ def _write(out: Path, results: dict[str, Any], records: Mapping[str, Record]) ->
 
 
 def _draw(out: Path, results: Mapping[str, Any]) -> None:
-    """Draw all cells into `sweep.png`, if no more than four options vary."""
+    """Draw all cells into `sweep.png`, if at most four options vary."""
     from latentmix.experiments.figures.style import save
     from latentmix.experiments.figures.sweep import sweep_overview
 
@@ -192,10 +184,10 @@ def _draw(out: Path, results: Mapping[str, Any]) -> None:
 
 
 def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep has left in the folder.
+    """The results of an earlier sweep in the folder.
 
     Raises:
-        ValueError: If it varied another configuration, or something else lies there.
+        ValueError: If it varied another configuration, or the folder holds something else.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {"cells": [], "grid": {}}
@@ -221,10 +213,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _jobs(n_jobs: int, backend: str) -> int:
-    """How many cells run at a time.
+    """The number of cells that run at a time.
 
     Raises:
-        ValueError: If there is no such number or back end.
+        ValueError: If the number is 0 or the back end is unknown.
     """
     try:
         if backend == "ray":
@@ -246,7 +238,7 @@ def _jobs(n_jobs: int, backend: str) -> int:
 
 
 def _threads(jobs: int, backend: str) -> int | None:
-    """Threads of a worker process that is ours to set, so that all of them together fill the cores."""
+    """Threads of each worker process, to use all cores; `None` for workers that joblib does not start here."""
     own = jobs > 1 and backend in ("loky", "multiprocessing")
     return max(1, joblib.cpu_count() // jobs) if own else None
 

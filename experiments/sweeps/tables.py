@@ -1,4 +1,4 @@
-"""What a sweep leaves to read: figures of its cells, and tables of them that rank within one measure only."""
+"""Tables of a sweep: figures of its cells, ranked within one measure only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["as_csv", "as_markdown", "as_text", "counts_of", "figures_of", "group
 Record = dict[str, Any]
 
 RANKED = (
-    "ELBOs are ranked within a group and not across groups: a density and a mass, or other data, give numbers that "
-    "mean different things."
+    "ELBOs are ranked within a group and not across groups: those of a density and of a mass, or of different data, "
+    "are not comparable."
 )
 COLUMNS = {
     "elbo": ("ELBO", 2),
@@ -59,26 +59,26 @@ def figures_of(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def group_of(summary: Mapping[str, Any], options: Mapping[str, str]) -> str:
-    """Within which cells ELBOs may be ranked: one measure, one way to binarise, the same data.
+    """The group whose ELBOs are comparable: the same measure, binarization and data.
 
     Args:
         summary: The contents of `summary.json`.
         options: The options that the sweep varies.
     """
-    same = {"data.binarize", "data.labels_per_class"}  # the first stands in the summary, the second changes no bound
+    same = {"data.binarize", "data.labels_per_class"}  # the first is in the summary, the second changes no bound
     data = [f"{name}={value}" for name, value in options.items() if name.startswith("data.") and name not in same]
     binarize = summary["data"]["binarize"]
     return ", ".join([summary["measure"], *([f"binarize={binarize}"] if binarize != "none" else []), *data])
 
 
 def counts_of(records: Sequence[Record]) -> dict[str, int]:
-    """How many cells are done, refused, failed and waiting."""
+    """Numbers of cells that are done, refused, failed and waiting."""
     counts = Counter(record["status"] for record in records)
     return {status: counts[status] for status in ("done", "refused", "failed", "waiting")}
 
 
 def grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Cells that are done by group, the highest ELBO first in each."""
+    """Finished cells by group, in descending order of the ELBO."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         if record["status"] == "done":
@@ -87,17 +87,17 @@ def grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def reasons_of(records: Sequence[Record], status: str) -> list[tuple[int, str, str]]:
-    """Why cells have a status, the commonest reason first: how many, the reason, and the values they all share."""
+    """Reasons of a status, the most frequent first: number of cells, reason, and the values common to them."""
     reasons: dict[str, list[Record]] = {}
     for record in records:
         if record["status"] == status:
             reasons.setdefault(record["reason"], []).append(record)
-    rows = [(len(cells), reason, _shared(cells)) for reason, cells in reasons.items()]
+    rows = [(len(cells), reason, _common(cells)) for reason, cells in reasons.items()]
     return sorted(rows, key=lambda row: -row[0])
 
 
-def _shared(records: Sequence[Record]) -> str:
-    """For every option the values that some cells have, where they are not more than two."""
+def _common(records: Sequence[Record]) -> str:
+    """The options for which some cells have at most two values, with these."""
     names = list(dict.fromkeys(name for record in records for name in record["options"]))
     values = {name: list(dict.fromkeys(record["options"].get(name, "-") for record in records)) for name in names}
     return ", ".join(f"{name}={' or '.join(values[name])}" for name in names if len(values[name]) <= 2)
@@ -123,7 +123,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
 
 
 def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
-    """The tables for the terminal: the first cells of each group, and why others are missing."""
+    """The tables for the terminal: the best cells of each group, and the reasons of refusals and failures."""
     blocks = []
     for name, records in grouped(results["cells"]).items():
         head, *rows = rows_of(records[:most], list(results["grid"]))
@@ -137,7 +137,7 @@ def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
 
 
 def rows_of(records: Sequence[Record], options: Sequence[str]) -> list[list[str]]:
-    """A table as words, its head first; columns that no cell fills are left out."""
+    """A table as words, its head first, without empty columns."""
     columns = [name for name in COLUMNS if any(name in record["figures"] for record in records)]
     rows = [[*options, *(COLUMNS[name][0] for name in columns), "seconds"]]
     for record in records:

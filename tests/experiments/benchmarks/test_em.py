@@ -1,4 +1,4 @@
-"""The comparison of EM with other libraries, at sizes that take no time; no figure of time is held."""
+"""The comparison of EM with other libraries, at small sizes; no time is asserted."""
 
 import json
 import math
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from latentmix.experiments.benchmarks import em as benchmarks_mixtures
-from latentmix.experiments.benchmarks.em import OURS, em_speed, table
+from latentmix.experiments.benchmarks import libraries
+from latentmix.experiments.benchmarks.em import em_speed, table
+from latentmix.experiments.benchmarks.libraries import OURS
 from latentmix.experiments.cli import main
 from latentmix.inference.isolation import RandomState
 
@@ -18,14 +19,14 @@ OTHERS = ("pomegranate", "torchgmm")
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The libraries of the extra as if they were not installed: they take seconds to import."""
-    found = benchmarks_mixtures.find_spec
-    monkeypatch.setattr(benchmarks_mixtures, "find_spec", lambda name: None if name in OTHERS else found(name))
+    """Without the libraries of the extra, which take seconds to import."""
+    find_spec = libraries.find_spec
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None if name in OTHERS else find_spec(name))
 
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_all_come_to_the_same_fit(dtype: str) -> None:
+def test_all_libraries_reach_the_same_log_likelihood(dtype: str) -> None:
     types = ("full", "tied", "diag", "spherical")
     rows = list(
         em_speed(
@@ -39,10 +40,10 @@ def test_all_come_to_the_same_fit(dtype: str) -> None:
         assert ours.ratio == 1.0
         tolerance = 1e-10 if dtype == "float64" else 1e-5
         assert ours.log_likelihood == pytest.approx(theirs.log_likelihood, rel=tolerance)
-        for one in row.contestants.values():
-            assert one.seconds > 0
-            assert one.ratio == pytest.approx(one.seconds / ours.seconds)
-            assert math.isnan(one.memory) or one.memory >= 0
+        for library in row.contestants.values():
+            assert library.seconds > 0
+            assert library.ratio == pytest.approx(library.seconds / ours.seconds)
+            assert math.isnan(library.memory) or library.memory >= 0
         assert all("pip install 'latentmix[bench]'" in row.missing[name] for name in OTHERS)
         lines = table(row).splitlines()
         assert len(lines) == 2 + len(row.contestants) + len(row.missing)
@@ -50,24 +51,24 @@ def test_all_come_to_the_same_fit(dtype: str) -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_steps_are_told_before_they_are_taken() -> None:
-    said: list[str] = []
+def test_steps_are_reported_before_they_are_taken() -> None:
+    lines: list[str] = []
     options = {"covariance_types": ("diag", "tied"), "iterations": 1, "repeats": 2, "seconds": 0, "threads": 1}
-    rows = em_speed(sizes=[(200, 2, 2)], **options, report=said.append)
+    rows = em_speed(sizes=[(200, 2, 2)], **options, report=lines.append)
     row = next(rows)
     first = [f"memory of {name}" for name in row.contestants]
     first += [f"times of all, turn {turn} (2 at least)" for turn in (1, 2)]
-    assert said == [f"[1/2] 200 x 2, 2 components, diag: {step}" for step in first]
+    assert lines == [f"[1/2] 200 x 2, 2 components, diag: {step}" for step in first]
     next(rows)
-    assert said[len(first)] == "[2/2] 200 x 2, 2 components, tied: memory of latentmix"
+    assert lines[len(first)] == "[2/2] 200 x 2, 2 components, tied: memory of latentmix"
 
 
 @pytest.mark.usefixtures("alone")
-def test_what_fails_is_named_and_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_library_is_named_and_the_process_state_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise RuntimeError("no such thing\nat all")
 
-    monkeypatch.setattr(benchmarks_mixtures, "_scikit_learn", broken)
+    monkeypatch.setattr(libraries, "scikit_learn", broken)
     before, threads = RandomState.capture(), torch.get_num_threads()
     (row,) = em_speed(sizes=[(200, 2, 2)], iterations=1, repeats=1, seconds=0, threads=threads + 1)
     assert row.missing["scikit-learn"] == "failed: no such thing"
@@ -95,7 +96,7 @@ def test_bad_options_are_refused(options: dict[str, object], message: str) -> No
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_command(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_bench_em_writes_every_comparison(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("SCIPY_ARRAY_API", os.environ.get("SCIPY_ARRAY_API", "0"))
     out = tmp_path / "figures.json"
     words = ["bench", "em", "--sizes", "200x2x2,300x3x2", "--covariance_type", "diag,tied", "--iterations", "1"]
@@ -139,11 +140,11 @@ def test_progress_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys, ter
 
 
 @pytest.mark.parametrize("command", [["select"], ["bench", "em"]])
-def test_help_says_the_default_of_every_option(command: list[str], monkeypatch, capsys) -> None:
+def test_help_states_the_default_of_every_option(command: list[str], monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         main([*command, "--help"])
     lines = capsys.readouterr().out.split("--help")[1].split("\n\n")[0].splitlines()[1:]
-    told = [f"{line} {after}" for line, after in zip(lines, [*lines[1:], ""], strict=True) if line[:4].strip() == "--"]
-    assert len(told) >= 7
-    assert all("(default: " in line for line in told), told
+    texts = [f"{line} {after}" for line, after in zip(lines, [*lines[1:], ""], strict=True) if line[:4].strip() == "--"]
+    assert len(texts) >= 7
+    assert all("(default: " in line for line in texts), texts

@@ -1,4 +1,4 @@
-"""What `classify` sees of a picture: the pixels that training sees of it."""
+"""`classify` decodes pictures as training does."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from latentmix.experiments.commands import actions as commands
-from latentmix.experiments.data.datasets import ToFloat
-from latentmix.experiments.data.folders import load_image_folder
+from latentmix.experiments.commands.classify import classify
 from latentmix.experiments.data.image_cache import decode
+from latentmix.experiments.data.pixels import ToFloat
+from latentmix.experiments.data.sources.image_folder import load_image_folder
+from latentmix.experiments.runs import artifacts
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -38,8 +39,8 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
         run = SimpleNamespace(
             mixtures={"em": {"none": fitted}}, vae=SimpleNamespace(shape=shape), guide=SimpleNamespace(encode=encode)
         )
-        monkeypatch.setattr(commands, "load_run", lambda path: run)
-        commands.classify(tmp_path / "run", files, "em", None, None)
+        monkeypatch.setattr(artifacts, "load_run", lambda path: run)
+        classify(tmp_path / "run", files, "em", None)
         return encoded[0]
 
     return pixels

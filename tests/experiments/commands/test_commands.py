@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from latentmix.experiments import load_run
-from latentmix.experiments.cli import main, parse_experiment
-from latentmix.experiments.data.datasets import Data, ToFloat
+from latentmix.experiments.cli import main
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.data.pixels import ToFloat
+from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import Session

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from latentmix.experiments import load_run
-from latentmix.experiments.cli import main, parse_experiment
-from latentmix.experiments.commands.ex_post import ExPost, measure_ex_post, table
-from latentmix.experiments.data.datasets import Data, binarize_static
+from latentmix.experiments.cli import main
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.data.pixels import binarize_static
+from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment
+from latentmix.experiments.runs.ex_post import ExPost, measure_ex_post, table
 from latentmix.experiments.runs.pipeline import run_experiment
 from latentmix.inference import log_likelihood
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from latentmix.experiments import load_run
-from latentmix.experiments.cli import main, parse_experiment
+from latentmix.experiments.cli import main
 from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.options.experiment import Experiment, build_parts
+from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.experiment import Experiment
+from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.presets import presets
 from latentmix.models import MixturePrior
 

@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from latentmix.experiments.cli import main
-from latentmix.experiments.commands.select import Choice, choose, component_counts, read_points
+from latentmix.experiments.commands.select import component_counts
 from latentmix.experiments.figures import save
 from latentmix.experiments.figures.selection import selection_panels
+from latentmix.experiments.runs.selection import Choice, choose, read_points
 from latentmix.inference.mixtures.analysis.candidates import CRITERIA, Candidate, Selection
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 

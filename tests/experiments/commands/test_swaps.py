@@ -7,8 +7,10 @@ import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 from latentmix.experiments import load_run
-from latentmix.experiments.cli import main, parse_experiment
-from latentmix.experiments.options.experiment import Experiment, Training, compose_objective
+from latentmix.experiments.cli import main
+from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.experiment import Experiment
+from latentmix.experiments.options.settings import Training, compose_objective
 from latentmix.experiments.runs.pipeline import Session, run_experiment
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.inference import Callback, bound_of

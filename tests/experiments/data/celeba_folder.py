@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import Data, Dataset
+from latentmix.experiments.data.base import Dataset
+from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.image_cache import decode
 
 HEADER = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair

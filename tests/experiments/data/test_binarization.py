@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import (
+from latentmix.experiments.data.pixels import (
     DynamicBinarization,
     ToFloat,
     batch_transform,

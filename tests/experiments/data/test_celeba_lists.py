@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.celeba_lists import read_attributes, read_partition
-from latentmix.experiments.data.datasets import Dataset
 
 from tests.experiments.data.celeba_folder import ATTRIBUTES, load
 

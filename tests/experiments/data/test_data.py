@@ -11,17 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import (
-    Data,
-    Dataset,
-    Split,
-    binarize_static,
-    draw_labelled,
-)
-from latentmix.experiments.data.sources import load_digits
+from latentmix.experiments.data.base import Dataset, Split
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.data.pixels import binarize_static
+from latentmix.experiments.data.sources.digits import load_digits
+from latentmix.experiments.data.splits import draw_labelled
 from latentmix.experiments.options.mixture_fits import MixtureFits
+from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import classification
-from latentmix.experiments.runs.mixtures import LatentSplit, fit_mixtures
+from latentmix.experiments.runs.mixtures import fit_mixtures
 from latentmix.inference import SVI
 
 MNIST_ROOTS = [os.environ.get("LATENTMIX_DATA", ""), str(Path(__file__).parents[3] / "../shared/data")]
@@ -182,7 +180,7 @@ class TestMissingData:
             Data("kmnist", root=str(tmp_path), download=True).load()
 
     def test_unknown_source(self) -> None:
-        with pytest.raises(ValueError, match=r"one of digits, mnist, .*, or the path of .*; got 'mnits'\."):
+        with pytest.raises(ValueError, match=r"one of celeba, digits, .*mnist, .*, or the path of .*; got 'mnits'\."):
             Data("mnits").load()
 
 

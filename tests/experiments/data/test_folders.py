@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from latentmix.experiments.data.datasets import Data, Split
-from latentmix.experiments.data.folders import load_celeba, load_image_folder
+from latentmix.experiments.data.base import Split
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.data.sources.celeba import load_celeba
+from latentmix.experiments.data.sources.image_folder import load_image_folder
 
 from tests.experiments.data.celeba_folder import ATTRIBUTES, expected, load, mapped, part
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentmix.experiments.data import image_cache
-from latentmix.experiments.data.folders import load_image_folder
 from latentmix.experiments.data.image_cache import cache_folder, cached_images, decode
+from latentmix.experiments.data.sources.image_folder import load_image_folder
 
 from tests.experiments.data.celeba_folder import NAMES, expected, load, mapped, part
 

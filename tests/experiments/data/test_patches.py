@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.data.sources import load_patches
+from latentmix.experiments.data.sources.natural_patches import load_patches
 
 
 class TestPatches:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import Data, Dataset, DynamicBinarization, ToFloat
-from latentmix.experiments.data.synthetic import gmm3d, three_dimensional_mixture
+from latentmix.experiments.data.base import Dataset
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.data.pixels import DynamicBinarization, ToFloat
+from latentmix.experiments.data.sources.gmm3d import gmm3d, three_dimensional_mixture
 
 
 def labels(dataset: Dataset) -> Tensor:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from latentmix.experiments import figures as plots
-from latentmix.experiments.figures.projections import project
+from latentmix.experiments.runs.projections import project
 
 RANDOM = np.random.default_rng(0)
 

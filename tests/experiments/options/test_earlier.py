@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from latentmix.experiments.cli import parse_experiment
+from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
 from latentmix.inference import NUTS, SVI

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import yaml
 
-from latentmix.experiments.cli import main, one_line, parse_experiment
-from latentmix.experiments.options.experiment import Experiment, build_parts, experiment_parser
+from latentmix.experiments.cli import main
+from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.messages import one_line
+from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.presets import preset_path, presets
 
 

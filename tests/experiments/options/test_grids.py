@@ -6,18 +6,11 @@ import re
 
 import pytest
 
-from latentmix.experiments.cli import parse_experiment
+from latentmix.experiments.options.calls import call_form, find_class
+from latentmix.experiments.options.command_line import option_value, parse_experiment
 from latentmix.experiments.options.experiment import Experiment
-from latentmix.experiments.options.grids import (
-    call_form,
-    cells_of,
-    check_names,
-    find_class,
-    option_value,
-    parse_grid,
-    words_of,
-)
-from latentmix.experiments.sweeps.sweep import base_configuration
+from latentmix.experiments.options.grids import cells_of, check_names, parse_grid, words_of
+from latentmix.experiments.sweeps.cells import base_configuration
 
 GOOD = {
     "two classes": (["prior=StandardNormal,VampPrior"], {"prior": ["StandardNormal", "VampPrior"]}),

@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from latentmix.experiments.cli import main, parse_experiment
+from latentmix.experiments.cli import main
+from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.runs.pipeline import Session, run_experiment
 

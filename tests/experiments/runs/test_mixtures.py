@@ -1,7 +1,8 @@
 import numpy as np
 
 from latentmix.experiments.options.mixture_fits import MixtureFits
-from latentmix.experiments.runs.mixtures import LatentSplit, fit_mixtures
+from latentmix.experiments.runs.latents import LatentSplit
+from latentmix.experiments.runs.mixtures import fit_mixtures
 from latentmix.inference import NUTS, SVI
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from latentmix.experiments.data.datasets import Dataset, Split
+from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.runs.walks import attribute_vector, chosen_attributes, slerp, straight, walk
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal

@@ -13,8 +13,8 @@ from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.options.grids import parse_grid
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import run_experiment
-from latentmix.experiments.sweeps.cells import plan
-from latentmix.experiments.sweeps.sweep import base_configuration, sweep
+from latentmix.experiments.sweeps.cells import base_configuration, plan
+from latentmix.experiments.sweeps.sweep import sweep
 from latentmix.experiments.sweeps.tables import as_csv, as_markdown, as_text, figures_of, group_of
 from latentmix.inference import Callback, DivergenceError
 
@@ -118,7 +118,7 @@ def test_cells_run_and_what_cannot_is_refused_with_its_reason(tmp_path):
 
 
 def _parsed(cell):
-    from latentmix.experiments.cli import parse_experiment
+    from latentmix.experiments.options.command_line import parse_experiment
 
     return parse_experiment(str(cell / "config.yaml"), [])
 
@@ -234,7 +234,7 @@ def test_an_interrupted_sweep_goes_on_from_the_last_epoch(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Callback, "on_batch_end", interrupt)
         with pytest.raises(
-            KeyboardInterrupt, match=r"0 of 1 cells are finished: the same command with --out .* goes on"
+            KeyboardInterrupt, match=r"0 of 1 cells are finished: the same command with --out .* continues"
         ):
             quick(out, *grid)
     assert differences(before, snapshot()) == []

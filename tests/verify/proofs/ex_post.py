@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from latentmix.experiments.cli import parse_experiment
-from latentmix.experiments.commands.ex_post import ExPost, as_json, measure_ex_post
+from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.runs.artifacts import load_run
+from latentmix.experiments.runs.ex_post import ExPost, as_json, measure_ex_post
 from latentmix.experiments.runs.pipeline import run_experiment
 
 from tests.verify.proofs.mixtures import mnist_root

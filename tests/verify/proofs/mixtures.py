@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pyro.infer import TraceEnum_ELBO
 from sklearn.exceptions import ConvergenceWarning
 
-from latentmix.experiments.cli import parse_experiment
+from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.runs.artifacts import RunFolder
-from latentmix.experiments.runs.pipeline import Session, latents_of
+from latentmix.experiments.runs.latents import latents_of
+from latentmix.experiments.runs.pipeline import Session
 from latentmix.guides import global_guide
 from latentmix.inference import SVI, GaussianMixture
 from latentmix.inference.isolation import isolated

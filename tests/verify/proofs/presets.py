@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from latentmix.experiments.cli import parse_experiment
+from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.runs.pipeline import run_experiment
 

@@ -15,9 +15,11 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO
 from torch.optim import Optimizer
 
-from latentmix.experiments.cli import main, parse_experiment
-from latentmix.experiments.options.experiment import Experiment, build_parts, check_options
+from latentmix.experiments.cli import main
+from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.experiment import Experiment, check_options
 from latentmix.experiments.options.grids import cells_of, parse_grid, words_of
+from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.presets import preset_path
 from latentmix.inference import fit
 

@@ -20,12 +20,12 @@ __all__ = ["Projections", "project"]
 @final
 @dataclass(frozen=True)
 class Projections:
-    """Points of a plane for some of many latents.
+    """Projections of some latents on a plane.
 
     Attributes:
-        rows: Which latents they are, ascending: n of the N rows.
+        rows: The n projected rows of the N latents, ascending.
         points: By method, an `n x 2` float64 array.
-        explained: The shares of the variance along the two axes of `PCA`.
+        explained: Fractions of the variance along the two axes of `PCA`.
     """
 
     rows: NDArray[np.int64]
@@ -36,8 +36,8 @@ class Projections:
 def project(latents: ArrayLike | Tensor, *, limit: int = 1500, seed: int = 0) -> Projections:
     """Project latents on their first two principal components and by t-SNE.
 
-    The components are those of all latents; t-SNE (van der Maaten and Hinton, *Visualizing data using t-SNE*, 2008)
-    starts from them and sees `limit` latents alone, because its time grows with their number (some 5 s for 1500).
+    The components are those of all latents. t-SNE (van der Maaten and Hinton, *Visualizing data using t-SNE*, 2008) is
+    initialized from them and sees only `limit` latents, because its time grows with their number (about 5 s for 1500).
 
     Args:
         latents: An `N x D` array, N being at least 4 and D at least 2.
@@ -45,11 +45,11 @@ def project(latents: ArrayLike | Tensor, *, limit: int = 1500, seed: int = 0) ->
         seed: Seed of both methods.
 
     Raises:
-        ValueError: If there are too few latents or dimensions, or one is not finite.
+        ValueError: If there are too few latents or dimensions, or a latent is not finite.
 
     Example:
         >>> import numpy as np
-        >>> from latentmix.experiments.figures.projections import project
+        >>> from latentmix.experiments.runs.projections import project
         >>> latents = np.random.default_rng(0).normal(size=(60, 5)) * [3, 2, 1, 1, 1]
         >>> projections = project(latents, limit=20)
         >>> {name: points.shape for name, points in projections.points.items()}
@@ -69,7 +69,7 @@ def project(latents: ArrayLike | Tensor, *, limit: int = 1500, seed: int = 0) ->
     components = PCA(2, svd_solver="full", random_state=seed).fit(centred)
     perplexity = min(30.0, (len(rows) - 1) / 3)
     tsne = TSNE(2, init="pca", perplexity=perplexity, random_state=seed)
-    with threadpool_limits(1):  # its thousand short parallel regions take minutes where the cores are shared
+    with threadpool_limits(1):  # its thousand short parallel regions take minutes on shared cores
         neighbours = tsne.fit_transform(centred[rows] / scale)
     first, second = (float(share) for share in components.explained_variance_ratio_)
     points = {"PCA": as_array(components.transform(centred[rows])), "t-SNE": as_array(neighbours)}

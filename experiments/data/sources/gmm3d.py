@@ -1,4 +1,4 @@
-"""Points drawn from a mixture that is known: three dimensions, ten Gaussian components."""
+"""Points drawn from a known mixture of ten Gaussians in three dimensions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from latentmix.experiments.data.base import Reading, Source, Split
 from latentmix.models import MixtureParameters
 from latentmix.models.mixture.covariances import covariance_structure
 
-__all__ = ["gmm3d", "three_dimensional_mixture"]
+__all__ = ["SOURCES", "gmm3d", "three_dimensional_mixture"]
 
 COMPONENTS = 10
 HALF_WIDTH = 3.0
@@ -22,19 +23,19 @@ SEED = 9
 def three_dimensional_mixture(components: Collection[int] | None = None) -> MixtureParameters:
     """The mixture behind `gmm3d`, the same at every call: ten components of weight 0.1 in three dimensions.
 
-    Centres are uniform in a cube of side 6, each at least 1.9 from those before it (others are drawn again), then
-    moved so that the mixture's mean is zero. A component's standard deviations along its three random axes are
-    uniform in 0.15 to 0.45. Two centres are therefore more than four standard deviations apart along the line between
-    them, whichever of the two components measures it.
+    Centres are uniform in a cube of side 6, each at least 1.9 from those before it (by rejection), then shifted so that
+    the mixture's mean is zero. A component's standard deviations along its three random axes are uniform in 0.15 to
+    0.45. Any two centres are therefore more than four standard deviations apart along the line between them, by the
+    standard deviation of either component.
 
     Args:
-        components: Keep these components alone, in ascending order and with equal weights; by default all ten.
+        components: Keep only these components, in ascending order and with equal weights; by default all ten.
 
     Returns:
         Float64 parameters with full covariances.
 
     Example:
-        >>> from latentmix.experiments.data.synthetic import three_dimensional_mixture
+        >>> from latentmix.experiments.data.sources.gmm3d import three_dimensional_mixture
         >>> mixture = three_dimensional_mixture()
         >>> mixture.means.shape, mixture.covariances.shape
         (torch.Size([10, 3]), torch.Size([10, 3, 3]))
@@ -62,14 +63,14 @@ def gmm3d(points: int, seed: int) -> tuple[Tensor, Tensor]:
     """Independent draws from `three_dimensional_mixture`.
 
     Args:
-        points: How many.
-        seed: The seed of the draws; the global random state is not touched.
+        points: Number of points.
+        seed: Seed of the draws; the global random state is not touched.
 
     Returns:
-        A `points x 3` float32 tensor, and the components (0 to 9) that the points were drawn from.
+        A `points x 3` float32 tensor, and the component (0 to 9) of each point.
 
     Example:
-        >>> from latentmix.experiments.data.synthetic import gmm3d
+        >>> from latentmix.experiments.data.sources.gmm3d import gmm3d
         >>> x, components = gmm3d(100, seed=0)
         >>> x.shape, x.dtype, components.shape
         (torch.Size([100, 3]), torch.float32, torch.Size([100]))
@@ -80,3 +81,10 @@ def gmm3d(points: int, seed: int) -> tuple[Tensor, Tensor]:
     noise = torch.randn(points, 3, 1, dtype=torch.float64, generator=generator)
     factors = torch.linalg.cholesky(mixture.covariances)[components]
     return (mixture.means[components] + (factors @ noise).squeeze(-1)).float(), components
+
+
+def _read(points: int, seed: int) -> Reading:
+    return Reading([Split(*gmm3d(points, seed))])
+
+
+SOURCES = (Source("gmm3d", _read, pictorial=False, truth=three_dimensional_mixture),)

@@ -1,0 +1,49 @@
+"""`latentmix evaluate`: a finished run measured on a split of its own or of another data set."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+from latentmix.experiments.commands import Usage, UsageError, command_parser, refuse_existing
+
+USAGE = Usage(
+    50,
+    "evaluate RUN [--split S] [--samples N] [--data.option value ...]",
+    "measure a run on another split or data set",
+)
+
+
+def main(words: list[str]) -> None:
+    """Print the figures of a run, and write them to a file if asked."""
+    parser = command_parser("evaluate", epilog="--data.source, --data.root, --data.classes, ...: other data")
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
+    parser.add_argument("--samples", type=int, default=0, help="of q, for the importance-weighted log-likelihood")
+    parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
+    arguments, options = parser.parse_known_args(words)
+    if arguments.samples < 0:
+        raise UsageError(f"Expected --samples of at least 0; got {arguments.samples}.")
+    refuse_existing(arguments.out)
+
+    from latentmix.experiments.data.datasets import Data
+    from latentmix.experiments.data.sources import specific_options
+    from latentmix.experiments.options.command_line import option_words, parse_settings
+    from latentmix.experiments.runs.artifacts import load_run
+    from latentmix.experiments.runs.evaluation import evaluate_run
+    from latentmix.experiments.runs.report import headline, summary_table
+
+    run = load_run(arguments.run)
+    known = run.config["data"]
+    words = option_words(options)
+    sources = [value for option, value in pairwise(words) if option == "--data.source"]
+    if sources and sources[-1] != known["source"]:
+        known = {name: value for name, value in known.items() if name not in specific_options()}
+    data = parse_settings(Data, options, prefix="data", defaults=known)
+    figures = evaluate_run(run, data, arguments.split, arguments.samples)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps({"run": str(arguments.run), **figures}, indent=2))
+    kind = "images" if len(run.vae.shape) == 3 else "points"
+    print(f"{arguments.split} split of {data.source}: {figures['images']} {kind}")
+    print(f"{headline(figures)}\n\n{summary_table({'mixtures': figures['mixtures']})}")

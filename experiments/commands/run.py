@@ -1,0 +1,51 @@
+"""`latentmix run`: an experiment from a preset or a file of options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from latentmix.experiments.commands import Usage, command_parser, complete_run, new_folder, preset_words
+from latentmix.experiments.presets import presets
+
+USAGE = Usage(10, "run PRESET|FILE.yaml [--any.option value ...] [--out DIR]", "train a VAE, fit both mixtures, report")
+PARTS = """
+A part is a class by its name or import path, with arguments as in Python or as options of their own:
+  --likelihood Bernoulli | ContinuousBernoulli | 'Gaussian(0.1)' | 'Gaussian(shared)' | 'Laplace(pixel)' | ...
+  --prior StandardNormal | 'MixturePrior(10, covariance_type=full)' | VampPrior --prior.n_components 50 | ...
+  --family DiagonalNormal | FullNormal | AutoregressiveFlow
+  --objective Trace_ELBO | TraceMeanField_ELBO | TraceEnum_ELBO (enumerates a MixturePrior) |
+              'RenyiELBO(alpha=0, num_particles=5)', with --beta, --warmup, --free_bits
+"""
+
+
+def main(words: list[str]) -> None:
+    """Run an experiment, print its table and, last, its folder."""
+    if "--help" in words or "-h" in words:
+        print_help()
+        return
+    preset_words(words, "run digits --epochs 5")
+    parser = command_parser("run")
+    parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
+    arguments, options = parser.parse_known_args(words)
+
+    from latentmix.experiments.options.command_line import parse_experiment
+    from latentmix.experiments.options.experiment import Experiment
+    from latentmix.experiments.runs.pipeline import run_experiment
+
+    config = parse_experiment(arguments.preset, options)
+    name = Path(arguments.preset).stem
+    config.name = config.name or name
+    experiment = Experiment.from_config(config)
+    out = arguments.out or new_folder(name)
+    print(f"run: {out}")
+    complete_run(lambda: run_experiment(experiment, out), out)
+
+
+def print_help() -> None:
+    """Print every option of an experiment."""
+    from latentmix.experiments.options.experiment import experiment_parser
+
+    print(f"usage: latentmix run PRESET|FILE.yaml [--out DIR] [options]\n\npresets: {', '.join(presets())}\n{PARTS}")
+    print(re.sub(r"^usage:.*?\n\n", "", experiment_parser().format_help(), flags=re.DOTALL))

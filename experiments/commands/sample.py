@@ -1,0 +1,40 @@
+"""`latentmix sample`: images, or points, drawn from the prior of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentmix.experiments.commands import Usage, command_parser, refuse_existing
+
+USAGE = Usage(90, "sample RUN [-n N] [--out FILE.png]", "images drawn from the prior")
+
+
+def main(words: list[str]) -> None:
+    """Draw mean images, or points, from the prior into a picture or an array, and print the file."""
+    parser = command_parser("sample")
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("-n", type=int, default=64, help="how many images, or points")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a new .png or .npy file")
+    arguments = parser.parse_args(words)
+    out: Path = arguments.out
+    if arguments.n < 1:
+        raise ValueError(f"Expected at least one sample; got {arguments.n}.")
+    if out.suffix not in (".png", ".npy"):
+        raise ValueError(f"Expected a .png or .npy file for the samples; got {out}.")
+    refuse_existing(out)
+
+    import numpy as np
+
+    from latentmix.experiments import figures
+    from latentmix.experiments.runs.artifacts import load_run
+
+    vae = load_run(arguments.run).vae
+    if len(vae.shape) != 3 and out.suffix == ".png":
+        raise ValueError(f"Expected a .npy file for samples that are points, not images; got {out}.")
+    samples = vae.generate(arguments.n, seed=arguments.seed)
+    if out.suffix == ".npy":
+        np.save(out, samples.numpy())
+    else:
+        figures.save(figures.generated(samples), out)
+    print(out)

@@ -1,0 +1,146 @@
+"""Data sets in memory, and the interface of the sources that they are read from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from latentmix.models import MixtureParameters
+
+__all__ = ["Dataset", "Reading", "Source", "Split"]
+
+
+@final
+@dataclass(frozen=True)
+class Split:
+    """Data and their labels.
+
+    Args:
+        x: An `N x C x H x W` uint8 tensor of images, or an `N x D` float32 tensor of points.
+        labels: N int64 labels, as the data set names them; `None` if it has none.
+        attributes: An `N x A` boolean tensor of named attributes; `None` if there are none.
+    """
+
+    x: Tensor
+    labels: Tensor | None = None
+    attributes: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split on another device."""
+        return self._map(lambda part: part.to(device))
+
+    def take(self, rows: Tensor) -> Split:
+        """A copy of the data of these rows."""
+        return self._map(lambda part: part[rows])
+
+    def first(self, count: int) -> Split:
+        """A view of the first rows; memory-mapped images are not loaded."""
+        return self._map(lambda part: part[:count])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Split:
+        parts = (None if part is None else change(part) for part in (self.labels, self.attributes))
+        return Split(change(self.x), *parts)
+
+
+@final
+@dataclass(frozen=True)
+class Dataset:
+    """A loaded data set.
+
+    Args:
+        name: The source it was loaded from.
+        train: Data that models are fitted to.
+        validation: Data for choices between models.
+        test: Data for reported figures.
+        classes: The labels that occur in any split, ascending; empty if the data set has no labels.
+        attributes: Names of the columns of `Split.attributes`; empty if there are none.
+        truth: The mixture that the data were drawn from, if known.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[int, ...] = ()
+    attributes: tuple[str, ...] = ()
+    truth: MixtureParameters | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one datum: channels, height and width of an image, or the length of a point."""
+        return tuple(self.train.x.shape[1:])
+
+    @property
+    def pictorial(self) -> bool:
+        """Whether the data are images."""
+        return len(self.shape) == 3
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name: `train`, `validation`, `test`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on another device; images as uint8, so that MNIST's training split moves as 38 MB."""
+        train, validation, test = (split.to(device) for split in self.splits.values())
+        return replace(self, train=train, validation=validation, test=test)
+
+
+@final
+@dataclass(frozen=True)
+class Reading:
+    """Data as a source provides them.
+
+    Args:
+        splits: All data in one split, training and test data, or training, validation and test data; `Data` divides
+            one or two into three.
+        attributes: Names of the columns of `Split.attributes`.
+    """
+
+    splits: Sequence[Split]
+    attributes: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """A source of data, found by its name.
+
+    Args:
+        name: The name, as `Data(source=name)`.
+        read: Reads the data. Its parameters are named as options of `Data`, which receive their values; an option of
+            `None` is passed only to a parameter without a default.
+        suffixes: Endings of paths that stand for the name, if the source is a file.
+        shared_root: Whether `root` defaults to the environment variable LATENTMIX_DATA.
+        pictorial: Whether the data are images.
+        truth: The mixture that the data of some classes are drawn from, if known.
+    """
+
+    name: str
+    read: Callable[..., Reading]
+    suffixes: tuple[str, ...] = ()
+    shared_root: bool = True
+    pictorial: bool = True
+    truth: Callable[[Collection[int] | None], MixtureParameters] | None = None
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The options of `Data` that the source depends on."""
+        return inspect.signature(self.read).parameters
+
+    def load(self, options: Mapping[str, Any]) -> Reading:
+        """Read the data by the options of `Data` that the source depends on."""
+        arguments = {
+            name: options[name]
+            for name, parameter in self.parameters.items()
+            if options[name] is not None or parameter.default is parameter.empty
+        }
+        return self.read(**arguments)

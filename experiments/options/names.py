@@ -1,0 +1,10 @@
+"""Names of the fits and of the label budgets, as summaries, figures and the command line use them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["BUDGETS", "FITS"]
+
+FITS: dict[Literal["em", "svi"], str] = {"em": "EM", "svi": "SVI"}
+BUDGETS = ("none", "few", "all")

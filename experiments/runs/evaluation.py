@@ -1,0 +1,95 @@
+"""Figures of a finished run on a split of its own or of another data set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from latentmix.experiments.data.base import Dataset, Split
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.data.pixels import batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.runs.artifacts import Run
+from latentmix.experiments.runs.latents import LatentSplit, latents_of
+from latentmix.experiments.runs.measures import measure_vae
+from latentmix.experiments.runs.metrics import classification
+from latentmix.inference import bound_of
+from latentmix.inference.isolation import isolated
+
+__all__ = ["evaluate_run"]
+
+
+def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str, Any]:
+    """Measure the VAE and the mixtures of a finished run.
+
+    Args:
+        run: The run.
+        data: The data.
+        split: `train`, `validation`, `test`, or `all` for these together.
+        samples: Samples of q per datum for the importance-weighted log-likelihood; 0 skips it.
+
+    Returns:
+        `data`, `split`, `images` (their number), the figures of `measure_vae`, and `mixtures`: by inference and label
+        budget, the log-likelihood per latent in nats and, for labelled data, the figures of `classification`.
+
+    Raises:
+        ValueError: If the data cannot be read, or their shape, values or classes are not those of the run.
+    """
+    dataset = replace(data, labels_per_class=1).load()
+    if dataset.shape != run.vae.shape:
+        raise ValueError(f"Expected data of shape {run.vae.shape} for this run; got {dataset.shape}.")
+    chosen = dataset.splits[split] if split != "all" else _concatenated(dataset)
+    binarize = resolve_binarize(data.binarize, run.vae.likelihood)
+    seen = binarize_static(chosen.x, data.seed) if binarize == "static" else chosen.x
+    transform = batch_transform(binarize)
+    with isolated(seed=0):
+        run.vae.likelihood.check(transform(seen[:1024]))
+    seed = run.config["seed"]
+    trained = Experiment.from_config(experiment_parser().parse_object(run.config))
+    figures = measure_vae(
+        run.vae,
+        run.guide,
+        chosen,
+        seen,
+        transform=transform,
+        objective=bound_of(trained.objective),
+        samples=samples,
+        limit=len(chosen),
+        seed=seed,
+    )
+    latents = latents_of(run.guide, chosen, run.config["mixture"]["latents"], seed)
+    return {
+        "data": asdict(data),
+        "split": split,
+        "images": len(chosen),
+        **figures,
+        "mixtures": _measure_mixtures(run, latents),
+    }
+
+
+def _measure_mixtures(run: Run, latents: LatentSplit) -> dict[str, Any]:
+    mixtures: dict[str, Any] = {}
+    for inference, budgets in run.mixtures.items():
+        mixtures[inference] = {}
+        for budget, fitted in budgets.items():
+            figures: dict[str, Any] = {"log_likelihood": float(fitted.mixture.score(latents.latents))}
+            if latents.labels is not None and fitted.classes:
+                unknown = sorted(set(latents.labels.tolist()) - set(fitted.classes))
+                if unknown:
+                    raise ValueError(
+                        f"Expected images of the classes {list(fitted.classes)} of this run; got classes {unknown} "
+                        "too: choose with --data.classes."
+                    )
+                assigned = np.asarray(fitted.mixture.predict(latents.latents))
+                figures |= classification(latents.labels, fitted.predict(latents.latents), assigned, fitted.classes)
+            mixtures[inference][budget] = figures
+    return mixtures
+
+
+def _concatenated(dataset: Dataset) -> Split:
+    splits = dataset.splits.values()
+    labels = [split.labels for split in splits if split.labels is not None]
+    return Split(torch.cat([split.x for split in splits]), torch.cat(labels) if labels else None)

@@ -1,0 +1,225 @@
+"""The number of components for the latents of a run or a file of points: table, picture and mode report in a folder."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.data.points import load_points
+from latentmix.experiments.figures.selection import selection_panels
+from latentmix.experiments.figures.style import save
+from latentmix.experiments.runs.artifacts import RunFolder, load_run
+from latentmix.experiments.runs.latents import latents_of
+from latentmix.inference.mixtures.analysis.candidates import CRITERIA, LOWER, NAMES, Candidate, Criterion, Selection
+from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
+from latentmix.inference.mixtures.analysis.selection import check_sizes, remeasured, select
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
+
+__all__ = ["Choice", "choose", "read_points"]
+
+Array = NDArray[np.float64]
+TYPES: tuple[CovarianceType, ...] = ("full", "diag", "tied", "spherical")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Mixtures to compare, and criteria to compare them by.
+
+    Args:
+        n_components: Numbers of components.
+        covariance_types: Covariance types.
+        criteria: Criteria to measure.
+        criterion: The criterion that chooses the mixture of the mode report; by default BIC, or the first of
+            `criteria`.
+        points: Most points; more are subsampled.
+        starts: Starts of every fit.
+        mode_starts: Starts of the mode report.
+        folds: Folds of the held-out log-likelihood.
+        draws: Posterior draws for PSIS-LOO, under weak conjugate priors.
+        seed: Seed of subsample, starts, folds and draws.
+        n_jobs: Fits at a time; -1 for as many as there are cores.
+
+    Raises:
+        ValueError: If an option is out of its range.
+    """
+
+    n_components: Sequence[int] = tuple(range(1, 11))
+    covariance_types: Sequence[CovarianceType] = TYPES
+    criteria: Sequence[Criterion] = CRITERIA
+    criterion: Criterion | None = None
+    points: int = 5000
+    starts: int = 5
+    mode_starts: int = 20
+    folds: int = 5
+    draws: int = 1000
+    seed: int = 0
+    n_jobs: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.criteria if name not in CRITERIA]
+        if unknown:
+            raise ValueError(f"Expected criteria out of {', '.join(CRITERIA)}; got {unknown[0]!r}.")
+        known = [name for name in self.criteria if name != "dirichlet_process"]
+        if not known or self.criterion not in (None, *known):
+            raise ValueError(f"Expected a criterion to choose by out of {', '.join(known)}; got {self.criterion!r}.")
+        for kind in self.covariance_types:
+            covariance_structure(kind)
+        least = {"points": 4, "starts": 1, "mode_starts": 2, "folds": 2, "draws": 50, "seed": 0}
+        for option, fewest in least.items():
+            if getattr(self, option) < fewest:
+                raise ValueError(f"Expected {option} of at least {fewest}; got {getattr(self, option)}.")
+        if self.seed >= 2**32 or self.n_jobs == 0:
+            raise ValueError(f"Expected a seed below 2**32 and n_jobs other than 0; got {self.seed}, {self.n_jobs}.")
+
+    @property
+    def choosing(self) -> Criterion:
+        """The criterion that chooses."""
+        first: Criterion = next(name for name in self.criteria if name != "dirichlet_process")
+        return self.criterion or ("bic" if "bic" in self.criteria else first)
+
+
+def choose(
+    source: Path, settings: Choice, out: Path, tell: Callable[[str], None] = lambda _: None
+) -> tuple[Selection, ModeReport]:
+    """Compare mixtures of some points by every criterion, and write the comparison into a folder.
+
+    Args:
+        source: A run's folder or a file of points, as for `read_points`.
+        settings: Mixtures and criteria.
+        out: A new folder, for `selection.json`, `selection.png` and `modes.json`.
+        tell: Called with a sentence on each step.
+
+    Returns:
+        The selection, and the mode report of the mixture that `settings.choosing` prefers.
+
+    Raises:
+        ValueError: If the folder exists, the source cannot be read, an option is out of range or no fit succeeds.
+    """
+    RunFolder.refuse_existing(out)
+    points = read_points(source)
+    taken, counted = _subsample(points, settings), f"{len(points):,} points"
+    if len(taken) < len(points):
+        counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
+    tell(f"{counted}, {points.shape[1]} feature{'s' * (points.shape[1] > 1)}")
+    check_sizes(settings.n_components, len(taken), settings.criteria, settings.folds)
+    folder = RunFolder.create(out)
+    try:
+        selection, report = _measure(taken, settings, tell)
+    except BaseException:
+        folder.path.rmdir()
+        raise
+    chosen = selection.best(settings.choosing)
+    folder.write_json(
+        "selection.json",
+        {
+            "source": str(source),
+            "points": selection.n_points,
+            "features": selection.n_features,
+            "settings": asdict(settings),
+            "chosen": {"n_components": chosen.n_components, "covariance_type": chosen.covariance_type},
+            "preferences": selection.preferences(),
+            "candidates": selection.as_rows(),
+        },
+    )
+    folder.write_json("modes.json", report.as_dict())
+    what = f"the latents of {source.resolve().name}" if source.is_dir() else source.name
+    heading = f"How many components for {what}? {selection.n_points:,} points, {selection.n_features} "
+    save(
+        selection_panels(selection, heading=f"{heading}feature{'s' * (selection.n_features > 1)}"),
+        folder.path / "selection.png",
+    )
+    return selection, report
+
+
+def read_points(source: Path) -> Array:
+    """The training latents of a finished run, or the points of a file: `n x D`.
+
+    Args:
+        source: The folder of a run, or a file as for `load_points`.
+
+    Raises:
+        ValueError: If it is neither, or holds NaN or infinity.
+    """
+    if source.is_dir():
+        run = load_run(source)
+        data = Data(**run.config["data"]).load()
+        latents = latents_of(run.guide, data.train, run.config["mixture"]["latents"], run.config["seed"]).latents
+        return np.asarray(latents, dtype=np.float64)
+    if not source.is_file() or source.suffix not in (".npy", ".csv"):
+        raise ValueError(f"Expected the folder of a run, or a .npy or .csv file of points; got {str(source)!r}.")
+    return load_points(source)
+
+
+def _subsample(points: Array, settings: Choice) -> Array:
+    if len(points) <= settings.points:
+        return points
+    rows = np.random.RandomState(settings.seed).choice(len(points), settings.points, replace=False)
+    return points[np.sort(rows)]
+
+
+def _measure(points: Array, settings: Choice, tell: Callable[[str], None]) -> tuple[Selection, ModeReport]:
+    """Every candidate, and the optima of the chosen one."""
+    total = len(settings.covariance_types) * (len(settings.n_components) + ("dirichlet_process" in settings.criteria))
+    done = 0
+
+    def progress(candidate: Candidate) -> None:
+        nonlocal done
+        done += 1
+        tell(
+            f"[{done:{len(str(total))}}/{total}] {_describe(candidate, settings.choosing)} ({candidate.seconds:.1f} s)"
+        )
+
+    selection = select(
+        points,
+        settings.n_components,
+        settings.covariance_types,
+        criteria=settings.criteria,
+        n_init=settings.starts,
+        random_state=settings.seed,
+        held_out=settings.folds,
+        draws=settings.draws,
+        n_jobs=settings.n_jobs,
+        report=progress,
+    )
+    reports: dict[tuple[int, CovarianceType], ModeReport] = {}
+    while True:
+        chosen = selection.best(settings.choosing)
+        n_components, covariance_type = key = chosen.n_components, chosen.covariance_type
+        if key in reports:
+            return selection, reports[key]
+        tell(f"modes of K = {n_components}, {covariance_type}: {settings.mode_starts} starts")
+        with warnings.catch_warnings():  # the report has them
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            reports[key] = modes(
+                points,
+                n_components,
+                n_starts=settings.mode_starts,
+                covariance_type=covariance_type,
+                random_state=settings.seed,
+                known=chosen.mixture,
+                n_jobs=settings.n_jobs,
+            )
+        best = reports[key].mixture
+        selection = remeasured(selection, points, best, draws=settings.draws, random_state=settings.seed)
+        improved = next((candidate for candidate in selection.candidates if candidate.mixture is best), chosen)
+        # A better optimum may have a worse ICL or PSIS-LOO, so that another candidate is chosen.
+        if (description := _describe(improved, settings.choosing)) != _describe(chosen, settings.choosing):
+            tell(f"a start fits better, {description}")
+
+
+def _describe(candidate: Candidate, criterion: Criterion) -> str:
+    if candidate.model == "dirichlet_process":
+        name = f"Dirichlet process of at most {candidate.n_components}, {candidate.covariance_type}"
+        effective = candidate.reason if candidate.n_effective is None else f"{candidate.n_effective} components"
+        return f"{name}: {effective}"
+    value = getattr(candidate, criterion)
+    decimals = 1 if criterion in LOWER else 4
+    measured = candidate.reason if value is None else f"{NAMES[criterion]} {value:,.{decimals}f}"
+    return f"K = {candidate.n_components}, {candidate.covariance_type}: {measured}"

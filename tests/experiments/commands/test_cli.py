@@ -1,0 +1,67 @@
+"""The dispatcher: its help, its refusals, and what they load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from latentmix.experiments.cli import find_commands, main
+
+HEAVY = ("torch", "pyro", "numpy", "sklearn", "matplotlib", "jsonargparse")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], 2),
+        (["--help"], 0),
+        (["--version"], 0),
+        (["list"], 0),
+        (["walk"], 2),
+        (["run"], 2),
+        (["sweep", "--grid", "epochs=1,2"], 2),
+        (["evaluate", "--help"], 0),
+        (["select", "runs/digits", "--folds", "many"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_and_refusals_load_neither_torch_nor_pyro(words: list[str], code: int) -> None:
+    program = (
+        "import sys\n"
+        "from latentmix.experiments.cli import main\n"
+        "try:\n"
+        "    code = main(sys.argv[1:])\n"
+        "except SystemExit as exit:\n"
+        "    code = exit.code\n"
+        f"print(code, *(name for name in {HEAVY} if name in sys.modules))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert process.stdout.splitlines()[-1] == str(code)
+    assert len(process.stderr.splitlines()) == (code == 2 and bool(words))
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["run", "sweep", "resume", "list", "evaluate", "ex-post", "select", "classify", "sample", "report", "bench"]
+    assert list(find_commands()) == names
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")][: len(names)] == names
+    for name, command in find_commands().items():
+        assert command.USAGE.words.split()[0] == name
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"latentmix {version('latentmix')}\n"
+
+
+@pytest.mark.parametrize("command", ["sweep", "resume", "evaluate", "ex-post", "select", "classify", "sample", "bench"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: latentmix {command}")
