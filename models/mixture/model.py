@@ -151,7 +151,7 @@ class MixtureModel:
         structure is isotropic, `scale` must be one number throughout.
         """
         scale, shift = scale.double(), shift.double()
-        spread = scale[0] if self.structure.isotropic else scale
+        spread = self.structure.per_scale(scale)
         maps = {"means": (scale, shift), "scales": (spread, torch.zeros_like(spread))}
         floor = torch.as_tensor(self.covariance_floor, dtype=scale.dtype, device=scale.device)
         priors = {
@@ -245,7 +245,8 @@ class MixtureModel:
             raise ValueError(f"Expected at most size={self.size} data; got {len(x)}.")
         values = {name: pyro.sample(name, prior) for name, prior in self.priors(x).items()}
         scales, correlation = self.effective(values["scales"], values.get("correlation_cholesky"))
-        pyro.deterministic("scale_tril", self.structure.scale_tril(values["means"], scales, correlation))
+        factors = self.structure.root(scales, correlation)
+        pyro.deterministic("scale_tril", self.structure.expand(factors, self.n_components, self.n_features))
         return values["weights"], values["means"], scales, correlation
 
     def _plate(self, x: Tensor) -> pyro.plate:

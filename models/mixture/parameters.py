@@ -77,7 +77,7 @@ class MixtureParameters:
         floor = floor.expand(self.means.shape[1])
         precisions_cholesky = self.precisions_cholesky
         if bool((floor > 0).any()):
-            precisions_cholesky = self.structure.precisions_cholesky(self.structure.above(self.covariances, floor))
+            precisions_cholesky = self.structure.precisions_cholesky(self.structure.subtract_floor(self.covariances, floor))
         scales, correlation = self.structure.factors(precisions_cholesky)
         tiny = torch.finfo(self.weights.dtype).tiny ** 0.5
         weights = self.weights.clamp_min(tiny)
@@ -92,17 +92,12 @@ class MixtureParameters:
     @property
     def scale_tril(self) -> Tensor:
         """Lower Cholesky factors of the covariances, whatever the structure: `K x D x D`."""
-        size = self.means.shape
-        if self.structure.name in ("diag", "spherical"):
-            return self.structure.expand(self.precisions_cholesky.reciprocal(), *size)
-        factors = self.structure.expand(self.precisions_cholesky, *size).mT
-        identity = torch.eye(size[1], dtype=factors.dtype, device=factors.device).expand_as(factors)
-        return torch.linalg.solve_triangular(factors, identity, upper=False)
+        return self.structure.expand(self.structure.scale_tril(self.precisions_cholesky), *self.means.shape)
 
     @property
     def collinearity(self) -> float:
         """Least standard deviation of a feature given those before it, relative to its own; 1 where none depends."""
-        if self.structure.name in ("diag", "spherical"):
+        if not self.structure.correlated:
             return 1.0
         variances = self.covariances.diagonal(dim1=-2, dim2=-1)
         given = self.precisions_cholesky.diagonal(dim1=-2, dim2=-1)
@@ -112,9 +107,9 @@ class MixtureParameters:
     def singular(self) -> Tensor:
         """Whether each component's covariance is not numerically positive definite: `(K,)` booleans."""
         broken = ~self.precisions_cholesky.isfinite()
-        if broken.ndim and len(broken) == len(self.weights) and self.structure.name != "tied":
-            return broken.flatten(1).any(1) if broken.ndim > 1 else broken
-        return broken.any().expand(len(self.weights))
+        if self.structure.shared:
+            return broken.any().expand(len(self.weights))
+        return broken.flatten(1).any(1) if broken.ndim > 1 else broken
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log of weight times density: `n x K` for `n x D` points."""
@@ -169,8 +164,7 @@ class MixtureParameters:
 
     def permuted(self, order: Tensor) -> MixtureParameters:
         """The components at `(K,)` indices: the same density in another order."""
-        shared = self.structure.name == "tied"
         covariances, factors = (
-            part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
+            part if self.structure.shared else part[order] for part in (self.covariances, self.precisions_cholesky)
         )
         return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)._known(factors)

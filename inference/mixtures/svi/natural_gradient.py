@@ -86,7 +86,7 @@ class MixtureMetric:
         raw, slopes = _with_slope(self._scales, values["scales"])
         weights = torch.softmax(values["weights"], -1)
         factor = None
-        if self._model.structure.name in ("full", "tied"):
+        if self._model.structure.correlated:
             free = values.get("correlation_cholesky", raw.new_zeros(*raw.shape[:-1], 0))
             factor = raw[..., None] * from_partial_correlations(free)
         return NaturalPoint(self._model, self._scales, self._rows, values, weights, raw, slopes, factor)
@@ -155,13 +155,12 @@ class NaturalPoint:
         """The natural gradient of the means."""
         weights = self.weights.clamp_min(1e-6)[:, None]
         if self.factor is None:
-            variances = self.scales.square()
-            return (variances[:, None] if self.model.structure.isotropic else variances) * gradient / weights
+            return self.model.structure.by_component(self.scales.square()) * gradient / weights
         return (self.factor @ (self.factor.mT @ gradient[..., None])).squeeze(-1) / weights
 
     def _variances(self, gradient: Tensor) -> Tensor:
         """The natural gradient of the variances from the gradient of the scales' leaf."""
-        return self.scales.pow(3) * gradient / (self.slopes * self._shares())
+        return self.scales.pow(3) * gradient / (self.slopes * self._counts())
 
     def _whitened(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """The natural gradient of the covariances, with the inverse of `factor` on both sides."""
@@ -171,10 +170,11 @@ class NaturalPoint:
         pulled = self.rows.pull(self.factor, scales, free)
         lower = (self.factor.mT @ pulled).tril()
         inner = lower + lower.tril(-1).mT
-        return inner / self._shares()[..., None]
+        return inner / self._counts()[..., None]
 
-    def _shares(self) -> Tensor:
-        return self.model.structure.shares(self.weights, self.model.n_features).clamp_min(1e-6)
+    def _counts(self) -> Tensor:
+        """Values of a datum that each scale describes on average."""
+        return self.model.structure.scale_counts(self.weights, self.model.n_features).clamp_min(1e-6)
 
     def _sites(self, fitted: MixtureParameters) -> dict[str, Tensor] | None:
         """Values of the leaves of scales and correlations; `None` for a singular mixture."""
