@@ -30,7 +30,7 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 
 
 class DegenerateMixture(ValueError):
-    """A covariance of which rounding left nothing: no bound can be computed from that start."""
+    """A covariance lost to rounding, so that no bound can be computed from that start."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ def fit_variational(
         reg_covar: Variance added to the components' covariances in every M step.
         tol: The fit ends when the bound changes by less, in nats.
         max_iter: Most iterations.
-        previous: The bound before the first iteration, where an earlier fit goes on.
+        previous: The bound before the first iteration, where a fit resumes.
         report: Called with the iteration and the change of the bound.
 
     Returns:
-        The fitted posterior and the bounds on the way.
+        The fitted posterior and the bound of each iteration.
 
     Raises:
-        DegenerateMixture: If covariances are singular because points lie so far out that the spread of others is lost
-            beside them in double precision, or the bound is not finite.
+        DegenerateMixture: If covariances are singular because the spread of points is lost in double precision beside
+            outlying ones, or the bound is not finite.
 
     Example:
         >>> import torch
@@ -149,8 +149,8 @@ def entropy(statistics: SufficientStatistics, parameters: MixtureParameters) -> 
     It is the log-likelihood less the expected log of weight times density, which the statistics determine.
 
     Args:
-        statistics: What the E step gave.
-        parameters: What it was given.
+        statistics: The statistics of the E step.
+        parameters: The mixture of the E step.
     """
     counts = statistics.counts
     log_weights = torch.where(counts > 0, parameters.weights.log(), torch.zeros_like(counts))
@@ -169,7 +169,7 @@ def evidence_lower_bound(
     one component and `reg_covar = 0` the bound is the log-evidence, under either prior of the weights.
 
     Args:
-        statistics: Of the E step.
+        statistics: Statistics of the E step.
         disorder: The `entropy` of its responsibilities.
         posterior: The posterior of any M step.
         prior: The prior.
@@ -178,13 +178,13 @@ def evidence_lower_bound(
     n_components, n_features = posterior.means.shape
     own = prior.covariance.expand(structure.covariance_shape(n_components, n_features))
     guess = MixtureParameters(parameters.weights, parameters.means, own / prior.degrees_of_freedom, structure)
-    dimension = n_features if structure.name in ("full", "tied") else 1
-    copies = n_features if structure.name == "diag" else 1
+    dimension = n_features if structure.correlated else 1
     values = n_features if structure.isotropic else 1
-    groups, times = (1, n_components) if structure.name == "tied" else (n_components, values)
+    copies = n_features // (dimension * values)
+    groups, times = (1, n_components) if structure.shared else (n_components, values)
 
     def wishart(of: MixtureParameters, nu: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-determinants of the scales, and log-normalisers less a constant, of each component's distributions."""
+        """Log-determinants of the scales, and log-normalisers less a constant, of the Wishart distributions."""
         log_scale = 2 * log_det(of)[:groups] / values - copies * dimension * nu.log()
         return log_scale, nu / 2 * (log_scale + copies * dimension * math.log(2)) + copies * lgammas(nu, dimension)
 
@@ -234,7 +234,7 @@ def _inner(parameters: MixtureParameters, scatter: Tensor) -> Tensor:
 
 
 def _check_spread(statistics: SufficientStatistics, points: Points) -> None:
-    """Refuse a jitter relative to the variances of the points where a component's own spread is lost in it."""
+    """Refuse a jitter, relative to the variances of the points, that exceeds a component's own spread."""
     structure, counts = statistics.structure, statistics.counts.clamp_min(torch.finfo(torch.float64).tiny)
     within = structure.estimate(counts, statistics.scatter, statistics.sums / counts[:, None])
     expanded = structure.expand(within, *statistics.sums.shape).diagonal(dim1=-2, dim2=-1)
