@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import final
 
-import numpy as np
 import pyro.distributions as dist
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.models.mixture.structure import CovarianceStructure
@@ -26,7 +24,7 @@ class Matrices(CovarianceStructure):
 
     correlated = True
 
-    def by_component[A: (Tensor, NDArray[np.float64])](self, stored: A) -> A:
+    def by_component(self, stored: Tensor) -> Tensor:
         return stored[..., None, :, :] if self.shared else stored
 
     def expand(self, stored: Tensor, n_components: int, n_features: int) -> Tensor:

@@ -6,9 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import numpy as np
 import pyro.distributions as dist
-from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["CovarianceStructure"]
@@ -97,7 +95,7 @@ class CovarianceStructure(ABC):
         return factor[0] if self.isotropic else factor
 
     @abstractmethod
-    def by_component[A: (Tensor, NDArray[np.float64])](self, stored: A) -> A:
+    def by_component(self, stored: Tensor) -> Tensor:
         """A view with one dimension for the components and one (of matrices two) for the features.
 
         Args:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import final
 
-import numpy as np
 import pyro.distributions as dist
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.models.mixture.structure import CovarianceStructure
@@ -21,7 +19,7 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 class Variances(CovarianceStructure):
     """Covariances stored as variances, of the components unless `shared`, of the features unless `isotropic`."""
 
-    def by_component[A: (Tensor, NDArray[np.float64])](self, stored: A) -> A:
+    def by_component(self, stored: Tensor) -> Tensor:
         stored = stored[..., None] if self.isotropic else stored
         return stored[..., None, :] if self.shared else stored
 
