@@ -82,7 +82,7 @@ class MixturePotential:
         """Values of the sites at `... x size` unconstrained values."""
         batch = positions.shape[:-1]
         parts = zip(self._shapes.items(), positions.split(self._sizes, -1), strict=True)
-        return {name: self.transforms[name](part.reshape(*batch, *shape)) for (name, shape), part in parts}
+        return {name: self.transforms[name](part.reshape((*batch, *shape))) for (name, shape), part in parts}
 
     def position(self, sites: Mapping[str, Tensor]) -> Tensor:
         """Unconstrained values of sites: the inverse of `sites`."""
