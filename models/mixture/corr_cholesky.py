@@ -26,7 +26,7 @@ class CorrCholesky(Transform):
     r"""The map of PyTorch's `CorrCholeskyTransform` from free coordinates to factors, without its cancellation.
 
     Row :math:`i` of a factor :math:`C` has the entries :math:`C_{ij} = \tanh(u_{ij})\, t_{i,j-1}` with
-    :math:`t_{ij} = \prod_{l \le j} \operatorname{sech}(u_{il})`, the norm of the entries after the :math:`j`-th. PyTorch
+    :math:`t_{ij} = \prod_{l \le j} \operatorname{sech}(u_{il})`, the norm of the entries after :math:`j`. PyTorch
     computes :math:`t^2` as :math:`1 - \tanh^2`, in steps of :math:`2^{-53}`, and clips it: an error of a tenth in a
     conditional variance 1e-15 of the marginal one. Here it is a product, and in the inverse a sum of squares.
 

@@ -161,7 +161,7 @@ class Moved(TorchDistribution):
 
     @constraints.dependent_property
     def support(self) -> Constraint:
-        """Where the density is positive."""
+        """Support of the mapped values."""
         return _moved_support(self.base.support, self.scale, self.shift)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Moved:

@@ -52,8 +52,8 @@ class ConjugatePrior:
         >>> from latentmix.inference.mixtures.em.conjugate import ConjugatePrior
         >>> from latentmix.inference.mixtures.em.statistics import SufficientStatistics
         >>> from latentmix.models.mixture.covariances import covariance_structure
-        >>> one, diagonal = torch.ones(1).double(), covariance_structure("diag")
-        >>> prior = ConjugatePrior("dirichlet_distribution", 1.0, 0 * one, 1.0, 1.0, one, diagonal)
+        >>> ones, diagonal = torch.ones(1).double(), covariance_structure("diag")
+        >>> prior = ConjugatePrior("dirichlet_distribution", 1.0, 0 * ones, 1.0, 1.0, ones, diagonal)
         >>> x = torch.tensor([[1.0], [2.0], [3.0]]).double()
         >>> prior.posterior(SufficientStatistics.of(x, torch.ones(3, 1).double(), x[:1], diagonal)).means
         tensor([[1.5000]], dtype=torch.float64)
@@ -118,7 +118,7 @@ class VariationalPosterior:
         means: `K x D`.
         degrees_of_freedom: `(K,)`.
         covariances: Inverses of the expected precisions, in the stored shape.
-        structure: What the covariances share.
+        structure: The covariance structure.
     """
 
     weight_prior: WeightPrior
