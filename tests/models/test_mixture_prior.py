@@ -75,7 +75,7 @@ def test_a_frozen_mixture_equals_scikit_learn(covariance_type: CovarianceType) -
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_parameters_come_back(kind: CovarianceType) -> None:
+def test_parameters_round_trip(kind: CovarianceType) -> None:
     parameters = random_parameters(kind)
     prior = MixturePrior(2, 3, covariance_type=kind).double()
     prior.initialize(parameters)

@@ -115,7 +115,7 @@ def test_superfluous_components_lose_their_weight(weight_prior) -> None:
     assert np.isfinite(found.score(x + 1e6))
 
 
-def test_evidence_bound_prefers_the_number_of_components_of_the_data() -> None:
+def test_the_evidence_bound_selects_the_number_of_components() -> None:
     state = np.random.RandomState(0)
     x = np.repeat([[-4.0, 0.0], [4.0, 0.0]], 150, axis=0) + state.randn(300, 2)
     options = {"weight_concentration_prior_type": "dirichlet_distribution", "weight_concentration_prior": 1.0}
@@ -248,9 +248,7 @@ def test_collinear_columns_whose_start_is_singular_are_fitted(covariance_type, w
 
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
 @pytest.mark.parametrize("n_components", [1, 2, 3])
-def test_a_point_so_far_out_that_the_others_are_lost_is_refused_where_scikit_learn_refuses_it(
-    n_components, init_params
-) -> None:
+def test_far_outliers_are_refused_as_by_scikit_learn(n_components, init_params) -> None:
     options = {"n_components": n_components, "init_params": init_params, "random_state": 0}
     x = with_outlier()
     if n_components == 1:

@@ -78,7 +78,7 @@ def test_alignment_does_not_depend_on_order_or_batch_shape(covariance_type) -> N
         torch.testing.assert_close(before.log_likelihood(x), after.log_likelihood(x))
 
 
-def test_refuses_a_reference_of_another_shape() -> None:
+def test_a_reference_of_another_shape_is_refused() -> None:
     reference, sites = scattered("full", 2)
     fewer = MixtureParameters(
         reference.weights[:3], reference.means[:3], reference.covariances[:3], reference.structure

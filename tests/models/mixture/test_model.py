@@ -95,7 +95,7 @@ def test_minibatches_are_unbiased():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_sites_and_dtypes(covariance_type, dtype):
+def test_sites_have_their_shapes_and_dtypes(covariance_type, dtype):
     model = MixtureModel(3, 2, covariance_type=covariance_type)
     trace = poutine.trace(model).get_trace(data(dtype=dtype))
     expected = {
@@ -151,7 +151,7 @@ def test_the_floor_is_added_to_the_covariances(covariance_type, floor):
     assert torch.linalg.eigvalsh(model.parameters(below.sites(floor)).expanded_covariances()).min() > floor
 
 
-def test_priors_are_taken_and_count():
+def test_given_priors_enter_the_density():
     x = data()
     start = random_parameters("diag").sites()
     narrow = dist.Normal(0.0, 0.1).expand([3, 2])
@@ -187,12 +187,12 @@ def test_parameters_survive_sites_and_affine_maps(covariance_type):
         ({"size": 0}, "Expected size"),
     ],
 )
-def test_refuses(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MixtureModel(**{"n_components": 3, "n_features": 2, **options})
 
 
-def test_refuses_data_of_another_width_or_too_many():
+def test_data_of_another_width_or_beyond_the_size_are_refused():
     with pytest.raises(ValueError, match=r"Expected x of shape \(n, 2\); got \(4, 3\)"):
         MixtureModel(3, 2)(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="Expected at most size=3 data; got 4"), pyro.validation_enabled(False):
@@ -207,7 +207,7 @@ GIVEN = {
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize(("means", "scales"), list(itertools.product(*GIVEN.values()))[::3])
-def test_priors_go_through_an_affine_map(covariance_type, means, scales):
+def test_affine_maps_transform_the_priors(covariance_type, means, scales):
     """The log-density in one coordinate system is that in the other plus the Jacobians of the data and the sites."""
     means = means if means is not None else dist.StudentT(4.0, 1.0, 7.0)
     x, parameters = data(), random_parameters(covariance_type)
@@ -230,7 +230,7 @@ def test_priors_go_through_an_affine_map(covariance_type, means, scales):
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "tied_diag"])
-def test_mirrored_data_have_the_mirrored_mixture(covariance_type: str) -> None:
+def test_mirrored_mixtures_describe_mirrored_data(covariance_type: str) -> None:
     structure = covariance_structure(covariance_type)
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     covariances = structure.regularize(torch.zeros(structure.covariance_shape(1, 2)).double(), torch.ones(2).double())
