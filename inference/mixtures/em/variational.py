@@ -117,12 +117,12 @@ def fit_variational(
     bounds, converged, repaired, evidence = list[float](), False, int(jittered), math.nan
     for iteration in range(1, max_iter + 1):
         statistics = e_step(points, posterior.effective)
-        disorder = entropy(statistics, posterior.effective)
+        uncertainty = entropy(statistics, posterior.effective)
         posterior, jittered = _repaired(prior.posterior(statistics, reg_covar), points.variance)
         repaired += jittered
         if jittered:
             _check_spread(statistics, points)
-        bounds.append(posterior.lower_bound(disorder))
+        bounds.append(posterior.lower_bound(uncertainty))
         if not math.isfinite(bounds[-1]):
             raise DegenerateMixture(
                 f"Expected a finite bound; got {bounds[-1]} in iteration {iteration}: the variances of features or "
@@ -133,7 +133,7 @@ def fit_variational(
             report(iteration, change)
         converged = abs(change) < tol
         if converged or iteration == max_iter:
-            evidence = evidence_lower_bound(statistics, disorder, posterior, prior)
+            evidence = evidence_lower_bound(statistics, uncertainty, posterior, prior)
             break
     if repaired:
         warn(
@@ -158,7 +158,7 @@ def entropy(statistics: SufficientStatistics, parameters: MixtureParameters) -> 
 
 
 def evidence_lower_bound(
-    statistics: SufficientStatistics, disorder: Tensor, posterior: VariationalPosterior, prior: ConjugatePrior
+    statistics: SufficientStatistics, uncertainty: Tensor, posterior: VariationalPosterior, prior: ConjugatePrior
 ) -> float:
     """The bound on the log-evidence with every constant, in nats, for any posterior (Bishop, section 10.2.2).
 
@@ -170,7 +170,7 @@ def evidence_lower_bound(
 
     Args:
         statistics: Statistics of the E step.
-        disorder: The `entropy` of its responsibilities.
+        uncertainty: The `entropy` of its responsibilities.
         posterior: The posterior of any M step.
         prior: The prior.
     """
@@ -210,7 +210,7 @@ def evidence_lower_bound(
 
     beyond = values * log_precision / 2 - log_det(parameters) - n_features / (2 * beta)
     data = counts @ (log_weights + beyond) + _expected_log_density(statistics, parameters)
-    return float(disorder + data - weights - means - precisions)
+    return float(uncertainty + data - weights - means - precisions)
 
 
 def _expected_log_density(statistics: SufficientStatistics, parameters: MixtureParameters) -> Tensor:

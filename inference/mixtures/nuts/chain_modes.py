@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from latentmix.inference.mixtures.matching import align_draws
-from latentmix.inference.mixtures.nuts.mode import descended
+from latentmix.inference.mixtures.nuts.mode import local_mode
 from latentmix.inference.mixtures.nuts.potential import MixturePotential
 from latentmix.inference.mixtures.standardised import StandardisedModel
 
@@ -71,7 +71,7 @@ def modes_of_chains(
             drawn = torch.stack([potential.position({k: v[chain, i] for k, v in sites.items()}) for i in chosen])
             drawn = drawn[drawn.isfinite().all(1)]
             mean = drawn.mean(0).numpy() if len(drawn) else np.zeros(potential.size)
-            mode, energy = descended(potential, mean)
+            mode, energy = local_mode(potential, mean)
             mixture = made.model.parameters(potential.sites(torch.from_numpy(mode)))
             ends.append((energy, mixture.responsibilities(points).argmax(1).numpy()))
     leaders: list[int] = []

@@ -22,7 +22,7 @@ from latentmix.inference.mixtures.standardised import StandardisedModel, standar
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["curvature_basis", "descended", "em_starts", "improved_mode", "posterior_mode"]
+__all__ = ["curvature_basis", "local_mode", "em_starts", "improved_mode", "posterior_mode"]
 
 _STARTS = 5
 _PATIENCE = 20
@@ -61,13 +61,13 @@ def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: 
     several = permuted_draws(several, orders, begin)
     likeliest = int(potential.log_prior(several).nan_to_num(nan=-math.inf).argmax())
     position = potential.position({name: value[likeliest] for name, value in several.items()}).numpy()
-    mode, energy = descended(potential, np.where(np.isfinite(position), position, 0.0))
+    mode, energy = local_mode(potential, np.where(np.isfinite(position), position, 0.0))
     if not math.isfinite(energy):
         raise ValueError("Expected a start of positive density under the model; got one of none.")
     return mode
 
 
-def descended(potential: MixturePotential, position: Array) -> tuple[Array, float]:
+def local_mode(potential: MixturePotential, position: Array) -> tuple[Array, float]:
     """The mode that quasi-Newton steps from unconstrained values reach, and the potential there."""
     result = minimize(potential.value_and_gradient, position, jac=True, method="L-BFGS-B", options={"maxiter": 500})
     mode = np.asarray(result.x if math.isfinite(result.fun) else position, dtype=np.float64)
