@@ -22,17 +22,17 @@ def global_guide(
     start: Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> AutoGuide:
-    """A guide over weights, means, scales and correlations, the assignments left to enumeration.
+    """A guide over weights, means, scales and correlations; the assignments are enumerated.
 
     Args:
         model: The mixture.
-        family: An autoguide's class: `AutoDelta` for the posterior mode, `AutoNormal` for a mean-field posterior, ...
-        start: Values of every global site at which the guide starts, such as `MixtureParameters.sites()`; by
-            default draws from the priors, which must then be proper.
+        family: Class of an autoguide: `AutoDelta` for the posterior mode, `AutoNormal` for a mean-field posterior, ...
+        start: Initial values of every global site, such as `MixtureParameters.sites()`; by default draws from the
+            priors, which must then be proper.
         options: Passed to the family, such as `init_scale` for `AutoNormal`.
 
     Returns:
-        The guide; called with `n x D` data, as the model is.
+        The guide, called with `n x D` data as the model is.
 
     Raises:
         ValueError: If a site is missing in `start` or has another shape, or there is no start and a prior is
@@ -53,8 +53,8 @@ def global_guide(
         init: Callable[..., Any] = init_to_sample
     else:
         for name, shape in model.shapes.items():
-            found = None if name not in start else tuple(start[name].shape)
-            if found != shape:
-                raise ValueError(f"Expected a start of shape {shape} for {name}; got {found}.")
+            given = None if name not in start else tuple(start[name].shape)
+            if given != shape:
+                raise ValueError(f"Expected a start of shape {shape} for {name}; got {given}.")
         init = init_to_value(values={name: start[name].detach().clone() for name in model.shapes})
     return family(poutine.block(model, hide=["assignment"]), init_loc_fn=init, **options)

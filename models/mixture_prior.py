@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, Self, final
+from typing import Any, Protocol, Self, final
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models.arguments import check_positive
-from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.mixture.gaussians import FactoredNormal
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.priors import Prior
@@ -31,7 +31,7 @@ def cholesky_factor(scales: Tensor, lower: Tensor | None) -> Tensor:
 
     Args:
         scales: The diagonals, a `batch_shape x D` tensor of positive numbers.
-        lower: Elements below a unit diagonal, row by row, a `batch_shape x D(D-1)/2` tensor; `None` if `D = 1`.
+        lower: Entries below a diagonal of ones, row by row: `batch_shape x D(D-1)/2`; `None` where `D = 1`.
 
     Returns:
         A `batch_shape x D x D` tensor.
@@ -43,43 +43,49 @@ def cholesky_factor(scales: Tensor, lower: Tensor | None) -> Tensor:
         tensor([[2.0000, 0.0000],
                 [1.5000, 3.0000]])
     """
-    size = scales.shape[-1]
-    unit = torch.eye(size, dtype=scales.dtype, device=scales.device)
-    if lower is not None:
-        rows, columns = torch.tril_indices(size, size, -1, device=scales.device)
-        places = (rows * size + columns).expand(lower.shape)
-        below = lower.new_zeros(*lower.shape[:-1], size * size).scatter(-1, places, lower)
-        unit = unit + below.unflatten(-1, (size, size))
-    return scales[..., None] * unit
+    return scales[..., None] * _unit_triangular(scales.shape[-1], scales, lower)
+
+
+def _unit_triangular(size: int, like: Tensor, lower: Tensor | None) -> Tensor:
+    """Lower triangular matrices with a diagonal of ones: `batch_shape x D x D`."""
+    unit = torch.eye(size, dtype=like.dtype, device=like.device)
+    if lower is None:
+        return unit
+    rows, columns = torch.tril_indices(size, size, -1, device=like.device)
+    places = (rows * size + columns).expand(lower.shape)
+    below = lower.new_zeros(*lower.shape[:-1], size * size).scatter(-1, places, lower)
+    return unit + below.unflatten(-1, (size, size))
 
 
 @final
 class MixturePrior(Prior):
     r"""The prior :math:`p(z) = \sum_k \pi_k\, \mathcal N(z \mid \mu_k, \Sigma_k)`.
 
-    Learned jointly with the VAE it clusters the data (VaDE: Jiang et al., *Variational deep embedding*, 2017,
-    section 3.1), and `responsibilities` classifies (equation 16). Initially the weights are equal, the covariances
-    the identity and the means draws from N(0, I), from torch's random state, so that the components differ; VaDE's own
-    initialisation is `initialize` with a mixture fitted to latents.
+    Learned jointly with the VAE, it clusters the data (VaDE: Jiang et al., *Variational deep embedding*, 2017,
+    section 3.1), and `responsibilities` classifies (equation 16). The learned weights start equal, the
+    covariances at the identity and the means at draws from N(0, I), by torch's random state, so that the
+    components differ; VaDE's own start is `initialize` with a mixture fitted to latents.
 
-    The component is summed out at the site of z. With `enumerated=True` a site `assignment` precedes it, enumerated in
-    parallel, for `TraceEnum_ELBO`: bound and gradients are the same.
+    The component is summed out of the site of z. With `enumerated=True` it is a site `assignment` of its own,
+    enumerated in parallel, for `TraceEnum_ELBO`: the bound and its gradients are the same.
 
     Args:
         latent_dim: Length of z.
         n_components: Number of components `K`.
-        covariance_type: "diag" or "full".
+        covariance_type: "full", "diag", "tied", "spherical", "tied_diag", or a name of `register_structure`.
         enumerated: Whether the component is a site of its own.
-        frozen: Whether the values are buffers, to be loaded or set by `initialize`, rather than trained parameters.
+        frozen: Whether all values are buffers, not trained but loaded or set by `initialize`.
 
     Attributes:
         logits: Logarithms of the weights up to a constant, `(K,)`.
         means: `K x D`.
-        log_scales: Logarithms of the diagonals of the covariances' Cholesky factors, `K x D`.
-        lower: Elements below them, see `cholesky_factor`; None but for full covariances over `D > 1`.
+        log_scales: Logarithms of the diagonals of the covariances' Cholesky factors, of the structure's
+            `scale_shape`: full and diag `K x D`, tied and tied_diag `(D,)`, spherical `(K,)`.
+        lower: Entries below these diagonals, as `cholesky_factor` takes them: full `K x D(D-1)/2`, tied
+            `(D(D-1)/2,)`; `None` without correlations or where `D = 1`.
 
     Raises:
-        ValueError: If a size is below 1, or the covariance type is another one.
+        ValueError: If a size is below one or the covariance type is unknown.
 
     Example:
         >>> import torch
@@ -99,23 +105,22 @@ class MixturePrior(Prior):
         latent_dim: int,
         n_components: int = 10,
         *,
-        covariance_type: Literal["diag", "full"] = "diag",
+        covariance_type: CovarianceType = "diag",
         enumerated: bool = False,
         frozen: bool = False,
     ) -> None:
         super().__init__(latent_dim)
         check_positive(n_components=n_components)
-        if covariance_type not in ("diag", "full"):
-            raise ValueError(f"Expected covariance_type 'diag' or 'full' in a MixturePrior; got {covariance_type!r}.")
+        self._structure = covariance_structure(covariance_type)
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.enumerated = enumerated
         self.frozen = frozen
         self._hold("logits", torch.zeros(n_components))
         self._hold("means", torch.randn(n_components, latent_dim))
-        self._hold("log_scales", torch.zeros(n_components, latent_dim))
-        correlated = covariance_type == "full" and latent_dim > 1
-        self._hold("lower", torch.zeros(n_components, latent_dim * (latent_dim - 1) // 2) if correlated else None)
+        self._hold("log_scales", torch.zeros(self._structure.scale_shape(n_components, latent_dim)))
+        batch = self._structure.correlation_shape(n_components, latent_dim)
+        self._hold("lower", None if batch is None else torch.zeros(*batch, latent_dim * (latent_dim - 1) // 2))
 
     def _hold(self, name: str, value: Tensor | None) -> None:
         if self.frozen or value is None:
@@ -125,32 +130,30 @@ class MixturePrior(Prior):
 
     @classmethod
     def from_parameters(cls, parameters: MixtureParameters, *, enumerated: bool = False) -> Self:
-        """A frozen prior with the density of a mixture of any covariance type.
-
-        Tied covariances become full ones, spherical ones diagonal ones, in torch's default dtype and on the CPU.
+        """A frozen prior with the density and the covariance type of a mixture, in the default dtype on the CPU.
 
         Args:
-            parameters: The mixture.
+            parameters: The mixture, of a registered covariance type.
             enumerated: Whether the component is a site of its own.
 
         Raises:
-            ValueError: As `initialize`.
+            ValueError: As in `initialize`.
         """
         n_components, latent_dim = parameters.means.shape
-        covariance_type: Literal["diag", "full"] = "full" if _correlated(parameters) else "diag"
+        name: Any = parameters.structure.name
         with kept_random_state(), torch.inference_mode(False):  # the constructor draws means
-            prior = cls(latent_dim, n_components, covariance_type=covariance_type, enumerated=enumerated, frozen=True)
+            prior = cls(latent_dim, n_components, covariance_type=name, enumerated=enumerated, frozen=True)
         prior.initialize(parameters)
         return prior
 
     @classmethod
     def from_mixture(cls, mixture: _Fitted, samples: Tensor, *, enumerated: bool = False) -> Self:
-        """The ex-post prior: a frozen mixture that was fitted to latents, after a check that it describes them.
+        """The ex-post prior: a frozen mixture fitted to latents, checked against samples of them.
 
-        A prior describes draws of q, one per training image, rather than means of q: a mixture fitted to means lacks
-        the width of q, and is degenerate in dimensions that q ignores. Therefore a mixture is refused if its
-        likelihood of the samples is lower than that of a single Gaussian of its covariance type fitted to them; a
-        shortfall of one nat per free parameter, over all samples, is attributed to estimation (Akaike, 1974).
+        A prior describes draws of q, one per training image, and not the means of q: a mixture fitted to means
+        lacks the width of q and collapses in dimensions that q ignores. A mixture is therefore refused if it
+        describes the samples worse than one Gaussian of its covariance type fitted to them; a shortfall of one nat
+        per free parameter, over all samples, is allowed for the noise of fitting (Akaike, 1974).
 
         Args:
             mixture: A fitted estimator.
@@ -158,8 +161,8 @@ class MixturePrior(Prior):
             enumerated: Whether the component is a site of its own.
 
         Raises:
-            ValueError: If the mixture describes the samples worse than a Gaussian, they have another shape or are too
-                few for a Gaussian, or as `initialize`.
+            ValueError: If the mixture describes the samples badly, they have another shape or are too few for one
+                Gaussian, or as in `initialize`.
         """
         parameters = mixture.parameters_
         x = samples.detach().to(parameters.means)
@@ -170,11 +173,11 @@ class MixturePrior(Prior):
             raise ValueError(
                 f"Expected samples that spread in each of {x.shape[1]} dimensions, and more of them; got {len(x)}."
             )
-        ours, theirs = (float(density.log_likelihood(x).mean()) for density in (parameters, gaussian))
-        if not ours >= theirs - parameters.n_parameters() / len(x):
+        density, baseline = (float(model.log_likelihood(x).mean()) for model in (parameters, gaussian))
+        if not density >= baseline - parameters.n_parameters() / len(x):
             raise ValueError(
-                f"Expected a mixture that describes the samples better than one Gaussian, {theirs:.4g} nats; got "
-                f"{ours:.4g} nats, as a mixture of means does: fit it to guide.draw(images), one sample of q per "
+                f"Expected a mixture that describes the samples better than one Gaussian, {baseline:.4g} nats; got "
+                f"{density:.4g} nats, as a mixture of means does: fit it to guide.draw(images), one sample of q per "
                 "image, not to guide.encode(images)."
             )
         return cls.from_parameters(parameters, enumerated=enumerated)
@@ -184,7 +187,8 @@ class MixturePrior(Prior):
         """Set the values in place to those of a fitted mixture, the initialisation of VaDE.
 
         Args:
-            parameters: A mixture of `n_components` over `latent_dim` features; for "diag", one without correlations.
+            parameters: A mixture of `n_components` over `latent_dim` features, of this covariance type or a more
+                special one.
 
         Raises:
             ValueError: If sizes or covariance types do not fit, or a covariance is singular.
@@ -194,25 +198,32 @@ class MixturePrior(Prior):
                 f"Expected means of shape {tuple(self.means.shape)} for a MixturePrior; got "
                 f"{tuple(parameters.means.shape)}."
             )
-        if self.covariance_type == "diag" and _correlated(parameters):
+        own, other = self._structure, parameters.structure
+        if not own.contains(other):
+            expected = "of one variance for all features"
+            if other.correlated and not own.correlated:
+                expected = "without correlations"
+            elif own.shared and not other.shared:
+                expected = "of one covariance for all components"
             raise ValueError(
-                f"Expected a mixture without correlations for covariance_type='diag'; got "
-                f"{parameters.structure.name!r}: take covariance_type='full'."
+                f"Expected a mixture {expected} for covariance_type={own.name!r}; got {other.name!r}: take "
+                "covariance_type='full'."
             )
         covariances = parameters.expanded_covariances().double()
         factors, info = torch.linalg.cholesky_ex(covariances)
         singular = (info != 0) | ~factors.isfinite().flatten(1).all(1)
         if bool(singular.any()):
-            which = singular.nonzero().flatten().tolist()
-            raise ValueError(f"Expected positive definite covariances; got singular ones in components {which}.")
-        scales = factors.diagonal(dim1=-2, dim2=-1)
+            components = singular.nonzero().flatten().tolist()
+            raise ValueError(f"Expected positive definite covariances; got singular ones in components {components}.")
+        factors = own.compress(factors)
+        scales = factors.diagonal(dim1=-2, dim2=-1) if own.correlated else factors
         weights = parameters.weights.double()
         self.logits.copy_(weights.clamp_min(torch.finfo(weights.dtype).tiny ** 0.5).log())
         self.means.copy_(parameters.means)
         self.log_scales.copy_(scales.log())
         if self.lower is not None:
             rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, -1)
-            self.lower.copy_((factors / scales[..., None])[:, rows, columns])
+            self.lower.copy_((factors / scales[..., None])[..., rows, columns])
 
     @property
     def weights(self) -> Tensor:
@@ -221,24 +232,24 @@ class MixturePrior(Prior):
 
     @property
     def covariances(self) -> Tensor:
-        """Variances `K x D`, or covariance matrices `K x D x D`."""
-        if self.covariance_type == "diag":
+        """Covariances in the structure's stored shape: `K x D x D` for full, `K x D` for diag, ..."""
+        if not self._structure.correlated:
             return (2 * self.log_scales).exp()
-        factor = cholesky_factor(self.log_scales.exp(), self.lower)
-        return factor @ factor.mT
+        return self._structure.covariances(*self._factors())
 
     def to_parameters(self) -> MixtureParameters:
-        """The present mixture, a detached copy."""
-        values = (self.weights, self.means, self.covariances)
-        weights, means, covariances = (value.detach().clone() for value in values)
-        return MixtureParameters(weights, means, covariances, covariance_structure(self.covariance_type))
+        """A detached copy of the mixture."""
+        weights, means, covariances = (part.detach().clone() for part in (self.weights, self.means, self.covariances))
+        return MixtureParameters(weights, means, covariances, self._structure)
 
     def components(self) -> dist.TorchDistribution:
         """The components p(z given k): batch shape `(K,)`, event shape `(latent_dim,)`."""
+        return self._structure.components(self.means, *self._factors())
+
+    def _factors(self) -> tuple[Tensor, Tensor | None]:
+        """Diagonals of the Cholesky factors, and unit triangular matrices that these multiply the rows of."""
         scales = self.log_scales.exp()
-        if self.covariance_type == "diag":
-            return dist.Normal(self.means, scales).to_event(1)
-        return dist.MultivariateNormal(self.means, scale_tril=cholesky_factor(scales, self.lower))
+        return scales, _unit_triangular(self.latent_dim, scales, self.lower) if self._structure.correlated else None
 
     def forward(self) -> dist.TorchDistribution:
         """See `Prior.forward`; the component is summed out."""
@@ -249,11 +260,12 @@ class MixturePrior(Prior):
         if not self.enumerated:
             return super().sample(name)
         k = pyro.sample("assignment", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
-        scales = self.log_scales.exp()
-        if self.covariance_type == "diag":
-            component = dist.Normal(self.means[k], scales[k]).to_event(1)
+        components = self.components()
+        component: dist.TorchDistribution
+        if isinstance(components, dist.MultivariateNormal):
+            component = FactoredNormal(self.means[k], scale_tril=components.scale_tril[k])
         else:
-            component = FactoredNormal(self.means[k], scale_tril=cholesky_factor(scales, self.lower)[k])
+            component = dist.Normal(self.means[k], components.base_dist.scale[k]).to_event(1)
         z: Tensor = pyro.sample(name, component)
         return z
 
@@ -277,10 +289,6 @@ class MixturePrior(Prior):
     def extra_repr(self) -> str:
         marks = "".join(f", {name}=True" for name in ("enumerated", "frozen") if getattr(self, name))
         return f"{self.latent_dim}, n_components={self.n_components}, covariance_type={self.covariance_type!r}{marks}"
-
-
-def _correlated(parameters: MixtureParameters) -> bool:
-    return parameters.structure.name in ("full", "tied")
 
 
 def _one_gaussian(x: Tensor, like: MixtureParameters) -> MixtureParameters:

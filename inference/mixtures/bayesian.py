@@ -1,4 +1,4 @@
-"""Bayesian Gaussian mixtures in the manner of scikit-learn, by variational Bayes."""
+"""Bayesian Gaussian mixtures with scikit-learn's interface, by variational Bayes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from latentmix.inference.mixtures.points.arrays import Array, as_tensor
 from latentmix.inference.mixtures.points.inputs import returned
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
-from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure, covariance_types
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["BayesianGaussianMixture"]
@@ -41,35 +41,35 @@ __all__ = ["BayesianGaussianMixture"]
 class BayesianGaussianMixture(MixtureEstimator):
     """A Gaussian mixture under conjugate priors with scikit-learn's interface, by variational Bayes.
 
-    The weights follow a Dirichlet process, truncated at `n_components`, or a Dirichlet distribution; components that
-    the data do not need keep next to no weight (Bishop, *Pattern Recognition and Machine Learning*, 2006, section
-    10.2; Blei and Jordan, *Variational inference for Dirichlet process mixtures*, 2006). NumPy arrays and torch
-    tensors are taken, and the same kind is given back.
+    The weights follow a Dirichlet process, truncated at `n_components`, or a Dirichlet distribution; superfluous
+    components keep next to no weight (Bishop, *Pattern Recognition and Machine Learning*, 2006, section 10.2; Blei and
+    Jordan, *Variational inference for Dirichlet process mixtures*, 2006). NumPy arrays and torch tensors are accepted,
+    and results are of the same kind.
 
     Args:
-        n_components: Most components `K`.
-        covariance_type: "full", "diag", "tied" or "spherical".
+        n_components: Greatest number of components `K`.
+        covariance_type: "full", "diag", "tied" or "spherical"; scikit-learn's priors have no form for "tied_diag".
         tol: The fit ends when the bound changes by less, in nats.
         reg_covar: Added to the diagonals of the covariances in every iteration, before the prior.
-        max_iter: Most iterations.
-        n_init: Starts; the fit with the highest bound is kept.
+        max_iter: Greatest number of iterations.
+        n_init: Number of starts; the fit with the highest bound is kept.
         init_params: "kmeans", "k-means++", "random" or "random_from_data".
         weight_concentration_prior_type: "dirichlet_process" or "dirichlet_distribution".
         weight_concentration_prior: Concentration of the process, or of every component; by default `1 / K`. Less of
             it leaves more components empty.
-        mean_precision_prior: How many points the prior mean is worth; by default 1.
+        mean_precision_prior: Number of points that the prior mean counts for; by default 1.
         mean_prior: `(D,)` prior mean; by default that of the points.
         degrees_of_freedom_prior: Of the Wishart distribution of the precisions, above `D - 1`; by default `D`.
         covariance_prior: Inverse scale of the Wishart distribution: `D x D` (full, tied), `(D,)` (diag) or a number
             (spherical); by default the covariance of the points.
         random_state: Seed or `RandomState`; with `None`, `fit` and `sample` draw one seed from NumPy's global state,
-            so that `numpy.random.seed` repeats them, as in scikit-learn. Of several processes the first one's counts.
-        warm_start: Whether a further `fit` goes on from the last one.
-        verbose: 0, 1 or 2: what is printed.
+            so that `numpy.random.seed` repeats them, as in scikit-learn. Several processes use the first one's.
+        warm_start: Whether `fit` resumes from the last fit.
+        verbose: 0, 1 or 2: how much is printed.
         verbose_interval: Iterations between prints.
-        missing: "marginalize" takes NaN, and masked values, as entries missing at random; by default they are refused.
-        device: Where the fit is computed; by default where the points are.
-        dtype: What the points are taken to; statistics are in float64 in any case.
+        missing: "marginalize" treats NaN and masked values as entries missing at random; by default they are refused.
+        device: Device of the computation; by default that of the points.
+        dtype: Dtype that the points are converted to; statistics are always in float64.
 
     Attributes:
         weights_: `(K,)` expected weights.
@@ -80,19 +80,19 @@ class BayesianGaussianMixture(MixtureEstimator):
         precisions_cholesky_: Upper factors of the precisions.
         weight_concentration_: `(K,)` of the Dirichlet distribution; for the process the two `(K,)` parameters of the
             Beta distributions of the sticks.
-        mean_precision_: `(K,)`, how many points each mean is worth.
+        mean_precision_: `(K,)` numbers of points that the means count for.
         degrees_of_freedom_: `(K,)`; a number where tied.
         weight_concentration_prior_: The prior, with defaults filled in; so are `mean_precision_prior_`,
             `mean_prior_`, `degrees_of_freedom_prior_` and `covariance_prior_`.
         converged_: Whether the best fit converged.
         n_iter_: Its iterations.
-        lower_bound_: Its last bound without the constants, in nats, as scikit-learn gives it; with `reg_covar=0` it
-            never falls.
-        lower_bounds_: The bounds on the way.
+        lower_bound_: Its last bound without the constants, in nats, as in scikit-learn; with `reg_covar=0` it never
+            falls.
+        lower_bounds_: The bound of each iteration.
         evidence_lower_bound_: The bound on the log-evidence with every constant, in nats; see
-            `evidence_lower_bound`. Models of other `K`, covariances and priors compare by it; of a Dirichlet process
-            the last stick takes the rest here, which it does not in `lower_bound_`. NaN without an iteration, or where
-            the prior is singular.
+            `evidence_lower_bound`, by which models of different `K`, covariances and priors are compared; the last
+            stick of a Dirichlet process takes the rest here, but not in `lower_bound_`. NaN without an iteration, or
+            where the prior is singular.
         n_features_in_: Number of features `D`.
         seconds_: Time of the whole fit, every start included.
 
@@ -107,6 +107,7 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **MixtureEstimator._parameter_constraints,
+        "covariance_type": [StrOptions(set(covariance_types()))],
         "weight_concentration_prior_type": [StrOptions({"dirichlet_process", "dirichlet_distribution"})],
         "weight_concentration_prior": [Interval(Real, 0.0, None, closed="neither"), None],
         "mean_precision_prior": [Interval(Real, 0.0, None, closed="neither"), None],
@@ -163,8 +164,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         """Fit the mixture.
 
         Args:
-            X: `n x D` points, or batches of them that can be iterated again and again, alone or in pairs with their
-                weights.
+            X: `n x D` points, or batches of them that can be iterated repeatedly, alone or in pairs with their weights.
             y: Ignored, as in scikit-learn.
             sample_weight: `(n,)` weights, not negative, not all zero: an integer counts as that many points.
 
@@ -186,21 +186,20 @@ class BayesianGaussianMixture(MixtureEstimator):
         """Log of the expected-log mixture at `n x D` points, which is no log-density: `(n,)`.
 
         As in scikit-learn, it is the log of the sum over the components of the exponential of the posterior mean of the
-        log of weight times density: what normalises `predict_proba`. By Jensen's inequality it lies below the
+        log of weight times density, the normaliser of `predict_proba`. By Jensen's inequality it lies below the
         posterior predictive, `predictive_log_density`, and its exponential integrates to less than 1.
         """
         return super().score_samples(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean of `score_samples`, in nats, of points and weights as `fit` takes them; it is no mean log-density."""
+        """Mean of `score_samples`, in nats, of points and weights as for `fit`; it is no mean log-density."""
         return super().score(X, y, sample_weight)
 
     def predictive_log_density(self, X: Any) -> Any:
         """Log of the posterior predictive density of `n x D` points: `(n,)`.
 
-        The density is the mean over the variational posterior of that of a point: a mixture of Student-t distributions
-        with the weights `weights_`, see `log_predictive`; it integrates to 1. With `missing="marginalize"` it is that
-        of the observed entries.
+        The density of a point, averaged over the variational posterior, is a mixture of Student-t distributions with
+        the weights `weights_`, see `log_predictive`. With `missing="marginalize"` it is that of the observed entries.
         """
         x, weights, posterior = self._checked(X), self.parameters_.weights, self._posterior
         return self._by_rows(
@@ -237,7 +236,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             assert failure is not None
             raise failure
         if failure is not None:
-            warn(f"Starts were left out, the last of them for: {failure}")
+            warn(f"Starts were skipped, the last of them for: {failure}")
         if not best.converged and self.max_iter > 0:
             warn(
                 "The best of the starts did not converge: raise max_iter or tol, try another start, or check for "
@@ -260,6 +259,15 @@ class BayesianGaussianMixture(MixtureEstimator):
         )
         return prior.posterior(SufficientStatistics.of_parameters(seed, points.weight))
 
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        structure = covariance_structure(self.covariance_type)
+        if structure.shared and not structure.correlated:
+            raise ValueError(
+                f"Expected covariance_type 'full', 'diag', 'tied' or 'spherical' in a BayesianGaussianMixture; got "
+                f"{structure.name!r}, for whose shared variances it has no prior: take GaussianMixture."
+            )
+
     def _prior(self, points: Points) -> ConjugatePrior:
         structure, size = covariance_structure(self.covariance_type), points.n_features
         degrees = size if self.degrees_of_freedom_prior is None else self.degrees_of_freedom_prior
@@ -269,7 +277,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             )
         concentration, precision = self.weight_concentration_prior, self.mean_precision_prior
         mean = _given(self.mean_prior, "means", (size,), points.location)
-        shape = {"full": (size, size), "tied": (size, size), "diag": (size,), "spherical": ()}[structure.name]
+        shape = structure.single_shape(size)
         name = f"{structure.name} covariance_prior"
         covariance = _given(self.covariance_prior, name, shape, points.location)
         if covariance is None:
@@ -295,11 +303,13 @@ class BayesianGaussianMixture(MixtureEstimator):
         )
 
     def _covariance(self, points: Points) -> Tensor:
-        """Covariance of the points, unbiased where weights count them; the likeliest one where entries are missing."""
-        structure = covariance_structure("full" if self.covariance_type == "tied" else self.covariance_type)
-        one = points.location.new_ones(1)
-        wide = structure.regularize(one.new_zeros(structure.covariance_shape(1, points.n_features)), points.variance)
-        guess = MixtureParameters(one, points.location[None], wide, structure)
+        """Unbiased covariance of the points, weights taken as counts; with missing entries by maximum likelihood."""
+        structure = covariance_structure(self.covariance_type)
+        structure = covariance_structure("full") if structure.correlated else structure
+        weights = points.location.new_ones(1)
+        zeros = weights.new_zeros(structure.covariance_shape(1, points.n_features))
+        wide = structure.regularize(zeros, points.variance)
+        guess = MixtureParameters(weights, points.location[None], wide, structure)
         if self._missing:
             guess = fit_em(
                 points, guess, e_step=expectation_with_missing, reg_covar=0.0, tol=1e-6, max_iter=100
@@ -325,7 +335,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         self.mean_precision_ = returned(posterior.mean_precision.to(empty), like)
         degrees = posterior.degrees_of_freedom
         self.degrees_of_freedom_ = (
-            float(degrees[0]) if posterior.structure.name == "tied" else returned(degrees.to(empty), like)
+            float(degrees[0]) if posterior.structure.shared else returned(degrees.to(empty), like)
         )
         self.converged_ = best.converged
         self.n_iter_ = best.n_iter
@@ -335,10 +345,10 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     @property
     def _posterior(self) -> VariationalPosterior:
-        """The posterior that the attributes hold: as fitted, in full precision, where nobody has set them by hand.
+        """The posterior of the attributes: the fitted one, in full precision, unless they have been set by hand.
 
         Raises:
-            ValueError: If they are not all of one number of components.
+            ValueError: If their numbers of components differ.
         """
         check_is_fitted(self)
         kept: VariationalPosterior | None = getattr(self, "_kept", None)
@@ -370,7 +380,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             if held[name].shape != shape:
                 raise ValueError(
                     f"Expected {name} of shape {shape}, as means_ has {len(means)} components; got "
-                    f"{tuple(held[name].shape)}: attributes that are set by hand are set together."
+                    f"{tuple(held[name].shape)}: set all of these attributes together."
                 )
         fitted = [None] * 5 if kept is None else [*_parts(kept)]
         parts = [as_kept(part, value) for part, value in zip(fitted, held.values(), strict=True)]
@@ -396,7 +406,7 @@ class BayesianGaussianMixture(MixtureEstimator):
 
 
 def _parts(posterior: VariationalPosterior) -> tuple[Tensor, ...]:
-    """The tensors of a posterior that predictions need."""
+    """The tensors of a posterior that predictions depend on."""
     factors = posterior.parameters.precisions_cholesky
     return (
         posterior.weight_concentration,

@@ -1,4 +1,4 @@
-"""Posterior draws with the components of each in one order: label switching undone."""
+"""Matching of mixture components, and draws whose label switching is undone by it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import Tensor
 
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["align_draws", "component_order", "permuted_draws"]
+__all__ = ["align_draws", "bhattacharyya", "bhattacharyya_distances", "component_order", "permuted_draws"]
 
 _CHUNK = 2_000_000
 
 
 def align_draws(sites: Mapping[str, Tensor], reference: MixtureParameters) -> dict[str, Tensor]:
-    """Draws with the components of each in the order of a reference.
+    """Relabel the components of each draw in the order of a reference.
 
     Each draw is matched by Hungarian assignment on the Bhattacharyya distance between components (Kuhn, 1955;
-    Bhattacharyya, 1943): a pivot, as in Marin, Mengersen and Robert (2005), section 4.3. Let the reference depend on
-    the data alone; labels or the truth would make the draws look better than they are.
+    Bhattacharyya, 1943): the reference is a pivot, as in Marin, Mengersen and Robert (2005), section 4.3. It should
+    depend on the data alone; labels or the truth would make the draws look better than they are.
 
     Args:
         sites: `weights`, `means`, `scales` and `correlation_cholesky` of a `MixtureModel`, each with the same batch
             shape in front, in the coordinates of the reference.
-        reference: A mixture of as many components and features.
+        reference: A mixture with the same number of components and features.
 
     Returns:
-        The sites, of the same shapes.
+        The relabelled sites, of the same shapes.
 
     Raises:
-        ValueError: If the draws have other components, features or structure than the reference.
+        ValueError: If the numbers of components or features, or the structure, differ from the reference's.
 
     Example:
         >>> import torch
@@ -51,7 +51,7 @@ def align_draws(sites: Mapping[str, Tensor], reference: MixtureParameters) -> di
 
 
 def component_order(sites: Mapping[str, Tensor], reference: MixtureParameters) -> Tensor:
-    """Which component of each draw goes with each of a reference: `batch x K` indices; see `align_draws`."""
+    """Component of each draw that matches each of a reference: `batch x K` indices; see `align_draws`."""
     means = sites["means"]
     size = tuple(reference.means.shape)
     expected = reference.structure.scale_shape(*size)
@@ -73,51 +73,96 @@ def component_order(sites: Mapping[str, Tensor], reference: MixtureParameters) -
 
 
 def permuted_draws(sites: Mapping[str, Tensor], order: Tensor, reference: MixtureParameters) -> dict[str, Tensor]:
-    """Draws with component `order[..., k]` of each in the place of `k`; what the components share stays.
+    """Draws whose component `k` is component `order[..., k]` of the given ones.
 
     Args:
-        sites: As `align_draws` takes them.
+        sites: As for `align_draws`.
         order: `batch x K` indices.
         reference: A mixture of the same structure.
     """
-    shared = ("scales", "correlation_cholesky") if reference.structure.name == "tied" else ()
-    return {name: values if name in shared else _taken(values, order) for name, values in sites.items()}
+    shared = ("scales", "correlation_cholesky") if reference.structure.shared else ()
+    return {name: values if name in shared else _gathered(values, order) for name, values in sites.items()}
 
 
-def _taken(values: Tensor, order: Tensor) -> Tensor:
+def bhattacharyya(a: MixtureParameters, b: MixtureParameters) -> Tensor:
+    """Bhattacharyya distances between the components of two mixtures over the same features.
+
+    Args:
+        a: A mixture of `K` components.
+        b: A mixture of `M` components.
+
+    Returns:
+        A `K x M` tensor.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.mixtures.matching import bhattacharyya
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.models.mixture.parameters import MixtureParameters
+        >>> spherical = covariance_structure("spherical")
+        >>> mixture = MixtureParameters(torch.full((2,), 0.5), torch.tensor([[0.0], [4.0]]), torch.ones(2), spherical)
+        >>> bhattacharyya(mixture, mixture)
+        tensor([[0., 2.],
+                [2., 0.]])
+    """
+    if a.structure == b.structure:
+        covariances = [mixture.structure.by_component(mixture.covariances) for mixture in (a, b)]
+    else:
+        covariances = [mixture.expanded_covariances() for mixture in (a, b)]
+    return bhattacharyya_distances(a.means, covariances[0], b.means, covariances[1])
+
+
+def bhattacharyya_distances(means: Tensor, covariances: Tensor, others: Tensor, other_covariances: Tensor) -> Tensor:
+    r"""Bhattacharyya distances between all pairs of two sets of Gaussians.
+
+    .. math:: \tfrac18 (\mu - \nu)^\top \bar\Sigma^{-1} (\mu - \nu)
+        + \tfrac12 \log |\bar\Sigma| - \tfrac14 \log |\Sigma| |\mathrm T|,
+        \qquad \bar\Sigma = \tfrac12 (\Sigma + \mathrm T)
+
+    Args:
+        means: `... x K x D`.
+        covariances: `... x K x D x D` matrices, or `... x K x D` variances; dimensions of 1 broadcast, as those of
+            `CovarianceStructure.by_component` do.
+        others: `... x M x D`.
+        other_covariances: In the same form.
+
+    Returns:
+        A `... x K x M` tensor.
+    """
+    n_features = means.shape[-1]
+    shift = means[..., :, None, :] - others[..., None, :, :]
+    matrices = covariances.ndim > means.ndim or other_covariances.ndim > others.ndim
+    if matrices and n_features > 1:
+        first, second = covariances[..., :, None, :, :], other_covariances[..., None, :, :, :]
+        factor, _ = torch.linalg.cholesky_ex((first + second) / 2)
+        white = torch.linalg.solve_triangular(factor, shift[..., None], upper=False)
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        spread = log_det - 0.5 * (
+            torch.logdet(covariances)[..., :, None] + torch.logdet(other_covariances)[..., None, :]
+        )
+        return white.square().sum((-2, -1)) / 8 + spread / 2
+    if matrices:
+        covariances, other_covariances = covariances[..., 0], other_covariances[..., 0]
+    first, second = covariances[..., :, None, :], other_covariances[..., None, :, :]
+    between = (first + second) / 2
+    spread = between.log() - 0.5 * (first.log() + second.log())
+    return (shift.square() / between / 8 + spread.expand_as(shift) / 2).sum(-1)
+
+
+def _gathered(values: Tensor, order: Tensor) -> Tensor:
     index = order.reshape(*order.shape, *[1] * (values.ndim - order.ndim))
     return values.gather(order.ndim - 1, index.expand(values.shape))
 
 
 def _order(sites: Mapping[str, Tensor], reference: MixtureParameters) -> Tensor:
-    distance = _bhattacharyya(sites, reference).cpu()
+    structure, means = reference.structure, sites["means"]
+    drawn = structure.covariances(sites["scales"], sites.get("correlation_cholesky"))
+    pivot = structure.by_component(reference.covariances.to(drawn))
+    drawn = structure.by_component(drawn)
+    distance = bhattacharyya_distances(reference.means.to(means), pivot, means, drawn).cpu()
     order = distance.argmin(-1)
-    tangled = (order.sort(-1).values != torch.arange(order.shape[-1])).any(-1)
-    if bool(tangled.any()):
-        costs = distance[tangled].nan_to_num(nan=1e300, posinf=1e300).numpy()
-        order[tangled] = torch.from_numpy(np.stack([linear_sum_assignment(cost)[1] for cost in costs]))
+    conflicting = (order.sort(-1).values != torch.arange(order.shape[-1])).any(-1)
+    if bool(conflicting.any()):
+        costs = distance[conflicting].nan_to_num(nan=1e300, posinf=1e300).numpy()
+        order[conflicting] = torch.from_numpy(np.stack([linear_sum_assignment(cost)[1] for cost in costs]))
     return order
-
-
-def _bhattacharyya(sites: Mapping[str, Tensor], reference: MixtureParameters) -> Tensor:
-    """Distances between components of the reference (rows) and of the draws (columns): `S x K x K`."""
-    structure, correlation = reference.structure, sites.get("correlation_cholesky")
-    own = structure.covariances(sites["scales"], correlation)
-    pivot = reference.covariances.to(own)
-    shift = reference.means.to(own)[:, None] - sites["means"][:, None]
-    if correlation is not None:
-        own, pivot = (part.unsqueeze(-3) if structure.name == "tied" else part for part in (own, pivot))
-        between = (pivot[:, None] + own[:, None]) / 2
-        factor, _ = torch.linalg.cholesky_ex(between)
-        white = torch.linalg.solve_triangular(factor, shift[..., None], upper=False)
-        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        spread = log_det - 0.5 * (torch.logdet(pivot)[:, None] + torch.logdet(own)[:, None])
-        return white.square().sum((-2, -1)) / 8 + spread / 2
-    if reference.structure.name in ("full", "tied"):  # one feature: matrices of one element
-        own, pivot = own[..., 0], pivot[..., 0]
-        own, pivot = (part.unsqueeze(-2) if structure.name == "tied" else part for part in (own, pivot))
-    elif structure.isotropic:
-        own, pivot = own[..., None], pivot[..., None]
-    between = (pivot[:, None] + own[:, None]) / 2
-    spread = between.log() - 0.5 * (pivot[:, None].log() + own[:, None].log())
-    return (shift.square() / between / 8 + spread.expand_as(shift) / 2).sum(-1)

@@ -1,4 +1,4 @@
-"""The mixture as a Pyro model of standardised data, whichever coordinates its priors are stated in."""
+"""The mixture's Pyro model of standardised data, under priors that are stated in the data's coordinates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import converted, increasing, inside
 
-__all__ = ["Priors", "StandardisedModel", "check_priors", "standardised_model"]
+__all__ = ["Priors", "StandardisedModel", "check_priors", "standardised_model", "standards"]
 
 Priors = Mapping[str, dist.TorchDistribution]
 
@@ -32,7 +32,7 @@ class StandardisedModel:
     Attributes:
         model: The Pyro model, in standardised coordinates.
         location: `(D,)`.
-        scale: `(D,)`; one number throughout where the structure is isotropic.
+        scale: `(D,)`; all values are equal where the structure is isotropic.
     """
 
     model: MixtureModel
@@ -41,33 +41,28 @@ class StandardisedModel:
 
     @property
     def log_jacobian(self) -> float:
-        """What the log-density of a standardised datum exceeds that of the datum by, in nats."""
+        """Log-Jacobian of a datum, in nats: its log-density in standardised coordinates less that in the data's."""
         return float(self.scale.log().sum())
 
     @property
     def sites_log_jacobian(self) -> float:
-        """What the log-density of the sites under proper priors exceeds that of the data's coordinates by, in nats."""
-        priors = self.model.priors(self.scale)
-        moved = [
-            self.scale.log().expand(self.model.shapes["means"]).sum() if name == "means" else self._log_scales()
-            for name in ("means", "scales")
-            if not isinstance(priors[name], dist.ImproperUniform)
-        ]
-        return float(sum(moved))
+        """Log-Jacobian of the sites under proper priors, in nats, of the same sign as `log_jacobian`."""
+        log_scale, priors, shapes = self.scale.log(), self.model.priors(self.scale), self.model.shapes
+        factors = {"means": log_scale, "scales": self.model.structure.per_scale(log_scale)}
+        proper = [name for name in factors if not isinstance(priors[name], dist.ImproperUniform)]
+        return float(sum(factors[name].expand(shapes[name]).sum() for name in proper))
 
     def points(self, x: Tensor) -> Tensor:
         """`n x D` points in standardised coordinates, in float64."""
         return (x.double() - self.location) / self.scale
 
-    def _log_scales(self) -> Tensor:
-        log = self.scale.log()
-        return (log[:1] if self.model.structure.isotropic else log).expand(self.model.shapes["scales"]).sum()
-
     def sites(self, parameters: MixtureParameters) -> dict[str, Tensor]:
-        """Values of the model's sites for a mixture in the data's coordinates, in order and bounds if need be.
+        """Values of the model's sites for a mixture in the data's coordinates.
+
+        Components are sorted where the prior is one of increasing means, and values are moved inside bounds.
 
         Raises:
-            ValueError: If they lie where a prior has no density.
+            ValueError: If a prior has no density at the values.
         """
         prior = self.model.declared_priors["means"]
         if prior is not None and prior.support is increasing:
@@ -86,15 +81,21 @@ class StandardisedModel:
         return values
 
     def parameters(self, sites: Mapping[str, Tensor]) -> MixtureParameters:
-        """The mixture, in the data's coordinates, that values of the sites stand for."""
+        """The mixture at values of the sites, in the data's coordinates."""
         return self.model.parameters(sites).affine(self.scale, self.location)
 
 
 def check_priors(priors: Priors, n_components: int, like: Tensor, structure: CovarianceStructure) -> None:
-    """Look at priors that are stated in the data's coordinates; `like` is a `(D,)` tensor on the data's device.
+    """Refuse priors, stated in the data's coordinates, that no model can have.
+
+    Args:
+        priors: By the names `weights`, `means`, `scales` and `correlations`.
+        n_components: Number of components.
+        like: A `(D,)` tensor on the data's device.
+        structure: The covariance structure.
 
     Raises:
-        ValueError: An unknown name, a prior that `MixtureModel` refuses, or one that is no density on a known support.
+        ValueError: If a name is unknown, `MixtureModel` refuses a prior, or one is no density on a known support.
     """
     unknown = sorted(set(priors) - set(_NAMES))
     if unknown:
@@ -106,7 +107,7 @@ def check_priors(priors: Priors, n_components: int, like: Tensor, structure: Cov
         if isinstance(base, dist.Delta | dist.Empirical):
             raise ValueError(f"Expected a prior of {name} with a density; got {type(base).__name__}.")
     model = MixtureModel(n_components, len(like), covariance_type=structure, **priors)
-    model.affine(torch.ones_like(like), torch.zeros_like(like))  # refuses supports that it cannot move
+    model.affine(torch.ones_like(like), torch.zeros_like(like))  # refuses supports that it cannot transform
 
 
 def standardised_model(
@@ -120,20 +121,20 @@ def standardised_model(
 ) -> StandardisedModel:
     """The model of the standardised data under priors that are stated in the data's own coordinates.
 
-    Each prior goes through the affine map with its support and its Jacobian, so that ELBO and posterior are
-    exactly those of the data's coordinates.
+    The affine map transforms each prior with its support and its Jacobian, so that ELBO and posterior are exactly
+    those of the data's coordinates.
 
     Args:
         x: `n x D` points.
         n_components: Number of components.
-        structure: What the covariances share.
-        priors: `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's coordinates; what is
-            left out takes that model's default, which is one of standardised data. `None` stands for flat priors.
+        structure: The covariance structure.
+        priors: `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's coordinates; those left
+            out take that model's default, which is one of standardised data. `None` stands for flat priors.
         reg_covar: Floor of the variances, in the data's coordinates.
-        floored: Whether the model adds the floor to its covariances; otherwise it serves the scales alone.
+        floored: Whether the model adds the floor to its covariances; otherwise only the standardisation uses it.
 
     Raises:
-        ValueError: An unknown name, or a prior that `MixtureModel` refuses.
+        ValueError: As in `check_priors`.
 
     Example:
         >>> import pyro.distributions as dist
@@ -145,7 +146,7 @@ def standardised_model(
         >>> made.model.priors(x)["scales"].shape()
         torch.Size([3, 2])
     """
-    location, scale = _standards(x, structure, reg_covar)
+    location, scale = standards(x, structure, reg_covar)
     floor = torch.full_like(scale, reg_covar if floored else 0.0)
     if priors is None:
         flat = MixtureModel.maximum_likelihood(
@@ -168,9 +169,14 @@ def standardised_model(
     return StandardisedModel(model.affine(1 / scale, -location / scale), location, scale)
 
 
-def _standards(x: Tensor, structure: CovarianceStructure, reg_covar: float) -> tuple[Tensor, Tensor]:
-    """Location and scale of each feature, `(D,)`: the floor counts, so that none is far above a variance of one."""
+def standards(x: Tensor, structure: CovarianceStructure, reg_covar: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Location and scale of each feature, two `(D,)` tensors in float64.
+
+    Args:
+        x: `n x D` points.
+        structure: The covariance structure; if isotropic, all scales are equal.
+        reg_covar: Variance added to that of each feature, so that none falls far below the floor.
+    """
     location, fallback = moments(x)
     variance = (x.double() - location).square().mean(0) + reg_covar
-    variance = variance.where(variance > 0, fallback)
-    return location, (variance.mean().expand_as(variance) if structure.isotropic else variance).sqrt()
+    return location, structure.feature_scales(variance.where(variance > 0, fallback))

@@ -1,4 +1,4 @@
-"""Cholesky factors of correlation matrices, accurate however close to singular these are."""
+"""Cholesky factors of correlation matrices, accurate for nearly singular ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CorrCholesky", "corr_cholesky", "from_partial_correlations", "on_cor
 
 
 class _CorrCholesky(type(constraints.corr_cholesky)):  # type: ignore[misc]
-    """The same set as `constraints.corr_cholesky`, with a transform that keeps its digits."""
+    """The set `constraints.corr_cholesky`, with a transform that loses no digits."""
 
 
 corr_cholesky = _CorrCholesky()
@@ -23,12 +23,12 @@ corr_cholesky = _CorrCholesky()
 
 @final
 class CorrCholesky(Transform):
-    r"""Free coordinates to factors, as PyTorch's `CorrCholeskyTransform` maps them, but without its cancellation.
+    r"""The map of PyTorch's `CorrCholeskyTransform` from free coordinates to factors, without its cancellation.
 
     Row :math:`i` of a factor :math:`C` has the entries :math:`C_{ij} = \tanh(u_{ij})\, t_{i,j-1}` with
-    :math:`t_{ij} = \prod_{l \le j} \operatorname{sech}(u_{il})`, the norm of what follows entry :math:`j`. PyTorch
-    forms :math:`t^2` as :math:`1 - \tanh^2`, in steps of :math:`2^{-53}`, and clips it there: a tenth of a variance
-    that lies 1e-15 below the correlated ones. Here it is a product, and its inverse a sum of squares.
+    :math:`t_{ij} = \prod_{l \le j} \operatorname{sech}(u_{il})`, the norm of the entries after :math:`j`. PyTorch
+    computes :math:`t^2` as :math:`1 - \tanh^2`, in steps of :math:`2^{-53}`, and clips it: an error of a tenth in a
+    conditional variance 1e-15 of the marginal one. Here it is a product, and in the inverse a sum of squares.
 
     Example:
         >>> import torch
@@ -76,11 +76,11 @@ for _registry in (biject_to, transform_to):
 
 
 def on_corr_cholesky[P](prior: P) -> P:
-    """A prior of correlation factors whose support has the transform of this module."""
+    """A copy of a prior of correlation factors whose support has the transform of this module."""
     new: Any = copy.copy(prior)
     if isinstance(new, dist.Independent):
         new.base_dist = on_corr_cholesky(new.base_dist)
-    else:  # an improper prior holds its support, a proper one's class does
+    else:  # the support is an attribute of improper priors, and of the class of proper ones
         vars(new)["_support" if isinstance(new, dist.ImproperUniform) else "support"] = corr_cholesky
     return new
 
@@ -100,7 +100,7 @@ def from_partial_correlations(free: Tensor) -> Tensor:
 
 
 def tail_norms(factor: Tensor) -> Tensor:
-    """Norms of each entry of a lower-triangular factor together with what follows it in its row: `... x D x D`."""
+    """Norms of the entries of each row of a lower triangular factor from each entry on: `... x D x D`."""
     tiny = torch.finfo(factor.dtype).tiny
     return factor.square().flip(-1).cumsum(-1).flip(-1).clamp_min(tiny).sqrt()
 
@@ -116,7 +116,7 @@ def _below(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _size(count: int) -> int:
-    """Order of the matrix with that many entries below its diagonal."""
+    """Order of a matrix with that many entries below its diagonal."""
     size = round((0.25 + 2 * count) ** 0.5 + 0.5)
     if size * (size - 1) // 2 != count:
         raise ValueError(f"Expected D(D-1)/2 free coordinates of a correlation factor; got {count}.")

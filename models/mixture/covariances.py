@@ -1,475 +1,78 @@
-"""Covariance structures of a Gaussian mixture: shapes, densities, closed-form estimates."""
+"""The covariance types of Gaussian mixtures, by name."""
 
-from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, final
+from __future__ import annotations
 
-import pyro.distributions as dist
-import torch
-from torch import Tensor
+from typing import Literal
 
-# The standard deviation of a feature given others, relative to its own, below which a covariance counts as singular:
-# that of a condition of 1.6e15 for two features of one scale.
-LEAST_COLLINEARITY = 5e-8
+from latentmix.models.mixture.matrices import LEAST_COLLINEARITY, Full, Matrices, Tied
+from latentmix.models.mixture.structure import CovarianceStructure
+from latentmix.models.mixture.variances import Diagonal, Spherical, TiedDiagonal, Variances
+
+__all__ = [
+    "LEAST_COLLINEARITY",
+    "CovarianceStructure",
+    "CovarianceType",
+    "Matrices",
+    "Variances",
+    "covariance_structure",
+    "covariance_types",
+    "register_structure",
+]
+
 CovarianceType = Literal["full", "diag", "tied", "spherical", "tied_diag"]
+"""Names of the structures shipped here; those that are registered later are names as well."""
+
+_STRUCTURES: dict[str, CovarianceStructure] = {}
 
 
-class CovarianceStructure(ABC):
-    """What the components' covariances share, and how they are stored.
+def register_structure(structure: CovarianceStructure) -> None:
+    """Make a covariance type known by its name, wherever a `covariance_type` is taken.
 
-    A structure is stateless. `K` components over `D` features have `scales` (positive, `scale_shape`), where
-    the structure is correlated also Cholesky factors of correlation matrices, and `covariances` of
-    `covariance_shape` (as scikit-learn stores them).
+    Args:
+        structure: An instance, such as one of a subclass of `Matrices` or `Variances`.
 
-    Attributes:
-        name: The word for it, `covariance_type` of the estimators.
-        isotropic: Whether all features of a component have one variance.
-        correlated: Whether covariances are matrices, stored as such; else variances are stored.
-        shared: Whether all components have one covariance, stored once.
+    Raises:
+        ValueError: If another structure has that name.
+
+    Example:
+        >>> from latentmix.models.mixture.covariances import Variances, covariance_structure, register_structure
+        >>> class TiedSpherical(Variances):
+        ...     name, shared, isotropic = "tied_spherical", True, True
+        >>> covariance_structure(TiedSpherical()).covariance_shape(3, 2)
+        ()
     """
-
-    name: ClassVar[str]
-    isotropic: ClassVar[bool] = False
-    correlated: ClassVar[bool] = False
-    shared: ClassVar[bool] = False
-
-    @abstractmethod
-    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Shape of the standard deviations."""
-
-    @abstractmethod
-    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Shape of the stored covariances."""
-
-    def correlation_shape(self, n_components: int, n_features: int) -> tuple[int, ...] | None:
-        """Batch shape of the `D x D` correlation factors, `None` where there are none."""
-        return None
-
-    @abstractmethod
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        """Number of free covariance parameters."""
-
-    @abstractmethod
-    def shares(self, weights: Tensor, n_features: int) -> Tensor:
-        """How many values of a datum each scale describes on average; broadcasts to the scales."""
-
-    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
-        """Weights times covariances, as the scatter that `estimate` takes."""
-        return weights.reshape(-1, *[1] * (covariances.ndim - 1)) * covariances
-
-    @abstractmethod
-    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
-        """The `K` components: a distribution of batch shape `(K,)` and event shape `(D,)`."""
-
-    @abstractmethod
-    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        """Cholesky factors of the covariances, always `K x D x D`."""
-
-    @abstractmethod
-    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        """The covariances in their stored shape."""
-
-    @abstractmethod
-    def precision_traces(self, scales: Tensor, correlation: Tensor | None, variance: Tensor) -> Tensor:
-        """Traces of the precisions times `diag(variance)`, `(D,)`: of each component, `(K,)`, or `()` where tied."""
-
-    @abstractmethod
-    def factors(self, precisions_cholesky: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scales, and correlation factors where there are any, of covariances by `precisions_cholesky`."""
-
-    @abstractmethod
-    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
-        """Stored covariances (or precisions) as `K x D x D` matrices."""
-
-    @abstractmethod
-    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
-        """Covariances of `x * factor`; `factor` is `(D,)`, constant where the structure is isotropic."""
-
-    @abstractmethod
-    def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
-        """`precisions_cholesky` of `x * factor`, as `rescale` has the covariances."""
-
-    @abstractmethod
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        """Second moments of `n x K x D` deviations under `n x K` weights: what an estimate needs, additive."""
-
-    @abstractmethod
-    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
-        """Maximum likelihood covariances from moments about points `shift` (`K x D`) below the means."""
-
-    @abstractmethod
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        """Covariances with `variance` (`D`, or `K x D`) added to their diagonals."""
-
-    @abstractmethod
-    def above(self, covariances: Tensor, floor: Tensor) -> Tensor:
-        """Covariances less `floor` (`D`) on their diagonals, a thousandth of it where they do not exceed it."""
-
-    @abstractmethod
-    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        """Upper factors `U` with `precision = U U^T` (stored shape); not finite where not positive definite."""
-
-    @abstractmethod
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        """Log-density of `n x D` points under each component, `n x K`."""
-
-    @abstractmethod
-    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
-        """Precisions in their stored shape."""
-
-    @abstractmethod
-    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        """Upper factors of given precisions (stored shape); NaN where these are not positive definite."""
+    if _STRUCTURES.setdefault(structure.name, structure) != structure:
+        raise ValueError(f"Expected a new name for a covariance structure; got {structure.name!r}, which is taken.")
 
 
-def _gaussian(squares: Tensor, log_det: Tensor, n_features: int) -> Tensor:
-    return log_det - 0.5 * (squares + n_features * 1.8378770664093453)
+def covariance_types() -> tuple[str, ...]:
+    """Names of all registered structures, in the order of registration.
 
-
-def _upper_inverse(matrix: Tensor) -> Tensor:
-    """`U` with `matrix^-1 = U U^T` for `... x D x D` matrices; NaN where the matrix is not positive definite.
-
-    The matrix is first scaled to unit diagonal, so that features of very different scales do no harm.
+    Example:
+        >>> from latentmix.models.mixture.covariances import covariance_types
+        >>> "tied_diag" in covariance_types()
+        True
     """
-    scale = matrix.diagonal(dim1=-2, dim2=-1).sqrt()
-    safe = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
-    correlation = matrix / (safe[..., :, None] * safe[..., None, :])
-    factor, info = torch.linalg.cholesky_ex(correlation.nan_to_num(0.0, 0.0, 0.0))
-    bad = (info > 0) | ((scale <= 0) | ~scale.isfinite()).any(-1)
-    bad = bad | (factor.diagonal(dim1=-2, dim2=-1).amin(-1) < LEAST_COLLINEARITY)
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    factor = torch.where(bad[..., None, None], identity, factor)
-    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-    upper = inverse.mT / safe[..., :, None]
-    return torch.where(bad[..., None, None], torch.full_like(upper, torch.nan), upper)
+    return tuple(_STRUCTURES)
 
 
-def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
-    return scales[..., None] if correlation is None else scales[..., None] * correlation
+def covariance_structure(covariance_type: str | CovarianceStructure) -> CovarianceStructure:
+    """The structure of a name; a structure is returned as it is.
 
+    Raises:
+        ValueError: If no structure is registered by that name.
 
-class _Matrices(CovarianceStructure):
-    """Covariances stored as matrices."""
-
-    correlated = True
-
-    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        factor = _tril(scales, correlation)
-        return factor @ factor.mT
-
-    def precision_traces(self, scales: Tensor, correlation: Tensor | None, variance: Tensor) -> Tensor:
-        root = torch.diag_embed(variance.sqrt())
-        return torch.linalg.solve_triangular(_tril(scales, correlation), root, upper=False).square().sum((-2, -1))
-
-    def factors(self, precisions_cholesky: Tensor) -> tuple[Tensor, Tensor | None]:
-        identity = torch.eye(precisions_cholesky.shape[-1]).to(precisions_cholesky).expand_as(precisions_cholesky)
-        factor = torch.linalg.solve_triangular(precisions_cholesky.mT, identity, upper=False)
-        scales = factor.norm(dim=-1)
-        return scales, factor / scales[..., None] if scales.shape[-1] > 1 else None
-
-    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
-        return covariances * factor[:, None] * factor
-
-    def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
-        return precisions_cholesky / factor[:, None] * factor.sign()  # with a positive diagonal
-
-    def above(self, covariances: Tensor, floor: Tensor) -> Tensor:
-        root = floor.clamp_min(torch.finfo(floor.dtype).tiny).sqrt()
-        ratio = covariances / (root[:, None] * root)
-        values, axes = torch.linalg.eigh(ratio)
-        excess = torch.where(values - 1 > 1e-3, values - 1, 1e-3)
-        clipped = (axes * excess[..., None, :]) @ axes.mT * (root[:, None] * root)
-        enough = (values - 1 > 1e-3).all(-1)
-        return torch.where(enough[..., None, None], covariances - torch.diag_embed(floor), clipped)
-
-    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return _upper_inverse(covariances)
-
-    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
-        return precisions_cholesky @ precisions_cholesky.mT
-
-    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        flipped, info = torch.linalg.cholesky_ex(precisions.flip(-2, -1))
-        return flipped.flip(-2, -1).where((info == 0)[..., None, None], torch.nan)
-
-
-class _Variances(CovarianceStructure):
-    """Covariances stored as variances."""
-
-    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        return scales.square()
-
-    def precision_traces(self, scales: Tensor, correlation: Tensor | None, variance: Tensor) -> Tensor:
-        precisions = scales.square().reciprocal()
-        return precisions * variance.sum() if self.isotropic else precisions @ variance
-
-    def factors(self, precisions_cholesky: Tensor) -> tuple[Tensor, Tensor | None]:
-        return precisions_cholesky.reciprocal(), None
-
-    def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
-        return precisions_cholesky / (factor[0] if self.isotropic else factor).abs()
-
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        return torch.einsum("nk,nkd->kd", responsibilities, deviations.square())
-
-    def above(self, covariances: Tensor, floor: Tensor) -> Tensor:
-        level = floor.mean() if self.isotropic else floor
-        return torch.maximum(covariances - level, 1e-3 * level)
-
-    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return torch.where(covariances > 0, covariances, torch.nan).rsqrt()
-
-    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
-        return precisions_cholesky.square()
-
-    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
-        return precisions.where(precisions > 0, torch.nan).sqrt()
-
-
-@final
-class Full(_Matrices):
-    """Every component has its own covariance matrix; stored `K x D x D`."""
-
-    name = "full"
-
-    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components, n_features)
-
-    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components, n_features, n_features)
-
-    def correlation_shape(self, n_components: int, n_features: int) -> tuple[int, ...] | None:
-        return (n_components,) if n_features > 1 else None
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components * n_features * (n_features + 1) // 2
-
-    def shares(self, weights: Tensor, n_features: int) -> Tensor:
-        return weights[:, None]
-
-    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
-        return dist.MultivariateNormal(means, scale_tril=_tril(scales, correlation))
-
-    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        return _tril(scales, correlation)
-
-    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
-        return covariances
-
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        by_component = deviations.transpose(0, 1)
-        return (by_component * responsibilities.T[..., None]).mT @ by_component
-
-    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
-        return scatter / counts[:, None, None] - shift[:, :, None] * shift[:, None, :]
-
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        return covariances + torch.diag_embed(variance)
-
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        n_features = means.shape[-1]
-        deviations = x - means[:, None, :]
-        squares = (deviations @ precisions_cholesky).square().sum(-1).T
-        log_det = precisions_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return _gaussian(squares, log_det, n_features)
-
-
-@final
-class Tied(_Matrices):
-    """All components share one covariance matrix; stored `D x D`."""
-
-    name = "tied"
-    shared = True
-
-    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_features,)
-
-    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_features, n_features)
-
-    def correlation_shape(self, n_components: int, n_features: int) -> tuple[int, ...] | None:
-        return () if n_features > 1 else None
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_features * (n_features + 1) // 2
-
-    def shares(self, weights: Tensor, n_features: int) -> Tensor:
-        return weights.new_ones(1)
-
-    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
-        return covariances * weights.sum()
-
-    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
-        return dist.MultivariateNormal(means, scale_tril=self.scale_tril(means, scales, correlation))
-
-    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        return _tril(scales, correlation).expand(*means.shape, means.shape[-1])
-
-    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
-        return covariances.expand(n_components, n_features, n_features)
-
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        flat = deviations.flatten(0, 1)
-        return (flat * responsibilities.reshape(-1, 1)).T @ flat
-
-    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
-        return (scatter - (shift * counts[:, None]).T @ shift) / counts.sum()
-
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        return covariances + torch.diag_embed(variance if variance.ndim == 1 else variance.amax(0))
-
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        deviations = (x[:, None, :] - means) @ precisions_cholesky
-        log_det = precisions_cholesky.diagonal().log().sum()
-        return _gaussian(deviations.square().sum(-1), log_det, means.shape[-1])
-
-
-@final
-class Diagonal(_Variances):
-    """Every component has its own variances; stored `K x D`."""
-
-    name = "diag"
-
-    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components, n_features)
-
-    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components, n_features)
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components * n_features
-
-    def shares(self, weights: Tensor, n_features: int) -> Tensor:
-        return weights[:, None]
-
-    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
-        return dist.Normal(means, scales).to_event(1)
-
-    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        return torch.diag_embed(scales)
-
-    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
-        return torch.diag_embed(covariances)
-
-    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
-        return covariances * factor.square()
-
-    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
-        return scatter / counts[:, None] - shift.square()
-
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        return covariances + variance
-
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        deviations = (x[:, None, :] - means) * precisions_cholesky
-        return _gaussian(deviations.square().sum(-1), precisions_cholesky.log().sum(-1), means.shape[-1])
-
-
-@final
-class TiedDiagonal(_Variances):
-    """All components share one variance of each feature; stored `(D,)`."""
-
-    name = "tied_diag"
-    shared = True
-
-    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_features,)
-
-    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_features,)
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_features
-
-    def shares(self, weights: Tensor, n_features: int) -> Tensor:
-        return weights.new_ones(1)
-
-    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
-        return covariances * weights.sum()
-
-    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
-        return dist.Normal(means, scales[..., None, :].expand_as(means)).to_event(1)
-
-    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        return torch.diag_embed(scales[..., None, :].expand_as(means))
-
-    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
-        return torch.diag_embed(covariances).expand(n_components, n_features, n_features)
-
-    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
-        return covariances * factor.square()
-
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        return torch.einsum("nk,nkd->d", responsibilities, deviations.square())
-
-    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
-        return (scatter - counts @ shift.square()) / counts.sum()
-
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        return covariances + (variance if variance.ndim == 1 else variance.amax(0))
-
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        deviations = (x[:, None, :] - means) * precisions_cholesky
-        return _gaussian(deviations.square().sum(-1), precisions_cholesky.log().sum(), means.shape[-1])
-
-
-@final
-class Spherical(_Variances):
-    """Every component has one variance; stored `(K,)`."""
-
-    name = "spherical"
-    isotropic = True
-
-    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components,)
-
-    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        return (n_components,)
-
-    def n_parameters(self, n_components: int, n_features: int) -> int:
-        return n_components
-
-    def shares(self, weights: Tensor, n_features: int) -> Tensor:
-        return weights * n_features
-
-    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
-        return (weights * covariances)[:, None]
-
-    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
-        return dist.Normal(means, scales[..., None]).to_event(1)
-
-    def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
-        return torch.diag_embed(scales[..., None].expand_as(means))
-
-    def expand(self, covariances: Tensor, n_components: int, n_features: int) -> Tensor:
-        return torch.diag_embed(covariances[:, None].expand(n_components, n_features))
-
-    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
-        return covariances * factor[0].square()
-
-    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
-        return (scatter / counts[:, None] - shift.square()).mean(-1)
-
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        return covariances + variance.mean(-1)
-
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        squares = (x[:, None, :] - means).square().sum(-1) * precisions_cholesky.square()
-        n_features = means.shape[-1]
-        return _gaussian(squares, n_features * precisions_cholesky.log(), n_features)
-
-
-_STRUCTURES: dict[str, CovarianceStructure] = {
-    structure.name: structure for structure in (Full(), Diagonal(), Tied(), Spherical(), TiedDiagonal())
-}
-
-
-def covariance_structure(covariance_type: CovarianceType | CovarianceStructure) -> CovarianceStructure:
-    """The structure of that name.
-
-    Raises `ValueError` for an unknown name.
+    Example:
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> covariance_structure("tied").covariance_shape(3, 2)
+        (2, 2)
     """
     if isinstance(covariance_type, CovarianceStructure):
         return covariance_type
     if covariance_type not in _STRUCTURES:
         raise ValueError(f"Expected covariance_type in {sorted(_STRUCTURES)}; got {covariance_type!r}.")
     return _STRUCTURES[covariance_type]
+
+
+for _structure in (Full(), Diagonal(), Tied(), Spherical(), TiedDiagonal()):
+    register_structure(_structure)

@@ -37,18 +37,17 @@ class MixtureModel:
         L_k L_k^\top = \mathrm{diag}(\sigma_k)\, C_k C_k^\top \mathrm{diag}(\sigma_k) + \mathrm{diag}(\epsilon),
 
     with :math:`\epsilon` the `covariance_floor`. The default priors are meant for standardised data. Sites:
-    `weights` `(K,)`; `means` `(K, D)`; `scales` `(K, D)`, tied `(D,)`, spherical `(K,)`;
-    `correlation_cholesky` `(K, D, D)`, tied `(D, D)`, absent for diag, spherical and `D = 1`; the deterministic
+    `weights` `(K,)`; `means` `(K, D)`; `scales` `(K, D)`, tied and tied_diag `(D,)`, spherical `(K,)`;
+    `correlation_cholesky` `(K, D, D)`, tied `(D, D)`, absent without correlations and for `D = 1`; the deterministic
     `scale_tril` `(K, D, D)`; `assignment` in the plate `data`, enumerated in parallel; `x`, the data.
 
     Args:
         n_components: Number of components `K`.
         n_features: Number of features `D`.
-        covariance_type: What the components' covariances share.
-        size: Number of data in the whole set, where the model is called on minibatches of it; by default the
-            data that it is called on are all.
-        weights: Prior of the weights, of shape `(K,)` over batch and event; for two components also `Beta(a, b)` of
-            the first one's.
+        covariance_type: A name of `covariance_types()`, or a structure.
+        size: Number of data in the whole set, if the model is called on minibatches; by default it is called on all.
+        weights: Prior of the weights, of shape `(K,)` over batch and event; for two components also a `Beta(a, b)`
+            prior of the first weight.
         means: Prior of the means, `(K, D)`, or of each of them: `Normal(0, 10)`; with one feature also
             `OrderedMeans`.
         scales: Prior of the standard deviations, of the shape of the site, or of each of them: `HalfNormal(2)`.
@@ -57,8 +56,8 @@ class MixtureModel:
         covariance_floor: Added to the variance of each feature: a number or a `(D,)` tensor.
 
     Raises:
-        ValueError: A count below one, an unknown covariance type, a negative floor, a prior of another shape, or
-            a prior of correlations where there are none.
+        ValueError: If a count is below one, the covariance type is unknown, the floor is negative, a prior has
+            another shape, or there is a prior of correlations without correlations.
 
     Example:
         >>> import pyro, torch
@@ -122,9 +121,9 @@ class MixtureModel:
         size: int | None = None,
         covariance_floor: float | Tensor = 0.0,
     ) -> MixtureModel:
-        """The mixture under `ImproperUniform` priors, so that its posterior mode is the likelihood's maximum.
+        """The mixture under `ImproperUniform` priors, whose posterior mode is the maximum of the likelihood.
 
-        Flat means flat in the sites themselves: LKJCholesky(1) is not, beyond two features.
+        The priors are flat in the sites themselves, as LKJCholesky(1) is not beyond two features.
         """
         structure = covariance_structure(covariance_type)
         correlation = structure.correlation_shape(n_components, n_features)
@@ -146,12 +145,12 @@ class MixtureModel:
     def affine(self, scale: Tensor, shift: Tensor) -> MixtureModel:
         """The model of `x * scale + shift`, in float64; both are `(D,)`, `scale` is positive.
 
-        The priors that were given go through the map: the densities of both models differ by the Jacobians of the
-        data and of the sites alone. Where there was none the default holds, in the new coordinates. Where the
-        structure is isotropic, `scale` must be one number throughout.
+        Given priors are transformed by the map, so that the densities of both models differ by the Jacobians of the
+        data and of the sites alone. Priors that were not given keep their default, in the new coordinates. Where the
+        structure is isotropic, all values of `scale` must be equal.
         """
         scale, shift = scale.double(), shift.double()
-        spread = scale[0] if self.structure.isotropic else scale
+        spread = self.structure.per_scale(scale)
         maps = {"means": (scale, shift), "scales": (spread, torch.zeros_like(spread))}
         floor = torch.as_tensor(self.covariance_floor, dtype=scale.dtype, device=scale.device)
         priors = {
@@ -186,7 +185,7 @@ class MixtureModel:
         return assignment
 
     def collapsed(self, x: Tensor) -> None:
-        """The same density with the assignments summed out, by `MixtureSameFamily`.
+        """The model with the assignments summed out, by `MixtureSameFamily`: the same density.
 
         Args:
             x: An `n x D` tensor, all the data or a minibatch of `size`.
@@ -227,7 +226,7 @@ class MixtureModel:
         return scales, factor / scales[..., None]
 
     def parameters(self, sites: Mapping[str, Tensor]) -> MixtureParameters:
-        """The mixture that values of the sites stand for, its floor included."""
+        """The mixture at values of the sites, with the floor added."""
         scales, correlation = sites["scales"], sites.get("correlation_cholesky")
         if correlation is not None and not self._floored:
             factors = scales[..., None] * correlation
@@ -245,7 +244,8 @@ class MixtureModel:
             raise ValueError(f"Expected at most size={self.size} data; got {len(x)}.")
         values = {name: pyro.sample(name, prior) for name, prior in self.priors(x).items()}
         scales, correlation = self.effective(values["scales"], values.get("correlation_cholesky"))
-        pyro.deterministic("scale_tril", self.structure.scale_tril(values["means"], scales, correlation))
+        factors = self.structure.root(scales, correlation)
+        pyro.deterministic("scale_tril", self.structure.expand(factors, self.n_components, self.n_features))
         return values["weights"], values["means"], scales, correlation
 
     def _plate(self, x: Tensor) -> pyro.plate:

@@ -1,4 +1,4 @@
-"""The parameters of a Gaussian mixture, whatever fitted them."""
+"""The parameters of a Gaussian mixture."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ class MixtureParameters:
         weights: A `(K,)` tensor on the simplex.
         means: A `K x D` tensor.
         covariances: In the stored shape of the structure.
-        structure: What the covariances share.
+        structure: The covariance structure.
 
     Example:
         >>> import torch
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> from latentmix.models.mixture.covariances import covariance_structure
-        >>> one = MixtureParameters(torch.ones(1), torch.zeros(1, 2), torch.ones(1, 2), covariance_structure("diag"))
-        >>> one.log_likelihood(torch.zeros(3, 2)).shape
+        >>> diagonal = covariance_structure("diag")
+        >>> mixture = MixtureParameters(torch.ones(1), torch.zeros(1, 2), torch.ones(1, 2), diagonal)
+        >>> mixture.log_likelihood(torch.zeros(3, 2)).shape
         torch.Size([3])
     """
 
@@ -43,13 +44,13 @@ class MixtureParameters:
     def from_scale_tril(
         cls, weights: Tensor, means: Tensor, scale_tril: Tensor, structure: CovarianceStructure | None = None
     ) -> MixtureParameters:
-        """Covariance matrices by their lower Cholesky factors, of which no digits are lost.
+        """A mixture from the lower Cholesky factors of its covariance matrices, without loss of their digits.
 
         Args:
             weights: A `(K,)` tensor on the simplex.
             means: A `K x D` tensor.
             scale_tril: The factors: `K x D x D`, tied `D x D`.
-            structure: What the covariances share, full or tied; by default full.
+            structure: Full or tied; by default full.
         """
         identity = torch.eye(means.shape[1], dtype=means.dtype, device=means.device).expand_as(scale_tril)
         inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
@@ -60,7 +61,7 @@ class MixtureParameters:
     def from_precisions_cholesky(
         cls, weights: Tensor, means: Tensor, factors: Tensor, structure: CovarianceStructure
     ) -> MixtureParameters:
-        """Covariances by the upper factors of their precisions, in the stored shape, of which no digits are lost."""
+        """A mixture from the upper factors of its precisions (stored shape), without loss of their digits."""
         return cls(weights, means, structure.covariances(*structure.factors(factors)), structure)._known(factors)
 
     def _known(self, precisions_cholesky: Tensor) -> MixtureParameters:
@@ -69,15 +70,17 @@ class MixtureParameters:
         return self
 
     def sites(self, covariance_floor: float | Tensor = 0.0) -> dict[str, Tensor]:
-        """Values of the sites of a `MixtureModel` with that floor, so that it has this density.
+        """Values of the sites at which a `MixtureModel` with that floor has this density.
 
-        Where variances, in any direction, do not exceed the floor they become a thousandth of it above the floor.
+        Variances that do not exceed the floor, in any direction, are set a thousandth of it above the floor.
         """
         floor = torch.as_tensor(covariance_floor, dtype=self.means.dtype, device=self.means.device)
         floor = floor.expand(self.means.shape[1])
         precisions_cholesky = self.precisions_cholesky
         if bool((floor > 0).any()):
-            precisions_cholesky = self.structure.precisions_cholesky(self.structure.above(self.covariances, floor))
+            precisions_cholesky = self.structure.precisions_cholesky(
+                self.structure.subtract_floor(self.covariances, floor)
+            )
         scales, correlation = self.structure.factors(precisions_cholesky)
         tiny = torch.finfo(self.weights.dtype).tiny ** 0.5
         weights = self.weights.clamp_min(tiny)
@@ -91,18 +94,13 @@ class MixtureParameters:
 
     @property
     def scale_tril(self) -> Tensor:
-        """Lower Cholesky factors of the covariances, whatever the structure: `K x D x D`."""
-        size = self.means.shape
-        if self.structure.name in ("diag", "spherical"):
-            return self.structure.expand(self.precisions_cholesky.reciprocal(), *size)
-        factors = self.structure.expand(self.precisions_cholesky, *size).mT
-        identity = torch.eye(size[1], dtype=factors.dtype, device=factors.device).expand_as(factors)
-        return torch.linalg.solve_triangular(factors, identity, upper=False)
+        """Lower Cholesky factors of the covariances, `K x D x D` for every structure."""
+        return self.structure.expand(self.structure.scale_tril(self.precisions_cholesky), *self.means.shape)
 
     @property
     def collinearity(self) -> float:
-        """Least standard deviation of a feature given those before it, relative to its own; 1 where none depends."""
-        if self.structure.name in ("diag", "spherical"):
+        """Least standard deviation of a feature given those before it, relative to its own; 1 without correlations."""
+        if not self.structure.correlated:
             return 1.0
         variances = self.covariances.diagonal(dim1=-2, dim2=-1)
         given = self.precisions_cholesky.diagonal(dim1=-2, dim2=-1)
@@ -112,9 +110,9 @@ class MixtureParameters:
     def singular(self) -> Tensor:
         """Whether each component's covariance is not numerically positive definite: `(K,)` booleans."""
         broken = ~self.precisions_cholesky.isfinite()
-        if broken.ndim and len(broken) == len(self.weights) and self.structure.name != "tied":
-            return broken.flatten(1).any(1) if broken.ndim > 1 else broken
-        return broken.any().expand(len(self.weights))
+        if self.structure.shared:
+            return broken.any().expand(len(self.weights))
+        return broken.flatten(1).any(1) if broken.ndim > 1 else broken
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log of weight times density: `n x K` for `n x D` points."""
@@ -140,7 +138,7 @@ class MixtureParameters:
         return self.weights @ (within + (self.means - self.mean).square()) / self.weights.sum()
 
     def expanded_covariances(self) -> Tensor:
-        """Covariances as `K x D x D` matrices, whatever the structure."""
+        """Covariances as `K x D x D` matrices, for every structure."""
         return self.structure.expand(self.covariances, *self.means.shape)
 
     def n_parameters(self) -> int:
@@ -152,7 +150,7 @@ class MixtureParameters:
     def affine(self, scale: Tensor, shift: Tensor) -> MixtureParameters:
         """Parameters of the mixture of `x * scale + shift`; both are `(D,)`.
 
-        Where the structure is isotropic, `scale` must be one number throughout.
+        Where the structure is isotropic, all values of `scale` must be equal.
         """
         covariances = self.structure.rescale(self.covariances, scale)
         moved = MixtureParameters(self.weights, self.means * scale + shift, covariances, self.structure)
@@ -169,8 +167,7 @@ class MixtureParameters:
 
     def permuted(self, order: Tensor) -> MixtureParameters:
         """The components at `(K,)` indices: the same density in another order."""
-        shared = self.structure.name == "tied"
         covariances, factors = (
-            part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
+            part if self.structure.shared else part[order] for part in (self.covariances, self.precisions_cholesky)
         )
         return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)._known(factors)

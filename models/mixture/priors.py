@@ -1,4 +1,4 @@
-"""Priors of a mixture's parameters: ordered means, and what an affine map of the data makes of any prior."""
+"""Priors of a mixture's parameters: ordered means, and affine maps of any prior."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SUPPORTS = {"weights": constraints.simplex, "correlation_cholesky": constraints
 
 
 class _Increasing(Constraint):
-    """`... x K x 1` columns that increase."""
+    """Increasing columns, `... x K x 1`."""
 
     event_dim = 2
 
@@ -44,7 +44,7 @@ increasing = _Increasing()
 
 
 class _ToIncreasing(Transform):
-    """Columns of real numbers to increasing ones: the first stays, the others are logarithms of the steps."""
+    """Maps columns of real numbers to increasing ones: the first number is kept, the others are logarithms of steps."""
 
     domain = constraints.independent(constraints.real, 2)
     codomain = increasing
@@ -75,15 +75,15 @@ class OrderedMeans(TorchDistribution):
     r"""Means of `K` components in one dimension, in increasing order: the order statistics of `K` draws.
 
     The density is :math:`K! \prod_k p(\mu_k)` where :math:`\mu_1 < \dots < \mu_K` and zero elsewhere (David and
-    Nagaraja, *Order Statistics*, 2003, equation 2.2.1). It gives one label to each component, and the same density
-    of the data as `K` independent draws.
+    Nagaraja, *Order Statistics*, 2003, equation 2.2.1). It makes the labels of the components unique, and implies the
+    same density of the data as `K` independent draws.
 
     Args:
         base: The distribution of one mean, such as `Normal(0, 10)`.
         n_components: Number of components `K`.
 
     Raises:
-        ValueError: If the base is not that of one number on the whole line, or there is no component.
+        ValueError: If the base is not a distribution of one number on the whole line, or there is no component.
 
     Example:
         >>> import pyro.distributions as dist
@@ -128,18 +128,18 @@ class OrderedMeans(TorchDistribution):
 
 @final
 class Moved(TorchDistribution):
-    r"""The distribution of :math:`s\,y + t` for `y` of a base, with the support that this has.
+    r"""The distribution of :math:`s\,y + t` for `y` of a base, with its exact support.
 
-    `TransformedDistribution` takes the whole line for the support of any affine map, be the base positive, ordered
-    or on an interval.
+    `TransformedDistribution` assumes the whole line as the support of any affine map, even if the base is positive,
+    ordered or on an interval.
 
     Args:
         base: A distribution.
-        scale: Positive, broadcasts to the values of the base.
-        shift: Broadcasts likewise.
+        scale: Positive, broadcastable to the values of the base.
+        shift: Likewise broadcastable.
 
     Raises:
-        ValueError: If the support of the moved values is not known.
+        ValueError: If the support of the mapped values is unknown.
 
     Example:
         >>> import pyro.distributions as dist
@@ -154,14 +154,14 @@ class Moved(TorchDistribution):
     def __init__(self, base: TorchDistribution, scale: Tensor, shift: Tensor) -> None:
         self.base, self.scale, self.shift = base, scale, shift
         self.has_rsample = base.has_rsample
-        _moved_support(base.support, scale, shift)  # refuses what it does not know
+        _moved_support(base.support, scale, shift)  # refuses unknown supports
         log_det = scale.log().expand(base.shape())
         self._log_det = log_det.sum(tuple(range(-base.event_dim, 0))) if base.event_dim else log_det
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     @constraints.dependent_property
     def support(self) -> Constraint:
-        """Where the density is positive."""
+        """Support of the mapped values."""
         return _moved_support(self.base.support, self.scale, self.shift)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Moved:
@@ -187,7 +187,7 @@ class Moved(TorchDistribution):
 def moved(prior: TorchDistribution, scale: Tensor, shift: Tensor) -> TorchDistribution:
     """The prior of `y * scale + shift` for `y` of a prior, in the dtype and on the device of `scale`.
 
-    A flat prior stays flat: its constant is arbitrary.
+    A flat prior remains flat, as its constant is arbitrary.
     """
     prior = converted(prior, scale)
     if is_improper(prior):
@@ -197,18 +197,18 @@ def moved(prior: TorchDistribution, scale: Tensor, shift: Tensor) -> TorchDistri
 
 
 def as_site(name: str, prior: TorchDistribution, shape: tuple[int, ...]) -> TorchDistribution:
-    """A prior as one of a whole site: expanded to its shape, all of it event.
+    """A prior expanded to the shape of a site, all of whose dimensions are event dimensions.
 
     A `Beta(a, b)` of the weight of the first of two components is the Dirichlet `(a, b)` of both.
 
     Args:
         name: Name of the site.
-        prior: Any distribution of it, or of one element, which then holds for each.
+        prior: A distribution of the site, or of each of its elements.
         shape: Shape of the site.
 
     Raises:
-        ValueError: If the prior is no distribution of Pyro's, has another shape, or is one of scales that may be
-            negative, of weights off the simplex, or of anything but Cholesky factors of correlation matrices.
+        ValueError: If the prior is no distribution of Pyro's, has another shape, or its support is not that of the
+            site: positive scales, weights on the simplex, Cholesky factors of correlation matrices.
     """
     if not isinstance(prior, TorchDistributionMixin):
         raise ValueError(f"Expected a distribution of pyro.distributions for {name}; got {prior!r}.")
@@ -237,7 +237,7 @@ def as_site(name: str, prior: TorchDistribution, shape: tuple[int, ...]) -> Torc
 
 
 def inside(prior: dist.TorchDistribution | None, value: Tensor) -> Tensor:
-    """A value of a site, a thousandth of the way inside where its prior is bounded on both sides."""
+    """A value of a site, moved inside the bounds of its prior by a thousandth of their distance if there are two."""
     support = None if prior is None else inner_support(prior.support)
     if not isinstance(support, type(constraints.unit_interval)):
         return value
@@ -247,14 +247,14 @@ def inside(prior: dist.TorchDistribution | None, value: Tensor) -> Tensor:
 
 
 def inner_support(support: Any) -> Any:
-    """The support of one element, or of one event that is no mere batch of elements."""
+    """The support of one element or event, without the dimensions of `independent`."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
 
 
 def is_positive(support: Any, *, whole: bool = False) -> bool:
-    """Whether a support has positive numbers only; `whole`: and has all of them."""
+    """Whether a support lies in the positive numbers; with `whole`, whether it is all of them."""
     inner = inner_support(support)
     bound = getattr(inner, "lower_bound", None)
     if bound is None or (whole and hasattr(inner, "upper_bound")):
@@ -271,7 +271,7 @@ def is_improper(prior: Any) -> bool:
 
 
 def converted[P](part: P, like: Tensor) -> P:
-    """A distribution, or a transform, whose tensors have the dtype and the device of `like`."""
+    """A copy of a distribution or a transform, with its tensors in the dtype and on the device of `like`."""
     new = copy.copy(part)
     for name, value in vars(part).items():
         vars(new)[name] = _converted_value(value, like)

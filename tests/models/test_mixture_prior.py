@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Literal
+from typing import get_args
 
 import pyro
 import pytest
@@ -18,15 +18,14 @@ from latentmix.models import VAE, Bernoulli, MixtureParameters, MixturePrior, ML
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.mixture_prior import cholesky_factor
 
-CovarianceKind = Literal["diag", "full"]
-KINDS: tuple[CovarianceKind, ...] = ("diag", "full")
-TYPES: tuple[CovarianceType, ...] = ("full", "diag", "tied", "spherical")
+TYPES: tuple[CovarianceType, ...] = get_args(CovarianceType)
+SCIKIT_LEARN: tuple[CovarianceType, ...] = ("full", "diag", "tied", "spherical")
 
 
 def random_parameters(covariance_type: CovarianceType, n_components: int = 3, n_features: int = 2) -> MixtureParameters:
     structure = covariance_structure(covariance_type)
     shape = structure.covariance_shape(n_components, n_features)
-    if covariance_type in ("full", "tied"):
+    if structure.correlated:
         root = torch.randn(shape, dtype=torch.float64)
         covariances = root @ root.mT + 0.3 * torch.eye(n_features, dtype=torch.float64)
     else:
@@ -36,7 +35,11 @@ def random_parameters(covariance_type: CovarianceType, n_components: int = 3, n_
     return MixtureParameters(weights / weights.sum(), means, covariances, structure)
 
 
-def learned(kind: CovarianceKind, *, latent_dim: int = 2, enumerated: bool = False) -> MixturePrior:
+def contains(kind: CovarianceType, special: CovarianceType) -> bool:
+    return covariance_structure(kind).contains(covariance_structure(special))
+
+
+def learned(kind: CovarianceType, *, latent_dim: int = 2, enumerated: bool = False) -> MixturePrior:
     prior = MixturePrior(latent_dim, 3, covariance_type=kind, enumerated=enumerated).double()
     prior.initialize(random_parameters(kind, n_features=latent_dim))
     return prior
@@ -44,7 +47,7 @@ def learned(kind: CovarianceKind, *, latent_dim: int = 2, enumerated: bool = Fal
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 3])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_the_density_is_the_mixture_s(covariance_type: CovarianceType, latent_dim: int) -> None:
+def test_the_density_matches_scipy(covariance_type: CovarianceType, latent_dim: int) -> None:
     parameters = random_parameters(covariance_type, n_features=latent_dim)
     prior = MixturePrior.from_parameters(parameters).double()
     prior.initialize(parameters)
@@ -60,7 +63,7 @@ def test_the_density_is_the_mixture_s(covariance_type: CovarianceType, latent_di
     torch.testing.assert_close(prior.responsibilities(z), parameters.responsibilities(z), rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", SCIKIT_LEARN)
 def test_a_frozen_mixture_equals_scikit_learn(covariance_type: CovarianceType) -> None:
     x = torch.cat([torch.randn(200, 2) - 3, torch.randn(200, 2) * torch.tensor([1.0, 0.3]) + 3]).double()
     ours = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(x)
@@ -71,8 +74,8 @@ def test_a_frozen_mixture_equals_scikit_learn(covariance_type: CovarianceType) -
     assert torch.equal(prior.responsibilities(x.float()).argmax(-1), ours.predict(x))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_parameters_come_back(kind: CovarianceKind) -> None:
+@pytest.mark.parametrize("kind", TYPES)
+def test_parameters_round_trip(kind: CovarianceType) -> None:
     parameters = random_parameters(kind)
     prior = MixturePrior(2, 3, covariance_type=kind).double()
     prior.initialize(parameters)
@@ -85,7 +88,7 @@ def test_parameters_come_back(kind: CovarianceKind) -> None:
     assert prior.means.abs().min() > 0
 
 
-def test_a_prior_of_given_parameters_draws_nothing() -> None:
+def test_a_prior_from_parameters_leaves_the_random_state() -> None:
     parameters = random_parameters("full")
     before = torch.get_rng_state()
     MixturePrior.from_parameters(parameters)
@@ -102,7 +105,7 @@ def test_an_empty_component_stays_finite() -> None:
     assert prior.weights[0] < 1e-30
 
 
-def test_a_start_has_equal_weights_and_different_unit_components() -> None:
+def test_a_new_prior_has_equal_weights_and_distinct_unit_components() -> None:
     prior = MixturePrior(50, 20, covariance_type="full")
     torch.testing.assert_close(prior.weights, torch.full((20,), 0.05))
     torch.testing.assert_close(prior.covariances, torch.eye(50).expand(20, 50, 50))
@@ -111,7 +114,7 @@ def test_a_start_has_equal_weights_and_different_unit_components() -> None:
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 4])
-def test_cholesky_factor_is_what_it_says(latent_dim: int) -> None:
+def test_cholesky_factor_is_lower_triangular_with_its_diagonal(latent_dim: int) -> None:
     scales = torch.rand(5, latent_dim) + 0.5
     lower = torch.randn(5, latent_dim * (latent_dim - 1) // 2) if latent_dim > 1 else None
     factor = cholesky_factor(scales, lower)
@@ -130,9 +133,9 @@ def make_pair(prior: MixturePrior, guide_family: DiagonalNormal | FullNormal) ->
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("latent_dim", [1, 3])
 @pytest.mark.parametrize("family", [DiagonalNormal(), FullNormal()], ids=["diagonal", "correlated"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPES)
 def test_enumerated_and_collapsed_agree_in_value_and_gradient(
-    binary_images: Tensor, kind: CovarianceKind, family: DiagonalNormal | FullNormal, latent_dim: int, particles: int
+    binary_images: Tensor, kind: CovarianceType, family: DiagonalNormal | FullNormal, latent_dim: int, particles: int
 ) -> None:
     prior = learned(kind, latent_dim=latent_dim, enumerated=True)
     vae, guide = make_pair(prior, family)
@@ -151,9 +154,9 @@ def test_enumerated_and_collapsed_agree_in_value_and_gradient(
     assert all(gradient.abs().sum() > 0 for gradient in gradients[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("plates", [(), (1,), (5,), (2, 5)])
-def test_sampled_assignments_have_the_joint_density(kind: CovarianceKind, plates: tuple[int, ...]) -> None:
+def test_sampled_assignments_have_the_joint_density(kind: CovarianceType, plates: tuple[int, ...]) -> None:
     prior = learned(kind, enumerated=True)
 
     def model() -> Tensor:
@@ -170,8 +173,8 @@ def test_sampled_assignments_have_the_joint_density(kind: CovarianceKind, plates
     torch.testing.assert_close(total, joint, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_plain_svi_trains_the_enumerated_form(binary_images: Tensor, kind: CovarianceKind) -> None:
+@pytest.mark.parametrize("kind", TYPES)
+def test_plain_svi_trains_the_enumerated_form(binary_images: Tensor, kind: CovarianceType) -> None:
     vae, guide = make_pair(learned(kind, enumerated=True), DiagonalNormal())
     before = {name: value.clone() for name, value in vae.prior.named_parameters()}
     svi = SVI(vae.model, guide, pyro.optim.Adam({"lr": 0.01}), TraceEnum_ELBO(max_plate_nesting=1))
@@ -182,8 +185,8 @@ def test_plain_svi_trains_the_enumerated_form(binary_images: Tensor, kind: Covar
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (5,), (3, 5)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_responsibilities_of_any_batch(kind: CovarianceKind, batch: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("kind", TYPES)
+def test_responsibilities_of_any_batch(kind: CovarianceType, batch: tuple[int, ...]) -> None:
     prior = learned(kind)
     z = torch.randn(*batch, 2, dtype=torch.float64)
     r = prior.responsibilities(z)
@@ -202,6 +205,7 @@ def test_responsibilities_refuse_another_length() -> None:
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_frozen_prior_is_saved_and_never_trained(covariance_type: CovarianceType) -> None:
     prior = MixturePrior.from_parameters(random_parameters(covariance_type), enumerated=True)
+    assert prior.covariance_type == covariance_type
     assert list(prior.parameters()) == []
     assert prior.frozen
     assert prior.enumerated
@@ -223,7 +227,7 @@ def latents(n: int = 300) -> tuple[Tensor, Tensor]:
     return means, means + torch.tensor([0.1, 1.0]).double() * torch.randn(n, 2, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", SCIKIT_LEARN)
 @pytest.mark.parametrize("n_components", [1, 2, 5])
 def test_a_mixture_of_samples_is_accepted_and_one_of_means_refused(
     covariance_type: CovarianceType, n_components: int
@@ -240,7 +244,7 @@ def test_a_mixture_of_samples_is_accepted_and_one_of_means_refused(
         MixturePrior.from_mixture(make.fit(means), samples)
 
 
-def test_other_samples_are_refused() -> None:
+def test_samples_of_another_shape_or_without_spread_are_refused() -> None:
     good = GaussianMixture(2, random_state=0).fit(latents()[1])
     with pytest.raises(ValueError, match=r"Expected samples of shape \(n, 2\); got \(9, 3\)"):
         MixturePrior.from_mixture(good, torch.zeros(9, 3))
@@ -263,9 +267,27 @@ def test_a_start_that_does_not_fit_is_refused() -> None:
     flat.covariances[1, 0] = 0.0
     with pytest.raises(ValueError, match=r"positive definite covariances; got singular ones in components \[1\]"):
         MixturePrior(2, 3).initialize(flat)
-    MixturePrior(2, 3, covariance_type="full").initialize(good)
+    refusals: dict[CovarianceType, str] = {
+        "tied": "of one covariance for all components for covariance_type='tied'; got 'full'",
+        "tied_diag": "of one covariance for all components for covariance_type='tied_diag'; got 'diag'",
+        "spherical": "of one variance for all features for covariance_type='spherical'; got 'tied_diag'",
+    }
+    for kind, message in refusals.items():
+        with pytest.raises(ValueError, match=message):
+            MixturePrior(2, 3, covariance_type=kind).initialize(random_parameters(message[:-1].rsplit("'")[-1]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "special"),
+    [(kind, special) for kind in TYPES for special in TYPES if contains(kind, special)],
+)
+def test_a_mixture_of_a_more_special_type_is_a_start(kind: CovarianceType, special: CovarianceType) -> None:
+    parameters, z = random_parameters(special), torch.randn(20, 2, dtype=torch.float64)
+    prior = MixturePrior(2, 3, covariance_type=kind).double()
+    prior.initialize(parameters)
+    torch.testing.assert_close(prior().log_prob(z), parameters.log_likelihood(z), rtol=1e-10, atol=1e-10)
 
 
 def test_an_unknown_covariance_type_is_refused() -> None:
-    with pytest.raises(ValueError, match="Expected covariance_type 'diag' or 'full' in a MixturePrior; got 'tied'"):
-        MixturePrior(2, 3, covariance_type="tied")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Expected covariance_type in \['diag', 'full', .*; got 'round'"):
+        MixturePrior(2, 3, covariance_type="round")  # type: ignore[arg-type]

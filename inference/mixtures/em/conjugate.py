@@ -1,4 +1,4 @@
-r"""Variational Bayes for Gaussian mixtures under conjugate priors, on the sufficient statistics that EM uses.
+r"""Conjugate priors of Gaussian mixtures and their variational posteriors, from the sufficient statistics of EM.
 
 Weights follow a symmetric Dirichlet distribution, or the sticks :math:`v_k \sim \mathrm{Beta}(1, \gamma)` of a
 Dirichlet process; precisions a Wishart distribution with :math:`\mathbb E \Lambda_k = \nu_k W_k`, and
@@ -7,9 +7,9 @@ Dirichlet process; precisions a Wishart distribution with :math:`\mathbb E \Lamb
 :math:`\log \mathcal N(x \mid m_k, \Sigma_k)` plus a constant, so the E step is that of a mixture with other weights.
 
 Bishop, *Pattern Recognition and Machine Learning* (2006), section 10.2; Blei and Jordan, *Variational inference for
-Dirichlet process mixtures* (2006), https://doi.org/10.1214/06-BA104. Where covariances have a structure the
-conventions are scikit-learn's: `diag` and `spherical` take the expected log-determinant of the full Wishart, and
-`tied` shares one covariance with the average of the components' degrees of freedom.
+Dirichlet process mixtures* (2006), https://doi.org/10.1214/06-BA104. Covariances with a structure follow
+scikit-learn's conventions: `diag` and `spherical` take the expected log-determinant of the full Wishart, and the one
+covariance of `tied` has the mean of the components' degrees of freedom.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class ConjugatePrior:
         weight_prior: "dirichlet_process" or "dirichlet_distribution".
         weight_concentration: Of the process, or of every component.
         mean: `(D,)` centre of the components' means, in float64.
-        mean_precision: How many points the centre is worth.
+        mean_precision: Number of points that the centre counts for.
         degrees_of_freedom: Of the Wishart distribution, above `D - 1`.
         covariance: Its inverse scale: `D x D` (full, tied), `(D,)` (diag) or a number (spherical).
-        structure: What the covariances share.
+        structure: The covariance structure.
 
     Example:
         >>> import torch
         >>> from latentmix.inference.mixtures.em.conjugate import ConjugatePrior
         >>> from latentmix.inference.mixtures.em.statistics import SufficientStatistics
         >>> from latentmix.models.mixture.covariances import covariance_structure
-        >>> one, diagonal = torch.ones(1).double(), covariance_structure("diag")
-        >>> prior = ConjugatePrior("dirichlet_distribution", 1.0, 0 * one, 1.0, 1.0, one, diagonal)
+        >>> ones, diagonal = torch.ones(1).double(), covariance_structure("diag")
+        >>> prior = ConjugatePrior("dirichlet_distribution", 1.0, 0 * ones, 1.0, 1.0, ones, diagonal)
         >>> x = torch.tensor([[1.0], [2.0], [3.0]]).double()
         >>> prior.posterior(SufficientStatistics.of(x, torch.ones(3, 1).double(), x[:1], diagonal)).means
         tensor([[1.5000]], dtype=torch.float64)
@@ -72,7 +72,7 @@ class ConjugatePrior:
 
         Args:
             statistics: Of the data under responsibilities.
-            reg_covar: Variance added to every component's covariance before it meets the prior.
+            reg_covar: Variance added to every component's covariance before the prior.
         """
         structure = self.structure
         counts = statistics.counts + 10 * torch.finfo(statistics.counts.dtype).eps
@@ -94,7 +94,7 @@ class ConjugatePrior:
             weight_concentration=self._concentration(counts),
             mean_precision=precision,
             means=self.mean + offset * (counts / precision)[:, None],
-            degrees_of_freedom=degrees.mean().expand(size[0]) if structure.name == "tied" else degrees,
+            degrees_of_freedom=degrees.mean().expand(size[0]) if structure.shared else degrees,
             covariances=structure.estimate(degrees, scatter, torch.zeros_like(offset)),
             structure=structure,
         )
@@ -109,16 +109,16 @@ class ConjugatePrior:
 @final
 @dataclass(frozen=True)
 class VariationalPosterior:
-    """Factorised posterior of a mixture of `K` components and `D` features; tensors in float64.
+    """Factorised posterior of a mixture of `K` components and `D` features, in float64.
 
     Args:
         weight_prior: "dirichlet_process" or "dirichlet_distribution".
         weight_concentration: `(K,)` of a Dirichlet distribution, or `2 x K` of Beta distributions of sticks.
-        mean_precision: `(K,)`, how many points each mean is worth.
+        mean_precision: `(K,)` numbers of points that the means count for.
         means: `K x D`.
         degrees_of_freedom: `(K,)`.
         covariances: Inverses of the expected precisions, in the stored shape.
-        structure: What the covariances share.
+        structure: The covariance structure.
     """
 
     weight_prior: WeightPrior
@@ -131,7 +131,7 @@ class VariationalPosterior:
 
     @cached_property
     def weights(self) -> Tensor:
-        """Expected weights, `(K,)`; those of a process are scaled to sum to 1."""
+        """Expected weights, `(K,)`, scaled to sum to 1 for a process."""
         a = self.weight_concentration
         if self.weight_prior == "dirichlet_distribution":
             return a / a.sum()
@@ -155,15 +155,15 @@ class VariationalPosterior:
 
     @cached_property
     def log_scale(self) -> float:
-        """What to add to `effective.log_joint`, in nats, for the expected log of weight times density."""
+        """Expected log of weight times density less `effective.log_joint`, in nats."""
         return float(self._log_weights.logsumexp(0))
 
     @cached_property
     def effective(self) -> MixtureParameters:
         """The mixture whose E step is that of this posterior.
 
-        Its log of weight times density is the expected one (Bishop, equation 10.46) less `log_scale`. Weights below
-        the least double are 0: such a component takes no point.
+        Its log of weight times density is the expected one (Bishop, equation 10.46) less `log_scale`. Weights that
+        underflow are 0, and such components have no responsibilities.
         """
         found = MixtureParameters(self._log_weights.softmax(0), self.means, self.covariances, self.structure)
         vars(found)["precisions_cholesky"] = self.parameters.precisions_cholesky  # the same: factorised once
@@ -185,10 +185,10 @@ class VariationalPosterior:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def lower_bound(self, entropy: Tensor) -> float:
-        """The evidence bound after an M step without its constants, in nats, as scikit-learn gives it.
+        """The evidence bound after an M step without its constants, in nats, as in scikit-learn.
 
         Args:
-            entropy: Of the responsibilities of the M step.
+            entropy: Entropy of the responsibilities of the M step.
         """
         n_features, degrees = self.means.shape[1], self.degrees_of_freedom
         log_volume = log_det(self.parameters) - n_features / 2 * degrees.log()
@@ -205,12 +205,12 @@ def log_det(parameters: MixtureParameters) -> Tensor:
 
 
 def digammas(degrees: Tensor, dimension: int) -> Tensor:
-    """The derivative of `lgammas` in half the degrees."""
+    """The derivative of `lgammas` by half the degrees of freedom: `(K,)` for `(K,)`."""
     return _halves(degrees, dimension).digamma().sum(1)
 
 
 def lgammas(degrees: Tensor, dimension: int) -> Tensor:
-    """Multivariate log-gammas of half the degrees, less a constant: `(K,)` for `(K,)`."""
+    """Multivariate log-gammas of half the degrees of freedom, less a constant: `(K,)` for `(K,)`."""
     return _halves(degrees, dimension).lgamma().sum(1)
 
 
@@ -219,5 +219,5 @@ def _halves(degrees: Tensor, dimension: int) -> Tensor:
 
 
 def log_beta(concentration: Tensor) -> Tensor:
-    """Log of the normaliser of a Dirichlet distribution over the first dimension, summed over others."""
+    """Log-normaliser of Dirichlet distributions along the first dimension, summed over the others."""
     return concentration.lgamma().sum() - concentration.sum(0).lgamma().sum()

@@ -1,4 +1,4 @@
-r"""Priors on covariances for EM: the M step is then the posterior mode (MAP).
+r"""Priors on covariances for EM, whose M step then finds the posterior mode (MAP).
 
 Each covariance of a structure of matrices has an inverse Wishart prior,
 :math:`p(\Sigma) \propto |\Sigma|^{-(\nu + D + 1) / 2} \exp(-\tfrac12 \operatorname{tr} \Psi \Sigma^{-1})`, and each
@@ -29,9 +29,9 @@ class CovariancePrior:
     r"""A prior on the covariances of a mixture.
 
     Args:
-        scale: :math:`\Psi`: `D x D` (full, tied), `(D,)` (diag) or one number (spherical), in float64.
+        scale: :math:`\Psi`: `D x D` (full, tied), `(D,)` (diag, tied_diag) or a number (spherical), in float64.
         degrees_of_freedom: :math:`\nu`.
-        structure: What the covariances share.
+        structure: The covariance structure.
         n_features: Number of features `D`.
 
     Example:
@@ -57,27 +57,27 @@ class CovariancePrior:
         """The prior on covariances of a structure, or `None` where no scale is given.
 
         Args:
-            scale: As above, in any form.
+            scale: As above, an array, a tensor or nested lists.
             degrees_of_freedom: By default the number of features.
-            structure: What the covariances share.
+            structure: The covariance structure.
             like: A `(D,)` tensor on the device of the points.
 
         Raises:
             ValueError: If the scale has another shape or is not positive definite, the density is improper, or
-                degrees of freedom come without a scale.
+                degrees of freedom are given without a scale.
         """
         if scale is None:
             if degrees_of_freedom is not None:
                 raise ValueError("Expected a covariance_prior beside degrees_of_freedom_prior; got None.")
             return None
-        n_features, matrix = len(like), structure.name in ("full", "tied")
-        shape = (n_features, n_features) if matrix else () if structure.isotropic else (n_features,)
+        n_features, matrix = len(like), structure.correlated
+        shape = structure.single_shape(n_features)
         tensor = as_tensor(scale).detach().to(like.device, torch.float64)
         if tuple(tensor.shape) != shape:
-            made = {"diag": f"numpy.full({n_features}, 0.1)", "spherical": "0.1"}.get(structure.name)
+            example = ("0.1", f"numpy.full({n_features}, 0.1)", f"0.1 * numpy.eye({n_features})")[len(shape)]
             raise ValueError(
                 f"Expected covariance_prior of shape {shape} for {structure.name} covariances; got "
-                f"{tuple(tensor.shape)}: make one such as {made or f'0.1 * numpy.eye({n_features})'}."
+                f"{tuple(tensor.shape)}: make one such as {example}."
             )
         sound = bool(tensor.isfinite().all())
         sound = sound and (not matrix or torch.allclose(tensor, tensor.mT, atol=1e-8 * float(tensor.abs().max())))
@@ -90,22 +90,20 @@ class CovariancePrior:
         return cls(tensor, freedom, structure, n_features)
 
     def mode(self, counts: Tensor, estimate: Tensor) -> Tensor:
-        """Covariances of the greatest posterior density, of the shape of `estimate`.
+        """Posterior modes of the covariances, of the shape of `estimate`.
 
         Args:
             counts: `(K,)` counts of the components.
-            estimate: Their likeliest covariances.
+            estimate: Their maximum-likelihood covariances.
         """
-        values = counts.sum() if self.structure.name == "tied" else counts
-        if self.structure.isotropic:
-            values = values * self.n_features
-        values = values.reshape(-1, *[1] * (estimate.ndim - 1)) if values.ndim else values
+        values = self.structure.scale_counts(counts, self.n_features)
+        values = values[..., None] if self.structure.correlated else values
         return (values * estimate + self.scale) / (values + self._exponent)
 
     def log_density(self, parameters: MixtureParameters) -> Tensor:
         """Log-density of the covariances of a mixture, over all components."""
         half, factors = self.degrees_of_freedom / 2, parameters.precisions_cholesky
-        if self.structure.name in ("full", "tied"):
+        if self.structure.correlated:
             traces = ((self.scale @ factors) * factors).sum((-2, -1))
             log_det = -2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             constant = half * self.scale.logdet() - half * self.n_features * math.log(2)
@@ -117,5 +115,4 @@ class CovariancePrior:
 
     @property
     def _exponent(self) -> float:
-        matrix = self.structure.name in ("full", "tied")
-        return self.degrees_of_freedom + (self.n_features + 1 if matrix else 2)
+        return self.degrees_of_freedom + (self.n_features + 1 if self.structure.correlated else 2)

@@ -30,7 +30,7 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 
 
 class DegenerateMixture(ValueError):
-    """A covariance of which rounding left nothing: no bound can be computed from that start."""
+    """A covariance lost to rounding, so that no bound can be computed from that start."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ def fit_variational(
         reg_covar: Variance added to the components' covariances in every M step.
         tol: The fit ends when the bound changes by less, in nats.
         max_iter: Most iterations.
-        previous: The bound before the first iteration, where an earlier fit goes on.
+        previous: The bound before the first iteration, where a fit resumes.
         report: Called with the iteration and the change of the bound.
 
     Returns:
-        The fitted posterior and the bounds on the way.
+        The fitted posterior and the bound of each iteration.
 
     Raises:
-        DegenerateMixture: If covariances are singular because points lie so far out that the spread of others is lost
-            beside them in double precision, or the bound is not finite.
+        DegenerateMixture: If covariances are singular because the spread of points is lost in double precision beside
+            outlying ones, or the bound is not finite.
 
     Example:
         >>> import torch
@@ -117,12 +117,12 @@ def fit_variational(
     bounds, converged, repaired, evidence = list[float](), False, int(jittered), math.nan
     for iteration in range(1, max_iter + 1):
         statistics = e_step(points, posterior.effective)
-        disorder = entropy(statistics, posterior.effective)
+        uncertainty = entropy(statistics, posterior.effective)
         posterior, jittered = _repaired(prior.posterior(statistics, reg_covar), points.variance)
         repaired += jittered
         if jittered:
             _check_spread(statistics, points)
-        bounds.append(posterior.lower_bound(disorder))
+        bounds.append(posterior.lower_bound(uncertainty))
         if not math.isfinite(bounds[-1]):
             raise DegenerateMixture(
                 f"Expected a finite bound; got {bounds[-1]} in iteration {iteration}: the variances of features or "
@@ -133,7 +133,7 @@ def fit_variational(
             report(iteration, change)
         converged = abs(change) < tol
         if converged or iteration == max_iter:
-            evidence = evidence_lower_bound(statistics, disorder, posterior, prior)
+            evidence = evidence_lower_bound(statistics, uncertainty, posterior, prior)
             break
     if repaired:
         warn(
@@ -149,8 +149,8 @@ def entropy(statistics: SufficientStatistics, parameters: MixtureParameters) -> 
     It is the log-likelihood less the expected log of weight times density, which the statistics determine.
 
     Args:
-        statistics: What the E step gave.
-        parameters: What it was given.
+        statistics: The statistics of the E step.
+        parameters: The mixture of the E step.
     """
     counts = statistics.counts
     log_weights = torch.where(counts > 0, parameters.weights.log(), torch.zeros_like(counts))
@@ -158,7 +158,7 @@ def entropy(statistics: SufficientStatistics, parameters: MixtureParameters) -> 
 
 
 def evidence_lower_bound(
-    statistics: SufficientStatistics, disorder: Tensor, posterior: VariationalPosterior, prior: ConjugatePrior
+    statistics: SufficientStatistics, uncertainty: Tensor, posterior: VariationalPosterior, prior: ConjugatePrior
 ) -> float:
     """The bound on the log-evidence with every constant, in nats, for any posterior (Bishop, section 10.2.2).
 
@@ -169,8 +169,8 @@ def evidence_lower_bound(
     one component and `reg_covar = 0` the bound is the log-evidence, under either prior of the weights.
 
     Args:
-        statistics: Of the E step.
-        disorder: The `entropy` of its responsibilities.
+        statistics: Statistics of the E step.
+        uncertainty: The `entropy` of its responsibilities.
         posterior: The posterior of any M step.
         prior: The prior.
     """
@@ -178,13 +178,13 @@ def evidence_lower_bound(
     n_components, n_features = posterior.means.shape
     own = prior.covariance.expand(structure.covariance_shape(n_components, n_features))
     guess = MixtureParameters(parameters.weights, parameters.means, own / prior.degrees_of_freedom, structure)
-    dimension = n_features if structure.name in ("full", "tied") else 1
-    copies = n_features if structure.name == "diag" else 1
+    dimension = n_features if structure.correlated else 1
     values = n_features if structure.isotropic else 1
-    groups, times = (1, n_components) if structure.name == "tied" else (n_components, values)
+    copies = n_features // (dimension * values)
+    groups, times = (1, n_components) if structure.shared else (n_components, values)
 
     def wishart(of: MixtureParameters, nu: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-determinants of the scales, and log-normalisers less a constant, of each component's distributions."""
+        """Log-determinants of the scales, and log-normalisers less a constant, of the Wishart distributions."""
         log_scale = 2 * log_det(of)[:groups] / values - copies * dimension * nu.log()
         return log_scale, nu / 2 * (log_scale + copies * dimension * math.log(2)) + copies * lgammas(nu, dimension)
 
@@ -210,7 +210,7 @@ def evidence_lower_bound(
 
     beyond = values * log_precision / 2 - log_det(parameters) - n_features / (2 * beta)
     data = counts @ (log_weights + beyond) + _expected_log_density(statistics, parameters)
-    return float(disorder + data - weights - means - precisions)
+    return float(uncertainty + data - weights - means - precisions)
 
 
 def _expected_log_density(statistics: SufficientStatistics, parameters: MixtureParameters) -> Tensor:
@@ -234,7 +234,7 @@ def _inner(parameters: MixtureParameters, scatter: Tensor) -> Tensor:
 
 
 def _check_spread(statistics: SufficientStatistics, points: Points) -> None:
-    """Refuse a jitter relative to the variances of the points where a component's own spread is lost in it."""
+    """Refuse a jitter, relative to the variances of the points, that exceeds a component's own spread."""
     structure, counts = statistics.structure, statistics.counts.clamp_min(torch.finfo(torch.float64).tiny)
     within = structure.estimate(counts, statistics.scatter, statistics.sums / counts[:, None])
     expanded = structure.expand(within, *statistics.sums.shape).diagonal(dim1=-2, dim2=-1)

@@ -1,4 +1,4 @@
-"""Modes of the posterior that chains lie at, so that rival ones are named."""
+"""The modes of the posterior that chains visit, for a warning that names rival modes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from latentmix.inference.mixtures.matching import align_draws
-from latentmix.inference.mixtures.nuts.mode import descended
+from latentmix.inference.mixtures.nuts.mode import local_mode
 from latentmix.inference.mixtures.nuts.potential import MixturePotential
 from latentmix.inference.mixtures.standardised import StandardisedModel
 
@@ -24,19 +24,19 @@ _DRAWS = 50
 
 @dataclass(frozen=True)
 class ChainModes:
-    """Modes of the posterior near which the halves of chains lie.
+    """Modes of the posterior near the halves of chains.
 
     Attributes:
-        places: Of each chain the modes of its first and second half, as indices of `gaps`.
-        gaps: How much lower the log-posterior of unconstrained parameters is at each mode than at the highest,
-            ascending, nats.
+        places: Modes of the first and the second half of each chain, as indices of `gaps`.
+        gaps: Log-posterior of the unconstrained parameters at the highest mode less that at each mode, ascending,
+            in nats.
     """
 
     places: tuple[tuple[int, int], ...]
     gaps: tuple[float, ...]
 
     def __str__(self) -> str:
-        """Says which chains lie at which mode: "chain 0 at mode 0; chain 1 at mode 1 (8.8 nats lower), then 0"."""
+        """The modes chain by chain, as in "chain 0 at mode 0; chain 1 at mode 1 (8.8 nats lower), then mode 0"."""
         named = [f"mode {place}{f' ({gap:.1f} nats lower)' if place else ''}" for place, gap in enumerate(self.gaps)]
         return "; ".join(
             f"chain {chain} at {named[first]}" + (f", then {named[second]}" if first != second else "")
@@ -49,15 +49,15 @@ def modes_of_chains(
 ) -> ChainModes:
     """Find the mode that quasi-Newton steps reach from the mean of each half of each chain.
 
-    Two modes are one where the partitions of the points agree to an adjusted Rand index (Hubert and Arabie, 1985) of
-    0.95: a component may have passed a few points to another without being another.
+    Two modes count as the same if their partitions of the points have an adjusted Rand index (Hubert and Arabie,
+    1985) of at least 0.95, so that a few points may differ.
 
     Args:
         potential: The potential of the posterior.
         made: Its model.
         x: `n x D` points, in the data's coordinates.
         sites: Draws, `chain x draw` in front, in standardised coordinates.
-        centre: Unconstrained values of a mixture to align the draws with; by default they stay as they are.
+        centre: Unconstrained values of a mixture to align the draws with; by default they are not aligned.
     """
     if centre is not None:
         reference = made.model.parameters(potential.sites(centre))
@@ -71,7 +71,7 @@ def modes_of_chains(
             drawn = torch.stack([potential.position({k: v[chain, i] for k, v in sites.items()}) for i in chosen])
             drawn = drawn[drawn.isfinite().all(1)]
             mean = drawn.mean(0).numpy() if len(drawn) else np.zeros(potential.size)
-            mode, energy = descended(potential, mean)
+            mode, energy = local_mode(potential, mean)
             mixture = made.model.parameters(potential.sites(torch.from_numpy(mode)))
             ends.append((energy, mixture.responsibilities(points).argmax(1).numpy()))
     leaders: list[int] = []

@@ -25,7 +25,7 @@ from latentmix.inference.mixtures.nuts.unconstrained import Array
 
 __all__ = ["Chain", "Settings", "leapfrog_seconds", "one_thread", "run_chains"]
 
-# Pyro's first window of 25 draws cannot estimate a dense matrix of more values: what it shrinks the rest towards is a
+# Pyro's first window of 25 draws cannot estimate a larger dense mass matrix: it shrinks the rest of it towards a
 # thousandth of the variance in whitened coordinates, and trees grow to their greatest depth.
 _DENSE = 12
 _POLL = 0.5
@@ -33,14 +33,14 @@ _POLL = 0.5
 
 @dataclass(frozen=True)
 class Settings:
-    """How each chain runs.
+    """Settings of each chain.
 
     Args:
         draws: Draws after the warmup.
-        warmup: Draws that adapt step size and mass matrix.
-        target_accept: Acceptance probability that the step size is adapted to.
-        max_tree_depth: Most doublings of a trajectory.
-        jitter: Standard deviations of the whitened coordinates by which a chain starts away from their origin.
+        warmup: Draws in which step size and mass matrix adapt.
+        target_accept: Acceptance probability targeted by the adaptation of the step size.
+        max_tree_depth: Greatest number of doublings of a trajectory.
+        jitter: Standard deviation of a chain's start about the origin of the whitened coordinates.
     """
 
     draws: int
@@ -59,7 +59,7 @@ class Chain:
         divergences: Draws in which the integrator diverged.
         step_size: After the warmup, in whitened coordinates.
         n_gradients: Evaluations of the gradient.
-        cut: Draws whose trajectory ended at the greatest depth.
+        cut: Number of draws whose trajectory was cut at the greatest depth.
     """
 
     positions: Array
@@ -77,7 +77,7 @@ def run_chains(
     processes: int = 1,
     progress: bool = False,
 ) -> list[Chain]:
-    """Run a chain for each potential, from its own seed: the draws are the same however many processes run them."""
+    """Run one chain for each potential and seed; the draws do not depend on the number of processes."""
     steps = settings.draws + settings.warmup
     pairs = list(zip(potentials, seeds, strict=True))
     with tqdm(total=steps * len(pairs), disable=not progress, desc="NUTS", unit=" draws") as bar:
@@ -89,7 +89,7 @@ def run_chains(
 
 
 def leapfrog_seconds(potential: WhitenedPotential, steps: int = 10) -> float:
-    """Seconds of a leapfrog step from the centre, the least of several."""
+    """Seconds of a leapfrog step from the centre, the minimum of several."""
     timed = WhitenedPotential(potential.potential, potential.centre, potential.basis)
     at = {"position": torch.zeros(len(potential.centre), dtype=torch.float64)}
     taken = []
@@ -101,7 +101,7 @@ def leapfrog_seconds(potential: WhitenedPotential, steps: int = 10) -> float:
 
 
 class _Counter:
-    """Counts the draws of a chain in a file, where the process that waits reads them."""
+    """Counts the draws of a chain in a file that the waiting process reads."""
 
     def __init__(self, path: str, place: int) -> None:
         self.path, self.place = path, place
@@ -113,7 +113,7 @@ class _Counter:
 
 @contextmanager
 def _counted(bar: Any, chains: int) -> Iterator[list[_Counter | None]]:
-    """Counters of chains in other processes, which move the bar; none where it is off."""
+    """Counters of chains in other processes, by which the progress bar advances; `None` if it is disabled."""
     if bar.disable:
         yield [None] * chains
         return
@@ -153,23 +153,23 @@ def _chain(
         values = {"position": position}
         kernel.initial_params = values
         kernel.setup(settings.warmup)
-        found = np.empty((settings.draws, size))
+        drawn = np.empty((settings.draws, size))
         cut, longest = 0, 2**settings.max_tree_depth - 1
         for step in range(settings.warmup + settings.draws):
             before = potential.n_gradients
             values = kernel.sample(values)
             if step >= settings.warmup:
-                found[step - settings.warmup] = values["position"].numpy()
+                drawn[step - settings.warmup] = values["position"].numpy()
                 cut += potential.n_gradients - before >= longest
             if count is not None:
                 count()
         divergences = len(kernel.diagnostics()["divergences"])
-        return Chain(potential.unwhitened(found), divergences, float(kernel.step_size), potential.n_gradients, cut)
+        return Chain(potential.unwhitened(drawn), divergences, float(kernel.step_size), potential.n_gradients, cut)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch inside the block: sums come out the same in any process, and small ones sooner."""
+    """Restrict torch to one thread in the block: results agree between processes, and small sums are faster."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

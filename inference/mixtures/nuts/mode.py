@@ -1,4 +1,4 @@
-"""Where chains start and end: modes of a mixture's posterior, and the curvature there."""
+"""Modes of a mixture's posterior, and its curvature there: starts of chains."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from latentmix.inference.mixtures.em.initialization import from_labels, start
 from latentmix.inference.mixtures.matching import permuted_draws
 from latentmix.inference.mixtures.nuts.potential import MixturePotential
 from latentmix.inference.mixtures.nuts.unconstrained import Array
-from latentmix.inference.mixtures.standardised import StandardisedModel
+from latentmix.inference.mixtures.standardised import StandardisedModel, standards
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["curvature_basis", "descended", "em_starts", "improved_mode", "posterior_mode"]
+__all__ = ["curvature_basis", "em_starts", "improved_mode", "local_mode", "posterior_mode"]
 
 _STARTS = 5
 _PATIENCE = 20
@@ -30,25 +30,27 @@ _MOST_SPLITS = 100
 
 
 def em_starts(made: StandardisedModel, x: Tensor, seed: int) -> list[MixtureParameters]:
-    """Mixtures that EM finds from several starts, their variances at least a thousandth of the data's."""
+    """Fits by EM from several starts, with a thousandth of the data's variance added to the covariances."""
     model = made.model
-    spread = x.double().var(0, correction=0)
-    location, scale = x.double().mean(0), torch.where(spread > 0, spread, torch.ones_like(spread)).sqrt()
-    scale = scale.square().mean().sqrt().expand_as(scale) if model.structure.isotropic else scale
+    location, scale = standards(x, model.structure)
     points = (x.double() - location) / scale
-    found = []
+    fits = []
     with kept_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for attempt in range(1 if model.n_components == 1 else _STARTS):
             random_state = np.random.RandomState((seed + attempt) % 2**32)
             begin = start(points, model.n_components, model.structure, method="k-means++", random_state=random_state)
             fitted = fit_em(points, begin, reg_covar=1e-3, tol=1e-4, max_iter=200).parameters
-            found.append(fitted.affine(scale, location))
-    return found
+            fits.append(fitted.affine(scale, location))
+    return fits
 
 
 def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: MixtureParameters) -> Array:
-    """Unconstrained values at the mode of the density over them that is found from a mixture."""
+    """Unconstrained values at the mode of their density that is reached from a mixture.
+
+    Raises:
+        ValueError: If the density is zero there.
+    """
     sites = {name: value.cpu().double() for name, value in made.sites(begin).items()}
     n_components = made.model.n_components
     if n_components <= 6:
@@ -57,19 +59,19 @@ def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: 
         orders = torch.stack([torch.arange(n_components), sites["means"][:, 0].argsort()])
     several = {name: value.expand(len(orders), *value.shape) for name, value in sites.items()}
     several = permuted_draws(several, orders, begin)
-    likely = int(potential.log_prior(several).nan_to_num(nan=-math.inf).argmax())
-    position = potential.position({name: value[likely] for name, value in several.items()}).numpy()
-    best, energy = descended(potential, np.where(np.isfinite(position), position, 0.0))
+    likeliest = int(potential.log_prior(several).nan_to_num(nan=-math.inf).argmax())
+    position = potential.position({name: value[likeliest] for name, value in several.items()}).numpy()
+    mode, energy = local_mode(potential, np.where(np.isfinite(position), position, 0.0))
     if not math.isfinite(energy):
         raise ValueError("Expected a start of positive density under the model; got one of none.")
-    return best
+    return mode
 
 
-def descended(potential: MixturePotential, position: Array) -> tuple[Array, float]:
+def local_mode(potential: MixturePotential, position: Array) -> tuple[Array, float]:
     """The mode that quasi-Newton steps from unconstrained values reach, and the potential there."""
-    found = minimize(potential.value_and_gradient, position, jac=True, method="L-BFGS-B", options={"maxiter": 500})
-    best = np.asarray(found.x if math.isfinite(found.fun) else position, dtype=np.float64)
-    return best, potential.value_and_gradient(best)[0]
+    result = minimize(potential.value_and_gradient, position, jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    mode = np.asarray(result.x if math.isfinite(result.fun) else position, dtype=np.float64)
+    return mode, potential.value_and_gradient(mode)[0]
 
 
 def improved_mode(
@@ -82,11 +84,23 @@ def improved_mode(
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[Array, Array]:
-    """A mode of more posterior mass, as far as splits of two components find one, and its `curvature_basis`.
+    """Search for a mode of greater posterior mass by split-and-merge moves (Ueda et al., 2000).
 
-    EM's answer need not lie near the bulk of the posterior: chains that start there take thousands of draws to reach
-    it. The points of two components are shared out anew between two of them, as in split-and-merge EM (Ueda et al.,
-    2000), and the mode reached from there is taken where its mass is greater by Laplace's approximation.
+    The bulk of the posterior may lie far from EM's optimum, and chains that start there take thousands of draws to
+    reach it. A move reassigns the points of two components to the nearer of two of these points; the mode reached
+    from there is kept if its mass is greater by Laplace's approximation.
+
+    Args:
+        potential: The potential of the posterior.
+        made: Its model.
+        x: `n x D` points, in the data's coordinates.
+        mode: Unconstrained values at the first mode.
+        basis: Its `curvature_basis`.
+        seed: Seed of the moves.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The mode and its `curvature_basis`.
     """
     n_components = made.model.n_components
     if n_components == 1:
@@ -112,7 +126,7 @@ def improved_mode(
         begin = from_labels(points, labels, n_components, made.model.structure, reg_covar=1e-3)
         try:
             candidate = posterior_mode(potential, made, begin.to(made.scale).affine(made.scale, made.location))
-        except ValueError:  # no density there under the priors
+        except ValueError:  # zero density under the priors
             continue
         lower = potential.value_and_gradient(candidate)[0]
         if lower < energy - 0.1:
@@ -123,7 +137,7 @@ def improved_mode(
 
 
 def curvature_basis(potential: MixturePotential, centre: Array) -> Array:
-    """Inverse root of the curvature at a mode; no direction is taken to be wider than three."""
+    """Inverse root of the curvature at a mode, with standard deviations of at most three."""
     steps = 1e-4 * np.eye(len(centre))
     slopes = [
         potential.value_and_gradient(centre + step)[1] - potential.value_and_gradient(centre - step)[1]

@@ -1,4 +1,4 @@
-"""The negative log-density of a mixture model in unconstrained space, with its gradient written out: for NUTS."""
+"""The potential energy of a mixture model for NUTS, in unconstrained space, with analytic gradients."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["MixturePotential", "WhitenedPotential"]
 
 @final
 class MixturePotential:
-    """Negative log of `MixtureModel.collapsed`, over a flat vector of unconstrained sites.
+    """Negative log-density of `MixtureModel.collapsed` over a flat vector of unconstrained sites.
 
-    Equal to the potential that `pyro.infer.mcmc.util.initialize_model` makes of the model, in value and gradient, and
-    more than ten times as fast: gradients are written out, but for those of priors out of the ordinary.
+    It equals the potential that `pyro.infer.mcmc.util.initialize_model` makes of the model, in value and gradient, and
+    is more than ten times as fast: gradients are analytic, except those of unusual priors.
 
     Args:
         model: The model.
@@ -47,8 +47,8 @@ class MixturePotential:
         centre = x.mean(0)
         self._points = torch.cat([(x - centre).T, x.new_ones(1, len(x))])
         self._centre = _numpy(centre)
-        self._share = 1.0 if model.size is None else model.size / len(x)
-        # Priors live on the processor: their sites are small, whatever device holds the data.
+        self._factor = 1.0 if model.size is None else model.size / len(x)
+        # Priors are evaluated on the CPU, as their sites are small.
         self.priors = model.priors(torch.empty(0, dtype=torch.float64))
         self.transforms = {name: biject_to(prior.support) for name, prior in self.priors.items()}
         self._shapes = {
@@ -60,6 +60,7 @@ class MixturePotential:
         self._parts = [slice(end - size, end) for end, size in zip(ends, self._sizes, strict=True)]
         self._terms = {name: site_term(name, prior, self.transforms[name]) for name, prior in self.priors.items()}
         floor = torch.as_tensor(model.covariance_floor, dtype=torch.float64).expand(model.n_features).cpu().numpy()
+        self._structure = model.structure
         self._variance_floor = floor.mean() if model.structure.isotropic else floor
         self._identity = np.eye(model.n_features)
         self._floor = np.diag(floor) if (floor > 0).any() else None
@@ -70,7 +71,7 @@ class MixturePotential:
         return energy
 
     def value_and_gradient(self, position: Array) -> tuple[float, Array]:
-        """The potential and its gradient at `(size,)` values; infinite where the density is not a number."""
+        """The potential and its gradient at `(size,)` values; infinite where they are not finite."""
         with np.errstate(all="ignore"):
             value, gradient = self._evaluate(position)
         if math.isfinite(value) and np.isfinite(gradient).all():
@@ -81,7 +82,7 @@ class MixturePotential:
         """Values of the sites at `... x size` unconstrained values."""
         batch = positions.shape[:-1]
         parts = zip(self._shapes.items(), positions.split(self._sizes, -1), strict=True)
-        return {name: self.transforms[name](part.reshape(*batch, *shape)) for (name, shape), part in parts}
+        return {name: self.transforms[name](part.reshape((*batch, *shape))) for (name, shape), part in parts}
 
     def position(self, sites: Mapping[str, Tensor]) -> Tensor:
         """Unconstrained values of sites: the inverse of `sites`."""
@@ -102,20 +103,19 @@ class MixturePotential:
             likelihood, slopes = self._likelihood(values)
         except np.linalg.LinAlgError:
             return math.inf, position
-        density = self._share * likelihood + sum(term.density for term in terms.values())
-        gradient = [term.pull(self._share * slopes[name]).reshape(-1) for name, term in terms.items()]
+        density = self._factor * likelihood + sum(term.density for term in terms.values())
+        gradient = [term.pull(self._factor * slopes[name]).reshape(-1) for name, term in terms.items()]
         return -density, -np.concatenate(gradient)
 
     def _likelihood(self, values: dict[str, Array]) -> tuple[float, dict[str, Array]]:
-        """Log-likelihood, and its derivatives by the sites' values (by the weights' logarithms)."""
+        """Log-likelihood, and its derivatives by the values of the sites (by the logarithms of the weights)."""
         log_weights, means, scales = values["weights"], values["means"], values["scales"]
         n_components, n_features = means.shape
         correlation = values.get("correlation_cholesky")
         if correlation is None:
             variances = np.square(scales) + self._variance_floor
             inverse = 1 / np.sqrt(variances)
-            spread = inverse[:, None] if self.model.structure.isotropic else inverse
-            spread = np.broadcast_to(spread, means.shape)
+            spread = np.broadcast_to(inverse[..., None] if self._structure.isotropic else inverse, means.shape)
             whitening = spread[..., None] * self._identity
             log_det = np.log(spread).sum(-1)
         else:
@@ -127,18 +127,18 @@ class MixturePotential:
             log_det = -np.log(np.diagonal(lower, axis1=-2, axis2=-1)).sum(-1)
         offset = (whitening @ (means - self._centre)[..., None])[..., 0]
         constant = log_weights + log_det - 0.5 * math.log(2 * math.pi) * n_features
-        total, counts, sums, products = self._responsible(constant, whitening, offset)
+        total, counts, sums, products = self._moments(constant, whitening, offset)
         by_mean = (sums[:, None, :] @ whitening)[:, 0]
         if correlation is None:
             excess = (products * whitening).sum(-1) - sums * offset - counts[:, None]
-            if self.model.structure.isotropic:
+            if self._structure.isotropic:
                 excess = excess.sum(-1)
-            elif scales.ndim == 1:  # tied, one feature
+            if self._structure.shared:
                 excess = excess.sum(0)
             return total, {"weights": counts, "means": by_mean, "scales": scales * excess / variances}
-        moments = products @ whitening.swapaxes(-1, -2) - sums[..., None] * offset[:, None, :]
-        moments -= counts[:, None, None] * self._identity
-        by_root = whitening.swapaxes(-1, -2) @ moments
+        centred = products @ whitening.swapaxes(-1, -2) - sums[..., None] * offset[:, None, :]
+        centred -= counts[:, None, None] * self._identity
+        by_root = whitening.swapaxes(-1, -2) @ centred
         if self._floor is not None:
             by_root = by_root @ (whitening @ root)
         if root.ndim == 2:
@@ -146,10 +146,10 @@ class MixturePotential:
         slopes = {"scales": (by_root * correlation).sum(-1), "correlation_cholesky": scales[..., None] * by_root}
         return total, {"weights": counts, "means": by_mean, **slopes}
 
-    def _responsible(self, constant: Array, whitening: Array, offset: Array) -> tuple[float, Array, Array, Array]:
-        """Log-likelihood; and sums over the points, by responsibility, of one, `y`, and `y` times the point.
+    def _moments(self, constant: Array, whitening: Array, offset: Array) -> tuple[float, Array, Array, Array]:
+        """Log-likelihood, and sums over the points, weighted by responsibilities: of 1, `y` and `y x^T`.
 
-        `y` are the whitened points, `whitening @ x - offset`.
+        `y` is the whitened point, `whitening @ x - offset`.
         """
         n_components, size = offset.shape
         affine = np.concatenate([whitening, -offset[..., None]], -1).reshape(-1, size + 1)
@@ -157,19 +157,19 @@ class MixturePotential:
         white = factor @ self._points
         blocks = white.view(n_components, size, -1)
         joint = torch.add(level, blocks.square().sum(1), alpha=-0.5)
-        top = joint.amax(0)
-        shares = joint.sub_(top).exp_()
-        total = shares.sum(0)
-        shares.div_(total)
-        blocks.mul_(shares[:, None])
-        likelihood = float(top.add_(total.log_()).sum())
+        greatest = joint.amax(0)
+        responsibilities = joint.sub_(greatest).exp_()
+        total = responsibilities.sum(0)
+        responsibilities.div_(total)
+        blocks.mul_(responsibilities[:, None])
+        likelihood = float(greatest.add_(total.log_()).sum())
         products = _numpy(white @ self._points.T).reshape(n_components, size, size + 1)
-        return likelihood, _numpy(shares.sum(1)), products[..., size], products[..., :size]
+        return likelihood, _numpy(responsibilities.sum(1)), products[..., size], products[..., :size]
 
 
 @final
 class WhitenedPotential:
-    """A potential over `z`, where the position is `centre + basis @ z`: what Pyro's sampler takes.
+    """A potential over `z` at the position `centre + basis @ z`, in the form that Pyro's sampler takes.
 
     Args:
         potential: The potential.
@@ -177,7 +177,7 @@ class WhitenedPotential:
         basis: `size x size`.
 
     Attributes:
-        n_gradients: Evaluations so far.
+        n_gradients: Number of evaluations.
     """
 
     def __init__(self, potential: MixturePotential, centre: Array, basis: Array) -> None:
@@ -196,7 +196,7 @@ class WhitenedPotential:
         return value, self.basis.T @ gradient
 
     def unwhitened(self, positions: Array) -> Array:
-        """The positions that `... x size` values stand for."""
+        """The positions of `... x size` values of `z`."""
         return self.centre + positions @ self.basis.T
 
 

@@ -1,4 +1,4 @@
-"""Sites of a mixture from unconstrained values: what they are, their log-prior, and the gradients of both."""
+"""Sites of a mixture as functions of unconstrained values: values, log-priors and the gradients of both."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Term(NamedTuple):
     """A site at unconstrained values.
 
     Attributes:
-        value: The site's values; of the weights their logarithms.
+        value: The site's values; logarithms for the weights.
         density: Log-prior, with the Jacobian of the map from unconstrained values.
-        pull: Takes derivatives by the values to derivatives by the unconstrained ones, those of `density` added.
+        pull: Maps derivatives by the values to derivatives by the unconstrained ones, and adds those of `density`.
     """
 
     value: Array
@@ -37,7 +37,7 @@ class Term(NamedTuple):
 
 
 def site_term(name: str, prior: Any, transform: Transform) -> Callable[[Array], Term]:
-    """What makes a `Term` of unconstrained values, by formula where the prior is one of those most in use.
+    """A function from unconstrained values to a `Term`, by formula for the usual priors.
 
     Args:
         name: Name of the site.
@@ -58,7 +58,7 @@ def site_term(name: str, prior: Any, transform: Transform) -> Callable[[Array], 
 
 
 def _weights(prior: dist.Dirichlet) -> Callable[[Array], Term]:
-    """Stick-breaking in logarithms, as `biject_to(simplex)` maps."""
+    """Stick-breaking in logarithms, the map of `biject_to(simplex)`."""
     concentration = prior.concentration.numpy()
     constant = float(torch.lgamma(prior.concentration.sum()) - torch.lgamma(prior.concentration).sum())
     shift = np.log(np.arange(len(concentration) - 1, 0, -1))
@@ -73,12 +73,12 @@ def _weights(prior: dist.Dirichlet) -> Callable[[Array], Term]:
         logs = np.zeros_like(concentration)
         logs[1:] = left.cumsum()
         logs[:-1] += taken
-        share = np.exp(taken)
+        fraction = np.exp(taken)
 
         def pull(slope: Array) -> Array:
             slope = slope + powers
             after = slope[:0:-1].cumsum()[::-1]
-            result: Array = slope[:-1] * (1 - share) - share * (1 + after)
+            result: Array = slope[:-1] * (1 - fraction) - fraction * (1 + after)
             return result
 
         return Term(logs, float(left.sum() + logs[:-1].sum() + excess @ logs) + constant, pull)
@@ -104,9 +104,9 @@ def _scales(log_density: _Density) -> Callable[[Array], Term]:
 
 
 def _correlations(prior: dist.LKJCholesky) -> Callable[[Array], Term]:
-    """Canonical partial correlations `z`, as `biject_to(corr_cholesky)` maps.
+    """Canonical partial correlations `z`, the map of `biject_to(corr_cholesky)`.
 
-    The density of LKJ and the Jacobian are both powers of `1 - z^2` (Lewandowski, Kurowicka and Joe, 2009).
+    The LKJ density and the Jacobian are both products of powers of `1 - z^2` (Lewandowski, Kurowicka and Joe, 2009).
     """
     size, batch = prior.event_shape[-1], tuple(prior.batch_shape)
     concentration = prior.concentration.numpy().reshape(*batch, 1)
@@ -139,7 +139,7 @@ def _correlations(prior: dist.LKJCholesky) -> Callable[[Array], Term]:
 
 
 def _log_density(prior: Any) -> _Density:
-    """A site's log-density and its derivative: by formula where each element is normal, or half a normal."""
+    """A site's log-density and its derivative, by formula for independent normal or half-normal elements."""
     base, scale, shift = _base(prior), torch.tensor(1.0), torch.tensor(0.0)
     if isinstance(base, Moved):
         base, scale, shift = _base(base.base), base.scale, base.shift
@@ -172,7 +172,7 @@ def _differentiated(prior: Any, value: Array) -> tuple[float, Array]:
 
 
 def _any(prior: Any, transform: Transform, *, logarithm: bool) -> Callable[[Array], Term]:
-    """Any prior on any support, by automatic differentiation."""
+    """The term of any other prior, by automatic differentiation."""
 
     def term(free: Array) -> Term:
         with torch.enable_grad():

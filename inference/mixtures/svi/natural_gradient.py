@@ -25,23 +25,21 @@ __all__ = ["MixtureMetric", "NaturalPoint"]
 class MixtureMetric:
     r"""Inverse Fisher information of data with known assignments, per datum.
 
-    With :math:`z` known, the information falls into blocks: the weights'; for each mean
-    :math:`\pi_k \Sigma_k^{-1}`; for each covariance
-    :math:`\tfrac12 \pi_k \operatorname{tr}(\Sigma^{-1} d\Sigma \, \Sigma^{-1} d\Sigma)`. Its inverse is known in
-    closed form in weights, means and covariances, and is carried to the guide's coordinates by the derivatives of
-    the maps between them, so that it costs as much as a few products of `D x D` matrices for each component. The
-    retraction is straight in the expectations :math:`\pi_k, \pi_k \mu_k, \pi_k (\Sigma_k + \mu_k \mu_k^\top)`. Under
-    flat priors a gradient step of length one along it is a step of EM (Sato, 2001, section 3; Xu and Jordan, 1996):
-    only the gradient of the ELBO goes in.
+    With :math:`z` known, the information is block-diagonal: one block for the weights, :math:`\pi_k \Sigma_k^{-1}` for
+    each mean, and :math:`\tfrac12 \pi_k \operatorname{tr}(\Sigma^{-1} d\Sigma \, \Sigma^{-1} d\Sigma)` for each
+    covariance. Its inverse has a closed form in weights, means and covariances, and is transformed to the guide's
+    coordinates by the derivatives of the maps between them, at the cost of a few products of `D x D` matrices for each
+    component. The retraction is straight in the expectations
+    :math:`\pi_k, \pi_k \mu_k, \pi_k (\Sigma_k + \mu_k \mu_k^\top)`. Under flat priors a gradient step of length one
+    along it is a step of EM (Sato, 2001, section 3; Xu and Jordan, 1996), though only the gradient of the ELBO is used.
 
     Args:
         model: The mixture, without a floor.
-        guide: A point-mass guide over its globals that was called before, so that its parameters exist.
+        guide: A point-mass guide over its globals, called before so that its parameters exist.
         x: `n x D` data, for the dtype.
 
     Raises:
-        ValueError: If the model has a floor, or the prior of the means or of the weights has another support than all
-            means and weights.
+        ValueError: If the model has a floor, or the prior of means or weights does not have full support.
 
     Example:
         >>> import torch
@@ -69,13 +67,13 @@ class MixtureMetric:
 
     @staticmethod
     def applies(model: MixtureModel) -> bool:
-        """Whether the means are unconstrained, the weights anywhere on the simplex, and no floor is added."""
+        """Whether the prior of means and weights has full support, and the model no floor."""
         if bool((torch.as_tensor(model.covariance_floor) > 0).any()):
             return False
         expected = {"means": constraints.real, "weights": constraints.simplex}
-        for name, wanted in expected.items():
+        for name, support in expected.items():
             prior = model.declared_priors[name]
-            if prior is not None and inner_support(prior.support) is not wanted:
+            if prior is not None and inner_support(prior.support) is not support:
                 return False
         return True
 
@@ -86,7 +84,7 @@ class MixtureMetric:
         raw, slopes = _with_slope(self._scales, values["scales"])
         weights = torch.softmax(values["weights"], -1)
         factor = None
-        if self._model.structure.name in ("full", "tied"):
+        if self._model.structure.correlated:
             free = values.get("correlation_cholesky", raw.new_zeros(*raw.shape[:-1], 0))
             factor = raw[..., None] * from_partial_correlations(free)
         return NaturalPoint(self._model, self._scales, self._rows, values, weights, raw, slopes, factor)
@@ -97,8 +95,7 @@ class MixtureMetric:
 class NaturalPoint:
     """`MixtureMetric` at one point.
 
-    Calling it multiplies a flat vector by the inverse information; `step` takes a gradient step along the
-    retraction.
+    A call multiplies a flat vector by the inverse information; `step` takes a gradient step along the retraction.
     """
 
     model: MixtureModel
@@ -125,7 +122,7 @@ class NaturalPoint:
         return torch.cat([moves[name].reshape(-1) for name in self.values])
 
     def step(self, gradient: Tensor, rate: float) -> Tensor | None:
-        """The flat move of a step of that rate against the gradient; `None` where it leaves the mixtures."""
+        """The flat move of a step of that rate against the gradient; `None` if it ends at no mixture."""
         parts, structure = self._parts(gradient), self.model.structure
         weights = self.weights - rate * (parts["weights"] - self.weights * parts["weights"].sum())
         if not bool((weights > 0).all()):
@@ -143,8 +140,8 @@ class NaturalPoint:
         logits = weights.log() - self.values["weights"]
         moves = {"weights": logits - logits.mean(), "means": shift}
         moves |= {name: sites[name] - self.values[name] for name in self.values if name in sites}
-        bent = torch.cat([moves[name].reshape(-1) for name in self.values])
-        return bent if bool(bent.isfinite().all()) else None
+        flat = torch.cat([moves[name].reshape(-1) for name in self.values])
+        return flat if bool(flat.isfinite().all()) else None
 
     def _parts(self, vector: Tensor) -> dict[str, Tensor]:
         sizes = [value.numel() for value in self.values.values()]
@@ -155,26 +152,26 @@ class NaturalPoint:
         """The natural gradient of the means."""
         weights = self.weights.clamp_min(1e-6)[:, None]
         if self.factor is None:
-            variances = self.scales.square()
-            return (variances[:, None] if self.model.structure.isotropic else variances) * gradient / weights
+            return self.model.structure.by_component(self.scales.square()) * gradient / weights
         return (self.factor @ (self.factor.mT @ gradient[..., None])).squeeze(-1) / weights
 
     def _variances(self, gradient: Tensor) -> Tensor:
-        """The natural gradient of the variances from the gradient of the scales' leaf."""
-        return self.scales.pow(3) * gradient / (self.slopes * self._shares())
+        """The natural gradient of the variances, from the gradient of the leaf of the scales."""
+        return self.scales.pow(3) * gradient / (self.slopes * self._counts())
 
     def _whitened(self, gradients: Mapping[str, Tensor]) -> Tensor:
-        """The natural gradient of the covariances, with the inverse of `factor` on both sides."""
+        """The natural gradient of the covariances, whitened on both sides by the inverse of `factor`."""
         assert self.factor is not None
         scales = gradients["scales"] / self.slopes
         free = gradients.get("correlation_cholesky", scales.new_zeros(*scales.shape[:-1], 0))
         pulled = self.rows.pull(self.factor, scales, free)
         lower = (self.factor.mT @ pulled).tril()
         inner = lower + lower.tril(-1).mT
-        return inner / self._shares()[..., None]
+        return inner / self._counts()[..., None]
 
-    def _shares(self) -> Tensor:
-        return self.model.structure.shares(self.weights, self.model.n_features).clamp_min(1e-6)
+    def _counts(self) -> Tensor:
+        """Number of values of a datum that each scale describes on average."""
+        return self.model.structure.scale_counts(self.weights, self.model.n_features).clamp_min(1e-6)
 
     def _sites(self, fitted: MixtureParameters) -> dict[str, Tensor] | None:
         """Values of the leaves of scales and correlations; `None` for a singular mixture."""

@@ -1,4 +1,4 @@
-"""A quasi-Newton optimizer, by choice in a metric of the user's, for objectives without noise."""
+"""A quasi-Newton optimizer for objectives without noise, optionally in a given metric."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MetricPoint(Protocol):
         """The inverse metric times a flat vector."""
 
     def step(self, gradient: Tensor, rate: float, /) -> Tensor | None:
-        """The flat move of a step of that rate against the gradient, along the geometry; `None` where there is none."""
+        """The flat move of a step of that rate against the gradient, along the geometry; `None` if there is none."""
 
 
 class Metric(Protocol):
@@ -34,21 +34,21 @@ class QuasiNewton(torch.optim.Optimizer):
 
     The two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) gives the direction; the step is `lr` times
     it, shortened so that no parameter moves by more than `max_step`. There is no line search, hence no closure
-    and no second evaluation: a bad step shows in the next gradient, and pairs without positive curvature are left
-    out. Not for noisy gradients.
+    and no second evaluation: a bad step shows in the next gradient, and pairs without positive curvature are
+    skipped. Gradients must not be noisy.
 
     With a `metric`, the recursion starts from its inverse at the present point, and the first `warmup` steps are
-    taken in it alone, along its retraction: with the Fisher information, natural-gradient steps (Amari, 1998;
-    Hoffman et al., 2013). They end sooner where they promise little, which is when curvature pays.
+    taken in the metric alone, along its retraction; with the Fisher information these are natural-gradient steps
+    (Amari, 1998; Hoffman et al., 2013). The warm-up ends early once such steps promise little.
 
     Args:
         params: Leaves of one dtype and device.
-        lr: Share of the quasi-Newton step that is taken.
-        memory: Pairs of steps and changes of the gradient that are kept.
+        lr: Fraction of the quasi-Newton step that is taken.
+        memory: Number of pairs of steps and changes of the gradient that are kept.
         max_step: Longest move of a parameter in one step.
         metric: The metric.
-        warmup: Most steps in the metric before curvature is learned.
-        settled: The warm-up ends sooner where a step promises less, as the product of gradient and move.
+        warmup: Greatest number of steps in the metric before curvature is learned.
+        settled: Promised gain, gradient times move, below which the warm-up ends early.
 
     Raises:
         ValueError: If an argument is not positive, or there is a warm-up without a metric.
@@ -94,7 +94,7 @@ class QuasiNewton(torch.optim.Optimizer):
         for group in self.param_groups:
             leaves = list(group["params"])
             if any(leaf.grad is not None for leaf in leaves):
-                for leaf in leaves:  # the one weight of a mixture of one component has no gradient
+                for leaf in leaves:  # the weight of a mixture of one component has no gradient
                     leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
                 self._step(group, leaves)
 
@@ -127,16 +127,16 @@ class QuasiNewton(torch.optim.Optimizer):
 def _direction(gradient: Tensor, moves: Tensor, changes: Tensor, inverse: Callable[[Tensor], Tensor] | None) -> Tensor:
     curvature = (moves * changes).sum(1)
     direction = gradient.clone()
-    shares: list[Tensor] = []
+    coefficients: list[Tensor] = []
     for move, change, scale in zip(reversed(moves), reversed(changes), reversed(curvature), strict=True):
-        shares.append(move @ direction / scale)
-        direction -= shares[-1] * change
+        coefficients.append(move @ direction / scale)
+        direction -= coefficients[-1] * change
     if inverse is not None:
         direction = inverse(direction)
     elif len(moves):
         direction *= curvature[-1] / changes[-1].square().sum()
     else:
         direction *= 0.1 / gradient.norm().clamp_min(0.1)
-    for move, change, scale, share in zip(moves, changes, curvature, reversed(shares), strict=True):
-        direction += (share - change @ direction / scale) * move
+    for move, change, scale, coefficient in zip(moves, changes, curvature, reversed(coefficients), strict=True):
+        direction += (coefficient - change @ direction / scale) * move
     return direction

@@ -41,24 +41,24 @@ class RowNorms:
         self._row, self._column = torch.tril_indices(n_features, n_features, -1, device=like.device)
 
     def push(self, factor: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
-        """Moves of row norms and free coordinates where the factors move."""
+        """Moves of row norms and free coordinates that follow from a move of the factors."""
         beyond, from_here = self._norms(factor)
         products = factor * move
         carried = (move - factor * _after(products) / beyond.square()) / from_here
         return products.sum(-1) / factor.norm(dim=-1), carried[..., self._row, self._column]
 
     def pull(self, factor: Tensor, scales: Tensor, free: Tensor) -> Tensor:
-        """Gradients in the factors from those in row norms and free coordinates: the transpose of `push`."""
+        """Gradients by the factors from those by row norms and free coordinates, the transpose of `push`."""
         beyond, from_here = self._norms(factor)
         gradient = torch.zeros_like(factor)
         gradient[..., self._row, self._column] = free
         gradient = gradient / from_here
-        shared = gradient * factor / beyond.square()
-        before = shared.cumsum(-1) - shared
+        products = gradient * factor / beyond.square()
+        before = products.cumsum(-1) - products
         return gradient + factor * ((scales / factor.norm(dim=-1))[..., None] - before).tril()
 
     def _norms(self, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Norms of what follows each entry in its row, and of that with the entry; 1 from the diagonal on."""
+        """Norms of the entries after each one in its row, 1 from the diagonal on, and of these with the entry."""
         from_here = tail_norms(factor)
         beyond = torch.ones_like(factor)
         beyond[..., self._row, self._column] = from_here[..., self._row, self._column + 1]
@@ -66,5 +66,5 @@ class RowNorms:
 
 
 def _after(products: Tensor) -> Tensor:
-    """Sums of what follows each entry in its row."""
+    """Sums of the entries after each one in its row."""
     return products.flip(-1).cumsum(-1).flip(-1) - products

@@ -46,9 +46,7 @@ def assert_same(a, b, *, rtol=1e-9, names=LEARNED) -> None:
 @pytest.mark.parametrize("weight_prior", PRIORS)
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize(("max_iter", "priors"), [(0, False), (1, True), (25, False), (25, True)])
-def test_same_start_and_iterations_give_scikit_learns_posterior(
-    covariance_type, weight_prior, max_iter, priors
-) -> None:
+def test_the_posterior_matches_scikit_learn(covariance_type, weight_prior, max_iter, priors) -> None:
     x = synthetic(600, n_components=4)
     options = {
         "n_components": 6,
@@ -83,7 +81,7 @@ def test_same_start_and_iterations_give_scikit_learns_posterior(
 
 @pytest.mark.parametrize("weight_prior", PRIORS)
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_bound_falls_nowhere(covariance_type, weight_prior) -> None:
+def test_the_bound_never_falls(covariance_type, weight_prior) -> None:
     found = BayesianGaussianMixture(
         n_components=8,
         covariance_type=covariance_type,
@@ -100,7 +98,7 @@ def test_bound_falls_nowhere(covariance_type, weight_prior) -> None:
 
 
 @pytest.mark.parametrize("weight_prior", PRIORS)
-def test_surplus_components_empty(weight_prior) -> None:
+def test_superfluous_components_lose_their_weight(weight_prior) -> None:
     state = np.random.RandomState(0)
     truth = np.repeat(np.arange(3), 200)
     x = np.array([[-6.0, 0.0], [0.0, 6.0], [6.0, 0.0]])[truth] + state.randn(600, 2)
@@ -117,7 +115,7 @@ def test_surplus_components_empty(weight_prior) -> None:
     assert np.isfinite(found.score(x + 1e6))
 
 
-def test_evidence_bound_prefers_the_number_of_components_of_the_data() -> None:
+def test_the_evidence_bound_selects_the_number_of_components() -> None:
     state = np.random.RandomState(0)
     x = np.repeat([[-4.0, 0.0], [4.0, 0.0]], 150, axis=0) + state.randn(300, 2)
     options = {"weight_concentration_prior_type": "dirichlet_distribution", "weight_concentration_prior": 1.0}
@@ -141,7 +139,7 @@ def test_integer_weights_count_points(covariance_type) -> None:
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_torch_comes_back_as_torch_and_batches_and_maps_fit_alike(covariance_type, tmp_path) -> None:
+def test_tensors_batches_and_mapped_arrays_fit_alike(covariance_type, tmp_path) -> None:
     x = synthetic(400, n_components=3)
     options = {"n_components": 4, "covariance_type": covariance_type, "random_state": 0, "max_iter": 20}
     plain = quietly(BayesianGaussianMixture(**options), x)
@@ -250,9 +248,7 @@ def test_collinear_columns_whose_start_is_singular_are_fitted(covariance_type, w
 
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
 @pytest.mark.parametrize("n_components", [1, 2, 3])
-def test_a_point_so_far_out_that_the_others_are_lost_is_refused_where_scikit_learn_refuses_it(
-    n_components, init_params
-) -> None:
+def test_far_outliers_are_refused_as_by_scikit_learn(n_components, init_params) -> None:
     options = {"n_components": n_components, "init_params": init_params, "random_state": 0}
     x = with_outlier()
     if n_components == 1:
@@ -266,7 +262,7 @@ def test_a_point_so_far_out_that_the_others_are_lost_is_refused_where_scikit_lea
             quietly(BayesianGaussianMixture(**options, n_init=n_init), points)
 
 
-def test_one_bad_start_of_several_is_left_out(monkeypatch) -> None:
+def test_a_degenerate_start_of_several_is_skipped(monkeypatch) -> None:
     x, begin = synthetic(100, n_components=2), BayesianGaussianMixture._start
     starts: list[int] = []
     bad: set[int] = set()
@@ -281,7 +277,7 @@ def test_one_bad_start_of_several_is_left_out(monkeypatch) -> None:
         starts.clear()
         bad.clear()
         bad.update(some)
-        with pytest.warns(ConvergenceWarning, match="Starts were left out, the last of them for: Expected a finite"):
+        with pytest.warns(ConvergenceWarning, match="Starts were skipped, the last of them for: Expected a finite"):
             found = BayesianGaussianMixture(n_components=2, n_init=3, random_state=0).fit(x)
         assert np.isfinite(found.lower_bound_)
     starts.clear()
@@ -348,6 +344,10 @@ def test_bad_priors_are_refused() -> None:
         ({"weight_concentration_prior": -1.0}, "'weight_concentration_prior'"),
         ({"weight_concentration_prior_type": "flat"}, "'weight_concentration_prior_type'"),
         ({"missing": "drop"}, "'missing'"),
+        (
+            {"covariance_type": "tied_diag"},
+            "got 'tied_diag', for whose shared variances it has no prior: take",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             BayesianGaussianMixture(**options).fit(x)

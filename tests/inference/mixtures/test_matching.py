@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from latentmix.inference.mixtures.analysis.comparison import align
-from latentmix.inference.mixtures.matching import align_draws, component_order, permuted_draws
-from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.inference.mixtures.matching import align_draws, bhattacharyya, component_order, permuted_draws
+from latentmix.models.mixture.covariances import covariance_structure, covariance_types
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
-from tests.inference.mixtures.clouds import TYPES
+TYPES = covariance_types()
 
 
 def scattered(
@@ -49,7 +49,7 @@ def scattered(
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("n_features", [1, 3])
-def test_each_draw_is_matched_as_two_mixtures_are(covariance_type, n_features) -> None:
+def test_draws_are_matched_as_pairs_of_mixtures(covariance_type, n_features) -> None:
     reference, sites = scattered(covariance_type, n_features)
     order = component_order(sites, reference)
     model = MixtureModel(4, n_features, covariance_type=covariance_type)
@@ -60,7 +60,7 @@ def test_each_draw_is_matched_as_two_mixtures_are(covariance_type, n_features) -
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_the_order_of_the_draws_does_not_matter_nor_does_their_batch_shape(covariance_type) -> None:
+def test_alignment_does_not_depend_on_order_or_batch_shape(covariance_type) -> None:
     reference, sites = scattered(covariance_type, 2)
     aligned = align_draws(sites, reference)
     shuffled = permuted_draws(sites, torch.tensor([2, 0, 3, 1]).expand(40, 4), reference)
@@ -69,17 +69,35 @@ def test_the_order_of_the_draws_does_not_matter_nor_does_their_batch_shape(covar
     folded = align_draws({name: values.reshape(2, 20, *values.shape[1:]) for name, values in sites.items()}, reference)
     for name, values in folded.items():
         assert torch.equal(values.flatten(0, 1), aligned[name])
-    # What the draws say of the data stays.
+    # The likelihood of the draws is unchanged.
     model, x = MixtureModel(4, 2, covariance_type=covariance_type), torch.zeros(3, 2, dtype=torch.float64)
     for index in range(5):
-        one, other = ({name: values[index] for name, values in each.items()} for each in (sites, aligned))
-        torch.testing.assert_close(model.parameters(one).log_likelihood(x), model.parameters(other).log_likelihood(x))
+        before, after = (
+            model.parameters({name: values[index] for name, values in draws.items()}) for draws in (sites, aligned)
+        )
+        torch.testing.assert_close(before.log_likelihood(x), after.log_likelihood(x))
 
 
-def test_refuses_a_reference_of_another_shape() -> None:
+def test_a_reference_of_another_shape_is_refused() -> None:
     reference, sites = scattered("full", 2)
     fewer = MixtureParameters(
         reference.weights[:3], reference.means[:3], reference.covariances[:3], reference.structure
     )
     with pytest.raises(ValueError, match=r"Expected means of shape \(..., 3, 2\) and scales"):
         align_draws(sites, fewer)
+
+
+@pytest.mark.parametrize("first_type", TYPES)
+@pytest.mark.parametrize("second_type", TYPES)
+@pytest.mark.parametrize("n_features", [1, 3])
+def test_bhattacharyya_distances_match_the_formula(first_type: str, second_type: str, n_features: int) -> None:
+    first, second = (scattered(covariance_type, n_features)[0] for covariance_type in (first_type, second_type))
+    second = second.affine(torch.ones(n_features).double(), torch.ones(n_features).double())
+    distances = bhattacharyya(first, second)
+    p, q = first.expanded_covariances()[:, None], second.expanded_covariances()
+    shift = (first.means[:, None] - second.means)[..., None]
+    squares = (shift * torch.linalg.solve((p + q) / 2, shift)).sum((-2, -1))
+    expected = squares / 8 + torch.logdet((p + q) / 2) / 2 - (torch.logdet(p) + torch.logdet(q)) / 4
+    torch.testing.assert_close(distances, expected, rtol=1e-10, atol=1e-12)
+    if first_type == second_type:
+        assert float(bhattacharyya(first, first).diagonal().abs().max()) < 1e-12

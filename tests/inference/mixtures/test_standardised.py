@@ -14,9 +14,14 @@ PRIORS = {"means": dist.Normal(5.0, 40.0), "scales": dist.LogNormal(1.0, 1.0)}
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_the_density_is_that_of_the_data_s_coordinates(covariance_type) -> None:
+def test_the_density_equals_that_of_the_data_coordinates(covariance_type) -> None:
     x = 7 * blobs(n=60) + 100
-    x = x * torch.tensor([1.0, 1.0, 1.0] if covariance_type == "spherical" else [1.0, 0.01, 30.0]).double()
+    x = (
+        x
+        * torch.tensor(
+            [1.0, 1.0, 1.0] if covariance_structure(covariance_type).isotropic else [1.0, 0.01, 30.0]
+        ).double()
+    )
     parameters = begin(x, covariance_type)
     made = standardised_model(x, 4, parameters.structure, priors=PRIORS, reg_covar=1e-4)
     plain = MixtureModel(4, 3, covariance_type=covariance_type, covariance_floor=1e-4, **PRIORS)
@@ -42,7 +47,7 @@ def test_flat_priors_have_no_jacobian() -> None:
     assert made.log_jacobian != 0
 
 
-def test_what_is_left_out_is_the_default_of_standardised_data() -> None:
+def test_priors_left_out_default_to_standardised_data() -> None:
     x = 1000 * blobs()
     made = standardised_model(x, 4, covariance_structure("full"), priors={})
     priors = made.model.priors(x)
@@ -51,7 +56,7 @@ def test_what_is_left_out_is_the_default_of_standardised_data() -> None:
         standardised_model(x, 4, covariance_structure("full"), priors={"mu": dist.Normal(0.0, 1.0)})
 
 
-def test_a_start_out_of_bounds_is_moved_inside() -> None:
+def test_a_start_outside_the_support_is_moved_inside() -> None:
     x = torch.tensor([[-6.0], [-5.5], [5.5], [6.0]], dtype=torch.float64)
     prior = dist.Uniform(-5.6 * torch.ones(2, 1).double(), 5.6)
     made = standardised_model(x, 2, covariance_structure("full"), priors={"means": prior})

@@ -10,18 +10,18 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from scipy.stats import multivariate_normal
 
 from latentmix.guides.mixture import global_guide
-from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.covariances import covariance_structure, covariance_types
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
-TYPES = ("full", "diag", "tied", "spherical")
+TYPES = covariance_types()
 
 
 def random_parameters(covariance_type, n_components=3, n_features=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
     structure = covariance_structure(covariance_type)
     shape = structure.covariance_shape(n_components, n_features)
-    if covariance_type in ("full", "tied"):
+    if structure.correlated:
         root = torch.randn(shape, generator=generator, dtype=torch.float64)
         covariances = root @ root.mT + 0.3 * torch.eye(n_features, dtype=torch.float64)
     else:
@@ -36,7 +36,7 @@ def data(n=40, n_features=2, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_the_density_is_the_mixture_s(covariance_type):
+def test_the_density_matches_scipy(covariance_type):
     parameters, x = random_parameters(covariance_type), data()
     expected = sum(
         weight.item() * torch.from_numpy(multivariate_normal(mean.numpy(), covariance.numpy()).pdf(x.numpy()))
@@ -63,8 +63,9 @@ def test_enumerated_and_collapsed_agree_in_value_and_gradient(covariance_type, f
     enumerated = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, guide, x)
     collapsed = Trace_ELBO(max_plate_nesting=1).differentiable_loss(model.collapsed, guide, x)
     torch.testing.assert_close(enumerated, collapsed, rtol=0, atol=1e-10)
-    for one, other in zip(torch.autograd.grad(enumerated, leaves), torch.autograd.grad(collapsed, leaves), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    gradients = (torch.autograd.grad(loss, leaves) for loss in (enumerated, collapsed))
+    for summed, integrated in zip(*gradients, strict=True):
+        torch.testing.assert_close(summed, integrated, rtol=0, atol=1e-10)
     if flat:
         torch.testing.assert_close(-enumerated, parameters.log_likelihood(x).sum(), rtol=0, atol=1e-10)
 
@@ -94,7 +95,7 @@ def test_minibatches_are_unbiased():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_sites_and_dtypes(covariance_type, dtype):
+def test_sites_have_their_shapes_and_dtypes(covariance_type, dtype):
     model = MixtureModel(3, 2, covariance_type=covariance_type)
     trace = poutine.trace(model).get_trace(data(dtype=dtype))
     expected = {
@@ -102,6 +103,7 @@ def test_sites_and_dtypes(covariance_type, dtype):
         "diag": ((3, 2), None),
         "tied": ((2,), (2, 2)),
         "spherical": ((3,), None),
+        "tied_diag": ((2,), None),
     }[covariance_type]
     assert trace.nodes["weights"]["value"].shape == (3,)
     assert trace.nodes["means"]["value"].shape == (3, 2)
@@ -149,7 +151,7 @@ def test_the_floor_is_added_to_the_covariances(covariance_type, floor):
     assert torch.linalg.eigvalsh(model.parameters(below.sites(floor)).expanded_covariances()).min() > floor
 
 
-def test_priors_are_taken_and_count():
+def test_given_priors_enter_the_density():
     x = data()
     start = random_parameters("diag").sites()
     narrow = dist.Normal(0.0, 0.1).expand([3, 2])
@@ -163,9 +165,9 @@ def test_priors_are_taken_and_count():
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_parameters_survive_sites_and_affine_maps(covariance_type):
     parameters, x = random_parameters(covariance_type), data()
-    again = MixtureModel(3, 2, covariance_type=parameters.structure.name).parameters(parameters.sites())
+    again = MixtureModel(3, 2, covariance_type=covariance_type).parameters(parameters.sites())
     torch.testing.assert_close(again.covariances, parameters.covariances, rtol=1e-12, atol=1e-12)
-    scale = torch.tensor([2.0, 2.0] if covariance_type == "spherical" else [2.0, 0.1], dtype=torch.float64)
+    scale = torch.tensor([2.0, 2.0] if parameters.structure.isotropic else [2.0, 0.1], dtype=torch.float64)
     shift = torch.tensor([1.0, -3.0], dtype=torch.float64)
     moved = parameters.affine(scale, shift).log_likelihood(x * scale + shift) + scale.log().sum()
     torch.testing.assert_close(moved, parameters.log_likelihood(x), rtol=1e-10, atol=1e-10)
@@ -185,12 +187,12 @@ def test_parameters_survive_sites_and_affine_maps(covariance_type):
         ({"size": 0}, "Expected size"),
     ],
 )
-def test_refuses(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MixtureModel(**{"n_components": 3, "n_features": 2, **options})
 
 
-def test_refuses_data_of_another_width_or_too_many():
+def test_data_of_another_width_or_beyond_the_size_are_refused():
     with pytest.raises(ValueError, match=r"Expected x of shape \(n, 2\); got \(4, 3\)"):
         MixtureModel(3, 2)(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="Expected at most size=3 data; got 4"), pyro.validation_enabled(False):
@@ -205,17 +207,18 @@ GIVEN = {
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize(("means", "scales"), list(itertools.product(*GIVEN.values()))[::3])
-def test_priors_go_through_an_affine_map(covariance_type, means, scales):
+def test_affine_maps_transform_the_priors(covariance_type, means, scales):
     """The log-density in one coordinate system is that in the other plus the Jacobians of the data and the sites."""
     means = means if means is not None else dist.StudentT(4.0, 1.0, 7.0)
-    scale = torch.tensor([30.0, 30.0] if covariance_type == "spherical" else [30.0, 0.4], dtype=torch.float64)
-    shift = torch.tensor([5.0, -70.0], dtype=torch.float64)
     x, parameters = data(), random_parameters(covariance_type)
+    isotropic = parameters.structure.isotropic
+    scale = torch.tensor([30.0, 30.0] if isotropic else [30.0, 0.4], dtype=torch.float64)
+    shift = torch.tensor([5.0, -70.0], dtype=torch.float64)
     model = MixtureModel(3, 2, covariance_type=covariance_type, means=means, scales=scales, covariance_floor=0.01)
     pushed = model.affine(scale, shift)
     before = parameters.sites()
     log_scale = scale.log()
-    spread = scale[0] if covariance_type == "spherical" else scale
+    spread = scale[0] if isotropic else scale
     after = {**before, "means": before["means"] * scale + shift, "scales": before["scales"] * spread}
     jacobian = (len(x) + 3) * log_scale.sum() + spread.log().expand(model.shapes["scales"]).sum()
     densities = [
@@ -226,12 +229,12 @@ def test_priors_go_through_an_affine_map(covariance_type, means, scales):
     torch.testing.assert_close(densities[1] + jacobian, densities[0], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
-def test_mirrored_data_have_the_mirrored_mixture(covariance_type: str) -> None:
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "tied_diag"])
+def test_mirrored_mixtures_describe_mirrored_data(covariance_type: str) -> None:
     structure = covariance_structure(covariance_type)
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     covariances = structure.regularize(torch.zeros(structure.covariance_shape(1, 2)).double(), torch.ones(2).double())
-    covariances = covariances + (0.5 if covariance_type != "diag" else 0.0)
+    covariances = covariances + (0.5 if structure.correlated else 0.0)
     mixture = MixtureParameters(torch.ones(1).double(), torch.ones(1, 2).double(), covariances, structure)
     scale = torch.tensor([-1.0, 2.0]).double()
     moved = mixture.affine(scale, torch.zeros(2).double()).log_likelihood(x * scale)

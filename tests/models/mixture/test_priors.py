@@ -15,7 +15,7 @@ def double(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_ordered_means_are_a_density_on_the_cone() -> None:
+def test_ordered_means_have_a_density_on_the_cone() -> None:
     prior = OrderedMeans(dist.Normal(double(1.0)[0], double(2.0)[0]), 2)
     grid = torch.linspace(-15, 17, 801, dtype=torch.float64)
     pairs = torch.cartesian_prod(grid, grid)[..., None]
@@ -38,7 +38,7 @@ def test_ordered_means_draw_order_statistics() -> None:
     assert float(drawn[:, 1].mean()) == pytest.approx(1 / math.sqrt(math.pi), abs=5 * 0.826 / math.sqrt(20000))
 
 
-def test_the_map_to_ordered_means() -> None:
+def test_the_map_to_ordered_means_is_bijective() -> None:
     transform = biject_to(OrderedMeans(dist.Normal(0.0, 1.0), 3).support)
     free = double(0.3, -1.0, 0.7)[:, None]
     value = transform(free)
@@ -68,7 +68,7 @@ def test_positive_priors_stay_positive(prior: dist.TorchDistribution) -> None:
     torch.testing.assert_close(pushed.log_prob(drawn), prior.log_prob(drawn / SCALE) - SCALE.log())
 
 
-def test_intervals_and_order_move_along() -> None:
+def test_affine_maps_keep_intervals_and_order() -> None:
     interval = moved(dist.Uniform(0.0, 4.0).expand([2, 3]).to_event(2), SCALE, SHIFT)
     drawn = interval.sample((200,))
     assert drawn.shape == (200, 2, 3)
@@ -82,7 +82,7 @@ def test_intervals_and_order_move_along() -> None:
     assert bool(biject_to(ordered.support)(torch.zeros(3, 1)).diff(dim=0).gt(0).all())
 
 
-def test_bounds_are_where_the_values_are() -> None:
+def test_bounds_move_with_the_values() -> None:
     interval = moved(dist.Uniform(0.0, 4.0), SCALE, SHIFT)
     bound = converted(interval, torch.empty(0, dtype=torch.float32)).support.upper_bound
     assert bound.dtype == torch.float32
@@ -103,7 +103,7 @@ def test_a_beta_is_the_dirichlet_of_both_weights() -> None:
     torch.testing.assert_close(prior.log_prob(weights), dist.Beta(2.0, 5.0).log_prob(first))
 
 
-def test_one_prior_stands_for_every_element() -> None:
+def test_a_prior_of_one_element_holds_for_each() -> None:
     model = MixtureModel(3, 2, means=dist.Normal(0.0, 10.0), correlations=dist.LKJCholesky(2, 1.0))
     priors = model.priors(torch.empty(0, dtype=torch.float64))
     assert priors["means"].event_shape == (3, 2)
@@ -135,7 +135,7 @@ _FLAT_MATRIX = dist.Normal(torch.zeros(2, 2), 1.0).to_event(2)
         (lambda: MixtureModel(2, 2, means=OrderedMeans(dist.Normal(0.0, 1.0), 2)), r"shape \(2, 2\) for means"),
     ],
 )
-def test_refuses(make, message) -> None:
+def test_bad_priors_are_refused(make, message) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -151,5 +151,5 @@ def test_refuses(make, message) -> None:
         (dist.Normal(0.0, 1.0).expand([2]).to_event(1), False, False),
     ],
 )
-def test_which_supports_are_positive(prior, positive, whole):
+def test_positive_supports_are_recognised(prior, positive, whole):
     assert (is_positive(prior.support), is_positive(prior.support, whole=True)) == (positive, whole)

@@ -6,20 +6,22 @@ import torch
 from scipy import stats
 
 from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.models.mixture.covariances import covariance_structure
 
 from tests.inference.mixtures.clouds import DEGENERATE, TYPES, begin, blobs
 
 
 def prior_scale(covariance_type, x):
     covariance = torch.cov(x.T, correction=0)
-    return {"full": covariance, "tied": covariance, "diag": covariance.diag()}.get(
-        covariance_type, float(covariance.diag().mean())
-    )
+    structure = covariance_structure(covariance_type)
+    if structure.correlated:
+        return covariance
+    return float(covariance.diag().mean()) if structure.isotropic else covariance.diag()
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("freedom", [None, 7.5])
-def test_one_component_under_a_prior_is_the_mode_in_closed_form(covariance_type, freedom):
+def test_one_component_has_the_posterior_mode_in_closed_form(covariance_type, freedom):
     x = blobs(n=40)
     scale = prior_scale(covariance_type, x)
     first = begin(x, covariance_type, n_components=1)
@@ -27,11 +29,11 @@ def test_one_component_under_a_prior_is_the_mode_in_closed_form(covariance_type,
     result = fit_em(x, first, max_iter=2, **options)
     nu, n, size = 3.0 if freedom is None else freedom, *x.shape
     scatter = n * torch.cov(x.T, correction=0)
-    fitted = result.parameters.covariances
-    if covariance_type in ("full", "tied"):
+    fitted, structure = result.parameters.covariances, result.parameters.structure
+    if structure.correlated:
         expected = (scale + scatter) / (nu + n + size + 1)
         log_prior = stats.invwishart.logpdf(expected.numpy(), nu, scale.numpy())
-    elif covariance_type == "diag":
+    elif not structure.isotropic:
         expected = (scale + scatter.diag()) / (nu + n + 2)
         log_prior = stats.invgamma.logpdf(expected.numpy(), nu / 2, scale=scale.numpy() / 2).sum()
     else:
@@ -44,7 +46,7 @@ def test_one_component_under_a_prior_is_the_mode_in_closed_form(covariance_type,
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("case", ["clouds", "duplicates", "constant column", "one point", "as many as components"])
-def test_the_posterior_never_falls_and_stays_definite_under_a_prior(covariance_type, case):
+def test_the_posterior_never_falls_and_covariances_stay_definite(covariance_type, case):
     x = blobs(n=60)
     scale = 0.1 * prior_scale(covariance_type, DEGENERATE["constant column"](x) if "column" in case else x)
     if "column" in case and covariance_type != "spherical":
@@ -61,7 +63,7 @@ def test_the_posterior_never_falls_and_stays_definite_under_a_prior(covariance_t
     assert result.lower_bounds[-1] > result.lower_bounds[0] or case == "one point"
 
 
-def test_a_prior_that_is_none_is_refused():
+def test_improper_priors_are_refused():
     x = blobs(n=30)
     first, diagonal = begin(x, "full"), begin(x, "diag")
     eye = torch.eye(3)

@@ -80,7 +80,7 @@ def test_predictive_density_integrates_to_one_in_two_dimensions(covariance_type)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_predictive_density_is_the_mean_density_over_draws_of_the_posterior(covariance_type) -> None:
+def test_predictive_density_is_the_mean_over_posterior_draws(covariance_type) -> None:
     mixture = fitted(synthetic(40, n_components=2)[:, :2], covariance_type, n_components=2)
     state, draws, y = np.random.RandomState(0), 20_000, synthetic(40, n_components=2)[:5, :2]
     nu, own = degrees_of(mixture), mixture.covariances_
@@ -107,7 +107,7 @@ def test_predictive_density_is_the_mean_density_over_draws_of_the_posterior(cova
 
 @pytest.mark.parametrize("weight_prior", PRIORS)
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_predictive_density_is_a_mixture_of_scipys_student_t_distributions(covariance_type, weight_prior) -> None:
+def test_predictive_density_matches_scipy_student_t(covariance_type, weight_prior) -> None:
     x = synthetic(60, n_components=3)
     mixture = fitted(x, covariance_type, weight_concentration_prior_type=weight_prior, missing="marginalize")
     y = synthetic(20, seed=1)
@@ -126,7 +126,7 @@ def test_predictive_density_is_a_mixture_of_scipys_student_t_distributions(covar
     assert found[3] == pytest.approx(0, abs=1e-12)
 
 
-def test_predictive_density_lies_above_the_expected_log_mixture_and_takes_what_it_takes() -> None:
+def test_predictive_density_exceeds_the_expected_log_mixture() -> None:
     x = synthetic(50, n_components=2)
     mixture = fitted(x)
     found = mixture.predictive_log_density(x)

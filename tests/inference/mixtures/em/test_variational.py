@@ -88,7 +88,7 @@ def begin_at(means, prior, weight) -> MixtureParameters:
 @pytest.mark.parametrize("weight_prior", WEIGHTS)
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("n_components", [1, 3])
-def test_bound_of_clusters_far_apart_is_the_log_evidence(covariance_type, weight_prior, n_components) -> None:
+def test_the_bound_of_distant_clusters_is_the_log_evidence(covariance_type, weight_prior, n_components) -> None:
     state = np.random.RandomState(0)
     labels = state.randint(n_components, size=60)
     centres = 1e3 * np.arange(n_components)[:, None] * np.ones(2)
@@ -103,7 +103,7 @@ def test_bound_of_clusters_far_apart_is_the_log_evidence(covariance_type, weight
 
 @pytest.mark.parametrize("weight_prior", WEIGHTS)
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_bound_is_below_the_sum_over_all_assignments(covariance_type, weight_prior) -> None:
+def test_the_bound_is_below_the_exact_log_evidence(covariance_type, weight_prior) -> None:
     x = np.random.RandomState(1).randn(9, 2) + np.array([2.0, 0.0]) * (np.arange(9) < 4)[:, None]
     prior = prior_of(covariance_type, weight_prior)
     exact = logsumexp(
@@ -117,7 +117,7 @@ def test_bound_is_below_the_sum_over_all_assignments(covariance_type, weight_pri
         assert exact - 5 < fit.evidence < exact
 
 
-def test_bound_falls_nowhere_and_differs_from_scikit_learns_by_a_constant() -> None:
+def test_the_bound_never_falls_and_matches_scikit_learn_up_to_a_constant() -> None:
     x = torch.randn(80, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for weight_prior in WEIGHTS:
         prior = prior_of("full", weight_prior, 3)
@@ -140,7 +140,7 @@ def test_bound_falls_nowhere_and_differs_from_scikit_learns_by_a_constant() -> N
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_entropy_from_the_statistics_is_that_of_the_responsibilities(covariance_type) -> None:
+def test_the_entropy_of_the_statistics_is_that_of_the_responsibilities(covariance_type) -> None:
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     parameters = begin_at(x[:3], prior_of(covariance_type, WEIGHTS[0]), 50.0)
     weight = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -158,7 +158,7 @@ def test_entropy_from_the_statistics_is_that_of_the_responsibilities(covariance_
     torch.testing.assert_close(entropy(expectation(x, without), without), -(shares * shares.log()).sum())
 
 
-def test_entropy_with_missing_entries_holds_that_of_their_density() -> None:
+def test_the_entropy_includes_that_of_missing_entries() -> None:
     covariance = torch.tensor([[2.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
     parameters = MixtureParameters(one, torch.zeros(1, 2).double(), covariance[None], covariance_structure("full"))
@@ -168,7 +168,7 @@ def test_entropy_with_missing_entries_holds_that_of_their_density() -> None:
     assert float(entropy(expectation_with_missing(x, parameters), parameters)) == pytest.approx(expected)
 
 
-def test_bound_falls_nowhere_with_missing_entries() -> None:
+def test_the_bound_never_falls_with_missing_entries() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(120, 3, generator=generator, dtype=torch.float64) + 3 * (torch.arange(120)[:, None] < 50)
     x[torch.rand(120, 3, generator=generator) < 0.3] = torch.nan
@@ -196,7 +196,7 @@ def test_statistics_of_a_start_are_those_of_its_points(covariance_type) -> None:
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-10, atol=1e-12)
 
 
-def test_a_process_without_data_gives_its_prior() -> None:
+def test_a_process_without_data_keeps_its_prior() -> None:
     structure = covariance_structure("full")
     nothing = SufficientStatistics.of(
         torch.zeros(0, 2).double(), torch.zeros(0, 3).double(), torch.zeros(3, 2).double(), structure

@@ -5,11 +5,11 @@ from pyro.infer.mcmc.util import initialize_model
 
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.nuts.potential import MixturePotential, WhitenedPotential
+from latentmix.models.mixture.covariances import covariance_types
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.priors import OrderedMeans
 
-from tests.inference.mixtures.clouds import TYPES
-
+TYPES = covariance_types()
 PRIORS = {
     "default": {},
     "normal": {"means": dist.Normal(1.0, 5.0), "scales": dist.HalfNormal(3.0)},
@@ -49,13 +49,13 @@ def check(model: MixtureModel, x: torch.Tensor, seed: int = 0) -> None:
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("floor", [0.0, torch.tensor([0.02, 0.3], dtype=torch.float64)], ids=["bare", "floored"])
-def test_the_potential_is_pyro_s_in_value_and_gradient(covariance_type, floor) -> None:
+def test_value_and_gradient_match_pyro(covariance_type, floor) -> None:
     check(MixtureModel(3, 2, covariance_type=covariance_type, covariance_floor=floor), points())
 
 
 @pytest.mark.parametrize("moves", [False, True], ids=["plain", "moved"])
 @pytest.mark.parametrize("name", PRIORS)
-def test_with_priors_of_all_kinds(name, moves) -> None:
+def test_value_and_gradient_match_pyro_under_any_prior(name, moves) -> None:
     model, x = MixtureModel(3, 2, **PRIORS[name]), points()
     scale, shift = torch.tensor([0.3, 2.0], dtype=torch.float64), torch.tensor([1.0, -4.0], dtype=torch.float64)
     if moves:
@@ -63,7 +63,7 @@ def test_with_priors_of_all_kinds(name, moves) -> None:
     check(model, x)
 
 
-def test_in_one_and_in_four_dimensions() -> None:
+def test_value_and_gradient_match_pyro_in_other_dimensions() -> None:
     check(MixtureModel(2, 1, means=OrderedMeans(dist.Normal(0.0, 10.0), 2), weights=dist.Beta(2.0, 5.0)), points(30, 1))
     correlations = dist.LKJCholesky(4, torch.tensor([0.7, 3.0]))
     check(MixtureModel(2, 4, covariance_floor=0.01, correlations=correlations), points(30, 4))
@@ -73,11 +73,11 @@ def test_in_one_and_in_four_dimensions() -> None:
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("scales", [None, dist.Uniform(0.0, 9.0)], ids=["default", "uniform"])
-def test_of_one_feature(covariance_type, scales) -> None:
+def test_value_and_gradient_match_pyro_for_one_feature(covariance_type, scales) -> None:
     check(MixtureModel(3, 1, covariance_type=covariance_type, scales=scales, covariance_floor=0.1), points(30, 1))
 
 
-def test_data_that_stand_for_more_count_for_more() -> None:
+def test_minibatches_are_scaled_to_the_size_of_the_data() -> None:
     check(MixtureModel(3, 2, size=600), points())
 
 
@@ -92,7 +92,7 @@ def test_sites_and_positions_are_inverse() -> None:
     torch.testing.assert_close(potential.log_prior(sites)[1, 2], expected)
 
 
-def test_no_density_is_no_crash() -> None:
+def test_the_potential_is_infinite_without_density() -> None:
     potential = MixturePotential(MixtureModel(3, 2), points())
     for value in (1e6, float("nan")):
         energy, slope = potential.value_and_gradient(torch.full((potential.size,), value).double().numpy())
@@ -100,7 +100,7 @@ def test_no_density_is_no_crash() -> None:
         assert (slope == 0).all()
 
 
-def test_whitened_coordinates() -> None:
+def test_whitening_transforms_value_and_gradient() -> None:
     potential = MixturePotential(MixtureModel(2, 1), points(30, 1))
     generator = torch.Generator().manual_seed(0)
     centre, basis = (torch.randn(*shape, generator=generator).double().numpy() for shape in ((5,), (5, 5)))

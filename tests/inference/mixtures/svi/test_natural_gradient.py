@@ -35,7 +35,7 @@ def metric_problem(covariance_type, x):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("n_features", [1, 3])
-def test_the_metric_is_the_fisher_information(x, covariance_type, n_features):
+def test_the_metric_inverts_the_fisher_information(x, covariance_type, n_features):
     model, guide, first, leaves = metric_problem(covariance_type, torch.from_numpy(x[:, :n_features]))
     generator = torch.Generator().manual_seed(0)
     n = 50_000
@@ -82,7 +82,7 @@ def test_a_natural_gradient_step_is_a_step_of_em(x, covariance_type, n_features)
         torch.testing.assert_close(value.detach(), expected[name], rtol=0, atol=1e-7)
 
 
-def test_the_warm_up_ends_where_a_step_promises_little(x):
+def test_the_warm_up_ends_once_steps_promise_little(x):
     data = torch.from_numpy(x)
     paths = []
     for settled in (0.0, 1e9):
@@ -100,7 +100,7 @@ def test_the_warm_up_ends_where_a_step_promises_little(x):
     assert paths == [(50, 0), (0, 2)]
 
 
-def test_a_metric_needs_free_means_and_no_floor(x):
+def test_the_metric_refuses_constrained_means_and_floors(x):
     prior = dist.Uniform(-100.0, 100.0).expand([4, 3])
     assert not MixtureMetric.applies(MixtureModel(4, 3, means=prior))
     assert not MixtureMetric.applies(MixtureModel(4, 3, covariance_floor=0.1))

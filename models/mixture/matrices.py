@@ -1,0 +1,154 @@
+"""Covariance structures of full matrices: one for each component, or one for all."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from latentmix.models.mixture.structure import CovarianceStructure
+
+__all__ = ["LEAST_COLLINEARITY", "Full", "Matrices", "Tied"]
+
+# The standard deviation of a feature given others, relative to its own, below which a covariance counts as singular:
+# that of a condition of 1.6e15 for two features of one scale.
+LEAST_COLLINEARITY = 5e-8
+_LOG_TWO_PI = math.log(2 * math.pi)
+
+
+class Matrices(CovarianceStructure):
+    """Covariances stored as matrices."""
+
+    correlated = True
+
+    def by_component(self, stored: Tensor) -> Tensor:
+        return stored[..., None, :, :] if self.shared else stored
+
+    def expand(self, stored: Tensor, n_components: int, n_features: int) -> Tensor:
+        matrices = self.by_component(stored)
+        return matrices.expand(*matrices.shape[:-3], n_components, n_features, n_features)
+
+    def compress(self, matrices: Tensor) -> Tensor:
+        return matrices[0] if self.shared else matrices
+
+    def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
+        return dist.MultivariateNormal(means, scale_tril=self.expand(self.root(scales, correlation), *means.shape[-2:]))
+
+    def root(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        return scales[..., None] if correlation is None else scales[..., None] * correlation
+
+    def covariances(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
+        factor = self.root(scales, correlation)
+        return factor @ factor.mT
+
+    def precision_traces(self, scales: Tensor, correlation: Tensor | None, variance: Tensor) -> Tensor:
+        root = torch.diag_embed(variance.sqrt())
+        return torch.linalg.solve_triangular(self.root(scales, correlation), root, upper=False).square().sum((-2, -1))
+
+    def precisions_cholesky(self, covariances: Tensor) -> Tensor:
+        """Upper factors of the precisions, by way of correlations: features of very different scales do no harm."""
+        scale = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
+        safe = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
+        correlation = covariances / (safe[..., :, None] * safe[..., None, :])
+        factor, info = torch.linalg.cholesky_ex(correlation.nan_to_num(0.0, 0.0, 0.0))
+        bad = (info > 0) | ((scale <= 0) | ~scale.isfinite()).any(-1)
+        bad = bad | (factor.diagonal(dim1=-2, dim2=-1).amin(-1) < LEAST_COLLINEARITY)
+        factor = torch.where(bad[..., None, None], _identity(factor), factor)
+        upper = _inverse(factor).mT / safe[..., :, None]
+        return torch.where(bad[..., None, None], torch.full_like(upper, torch.nan), upper)
+
+    def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
+        flipped, info = torch.linalg.cholesky_ex(precisions.flip(-2, -1))
+        return flipped.flip(-2, -1).where((info == 0)[..., None, None], torch.nan)
+
+    def precisions(self, precisions_cholesky: Tensor) -> Tensor:
+        return precisions_cholesky @ precisions_cholesky.mT
+
+    def scale_tril(self, precisions_cholesky: Tensor) -> Tensor:
+        return _inverse(precisions_cholesky.mT)
+
+    def factors(self, precisions_cholesky: Tensor) -> tuple[Tensor, Tensor | None]:
+        factor = self.scale_tril(precisions_cholesky)
+        scales = factor.norm(dim=-1)
+        return scales, factor / scales[..., None] if scales.shape[-1] > 1 else None
+
+    def rescale(self, covariances: Tensor, factor: Tensor) -> Tensor:
+        return covariances * factor[:, None] * factor
+
+    def rescale_factors(self, precisions_cholesky: Tensor, factor: Tensor) -> Tensor:
+        return precisions_cholesky / factor[:, None] * factor.sign()  # with a positive diagonal
+
+    def subtract_floor(self, covariances: Tensor, floor: Tensor) -> Tensor:
+        root = floor.clamp_min(torch.finfo(floor.dtype).tiny).sqrt()
+        ratio = covariances / (root[:, None] * root)
+        values, axes = torch.linalg.eigh(ratio)
+        excess = torch.where(values - 1 > 1e-3, values - 1, 1e-3)
+        clipped = (axes * excess[..., None, :]) @ axes.mT * (root[:, None] * root)
+        enough = (values - 1 > 1e-3).all(-1)
+        return torch.where(enough[..., None, None], covariances - torch.diag_embed(floor), clipped)
+
+
+@final
+class Full(Matrices):
+    """A covariance matrix for each component, stored `K x D x D`."""
+
+    name = "full"
+
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        by_component = deviations.transpose(0, 1)
+        return (by_component * responsibilities.T[..., None]).mT @ by_component
+
+    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        return weights[:, None, None] * covariances
+
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        return scatter / counts[:, None, None] - shift[:, :, None] * shift[:, None, :]
+
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        return covariances + torch.diag_embed(variance)
+
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        n_features = means.shape[-1]
+        deviations = x - means[:, None, :]
+        squares = (deviations @ precisions_cholesky).square().sum(-1).T
+        log_det = precisions_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return log_det - 0.5 * (squares + n_features * _LOG_TWO_PI)
+
+
+@final
+class Tied(Matrices):
+    """One covariance matrix for all components, stored `D x D`."""
+
+    name = "tied"
+    shared = True
+
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        flat = deviations.flatten(0, 1)
+        return (flat * responsibilities.reshape(-1, 1)).T @ flat
+
+    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        return covariances * weights.sum()
+
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        return (scatter - (shift * counts[:, None]).T @ shift) / counts.sum()
+
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        return covariances + torch.diag_embed(variance if variance.ndim == 1 else variance.amax(0))
+
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        n_features = means.shape[-1]
+        squares = ((x[:, None, :] - means) @ precisions_cholesky).square().sum(-1)
+        log_det = precisions_cholesky.diagonal().log().sum()
+        return log_det - 0.5 * (squares + n_features * _LOG_TWO_PI)
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+
+
+def _inverse(lower: Tensor) -> Tensor:
+    """Inverses of `... x D x D` lower triangular matrices."""
+    return torch.linalg.solve_triangular(lower, _identity(lower).expand_as(lower), upper=False)
