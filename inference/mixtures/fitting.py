@@ -21,7 +21,6 @@ from latentmix.inference.mixtures.em.missing import (
 )
 from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult, fit_mixture_nuts
 from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked
-from latentmix.inference.mixtures.points.inputs import in_memory, is_ordered
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.points.validation import check_distinct, check_noise, given_start
 from latentmix.inference.mixtures.progress import Progress, warn
@@ -90,11 +89,11 @@ class Fitting:
                     raise ValueError(
                         f"Expected no {name} for inference={estimator.inference!r}; got one: take inference='em'."
                     )
-            self._in_memory(f"inference={estimator.inference!r}")
+            self.points.tensor(f"inference={estimator.inference!r}")
         if noise_covariance is not None:
             if estimator._missing or estimator.distributed:
                 raise ValueError("Expected no missing values and one process with a noise_covariance; got the option.")
-            self.noise = check_noise(noise_covariance, self._in_memory("a noise_covariance")[0])
+            self.noise = check_noise(noise_covariance, self.points.tensor("a noise_covariance")[0])
         elif estimator.reg_covar == 0 and estimator.covariance_prior is None:
             check_distinct(points, estimator.n_components)
 
@@ -102,7 +101,7 @@ class Fitting:
         """Refuse options that differ between processes, and what is given on one of them alone."""
         own = {name: repr(value) for name, value in self.options.get_params().items() if name not in _OWN}
         own |= {name: "one" if there else "none" for name, there in given.items()}
-        every = self.points.processes.gather(own)
+        every = self.points.gather(lambda: own)
         for name in own:
             values = [options.get(name) for options in every]
             if len(set(values)) > 1:
@@ -110,18 +109,19 @@ class Fitting:
 
     def _given(self, labels: Any) -> Tensor | None:
         """The labels as a tensor; all processes have some, or none has."""
-        processes, found, failure = self.points.processes, None, None
-        try:
-            if labels is not None and not is_ordered(self.points.source):
+        own: Tensor | None = None
+
+        def convert() -> bool:
+            nonlocal own
+            if labels is not None and not self.points.ordered:
                 raise ValueError("Expected points in the order of their labels; got a DataLoader that shuffles them.")
-            found = None if labels is None else _as_labels(labels).to(self.points.device)
-        except Exception as error:
-            failure = error
-        processes.refuse(failure)
-        held = processes.gather(found is not None)
+            own = None if labels is None else _as_labels(labels).to(self.points.device)
+            return own is not None
+
+        held = self.points.gather(convert)
         if len(set(held)) > 1:
             raise ValueError(f"Expected labels on every process, or on none; got them on {sum(held)} of {len(held)}.")
-        return found
+        return own
 
     def _check_last(self) -> None:
         """Refuse to go on from a mixture of another kind."""
@@ -133,13 +133,6 @@ class Fitting:
                 f"Expected n_components and covariance_type of the last fit, {held}, with warm_start=True; got {now}: "
                 "take warm_start=False."
             )
-
-    def _in_memory(self, what: str) -> tuple[Tensor, Tensor | None]:
-        """All points, as one tensor, and their weights."""
-        found = in_memory(self.points.source)
-        if found is None:
-            raise ValueError(f"Expected an array or a tensor with {what}; got batches: pass all points at once.")
-        return found
 
     def best(self) -> Result:
         """The outcome with the highest bound; warns where it did not converge."""
@@ -199,7 +192,7 @@ class Fitting:
 
     def _em(self, begin: MixtureParameters, progress: Progress) -> EMResult:
         options = self.options
-        x, weight = (self.points, None) if self.noise is None else self._in_memory("a noise_covariance")
+        x, weight = (self.points, None) if self.noise is None else self.points.tensor("a noise_covariance")
         return fit_em(
             x,
             begin,
@@ -219,7 +212,7 @@ class Fitting:
     def _svi(self, begin: MixtureParameters, progress: Progress) -> MixtureSVIResult:
         options = self.options
         return fit_mixture_svi(
-            self._in_memory("inference='svi'")[0],
+            self.points.tensor("inference='svi'")[0],
             begin,
             priors=options.priors,
             reg_covar=options.reg_covar,
@@ -235,7 +228,7 @@ class Fitting:
     def _nuts(self, begin: MixtureParameters) -> MixtureNUTSResult:
         options = self.options
         return fit_mixture_nuts(
-            self._in_memory("inference='nuts'")[0],
+            self.points.tensor("inference='nuts'")[0],
             begin,
             priors=options.priors,
             reg_covar=options.reg_covar,

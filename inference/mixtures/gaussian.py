@@ -272,7 +272,7 @@ class GaussianMixture(MixtureEstimator):
         """
         began = time.perf_counter()
         known = hasattr(self, "result_")
-        if len(set(self._processes().gather(known))) > 1:
+        if len(set(self._processes().gather(lambda: known))) > 1:
             raise ValueError("Expected partial_fit after a fit on every process, or on none; got it on some.")
         points, like = self._points(X, sample_weight, reset=not known, check=self._check_partial)
         if known:

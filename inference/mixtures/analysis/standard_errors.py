@@ -27,8 +27,7 @@ from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.arrays import as_tensor
-from latentmix.inference.mixtures.points.inputs import as_random_state
-from latentmix.inference.mixtures.points.validation import check_weights
+from latentmix.inference.mixtures.points.validation import as_random_state, check_weights
 from latentmix.inference.mixtures.progress import warn
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
