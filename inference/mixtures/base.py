@@ -323,6 +323,12 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         value = torch.cat([evaluate(self._tensor(x[part]), part) for part in rows])
         return returned(value.to(dtype) if value.is_floating_point() else value, like)
 
+    def _log_joints(self, X: Any) -> Tensor:
+        """Log of weight times density of `n x D` points of any kind, in float64: `n x K`."""
+        x = self._checked(X)
+        rows = slices(len(x), _CHUNK // (len(self.weights_) + x.shape[1]))
+        return torch.cat([self._joint(self._tensor(x[part]), None, part) for part in rows])
+
     def _log_likelihood(self, X: Any, sample_weight: Any = None, noise_covariance: Any = None) -> tuple[float, float]:
         """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""
         sums = self._processes().sum(lambda: self._total(X, sample_weight, noise_covariance))

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import numpy as np
 import pyro
 import torch
-from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
+from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.matching import align_draws
 from latentmix.inference.mixtures.points.validation import check_points
@@ -26,11 +26,9 @@ from latentmix.models.mixture.parameters import MixtureParameters
 if TYPE_CHECKING:
     from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
 
-__all__ = ["MixturePosterior", "effective_size", "in_data_coordinates", "posterior_of_guide", "split_r_hat"]
+__all__ = ["MixturePosterior", "in_data_coordinates", "posterior_of_guide"]
 
 _CHUNK = 4_000_000
-
-_diagnostics: Any = array_stats
 
 
 @final
@@ -187,25 +185,6 @@ class MixturePosterior:
         rows = max(1, _CHUNK // (means[0].numel() * max(len(x), 1)))
         parts = (part.split(rows) for part in (weights, means, covariances))
         return [_log_density(x, w, m, c, self.structure) for w, m, c in zip(*parts, strict=True)]
-
-
-def split_r_hat(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank-normalised split R-hat of `chain x draw x ...` values; NaN where they are constant or too few.
-
-    Of one chain, it is that of its halves.
-    """
-    if len(values) == 1:
-        half = values.shape[1] // 2
-        values = np.concatenate([values[:, :half], values[:, half : 2 * half]])
-    with np.errstate(all="ignore"):
-        return np.asarray(_diagnostics.rhat(values, chain_axis=0, draw_axis=1), dtype=np.float64)
-
-
-def effective_size(values: NDArray[np.float64], kind: Literal["bulk", "tail"]) -> NDArray[np.float64]:
-    """Effective sample size of `chain x draw x ...` values: for their mean, or for their 5% and 95% quantiles."""
-    options: dict[str, Any] = {"prob": (0.05, 0.95)} if kind == "tail" else {}
-    with np.errstate(all="ignore"):
-        return np.asarray(_diagnostics.ess(values, chain_axis=0, draw_axis=1, method=kind, **options), dtype=np.float64)
 
 
 @torch.inference_mode(False)

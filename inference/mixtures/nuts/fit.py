@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.draws import MixturePosterior, effective_size, in_data_coordinates, split_r_hat
+from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordinates
 from latentmix.inference.mixtures.matching import permuted_draws
 from latentmix.inference.mixtures.nuts.chain_modes import ChainModes, modes_of_chains
 from latentmix.inference.mixtures.nuts.chains import Settings, leapfrog_seconds, one_thread, run_chains
