@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.diagnostics.ranks import EcdfBand, Ranks, rank_statistics, thin
 from latentmix.inference.isolation import isolated
 
@@ -25,11 +26,11 @@ Values = Mapping[str, ArrayLike | Tensor]
 
 @dataclass(frozen=True)
 class Fitted[P]:
-    """What a fit hands to `calibrate`.
+    """The posterior draws of a fit.
 
     Attributes:
         draws: Parameters with leading dimensions `(chain, draw)` for MCMC, `(draw,)` for independent draws.
-        problems: What kept the fit from converging, by name, such as `divergences`; none by default.
+        problems: Names of problems of convergence, such as `divergences`; none by default.
     """
 
     draws: P
@@ -43,8 +44,8 @@ class Replicate:
     Attributes:
         index: Number of the data set.
         ranks: The truth's rank among the thinned draws, by quantity; empty where simulation or fit raised.
-        problems: What kept the fit from converging: those that it named, `r_hat`, `ess`; the error where it raised.
-        r_hat: The worst over the quantities; `None` without chains.
+        problems: Problems of convergence: those that the fit named, `r_hat`, `ess`; the error if it raised one.
+        r_hat: The greatest over the quantities; `None` without chains.
         ess: The least bulk effective sample size over the quantities; `None` without chains.
         seconds: Wall-clock time of the fit.
     """
@@ -62,10 +63,10 @@ class CalibrationReport:
     """Outcome of simulation-based calibration.
 
     Attributes:
-        replicates: One a data set, in order.
+        replicates: One for each data set, in order.
         n_draws: `L`, the number of draws that each truth was ranked among.
-        false_alarm: Probability that any quantity of a calibrated fit is flagged, at most: the level is divided by
-            the number of quantities (Bonferroni).
+        false_alarm: Upper bound on the probability that any quantity of a calibrated fit is flagged: the level is
+            divided by the number of quantities (Bonferroni).
     """
 
     replicates: tuple[Replicate, ...]
@@ -80,7 +81,7 @@ class CalibrationReport:
 
     @cached_property
     def band(self) -> EcdfBand:
-        """The band that the ECDF of each quantity's ranks is held against."""
+        """The band in which the ECDF of each quantity's ranks should lie."""
         n = sum(bool(replicate.ranks) for replicate in self.replicates)
         return EcdfBand.at(n, self.n_draws, self.false_alarm / max(len(self.ranks), 1))
 
@@ -91,12 +92,12 @@ class CalibrationReport:
 
     @property
     def n_failed(self) -> int:
-        """How many fits raised; they have no ranks."""
+        """Number of fits that raised an error; they have no ranks."""
         return sum(not replicate.ranks for replicate in self.replicates)
 
     @property
     def n_not_converged(self) -> int:
-        """How many fits have problems, those that raised included; the others' ranks count like any."""
+        """Number of fits with problems, those that raised an error included; the ranks of the others count."""
         return sum(bool(replicate.problems) for replicate in self.replicates)
 
     @property
@@ -107,9 +108,9 @@ class CalibrationReport:
     def summary(self) -> dict[str, Any]:
         """The figures, in plain numbers and strings.
 
-        By quantity: whether its ranks lie inside the band, the p-value before the division of the level, the mean
-        of the ranks over `L` (0.5 where calibrated) and their standard deviation over that of uniform ranks (above 1
-        for draws that are too narrow, below 1 for too wide).
+        For each quantity: whether its ranks lie inside the band, the p-value before the level is divided, the mean of
+        the ranks over `L` (0.5 if calibrated) and their standard deviation relative to that of uniform ranks (above 1
+        if the draws are too narrow, below 1 if too wide).
         """
         uniform = (((self.n_draws + 1) ** 2 - 1) / 12) ** 0.5
         reasons = [problem for replicate in self.replicates for problem in replicate.problems]
@@ -147,26 +148,27 @@ def calibrate[P, X](
     done: Iterable[Replicate] = (),
     tell: Callable[[Replicate], None] | None = None,
 ) -> CalibrationReport:
-    """Draw truths from the prior, fit the data that they give, and rank each truth among its posterior draws.
+    """Draw truths from the prior, fit data simulated from them, and rank each truth among its posterior draws.
 
-    Quantities may depend on the data: those of the parameters alone cannot tell the posterior from the prior
+    Quantities may depend on the data: those of the parameters alone cannot distinguish the posterior from the prior
     (Modrák et al., *Simulation-based calibration checking for Bayesian computation: the choice of test quantities
-    shapes sensitivity*, 2023). Draws are thinned evenly; where there are chains a fit counts as not converged if a
-    quantity's effective sample size is below `n_draws`, for then thinned draws are not nearly independent, or its
-    R-hat is too great. Such fits are counted and kept: dropping them would bias the ranks.
+    shapes sensitivity*, 2023). Draws are thinned evenly; with chains, a fit counts as not converged if a quantity's
+    effective sample size is below `n_draws`, so that thinned draws are not nearly independent, or its R-hat is too
+    great. Such fits are counted and kept: dropping them would bias the ranks.
 
     Args:
-        simulate: From a seed, a truth drawn from the prior and its data.
-        fit: From the data and a seed, the posterior draws.
-        quantities: Values by name of parameters and data: `()` for the truth, `(chain, draw)` or `(draw,)` for draws.
-        n_data_sets: How many data sets.
-        n_draws: `L`, how many draws each truth is ranked among.
-        false_alarm: Of all quantities together.
-        max_r_hat: Greatest R-hat of a fit that converged.
-        seed: Seeds each data set and fit on its own: results depend neither on `n_jobs` nor on the order.
-        n_jobs: Number of processes, as in joblib; `None` takes what `joblib.parallel_config` says.
-        done: Data sets of an interrupted call of the same arguments, which are not fitted again.
-        tell: Called with each data set as it is finished, in any order.
+        simulate: Takes a seed; returns a truth drawn from the prior, and its data.
+        fit: Takes the data and a seed; returns the posterior draws.
+        quantities: Takes parameters and data; returns values by name, `()` for the truth, `(chain, draw)` or `(draw,)`
+            for draws.
+        n_data_sets: Number of data sets.
+        n_draws: `L`, the number of draws that each truth is ranked among.
+        false_alarm: Probability of a false alarm, for all quantities together.
+        max_r_hat: Greatest R-hat of a fit that counts as converged.
+        seed: Seeds each data set and fit separately: results depend neither on `n_jobs` nor on the order.
+        n_jobs: Number of processes, as in joblib; `None` follows `joblib.parallel_config`.
+        done: Data sets of an interrupted call with the same arguments, which are not fitted again.
+        tell: Called with each finished data set, in any order.
 
     Returns:
         Ranks and verdicts.
@@ -214,7 +216,7 @@ def _replicate(
     seed: int,
 ) -> Replicate:
     state = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(3)
-    seeds = [int(one) for one in state >> 1]
+    seeds = [int(word) for word in state >> 1]
     start = time.perf_counter()
     try:
         with isolated(seed=seeds[0]):
@@ -235,18 +237,17 @@ def _replicate(
     problems, r_hat, ess = list(fitted.problems), None, None
     chains = [values for values in drawn.values() if values.ndim == 2]
     if chains:
-        r_hat, ess = _diagnostics(np.stack(chains, -1))
+        r_hat, ess = _convergence(np.stack(chains, -1))
         problems += ["r_hat"] * (not r_hat <= max_r_hat) + ["ess"] * (not ess >= n_draws)
     return Replicate(index, ranks, tuple(problems), r_hat, ess, seconds)
 
 
-def _diagnostics(values: Array) -> tuple[float, float]:
-    import arviz  # which takes two seconds, for those who have chains
-
+def _convergence(values: Array) -> tuple[float, float]:
+    """The worst R-hat and the least effective size of `chain x draw x quantity` values that are not constant."""
     moving = values[..., np.ptp(values, axis=(0, 1)) > 0]
     if not moving.shape[-1]:
         return 1.0, float(values[..., 0].size)
-    return float(np.max(arviz.rhat(moving))), float(np.min(arviz.ess(moving)))
+    return float(np.max(split_r_hat(moving))), float(np.min(effective_size(moving)))
 
 
 def _as_array(value: ArrayLike | Tensor) -> Array:

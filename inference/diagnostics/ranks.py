@@ -16,7 +16,9 @@ Ranks = NDArray[np.int64]
 
 
 def rank_statistics(truth: ArrayLike, draws: ArrayLike, random_state: int | np.random.Generator = 0) -> Ranks:
-    """How many draws lie below the truth, ties broken at random: uniform on `0..L` where both have one distribution.
+    """Number of draws below the truth, ties broken at random.
+
+    It is uniform on `0..L` if truth and draws have the same distribution.
 
     Args:
         truth: An array of any shape.
@@ -49,7 +51,7 @@ def thin(draws: ArrayLike, n_draws: int) -> Array:
 
     Args:
         draws: `(draw,)` or `(chain, draw)`.
-        n_draws: How many are kept.
+        n_draws: Number of draws to keep.
 
     Raises:
         ValueError: If there are fewer.
@@ -71,15 +73,16 @@ class EcdfBand:
 
     Below each rank :math:`i` lie :math:`C_i \sim \mathrm{Binomial}(n, i / (L + 1))` ranks; the band holds the counts
     of which both tails exceed :math:`\gamma / 2`. The probability that all :math:`C_1, \dots, C_L` stay inside is
-    computed exactly: the counts per rank are independent Poisson variables given their sum, and so one convolution
-    a rank carries the paths that stayed inside. :math:`\gamma` is the greatest for which at most `false_alarm` leave
+    computed exactly: the counts per rank are independent Poisson variables given their sum, so that one convolution
+    per rank propagates the paths that stay inside. :math:`\gamma` is the greatest level at which the probability of
+    leaving the band is at most `false_alarm`
     (Säilynoja, Bürkner and Vehtari, *Graphical test for discrete uniformity and its applications in goodness-of-fit
     evaluation and multiple sample comparison*, 2022, section 2.2).
 
     Attributes:
         n: Number of ranks.
         n_draws: `L`, the number of draws that the truth was ranked among.
-        false_alarm: What was asked for.
+        false_alarm: The requested probability of leaving the band.
         gamma: The level of each point's interval.
         coverage: Probability that uniform ranks stay inside, at least `1 - false_alarm`.
         lower: Least count inside, `(L,)`.
@@ -126,15 +129,15 @@ class EcdfBand:
         return cls(n, n_draws, false_alarm, float(levels[low]), _stays(inside), lower, upper)
 
     def counts(self, ranks: ArrayLike) -> Ranks:
-        """How many ranks lie below `1, ..., L`: `(L,)`.
+        """Numbers of ranks below `1, ..., L`: `(L,)`.
 
         Raises:
             ValueError: If the ranks are not `n` integers in `0..L`.
         """
-        found = np.asarray(ranks)
-        if found.shape != (self.n,) or found.dtype.kind not in "iu" or found.min() < 0 or found.max() > self.n_draws:
-            raise ValueError(f"Expected {self.n} integers in 0..{self.n_draws}; got {found.shape} of {found.dtype}.")
-        return np.bincount(found, minlength=self.n_draws + 1).cumsum()[:-1]
+        given = np.asarray(ranks)
+        if given.shape != (self.n,) or given.dtype.kind not in "iu" or given.min() < 0 or given.max() > self.n_draws:
+            raise ValueError(f"Expected {self.n} integers in 0..{self.n_draws}; got {given.shape} of {given.dtype}.")
+        return np.bincount(given, minlength=self.n_draws + 1).cumsum()[:-1]
 
     def contains(self, ranks: ArrayLike) -> bool:
         """Whether the ECDF of the ranks stays inside."""
@@ -142,7 +145,7 @@ class EcdfBand:
         return bool(((counts >= self.lower) & (counts <= self.upper)).all())
 
     def p_value(self, ranks: ArrayLike) -> float:
-        """Probability that the ECDF of uniform ranks has a point at least as unlikely as the worst of these."""
+        """Probability that the ECDF of uniform ranks has a point at least as unlikely as the worst of this one."""
         tails = _tails(self.n, self.n_draws)
         worst = tails[np.arange(self.n_draws), self.counts(ranks)].min()
         return max(0.0, 1 - _stays(tails > worst))

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Protocol
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from latentmix.inference.mixtures.points.inputs import in_memory
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress
 from latentmix.models.mixture.covariances import CovarianceStructure
@@ -170,9 +169,4 @@ def all_points(points: Tensor | Points, purpose: str) -> tuple[Tensor, Tensor | 
     Raises:
         ValueError: If they come in batches; the message names the purpose.
     """
-    if isinstance(points, Tensor):
-        return points, None
-    held = in_memory(points.source)
-    if held is None:
-        raise ValueError(f"Expected an array or a tensor with {purpose}; got batches: pass all points at once.")
-    return held
+    return (points, None) if isinstance(points, Tensor) else points.tensor(purpose)

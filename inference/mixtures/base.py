@@ -1,9 +1,9 @@
-"""What the mixture estimators share: scikit-learn's manners, whatever fits the mixture and whatever array comes."""
+"""The base class of the mixture estimators: scikit-learn's interface, for arrays, tensors and batches of any kind."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -16,19 +16,20 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.missing import impute
-from latentmix.inference.mixtures.points.arrays import Array, as_array, as_tensor, check_unmasked, marked
-from latentmix.inference.mixtures.points.inputs import (
-    Moved,
-    as_random_state,
-    first_batch,
-    is_mapped,
-    is_stream,
-    refuse_batches,
+from latentmix.inference.mixtures.points.arrays import (
+    Array,
+    as_array,
+    as_tensor,
+    check_unmasked,
+    marked,
     returned,
+    slices,
 )
-from latentmix.inference.mixtures.points.points import Points, as_points
+from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.points.processes import Processes
-from latentmix.inference.mixtures.points.validation import check_device, check_noise, check_tensor
+from latentmix.inference.mixtures.points.sources import Source, as_source, refuse_batches
+from latentmix.inference.mixtures.points.summary import check_rows, check_weights_of_rows
+from latentmix.inference.mixtures.points.validation import as_random_state, check_device, check_noise, check_tensor
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -43,8 +44,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """A Gaussian mixture with scikit-learn's interface, without the fit.
 
     A subclass sets the options named in `_parameter_constraints` in its constructor, and has `fit` and `_log_joint`.
-    NumPy arrays (memory-mapped ones are read in chunks), torch tensors and what scikit-learn takes as array-like
-    come in; results are tensors on the device of the input where that is a tensor, NumPy arrays elsewhere.
+    It takes NumPy arrays (memory-mapped ones are read in chunks), torch tensors and whatever scikit-learn takes as
+    array-like; results are tensors on the device of the input if that is a tensor, else NumPy arrays.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -81,7 +82,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Log of weight times density of `n x D` points, in float64: `n x K`."""
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, and give the most probable component of each point: `(n,)` integers.
+        """Fit, and return the most probable component of each point: `(n,)` integers.
 
         Raises:
             ValueError: As `fit` and `predict` raise it: before the fit, if the points are batches.
@@ -90,13 +91,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return self.fit(X, y, sample_weight).predict(X)
 
     def _refuse_batches(self, X: Any) -> None:
-        """Refuse batches, on all processes where one of them has some."""
-        failure = None
-        try:
-            refuse_batches(X)
-        except ValueError as error:
-            failure = error
-        self._processes().refuse(failure)
+        """Refuse batches, on all processes if one of them has some."""
+        self._processes().gather(lambda: refuse_batches(X))
 
     def predict(self, X: Any) -> Any:
         """The most probable component of each of `n x D` points: `(n,)` integers."""
@@ -134,13 +130,13 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return self.parameters_
 
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
-        """Draw points, ordered by component; with `random_state=None` from a seed out of NumPy's global state.
+        """Draw points, ordered by component; `random_state=None` takes a seed from NumPy's global state.
 
         Returns:
-            `n_samples x D` points and their `(n_samples,)` components, of the kind of `means_`.
+            `n_samples x D` points and their `(n_samples,)` components, tensors or arrays as `means_` is.
 
         Raises:
-            ValueError: If `n_samples` is no integer, or below 1.
+            ValueError: If `n_samples` is not an integer, or below 1.
         """
         check_is_fitted(self)
         if isinstance(n_samples, bool) or not _COUNT.is_satisfied_by(n_samples):
@@ -159,7 +155,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         noise = torch.from_numpy(random_state.standard_normal((n_samples, parameters.means.shape[1])))
         factors = parameters.scale_tril
         spread = torch.empty_like(noise, device=components.device)
-        for rows in _rows(n_samples, factors[0].numel()):
+        for rows in slices(n_samples, _CHUNK // factors[0].numel()):
             drawn = noise[rows].to(spread)
             spread[rows] = (factors[components[rows]] @ drawn[..., None]).squeeze(-1)
         points = (parameters.means[components] + spread).to(as_tensor(self.means_).dtype)
@@ -167,12 +163,12 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     @property
     def parameters_(self) -> MixtureParameters:
-        """Weights, means and covariances as tensors in float64: of full precision where `weights_`, ... are float32.
+        """Weights, means and covariances as tensors in float64, of full precision even if `weights_`, ... are float32.
 
-        They follow attributes that are set by hand: `weights_`, `means_`, and `covariances_`, or
-        `precisions_cholesky_` where only this was set. `precisions_` alone changes nothing, as in scikit-learn.
-        A Bayesian mixture draws and weights by these, and its predictions are of its posterior: they follow `means_`,
-        `precisions_cholesky_`, `weight_concentration_`, `mean_precision_` and `degrees_of_freedom_`, as scikit-learn's.
+        They follow attributes set by hand: `weights_`, `means_`, and `covariances_`, or `precisions_cholesky_` if only
+        that was set. Setting `precisions_` alone changes nothing, as in scikit-learn. A Bayesian mixture samples from
+        this mixture; its predictions are of its posterior, and follow `means_`, `precisions_cholesky_`,
+        `weight_concentration_`, `mean_precision_` and `degrees_of_freedom_`, as scikit-learn's do.
         """
         check_is_fitted(self)
         kept: MixtureParameters | None = getattr(self, "_parameters", None)
@@ -188,7 +184,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._learn(parameters, torch.empty(0, dtype=torch.float64), None)
 
     def _covariances(self, kept: MixtureParameters | None) -> Tensor:
-        """`covariances_`, or those of the factors of the precisions where somebody set only these."""
+        """`covariances_`, or those of `precisions_cholesky_` if only that was set by hand."""
         if hasattr(self, "covariances_"):
             covariances = as_tensor(self.covariances_)
             factors = getattr(self, "precisions_cholesky_", None)
@@ -204,7 +200,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return self.parameters_.n_parameters()
 
     def _learn(self, parameters: MixtureParameters, x: Tensor, like: Any) -> None:
-        """Keep a fitted mixture as `weights_`, ..., in the dtype of `x` and of the kind of `like`."""
+        """Store a fitted mixture as `weights_`, ..., in the dtype of `x`; tensors or arrays as `like` is."""
         kept = self._parameters = parameters.to(x.new_empty(0, dtype=torch.float64))
         precisions = kept.structure.precisions(kept.precisions_cholesky)
         values = (kept.weights, kept.means, kept.covariances, precisions, kept.precisions_cholesky)
@@ -213,71 +209,64 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _points(
         self, X: Any, sample_weight: Any = None, *, reset: bool = True, check: Callable[[], None] | None = None
-    ) -> tuple[Points, Any]:
-        """Points to fit to or to score, checked, with their weights, and an array or tensor of their kind.
-
-        What `check` refuses on one process is refused on all.
+    ) -> tuple[Points, Array]:
+        """Points to fit to, checked, with their weights, and an array or tensor of the kind that results take.
 
         Arrays, mapped ones and batches that can be iterated again are taken, with the options `device`, `dtype`,
-        `missing` and `distributed` where the estimator has them.
+        `missing` and `distributed` where the estimator has them. An error of `check` on one process is raised on all.
 
         Raises:
             ValueError: If the points or weights are not as described, or there are fewer points than components.
         """
-        stream, failure = is_stream(X), None
-        like = x = X
-        try:
+
+        def find() -> Source:
             if check is not None:
                 check()
-            like, x, sample_weight = self._local(X, sample_weight, reset=reset)
-        except Exception as error:
-            failure = error
-        self._processes().refuse(failure)
-        points = as_points(x, sample_weight, allow_nan=self._missing, distributed=self._distributed)
-        if reset:
-            points.check_scale()
-        n_features = points.n_features if reset else as_tensor(self.means_).shape[1]
-        if points.n_features != n_features:
-            raise ValueError(
-                f"X has {points.n_features} features, but {type(self).__name__} is expecting {n_features} features as "
-                "input."
-            )
-        if stream and reset:
-            self.n_features_in_ = points.n_features
+            return self._source(X, sample_weight, reset=reset)
+
+        points = Points.measure(find, self._processes(), allow_nan=self._missing)
+        if not reset:
+            self._check_features(points.n_features)
+            return points, points.like
+        points.check_scale()
+        self.n_features_in_ = points.n_features
+        if not points.source.at_once:
             self.__dict__.pop("feature_names_in_", None)
-        if reset and points.count < self.n_components:
+        if points.count < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                 f"n_samples = {points.count}"
             )
-        return points, like
+        return points, points.like
+
+    def _check_features(self, n_features: int) -> None:
+        fitted = self.means_.shape[1]
+        if n_features != fitted:
+            raise ValueError(
+                f"X has {n_features} features, but {type(self).__name__} is expecting {fitted} features as input."
+            )
 
     def _processes(self) -> Processes:
-        """Those among which the points are divided."""
+        """The processes among which the points are divided."""
         return Processes.present() if self._distributed else Processes()
 
     @property
     def _distributed(self) -> bool:
         return bool(getattr(self, "distributed", False))
 
-    def _local(self, X: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, Any, Any]:
-        """An array or tensor of the kind of this process's points, the points, and their weights."""
-        stream, device = is_stream(X), self._device
+    def _source(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
+        """This process's points and their weights, in the dtype and on the device that the options ask for."""
+        device = self._device
         if not reset:
             check_is_fitted(self)
-        like, x = (first_batch(X), X) if stream else (X, self._checked(X, reset=reset))
-        if not stream and not is_mapped(x):
-            return like, self._tensor(x), sample_weight
-        if device is not None or self._dtype is not None:
-            return like, Moved(x, sample_weight, device=device, dtype=self._dtype), None
-        return like, x, sample_weight
+        return as_source(X, sample_weight, check=lambda x: self._checked(x, reset=reset)).to(device, self._dtype)
 
     def _checked(self, X: Any, *, reset: bool = False) -> Array:
-        """Points as scikit-learn checks them: a tensor, or a NumPy array that is a view where it can be.
+        """Points that come at once, as scikit-learn checks them: a tensor, or a NumPy array, a view where possible.
 
         Raises:
-            ValueError: If they are not `n x D` real numbers, finite (`missing="marginalize"` takes NaN), with the
-                features of the fit, and two of them at least for a fit.
+            ValueError: If they are batches or not `n x D` real numbers, finite (`missing="marginalize"` accepts NaN),
+                with the features of the fit, and at least two of them for a fit.
         """
         if not reset:
             check_is_fitted(self)
@@ -285,7 +274,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         X = marked(X)
         if not self._missing:
             check_unmasked(X, "X", "take missing='marginalize', or drop them")
-        shared = reset and self._distributed  # then all processes are told what is wrong
+        shared = reset and self._distributed  # then one error is raised on all processes
         least = 2 if reset and not shared else 1
         if isinstance(X, Tensor):
             x = check_tensor(as_tensor(X), least=least, missing=self._missing, finite=not shared)
@@ -319,7 +308,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return tensor.to(device=self._device or tensor.device, dtype=self._dtype or tensor.dtype)
 
     def _joint(self, x: Tensor, noise: Tensor | None, rows: slice) -> Tensor:
-        """Log-joints of points that are these rows of all, under their noise where there is any."""
+        """Log-joints of points, which are these rows of all, under their noise if there is any."""
         if noise is None:
             return self._log_joint(x)
         return self._log_joint_under_noise(x, (noise if len(noise) == 1 else noise[rows]).to(x.device))
@@ -335,43 +324,51 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _by_rows(self, x: Array, like: Any, evaluate: Callable[[Tensor, slice], Tensor]) -> Any:
         """Values of chunks of checked points and their slices, in the dtype of the points and of the kind of `like`."""
         dtype = as_tensor(x[:0]).dtype
-        slices = _rows(len(x), len(self.weights_) + x.shape[1])
-        found = [evaluate(self._tensor(x[rows]), rows) for rows in slices]
-        value = torch.cat([part.to(dtype) if part.is_floating_point() else part for part in found])
-        return returned(value, like)
+        rows = slices(len(x), _CHUNK // (len(self.weights_) + x.shape[1]))
+        value = torch.cat([evaluate(self._tensor(x[part]), part) for part in rows])
+        return returned(value.to(dtype) if value.is_floating_point() else value, like)
+
+    def _log_joints(self, X: Any) -> Tensor:
+        """Log of weight times density of `n x D` points of any kind, in float64: `n x K`."""
+        x = self._checked(X)
+        rows = slices(len(x), _CHUNK // (len(self.weights_) + x.shape[1]))
+        return torch.cat([self._joint(self._tensor(x[part]), None, part) for part in rows])
 
     def _log_likelihood(self, X: Any, sample_weight: Any = None, noise_covariance: Any = None) -> tuple[float, float]:
         """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""
+        sums = self._processes().sum(lambda: self._total(X, sample_weight, noise_covariance))
+        total, weight = map(float, sums)
+        if not weight > 0:
+            raise ValueError("Expected sample_weight not to be all zero; got zeros.")
+        return total, weight
 
-        def check() -> None:
-            if noise_covariance is not None and self._distributed:
-                raise ValueError("Expected no noise_covariance with distributed=True; got one: take distributed=False.")
-
-        points, _ = self._points(X, sample_weight, reset=False, check=check)
-        noise = check_noise(noise_covariance, points.location.expand(points.local_count, -1))
-        return float(points.reduce(lambda: self._total(points, noise))), points.weight
-
-    def _total(self, points: Points, noise: Tensor | None) -> Tensor:
-        """Weighted sum of the log-densities of this process's points."""
-        total, first = points.location.new_zeros(()), 0
-        for x, weight in points.chunks(_CHUNK // (len(self.weights_) + points.n_features)):
+    def _total(self, X: Any, sample_weight: Any, noise_covariance: Any) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the log-densities of this process's points, and their weight, from one pass."""
+        if noise_covariance is not None and self._distributed:
+            raise ValueError("Expected no noise_covariance with distributed=True; got one: take distributed=False.")
+        source = self._source(X, sample_weight, reset=False)
+        means = self.parameters_.means
+        noise = None if noise_covariance is None else check_noise(noise_covariance, means[:1].expand(len(source), -1))
+        total, mass, first = means.new_zeros(()), means.new_zeros(()), 0
+        for x, weight in source.chunks(_CHUNK // (len(means) + means.shape[1])):
+            self._check_features(x.shape[1])
+            check_weights_of_rows(weight, first)
             density = self._joint(x, noise, slice(first, first + len(x))).logsumexp(1)
-            total += density.sum() if weight is None else weight @ density
+            if not bool(density.isfinite().all()):
+                check_rows(x, first, allow_nan=self._missing)
+            total = total.to(x.device) + (density.sum() if weight is None else weight @ density)
+            mass = mass.to(x.device) + (len(x) if weight is None else weight.sum())
             first += len(x)
-        return total
+        if not first:
+            raise ValueError("Expected points; got no rows.")
+        return total, mass
 
     def _random_state(self) -> np.random.RandomState:
         return as_random_state(self.random_state)
 
 
-def _rows(count: int, width: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // max(width, 1))
-    for first in range(0, count, step):
-        yield slice(first, min(first + step, count))
-
-
 def as_kept(kept: Tensor | None, held: Tensor) -> Tensor:
-    """What was kept in full precision if an attribute still holds it, rounded; else the attribute, in float64."""
+    """The value kept in full precision if the attribute `held` is still its rounding, else the attribute in float64."""
     return kept if kept is not None and _rounds_to(kept, held) else held.double()
 
 

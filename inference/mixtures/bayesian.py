@@ -27,8 +27,7 @@ from latentmix.inference.mixtures.em.missing import (
 from latentmix.inference.mixtures.em.predictive import log_predictive
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics, expectation
 from latentmix.inference.mixtures.em.variational import DegenerateMixture, VariationalResult, fit_variational
-from latentmix.inference.mixtures.points.arrays import Array, as_tensor
-from latentmix.inference.mixtures.points.inputs import returned
+from latentmix.inference.mixtures.points.arrays import Array, as_tensor, returned
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure, covariance_types

@@ -10,21 +10,19 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.mixtures.matching import align_draws
 from latentmix.inference.mixtures.points.validation import check_points
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["MixturePosterior", "effective_size", "in_data_coordinates", "split_r_hat"]
+__all__ = ["MixturePosterior", "in_data_coordinates"]
 
 _CHUNK = 4_000_000
-
-_diagnostics: Any = array_stats
 
 
 @final
@@ -181,25 +179,6 @@ class MixturePosterior:
         rows = max(1, _CHUNK // (means[0].numel() * max(len(x), 1)))
         parts = (part.split(rows) for part in (weights, means, covariances))
         return [_log_density(x, w, m, c, self.structure) for w, m, c in zip(*parts, strict=True)]
-
-
-def split_r_hat(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank-normalised split R-hat of `chain x draw x ...` values; NaN where they are constant or too few.
-
-    Of one chain, it is that of its halves.
-    """
-    if len(values) == 1:
-        half = values.shape[1] // 2
-        values = np.concatenate([values[:, :half], values[:, half : 2 * half]])
-    with np.errstate(all="ignore"):
-        return np.asarray(_diagnostics.rhat(values, chain_axis=0, draw_axis=1), dtype=np.float64)
-
-
-def effective_size(values: NDArray[np.float64], kind: Literal["bulk", "tail"]) -> NDArray[np.float64]:
-    """Effective sample size of `chain x draw x ...` values: for their mean, or for their 5% and 95% quantiles."""
-    options: dict[str, Any] = {"prob": (0.05, 0.95)} if kind == "tail" else {}
-    with np.errstate(all="ignore"):
-        return np.asarray(_diagnostics.ess(values, chain_axis=0, draw_axis=1, method=kind, **options), dtype=np.float64)
 
 
 def in_data_coordinates(

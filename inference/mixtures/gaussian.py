@@ -247,7 +247,7 @@ class GaussianMixture(MixtureEstimator):
         """
         began = time.perf_counter()
         known = hasattr(self, "result_")
-        if len(set(self._processes().gather(known))) > 1:
+        if len(set(self._processes().gather(lambda: known))) > 1:
             raise ValueError("Expected partial_fit after a fit on every process, or on none; got it on some.")
         points, like = self._points(X, sample_weight, reset=not known, check=self._check_partial)
         if known:
@@ -314,7 +314,7 @@ class GaussianMixture(MixtureEstimator):
         """Refuse options that differ between processes, and what is given on one of them alone."""
         own = {name: repr(value) for name, value in self.get_params().items() if name not in _OWN}
         own |= {name: "one" if there else "none" for name, there in given.items()}
-        every = points.processes.gather(own)
+        every = points.gather(lambda: own)
         for name in own:
             values = [options.get(name) for options in every]
             if len(set(values)) > 1:

@@ -11,7 +11,6 @@ from torch import Tensor
 from latentmix.inference.mixtures.em.initialization import from_labels, start
 from latentmix.inference.mixtures.em.missing import mean_filled, start_with_missing
 from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked
-from latentmix.inference.mixtures.points.inputs import is_ordered
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.points.validation import given_start
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
@@ -97,16 +96,16 @@ def as_labels(labels: Any, points: Points) -> Tensor | None:
     Raises:
         ValueError: If they are no integers, the points come shuffled, or only some processes have labels.
     """
-    processes, tensor, failure = points.processes, None, None
-    try:
-        if labels is not None:
-            if not is_ordered(points.source):
-                raise ValueError("Expected points in the order of their labels; got a DataLoader that shuffles them.")
-            tensor = _tensor_of(labels).to(points.device)
-    except Exception as error:
-        failure = error
-    processes.refuse(failure)
-    held = processes.gather(tensor is not None)
+    tensor: Tensor | None = None
+
+    def convert() -> bool:
+        nonlocal tensor
+        if labels is not None and not points.ordered:
+            raise ValueError("Expected points in the order of their labels; got a DataLoader that shuffles them.")
+        tensor = None if labels is None else _tensor_of(labels).to(points.device)
+        return tensor is not None
+
+    held = points.gather(convert)
     if len(set(held)) > 1:
         raise ValueError(f"Expected labels on every process, or on none; got them on {sum(held)} of {len(held)}.")
     return tensor

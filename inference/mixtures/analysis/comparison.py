@@ -1,4 +1,4 @@
-"""Two fitted mixtures side by side, and components as classes."""
+"""Comparison of two fitted mixtures, and assignment of classes to components."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked
+from latentmix.inference.mixtures.points.arrays import check_unmasked
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"]
@@ -22,17 +22,17 @@ __all__ = ["MixtureComparison", "align", "compare", "map_by_majority", "map_by_m
 def align(a: GaussianMixture | MixtureParameters, b: GaussianMixture | MixtureParameters) -> NDArray[np.int64]:
     """Match the components of two mixtures, by Hungarian assignment on the Bhattacharyya distance.
 
-    The order of the components plays no part, nor do labels (Kuhn, 1955; Bhattacharyya, 1943).
+    The matching depends neither on the order of the components nor on labels (Kuhn, 1955; Bhattacharyya, 1943).
 
     Args:
         a: A mixture of `K` components.
-        b: Another, of as many components and features.
+        b: Another mixture with the same number of components and features.
 
     Returns:
-        `(K,)` indices: component `k` of `a` goes with component `order[k]` of `b`.
+        `(K,)` indices: component `k` of `a` matches component `order[k]` of `b`.
 
     Raises:
-        ValueError: If the mixtures differ in components or features.
+        ValueError: If the mixtures differ in their numbers of components or features.
 
     Example:
         >>> import torch
@@ -63,17 +63,17 @@ def align(a: GaussianMixture | MixtureParameters, b: GaussianMixture | MixturePa
 
 @dataclass(frozen=True)
 class MixtureComparison:
-    """Two fits on the same data, `a` and `b` in every pair; components of `b` in the order of `a`.
+    """Two fits to the same data, `a` and `b` in every pair, with the components of `b` in the order of `a`.
 
     Attributes:
         log_likelihood: Mean log-density of the data, nats per point.
-        iterations: Iterations or epochs.
-        seconds: Time of each fit, its start included.
+        iterations: Number of iterations or epochs.
+        seconds: Wall-clock time of each fit, its start included.
         weights_distance: Total variation between the weights.
         means_distance: Euclidean distance between the means of each component.
         covariances_distance: Frobenius distance between the covariances, relative to those of `a`.
-        agreement: Share of the points that both assign to the same component.
-        order: Component of `b` that goes with each of `a`.
+        agreement: Fraction of the points that both assign to the same component.
+        order: Component of `b` that matches each of `a`.
     """
 
     log_likelihood: tuple[float, float]
@@ -90,16 +90,17 @@ def compare(a: GaussianMixture, b: GaussianMixture, x: NDArray[Any] | Tensor) ->
     """Compare two fitted mixtures on `n x D` points.
 
     Raises:
-        ValueError: If the mixtures differ in components or features.
+        ValueError: If the mixtures differ in their numbers of components or features.
     """
     order = align(a, b)
     first = _parameters(a)
     second = _parameters(b).permuted(torch.from_numpy(order))
     p, q = first.expanded_covariances(), second.expanded_covariances()
-    ours = np.asarray(as_tensor(a.predict(x)).cpu())
-    theirs = np.asarray(as_tensor(b.predict(x)).cpu())
+    joints = [mixture._log_joints(x) for mixture in (a, b)]
+    ours, theirs = (joint.argmax(1).cpu().numpy() for joint in joints)
+    densities = [float(joint.logsumexp(1).sum()) / len(joint) for joint in joints]
     return MixtureComparison(
-        log_likelihood=(a.score(x), b.score(x)),
+        log_likelihood=(densities[0], densities[1]),
         iterations=(a.n_iter_, b.n_iter_),
         seconds=(a.seconds_, b.seconds_),
         weights_distance=float((first.weights - second.weights).abs().sum() / 2),
@@ -113,13 +114,13 @@ def compare(a: GaussianMixture, b: GaussianMixture, x: NDArray[Any] | Tensor) ->
 def map_by_matching(
     assignments: ArrayLike, labels: ArrayLike, n_components: int, classes: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Give each component a class by Hungarian assignment on the table of counts.
+    """Assign a class to each component by Hungarian assignment on the contingency table.
 
-    Components beyond the number of classes take their majority, as in `map_by_majority`.
+    If there are more components than classes, the others take their majority class, as in `map_by_majority`.
 
     Args:
         assignments: `(n,)` components of the points.
-        labels: `(n,)` classes of the points; what is not in `classes`, such as `-1`, does not count.
+        labels: `(n,)` classes of the points; labels that are not in `classes`, such as `-1`, are ignored.
         n_components: Number of components `K`.
         classes: The classes.
 
@@ -136,7 +137,7 @@ def map_by_matching(
 def map_by_majority(
     assignments: ArrayLike, labels: ArrayLike, n_components: int, classes: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Give each component the class of most of its labelled points, the first of equals.
+    """Assign to each component the class of most of its labelled points, the first among equals.
 
     A component without labelled points takes the most frequent class. Arguments and result are those of
     `map_by_matching`.

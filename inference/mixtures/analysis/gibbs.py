@@ -8,9 +8,10 @@ normal mixture estimation and model-based clustering*, 2007): with :math:`m, V` 
     \pi \sim \mathrm{Dirichlet}(1), \quad \Sigma_k \sim \mathcal W^{-1}(D + 2, V / K^{2/D}), \quad
     \mu_k \mid \Sigma_k \sim \mathcal N(m, \Sigma_k / 0.01),
 
-variances taking the same law in one dimension each. They follow the data through any affine map that the covariance
-structure allows. They are weak, worth a hundredth of a point in each mean and `D + 2` points in each covariance, yet
-not flat, and not those of `fit_mixture_nuts` or `fit_mixture_svi`: PSIS-LOO of `select` is under these.
+with the same law in one dimension for each variance. The posterior is equivariant under the affine maps that the
+covariance structure allows. The priors are weak, worth a hundredth of a point in each mean and `D + 2` points in each
+covariance, but not flat, and differ from those of `fit_mixture_nuts` and `fit_mixture_svi`: PSIS-LOO of `select` is
+under these.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class GibbsDraws:
     Attributes:
         weights: `C x S x K`.
         means: `C x S x K x D`.
-        covariances: `C x S x` the shape of the covariances.
+        covariances: `C x S` in front of the stored shape of the covariances.
         log_likelihood: `n x C x S` log-densities of the points, nats.
     """
 
@@ -63,15 +64,15 @@ def gibbs(
 ) -> GibbsDraws:
     """Draw from the posterior of a mixture, from a fit of it.
 
-    All chains start at the fit, so that their agreement says how well they mix about that mode and nothing of other
-    modes. Label switching does no harm to log-densities.
+    All chains start at the fit, so that their agreement shows how well they mix about that mode, and nothing about
+    other modes. Log-densities are invariant to label switching.
 
     Args:
         x: `n x D` points.
         start: The fit.
         chains: Number of chains `C`.
-        draws: Draws of each, `S`, after the warm-up.
-        warmup: Draws that are left out.
+        draws: Number of draws of each, `S`, after the warm-up.
+        warmup: Number of draws that are discarded first.
         random_state: Seed.
 
     Returns:
@@ -102,18 +103,16 @@ def gibbs(
             kept.append(state)
     weights, means, covariances, density = (torch.stack(part, 1) for part in zip(*kept, strict=True))
     location, scale = sampler.location, sampler.scale
-    structure = start.structure
-    factor = {"spherical": scale[0].square(), "diag": scale.square()}.get(structure.name, scale[:, None] * scale)
     return GibbsDraws(
         weights,
         means * scale + location,
-        covariances * factor,
+        start.structure.rescale(covariances, scale),
         density.permute(2, 0, 1) - scale.log().sum(),
     )
 
 
 class _Sampler:
-    """The state of all chains: the components of the points, in standardised coordinates."""
+    """The state of all chains, the components of the points, in standardised coordinates."""
 
     def __init__(self, x: Tensor, start: MixtureParameters, chains: int, generator: np.random.Generator) -> None:
         self.structure: CovarianceStructure = start.structure
@@ -123,8 +122,7 @@ class _Sampler:
         variance = variance.mean().expand_as(variance) if self.structure.isotropic else variance
         self.scale = variance.sqrt()
         z = (x.double() - self.location) / self.scale
-        self.matrices = self.structure.name in ("full", "tied")
-        if self.matrices:
+        if self.structure.correlated:
             self.rows, self.columns = torch.tril_indices(self.size, self.size, device=x.device)
         else:
             self.rows = self.columns = torch.arange(self.size, device=x.device)
@@ -132,7 +130,7 @@ class _Sampler:
         self.features = torch.cat([ones, z, z[:, self.rows] * z[:, self.columns]], 1)
         shrunk = self.n_components ** (-2 / self.size)
         prior = torch.cov(z.T).reshape(self.size, self.size) + 1e-6 * torch.eye(self.size).to(z)
-        self.prior = shrunk * (prior if self.matrices else prior.diagonal())
+        self.prior = shrunk * (prior if self.structure.correlated else prior.diagonal())
         inside = start.to(z).affine(1 / self.scale, -self.location / self.scale)
         self.assigned = self._assign(inside.responsibilities(z)[:, None].expand(-1, chains, -1))
 
@@ -152,16 +150,15 @@ class _Sampler:
         return weights, means, covariances, density.T
 
     def _normals(self, counts: Tensor, centre: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means and covariances, and what the features' log-densities are linear in: `C x K x f`."""
+        """Means, covariances, and coefficients of the features in the log-densities, `C x K x f`."""
         held = _KAPPA + counts
         noise = torch.from_numpy(self.generator.standard_normal(centre.shape)).to(centre)
-        if not self.matrices:
+        if not self.structure.correlated:
             variances = self._variances(counts, second - held[..., None] * centre.square())
             means = centre + noise * (variances / held[..., None]).sqrt()
             precisions = variances.reciprocal()
             constant = -0.5 * (variances.log() + means.square() * precisions + _LOG_TWO_PI).sum(-1, keepdim=True)
-            stored = variances[..., 0] if self.structure.isotropic else variances
-            return means, stored, torch.cat([constant, means * precisions, -0.5 * precisions], -1)
+            return means, self._stored(variances), torch.cat([constant, means * precisions, -0.5 * precisions], -1)
         scatter = centre.new_zeros(*centre.shape, self.size)
         scatter[..., self.rows, self.columns] = scatter[..., self.columns, self.rows] = second
         scatter = scatter - held[..., None, None] * centre[..., None] * centre[..., None, :]
@@ -172,31 +169,36 @@ class _Sampler:
         constant = 0.5 * (log_det - (means * linear).sum(-1) - self.size * _LOG_TWO_PI)
         halves = torch.where(self.rows == self.columns, -0.5, -1.0).to(means)
         quadratic = precisions[..., self.rows, self.columns] * halves
-        covariances = factor @ factor.mT
-        stored = covariances if self.structure.name == "full" else covariances[:, 0]
-        return means, stored, torch.cat([constant[..., None], linear, quadratic], -1)
+        return means, self._stored(factor @ factor.mT), torch.cat([constant[..., None], linear, quadratic], -1)
+
+    def _stored(self, covariances: Tensor) -> Tensor:
+        """Covariances of all components in the stored shape, after the dimension of the chains."""
+        covariances = covariances[:, 0] if self.structure.shared else covariances
+        return covariances[..., 0] if self.structure.isotropic else covariances
 
     def _variances(self, counts: Tensor, scatter: Tensor) -> Tensor:
-        """Variances from their inverse gamma laws: `C x K x D`."""
+        """Draw variances from their inverse gamma laws: `C x K x D`."""
+        counts, prior = counts[..., None], self.prior
         if self.structure.isotropic:
-            counts, scatter = counts * self.size, scatter.sum(-1)
-            spread, held = self.prior.mean() + scatter, 3 + counts
-            return (spread / (2 * self._gamma(held / 2)))[..., None].expand(*counts.shape, self.size)
-        spread = self.prior + scatter
-        return spread / (2 * self._gamma(((3 + counts) / 2)[..., None].expand_as(spread)))
+            counts, scatter, prior = counts * self.size, scatter.sum(-1, keepdim=True), prior.mean()
+        if self.structure.shared:
+            counts, scatter = counts.sum(1, keepdim=True), scatter.sum(1, keepdim=True)
+        spread = prior + scatter
+        variances = spread / (2 * self._gamma(((3 + counts) / 2).expand_as(spread)))
+        return variances.expand(self.chains, self.n_components, self.size)
 
     def _factors(self, counts: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Covariances :math:`F F^\top` from their inverse Wishart laws: `F`, `F^-1`, log det of the precisions.
+        r"""Draw covariances :math:`F F^\top` from their inverse Wishart laws: `F`, `F^-1`, log det of the precisions.
 
         By Bartlett's decomposition (1933): the precision is :math:`L^{-\top} T T^\top L^{-1}`.
         """
-        if self.structure.name == "tied":
+        if self.structure.shared:
             counts, scatter = counts.sum(-1, keepdim=True), scatter.sum(1, keepdim=True)
         freedom = self.size + 2 + counts
         root = torch.linalg.cholesky(self.prior + scatter)
         triangle = torch.from_numpy(self.generator.standard_normal(root.shape)).to(root).tril(-1)
-        places = torch.arange(self.size, device=root.device)
-        squares = 2 * self._gamma((freedom[..., None] - places) / 2)
+        order = torch.arange(self.size, device=root.device)
+        squares = 2 * self._gamma((freedom[..., None] - order) / 2)
         triangle = triangle + torch.diag_embed(squares.sqrt())
         inverse = torch.linalg.solve_triangular(root, triangle.mT, upper=False, left=False)
         factor = torch.linalg.solve_triangular(triangle, root.mT, upper=False).mT
@@ -206,7 +208,7 @@ class _Sampler:
         return factor.expand(shape), inverse.expand(shape), log_det
 
     def _assign(self, responsibilities: Tensor) -> Tensor:
-        """Components as `n x C x K` zeros and ones, drawn from `n x C x K` responsibilities."""
+        """Draw components from `n x C x K` responsibilities, as `n x C x K` zeros and ones."""
         steps = responsibilities.cumsum(-1)
         level = torch.from_numpy(self.generator.random((*steps.shape[:2], 1))).to(steps) * steps[..., -1:]
         chosen = (steps <= level).sum(-1).clamp_max(self.n_components - 1)

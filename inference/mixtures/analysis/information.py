@@ -1,12 +1,12 @@
 r"""Scores and observed information of a Gaussian mixture, in weights, means and covariances.
 
-The information is that of the complete data less what the unknown components take from it: with complete-data scores
+The observed information is that of the complete data less the missing information: with complete-data scores
 :math:`s_{ik}`, scores :math:`s_i` and responsibilities :math:`r_{ik}`,
 
 .. math:: I = -\nabla^2 Q - \sum_i \Bigl(\sum_k r_{ik} s_{ik} s_{ik}^\top - s_i s_i^\top\Bigr)
 
-(Louis, *Finding the observed information matrix when using the EM algorithm*, 1982), which is :math:`K` blocks of
-a component each, and the outer products of the scores.
+(Louis, *Finding the observed information matrix when using the EM algorithm*, 1982): a block for each of the
+:math:`K` components, and the outer products of the scores.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latentmix.inference.mixtures.points.arrays import slices
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -30,12 +31,12 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """Where free parameters stand, in a vector and in blocks `[weight, mean, variances or lower triangle]`.
+    """Places of the free parameters in a vector, and in blocks `[weight, mean, variances or lower triangle]`.
 
     Args:
         n_components: Number of components `K`.
         n_features: Number of features `D`.
-        structure: What the covariances share.
+        structure: The covariance structure.
     """
 
     n_components: int
@@ -49,14 +50,9 @@ class Layout:
         return cls(n_components, n_features, parameters.structure)
 
     @property
-    def matrices(self) -> bool:
-        """Whether covariances are matrices."""
-        return self.structure.name in ("full", "tied")
-
-    @property
     def places(self) -> Tensor:
-        """Rows and columns of what is free in a covariance: its diagonal, or its lower triangle; two rows."""
-        if self.matrices:
+        """Rows and columns of the free entries of a covariance, its lower triangle or its diagonal: `2 x width`."""
+        if self.structure.correlated:
             return torch.tril_indices(self.n_features, self.n_features)
         return torch.arange(self.n_features).expand(2, -1)
 
@@ -70,43 +66,42 @@ class Layout:
     def free(self, parameters: MixtureParameters) -> Tensor:
         """The `(p,)` free parameters."""
         covariances = parameters.covariances
-        if self.matrices:
+        if self.structure.correlated:
             rows, columns = self.places
             covariances = covariances[..., rows, columns]
         return torch.cat([parameters.weights[:-1], parameters.means.flatten(), covariances.flatten()])
 
     def natural(self, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What changes of the free parameters, `... x p`, change: weights, means, covariances in stored shape."""
+        """Changes of weights, means and covariances, in stored shape, by changes of the free parameters, `... x p`."""
         heads, k, d = free.shape[:-1], self.n_components, self.n_features
         first, means, rest = free.split([k - 1, k * d, free.shape[-1] - (k - 1) - k * d], -1)
         weights = torch.cat([first, -first.sum(-1, keepdim=True)], -1)
         shape = self.structure.covariance_shape(k, d)
-        rest = self.matrix(rest.reshape(*heads, *shape[:-2], -1)) if self.matrices else rest.reshape(*heads, *shape)
+        if self.structure.correlated:
+            rest = self.matrix(rest.reshape(*heads, *shape[:-2], -1))
+        else:
+            rest = rest.reshape(*heads, *shape)
         return weights, means.reshape(*heads, k, d), rest
 
     def blocks(self, free: Tensor) -> Tensor:
-        """The same as `... x K x q` blocks, a covariance that is shared in each."""
+        """These changes as `... x K x q` blocks, with a shared covariance in each."""
         weights, means, covariances = self.natural(free)
-        k, d = self.n_components, self.n_features
-        if self.matrices:
-            rows, columns = self.places
-            flat = covariances[..., rows, columns]
-            flat = flat if self.structure.name == "full" else flat.unsqueeze(-2)
-        else:
-            flat = covariances if self.structure.name == "diag" else covariances.unsqueeze(-1)
-        width = d * (d + 1) // 2 if self.matrices else d
-        return torch.cat([weights.unsqueeze(-1), means, flat.expand(*free.shape[:-1], k, width)], -1)
+        rows, columns = self.places
+        flat = covariances[..., rows, columns] if self.structure.correlated else covariances
+        flat = flat.unsqueeze(-1) if self.structure.isotropic else flat
+        flat = flat.unsqueeze(-2) if self.structure.shared else flat
+        return torch.cat([weights.unsqueeze(-1), means, flat.expand(*means.shape[:-1], len(rows))], -1)
 
 
 def derivatives(
     x: Tensor, parameters: MixtureParameters, layout: Layout, location: Tensor, scale: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the scores `(p,)`, of their outer products and the information, `p x p`, of the free parameters.
+    """Sum of the scores, `(p,)`, sum of their outer products and information, `p x p`, of the free parameters.
 
     Args:
         x: `n x D` points.
         parameters: The mixture of `(x - location) / scale`.
-        layout: Where its parameters stand.
+        layout: The places of its parameters.
         location: `(D,)`.
         scale: `(D,)`.
         weight: `(n,)` weights of the points.
@@ -119,15 +114,14 @@ def derivatives(
     outer = score.new_zeros(k * width, k * width)
     within = score.new_zeros(k, width, width)
     counts, sums, scatter = (score.new_zeros(k, *[layout.n_features] * power) for power in range(3))
-    rows = max(1, _CHUNK // (k * width))
-    for first in range(0, len(x), rows):
-        part = (x[first : first + rows].double() - location) / scale
-        shares = parameters.responsibilities(part).T
-        own = part.new_ones(len(part)) if weight is None else weight[first : first + rows]
+    for rows in slices(len(x), _CHUNK // (k * width)):
+        part = (x[rows].double() - location) / scale
+        responsibilities = parameters.responsibilities(part).T
+        own = part.new_ones(len(part)) if weight is None else weight[rows]
         deviations = part - parameters.means[:, None]
         each = complete(deviations)
-        total = (shares[..., None] * each).transpose(0, 1).flatten(1)
-        weighted = (shares * own)[..., None]
+        total = (responsibilities[..., None] * each).transpose(0, 1).flatten(1)
+        weighted = (responsibilities * own)[..., None]
         score += (own @ total).reshape(k, width)
         outer += (total * own[:, None]).T @ total
         within += (weighted * each).mT @ each
@@ -141,7 +135,7 @@ def derivatives(
 
 
 def _complete_scores(parameters: MixtureParameters, layout: Layout) -> Callable[[Tensor], Tensor]:
-    """Gradients of log weight times density in each component's block, of `K x n x D` deviations: `K x n x q`."""
+    """The function from `K x n x D` deviations to gradients of log weight times density by block, `K x n x q`."""
     heads = parameters.weights.reciprocal()[:, None, None]
     precisions = torch.linalg.inv(parameters.expanded_covariances())
     rows, columns = layout.places
@@ -158,8 +152,8 @@ def _complete_scores(parameters: MixtureParameters, layout: Layout) -> Callable[
 def _curvature(parameters: MixtureParameters, layout: Layout, counts: Tensor, sums: Tensor, scatter: Tensor) -> Tensor:
     r"""Second derivatives of the complete-data log-likelihood in each component's block: `K x q x q`.
 
-    With precision `P`, sums `s` and scatter `S` about the mean, and `E_c` the change of the covariance in the place
-    `c`, those in a mean and a place are `-P E_c P s`, in two places `n tr(E_c P E_d P) / 2 - tr(E_c P E_d P S P)`.
+    With precision `P`, sums `s` and scatter `S` about the mean, and `E_c` the unit change of the covariance at place
+    `c`, those by a mean and a place are `-P E_c P s`, by two places `n tr(E_c P E_d P) / 2 - tr(E_c P E_d P S P)`.
     """
     k, d = parameters.means.shape
     precisions = torch.linalg.inv(parameters.expanded_covariances())
@@ -198,7 +192,7 @@ def inverse_information(information: Tensor, parameters: MixtureParameters, weig
         weight: Total weight of the points.
 
     Raises:
-        ValueError: If it is not positive definite, with the reason that can be found.
+        ValueError: If it is not positive definite; the message names the likely reason.
     """
     diagonal = information.diagonal()
     scale = diagonal.clamp_min(torch.finfo(diagonal.dtype).tiny).rsqrt()
@@ -218,10 +212,9 @@ def _reason(parameters: MixtureParameters, weight: float) -> str:
     if len(same):
         first, second = same[0].tolist()
         return f"components {first} and {second}, which are one and the same: {REMEDY}"
-    needed = means.shape[1] + 1
     held = parameters.weights * weight
     least = int(held.argmin())
-    if float(held[least]) <= needed:
+    if float(held[least]) <= means.shape[1] + 1:
         return f"component {least}, which holds {float(held[least]):.1f} points, fewer than features and one: {REMEDY}"
     smallest = torch.linalg.eigvalsh(covariances)[:, 0]
     least = int(smallest.argmin())

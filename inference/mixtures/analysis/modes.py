@@ -1,10 +1,10 @@
-"""Which optima EM ends at from many starts, and whether the likelihood has rival modes."""
+"""Optima of the likelihood that EM reaches from many starts, and rival modes among them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,12 @@ class Mode:
     """One optimum.
 
     Attributes:
-        log_likelihood: Nats per point, the highest of the fits that are there.
-        gap: How much the best optimum has more, in nats in all.
-        n_starts: How many starts ended there; none where only the fit that was known did.
+        log_likelihood: Nats per point, the highest of the fits that reached it.
+        gap: Total log-likelihood of the best optimum minus that of this one, in nats.
+        n_starts: Number of starts that ended there; 0 if only the known fit did.
         ari: Adjusted Rand index between its partition and that of the best optimum.
         smallest_weight: Weight of its smallest component.
-        rival: Whether it is close to the best in likelihood, and another partition.
+        rival: Whether it is close to the best in likelihood, yet a different partition.
     """
 
     log_likelihood: float
@@ -56,15 +56,15 @@ class ModeReport:
         n_components: Number of components.
         covariance_type: Name of the covariance type.
         n_points: Number of points.
-        log_likelihoods: `(S,)` of the starts that ended, nats per point, descending.
+        log_likelihoods: `(S,)` log-likelihoods of the starts that did not fail, nats per point, descending.
         converged: `(S,)` whether each of them converged.
         ari: `S x S` adjusted Rand indices between their partitions, in the same order.
         modes: The distinct optima, the best first.
-        failures: Why other starts failed.
-        tolerance: Nats per point within which two starts have one log-likelihood.
-        same: Adjusted Rand index from which two partitions are one.
-        close: Nats in all within which an optimum rivals the best.
-        few: Share of the starts below which those that reach the best are few.
+        failures: The errors of the other starts.
+        tolerance: Difference, in nats per point, up to which two log-likelihoods count as equal.
+        same: Adjusted Rand index from which two partitions count as one.
+        close: Difference in total log-likelihood, in nats, up to which an optimum rivals the best.
+        few: Fraction of the starts below which those that reach the best count as few.
         mixture: The fitted estimator of the best optimum.
     """
 
@@ -84,45 +84,46 @@ class ModeReport:
 
     @property
     def n_best(self) -> int:
-        """How many starts reach the best optimum."""
+        """Number of starts that reach the best optimum."""
         return self.modes[0].n_starts
 
     @property
     def rivals(self) -> tuple[Mode, ...]:
-        """Optima close to the best in likelihood whose partition is another."""
+        """Optima close to the best in likelihood, with a different partition."""
         return tuple(mode for mode in self.modes if mode.rival)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to beware of, a sentence each."""
-        found = []
+        """Warnings, a sentence each."""
+        sentences = []
         starts = len(self.log_likelihoods) + len(self.failures)
         if self.rivals:
             lowest = min(mode.ari for mode in self.rivals)
             nearest = min(mode.gap for mode in self.rivals)
             within = max(self.close, self.tolerance * self.n_points)
-            found.append(
+            sentences.append(
                 f"The likelihood has rival modes: {len(self.rivals)} other partition{'s' * (len(self.rivals) > 1)} "
                 f"(ARI with the best down to {lowest:.2f}) within {within:.3g} nats "
                 f"of the best in all, the nearest {nearest:.2g} nats below: the clustering is not settled by the "
                 "data."
             )
         if self.n_best < self.few * starts:
-            found.append(
+            sentences.append(
                 f"Only {self.n_best} of {starts} starts reach the best optimum: a better one may be missed; take "
                 f"n_init of {2 * max(1, round(starts / max(1, self.n_best)))} or more, or fewer components."
             )
         unconverged = self.converged.count(False)
         if unconverged:
-            found.append(f"{unconverged} of {starts} starts did not converge: raise max_iter.")
+            sentences.append(f"{unconverged} of {starts} starts did not converge: raise max_iter.")
         if self.failures:
-            found.append(f"{len(self.failures)} of {starts} starts failed: {self.failures[0]}")
-        return tuple(found)
+            sentences.append(f"{len(self.failures)} of {starts} starts failed: {self.failures[0]}")
+        return tuple(sentences)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON, without the estimator."""
-        values = asdict(self) | {"n_best": self.n_best, "warnings": list(self.warnings)}
-        return {name: value for name, value in values.items() if name != "mixture"}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "mixture"}
+        values["modes"] = tuple(map(asdict, self.modes))
+        return values | {"n_best": self.n_best, "warnings": list(self.warnings)}
 
     def table(self) -> str:
         """The optima as aligned text, and the warnings."""
@@ -164,37 +165,37 @@ def modes(
     n_jobs: int | None = None,
     report: Callable[[int, float], None] | None = None,
 ) -> ModeReport:
-    """Fit a mixture from many starts, and compare where they end.
+    """Fit a mixture from many starts, and compare the optima that they reach.
 
-    Two starts end at one optimum where their log-likelihoods differ by at most `tolerance` per point and their
-    partitions have an adjusted Rand index (Hubert and Arabie, 1985) of at least `same`. A rival is another partition
-    at most `close` nats below the best in all: by default 5, from which on Kass and Raftery (*Bayes factors*, 1995)
-    call the evidence very strong; a difference within `tolerance` counts as none.
+    Two starts reach one optimum if their log-likelihoods differ by at most `tolerance` per point and their partitions
+    have an adjusted Rand index (Hubert and Arabie, 1985) of at least `same`. A rival is a different partition whose
+    total log-likelihood is at most `close` nats below the best: by default 5, above which Kass and Raftery (*Bayes
+    factors*, 1995) call the evidence very strong; a difference within `tolerance` counts as none.
 
     Args:
         x: `n x D` points.
         n_components: Number of components.
         n_starts: Number of starts.
-        covariance_type: "full", "diag", "tied" or "spherical".
-        init_params: How starts are found; "k-means++" spreads them more than "kmeans".
+        covariance_type: A covariance type, such as "full".
+        init_params: Initialization of the starts; "k-means++" spreads them more than "kmeans".
         random_state: Seed.
         tol: EM ends when the bound changes by less, in nats per datum.
-        max_iter: Most iterations.
+        max_iter: Maximum number of iterations.
         reg_covar: Variance added to the diagonals.
         tolerance: See above.
         same: See above.
         close: See above.
-        few: Share of the starts that should reach the best optimum.
-        known: A fit to these points of as many components and this covariance type, whose optimum is among those
-            reported; it counts as no start.
-        n_jobs: Starts at a time, as joblib takes it.
-        report: Called with the number of starts done and the last one's log-likelihood.
+        few: Fraction of the starts that should reach the best optimum.
+        known: A fit to these points with as many components and this covariance type, whose optimum is reported
+            too; it does not count as a start.
+        n_jobs: Number of starts at a time, as joblib takes it.
+        report: Called with the number of finished starts and the log-likelihood of the last.
 
     Returns:
         The optima.
 
     Raises:
-        ValueError: If an option or the points are not as described, or no start ends.
+        ValueError: If an option or the points are not as described, or every start fails.
 
     Warns:
         ConvergenceWarning: If there are rival modes, few starts reach the best optimum, or starts fail or do not
@@ -231,43 +232,43 @@ def modes(
         "reg_covar": reg_covar,
     }
     seeds = np.random.RandomState(random_state).randint(2**31, size=n_starts)
-    ended, failures = [] if known is None else [_ended(points, known)], []
+    ends, failures = [] if known is None else [_end_of(points, known)], []
     jobs = (delayed(_end)(points, {**options, "random_state": int(seed)}) for seed in seeds)
     for done, end in enumerate(Parallel(n_jobs=n_jobs, return_as="generator")(jobs), 1):
         if isinstance(end, str):
             failures.append(end)
         else:
-            ended.append(end)
+            ends.append(end)
         if report is not None:
             report(done, float("nan") if isinstance(end, str) else end.log_likelihood)
-    if not ended:
+    if not ends:
         raise ValueError(f"Expected a start that ends; got {n_starts} that fail: {failures[0]}")
-    ended.sort(key=lambda end: -end.log_likelihood)
-    ari = np.array([[adjusted_rand_score(a.partition, b.partition) for b in ended] for a in ended])
-    starts = [place for place, end in enumerate(ended) if end.mixture is not known]
-    found = ModeReport(
+    ends.sort(key=lambda end: -end.log_likelihood)
+    ari = np.array([[adjusted_rand_score(a.partition, b.partition) for b in ends] for a in ends])
+    starts = [place for place, end in enumerate(ends) if end.mixture is not known]
+    outcome = ModeReport(
         n_components=n_components,
         covariance_type=covariance_type,
         n_points=len(points),
-        log_likelihoods=tuple(ended[place].log_likelihood for place in starts),
-        converged=tuple(bool(ended[place].mixture.converged_) for place in starts),
+        log_likelihoods=tuple(ends[place].log_likelihood for place in starts),
+        converged=tuple(bool(ends[place].mixture.converged_) for place in starts),
         ari=tuple(map(tuple, ari[np.ix_(starts, starts)].tolist())),
-        modes=_grouped(ended, starts, ari, len(points), tolerance, same, close),
+        modes=_grouped(ends, starts, ari, len(points), tolerance, same, close),
         failures=tuple(failures),
         tolerance=tolerance,
         same=same,
         close=close,
         few=few,
-        mixture=ended[0].mixture,
+        mixture=ends[0].mixture,
     )
-    for sentence in found.warnings:
+    for sentence in outcome.warnings:
         warn(sentence)
-    return found
+    return outcome
 
 
 @dataclass(frozen=True)
 class _End:
-    """Where a start ended."""
+    """The fit that a start ended with."""
 
     mixture: GaussianMixture
     log_likelihood: float
@@ -276,23 +277,24 @@ class _End:
 
 
 def _end(points: NDArray[Any], options: dict[str, Any]) -> _End | str:
-    """Where a start ends, or why it fails."""
+    """The fit from one start, or the error that it failed with."""
     try:
         with kept_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = GaussianMixture(**options).fit(points)
     except (ArithmeticError, RuntimeError) as error:
         return " ".join(str(error).split())
-    return _ended(points, fitted)
+    return _end_of(points, fitted)
 
 
-def _ended(points: NDArray[Any], fitted: GaussianMixture) -> _End:
-    smallest = float(as_tensor(fitted.weights_).min())
-    return _End(fitted, fitted.score(points), np.asarray(fitted.predict(points)), smallest)
+def _end_of(points: NDArray[Any], fitted: GaussianMixture) -> _End:
+    joint = fitted._log_joints(points)
+    density = float(joint.logsumexp(1).sum()) / len(joint)
+    return _End(fitted, density, joint.argmax(1).cpu().numpy(), float(as_tensor(fitted.weights_).min()))
 
 
 def _grouped(
-    ended: list[_End],
+    ends: list[_End],
     starts: list[int],
     ari: NDArray[np.float64],
     n_points: int,
@@ -300,25 +302,21 @@ def _grouped(
     same: float,
     close: float,
 ) -> tuple[Mode, ...]:
-    """The distinct optima: each fit joins the first that it agrees with, and else is one of its own."""
+    """The distinct optima: each fit joins the first that it agrees with, or is a new one."""
     leaders: list[int] = []
     members: dict[int, int] = {}
-    for place, end in enumerate(ended):
-        leader = next(
-            (
-                one
-                for one in leaders
-                if ended[one].log_likelihood - end.log_likelihood <= tolerance and ari[one, place] >= same
-            ),
-            place,
-        )
-        if leader == place:
+    for place, end in enumerate(ends):
+        for leader in leaders:
+            if ends[leader].log_likelihood - end.log_likelihood <= tolerance and ari[leader, place] >= same:
+                break
+        else:
+            leader = place
             leaders.append(place)
         members[leader] = members.get(leader, 0) + (place in starts)
-    found = []
-    for one in leaders:
-        gap = n_points * (ended[0].log_likelihood - ended[one].log_likelihood)
-        agreement = float(ari[0, one])
+    optima = []
+    for leader in leaders:
+        end, agreement = ends[leader], float(ari[0, leader])
+        gap = n_points * (ends[0].log_likelihood - end.log_likelihood)
         rival = gap <= max(close, tolerance * n_points) and agreement < same
-        found.append(Mode(ended[one].log_likelihood, gap, members[one], agreement, ended[one].smallest_weight, rival))
-    return tuple(found)
+        optima.append(Mode(end.log_likelihood, gap, members[leader], agreement, end.smallest_weight, rival))
+    return tuple(optima)

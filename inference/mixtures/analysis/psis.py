@@ -1,8 +1,8 @@
 r"""Leave-one-out cross-validation from one set of posterior draws, by Pareto-smoothed importance sampling (PSIS-LOO).
 
 A point is scored by the posterior predictive density given the others, :math:`\log p(x_i \mid x_{-i})`: the mixture's
-density averaged over the posterior, not that of a maximum-likelihood fit. It depends on the priors under which the
-draws were made; those of `select` are of `gibbs`, under weak conjugate priors and about one mode.
+density averaged over the posterior, not that of a maximum-likelihood fit. It depends on the priors of the draws;
+`select` uses draws of `gibbs`, under weak conjugate priors and about one mode.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from arviz_stats.base.array import array_stats
 from numpy.typing import ArrayLike, NDArray
 
+from latentmix.inference.diagnostics.convergence import array_statistics, effective_size, split_r_hat
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models.process_state import kept_warnings
 
@@ -26,15 +25,15 @@ UNRELIABLE = 0.7
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """What PSIS-LOO says of `n` points.
+    """Leave-one-out densities of `n` points, with diagnostics.
 
     Attributes:
-        densities: `(n,)` log posterior predictive densities of each point given the others, nats, under the priors of
+        densities: `(n,)` log posterior predictive density of each point given the others, nats, under the priors of
             the draws.
         pareto_k: `(n,)` shapes of the tails of the importance ratios; above 0.7 a point's density is unreliable.
         n_effective: Effective number of parameters.
-        r_hat: Of the total log-likelihood over the chains.
-        ess: Effective number of draws of the total log-likelihood.
+        r_hat: R-hat of the total log-likelihood over the chains; NaN of a single chain.
+        ess: Effective sample size of the total log-likelihood.
     """
 
     densities: NDArray[np.float64]
@@ -55,7 +54,7 @@ class LeaveOneOut:
 
     @property
     def n_unreliable(self) -> int:
-        """Points with a Pareto k above 0.7."""
+        """Number of points with a Pareto k above 0.7."""
         return int((~(self.pareto_k <= UNRELIABLE)).sum())
 
 
@@ -63,14 +62,14 @@ def leave_one_out(log_likelihood: ArrayLike) -> LeaveOneOut:
     """PSIS-LOO (Vehtari, Gelman and Gabry, *Practical Bayesian model evaluation*, 2017), by ArviZ.
 
     Args:
-        log_likelihood: `n x C x S` log-densities of `n` points at the posterior draws of `C` chains, under whatever
-            priors these have.
+        log_likelihood: `n x C x S` log-densities of `n` points at `S` posterior draws of each of `C` chains, under
+            any priors.
 
     Returns:
-        Log posterior predictive density of each point given the others, and how far it can be relied on.
+        Log posterior predictive density of each point given the others, with diagnostics of its reliability.
 
     Raises:
-        ValueError: If the array has another shape, holds what is not finite, or has fewer than 50 draws.
+        ValueError: If the array has another shape, values that are not finite, or fewer than 50 draws.
 
     Example:
         >>> import numpy as np
@@ -85,12 +84,11 @@ def leave_one_out(log_likelihood: ArrayLike) -> LeaveOneOut:
             "Expected finite log-densities of shape (points, chains, draws) with at least 50 draws in all; got shape "
             f"{values.shape}{'' if np.isfinite(values).all() else ' with infinity or NaN'}."
         )
-    statistics: Any = array_stats
     total = values.sum(0)
-    ess = float(statistics.ess(total, chain_axis=0, draw_axis=1))
+    ess = float(effective_size(total))
     efficiency = min(ess / total.size, 1.0) if math.isfinite(ess) else 1.0
     with kept_warnings():
         warnings.simplefilter("ignore")  # a high k is reported, not warned of
-        densities, pareto_k, effective = statistics.loo(values, r_eff=efficiency)
-        r_hat = float(statistics.rhat(total, chain_axis=0, draw_axis=1)) if len(total) > 1 else math.nan
+        densities, pareto_k, effective = array_statistics().loo(values, r_eff=efficiency)
+    r_hat = float(split_r_hat(total)) if len(total) > 1 else math.nan
     return LeaveOneOut(np.asarray(densities), np.asarray(pareto_k), float(np.sum(effective)), r_hat, ess)

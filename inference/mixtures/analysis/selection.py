@@ -1,14 +1,14 @@
-r"""How many components, and of which covariance: six criteria side by side.
+r"""Selection of the number of components and the covariance type by six criteria.
 
-Of a maximum-likelihood fit with log-likelihood :math:`\ell` of `n` points and `p` free parameters, lower is better of
+For a maximum-likelihood fit with log-likelihood :math:`\ell` of `n` points and `p` free parameters, lower is better for
 BIC :math:`= -2\ell + p \log n` (Schwarz, 1978), AIC :math:`= -2\ell + 2p` (Akaike, 1974) and ICL
 :math:`= \mathrm{BIC} + 2E`, with :math:`E = -\sum_{ik} r_{ik} \log r_{ik} \ge 0` the entropy of the
-responsibilities, so that components which overlap cost (Biernacki, Celeux and Govaert, *Assessing a mixture model for
+responsibilities, which penalises components that overlap (Biernacki, Celeux and Govaert, *Assessing a mixture model for
 clustering with the integrated completed likelihood*, 2000, with the opposite sign and half the size). Higher is better
-of the held-out log-likelihood and of PSIS-LOO, both in nats per point: held-out points are scored by the
+for the held-out log-likelihood and for PSIS-LOO, both in nats per point: held-out points are scored by the
 maximum-likelihood fit of the others; PSIS-LOO scores each point by the posterior predictive density given the others,
-under the weak conjugate priors of `gibbs` and from draws about one mode, so that it depends on these priors and is no
-figure of the fit itself. A Dirichlet process says by itself how many components it uses.
+under the weak conjugate priors of `gibbs` and from draws about one mode, so that it depends on these priors and does
+not describe the fit itself. A Dirichlet process determines by itself how many components it uses.
 """
 
 from __future__ import annotations
@@ -59,31 +59,31 @@ def select(
     n_jobs: int | None = None,
     report: Callable[[Candidate], None] | None = None,
 ) -> Selection:
-    """Fit every number of components and covariance type, and measure each by every criterion.
+    """Fit every number of components and covariance type, and evaluate each fit by every criterion.
 
-    Held-out points are scored by fits to the others, started on these alone; all candidates share the folds. PSIS-LOO
-    takes draws of `gibbs` about the fit, four chains, and is thus of the posterior under its weak conjugate priors, not
-    of the maximum-likelihood fit nor under flat priors; draws under any others can be given to `leave_one_out`. Fits
-    that fail or do not converge are candidates with the reason.
+    Held-out points are scored by fits to the others, initialized on these alone; all candidates share the folds.
+    PSIS-LOO takes draws of `gibbs` about the fit, four chains, and thus describes the posterior under its weak
+    conjugate priors, not the maximum-likelihood fit; draws under other priors can be passed to `leave_one_out`. Fits
+    that fail or do not converge are candidates with a reason.
 
     Args:
         x: `n x D` points.
-        n_components: Numbers of components, or one; the largest truncates the Dirichlet process.
-        covariance_types: Names, or one.
-        criteria: Which are measured, or one.
-        n_init: Starts of every fit, the best is kept.
+        n_components: Numbers of components, or a single one; the largest truncates the Dirichlet process.
+        covariance_types: Covariance types, or a single one.
+        criteria: Criteria, or a single one.
+        n_init: Number of starts of every fit, of which the best is kept.
         random_state: Seed of starts, folds and draws.
-        held_out: Number of folds, from 2; or, below 1, the share of points that is held out once.
+        held_out: Number of folds, from 2; or, below 1, the fraction of points that is held out once.
         draws: Posterior draws for PSIS-LOO.
         min_weight: Weight above which a component of the Dirichlet process counts as used.
         tol: EM ends when the bound changes by less, in nats per datum.
-        max_iter: Most iterations.
+        max_iter: Maximum number of iterations.
         reg_covar: Variance added to the diagonals.
-        n_jobs: Candidates at a time, as joblib takes it; results do not depend on it.
-        report: Called with each candidate when it is done.
+        n_jobs: Number of candidates at a time, as joblib takes it; results do not depend on it.
+        report: Called with each finished candidate.
 
     Returns:
-        The candidates and their figures.
+        The candidates and their criteria.
 
     Raises:
         ValueError: If the points or an option are not as described, or a fit would have more components than points.
@@ -103,14 +103,15 @@ def select(
     asked = [Candidate("mixture", k, kind) for kind in types for k in counts]
     if "dirichlet_process" in names:
         asked += [Candidate("dirichlet_process", counts[-1], kind) for kind in types]
-    for one in asked:
-        task.estimator(one, len(points))._validate_params()
-    measured = []
-    for candidate in Parallel(n_jobs=n_jobs, return_as="generator")(delayed(task.measure)(one) for one in asked):
-        measured.append(candidate)
+    for candidate in asked:
+        task.estimator(candidate, len(points))._validate_params()
+    evaluated = []
+    jobs = (delayed(task.evaluate)(candidate) for candidate in asked)
+    for candidate in Parallel(n_jobs=n_jobs, return_as="generator")(jobs):
+        evaluated.append(candidate)
         if report is not None:
             report(candidate)
-    return Selection(tuple(measured), len(points), points.shape[1], names, held_out, min_weight)
+    return Selection(tuple(evaluated), len(points), points.shape[1], names, held_out, min_weight)
 
 
 def remeasured(
@@ -121,14 +122,14 @@ def remeasured(
     draws: int = 1000,
     random_state: int = 0,
 ) -> Selection:
-    """The selection with `mixture` in the place of the fit of its candidate, where its likelihood is higher.
+    """The selection with `mixture` as the fit of its candidate, if its likelihood is higher than the candidate's.
 
-    What is measured at the fit is measured anew; the held-out log-likelihood, of other fits, stays.
+    Criteria of the fit are computed again; the held-out log-likelihood, which is of other fits, is kept.
 
     Args:
-        selection: What `select` gave for these points.
+        selection: The result of `select` for these points.
         x: `n x D` points.
-        mixture: A fit to them, such as the best one that `modes` found.
+        mixture: A fit to them, such as the best optimum of `modes`.
         draws: Posterior draws for PSIS-LOO.
         random_state: Seed of the draws.
 
@@ -140,29 +141,28 @@ def remeasured(
         >>> from latentmix.inference.mixtures.analysis.modes import modes
         >>> from latentmix.inference.mixtures.analysis.selection import remeasured, select
         >>> x = np.random.RandomState(0).uniform(size=(150, 2))
-        >>> found = select(x, 6, "full", criteria="bic", n_init=1)
+        >>> selection = select(x, 6, "full", criteria="bic", n_init=1)
         >>> better = modes(x, 6, n_starts=8, few=0, close=0).mixture
-        >>> remeasured(found, x, better).candidates[0].bic < found.candidates[0].bic
+        >>> remeasured(selection, x, better).candidates[0].bic < selection.candidates[0].bic
         True
     """
     _check_draws(draws, random_state)
     points = _points(x)
-    wanted = ("mixture", mixture.n_components, mixture.covariance_type)
-    places = {(one.model, one.n_components, one.covariance_type): k for k, one in enumerate(selection.candidates)}
-    if wanted not in places or points.shape != (selection.n_points, selection.n_features):
+    key = ("mixture", mixture.n_components, mixture.covariance_type)
+    keys = [(candidate.model, candidate.n_components, candidate.covariance_type) for candidate in selection.candidates]
+    if key not in keys or points.shape != (selection.n_points, selection.n_features):
         raise ValueError(
             f"Expected points of shape {(selection.n_points, selection.n_features)} and a mixture like a candidate of "
             f"the selection; got {points.shape} and {mixture.n_components} components, {mixture.covariance_type}."
         )
-    candidates = list(selection.candidates)
-    old = candidates[places[wanted]]
-    if old.log_likelihood is not None and not mixture.score(points) > old.log_likelihood:
+    candidates, place = list(selection.candidates), keys.index(key)
+    old, figures = candidates[place], _criteria(points, mixture, selection.criteria)
+    if old.log_likelihood is not None and not figures["log_likelihood"] > old.log_likelihood:
         return selection
-    steps = [lambda: _fit_figures(mixture, ()), lambda: _criteria(points, mixture, selection.criteria)]
-    if "loo" in selection.criteria:
-        steps.append(lambda: _leave_one_out(points, mixture, draws, random_state))
     kept = ("model", "n_components", "covariance_type", "held_out", "held_out_error", "seconds")
-    candidates[places[wanted]] = _filled(Candidate(**{name: getattr(old, name) for name in kept}), steps)
+    new = Candidate(**{name: getattr(old, name) for name in kept}, **figures, **_fit_figures(mixture, ()))
+    loo = [lambda: _leave_one_out(points, mixture, draws, random_state)] if "loo" in selection.criteria else []
+    candidates[place] = _filled(new, loo)
     return replace(selection, candidates=tuple(candidates))
 
 
@@ -176,14 +176,14 @@ def check_sizes(counts: Sequence[int], n_points: int, criteria: Sequence[Criteri
         raise ValueError(f"Expected at most as many folds as points, {n_points}; got {held_out}.")
     out = math.ceil(n_points * held_out if held_out < 1 else n_points / held_out) if "held_out" in criteria else 0
     if max(counts) > n_points - out:
-        whose = "points without those held out" if out else "points"
+        limit = "points without those held out" if out else "points"
         raise ValueError(
-            f"Expected at most as many components as {whose}, {n_points - out}; got {max(counts)}: take fewer."
+            f"Expected at most as many components as {limit}, {n_points - out}; got {max(counts)}: take fewer."
         )
 
 
 def _each(given: Any) -> tuple[Any, ...]:
-    """What was given, once each; of one number or name, that."""
+    """The distinct values given, in order, as a tuple; a single number or name is one of them."""
     alone = isinstance(given, str) or not isinstance(given, Iterable)
     return (given,) if alone else tuple(dict.fromkeys(given))
 
@@ -203,7 +203,7 @@ def _checked(
     random_state: Any,
     n_jobs: int | None,
 ) -> NDArray[np.float64]:
-    """The points in float64, with options that are in their range; the rest the estimators check."""
+    """The points in float64, after checks of them and of the options that the estimators do not check."""
     points = _points(x)
     if points.ndim != 2 or len(points) < 4 or not points.size or not np.isfinite(points).all():
         raise ValueError(f"Expected at least four finite points of shape (n, D); got {points.shape}, or NaN.")
@@ -235,7 +235,7 @@ def _check_draws(draws: int, random_state: Any) -> None:
 
 @dataclass(frozen=True)
 class _Task:
-    """What all candidates share."""
+    """The points and options that all candidates share."""
 
     points: NDArray[np.float64]
     criteria: tuple[Criterion, ...]
@@ -248,8 +248,8 @@ class _Task:
     max_iter: int
     reg_covar: float
 
-    def measure(self, asked: Candidate) -> Candidate:
-        """The candidate with its figures, or with the reason why there are none."""
+    def evaluate(self, asked: Candidate) -> Candidate:
+        """The candidate with its figures, or with the reason why it has none."""
         began = time.perf_counter()
         try:
             with kept_warnings(record=True) as caught:
@@ -269,7 +269,7 @@ class _Task:
         return replace(done, seconds=time.perf_counter() - began)
 
     def estimator(self, asked: Candidate, n_points: int) -> Any:
-        """What is fitted to so many points."""
+        """The unfitted estimator of a candidate, for that many points."""
         options: dict[str, Any] = {
             "n_components": asked.n_components,
             "covariance_type": asked.covariance_type,
@@ -316,8 +316,8 @@ class _Task:
 
 
 def _filled(done: Candidate, steps: Iterable[Callable[[], dict[str, Any]]]) -> Candidate:
-    """The candidate with the figures of every step, or the reason why there are none of it."""
-    with kept_warnings():  # what the folds' fits and the draws warn of, the fit has been asked for
+    """The candidate with the figures of every step, or the reason why a step gave none."""
+    with kept_warnings():  # folds and draws repeat the warnings of the fit
         warnings.simplefilter("ignore")
         for step in steps:
             try:
@@ -332,16 +332,15 @@ def _failed(error: Exception) -> str:
 
 
 def _fit_figures(fitted: Any, caught: Sequence[warnings.WarningMessage]) -> dict[str, Any]:
-    return {"mixture": fitted, "converged": bool(fitted.converged_), "reason": _said(fitted, caught)}
+    return {"mixture": fitted, "converged": bool(fitted.converged_), "reason": _remarks(fitted, caught)}
 
 
 def _criteria(points: NDArray[np.float64], fitted: Any, criteria: Sequence[Criterion]) -> dict[str, Any]:
-    n = len(points)
-    density = float(fitted.score(points))
-    free = fitted.parameters_.n_parameters()
+    joint = fitted._log_joints(points)
+    n, free = len(joint), fitted.parameters_.n_parameters()
+    density = float(joint.logsumexp(1).sum()) / n
     bic = -2 * n * density + free * math.log(n)
-    shares = np.asarray(fitted.predict_proba(points))
-    entropy = -float((shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
+    entropy = float(torch.special.entr(joint.softmax(1)).sum())
     values: dict[Criterion, float] = {"bic": bic, "aic": -2 * n * density + 2 * free, "icl": bic + 2 * entropy}
     wanted = {str(name): value for name, value in values.items() if name in criteria}
     return {"n_parameters": free, "log_likelihood": density, **wanted}
@@ -361,18 +360,20 @@ def _leave_one_out(points: NDArray[np.float64], fitted: Any, draws: int, random_
 
 
 def _densities(fitted: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-densities under the mixture of a fit: of a Dirichlet process that of the expected parameters.
+    """Log-densities under the mixture of a fit; of a Dirichlet process under its expected parameters.
 
-    What its `score_samples` gives, after scikit-learn, integrates to less than one.
+    The exponential of its `score_samples`, as of scikit-learn's, integrates to less than one.
     """
     return np.asarray(log_joint(torch.from_numpy(points), fitted.parameters_).logsumexp(1))
 
 
-def _said(fitted: Any, caught: Sequence[warnings.WarningMessage]) -> str:
-    """What a fit warned of, in short."""
-    said = [] if fitted.converged_ else [f"not converged in {fitted.n_iter_} iterations"]
-    others = [" ".join(str(one.message).split()).split(": ")[0] for one in caught]
-    said += [text for text in dict.fromkeys(others) if "did not converge" not in text]
+def _remarks(fitted: Any, caught: Sequence[warnings.WarningMessage]) -> str:
+    """The warnings of a fit, in short."""
+    remarks = [] if fitted.converged_ else [f"not converged in {fitted.n_iter_} iterations"]
+    others = [" ".join(str(warning.message).split()).split(": ")[0] for warning in caught]
+    remarks += [text for text in dict.fromkeys(others) if "did not converge" not in text]
     if float(torch.linalg.eigvalsh(fitted.parameters_.expanded_covariances()).min()) < 2 * fitted.reg_covar:
-        said.append(f"a covariance lies on the floor, reg_covar = {fitted.reg_covar:.2g}, which then makes the figures")
-    return "; ".join(said)
+        remarks.append(
+            f"a covariance lies on the floor, reg_covar = {fitted.reg_covar:.2g}, which then makes the figures"
+        )
+    return "; ".join(remarks)

@@ -1,10 +1,10 @@
 r"""Standard errors of a Gaussian mixture at its maximum of the likelihood.
 
 With scores :math:`s_i`, information :math:`I = -\sum_i \nabla^2 \log p(x_i)` and :math:`B = \sum_i s_i s_i^\top` the
-estimate has covariance :math:`I^{-1}` where the model is true, and :math:`I^{-1} B I^{-1}` where it need not be
-(Huber, 1967; White, *Maximum likelihood estimation of misspecified models*, 1982). Everything is differentiated in
-weights, means and covariances themselves, :math:`\pi_K` and the upper triangles following linearly: at a maximum that
-is the delta method from any other coordinates.
+estimate has covariance :math:`I^{-1}` if the model is true, and :math:`I^{-1} B I^{-1}` in general
+(Huber, 1967; White, *Maximum likelihood estimation of misspecified models*, 1982). Derivatives are taken in weights,
+means and covariances themselves, of which :math:`\pi_K` and the upper triangles depend linearly on the others: at a
+maximum this equals the delta method from any other coordinates.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.arrays import as_tensor
-from latentmix.inference.mixtures.points.inputs import as_random_state
-from latentmix.inference.mixtures.points.validation import check_weights
+from latentmix.inference.mixtures.points.validation import as_random_state, check_weights
 from latentmix.inference.mixtures.progress import warn
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
@@ -38,7 +37,7 @@ __all__ = ["StandardErrors", "standard_errors"]
 Array = NDArray[Any] | Tensor
 Method = Literal["sandwich", "information", "bootstrap"]
 
-_FAR = 0.1  # standard errors from the maximum above which an estimate is not taken for one
+_FAR = 0.1  # greatest distance of an estimate from the maximum, in standard errors
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,13 @@ class StandardErrors:
     Attributes:
         weights: `(K,)`.
         means: `K x D`.
-        covariances: Of the shape of the covariances.
+        covariances: In the stored shape of the covariances.
         covariance: `p x p` covariance of the free parameters: the first `K - 1` weights, the means, and the
             covariances (of matrices the lower triangles, row by row).
         method: "sandwich", "information" or "bootstrap".
-        distance: How far the estimate is from the maximum that a Newton step ends at, in standard errors; NaN for the
-            bootstrap.
-        n_bootstrap: Refits of the bootstrap, else 0.
-        n_unsettled: Those of them that did not converge or started a component anew; they count all the same.
+        distance: Distance of the estimate from the maximum by a Newton step, in standard errors; NaN for the bootstrap.
+        n_bootstrap: Number of refits of the bootstrap, else 0.
+        n_unsettled: Number of refits that did not converge or re-initialized a component; they are included.
     """
 
     weights: Array
@@ -81,30 +79,31 @@ def standard_errors(
 ) -> StandardErrors:
     """Standard errors of a maximum-likelihood fit, from the points that it was fitted to.
 
-    They describe one optimum; other optima of the likelihood (`modes`) are no part of them. The bootstrap draws
+    They describe one optimum, and do not account for other optima of the likelihood (`modes`). The bootstrap draws
     points with replacement, refits from the estimate and aligns the components with it (Efron, 1979; O'Hagan, Murphy,
     Scrucca and Gormley, 2019).
 
     Args:
-        mixture: A fitted mixture, converged well (`tol=1e-6` or less), with next to no `reg_covar`.
+        mixture: A fitted mixture, well converged (`tol=1e-6` or less), with a negligible `reg_covar`.
         x: `n x D` points.
-        method: "sandwich", also right where the mixture is not the truth; "information", where it is; or "bootstrap".
+        method: "sandwich", valid even if the points do not come from a mixture; "information", valid if they do; or
+            "bootstrap".
         sample_weight: `(n,)` weights; a weight of 2 counts as the point twice, so that weights which sum to `n` keep
-            the number of points, and the errors go as one over the root of their sum.
-        n_bootstrap: Refits.
+            the number of points, and the errors are proportional to the inverse square root of their sum.
+        n_bootstrap: Number of refits.
         random_state: Seed of the bootstrap; `None` draws one from NumPy's global state.
-        n_jobs: Refits at a time, as joblib takes it.
+        n_jobs: Number of refits at a time, as joblib takes it.
 
     Returns:
         The standard errors, as arrays or tensors like `x`.
 
     Raises:
-        ValueError: If the points do not fit the mixture, the weights sum to less than the number of free parameters,
-            or the information is singular: at components that are one and the same, that hold hardly more points than
-            they have parameters, or that lie on a floor.
+        ValueError: If the points do not match the mixture, the weights sum to less than the number of free parameters,
+            or the information is singular: if components coincide, hold hardly more points than they have parameters,
+            or lie on a floor.
 
     Warns:
-        ConvergenceWarning: If the estimate is farther than a tenth of a standard error from the maximum.
+        ConvergenceWarning: If the estimate is more than a tenth of a standard error from the maximum.
 
     Example:
         >>> import numpy as np
@@ -134,15 +133,15 @@ def standard_errors(
         )
     if method == "bootstrap":
         floor = float(getattr(mixture, "reg_covar", 0.0))
-        found = _bootstrap(points, parameters, weight, floor, n_bootstrap, as_random_state(random_state), n_jobs)
+        errors = _bootstrap(points, parameters, weight, floor, n_bootstrap, as_random_state(random_state), n_jobs)
     else:
-        found = _asymptotic(points, parameters, weight, method)
-    if not found.distance <= _FAR and method != "bootstrap":
+        errors = _asymptotic(points, parameters, weight, method)
+    if not errors.distance <= _FAR and method != "bootstrap":
         warn(
-            f"The estimate is {found.distance:.2g} standard errors from the maximum of the likelihood: fit with a "
+            f"The estimate is {errors.distance:.2g} standard errors from the maximum of the likelihood: fit with a "
             "smaller tol and reg_covar, or the standard errors are those of another point."
         )
-    return found if isinstance(x, Tensor) else _numpy(found)
+    return errors if isinstance(x, Tensor) else _numpy(errors)
 
 
 def _asymptotic(x: Tensor, parameters: MixtureParameters, weight: Tensor | None, method: Method) -> StandardErrors:
@@ -159,21 +158,21 @@ def _asymptotic(x: Tensor, parameters: MixtureParameters, weight: Tensor | None,
     covariance = inverse if method == "information" else inverse @ outer @ inverse
     units = _units(layout, scale, len(step))
     covariance = covariance * units[:, None] * units
-    found = []
+    errors = []
     for change in layout.natural(torch.eye(len(step), dtype=torch.float64, device=x.device)):
         flat = change.flatten(1)
         variances = ((covariance @ flat) * flat).sum(0).clamp_min(0.0)
-        found.append(variances.sqrt().reshape(change.shape[1:]))
+        errors.append(variances.sqrt().reshape(change.shape[1:]))
     distance = math.sqrt(max(float(score @ step), 0.0))
-    return StandardErrors(found[0], found[1], found[2], covariance, method, distance)
+    return StandardErrors(errors[0], errors[1], errors[2], covariance, method, distance)
 
 
 def _units(layout: Layout, scale: Tensor, count: int) -> Tensor:
-    """What a standardised free parameter is worth in the data's units: `(p,)`."""
+    """Units of the free parameters, in the data's coordinates per standardised one: `(p,)`."""
     k = layout.n_components
     rows, columns = layout.places
     squares = scale[rows] * scale[columns]
-    squares = squares[:1] if layout.structure.name == "spherical" else squares
+    squares = squares[:1] if layout.structure.isotropic else squares
     repeats = (count - (k - 1) - k * len(scale)) // len(squares)
     return torch.cat([scale.new_ones(k - 1), scale.repeat(k), squares.repeat(repeats)])
 
@@ -189,12 +188,10 @@ def _bootstrap(
 ) -> StandardErrors:
     seeds = random_state.randint(2**31, size=n_bootstrap)
     refits = Parallel(n_jobs=n_jobs)(delayed(_refit)(x, parameters, weight, reg_covar, int(seed)) for seed in seeds)
-    fitted = [one for one, _ in refits]
+    fits = [fit for fit, _ in refits]
     layout = Layout.of(parameters)
-    free = torch.stack([layout.free(one) for one in fitted])
-    errors = [
-        torch.stack([getattr(one, name) for one in fitted]).std(0) for name in ("weights", "means", "covariances")
-    ]
+    free = torch.stack([layout.free(fit) for fit in fits])
+    errors = [torch.stack([getattr(fit, name) for fit in fits]).std(0) for name in ("weights", "means", "covariances")]
     unsettled = sum(not settled for _, settled in refits)
     covariance = torch.cov(free.T).reshape(free.shape[1], free.shape[1])
     return StandardErrors(errors[0], errors[1], errors[2], covariance, "bootstrap", math.nan, n_bootstrap, unsettled)
@@ -203,7 +200,7 @@ def _bootstrap(
 def _refit(
     x: Tensor, parameters: MixtureParameters, weight: Tensor | None, reg_covar: float, seed: int
 ) -> tuple[MixtureParameters, bool]:
-    """A fit to points drawn with replacement, its components in the order of `parameters`, and whether it settled."""
+    """A fit to points drawn with replacement, with components in the order of `parameters`, and whether it settled."""
     chances = np.full(len(x), 1 / len(x)) if weight is None else (weight / weight.sum()).cpu().numpy()
     size = len(x) if weight is None else max(1, round(float(weight.sum())))
     counts = torch.from_numpy(np.random.RandomState(seed).multinomial(size, chances)).to(x.device)
@@ -217,7 +214,7 @@ def _refit(
     return result.parameters.permuted(order), result.converged and not result.n_reseeded and not result.n_repaired
 
 
-def _numpy(found: StandardErrors) -> StandardErrors:
+def _numpy(errors: StandardErrors) -> StandardErrors:
     names = ("weights", "means", "covariances", "covariance")
-    arrays: dict[str, Any] = {name: torch.as_tensor(getattr(found, name)).cpu().numpy() for name in names}
-    return replace(found, **arrays)
+    arrays: dict[str, Any] = {name: torch.as_tensor(getattr(errors, name)).cpu().numpy() for name in names}
+    return replace(errors, **arrays)

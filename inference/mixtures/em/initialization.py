@@ -131,7 +131,6 @@ def from_labels(
         ValueError: If the labels have another shape, lie outside `-1 ... K-1`, or leave a component out.
     """
     points = as_points(x, sample_weight)
-    _check_labels(points, labels, n_components)
     found = points.reduce(lambda: _labelled(points, labels, n_components))
     counts, sums = found[:, -1], found[:, :-1]
     if bool((counts == 0).any()):
@@ -235,22 +234,21 @@ def _merged(
 
 
 def _check_labels(points: Points, labels: Tensor, n_components: int) -> None:
-    """The same error on every process."""
-    failure = None
+    """Refuse labels of this process that are not `(n,)` integers in range."""
     if labels.shape != (points.local_count,) or labels.is_floating_point():
-        failure = ValueError(
+        raise ValueError(
             f"Expected integer labels of shape {(points.local_count,)}; got {labels.dtype} of shape "
             f"{tuple(labels.shape)}."
         )
-    elif bool(((labels < -1) | (labels >= n_components)).any()):
-        failure = ValueError(
+    if bool(((labels < -1) | (labels >= n_components)).any()):
+        raise ValueError(
             f"Expected labels in -1 ... {n_components - 1}; got {int(labels.min())} ... {int(labels.max())}."
         )
-    points.processes.refuse(failure)
 
 
 def _labelled(points: Points, labels: Tensor, n_components: int) -> Tensor:
     """Sums of this process's labelled points about the location, and in the last column their number: `K x (D+1)`."""
+    _check_labels(points, labels, n_components)
     found = points.location.new_zeros(n_components, points.n_features + 1)
     for rows, part in _passed(points, n_components):
         own = labels[rows].to(part.device)

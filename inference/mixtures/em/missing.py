@@ -13,9 +13,7 @@ moments: it moves no maximum of the likelihood, though EM takes smaller steps.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from typing import final
 
 import numpy as np
 import torch
@@ -26,7 +24,7 @@ from latentmix.inference.mixtures.em.density import log_joint
 from latentmix.inference.mixtures.em.initialization import StartMethod, start
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics, expectation
 from latentmix.inference.mixtures.points.points import Points, as_points
-from latentmix.inference.mixtures.points.sources import Chunk, Source, as_source
+from latentmix.inference.mixtures.points.sources import Source, as_source
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -235,28 +233,7 @@ def mean_filled(points: Points) -> Points:
     """
     if not check_observed(points):
         return points
-    filled = copy.copy(points)
-    filled.source = _Filled(points.source, points.location)
-    return filled
-
-
-@final
-class _Filled(Source):
-    """Rows of another source with NaN replaced by `(D,)` values."""
-
-    def __init__(self, source: Source, values: Tensor) -> None:
-        self.source, self.values = source, values
-
-    def chunks(self, rows: int) -> Iterator[Chunk]:
-        for x, weight in self.source.chunks(rows):
-            yield self._fill(x), weight
-
-    def take(self, indices: Tensor) -> Chunk:
-        x, weight = self.source.take(indices)
-        return self._fill(x), weight
-
-    def _fill(self, x: Tensor) -> Tensor:
-        return torch.where(x.isnan(), self.values.to(x), x)
+    return points.map(lambda x: torch.where(x.isnan(), points.location.to(x), x))
 
 
 def _incomplete(x: Tensor, parameters: MixtureParameters) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,9 +16,10 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, Starts, all_points
-from latentmix.inference.mixtures.draws import MixturePosterior, effective_size, in_data_coordinates, split_r_hat
+from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordinates
 from latentmix.inference.mixtures.em.algorithm import EM
 from latentmix.inference.mixtures.matching import permuted_draws
 from latentmix.inference.mixtures.nuts.chain_modes import ChainModes, modes_of_chains

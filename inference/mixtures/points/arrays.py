@@ -1,7 +1,8 @@
-"""Arrays of any kind that a user may give, as tensors."""
+"""Arrays of any kind as tensors, tensors as arrays of the user's kind, and slices of rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,15 @@ from torch.masked import MaskedTensor
 
 from latentmix.inference.isolation import ordinary
 
-__all__ = ["Array", "as_array", "as_tensor", "check_unmasked", "marked"]
+__all__ = ["Array", "as_array", "as_tensor", "check_unmasked", "listed_rows", "marked", "returned", "slices"]
 
 Array = NDArray[Any] | Tensor
 
 
 def as_array(values: Any) -> Array:
-    """A tensor as it is, and anything else as a NumPy array of real numbers.
+    """Values as a NumPy array of real numbers; a tensor is returned unchanged.
 
-    Masked entries of NumPy arrays, `pandas.NA` and `None` become NaN, in float64 where the values were no floats.
+    Masked entries of NumPy arrays, `pandas.NA` and `None` become NaN, in float64 where the values were not floats.
 
     Args:
         values: A tensor, an array of any byte order or strides, a data frame, or nested sequences.
@@ -47,9 +48,9 @@ def as_array(values: Any) -> Array:
 
 
 def marked(values: Any) -> Any:
-    """Values whose missing entries `numpy.asarray` and scikit-learn see.
+    """Values whose missing entries `numpy.asarray` and scikit-learn recognise.
 
-    A list of masked arrays becomes one of them; `None` and `pandas.NA` in a data frame of objects become NaN.
+    A list of masked arrays becomes one masked array; `None` and `pandas.NA` in a data frame of objects become NaN.
     """
     if isinstance(values, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in values):
         return np.ma.stack(values)
@@ -59,7 +60,7 @@ def marked(values: Any) -> Any:
 
 
 def as_tensor(values: Any) -> Tensor:
-    """The same as a tensor, which shares the memory where torch can: not of arrays that are read-only, say.
+    """Values as a tensor, which shares their memory where torch can: not that of read-only arrays, say.
 
     Unsigned integers wider than a byte become `int64`, or float64 where they do not fit; `longdouble` becomes float64.
 
@@ -85,18 +86,36 @@ def as_tensor(values: Any) -> Tensor:
 
 
 def check_unmasked(values: Any, name: str, remedy: str) -> None:
-    """Refuse masked entries by the name of what holds them.
+    """Refuse masked entries in `values`, which the message calls `name`.
 
     Raises:
         ValueError: If there is a masked entry.
     """
     if _is_masked(values):
-        rows = np.flatnonzero(np.ma.getmaskarray(values).reshape(len(values), -1).any(1))
-        listed = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        count, listed = listed_rows(torch.from_numpy(np.ma.getmaskarray(values).reshape(len(values), -1).any(1)))
         raise ValueError(
-            f"Expected {name} without missing values; got masked ones, which count as NaN, in {len(rows)} rows: "
+            f"Expected {name} without missing values; got masked ones, which count as NaN, in {count} rows: "
             f"{listed}: {remedy}."
         )
+
+
+def returned(value: Tensor, like: Any) -> Any:
+    """A tensor on the device of `like`, or a NumPy array where `like` is not a tensor."""
+    if isinstance(like, Tensor):
+        return value.detach().to(like.device)
+    return value.detach().cpu().numpy()
+
+
+def listed_rows(chosen: Tensor) -> tuple[int, str]:
+    """The number of rows at which `(n,)` booleans are true, and the first five of them in words."""
+    rows = chosen.nonzero().flatten().tolist()
+    return len(rows), ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+
+
+def slices(count: int, rows: int) -> Iterator[slice]:
+    """Slices of at most `rows` rows that together cover `count` rows in order."""
+    for first in range(0, count, max(1, rows)):
+        yield slice(first, min(first + max(1, rows), count))
 
 
 def _is_masked(values: Any) -> bool:

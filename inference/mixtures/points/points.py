@@ -1,16 +1,19 @@
-"""Weighted points that an algorithm passes over: in memory, memory-mapped, in batches, divided among processes."""
+"""Weighted points as algorithms read them: in chunks, with their moments, wherever they lie."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+import copy
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor
 
+from latentmix.inference.mixtures.points.arrays import Array, slices
 from latentmix.inference.mixtures.points.processes import Processes
 from latentmix.inference.mixtures.points.sources import Chunk, Source, as_source
+from latentmix.inference.mixtures.points.summary import Summary
 
 __all__ = ["Points", "as_points"]
 
@@ -18,79 +21,11 @@ _CHUNK = 100_000  # values at a time: what a cache holds
 
 
 @final
-@dataclass(frozen=True)
-class Summary:
-    """What one pass finds of rows; summaries of disjoint rows add up (Chan, Golub and LeVeque, 1983).
-
-    Args:
-        count: Number of rows.
-        weight: Their total weight.
-        weights: `(D,)` weight of the values that are there, of each feature.
-        mean: `(D,)` means.
-        squares: `(D,)` weighted sums of squared deviations from the means.
-        low: `(D,)` least values.
-        high: `(D,)` greatest values.
-        dtype: How the rows are stored.
-        device: Where.
-    """
-
-    count: int
-    weight: float
-    weights: Tensor
-    mean: Tensor
-    squares: Tensor
-    low: Tensor
-    high: Tensor
-    dtype: torch.dtype
-    device: torch.device
-
-    @classmethod
-    def of(cls, x: Tensor, weight: Tensor | None) -> Summary:
-        """The summary of `b x D` rows; NaN is a value that is not there."""
-        part = x.double()
-        there = None if bool(part.sum().isfinite()) else ~part.isnan()
-        own = part.new_ones(len(x)) if weight is None else weight
-        if there is None:
-            weights = own.sum().expand(x.shape[1])
-            mean = own @ part / weights.clamp_min(torch.finfo(torch.float64).tiny)
-            squares = own @ (part - mean).square()
-            low, high = part.aminmax(dim=0)
-        else:
-            weights = own @ there.double()
-            filled = part.where(there, 0.0)
-            mean = own @ filled / weights.clamp_min(torch.finfo(torch.float64).tiny)
-            filled = part.where(there, mean)
-            squares = own @ (filled - mean).square()
-            low, high = part.where(there, torch.inf).amin(0), part.where(there, -torch.inf).amax(0)
-        return cls(len(x), float(own.sum()), weights, mean, squares, low, high, x.dtype, x.device)
-
-    def __add__(self, other: Summary) -> Summary:
-        weights = self.weights + other.weights
-        share = other.weights / weights.clamp_min(torch.finfo(torch.float64).tiny)
-        between = other.mean - self.mean
-        return replace(
-            self,
-            count=self.count + other.count,
-            weight=self.weight + other.weight,
-            weights=weights,
-            mean=self.mean + share * between,
-            squares=self.squares + other.squares + self.weights * share * between.square(),
-            low=torch.minimum(self.low, other.low),
-            high=torch.maximum(self.high, other.high),
-        )
-
-    def to(self, device: torch.device) -> Summary:
-        """The same numbers elsewhere."""
-        names = ("weights", "mean", "squares", "low", "high")
-        return replace(self, device=device, **{name: getattr(self, name).to(device) for name in names})
-
-
-@final
 class Points:
-    """Weighted points that an algorithm passes over; `as_points` makes them.
+    """Weighted points with their moments; `as_points` makes them.
 
-    A pass reads `chunks`, adds up what it finds, and ends with `reduce`, so that every process knows the sum over
-    all. A chunk is good until the next one is asked for: a reader may fill the same memory again.
+    A pass reads `chunks`, adds up statistics of them, and ends with `reduce`, so that every process knows the sum over
+    all. A chunk is valid until the next is requested.
 
     Attributes:
         n_features: Number of features `D`.
@@ -98,10 +33,10 @@ class Points:
         weight: Their total weight.
         location: `(D,)` mean of each feature, in float64.
         variance: `(D,)` variance of each feature; a constant one takes the mean variance, or 1.
-        radius: No point lies farther from the location, in standard deviations (Euclidean over the features); a bound
-            from the ranges of the features.
-        dtype: How the rows are stored.
-        device: Where chunks of them lie.
+        radius: Upper bound on the distance of a point from the location, in standard deviations (Euclidean over the
+            features), from the ranges of the features.
+        dtype: The dtype of the rows.
+        device: The device of chunks of them.
         offset: Number of rows of the processes before this one.
         local_count: Number of rows of this process.
         weighted: Whether the rows have weights.
@@ -125,8 +60,51 @@ class Points:
         fallback = torch.ones_like(variance[0]) if bool(constant.all()) else variance.where(~constant, 0.0).mean()
         self.variance = torch.where(constant, fallback, variance)
         reach = torch.maximum(total.high - total.mean, total.mean - total.low)
-        reach = reach.where(total.low <= total.high, 0.0)  # a column of which nothing is there
+        reach = reach.where(total.low <= total.high, 0.0)  # a feature without an observed value
         self.radius = float((reach.square() / self.variance).sum().sqrt())
+
+    @classmethod
+    def measure(cls, find: Callable[[], Source], processes: Processes, *, allow_nan: bool = False) -> Points:
+        """The points of the source that each process finds, measured in one pass.
+
+        Args:
+            find: Gives the rows of this process.
+            processes: Those among which the points are divided.
+            allow_nan: Whether NaN stands for a missing value.
+
+        Raises:
+            ValueError: As `as_points` raises it; errors of `find` and of the rows are raised on all processes.
+        """
+        source: Source | None = None
+        own: Summary | None = None
+
+        def summarise() -> tuple[Summary, bool]:
+            nonlocal source, own
+            source = find()
+            own, weighted = _summary(source, allow_nan)
+            return own.to(torch.device("cpu")), weighted
+
+        reports = processes.gather(summarise)
+        assert source is not None
+        assert own is not None
+        summaries = [summary for summary, _ in reports]
+        _check_same("features", [len(summary.mean) for summary in summaries])
+        _check_same("dtype", [summary.dtype for summary in summaries])
+        _check_same("weights", [weighted for _, weighted in reports])
+        if not sum(summary.weight for summary in summaries) > 0:
+            raise ValueError("Expected sample_weight not to be all zero; got zeros.")
+        summaries[processes.rank] = own
+        return cls(source, processes, summaries, weighted=reports[0][1])
+
+    @property
+    def like(self) -> Array:
+        """An empty array or tensor of the kind, and on the device, in which results are returned."""
+        return self.source.like
+
+    @property
+    def ordered(self) -> bool:
+        """Whether rows come in the order of the user's data: not from a `DataLoader` that shuffles or samples."""
+        return self.source.ordered
 
     def check_scale(self) -> None:
         """Refuse points to which no mixture can be fitted, because their variance is not finite.
@@ -145,7 +123,7 @@ class Points:
         return self.source.chunks(max(1, rows))
 
     def columns(self, rows: int) -> Iterator[Chunk]:
-        """All rows in chunks of about the same size, `b <= rows`: for an algorithm that passes over them many times.
+        """All rows in chunks of about the same size, `b <= rows`: for algorithms that make many passes.
 
         Where the rows are few enough they are copied, column by column.
         """
@@ -154,37 +132,53 @@ class Points:
         chunks = -(-self.local_count // max(1, rows))
         return self._columns.chunks(-(-self.local_count // chunks))
 
-    def reduce[T](self, find: Callable[[], T]) -> T:
-        """The sum over the processes of what each finds: a tensor, or a dataclass's tensors apart from `centres`.
+    def tensor(self, purpose: str = "") -> Chunk:
+        """All rows of this process, and their weights in float64 or `None`.
+
+        Args:
+            purpose: What needs all rows, such as "a noise_covariance", for the message of the error.
 
         Raises:
-            ValueError: What a process met; an error of another kind is raised as it is where it was met.
+            ValueError: If the points come in batches.
         """
-        found = self._found(find)
+        return self.source.tensor(purpose)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Points:
+        """The points after a function of `b x D` chunks of them, which leaves their moments as they are."""
+        mapped = copy.copy(self)
+        mapped.source, mapped._columns = self.source.map(function), None
+        return mapped
+
+    def reduce[T](self, compute: Callable[[], T]) -> T:
+        """The sum over the processes of a tensor, or of a dataclass's tensors apart from `centres`, in one exchange.
+
+        Args:
+            compute: Gives the summand of this process.
+
+        Raises:
+            ValueError: If a process fails; see `Processes`.
+        """
         if self.processes.alone:
-            return found
-        if isinstance(found, Tensor):
-            return cast(T, self.processes.sum(found)[0])
-        assert is_dataclass(found)
-        assert not isinstance(found, type)
-        values = {field.name: getattr(found, field.name) for field in fields(found) if field.name != "centres"}
-        names = [name for name, value in values.items() if isinstance(value, Tensor)]
-        sums = self.processes.sum(*(values[name] for name in names))
-        return cast(T, replace(found, **dict(zip(names, sums, strict=True))))
+            return compute()
+        own: T | None = None
+        names: list[str] = []
 
-    def gather[T](self, find: Callable[[], T]) -> list[T]:
-        """What each process finds, in the order of their numbers; errors are raised as `reduce` does."""
-        return self.processes.gather(self._found(find))
+        def summands() -> list[Tensor]:
+            nonlocal own, names
+            own = compute()
+            if isinstance(own, Tensor):
+                return [own]
+            assert is_dataclass(own)
+            names = [field.name for field in fields(own) if field.name != "centres"]
+            names = [name for name in names if isinstance(getattr(own, name), Tensor)]
+            return [getattr(own, name) for name in names]
 
-    def _found[T](self, find: Callable[[], T]) -> T:
-        """What this process finds, or an error of any, so that none waits for one that has given up."""
-        found, failure = None, None
-        try:
-            found = find()
-        except Exception as error:
-            failure = error
-        self.processes.refuse(failure)
-        return cast(T, found)
+        sums = self.processes.sum(summands)
+        return cast(T, replace(own, **dict(zip(names, sums, strict=True))) if names else sums[0])  # type: ignore[type-var]
+
+    def gather[T](self, compute: Callable[[], T]) -> list[T]:
+        """The value that each process computes, in the order of their ranks; errors are raised as by `reduce`."""
+        return self.processes.gather(compute)
 
     def sample(self, indices: Tensor) -> Tensor:
         """The rows of the `(m,)` indices, counted over all processes: `m x D`, the same on each."""
@@ -202,26 +196,26 @@ class Points:
         ascending = indices[order] - self.offset
         own = order[(ascending >= 0) & (ascending < self.local_count)]
         if len(own):
-            found, weight = self.source.take(indices[own] - self.offset)
-            both[own, :-1] = found.double()
+            rows, weight = self.source.take(indices[own] - self.offset)
+            both[own, :-1] = rows.double()
             both[own, -1] = 1.0 if weight is None else weight
         return both
 
 
 def as_points(x: Any, sample_weight: Any = None, *, allow_nan: bool = False, distributed: bool = False) -> Points:
-    """Points to pass over, checked and measured in one pass.
+    """Points, checked and measured in one pass.
 
-    With `distributed`, each process passes its part of the points, and all of them must call this and what uses the
-    points, in the same order; all raise the same error.
+    With `distributed`, each process passes its part of the points, and all of them must call this, and everything that
+    reads the points, in the same order; all raise the same error.
 
     Args:
         x: `n x D` points: a tensor, an array, a `numpy.memmap` (read chunk by chunk, never copied as a whole), or
             batches `n_i x D`, or pairs of these and their weights (floats), that can be iterated again and again, such
-            as a list or a `DataLoader`; or `Points`, given back as they are.
+            as a list or a `DataLoader`; `Points` are returned unchanged.
         sample_weight: `(n,)` weights, not negative.
-        allow_nan: Whether NaN stands for a value that is missing; infinity never does.
+        allow_nan: Whether NaN stands for a missing value; infinity never does.
         distributed: Whether the points are divided among the processes of torch.distributed, which must be
-            initialised; by default they are this process's own, whatever the others do.
+            initialised; by default this process holds all of them.
 
     Raises:
         ValueError: If values are not finite (the message names the row), weights are negative, not finite or all
@@ -241,71 +235,27 @@ def as_points(x: Any, sample_weight: Any = None, *, allow_nan: bool = False, dis
             raise ValueError("Expected no sample_weight beside Points; got one: the points hold their own.")
         return x
     processes = Processes.present() if distributed else Processes()
-    failure: Exception | None = None
-    source = summary = None
-    weighted = False
-    try:
-        source = as_source(x, sample_weight)
-        summary, weighted = _summary(source, allow_nan)
-    except Exception as error:  # told to the other processes first, or they would wait for ever
-        failure = error
-    processes.refuse(failure)
-    assert source is not None
-    assert summary is not None
-    reports = processes.gather((summary.to(torch.device("cpu")), weighted))
-    summaries: list[Summary] = [report[0] for report in reports]
-    _agree("features", [len(one.mean) for one in summaries])
-    _agree("dtype", [one.dtype for one in summaries])
-    _agree("weights", [report[1] for report in reports])
-    if not sum(one.weight for one in summaries) > 0:
-        raise ValueError("Expected sample_weight not to be all zero; got zeros.")
-    summaries[processes.rank] = summary
-    return Points(source, processes, summaries, weighted=weighted)
+    return Points.measure(lambda: as_source(x, sample_weight), processes, allow_nan=allow_nan)
 
 
-def _agree(what: str, values: list[Any]) -> None:
+def _check_same(name: str, values: Sequence[Hashable]) -> None:
     if len(set(values)) > 1:
         listed = ", ".join(map(str, values))
-        raise ValueError(f"Expected points with the same {what} on every process; got {listed}.")
+        raise ValueError(f"Expected points with the same {name} on every process; got {listed}.")
 
 
 def _summary(source: Source, allow_nan: bool) -> tuple[Summary, bool]:
-    """One pass: the summary of the rows, and whether they have weights."""
-    total, weighted, row = None, False, 0
+    """The summary of the rows, and whether they have weights, from one pass."""
+    total, weighted = None, False
     for x, weight in source.chunks(1_000_000):
         if x.shape[1] == 0:
             raise ValueError("Expected points with a feature at least; got none.")
-        for part, own in _split(x, weight):
-            _check(part, own, row, allow_nan)
-            found = Summary.of(part, own)
-            total = found if total is None else total + found
-            row += len(part)
+        values = _CHUNK if x.device.type == "cpu" else 64 * _CHUNK
+        for part in slices(len(x), values // x.shape[1]):
+            own, row = None if weight is None else weight[part], 0 if total is None else total.count
+            summary = Summary.of(x[part], own, row=row, allow_nan=allow_nan)
+            total = summary if total is None else total + summary
         weighted = weight is not None
     if total is None:
         raise ValueError("Expected points; got no rows.")
     return total, weighted
-
-
-def _split(x: Tensor, weight: Tensor | None) -> Iterator[Chunk]:
-    values = _CHUNK if x.device.type == "cpu" else 64 * _CHUNK
-    rows = max(1, values // x.shape[1])
-    for first in range(0, len(x), rows):
-        yield x[first : first + rows], None if weight is None else weight[first : first + rows]
-
-
-def _check(x: Tensor, weight: Tensor | None, row: int, allow_nan: bool) -> None:
-    if not bool(x.sum(dtype=torch.float64).isfinite()):
-        bad = x.isinf() if allow_nan else ~x.isfinite()
-        if bool(bad.any()):
-            at = int(bad.any(1).nonzero()[0])
-            what = "infinity" if bool(x[at].isinf().any()) else "NaN"
-            advice = "drop or mend the row (masked values are NaN)"
-            advice = "drop the row, or mark what is missing by NaN" if allow_nan else advice
-            raise ValueError(f"Expected finite points; got {what} in row {row + at}: {advice}.")
-    if weight is not None:
-        wrong = ~(weight.isfinite() & (weight >= 0))
-        if bool(wrong.any()):
-            at = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"Expected sample_weight finite and not negative; got {float(weight[at])} in row {row + at}."
-            )

@@ -1,22 +1,22 @@
-"""Where the points of one process lie: in memory, memory-mapped, or in batches that come one after another."""
+"""Rows of features that can be read again and again: in memory, in a mapped file, or in batches."""
 
 from __future__ import annotations
 
 import itertools
+import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.points.arrays import as_array, as_tensor
+from latentmix.inference.mixtures.points.arrays import Array, as_array, as_tensor, slices
 
-__all__ = ["Arrays", "Batches", "Source", "as_source", "passed"]
+__all__ = ["Arrays", "Batches", "Chunk", "Source", "as_source", "refuse_batches"]
 
 Chunk = tuple[Tensor, Tensor | None]
 # Values of a chunk that is copied: 32 MB in float64.
@@ -26,21 +26,47 @@ _COLUMNS = 128 * 2**20
 
 
 class Source(ABC):
-    """Rows of features, with weights or without, that can be passed over again and again."""
+    """Rows of features, with weights or without, that can be read again and again."""
 
     @abstractmethod
     def chunks(self, rows: int) -> Iterator[Chunk]:
-        """All rows in order, at most `rows` at a time: `b x D`, and `(b,)` weights in float64.
+        """All rows in order, at most `rows` at a time: `b x D`, and `(b,)` weights in float64 or `None`.
 
-        Chunks that have to be copied are of 32 MB at most.
+        Chunks that have to be copied are of 32 MB at most. A chunk is valid until the next is requested.
         """
 
-    def by_columns(self) -> Source:
-        """The same rows, in memory column by column where they are few enough: what passes over all of them read."""
-        return self
+    @property
+    def like(self) -> Array:
+        """An empty array or tensor of the kind, and on the device, in which results are returned."""
+        return np.empty(0)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether rows come in the order of the user's data: not from a `DataLoader` that shuffles or samples."""
+        return True
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all rows came as one array or tensor, rather than in batches."""
+        return True
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @abstractmethod
+    def tensor(self, purpose: str = "") -> Chunk:
+        """All rows, and their weights in float64 or `None`.
+
+        Args:
+            purpose: What needs all rows, such as "a noise_covariance", for the message of the error.
+
+        Raises:
+            ValueError: If the rows come in batches.
+        """
 
     def take(self, indices: Tensor) -> Chunk:
-        """The rows of ascending `indices`, by a pass over all."""
+        """The rows of ascending `indices`, by one pass over all."""
         kept, weights, first = [], [], 0
         for x, weight in self.chunks(65_536):
             own = indices[(indices >= first) & (indices < first + len(x))].to(x.device) - first
@@ -49,39 +75,69 @@ class Source(ABC):
             first += len(x)
         return torch.cat(kept), torch.cat(weights) if weights else None
 
+    def by_columns(self) -> Source:
+        """The same rows, copied column by column where they are in memory and few enough, for repeated passes."""
+        return self
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Source:
+        """The rows after a function of `b x D` chunks of them."""
+        return _Mapped(self, function)
+
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Source:
+        """The same rows on another device, or in another dtype; results are still returned as `like` says."""
+        if device is None and dtype is None:
+            return self
+        return self.map(lambda x: x.to(device=device or x.device, dtype=dtype or x.dtype))
+
 
 @final
 class Arrays(Source):
-    """Rows of a tensor or of an array, which may be mapped from a file: only chunks are ever copied.
+    """Rows of a tensor or an array, of which only chunks are ever copied: it may be mapped from a file.
 
     Args:
         x: `n x D`.
         weight: `(n,)`.
+        like: See `Source.like`; by default as `x`.
     """
 
-    def __init__(self, x: Tensor | NDArray[Any], weight: Tensor | NDArray[Any] | None) -> None:
+    def __init__(self, x: Array, weight: Array | None = None, *, like: Array | None = None) -> None:
         if x.ndim != 2:
             raise ValueError(f"Expected points of shape n x D; got {tuple(x.shape)}.")
         if weight is not None and tuple(weight.shape) != (len(x),):
             raise ValueError(f"Expected sample_weight of shape {(len(x),)}; got {tuple(weight.shape)}.")
         self.x, self.weight = x, weight
+        self._like = _kind(x) if like is None else like
+
+    @property
+    def like(self) -> Array:
+        return self._like
+
+    def __len__(self) -> int:
+        return len(self.x)
 
     def chunks(self, rows: int) -> Iterator[Chunk]:
-        if not isinstance(self.x, Tensor):
-            rows = _fewer(rows, self.x.shape[1])
-        for first in range(0, len(self.x), rows):
-            yield self._rows(slice(first, first + rows))
+        rows = rows if isinstance(self.x, Tensor) else _fewer(rows, self.x.shape[1])
+        return map(self._rows, slices(len(self.x), rows))
 
-    def by_columns(self) -> Source:
-        x = self.x if isinstance(self.x, Tensor | np.memmap) else _floating(self.x)
-        if not isinstance(x, Tensor) or not x.is_contiguous() or x.numel() * x.element_size() > _COLUMNS:
-            return self
-        return Arrays(x.mT.contiguous().mT, self.weight)
+    def tensor(self, purpose: str = "") -> Chunk:
+        x, weight = as_tensor(self.x), self.weight
+        return x, None if weight is None else as_tensor(weight).to(x.device, torch.float64)
 
     def take(self, indices: Tensor) -> Chunk:
-        if isinstance(self.x, Tensor):
-            return self._rows(indices.to(self.x.device))
-        return self._rows(indices.cpu().numpy())
+        return self._rows(indices.to(self.x.device) if isinstance(self.x, Tensor) else indices.cpu().numpy())
+
+    def by_columns(self) -> Source:
+        size = len(self.x) * self.x.shape[1] * _floating(self.x[:0]).element_size()
+        if size > _COLUMNS or isinstance(self.x, np.memmap):
+            return self
+        x = _floating(self.x)
+        return Arrays(x.mT.contiguous().mT, self.weight, like=self.like) if x.is_contiguous() else self
+
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Source:
+        if _is_mapped(self.x):
+            return super().to(device, dtype)
+        x = as_tensor(self.x)
+        return Arrays(x.to(device=device or x.device, dtype=dtype or x.dtype), self.weight, like=self.like)
 
     def _rows(self, rows: Any) -> Chunk:
         x = _floating(self.x[rows])
@@ -93,7 +149,7 @@ class Arrays(Source):
 
 @final
 class Batches(Source):
-    """Batches that an iterable yields anew whenever it is iterated: `n_i x D`, or pairs of these and float weights.
+    """Batches from an iterable that can be iterated again: `n_i x D`, or pairs of these and floating-point weights.
 
     Args:
         batches: The iterable.
@@ -107,6 +163,28 @@ class Batches(Source):
             )
         self.batches = batches
         self.count: int | None = None
+        self._like: Array | None = None
+
+    @property
+    def like(self) -> Array:
+        if self._like is None:
+            next(self._checked(), None)
+        return np.empty(0) if self._like is None else self._like
+
+    @property
+    def ordered(self) -> bool:
+        return not isinstance(self.batches, DataLoader) or type(self.batches.sampler) is SequentialSampler
+
+    @property
+    def at_once(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return sum(len(x) for x, _ in self._checked()) if self.count is None else self.count
+
+    def tensor(self, purpose: str = "") -> Chunk:
+        need = f" with {purpose}" if purpose else ""
+        raise ValueError(f"Expected an array or a tensor{need}; got batches: pass all points at once.")
 
     def chunks(self, rows: int) -> Iterator[Chunk]:
         held: list[Chunk] = []
@@ -118,8 +196,7 @@ class Batches(Source):
                 yield _joined(held)
                 held, size = [], 0
             if len(x) >= rows:
-                for first in range(0, len(x), rows):
-                    part = slice(first, first + rows)
+                for part in slices(len(x), rows):
                     yield x[part], None if weight is None else weight[part]
             else:  # copied: a reader may fill the same memory with the next batch
                 held.append((x.clone(), None if weight is None else weight.clone()))
@@ -135,36 +212,128 @@ class Batches(Source):
 
     def _checked(self) -> Iterator[Chunk]:
         first: tuple[int, torch.dtype, bool] | None = None
-        for number, batch in enumerate(passed(self.batches)):
+        for number, batch in enumerate(_read(self.batches)):
             pair = isinstance(batch, tuple | list)
             if pair and not 1 <= len(batch) <= 2:
                 raise ValueError(
                     f"Expected batches n_i x D, or pairs of these and weights; got {len(batch)} parts in batch "
                     f"{number}."
                 )
-            x = _floating(batch[0] if pair else batch)
+            given = batch[0] if pair else batch
+            x = _floating(given)
             weight = _weight(batch[1], number).to(x.device) if pair and len(batch) == 2 else None
             if x.ndim != 2:
                 raise ValueError(f"Expected batches of shape n_i x D; got {tuple(x.shape)} in batch {number}.")
             if weight is not None and weight.shape != x.shape[:1]:
                 raise ValueError(f"Expected weights of shape {(len(x),)} in batch {number}; got {tuple(weight.shape)}.")
+            self._like = _kind(given) if self._like is None else self._like
             if not len(x):
                 continue
-            found = (x.shape[1], x.dtype, weight is not None)
-            first = found if first is None else first
-            if found != first:
+            form = (x.shape[1], x.dtype, weight is not None)
+            first = form if first is None else first
+            if form != first:
                 named = [("features", 0), ("dtype", 1), ("weights", 2)]
-                name, at = next((name, at) for name, at in named if found[at] != first[at])
+                name, at = next((name, at) for name, at in named if form[at] != first[at])
                 raise ValueError(
-                    f"Expected all batches to have the same {name}, {first[at]}; got {found[at]} in batch {number}."
+                    f"Expected all batches to have the same {name}, {first[at]}; got {form[at]} in batch {number}."
                 )
             yield x, weight
 
 
-def passed(batches: Iterable[Any]) -> Iterator[Any]:
+@final
+class _Mapped(Source):
+    """Rows of another source after a function of their chunks."""
+
+    def __init__(self, source: Source, function: Callable[[Tensor], Tensor]) -> None:
+        self.source, self.function = source, function
+
+    @property
+    def like(self) -> Array:
+        return self.source.like
+
+    @property
+    def ordered(self) -> bool:
+        return self.source.ordered
+
+    @property
+    def at_once(self) -> bool:
+        return self.source.at_once
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def chunks(self, rows: int) -> Iterator[Chunk]:
+        return map(self._after, self.source.chunks(rows))
+
+    def tensor(self, purpose: str = "") -> Chunk:
+        return self._after(self.source.tensor(purpose))
+
+    def take(self, indices: Tensor) -> Chunk:
+        return self._after(self.source.take(indices))
+
+    def _after(self, chunk: Chunk) -> Chunk:
+        x, weight = self.function(chunk[0]), chunk[1]
+        return x, None if weight is None else weight.to(x.device)
+
+
+def as_source(x: Any, sample_weight: Any = None, *, check: Callable[[Any], Array] | None = None) -> Source:
+    """The source of `n x D` points that a user passes.
+
+    Args:
+        x: A tensor, an array (one in a mapped file is read chunk by chunk), a data frame, or batches that can be
+            iterated again: a list of arrays or data frames, a `DataLoader`, any iterable that is no array.
+        sample_weight: `(n,)` weights; batches bring their own.
+        check: Checks points that come at once, and makes an array or a tensor of them.
+
+    Raises:
+        ValueError: If the shapes do not fit, or the batches are a generator.
+    """
+    if isinstance(x, Source):
+        return x
+    if _are_batches(x) or not (check or hasattr(x, "__array__")):
+        if not isinstance(x, Iterable):
+            raise ValueError(f"Expected a tensor, an array or batches of points; got {type(x).__name__}.")
+        if sample_weight is not None:
+            raise ValueError("Expected no sample_weight beside batches; got one: let the batches be pairs (x, weight).")
+        return Batches(x)
+    array = check(x) if check else x if isinstance(x, np.memmap) else as_array(x)
+    weight = None if sample_weight is None else as_array(sample_weight)
+    return Arrays(array.detach() if isinstance(array, Tensor) else array, weight)
+
+
+def refuse_batches(x: Any) -> None:
+    """Refuse batches where all points have to come at once.
+
+    Raises:
+        ValueError: If the points are batches.
+    """
+    if _are_batches(x):
+        raise ValueError("Expected an array or a tensor; got batches: pass them one by one.")
+
+
+def _are_batches(x: Any) -> bool:
+    """Whether points come in batches: a list of 2-D arrays or data frames, or an iterable that is no array."""
+    if isinstance(x, list | tuple):
+        first = x[0] if x else None
+        first = first[0] if isinstance(first, tuple | list) and first else first
+        return len(getattr(first, "shape", ())) == 2
+    arrays = ("__array__", "__dataframe__", "shape", "toarray")
+    return isinstance(x, Iterable) and not isinstance(x, str | bytes | dict) and not any(hasattr(x, a) for a in arrays)
+
+
+def _is_mapped(x: Any) -> bool:
+    """Whether an array lies in a file that is mapped into memory, or is a view of one that does."""
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap):
+            return True
+        x = x.base
+    return isinstance(x, mmap.mmap)
+
+
+def _read(batches: Iterable[Any]) -> Iterator[Any]:
     """One pass over batches.
 
-    What a `DataLoader` draws, such as its order where it shuffles, is the same in every pass, and does not move the
+    The draws of a `DataLoader`, such as its order where it shuffles, are the same in every pass, and do not move the
     random states of the process.
     """
     if not isinstance(batches, DataLoader):
@@ -180,25 +349,8 @@ def passed(batches: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
-def as_source(x: Any, sample_weight: Any = None) -> Source:
-    """Where `n x D` points lie.
-
-    Args:
-        x: A tensor, an array (a `numpy.memmap` is read chunk by chunk), or batches that can be iterated again.
-        sample_weight: `(n,)` weights; batches bring their own.
-
-    Raises:
-        ValueError: If the shapes do not fit, or the batches are a generator.
-    """
-    if hasattr(x, "__array__"):
-        x = x if isinstance(x, np.memmap) else as_array(x)
-        weight = None if sample_weight is None else as_array(sample_weight)
-        return Arrays(x.detach() if isinstance(x, Tensor) else x, weight)
-    if not isinstance(x, Iterable):
-        raise ValueError(f"Expected a tensor, an array or batches of points; got {type(x).__name__}.")
-    if sample_weight is not None:
-        raise ValueError("Expected no sample_weight beside batches; got one: let the batches be pairs (x, weight).")
-    return Batches(x)
+def _kind(x: Any) -> Array:
+    return torch.empty(0, device=x.device) if isinstance(x, Tensor) else np.empty(0)
 
 
 def _fewer(rows: int, n_features: int) -> int:
@@ -221,7 +373,7 @@ def _floating(values: Any) -> Tensor:
 
 
 def _weight(values: Any, number: int) -> Tensor:
-    """Weights of a batch in float64; class labels are often the second of a pair, and are refused."""
+    """Weights of a batch in float64; class labels, often the second of a pair, are refused."""
     kind = values.dtype if isinstance(values, Tensor) else np.asarray(values).dtype
     if not (kind.is_floating_point if isinstance(kind, torch.dtype) else kind.kind == "f"):
         raise ValueError(

@@ -1,17 +1,21 @@
-"""What the mixture estimators expect of their options and of what goes with the data."""
+"""Checks of points, of their weights and noise, and of options of the mixture estimators."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from torch import Tensor
 
-from latentmix.inference.mixtures.points.arrays import as_tensor
+from latentmix.inference.mixtures.points.arrays import as_tensor, listed_rows
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.process_state import exclusive
 
 __all__ = [
+    "as_random_state",
     "check_device",
     "check_distinct",
     "check_noise",
@@ -22,18 +26,29 @@ __all__ = [
 ]
 
 
+def as_random_state(random_state: int | np.random.RandomState | None) -> np.random.RandomState:
+    """scikit-learn's `check_random_state`, but of `None` a generator of its own, seeded from NumPy's global state.
+
+    This seed is all that is drawn from the process's randomness.
+    """
+    if random_state is not None:
+        return check_random_state(random_state)
+    with exclusive():
+        return np.random.RandomState(check_random_state(None).randint(2**32, dtype=np.uint32))
+
+
 def check_device(device: str | torch.device) -> torch.device:
-    """The device that is named.
+    """The device of that name.
 
     Raises:
-        ValueError: If it is unknown, or not there.
+        ValueError: If it is unknown, or not present.
     """
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        named = torch.device(device)
+        torch.empty(0, device=named)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"Expected a device that is here, such as cpu; got {str(device)!r}.") from error
-    return found
+    return named
 
 
 def check_tensor(x: Tensor, *, least: int = 1, missing: bool = False, finite: bool = True) -> Tensor:
@@ -41,8 +56,8 @@ def check_tensor(x: Tensor, *, least: int = 1, missing: bool = False, finite: bo
 
     Args:
         x: The points.
-        least: Fewest of them.
-        missing: Whether NaN is taken, as a missing value.
+        least: Smallest number of them.
+        missing: Whether NaN is accepted, as a missing value.
         finite: Whether values that are not finite are refused.
 
     Raises:
@@ -69,8 +84,9 @@ def check_tensor(x: Tensor, *, least: int = 1, missing: bool = False, finite: bo
     if finite and not bool(x.sum(dtype=torch.float64).isfinite()):
         refused = (x.isinf() if missing else ~x.isfinite()).any(1)
         if bool(refused.any()):
-            what = "infinity" if missing else "NaN or infinity"
-            raise ValueError(f"Expected X to be finite; got {what} in {_listed(refused)}.")
+            value = "infinity" if missing else "NaN or infinity"
+            count, listed = listed_rows(refused)
+            raise ValueError(f"Expected X to be finite; got {value} in {count} rows: {listed}.")
     return x
 
 
@@ -91,7 +107,7 @@ def check_points(x: Any, n_features: int | None = None) -> Tensor:
 
 
 def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
-    """Sample weights as a `(n,)` tensor in float64, `None` where there are none.
+    """Sample weights as a `(n,)` tensor in float64; `None` is returned unchanged.
 
     Raises:
         ValueError: If they have another shape, or are negative, not finite or all zero.
@@ -110,7 +126,7 @@ def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
 
 
 def check_noise(noise_covariance: Any, x: Tensor) -> Tensor | None:
-    """Covariances of noise as `n x D` or `n x D x D`, with one row where it is shared; `None` where there are none.
+    """Covariances of noise as `n x D` or `n x D x D`, with one row where all points share it; `None` stays `None`.
 
     Raises:
         ValueError: If they have another shape, or rows are not finite, negative, asymmetric or not positive
@@ -133,40 +149,34 @@ def check_noise(noise_covariance: Any, x: Tensor) -> Tensor | None:
     if noise.ndim == 2:
         _refuse_rows("not negative", (flat < 0).any(1))
     else:
-        size_of = flat.abs().amax(1)
-        _refuse_rows("symmetric", (noise - noise.mT).flatten(1).abs().amax(1) > 1e-5 * size_of)
+        asymmetry = (noise - noise.mT).flatten(1).abs().amax(1)
+        _refuse_rows("symmetric", asymmetry > 1e-5 * flat.abs().amax(1))
         _refuse_rows("positive semi-definite", _indefinite(noise))
     return noise
 
 
 def _indefinite(matrices: Tensor) -> Tensor:
-    """Which `D x D` matrices have an eigenvalue below -1e-5 of their largest diagonal value: `(n,)` booleans."""
-    found = []
+    """Whether each `D x D` matrix has an eigenvalue below -1e-5 of its largest diagonal value: `(n,)` booleans."""
+    indefinite = []
     for chunk in matrices.split(2048):
         part = chunk.double()
         largest = part.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
         bad = largest.squeeze(-1) < 0
         lifted = part + torch.diag_embed((1e-5 * largest.clamp_min(1e-300)).expand(-1, part.shape[-1]))
-        found.append(bad | (torch.linalg.cholesky_ex(lifted)[1] > 0))
-    return torch.cat(found)
+        indefinite.append(bad | (torch.linalg.cholesky_ex(lifted)[1] > 0))
+    return torch.cat(indefinite)
 
 
-def _refuse_rows(what: str, bad: Tensor) -> None:
+def _refuse_rows(expected: str, bad: Tensor) -> None:
     if bool(bad.any()):
-        rows = bad.nonzero().flatten().tolist()
-        listed = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        count, listed = listed_rows(bad)
         raise ValueError(
-            f"Expected noise_covariance to be {what} in every row; got {len(rows)} that are not: {listed}."
+            f"Expected noise_covariance to be {expected} in every row; got {count} that are not: {listed}."
         )
 
 
-def _listed(bad: Tensor) -> str:
-    rows = bad.nonzero().flatten().tolist()
-    return f"{len(rows)} rows: " + ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-
-
 def given_start(estimator: Any, points: Points) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Weights, means and factors of precisions that the user starts from, each `None` where it is not given.
+    """Weights, means and factors of precisions of the user's start, each `None` where it is not given.
 
     Raises:
         ValueError: In scikit-learn's words, if a shape is wrong, weights do not lie on the simplex or precisions are
@@ -194,8 +204,8 @@ def given_start(estimator: Any, points: Points) -> tuple[Tensor | None, Tensor |
         factors = structure.precisions_cholesky_from_precisions(precisions)
         symmetric = structure.expand(precisions, *size)
         if not bool(factors.isfinite().all()) or not torch.allclose(symmetric, symmetric.mT, rtol=1e-5):
-            matrices = structure.name in ("full", "tied")
-            raise ValueError(f"'{name}' should be {'symmetric, positive-definite' if matrices else 'positive'}")
+            expected = "symmetric, positive-definite" if structure.correlated else "positive"
+            raise ValueError(f"'{name}' should be {expected}")
     return weights, means, factors
 
 
@@ -211,13 +221,13 @@ def _given(value: Any, name: str, shape: tuple[int, ...], points: Points) -> Ten
 
 
 def check_distinct(points: Points, n_components: int) -> None:
-    """Refuse points at fewer places than there are components: without a floor a covariance has no estimate there.
+    """Refuse fewer distinct points than components: without a floor some covariances have no estimate.
 
     Raises:
         ValueError: In scikit-learn's words.
     """
-    found = points.gather(lambda: _places(points, n_components))
-    if len(torch.cat(found).unique(dim=0)) < n_components:
+    places = torch.cat(points.gather(lambda: _places(points, n_components)))
+    if len(places.unique(dim=0)) < n_components:
         raise ValueError(
             "Fitting the mixture model failed because some components have ill-defined empirical covariance (for "
             "instance caused by singleton or collapsed samples). Try to decrease the number of components, increase "
@@ -226,7 +236,7 @@ def check_distinct(points: Points, n_components: int) -> None:
 
 
 def _places(points: Points, n_components: int) -> Tensor:
-    """Different rows of this process, as many as there are components at most, on the CPU."""
+    """Distinct rows of this process on the CPU, as many as there are components if it has so many."""
     places = torch.zeros(0, points.n_features, dtype=points.dtype, device=points.device)
     for x, weight in points.chunks(10 * n_components + 1000):
         there = x if weight is None else x[weight > 0]

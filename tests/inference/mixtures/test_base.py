@@ -215,6 +215,34 @@ def test_batches_are_scored_as_the_whole(x, estimator):
         estimator().score([x])
 
 
+class Counted:
+    """Batches that count how often they are read."""
+
+    def __init__(self, *batches):
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self):
+        self.passes += 1
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("estimator", [GaussianMixture, BayesianGaussianMixture])
+def test_a_score_reads_the_points_once_and_checks_them(x, estimator):
+    fitted = estimator(n_components=4, random_state=0).fit(x)
+    batches = Counted(x[:150], x[150:])
+    assert fitted.score(batches) == pytest.approx(fitted.score(x), abs=1e-12)
+    assert batches.passes == 1
+    bad = np.where(np.arange(50)[:, None] == 10, np.nan, x[150:200])
+    with pytest.raises(ValueError, match="Expected finite points; got NaN in row 160: drop or mend the row"):
+        fitted.score([x[:150], bad])
+    with pytest.raises(ValueError, match=r"Expected sample_weight finite and not negative; got -1\.0 in row 151"):
+        fitted.score([(x[:150], np.ones(150)), (x[150:152], np.array([1.0, -1.0]))])
+    with pytest.raises(ValueError, match="Expected sample_weight not to be all zero; got zeros"):
+        fitted.score([(x, np.zeros(400))])
+    with pytest.raises(ValueError, match="Expected points; got no rows"):
+        fitted.score(Counted())
+
+
 def test_criteria_of_batches(x):
     fitted = GaussianMixture(4, random_state=0).fit(x)
     counts = np.arange(400.0) % 3
@@ -227,10 +255,11 @@ def test_criteria_of_batches(x):
 class Twins(Processes):
     """Two processes that hold the same points."""
 
-    def sum(self, *tensors):
-        return tuple(2 * tensor for tensor in tensors)
+    def sum(self, compute):
+        first, second = self.gather(lambda: tuple(compute()))
+        return tuple(a + b for a, b in zip(first, second, strict=True))
 
-    def gather(self, value):
+    def _exchange(self, value):
         return [value, value]
 
 

@@ -18,6 +18,7 @@ from latentmix.models.mixture.parameters import MixtureParameters
 from tests.inference.mixtures.clouds import TYPES
 
 KAPPA = 0.01
+EVERY_TYPE = tuple(dict.fromkeys((*TYPES, "tied_diag")))
 
 
 def ellipse(n: int = 60) -> NDArray[np.float64]:
@@ -25,11 +26,22 @@ def ellipse(n: int = 60) -> NDArray[np.float64]:
 
 
 def draws_of(x: NDArray[np.float64], covariance_type: str, n_components: int = 1, **options: int) -> GibbsDraws:
-    fitted = GaussianMixture(n_components, covariance_type=covariance_type, random_state=0).fit(x)
-    return gibbs(torch.from_numpy(x), fitted.parameters_, **options)
+    return gibbs(torch.from_numpy(x), fit_of(x, covariance_type, n_components), **options)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+def fit_of(x: NDArray[np.float64], covariance_type: str, n_components: int = 1) -> MixtureParameters:
+    """A fit; of shared variances those within the components of a diagonal fit."""
+    shared = covariance_type == "tied_diag"
+    fitted = GaussianMixture(n_components, covariance_type="diag" if shared else covariance_type, random_state=0).fit(x)
+    if not shared:
+        return fitted.parameters_
+    weights, means, variances = (
+        torch.from_numpy(getattr(fitted, f"{n}_")) for n in ("weights", "means", "covariances")
+    )
+    return MixtureParameters(weights, means, weights @ variances, covariance_structure("tied_diag"))
+
+
+@pytest.mark.parametrize("covariance_type", EVERY_TYPE)
 def test_one_component_has_the_conjugate_posterior(covariance_type: str) -> None:
     # Draws are independent for K = 1: of 4,000 a mean is off by more than 5 standard errors once in 1.7e6.
     x = ellipse()
@@ -39,7 +51,7 @@ def test_one_component_has_the_conjugate_posterior(covariance_type: str) -> None
     ours = n * np.cov(x.T, bias=True)  # the prior mean is that of the data
     if covariance_type in ("full", "tied"):
         expected = (spread + ours) / (size + 2 + n - size - 1)
-    elif covariance_type == "diag":
+    elif covariance_type in ("diag", "tied_diag"):
         expected = np.diag(spread + ours) / (3 + n - 2)
     else:
         expected = (np.trace(spread) / size + np.trace(ours)) / (3 + n * size - 2)
@@ -55,7 +67,7 @@ def test_one_component_has_the_conjugate_posterior(covariance_type: str) -> None
     assert bool((drawn.weights == 1).all())
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", EVERY_TYPE)
 def test_log_likelihoods_are_those_of_the_draws(covariance_type: str) -> None:
     x = np.concatenate([ellipse(40), ellipse(30) * [2.0, 1.0] + 3.0])
     drawn = draws_of(x, covariance_type, 3, draws=3, warmup=2, chains=2)
@@ -69,6 +81,23 @@ def test_log_likelihoods_are_those_of_the_draws(covariance_type: str) -> None:
             )
             expected = parameters.log_likelihood(torch.from_numpy(x))
             np.testing.assert_allclose(drawn.log_likelihood[:, chain, draw], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("covariance_type", ["tied", "tied_diag"])
+def test_a_shared_covariance_has_the_conjugate_posterior_of_all_components(covariance_type: str) -> None:
+    # The components are far apart, so that draws are independent: 5 standard errors, as above.
+    groups = [ellipse(40), ellipse(30) + 500.0]
+    x = np.concatenate(groups)
+    drawn = draws_of(x, covariance_type, 2, draws=1000, warmup=2)
+    spread = np.cov(x.T) / 2  # the prior's scale: the covariance of the data over K^(2 / D)
+    for group in groups:
+        shift = group.mean(0) - x.mean(0)
+        spread = spread + len(group) * np.cov(group.T, bias=True)
+        spread = spread + KAPPA * len(group) / (KAPPA + len(group)) * np.outer(shift, shift)
+    expected = (spread if covariance_type == "tied" else np.diag(spread)) / (len(x) + 1)
+    covariances = drawn.covariances.flatten(0, 1).numpy()
+    error = covariances.std(0) / np.sqrt(len(covariances))
+    np.testing.assert_array_less(np.abs(covariances.mean(0) - expected) / error, 5.0)
 
 
 def test_draws_are_as_wide_as_the_likelihood_says() -> None:
@@ -115,18 +144,18 @@ def test_heavy_ratios_are_counted_as_unreliable() -> None:
     assert found.pareto_k.argmax() == 2
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
-def test_seed_decides_and_hard_data_do_no_harm(covariance_type: str) -> None:
+@pytest.mark.parametrize("covariance_type", EVERY_TYPE)
+def test_draws_are_reproducible_and_finite_for_hard_data(covariance_type: str) -> None:
     x = np.concatenate([np.zeros((20, 3)), np.random.RandomState(0).randn(30, 3) * [1.0, 1e-6, 1e6]])
     x[:, 1] += 1e4
-    start = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(x).parameters_
+    start = fit_of(x, covariance_type, 2)
     first, again, other = (gibbs(torch.from_numpy(x), start, draws=5, random_state=seed) for seed in (1, 1, 2))
     assert bool(first.log_likelihood.isfinite().all())
     assert torch.equal(first.log_likelihood, again.log_likelihood)
     assert not torch.equal(first.log_likelihood, other.log_likelihood)
 
 
-def test_bad_input_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     x = torch.from_numpy(ellipse())
     start = fit_em(x, GaussianMixture(1).fit(x).parameters_).parameters
     with pytest.raises(ValueError, match="Expected chains and draws >= 1"):

@@ -15,6 +15,8 @@ from sklearn.metrics import adjusted_rand_score
 from latentmix.inference.mixtures.analysis.modes import modes
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 
+ACCEPTED = sorted(GaussianMixture._parameter_constraints["covariance_type"][0].options)
+
 
 def separated(n: int = 240) -> NDArray[np.float64]:
     state = np.random.RandomState(0)
@@ -40,7 +42,18 @@ def test_every_start_reaches_the_only_optimum() -> None:
     assert "6 of 6 starts reach the best of 1 optima" in report.table()
 
 
-def test_rival_modes_are_told_and_warned_of() -> None:
+@pytest.mark.parametrize("covariance_type", ACCEPTED)
+def test_every_covariance_type_has_a_report(covariance_type: str) -> None:
+    report = modes(separated(120), 3, n_starts=3, covariance_type=covariance_type)
+    assert (report.n_best, report.covariance_type) == (3, covariance_type)
+    assert report.log_likelihoods[0] == pytest.approx(report.mixture.score(separated(120)), abs=1e-12)
+    values = report.as_dict()
+    assert "mixture" not in values
+    assert values["modes"][0]["log_likelihood"] == report.modes[0].log_likelihood
+    json.dumps(values)
+
+
+def test_rival_modes_are_reported_and_warned_of() -> None:
     x = corners()
     with pytest.warns(ConvergenceWarning, match="rival modes: 1 other partition "):
         report = modes(x, 2, n_starts=12, covariance_type="full", random_state=0)
@@ -53,7 +66,7 @@ def test_rival_modes_are_told_and_warned_of() -> None:
     json.dumps(report.as_dict())
 
 
-def test_ari_and_order_are_those_of_the_partitions() -> None:
+def test_ari_follows_the_order_of_the_partitions() -> None:
     x = corners(200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -82,13 +95,13 @@ def test_unconverged_starts_are_counted() -> None:
     assert report.converged == (False, False, False)
 
 
-def test_seed_decides_and_tensors_do() -> None:
+def test_reports_depend_on_the_seed_and_not_on_the_kind_of_array() -> None:
     x = separated()
     first, second = modes(x, 3, n_starts=3), modes(torch.from_numpy(x), 3, n_starts=3)
     assert first == second
 
 
-def test_failing_starts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_starts_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     fit = GaussianMixture.fit
 
@@ -108,7 +121,7 @@ def test_failing_starts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         modes(separated(), 3, n_starts=2)
 
 
-def test_a_known_fit_is_among_the_optima_and_counts_as_no_start() -> None:
+def test_a_known_fit_is_among_the_optima_but_not_a_start() -> None:
     x = np.random.RandomState(0).uniform(size=(60, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -125,12 +138,12 @@ def test_a_known_fit_is_among_the_optima_and_counts_as_no_start() -> None:
     assert "mixture" not in json.loads(json.dumps(report.as_dict()))
 
 
-def test_a_known_fit_is_fitted() -> None:
+def test_an_unfitted_known_mixture_is_refused() -> None:
     with pytest.raises(NotFittedError):
         modes(separated(), 3, known=GaussianMixture(3))
 
 
-def test_a_known_fit_is_enough_where_all_starts_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_fit_suffices_if_all_starts_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     x = separated()
     known = GaussianMixture(3, random_state=0).fit(x)
     monkeypatch.setattr(GaussianMixture, "fit", lambda *_: (_ for _ in ()).throw(ArithmeticError("planted")))
@@ -151,6 +164,6 @@ def test_a_known_fit_is_enough_where_all_starts_fail(monkeypatch: pytest.MonkeyP
         ({"n_components": 500}, "n_samples"),
     ],
 )
-def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
+def test_invalid_arguments_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         modes(separated(), **{"n_components": 2, **change})  # type: ignore[arg-type]

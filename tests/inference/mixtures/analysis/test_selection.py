@@ -99,7 +99,7 @@ def test_icl_counts_clusters_and_bic_counts_components() -> None:
     assert [row.held_out for row in result.candidates] == [None, None]
 
 
-def test_seed_decides_and_jobs_do_not() -> None:
+def test_candidates_depend_on_the_seed_and_not_on_jobs() -> None:
     x = three(60)
     options = {"criteria": ["bic", "held_out", "loo"], "n_init": 1, "draws": 60, "held_out": 0.3}
     first = select(x, [1, 2], ["diag"], **options, random_state=5)
@@ -110,7 +110,7 @@ def test_seed_decides_and_jobs_do_not() -> None:
     assert values[0] != values[2]
 
 
-def test_failures_are_rows_with_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_fits_are_rows_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BayesianGaussianMixture, "fit", lambda *_: (_ for _ in ()).throw(ArithmeticError("planted")))
     seen: list[Candidate] = []
     x = np.repeat(three(3), 4, 0)
@@ -154,7 +154,7 @@ def test_densities_of_a_dirichlet_process_integrate_to_one() -> None:
     )
 
 
-def test_constant_columns_have_no_evidence_and_a_floor_is_told() -> None:
+def test_constant_columns_have_no_evidence_and_a_floor_is_reported() -> None:
     x = np.c_[three(60), np.full(60, 3.0)]
     criteria = ["bic", "dirichlet_process"]
     result = select(x, [1, 2], ["full", "spherical"], criteria=criteria, n_init=1)
@@ -173,7 +173,7 @@ def test_constant_columns_have_no_evidence_and_a_floor_is_told() -> None:
     )
 
 
-def test_unconverged_and_unreliable_figures_say_so() -> None:
+def test_unconverged_and_unreliable_figures_are_marked() -> None:
     x = np.random.RandomState(0).standard_t(2, (40, 3))
     result = select(x, [8], ["full"], criteria=["bic", "loo"], n_init=1, max_iter=2, draws=200)
     (one,) = result.candidates
@@ -236,6 +236,22 @@ def test_bad_input_is_refused_before_any_fit(
         select(**{"x": three(30), **change})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "covariance_type", sorted(GaussianMixture._parameter_constraints["covariance_type"][0].options)
+)
+def test_every_covariance_type_is_evaluated_by_every_criterion_of_mixtures(covariance_type: str) -> None:
+    criteria = ("bic", "aic", "icl", "held_out", "loo")
+    result = select(three(90), [2, 3], covariance_type, criteria=criteria, n_init=1, draws=100)
+    rows = result.as_rows()
+    assert all(np.isfinite(row[name]) for row in rows for name in criteria)
+    assert "mixture" not in rows[0]
+    for candidate in result.candidates:
+        joint = candidate.mixture.parameters_.log_joint(torch.from_numpy(three(90)))
+        entropy = torch.special.entr(joint.softmax(1)).sum()
+        assert candidate.log_likelihood == pytest.approx(float(joint.logsumexp(1).mean()), abs=1e-9)
+        assert candidate.icl == pytest.approx(candidate.bic + 2 * float(entropy), abs=1e-6)
+
+
 def test_fits_are_those_of_the_estimator() -> None:
     x = three(90)
     (one,) = select(x, [2], ["tied"], criteria=["bic"], n_init=3, random_state=7).candidates
@@ -246,13 +262,13 @@ def test_fits_are_those_of_the_estimator() -> None:
     np.testing.assert_array_equal(one.mixture.means_, fitted.means_)
 
 
-def test_as_many_components_as_points_of_a_fold_are_taken() -> None:
+def test_as_many_components_as_points_of_a_fold_are_accepted() -> None:
     x = three(30)[:12]
     (one,) = select(x, 9, "spherical", criteria="held_out", held_out=4, n_init=1, reg_covar=1e-3).candidates
     assert one.held_out is not None
 
 
-def test_one_value_is_a_sequence_of_one() -> None:
+def test_a_single_value_equals_a_sequence_of_it() -> None:
     alone = select(three(60), 3, "diag", criteria="bic", n_init=1)
     several = select(three(60), [3], ["diag"], criteria=["bic"], n_init=1)
     assert replace(several, candidates=()) == replace(alone, candidates=())
@@ -262,7 +278,7 @@ def test_one_value_is_a_sequence_of_one() -> None:
     assert select(three(60), np.int64(2), "diag", criteria="bic", n_init=1).best("bic").n_components == 2
 
 
-def test_a_better_fit_takes_the_place_of_a_candidate() -> None:
+def test_a_better_fit_replaces_a_candidate() -> None:
     x = np.random.RandomState(0).uniform(size=(60, 2))
     options = {"criteria": ("bic", "aic", "icl", "held_out", "loo"), "held_out": 0.3, "draws": 60, "n_init": 1}
     found = select(x, [1, 3], "full", **options)
@@ -290,7 +306,7 @@ def test_a_better_fit_takes_the_place_of_a_candidate() -> None:
         remeasured(found, x, fits[-1], random_state=-1)
 
 
-def test_candidates_in_processes_of_their_own_are_the_same() -> None:
+def test_candidates_do_not_depend_on_the_number_of_processes() -> None:
     x, options = three(30), {"criteria": ("bic", "loo"), "n_init": 1, "draws": 50}
     here, there = (select(x, [1, 2], "diag", **options, n_jobs=jobs) for jobs in (1, 2))
     assert there.table() == here.table()

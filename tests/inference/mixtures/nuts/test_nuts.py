@@ -9,8 +9,9 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from tqdm.auto import tqdm
 
+from latentmix.inference.diagnostics.convergence import effective_size
 from latentmix.inference.mixtures.algorithm import FitOptions
-from latentmix.inference.mixtures.draws import MixturePosterior, effective_size
+from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.nuts import chains
 from latentmix.inference.mixtures.nuts import fit as nuts
 from latentmix.inference.mixtures.nuts.chains import Settings

@@ -129,6 +129,31 @@ def spoiled(x):
     return found
 
 
+def exchanges(points):
+    """The collectives of torch.distributed that reductions of few and of many numbers take, and their sums."""
+    called, outcome = [], {}
+
+    def counted(name):
+        function = getattr(dist, name)
+
+        def call(*arguments, **options):
+            called.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    names = ("all_reduce", "all_gather_object", "broadcast", "broadcast_object_list")
+    with patch.multiple(dist, **{name: counted(name) for name in names}):
+        for size in (3, 4095, 4096, 10_000):
+            total = points.reduce(lambda size=size: torch.arange(size) + float(dist.get_rank()))
+            outcome[size] = (bool((total == 2 * torch.arange(size) + 1).all()), list(called))
+            called.clear()
+        outcome["gather"] = (points.gather(dist.get_rank), list(called))
+        called.clear()
+        outcome["agree"] = (points.processes.agree(dist.get_rank() == 0), list(called))
+    return outcome
+
+
 def run_two(folder, seconds):
     """Run this file in two processes on the loopback address; past the time limit all of them are ended."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
@@ -167,7 +192,8 @@ def main() -> None:
     messages = refusals(x[own], rank)
     with patch.multiple(starts, _SAMPLE=10, _PER_COMPONENT=10):
         gone = spoiled(x[own])
-    torch.save((found, streamed, messages, alone, points.count, gone), folder / f"{rank}.pt")
+    counts = exchanges(points)
+    torch.save((found, streamed, messages, alone, points.count, gone, counts), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

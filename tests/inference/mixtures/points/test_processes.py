@@ -70,3 +70,16 @@ def test_a_reader_that_fails_on_one_process_ends_all(outcome):
     for result in found:
         assert set(result[5].values()) == {"Process 1: the file is gone"}
         assert len(result[5]) == 7
+
+
+def test_a_reduction_takes_one_exchange(outcome):
+    (_, found) = outcome
+    for result in found:
+        assert result[6] == {
+            3: (True, ["all_reduce"]),
+            4095: (True, ["all_reduce"]),
+            4096: (True, ["all_reduce"] * 2),
+            10_000: (True, ["all_reduce"] * 2),
+            "gather": ([0, 1], ["all_gather_object"]),
+            "agree": (True, ["broadcast"]),
+        }

@@ -149,3 +149,57 @@ def test_a_stream_that_runs_dry_is_noticed():
     assert len(list(source.chunks(10))) == 1
     with pytest.raises(ValueError, match="Expected the same 8 rows in every pass over the batches; got 0"):
         list(source.chunks(10))
+
+
+def kinds(x, path):
+    """The same rows as an array, a tensor, a mapped file that is read only, and batches."""
+    np.save(path, x)
+    return {
+        "array": as_source(x),
+        "tensor": as_source(torch.from_numpy(x)),
+        "mapped": as_source(x, check=lambda _: np.asarray(np.load(path, mmap_mode="r"))),
+        "batches": as_source(Reader(x, 7)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "mapped", "batches"])
+def test_rows_in_another_dtype_keep_their_order_and_kind(tmp_path, kind):
+    x = numbers()
+    source = kinds(x, tmp_path / "x.npy")[kind]
+    moved = source.to(torch.device("cpu"), torch.float32)
+    found, _ = joined(moved, 40)
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found.numpy(), x.astype(np.float32))
+    np.testing.assert_array_equal(moved.take(torch.tensor([3, 99]))[0].numpy(), x[[3, 99]].astype(np.float32))
+    assert len(moved) == len(source) == 100
+    assert isinstance(moved.like, torch.Tensor) == isinstance(source.like, torch.Tensor) == (kind == "tensor")
+    assert moved.at_once == source.at_once == (kind != "batches")
+    assert moved.ordered
+
+
+def test_all_rows_are_one_tensor_unless_they_come_in_batches(tmp_path):
+    x = numbers()
+    for kind, source in kinds(x, tmp_path / "x.npy").items():
+        for same in (source, source.to(dtype=torch.float64)):
+            if kind == "batches":
+                with pytest.raises(ValueError, match=r"Expected an array or a tensor with all rows; got batches: pass"):
+                    same.tensor("all rows")
+                continue
+            assert torch.equal(same.tensor()[0], torch.from_numpy(x))
+    weights = as_source(x, np.arange(100)).tensor()[1]
+    assert torch.equal(weights, torch.arange(100.0).double())
+
+
+def test_a_large_mapped_file_is_never_copied_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("latentmix.inference.mixtures.points.sources._COLUMNS", 100)
+    source = kinds(numbers(), tmp_path / "x.npy")["mapped"]
+    assert source.by_columns() is source
+
+
+def test_the_user_s_rows_are_neither_changed_nor_held_by_copies(tmp_path):
+    x = numbers()
+    for source in kinds(x, tmp_path / "x.npy").values():
+        columns = source.by_columns()
+        if columns is not source:
+            next(columns.chunks(10))[0].fill_(0.0)
+        np.testing.assert_array_equal(joined(source, 40)[0].numpy(), numbers())
