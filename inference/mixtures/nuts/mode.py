@@ -22,7 +22,7 @@ from latentmix.inference.mixtures.standardised import StandardisedModel, standar
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["curvature_basis", "local_mode", "em_starts", "improved_mode", "posterior_mode"]
+__all__ = ["curvature_basis", "em_starts", "improved_mode", "local_mode", "posterior_mode"]
 
 _STARTS = 5
 _PATIENCE = 20
