@@ -97,17 +97,7 @@ def check_priors(priors: Priors, n_components: int, like: Tensor, structure: Cov
     Raises:
         ValueError: If a name is unknown, `MixtureModel` refuses a prior, or one is no density on a known support.
     """
-    unknown = sorted(set(priors) - set(_NAMES))
-    if unknown:
-        raise ValueError(f"Expected priors of {', '.join(_NAMES)}; got one of {unknown[0]!r}.")
-    for name, prior in priors.items():
-        base: object = prior
-        while isinstance(base, dist.Independent):
-            base = base.base_dist
-        if isinstance(base, dist.Delta | dist.Empirical):
-            raise ValueError(f"Expected a prior of {name} with a density; got {type(base).__name__}.")
-    model = MixtureModel(n_components, len(like), covariance_type=structure, **priors)
-    model.affine(torch.ones_like(like), torch.zeros_like(like))  # refuses supports that it cannot transform
+    _mapped_model(priors, n_components, structure, torch.ones_like(like), torch.zeros_like(like))
 
 
 def standardised_model(
@@ -157,16 +147,27 @@ def standardised_model(
             covariance_floor=floor / scale.square(),
         )
         return StandardisedModel(flat, location, scale)
-    check_priors(priors, n_components, location, structure)
-    model = MixtureModel(
-        n_components,
-        x.shape[1],
-        covariance_type=structure,
-        size=len(x),
-        covariance_floor=floor,
-        **priors,
+    model = _mapped_model(
+        priors, n_components, structure, 1 / scale, -location / scale, size=len(x), covariance_floor=floor
     )
-    return StandardisedModel(model.affine(1 / scale, -location / scale), location, scale)
+    return StandardisedModel(model, location, scale)
+
+
+def _mapped_model(
+    priors: Priors, n_components: int, structure: CovarianceStructure, scale: Tensor, shift: Tensor, **options: Any
+) -> MixtureModel:
+    """The model of `x * scale + shift` under priors of the parameters of `x`; see `check_priors` for the errors."""
+    unknown = sorted(set(priors) - set(_NAMES))
+    if unknown:
+        raise ValueError(f"Expected priors of {', '.join(_NAMES)}; got one of {unknown[0]!r}.")
+    for name, prior in priors.items():
+        base: object = prior
+        while isinstance(base, dist.Independent):
+            base = base.base_dist
+        if isinstance(base, dist.Delta | dist.Empirical):
+            raise ValueError(f"Expected a prior of {name} with a density; got {type(base).__name__}.")
+    model = MixtureModel(n_components, len(scale), covariance_type=structure, **options, **priors)
+    return model.affine(scale, shift)
 
 
 def standards(x: Tensor, structure: CovarianceStructure, reg_covar: float = 0.0) -> tuple[Tensor, Tensor]:

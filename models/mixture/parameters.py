@@ -110,9 +110,9 @@ class MixtureParameters:
     def singular(self) -> Tensor:
         """Whether each component's covariance is not numerically positive definite: `(K,)` booleans."""
         broken = ~self.precisions_cholesky.isfinite()
-        if self.structure.shared:
-            return broken.any().expand(len(self.weights))
-        return broken.flatten(1).any(1) if broken.ndim > 1 else broken
+        if not self.structure.shared:
+            return broken.flatten(1).any(1) if broken.ndim > 1 else broken
+        return broken.any().expand(len(self.weights))
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log of weight times density: `n x K` for `n x D` points."""
@@ -167,7 +167,8 @@ class MixtureParameters:
 
     def permuted(self, order: Tensor) -> MixtureParameters:
         """The components at `(K,)` indices: the same density in another order."""
+        shared = self.structure.shared
         covariances, factors = (
-            part if self.structure.shared else part[order] for part in (self.covariances, self.precisions_cholesky)
+            part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
         )
         return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)._known(factors)
