@@ -1,4 +1,4 @@
-"""What a mixture estimator prints while it fits, and how it warns."""
+"""Progress reports and warnings of the mixture estimators."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sklearn.exceptions import ConvergenceWarning
 
 __all__ = ["Progress", "warn"]
 
-# This package, and where torch's decorators, such as `inference_mode`, call what they decorate.
+# Frames that a warning does not name: this package, and torch's decorators such as `inference_mode`.
 _SKIPPED = (f"{Path(__file__).parents[1]}{os.sep}", str(torch.utils._contextlib.__file__).removesuffix(".py"))
 
 
 @final
 @dataclass
 class Progress:
-    """Prints of the starts, of every `interval`-th iteration and of the ends.
+    """Prints starts, every `interval`-th iteration and ends of a fit.
 
     Args:
-        verbose: 0 for nothing, 1 for the steps, 2 or more for times and bounds too.
-        interval: Iterations between prints.
+        verbose: 0 prints nothing, 1 the iterations, 2 or more also times and bounds.
+        interval: Number of iterations between prints.
 
     Example:
         >>> from latentmix.inference.mixtures.progress import Progress
@@ -45,13 +45,13 @@ class Progress:
     _last: float = field(default=0.0, init=False)
 
     def begin(self, attempt: int) -> None:
-        """A start begins."""
+        """Report the beginning of a start."""
         if self.verbose:
             print(f"Initialization {attempt}")
         self._begun = self._last = time.perf_counter()
 
     def step(self, iteration: int, change: float) -> None:
-        """An iteration ended, and changed the bound."""
+        """Report an iteration and its change of the bound."""
         if not self.verbose or iteration % self.interval:
             return
         if self.verbose == 1:
@@ -62,7 +62,7 @@ class Progress:
         self._last = now
 
     def end(self, bound: float, converged: bool) -> None:
-        """The fit from this start ended."""
+        """Report the end of the fit from this start."""
         if not self.verbose:
             return
         outcome = f"Initialization {'converged' if converged else 'did not converge'}."
@@ -71,5 +71,5 @@ class Progress:
 
 
 def warn(message: str, category: type[Warning] = ConvergenceWarning) -> None:
-    """Warn, by default of a fit that is not to be relied upon, at the line outside of this package that led to it."""
+    """Warn, by default of an unreliable fit, at the calling line outside this package."""
     warnings.warn(message, category, stacklevel=2, skip_file_prefixes=_SKIPPED)

@@ -88,7 +88,7 @@ def test_chains_that_have_not_converged_are_counted_and_kept() -> None:
         return Fitted(draws, ("divergences",) if x[1] > 0 else ())
 
     report = calibrate(simulate, stuck, quantities, n_data_sets=30, n_draws=19)
-    data = [simulate(seed)[1] for seed in seeds(30)]
+    data = [simulate(seed)[1] for seed in seeds_of(30)]
     assert report.summary()["problems"]["divergences"] == sum(x[1] > 0 for x in data)
     assert report.summary()["problems"]["r_hat"] == sum(x[0] > 0 for x in data)
     assert report.n_not_converged == sum(x[0] > 0 or x[1] > 0 for x in data)
@@ -96,15 +96,15 @@ def test_chains_that_have_not_converged_are_counted_and_kept() -> None:
     assert len(report.ranks["mean"]) == 30
 
 
-def seeds(n: int) -> list[int]:
-    found: list[int] = []
+def seeds_of(n: int) -> list[int]:
+    seeds: list[int] = []
 
     def note(seed: int) -> tuple[Array, Array]:
-        found.append(seed)
+        seeds.append(seed)
         return simulate(seed)
 
     calibrate(note, Posterior(), quantities, n_data_sets=n, n_draws=19)
-    return found
+    return seeds
 
 
 def test_correlated_draws_are_counted_by_their_effective_size() -> None:
@@ -168,8 +168,8 @@ def test_processes_change_nothing() -> None:
     assert_equal(two, calibrate(simulate, Posterior(n_chains=2), quantities, n_data_sets=6))
 
 
-def assert_equal(one: CalibrationReport, other: CalibrationReport) -> None:
-    assert [(r.index, r.ranks, r.problems) for r in one.replicates] == [
+def assert_equal(ours: CalibrationReport, other: CalibrationReport) -> None:
+    assert [(r.index, r.ranks, r.problems) for r in ours.replicates] == [
         (r.index, r.ranks, r.problems) for r in other.replicates
     ]
 

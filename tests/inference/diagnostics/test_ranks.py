@@ -62,7 +62,7 @@ def test_coverage_is_that_of_every_outcome_counted(n: int, n_draws: int, false_a
     # p-values by the definition: how many outcomes have a least likely point as unlikely
     points = np.arange(1, n_draws + 1) / (n_draws + 1)
     worst = np.array([_tails(np.array([(o <= i).sum() for i in range(n_draws)]), n, points).min() for o in outcomes])
-    expected = np.array([(worst <= one * (1 + 1e-9)).mean() for one in worst])
+    expected = np.array([(worst <= tail * (1 + 1e-9)).mean() for tail in worst])
     assert np.allclose([band.p_value(outcome) for outcome in outcomes], expected, atol=1e-12)
     assert np.array_equal(inside, expected > false_alarm + 1e-12)  # the narrowest band of that level
 

@@ -35,7 +35,7 @@ class Batches:
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("tensors", [False, True])
-def test_batches_are_the_whole(x, covariance_type, tensors):
+def test_batches_are_fitted_as_one_array(x, covariance_type, tensors):
     rows = torch.from_numpy(x) if tensors else x
     weight = np.random.RandomState(0).uniform(0.5, 2.0, len(x))
     options = {"covariance_type": covariance_type, "random_state": 0}
@@ -49,7 +49,7 @@ def test_batches_are_the_whole(x, covariance_type, tensors):
             np.testing.assert_allclose(getattr(streamed, name), getattr(whole, name), rtol=1e-10, atol=1e-10)
 
 
-def test_batches_that_are_not_in_order(x):
+def test_invalid_batches_are_refused(x):
     with pytest.raises(ValueError, match=r"got NaN in row 160"):
         GaussianMixture(4).fit(Batches(x[:150], np.where(np.arange(50)[:, None] == 10, np.nan, x[150:200])))
     with pytest.raises(ValueError, match="which is spent after one pass"):
@@ -63,7 +63,7 @@ def test_batches_that_are_not_in_order(x):
 
 
 @pytest.mark.parametrize("mode", ["r", "c"])
-def test_an_array_in_a_file(x, tmp_path, mode):
+def test_a_mapped_array_is_fitted_as_one_in_memory(x, tmp_path, mode):
     np.save(tmp_path / "x.npy", x.astype(np.float32))
     mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
     held = GaussianMixture(4, random_state=0).fit(np.array(mapped))
@@ -78,7 +78,7 @@ def test_an_array_in_a_file(x, tmp_path, mode):
 
 @pytest.mark.parametrize("tensors", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", torch.float64])
-def test_device_and_dtype(x, tensors, dtype):
+def test_fits_keep_the_kind_of_array_and_take_the_dtype(x, tensors, dtype):
     rows = torch.from_numpy(x) if tensors else x
     fitted = GaussianMixture(4, random_state=0, device="cpu", dtype=dtype).fit(rows)
     assert str(fitted.means_.dtype).endswith(str(dtype).removeprefix("torch."))
@@ -90,8 +90,8 @@ def test_device_and_dtype(x, tensors, dtype):
     np.testing.assert_array_equal(loaded.score_samples(rows), fitted.score_samples(rows))
 
 
-def test_single_precision_far_from_the_origin(x):
-    """Float32 holds a mean near a million to 0.06: predictions take what the fit found, not what was rounded."""
+def test_single_precision_keeps_full_precision_far_from_the_origin(x):
+    """Float32 holds a mean near a million to 0.06: predictions use the fit in full precision, not the rounded means."""
     far = torch.from_numpy(x).float() + 1e6
     single = GaussianMixture(4, random_state=0).fit(far)
     double = GaussianMixture(4, random_state=0).fit(far.double())
@@ -103,7 +103,7 @@ def test_single_precision_far_from_the_origin(x):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_attributes_set_by_hand(x, covariance_type):
+def test_predictions_follow_attributes_set_by_hand(x, covariance_type):
     theirs = Reference(4, covariance_type=covariance_type, random_state=0).fit(x)
     ours = GaussianMixture(4, covariance_type=covariance_type)
     for name in ("weights_", "means_", "precisions_cholesky_"):
@@ -113,7 +113,7 @@ def test_attributes_set_by_hand(x, covariance_type):
     assert ours.sample(5)[0].shape == (5, 3)
 
 
-def test_names_of_features(x):
+def test_feature_names_are_scikit_learn_s(x):
     frame = pd.DataFrame(x, columns=["a", "b", "c"])
     fitted = GaussianMixture(4, random_state=0).fit(frame)
     assert list(fitted.feature_names_in_) == ["a", "b", "c"]
@@ -134,12 +134,12 @@ def test_names_of_features(x):
         (lambda x: x.to_sparse(), "Expected X to be dense"),
     ],
 )
-def test_refuses_tensors(x, change, message):
+def test_invalid_tensors_are_refused(x, change, message):
     with pytest.raises(ValueError, match=message):
         GaussianMixture(4).fit(change(torch.from_numpy(x)))
 
 
-def test_tensors_of_other_kinds(x):
+def test_tensors_of_other_dtypes_are_converted(x):
     rows = torch.from_numpy(x)
     fitted = GaussianMixture(4, random_state=0).fit(rows)
     whole = (10 * rows).round()
@@ -154,14 +154,14 @@ def test_tensors_of_other_kinds(x):
         fitted.predict([x[:200], x[200:]])
 
 
-def test_chunks_are_the_whole(x, monkeypatch):
+def test_predictions_do_not_depend_on_chunks(x, monkeypatch):
     fitted = GaussianMixture(4, random_state=0).fit(x)
     noise = np.random.RandomState(0).uniform(0, 1, x.shape)
     before = [fitted.predict_proba(x), fitted.score_samples(x, noise_covariance=noise), fitted.sample(50)[0]]
     monkeypatch.setattr("latentmix.inference.mixtures.base._CHUNK", 7 * 17)
     after = [fitted.predict_proba(x), fitted.score_samples(x, noise_covariance=noise), fitted.sample(50)[0]]
-    for one, other in zip(before, after, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
+    for whole, chunked in zip(before, after, strict=True):
+        np.testing.assert_allclose(chunked, whole, rtol=1e-12, atol=1e-14)
 
 
 def test_a_seeded_fit_leaves_the_global_random_state_alone(x):
@@ -173,7 +173,7 @@ def test_a_seeded_fit_leaves_the_global_random_state_alone(x):
 
 
 @pytest.mark.parametrize("inference", [SVI(epochs=3), NUTS(chains=1, draws=3, warmup=3)])
-def test_an_array_in_a_file_that_is_moved(x, tmp_path, inference):
+def test_a_mapped_array_in_another_dtype_is_fitted_as_one_in_memory(x, tmp_path, inference):
     np.save(tmp_path / "x.npy", x[:60].astype(np.float32))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     mixture = GaussianMixture(
@@ -187,7 +187,7 @@ def test_an_array_in_a_file_that_is_moved(x, tmp_path, inference):
     np.testing.assert_array_equal(ours.means_, held.means_)
 
 
-def test_an_array_in_a_file_that_is_moved_keeps_its_weights_beside_noise(x, tmp_path):
+def test_a_mapped_array_in_another_dtype_keeps_its_weights_beside_noise(x, tmp_path):
     np.save(tmp_path / "x.npy", x.astype(np.float32))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     options = {"sample_weight": np.arange(400) % 4, "noise_covariance": np.full((1, 3), 0.1)}
@@ -198,7 +198,7 @@ def test_an_array_in_a_file_that_is_moved_keeps_its_weights_beside_noise(x, tmp_
 
 
 @pytest.mark.parametrize("estimator", [GaussianMixture, BayesianGaussianMixture])
-def test_batches_are_scored_as_the_whole(x, estimator):
+def test_batches_are_scored_as_one_array(x, estimator):
     weight = np.random.RandomState(0).uniform(0.5, 2.0, len(x))
     fitted = estimator(n_components=4, random_state=0).fit(x)
     pairs = [(x[:150], weight[:150]), (x[150:], weight[150:])]
@@ -243,7 +243,7 @@ def test_a_score_reads_the_points_once_and_checks_them(x, estimator):
         fitted.score(Counted())
 
 
-def test_criteria_of_batches(x):
+def test_criteria_count_weights_of_batches(x):
     fitted = GaussianMixture(4, random_state=0).fit(x)
     counts = np.arange(400.0) % 3
     repeats = counts.astype(int)
@@ -253,7 +253,7 @@ def test_criteria_of_batches(x):
 
 
 class Twins(Processes):
-    """Two processes that hold the same points."""
+    """Two processes with the same points."""
 
     def sum(self, compute):
         first, second = self.gather(lambda: tuple(compute()))
@@ -279,7 +279,7 @@ def test_scores_are_of_all_processes(x, monkeypatch):
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", torch.device("cuda", 99)])
 @pytest.mark.parametrize("estimator", [GaussianMixture, BayesianGaussianMixture])
-def test_a_device_that_is_not_here(x, device, estimator):
+def test_an_unknown_device_is_refused(x, device, estimator):
     unfitted = estimator(device=device)
     with pytest.raises(ValueError, match="Expected a device that is here, such as cpu; got '"):
         unfitted.fit(x)
@@ -291,7 +291,7 @@ def test_a_device_that_is_not_here(x, device, estimator):
 
 
 @pytest.mark.parametrize("n_samples", [3.0, True, "3", None, 0, -1, np.float64(2)])
-def test_how_many_samples(x, n_samples):
+def test_n_samples_is_a_positive_integer(x, n_samples):
     fitted = GaussianMixture(2, random_state=0).fit(x)
     with pytest.raises(ValueError, match=r"Invalid value for 'n_samples': .*\. Expected an integer of at least 1"):
         fitted.sample(n_samples)
@@ -300,7 +300,7 @@ def test_how_many_samples(x, n_samples):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_precisions_set_by_hand_on_a_fitted_mixture(x, covariance_type, dtype):
+def test_predictions_follow_precisions_set_by_hand(x, covariance_type, dtype):
     rows = x.astype(dtype)
     options = {"covariance_type": covariance_type, "random_state": 0}
     ours, theirs = (kind(4, **options).fit(rows) for kind in (GaussianMixture, Reference))
@@ -313,14 +313,14 @@ def test_precisions_set_by_hand_on_a_fitted_mixture(x, covariance_type, dtype):
     np.testing.assert_array_equal(ours.parameters_.covariances, ours.covariances_)
 
 
-def test_a_mixture_without_factors_of_precisions(x):
+def test_covariances_suffice_for_predictions(x):
     fitted = GaussianMixture(2, random_state=0).fit(x)
     score = fitted.score(x)
     del fitted.precisions_cholesky_
     assert fitted.score(x) == pytest.approx(score, abs=1e-12)
 
 
-def test_points_far_beyond_a_fit_are_scored_and_not_fitted(x):
+def test_points_whose_squares_overflow_are_scored_but_not_fitted(x):
     far = np.concatenate([x, np.full((1, 3), 1e200)])
     fitted = GaussianMixture(2, random_state=0).fit(x)
     assert fitted.score(far) == -np.inf

@@ -117,7 +117,7 @@ def test_draws_are_as_wide_as_the_likelihood_says() -> None:
 def test_leave_one_out_equals_the_exact_one() -> None:
     """With one component the density of a point given the others is Student's t (Bishop, 2006, section 2.3.7)."""
     x = ellipse()
-    found = leave_one_out(draws_of(x, "full", draws=500).log_likelihood.numpy())
+    loo = leave_one_out(draws_of(x, "full", draws=500).log_likelihood.numpy())
     prior, centre, exact = np.cov(x.T) + 1e-6 * np.diag(x.var(0)), x.mean(0), []
     for point in range(len(x)):
         others = np.delete(x, point, 0)
@@ -126,22 +126,22 @@ def test_leave_one_out_equals_the_exact_one() -> None:
         spread = prior + n * np.cov(others.T, bias=True) + KAPPA * n / held * np.outer(gap, gap)
         middle = (KAPPA * centre + n * others.mean(0)) / held
         exact.append(multivariate_t.logpdf(x[point], middle, spread * (held + 1) / (held * freedom), freedom))
-    np.testing.assert_allclose(found.densities, exact, atol=0.06)
-    assert abs(found.mean - np.mean(exact)) < 0.002
-    assert found.n_unreliable == 0
-    assert 3.0 < found.n_effective < 6.0
-    assert abs(found.r_hat - 1) < 0.01
-    assert found.ess > 1000
-    np.testing.assert_allclose(found.standard_error, np.std(exact, ddof=1) / np.sqrt(len(x)), rtol=0.05)
+    np.testing.assert_allclose(loo.densities, exact, atol=0.06)
+    assert abs(loo.mean - np.mean(exact)) < 0.002
+    assert loo.n_unreliable == 0
+    assert 3.0 < loo.n_effective < 6.0
+    assert abs(loo.r_hat - 1) < 0.01
+    assert loo.ess > 1000
+    np.testing.assert_allclose(loo.standard_error, np.std(exact, ddof=1) / np.sqrt(len(x)), rtol=0.05)
 
 
 def test_heavy_ratios_are_counted_as_unreliable() -> None:
     state = np.random.RandomState(0)
     values = state.normal(-1, 0.1, (5, 4, 100))
     values[2] = -1 - 8 * state.exponential(size=(4, 100))
-    found = leave_one_out(values)
-    assert found.n_unreliable == 1
-    assert found.pareto_k.argmax() == 2
+    loo = leave_one_out(values)
+    assert loo.n_unreliable == 1
+    assert loo.pareto_k.argmax() == 2
 
 
 @pytest.mark.parametrize("covariance_type", EVERY_TYPE)

@@ -33,52 +33,52 @@ def halves(n: int = 600) -> NDArray[np.float64]:
 
 
 @pytest.fixture(scope="module")
-def found() -> Selection:
+def selection() -> Selection:
     return select(three(), range(1, 5), ("full", "spherical"), n_init=2, draws=120, held_out=3, random_state=0)
 
 
-def test_every_criterion_finds_three_components(found: Selection) -> None:
+def test_every_criterion_finds_three_components(selection: Selection) -> None:
     for name in ("bic", "icl", "loo"):
-        best = found.best(name)
+        best = selection.best(name)
         assert (best.n_components, best.covariance_type) == (3, "spherical"), name
-    assert found.best("aic").n_components >= 3
-    assert found.best("held_out").n_components >= 3
-    process = found.best("dirichlet_process")
+    assert selection.best("aic").n_components >= 3
+    assert selection.best("held_out").n_components >= 3
+    process = selection.best("dirichlet_process")
     assert (process.n_components, process.n_effective) == (4, 3)
     assert process.weights is not None
     assert abs(sum(process.weights) - 1) < 1e-9
-    rows = [(row["model"], row["covariance_type"], row["n_components"]) for row in found.as_rows()]
+    rows = [(row["model"], row["covariance_type"], row["n_components"]) for row in selection.as_rows()]
     mixtures = [("mixture", kind, k) for kind in ("full", "spherical") for k in range(1, 5)]
     assert rows == [*mixtures, ("dirichlet_process", "full", 4), ("dirichlet_process", "spherical", 4)]
-    json.dumps(found.as_rows())
+    json.dumps(selection.as_rows())
 
 
-def test_figures_are_those_of_the_definitions(found: Selection) -> None:
+def test_figures_are_those_of_the_definitions(selection: Selection) -> None:
     x = three()
-    one = next(row for row in found.candidates if (row.n_components, row.covariance_type) == (3, "spherical"))
+    candidate = next(row for row in selection.candidates if (row.n_components, row.covariance_type) == (3, "spherical"))
     peer = Peer(3, covariance_type="spherical", tol=1e-9, n_init=5, max_iter=1000, random_state=0).fit(x)
     shares = peer.predict_proba(x)
     entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum()
     assert entropy > 0
-    assert one.bic == pytest.approx(peer.bic(x), abs=0.01)
-    assert one.aic == pytest.approx(peer.aic(x), abs=0.01)
-    assert one.icl == pytest.approx(peer.bic(x) + 2 * entropy, abs=0.05)
-    assert one.log_likelihood == pytest.approx(peer.score(x), abs=1e-4)
-    assert one.n_parameters == 11
+    assert candidate.bic == pytest.approx(peer.bic(x), abs=0.01)
+    assert candidate.aic == pytest.approx(peer.aic(x), abs=0.01)
+    assert candidate.icl == pytest.approx(peer.bic(x) + 2 * entropy, abs=0.05)
+    assert candidate.log_likelihood == pytest.approx(peer.score(x), abs=1e-4)
+    assert candidate.n_parameters == 11
     densities = np.concatenate(
         [
             Peer(3, covariance_type="spherical", tol=1e-9, n_init=5, max_iter=1000).fit(x[train]).score_samples(x[test])
             for train, test in KFold(3, shuffle=True, random_state=0).split(x)
         ]
     )
-    assert one.held_out == pytest.approx(densities.mean(), abs=1e-3)
-    assert one.held_out_error == pytest.approx(densities.std(ddof=1) / math.sqrt(len(x)), rel=0.02)
+    assert candidate.held_out == pytest.approx(densities.mean(), abs=1e-3)
+    assert candidate.held_out_error == pytest.approx(densities.std(ddof=1) / math.sqrt(len(x)), rel=0.02)
 
 
 def test_one_component_has_no_entropy_and_its_held_out_densities_are_exact() -> None:
     x = halves(60)
-    (one,) = select(x, [1], ["full"], criteria=["bic", "icl", "held_out"], held_out=20, n_init=1).candidates
-    assert one.icl == pytest.approx(one.bic)
+    (candidate,) = select(x, [1], ["full"], criteria=["bic", "icl", "held_out"], held_out=20, n_init=1).candidates
+    assert candidate.icl == pytest.approx(candidate.bic)
     exact = [
         torch.distributions.MultivariateNormal(
             torch.from_numpy(rest.mean(0)), torch.from_numpy(np.cov(rest.T, bias=True) + 1e-6 * np.eye(2))
@@ -88,9 +88,9 @@ def test_one_component_has_no_entropy_and_its_held_out_densities_are_exact() -> 
         for train, test in KFold(20, shuffle=True, random_state=0).split(x)
         for left, rest in [(test, x[train])]
     ]
-    assert one.held_out == pytest.approx(np.mean(exact), abs=1e-9)
-    assert one.aic is None
-    assert one.loo is None
+    assert candidate.held_out == pytest.approx(np.mean(exact), abs=1e-9)
+    assert candidate.aic is None
+    assert candidate.loo is None
 
 
 def test_icl_counts_clusters_and_bic_counts_components() -> None:
@@ -105,7 +105,7 @@ def test_candidates_depend_on_the_seed_and_not_on_jobs() -> None:
     first = select(x, [1, 2], ["diag"], **options, random_state=5)
     again = select(torch.from_numpy(x), [1, 2], ["diag"], **options, random_state=5)
     other = select(x, [1, 2], ["diag"], **options, random_state=6)
-    values = [[(row.bic, row.held_out, row.loo) for row in one.candidates] for one in (first, again, other)]
+    values = [[(row.bic, row.held_out, row.loo) for row in result.candidates] for result in (first, again, other)]
     assert values[0] == values[1]
     assert values[0] != values[2]
 
@@ -158,40 +158,40 @@ def test_constant_columns_have_no_evidence_and_a_floor_is_reported() -> None:
     x = np.c_[three(60), np.full(60, 3.0)]
     criteria = ["bic", "dirichlet_process"]
     result = select(x, [1, 2], ["full", "spherical"], criteria=criteria, n_init=1)
-    bounds = {one.covariance_type: one.evidence_bound for one in result.candidates if one.model == "dirichlet_process"}
+    bounds = {row.covariance_type: row.evidence_bound for row in result.candidates if row.model == "dirichlet_process"}
     assert bounds["full"] is None
     assert bounds["spherical"] is not None
     assert json.loads(json.dumps(result.as_rows(), allow_nan=False))
-    floored = {one.covariance_type: "on the floor" in one.reason for one in result.candidates if one.model == "mixture"}
+    floored = {row.covariance_type: "on the floor" in row.reason for row in result.candidates if row.model == "mixture"}
     assert floored == {"full": True, "spherical": False}
     assert "on the floor, reg_covar = 1e-06" in result.table()
     alone = select(x, [1, 2], ["full"], criteria=criteria, n_init=1)
     assert "Dirichlet process: no value" in alone.preferences()
     assert len(selection_panels(alone).axes) == 2
     assert all(
-        "on the floor" in one.reason for one in select(three(60) * 1e-8, [1], criteria=["bic"], n_init=1).candidates
+        "on the floor" in row.reason for row in select(three(60) * 1e-8, [1], criteria=["bic"], n_init=1).candidates
     )
 
 
 def test_unconverged_and_unreliable_figures_are_marked() -> None:
     x = np.random.RandomState(0).standard_t(2, (40, 3))
     result = select(x, [8], ["full"], criteria=["bic", "loo"], n_init=1, max_iter=2, draws=200)
-    (one,) = result.candidates
-    assert not one.converged
-    assert one.reason.startswith("not converged in 2 iterations")
-    assert one.bic is not None
-    assert one.n_unreliable
-    assert one.pareto_k is not None
-    assert one.pareto_k > 0.7
-    assert f"unreliable, Pareto k > 0.7 at {one.n_unreliable} point" in result.table()
-    assert "chains apart, R-hat 1.37" in replace(one, r_hat=1.37).doubts
-    assert one.r_hat is not None
-    assert replace(one, n_unreliable=0, r_hat=1.0).doubts == ()
+    (candidate,) = result.candidates
+    assert not candidate.converged
+    assert candidate.reason.startswith("not converged in 2 iterations")
+    assert candidate.bic is not None
+    assert candidate.n_unreliable
+    assert candidate.pareto_k is not None
+    assert candidate.pareto_k > 0.7
+    assert f"unreliable, Pareto k > 0.7 at {candidate.n_unreliable} point" in result.table()
+    assert "chains apart, R-hat 1.37" in replace(candidate, r_hat=1.37).doubts
+    assert candidate.r_hat is not None
+    assert replace(candidate, n_unreliable=0, r_hat=1.0).doubts == ()
     assert "! 8 full: not converged" in result.table()
 
 
-def test_table_marks_the_best(found: Selection) -> None:
-    lines = found.table().splitlines()
+def test_table_marks_the_best(selection: Selection) -> None:
+    lines = selection.table().splitlines()
     assert len({len(line) for line in lines[1:2]}) == 1
     three_components = next(line for line in lines if line.startswith("spherical   ") and line.split()[1] == "3")
     assert three_components.count("*") >= 3
@@ -254,18 +254,18 @@ def test_every_covariance_type_is_evaluated_by_every_criterion_of_mixtures(covar
 
 def test_fits_are_those_of_the_estimator() -> None:
     x = three(90)
-    (one,) = select(x, [2], ["tied"], criteria=["bic"], n_init=3, random_state=7).candidates
+    (candidate,) = select(x, [2], ["tied"], criteria=["bic"], n_init=3, random_state=7).candidates
     fitted = GaussianMixture(2, covariance_type="tied", n_init=3, tol=1e-5, max_iter=1000, random_state=7).fit(x)
-    assert one.bic == pytest.approx(fitted.bic(x), rel=1e-12)
+    assert candidate.bic == pytest.approx(fitted.bic(x), rel=1e-12)
     assert set(CRITERIA) == {"bic", "aic", "icl", "held_out", "loo", "dirichlet_process"}
-    assert one.mixture is not None
-    np.testing.assert_array_equal(one.mixture.means_, fitted.means_)
+    assert candidate.mixture is not None
+    np.testing.assert_array_equal(candidate.mixture.means_, fitted.means_)
 
 
 def test_as_many_components_as_points_of_a_fold_are_accepted() -> None:
     x = three(30)[:12]
-    (one,) = select(x, 9, "spherical", criteria="held_out", held_out=4, n_init=1, reg_covar=1e-3).candidates
-    assert one.held_out is not None
+    (candidate,) = select(x, 9, "spherical", criteria="held_out", held_out=4, n_init=1, reg_covar=1e-3).candidates
+    assert candidate.held_out is not None
 
 
 def test_a_single_value_equals_a_sequence_of_it() -> None:
@@ -281,33 +281,34 @@ def test_a_single_value_equals_a_sequence_of_it() -> None:
 def test_a_better_fit_replaces_a_candidate() -> None:
     x = np.random.RandomState(0).uniform(size=(60, 2))
     options = {"criteria": ("bic", "aic", "icl", "held_out", "loo"), "held_out": 0.3, "draws": 60, "n_init": 1}
-    found = select(x, [1, 3], "full", **options)
+    selection = select(x, [1, 3], "full", **options)
     fits = [GaussianMixture(3, random_state=seed, tol=1e-6, max_iter=1000).fit(x) for seed in range(6)]
     fits.sort(key=lambda fit: fit.score(x))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert remeasured(found, x, GaussianMixture(3, max_iter=1).fit(x)) is found
-    better = remeasured(found, x, fits[-1], draws=60)
-    one, old = better.candidates[1], found.candidates[1]
-    assert better.candidates[0] == found.candidates[0]
-    assert (one.log_likelihood, one.mixture) == (fits[-1].score(x), fits[-1])
-    assert one.bic == pytest.approx(fits[-1].bic(x), rel=1e-12)
-    assert one.aic == pytest.approx(fits[-1].aic(x), rel=1e-12)
-    assert one.icl - one.bic != pytest.approx(old.icl - old.bic, rel=1e-3)
-    assert one.loo != old.loo
-    assert (one.held_out, one.held_out_error, one.seconds) == (old.held_out, old.held_out_error, old.seconds)
+        assert remeasured(selection, x, GaussianMixture(3, max_iter=1).fit(x)) is selection
+    better = remeasured(selection, x, fits[-1], draws=60)
+    candidate, old = better.candidates[1], selection.candidates[1]
+    assert better.candidates[0] == selection.candidates[0]
+    assert (candidate.log_likelihood, candidate.mixture) == (fits[-1].score(x), fits[-1])
+    assert candidate.bic == pytest.approx(fits[-1].bic(x), rel=1e-12)
+    assert candidate.aic == pytest.approx(fits[-1].aic(x), rel=1e-12)
+    assert candidate.icl - candidate.bic != pytest.approx(old.icl - old.bic, rel=1e-3)
+    assert candidate.loo != old.loo
+    for name in ("held_out", "held_out_error", "seconds"):
+        assert getattr(candidate, name) == getattr(old, name)
     with pytest.raises(ValueError, match=r"a candidate of the selection; got .* 2 components, full"):
-        remeasured(found, x, GaussianMixture(2, random_state=0).fit(x))
+        remeasured(selection, x, GaussianMixture(2, random_state=0).fit(x))
     with pytest.raises(ValueError, match=r"Expected points of shape \(60, 2\)"):
-        remeasured(found, x[:40], fits[-1])
+        remeasured(selection, x[:40], fits[-1])
     with pytest.raises(ValueError, match="Expected draws >= 50; got 4"):
-        remeasured(found, x, fits[-1], draws=4)
+        remeasured(selection, x, fits[-1], draws=4)
     with pytest.raises(ValueError, match="Expected random_state from 0"):
-        remeasured(found, x, fits[-1], random_state=-1)
+        remeasured(selection, x, fits[-1], random_state=-1)
 
 
 def test_candidates_do_not_depend_on_the_number_of_processes() -> None:
     x, options = three(30), {"criteria": ("bic", "loo"), "n_init": 1, "draws": 50}
     here, there = (select(x, [1, 2], "diag", **options, n_jobs=jobs) for jobs in (1, 2))
     assert there.table() == here.table()
-    assert [one.mixture.n_components for one in there.candidates] == [1, 2]
+    assert [candidate.mixture.n_components for candidate in there.candidates] == [1, 2]

@@ -203,8 +203,8 @@ def test_an_estimate_far_from_the_maximum_warns() -> None:
         warnings.simplefilter("ignore")
         early = GaussianMixture(2, max_iter=2, random_state=0).fit(x)
     with pytest.warns(ConvergenceWarning, match="standard errors from the maximum"):
-        found = standard_errors(early, x)
-    assert found.distance > 0.1
+        errors = standard_errors(early, x)
+    assert errors.distance > 0.1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         standard_errors(fitted(x, "full"), x)

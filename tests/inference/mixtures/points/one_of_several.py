@@ -1,6 +1,6 @@
 """One of the processes of a distributed fit: `torchrun --nproc-per-node 2 one_of_several.py FOLDER`.
 
-It reads its part of the points from the folder, and writes what it found there under its number.
+It reads its part of the points from the folder, and writes its results there under its rank.
 """
 
 import os
@@ -28,30 +28,30 @@ CUT = 70  # process 0 has the rows before it
 
 
 def fits(points, labels, random_state):
-    """What is compared between one process and several: `labels` are those of the process's own rows."""
+    """Fits that one process and several should agree on; `labels` are those of the process's own rows."""
     with patch.multiple(starts, _SAMPLE=10, _PER_COMPONENT=10):
         return _fits(points, labels, random_state)
 
 
 def _fits(points, labels, random_state):
-    found = {}
+    mixtures = {}
     for method in METHODS:
-        found[f"start {method}"] = starts.start(
+        mixtures[f"start {method}"] = starts.start(
             points, 4, covariance_structure("full"), method=method, random_state=random_state
         )
-    found["start labels"] = starts.from_labels(points, labels, 4, covariance_structure("full"))
+    mixtures["start labels"] = starts.from_labels(points, labels, 4, covariance_structure("full"))
     for covariance_type in TYPES:
         first = starts.start(points, 4, covariance_structure(covariance_type), random_state=random_state)
-        found[f"em {covariance_type}"] = fit_em(points, first, tol=0.0, max_iter=10).parameters
+        mixtures[f"em {covariance_type}"] = fit_em(points, first, tol=0.0, max_iter=10).parameters
         dead = MixtureParameters(
             first.weights, first.means + 1e4 * torch.eye(4)[2][:, None], first.covariances, first.structure
         )
-        found[f"dead {covariance_type}"] = fit_em(points, dead, tol=0.0, max_iter=6).parameters
-    return {name: (one.weights, one.means, one.covariances) for name, one in found.items()}
+        mixtures[f"dead {covariance_type}"] = fit_em(points, dead, tol=0.0, max_iter=6).parameters
+    return {name: (mixture.weights, mixture.means, mixture.covariances) for name, mixture in mixtures.items()}
 
 
 def refusals(x, rank):
-    """The messages of what is refused, where only process 1 does anything wrong."""
+    """The messages of the errors where only process 1 does anything wrong."""
     bad = x.clone()
     bad[3, 1] = torch.nan
     cases = {
@@ -61,12 +61,12 @@ def refusals(x, rank):
         "rows": x[:0] if rank else x,
         "generator": (part for part in [x]) if rank else [x],
     }
-    found = {}
+    messages = {}
     for name, given in cases.items():
         try:
             as_points(given, distributed=True)
         except ValueError as error:
-            found[name] = str(error)
+            messages[name] = str(error)
     labels = torch.arange(len(x)) % 4
     calls = {
         "estimator, one axis": {"X": x[:, 0] if rank else x},
@@ -82,7 +82,7 @@ def refusals(x, rank):
         try:
             GaussianMixture(4, distributed=True, **options.get(name, {})).fit(**call)
         except ValueError as error:
-            found[name] = str(error)
+            messages[name] = str(error)
     fitted = GaussianMixture(4, distributed=True, random_state=0).fit(x)
     fresh = GaussianMixture(4, distributed=True, random_state=0, warm_start=True)
     again = {
@@ -96,12 +96,12 @@ def refusals(x, rank):
         try:
             call(x)
         except ValueError as error:
-            found[name] = str(error)
-    return found
+            messages[name] = str(error)
+    return messages
 
 
 class Spoiled:
-    """Batches that process 1 cannot read any more after some passes."""
+    """Batches that process 1 can no longer read after some passes."""
 
     def __init__(self, x, passes):
         self.x, self.left = x, passes
@@ -114,8 +114,8 @@ class Spoiled:
 
 
 def spoiled(x):
-    """The messages where a reader fails in the pass after so many."""
-    found = {}
+    """The messages where a reader fails after that many passes."""
+    messages = {}
     for passes in range(1, 8):
         try:
             points = as_points(Spoiled(x, passes), distributed=True)
@@ -125,8 +125,8 @@ def spoiled(x):
             )
             fit_em(points, dead, tol=0.0, max_iter=4)
         except ValueError as error:
-            found[passes] = str(error)
-    return found
+            messages[passes] = str(error)
+    return messages
 
 
 def exchanges(points):
@@ -155,7 +155,7 @@ def exchanges(points):
 
 
 def run_two(folder, seconds):
-    """Run this file in two processes on the loopback address; past the time limit all of them are ended."""
+    """Run this file in two processes on the loopback address; end them at the time limit."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(
@@ -185,7 +185,7 @@ def main() -> None:
     own = slice(0, CUT) if rank == 0 else slice(CUT, None)
     warnings.simplefilter("ignore")
     points = as_points(x[own], weight[own], distributed=True)
-    found = fits(points, labels[own], np.random.RandomState(rank))
+    fitted = fits(points, labels[own], np.random.RandomState(rank))
     batches = list(zip(x[own].split(11), weight[own].split(11), strict=True))
     streamed = fits(as_points(batches, distributed=True), labels[own], np.random.RandomState(rank))
     alone = as_points(x[own]).count
@@ -193,7 +193,7 @@ def main() -> None:
     with patch.multiple(starts, _SAMPLE=10, _PER_COMPONENT=10):
         gone = spoiled(x[own])
     counts = exchanges(points)
-    torch.save((found, streamed, messages, alone, points.count, gone, counts), folder / f"{rank}.pt")
+    torch.save((fitted, streamed, messages, alone, points.count, gone, counts), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -36,7 +36,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_any_array_of_numbers_becomes_a_tensor_of_the_same_values(name):
+def test_as_tensor_keeps_the_values_of_any_array(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tensor = as_tensor(FORMS[name])
@@ -59,9 +59,9 @@ def test_integers_beyond_int64_become_floats():
 @pytest.mark.parametrize("dtype", ["f8", "f4", ">f8", "i8", "?", "O"])
 def test_masked_values_are_nan(dtype):
     mask = np.eye(3, 2, dtype=bool)
-    found = as_array(np.ma.array(VALUES, mask=mask).astype(dtype))
+    array = as_array(np.ma.array(VALUES, mask=mask).astype(dtype))
     expected = np.where(mask, np.nan, VALUES.astype(dtype).astype(float))
-    np.testing.assert_array_equal(found.astype(float), expected)
+    np.testing.assert_array_equal(array.astype(float), expected)
     rows = list(np.ma.array(VALUES, mask=mask))
     np.testing.assert_array_equal(as_array(rows), np.where(mask, np.nan, VALUES))
 
@@ -75,7 +75,7 @@ def test_missing_values_of_pandas_are_nan():
 
 
 @pytest.mark.filterwarnings("ignore:.*MaskedTensors")
-def test_what_is_no_array_of_real_numbers_is_refused():
+def test_values_that_are_not_real_numbers_are_refused():
     with pytest.raises(ValueError, match=r"Expected a tensor or an array; got a torch MaskedTensor: pass x\.to_tensor"):
         as_tensor(masked_tensor(torch.zeros(2), torch.tensor([True, False])))
     for values in (["a"], [1j], {"a": 1}, [{}], np.zeros(2, dtype="f8,f8"), np.ma.zeros(2, dtype="f8,f8")):

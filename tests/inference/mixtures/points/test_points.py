@@ -64,7 +64,7 @@ def test_a_constant_feature_takes_the_mean_variance():
     assert as_points(torch.full((5, 2), 3.0)).variance.tolist() == [1.0, 1.0]
 
 
-def test_missing_values_are_left_out():
+def test_moments_ignore_missing_values():
     x = numbers()
     x[::3, 0] = torch.nan
     x[:, 2] = torch.nan
@@ -81,7 +81,7 @@ def test_missing_values_are_left_out():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("row", [0, 611, 999])
-def test_a_bad_value_is_named_by_its_row(value, row):
+def test_a_value_that_is_not_finite_is_named_by_its_row(value, row):
     x = numbers().float()
     x[row, 1] = value
     what = "NaN" if np.isnan(value) else "infinity"
@@ -93,7 +93,7 @@ def test_a_bad_value_is_named_by_its_row(value, row):
             as_points(x, allow_nan=True)
 
 
-def test_bad_weights_and_no_rows_are_refused():
+def test_invalid_weights_and_empty_points_are_refused():
     x, weight = numbers(10), torch.ones(10)
     weight[4] = -1
     refused = [
@@ -112,7 +112,7 @@ def test_bad_weights_and_no_rows_are_refused():
         as_points(x, distributed=True)
 
 
-def test_a_sample_is_the_rows_asked_for():
+def test_sample_gives_the_rows_of_its_indices():
     x, weight = numbers(), torch.arange(1000.0)
     indices = torch.tensor([999, 3, 3, 0, 500])
     for points in (
@@ -121,13 +121,13 @@ def test_a_sample_is_the_rows_asked_for():
         as_points(list(zip(x.split(90), weight.split(90), strict=True))),
     ):
         assert torch.equal(points.sample(indices), x[indices])
-        found, weights = points.weighted_sample(indices)
-        assert torch.equal(found, x[indices])
+        rows, weights = points.weighted_sample(indices)
+        assert torch.equal(rows, x[indices])
         assert torch.equal(weights, indices.double())
     assert as_points(x).weighted_sample(indices)[1] is None
 
 
-def test_a_lone_process_reduces_nothing():
+def test_a_lone_process_returns_its_own_summand():
     x = numbers()
     points = as_points(x)
     structure = covariance_structure("diag")
@@ -136,7 +136,7 @@ def test_a_lone_process_reduces_nothing():
     assert points.reduce(lambda: x) is x
 
 
-def test_a_chunk_without_a_value_of_a_feature_does_not_reach_to_zero():
+def test_the_radius_ignores_chunks_without_a_value():
     x = torch.full((200_000, 2), 1e6, dtype=torch.float64) + torch.arange(200_000)[:, None] % 7
     x[:100_000, 1] = torch.nan
     assert as_points(x, allow_nan=True).radius < 3

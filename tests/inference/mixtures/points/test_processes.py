@@ -23,20 +23,20 @@ def outcome(tmp_path_factory):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_two_processes_agree_with_one(outcome, streamed):
-    (x, weight, labels), found = outcome
+    (x, weight, labels), results = outcome
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = fits(as_points(x, weight), labels, np.random.RandomState(0))
     assert len(expected) == 13
     for name, tensors in expected.items():
-        for ours, first, second in zip(tensors, found[0][streamed][name], found[1][streamed][name], strict=True):
+        for ours, first, second in zip(tensors, results[0][streamed][name], results[1][streamed][name], strict=True):
             assert torch.equal(first, second), name
             torch.testing.assert_close(first, ours, rtol=0, atol=1e-10, msg=name)
 
 
-def test_what_one_process_does_wrong_is_refused_on_all(outcome):
-    (_, found) = outcome
-    messages = [result[2] for result in found]
+def test_errors_of_one_process_are_raised_on_all(outcome):
+    (_, results) = outcome
+    messages = [result[2] for result in results]
     assert messages[0] == messages[1]
     called = {name: messages[0].pop(name) for name in list(messages[0]) if name.startswith("estimator")}
     assert messages[0] == {
@@ -60,21 +60,21 @@ def test_what_one_process_does_wrong_is_refused_on_all(outcome):
     assert all(message.startswith("Process 1: ") for message in called.values()), called
 
 
-def test_a_process_that_asks_nobody_is_alone(outcome):
-    (_, found) = outcome
-    assert [result[3:5] for result in found] == [(70, 200), (130, 200)]
+def test_points_are_not_distributed_by_default(outcome):
+    (_, results) = outcome
+    assert [result[3:5] for result in results] == [(70, 200), (130, 200)]
 
 
-def test_a_reader_that_fails_on_one_process_ends_all(outcome):
-    (_, found) = outcome
-    for result in found:
+def test_a_reader_that_fails_on_one_process_fails_on_all(outcome):
+    (_, results) = outcome
+    for result in results:
         assert set(result[5].values()) == {"Process 1: the file is gone"}
         assert len(result[5]) == 7
 
 
 def test_a_reduction_takes_one_exchange(outcome):
-    (_, found) = outcome
-    for result in found:
+    (_, results) = outcome
+    for result in results:
         assert result[6] == {
             3: (True, ["all_reduce"]),
             4095: (True, ["all_reduce"]),

@@ -7,7 +7,7 @@ from latentmix.inference.mixtures.points.sources import as_source
 
 
 class Reader:
-    """Batches of an array, started anew by every pass, all in the same memory."""
+    """Batches of an array, which overwrite one another in the same memory."""
 
     def __init__(self, x: np.ndarray, size: int) -> None:
         self.x, self.size = x, size
@@ -21,14 +21,14 @@ class Reader:
 
 
 class Watched(np.memmap):
-    """A mapped file that notes the most values asked of it at once."""
+    """A mapped file that records the greatest number of values read at once."""
 
     most = 0
 
     def __getitem__(self, index):
-        found = super().__getitem__(index)
-        Watched.most = max(Watched.most, found.size)
-        return found
+        part = super().__getitem__(index)
+        Watched.most = max(Watched.most, part.size)
+        return part
 
 
 def numbers(n=100, n_features=3):
@@ -48,22 +48,22 @@ def test_batches_are_cut_to_chunks_in_order(size, rows):
     x = numbers()
     source = as_source(Reader(x, size))
     for _ in range(2):
-        found, weight = joined(source, rows)
+        read, weight = joined(source, rows)
         assert weight is None
-        np.testing.assert_array_equal(found.numpy(), x)
+        np.testing.assert_array_equal(read.numpy(), x)
 
 
 def test_small_batches_are_joined():
     assert [len(x) for x, _ in as_source(Reader(numbers(), 7)).chunks(50)] == [49, 49, 2]
 
 
-def test_a_loader_brings_points_or_pairs():
+def test_a_loader_gives_points_or_pairs_with_weights():
     x, weight = torch.from_numpy(numbers()), torch.arange(100.0)
-    found, none = joined(as_source(DataLoader(TensorDataset(x), batch_size=33)), 40)
+    read, none = joined(as_source(DataLoader(TensorDataset(x), batch_size=33)), 40)
     assert none is None
-    assert torch.equal(found, x)
-    found, weights = joined(as_source(DataLoader(TensorDataset(x, weight), batch_size=33)), 40)
-    assert torch.equal(found, x)
+    assert torch.equal(read, x)
+    read, weights = joined(as_source(DataLoader(TensorDataset(x, weight), batch_size=33)), 40)
+    assert torch.equal(read, x)
     assert weights.dtype == torch.float64
     assert torch.equal(weights, weight.double())
 
@@ -74,8 +74,8 @@ def test_a_mapped_file_is_read_chunk_by_chunk(tmp_path, mode, recwarn):
     x.tofile(tmp_path / "points")
     mapped = Watched(tmp_path / "points", dtype=np.float32, mode=mode, shape=x.shape)
     Watched.most = 0
-    found, _ = joined(as_source(mapped), 10)
-    np.testing.assert_array_equal(found.numpy(), x)
+    read, _ = joined(as_source(mapped), 10)
+    np.testing.assert_array_equal(read.numpy(), x)
     assert Watched.most == 30
     rows, _ = as_source(mapped).take(torch.tensor([3, 500, 999]))
     np.testing.assert_array_equal(rows.numpy(), x[[3, 500, 999]])
@@ -83,7 +83,7 @@ def test_a_mapped_file_is_read_chunk_by_chunk(tmp_path, mode, recwarn):
     assert not recwarn.list
 
 
-def test_memory_is_shared_where_it_can_be():
+def test_arrays_and_tensors_share_their_memory_with_chunks():
     array, tensor = numbers(), torch.from_numpy(numbers())
     for x, pointer in [(array, array.ctypes.data), (tensor, tensor.data_ptr())]:
         chunk, _ = next(as_source(x).chunks(10))
@@ -112,7 +112,7 @@ def test_rows_are_taken_from_batches():
     assert torch.equal(weight, indices.double())
 
 
-def test_what_is_no_source_is_refused():
+def test_invalid_points_and_batches_are_refused():
     x = torch.zeros(4, 2)
     refused = [
         ((part for part in [x]), r"got a generator, which is spent after one pass: pass a list"),
@@ -137,7 +137,7 @@ def test_what_is_no_source_is_refused():
         as_source(x, torch.ones(3))
 
 
-def test_a_stream_that_runs_dry_is_noticed():
+def test_batches_that_differ_between_passes_are_refused():
     class Dry:
         def __init__(self) -> None:
             self.left = iter([torch.zeros(4, 2), torch.zeros(4, 2)])
@@ -167,9 +167,9 @@ def test_rows_in_another_dtype_keep_their_order_and_kind(tmp_path, kind):
     x = numbers()
     source = kinds(x, tmp_path / "x.npy")[kind]
     moved = source.to(torch.device("cpu"), torch.float32)
-    found, _ = joined(moved, 40)
-    assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found.numpy(), x.astype(np.float32))
+    read, _ = joined(moved, 40)
+    assert read.dtype == torch.float32
+    np.testing.assert_array_equal(read.numpy(), x.astype(np.float32))
     np.testing.assert_array_equal(moved.take(torch.tensor([3, 99]))[0].numpy(), x[[3, 99]].astype(np.float32))
     assert len(moved) == len(source) == 100
     assert isinstance(moved.like, torch.Tensor) == isinstance(source.like, torch.Tensor) == (kind == "tensor")
@@ -196,7 +196,7 @@ def test_a_large_mapped_file_is_never_copied_as_a_whole(tmp_path, monkeypatch):
     assert source.by_columns() is source
 
 
-def test_the_user_s_rows_are_neither_changed_nor_held_by_copies(tmp_path):
+def test_columns_are_a_copy_of_the_user_s_rows(tmp_path):
     x = numbers()
     for source in kinds(x, tmp_path / "x.npy").values():
         columns = source.by_columns()

@@ -33,8 +33,8 @@ def fitted():
     return mixture(tol=1e-10, max_iter=1000).fit(X)
 
 
-class Anew:
-    """Batches that are a generator's, anew for every pass."""
+class Generated:
+    """Batches from a generator, a new one for every pass."""
 
     def __init__(self, *batches):
         self.batches = batches
@@ -43,15 +43,15 @@ class Anew:
         yield from self.batches
 
 
-# Masked means missing.
+# Masked values.
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_masked_points_are_fitted_as_missing(kind):
     expected = mixture(kind, missing="marginalize").fit(MISSING)
-    for given in (MASKED, list(MASKED), [MASKED[:70], MASKED[70:]], Anew(MASKED[:70], MASKED[70:])):
-        found = mixture(kind, missing="marginalize").fit(given)
-        np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-12)
+    for given in (MASKED, list(MASKED), [MASKED[:70], MASKED[70:]], Generated(MASKED[:70], MASKED[70:])):
+        ours = mixture(kind, missing="marginalize").fit(given)
+        np.testing.assert_allclose(ours.means_, expected.means_, rtol=1e-12)
     for name in ("predict", "predict_proba", "score_samples", "score", "impute"):
         np.testing.assert_array_equal(getattr(expected, name)(MASKED), getattr(expected, name)(MISSING))
     assert expected.score([MASKED[:70], MASKED[70:]]) == pytest.approx(expected.score(MISSING), abs=1e-12)
@@ -62,13 +62,13 @@ def test_masked_integers_and_mapped_arrays_are_fitted_as_missing(tmp_path):
     mapped = np.memmap(tmp_path / "x", mode="w+", shape=X.shape, dtype=float)
     mapped[:] = np.where(HIDDEN, -999.0, X)
     for given, like in ((counts, counts.astype(float).filled(np.nan)), (np.ma.array(mapped, mask=HIDDEN), MISSING)):
-        found, expected = (mixture(missing="marginalize").fit(x) for x in (given, like))
-        np.testing.assert_array_equal(found.means_, expected.means_)
+        ours, expected = (mixture(missing="marginalize").fit(x) for x in (given, like))
+        np.testing.assert_array_equal(ours.means_, expected.means_)
     points = as_points(np.ma.array(mapped, mask=HIDDEN), allow_nan=True)
     np.testing.assert_allclose(points.location, np.nanmean(MISSING, 0))
 
 
-def test_masks_without_a_masked_value_change_nothing(fitted):
+def test_masks_without_a_masked_value_have_no_effect(fitted):
     for mask in (np.ma.nomask, np.zeros(X.shape, bool)):
         plain = np.ma.array(X, mask=mask)
         np.testing.assert_array_equal(mixture().fit(plain).means_, mixture().fit(X).means_)
@@ -78,7 +78,7 @@ def test_masks_without_a_masked_value_change_nothing(fitted):
 @pytest.mark.parametrize(
     "options", [{}, {"inference": "svi"}, {"inference": "nuts"}, {"kind": BayesianGaussianMixture}], ids=str
 )
-def test_masked_points_are_refused_where_missing_ones_are(options):
+def test_masked_points_are_refused_where_missing_values_are(options):
     with pytest.raises(ValueError, match=r"Expected X without missing values; got masked ones, .* take missing="):
         mixture(**options).fit(MASKED)
 
@@ -159,7 +159,7 @@ def test_class_labels_in_a_batch_are_not_weights(kind, second):
         mixture(kind).fit([(X, second)])
 
 
-def test_loaders_of_class_labels_are_refused_by_all(fitted):
+def test_loaders_of_class_labels_are_refused_by_every_method(fitted):
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(LABELS)), batch_size=50)
     for call in (mixture().fit, mixture(dtype="float32").fit, mixture().partial_fit, fitted.score, fitted.bic):
         with pytest.raises(ValueError, match=r"got torch.int64 in batch 0, .*yield the points alone"):
@@ -172,21 +172,21 @@ def test_loaders_of_class_labels_are_refused_by_all(fitted):
 def test_lists_of_data_frames_are_batches():
     frame = pd.DataFrame(X, columns=["a", "b"])
     expected = mixture().fit(X)
-    for given in ([frame[:70], frame[70:]], (frame[:70], frame[70:]), Anew(frame[:70], frame[70:])):
-        found = mixture().fit(given)
-        np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-12)
-        assert found.score(given) == pytest.approx(expected.score(X), abs=1e-12)
+    for given in ([frame[:70], frame[70:]], (frame[:70], frame[70:]), Generated(frame[:70], frame[70:])):
+        ours = mixture().fit(given)
+        np.testing.assert_allclose(ours.means_, expected.means_, rtol=1e-12)
+        assert ours.score(given) == pytest.approx(expected.score(X), abs=1e-12)
     pairs = [(frame[:70], np.ones(70)), (frame[70:], pd.Series(np.ones(70)))]
     np.testing.assert_allclose(mixture().fit(pairs).means_, expected.means_, rtol=1e-12)
 
 
-def test_loaders_are_batches_as_their_list_is():
+def test_loaders_are_fitted_as_one_array():
     loader = DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=50)
     for given in (loader, list(loader)):
         np.testing.assert_allclose(mixture().fit(given).means_, mixture().fit(X).means_, rtol=1e-12)
 
 
-def test_loaders_that_shuffle_repeat_and_leave_the_random_state():
+def test_loaders_that_shuffle_are_reproducible_and_leave_the_random_state():
     loader = DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=50, shuffle=True)
     before = torch.get_rng_state()
     first = mixture().fit(loader)
@@ -209,7 +209,7 @@ def test_fit_predict_of_batches_is_refused_before_the_fit(kind):
             estimator.fit(X).predict(given)
 
 
-# Arrays in any form.
+# Arrays of any kind.
 
 
 def forms(array):
@@ -252,7 +252,7 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_arrays_of_any_byte_order_strides_and_type_are_taken(name):
+def test_arrays_of_any_byte_order_strides_and_type_are_accepted(name):
     array, call = TAKEN[name]
     expected = call(array)
     with warnings.catch_warnings():
@@ -261,7 +261,7 @@ def test_arrays_of_any_byte_order_strides_and_type_are_taken(name):
             np.testing.assert_allclose(call(form), expected, rtol=1e-10)
 
 
-def test_functions_of_points_take_data_frames_without_warnings(fitted):
+def test_functions_of_points_accept_data_frames_without_warnings(fitted):
     calls = [
         lambda x: standard_errors(fitted, x).means,
         lambda x: standard_errors(fitted, X, sample_weight=pd.Series(np.ones(140))).means,
@@ -299,7 +299,7 @@ def test_criteria_count_a_weight_as_that_many_points(covariance_type):
             criterion(X, sample_weight=counts[:3])
 
 
-def test_criteria_take_noise_as_the_score_does():
+def test_criteria_account_for_noise():
     noise = np.full_like(X, 0.3)
     estimator = mixture().fit(X, noise_covariance=noise)
     total, free = len(X) * estimator.score(X, noise_covariance=noise), 11
