@@ -122,7 +122,7 @@ def test_an_exception_is_written_down(root: Path) -> None:
         ({"passed": True, "error": object()}, "TypeError: "),
     ],
 )
-def test_figures_that_prove_nothing_fail(figures: dict[str, Any], message: str, root: Path) -> None:
+def test_invalid_figures_fail_a_proof(figures: dict[str, Any], message: str, root: Path) -> None:
     assert run(Counted(lambda: figures).proof(), root / "out", root) == "failed"
     assert message in result(root / "out")["error"]
 
@@ -214,7 +214,7 @@ def test_imports_are_followed_to_the_files_that_define_them(house: Path, stateme
     assert dependencies([start], house) == {start, *(house / name for name in expected)}
 
 
-def test_what_a_proof_is_without_is_not_followed(house: Path) -> None:
+def test_excluded_files_are_not_followed(house: Path) -> None:
     start = house / "start.py"
     start.write_text("from latentmix.models import A")
     assert dependencies([start], house, [house / "models" / "mixture"]) == {start, house / "models" / "a.py"}
@@ -237,7 +237,7 @@ def test_proofs_depend_on_no_more_than_they_run() -> None:
     assert not any(name.endswith("verify/registry.py") for each in files.values() for name in each)
 
 
-def test_covering_what_is_not_there(root: Path) -> None:
+def test_covering_a_missing_file_is_refused(root: Path) -> None:
     with pytest.raises(ValueError, match=r"Expected files for counted to cover; got no 'models/b\.py'"):
         run(Counted(passing).proof(covers=("models/b.py",)), root / "out", root)
 

@@ -44,7 +44,7 @@ def learned(kind: CovarianceKind, *, latent_dim: int = 2, enumerated: bool = Fal
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 3])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_the_density_is_the_mixture_s(covariance_type: CovarianceType, latent_dim: int) -> None:
+def test_the_density_equals_the_mixtures(covariance_type: CovarianceType, latent_dim: int) -> None:
     parameters = random_parameters(covariance_type, n_features=latent_dim)
     prior = MixturePrior.from_parameters(parameters).double()
     prior.initialize(parameters)
@@ -85,7 +85,7 @@ def test_parameters_come_back(kind: CovarianceKind) -> None:
     assert prior.means.abs().min() > 0
 
 
-def test_a_prior_of_given_parameters_draws_nothing() -> None:
+def test_from_parameters_draws_no_random_numbers() -> None:
     parameters = random_parameters("full")
     before = torch.get_rng_state()
     MixturePrior.from_parameters(parameters)
@@ -102,7 +102,7 @@ def test_an_empty_component_stays_finite() -> None:
     assert prior.weights[0] < 1e-30
 
 
-def test_a_start_has_equal_weights_and_different_unit_components() -> None:
+def test_initial_weights_are_equal_and_unit_components_differ() -> None:
     prior = MixturePrior(50, 20, covariance_type="full")
     torch.testing.assert_close(prior.weights, torch.full((20,), 0.05))
     torch.testing.assert_close(prior.covariances, torch.eye(50).expand(20, 50, 50))
@@ -111,7 +111,7 @@ def test_a_start_has_equal_weights_and_different_unit_components() -> None:
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 4])
-def test_cholesky_factor_is_what_it_says(latent_dim: int) -> None:
+def test_cholesky_factor_equals_its_formula(latent_dim: int) -> None:
     scales = torch.rand(5, latent_dim) + 0.5
     lower = torch.randn(5, latent_dim * (latent_dim - 1) // 2) if latent_dim > 1 else None
     factor = cholesky_factor(scales, lower)
@@ -252,7 +252,7 @@ def test_other_samples_are_refused() -> None:
         MixturePrior.from_mixture(broken, latents()[1])
 
 
-def test_a_start_that_does_not_fit_is_refused() -> None:
+def test_parameters_of_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected means of shape \(4, 2\) for a MixturePrior; got \(3, 2\)"):
         MixturePrior(2, 4).initialize(random_parameters("diag"))
     for kind in ("full", "tied"):
