@@ -150,20 +150,18 @@ class Modules(Messenger):
     """Collects the modules of Pyro callables, and keeps them in evaluation mode inside the block.
 
     A callable may be a module, a method of one, or a handler around these. Modules that register themselves by
-    `latentmix.models.pyro_modules.register` are collected when they run, in whatever they are wrapped.
+    `latentmix.models.pyro_modules.register` are collected when they run, in whatever they are wrapped. An iteration
+    gives the modules.
 
     Args:
         functions: The callables.
         evaluation: Whether the modules are put into evaluation mode; at the end each has the mode that it had.
-
-    Attributes:
-        found: The modules by `id`.
     """
 
     def __init__(self, *functions: Callable[..., Any], evaluation: bool = True) -> None:
         super().__init__()
         self.evaluation = evaluation
-        self.found: dict[int, nn.Module] = {}
+        self._modules: dict[int, nn.Module] = {}
         self._modes = TrainingModes()
         self._owners = [owner for function in functions if (owner := _owner(function)) is not None]
 
@@ -177,11 +175,14 @@ class Modules(Messenger):
         super().__exit__(*details)
         self._modes.restore()
 
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self._modules.values())
+
     def _pyro_module(self, msg: Any) -> None:
         self._add(msg["args"][0])
 
     def _add(self, module: nn.Module) -> None:
-        self.found.setdefault(id(module), module)
+        self._modules.setdefault(id(module), module)
         if self.evaluation:
             self._modes.evaluate(module)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.verify import __main__ as command
 from tests.verify import registry
+from tests.verify.dependencies import dependencies
 from tests.verify.registry import Figures, Proof, Unavailable, proof, run, run_all, up_to_date
 
 
@@ -28,13 +29,15 @@ class Counted:
     def __init__(self, outcome: Callable[[], Figures]) -> None:
         self.outcome, self.calls = outcome, 0
 
-    def proof(self, name: str = "counted", covers: tuple[str, ...] = ("models",)) -> Proof:
+    def proof(
+        self, name: str = "counted", covers: tuple[str, ...] = ("models",), without: tuple[str, ...] = ()
+    ) -> Proof:
         def call() -> Figures:
             """The claim."""
             self.calls += 1
             return self.outcome()
 
-        return Proof(name, call, covers)
+        return Proof(name, call, covers, without)
 
 
 def passing() -> Figures:
@@ -119,7 +122,7 @@ def test_an_exception_is_written_down(root: Path) -> None:
         ({"passed": True, "error": object()}, "TypeError: "),
     ],
 )
-def test_figures_that_prove_nothing_fail(figures: dict[str, Any], message: str, root: Path) -> None:
+def test_invalid_figures_fail_a_proof(figures: dict[str, Any], message: str, root: Path) -> None:
     assert run(Counted(lambda: figures).proof(), root / "out", root) == "failed"
     assert message in result(root / "out")["error"]
 
@@ -150,7 +153,91 @@ def test_a_damaged_result_is_not_up_to_date(root: Path) -> None:
     assert not up_to_date(one, root / "out", root)
 
 
-def test_covering_what_is_not_there(root: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# a comment\na = 1\n", "a = 1  # another\n"),
+        ('"""A module."""\na = 1\n', '"""Another sentence.\n\nAnd more.\n"""\n\na = 1\n'),
+        ('def f():\n    """F."""\n    return (1, 2)\n', "def f():\n    return (\n        1,\n        2,\n    )\n"),
+        ('class C:\n    """C."""\n', 'class C:\n    """Another."""\n'),
+    ],
+)
+def test_comments_docstrings_and_layout_do_not_make_a_proof_stale(root: Path, old: str, new: str) -> None:
+    (root / "models" / "a.py").write_text(old)
+    counted = Counted(passing).proof()
+    run(counted, root / "out", root)
+    (root / "models" / "a.py").write_text(new)
+    assert up_to_date(counted, root / "out", root)
+
+
+@pytest.mark.parametrize("new", ["a = 2\n", 'a = 1\nb = """text"""\n', "a = 1\na\n", "def a(): pass\n"])
+def test_changed_code_makes_a_proof_stale(root: Path, new: str) -> None:
+    counted = Counted(passing).proof()
+    run(counted, root / "out", root)
+    (root / "models" / "a.py").write_text(new)
+    assert not up_to_date(counted, root / "out", root)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    files = {
+        "models/__init__.py": "from latentmix.models.a import A\nfrom latentmix.models.b import B\n",
+        "models/a.py": "import torch\nfrom latentmix.models.mixture import c\nA = 1\n",
+        "models/b.py": "B = 1\n",
+        "models/mixture/__init__.py": "",
+        "models/mixture/c.py": "def lazy():\n    from latentmix.models.d import D\n",
+        "models/d.py": "D = 1\n",
+        "experiments/__init__.py": "def __getattr__(name):\n    import latentmix.models.b\n",
+        "tests/helper.py": "from latentmix.experiments import dynamic\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("import math", set()),
+        ("from latentmix.models import A", {"models/a.py", "models/mixture/c.py", "models/d.py"}),
+        ("from latentmix.models.a import A", {"models/a.py", "models/mixture/c.py", "models/d.py"}),
+        ("def f():\n    from latentmix.models import B as C", {"models/b.py"}),
+        ("import latentmix.models.mixture.c", {"models/mixture/c.py", "models/d.py"}),
+        ("from tests import helper", {"tests/helper.py", "experiments/__init__.py", "models/b.py"}),
+        ("from latentmix.elsewhere import A", set()),
+    ],
+)
+def test_imports_are_followed_to_the_files_that_define_them(house: Path, statement: str, expected: set[str]) -> None:
+    start = house / "start.py"
+    start.write_text(statement)
+    assert dependencies([start], house) == {start, *(house / name for name in expected)}
+
+
+def test_excluded_files_are_not_followed(house: Path) -> None:
+    start = house / "start.py"
+    start.write_text("from latentmix.models import A")
+    assert dependencies([start], house, [house / "models" / "mixture"]) == {start, house / "models" / "a.py"}
+    covering = Counted(passing).proof(covers=("models/a.py",), without=("models/mixture",))
+    assert set(covering.files(house)) >= {"models/a.py"}
+    assert not any("mixture" in name for name in covering.files(house))
+    with pytest.raises(ValueError, match="got no 'models/gone' in the repository"):
+        Counted(passing).proof(covers=(), without=("models/gone",)).files(house)
+
+
+def test_proofs_depend_on_no_more_than_they_run() -> None:
+    assert command.main(["--list"]) == 0
+    files = {name: set(each.files()) for name, each in registry.PROOFS.items()}
+    mixtures = files["batches_are_the_full_batch"]
+    assert {"models/mixture/covariances.py", "inference/mixtures/em/em.py"} <= mixtures
+    assert not any(name.startswith(("experiments/", "guides/", "inference/svi/")) for name in mixtures)
+    whole = files["digits_are_told_apart"]
+    assert {"models/flows.py", "guides/families.py", "experiments/presets/digits.yaml", "inference/svi/fit.py"} <= whole
+    assert not any("figures" in name or name.endswith("mnist_conv64.yaml") for name in whole)
+    assert not any(name.endswith("verify/registry.py") for each in files.values() for name in each)
+
+
+def test_covering_a_missing_file_is_refused(root: Path) -> None:
     with pytest.raises(ValueError, match=r"Expected files for counted to cover; got no 'models/b\.py'"):
         run(Counted(passing).proof(covers=("models/b.py",)), root / "out", root)
 
@@ -161,8 +248,8 @@ def test_registration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.PROOFS["passing"].covers == ("models",)
     with pytest.raises(ValueError, match="got a second 'passing'"):
         proof("models")(passing)
-    with pytest.raises(ValueError, match="Expected failing to cover files or folders; got none"):
-        proof()(failing)
+    proof(without=["models"])(failing)
+    assert registry.PROOFS["failing"].without == ("models",)
 
 
 def test_every_registered_proof_covers_what_is_there() -> None:

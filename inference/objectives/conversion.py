@@ -234,7 +234,7 @@ class PyroObjective(Objective):
 
 
 def _leaves(run: _Run, modules: Modules) -> list[Tensor]:
-    leaves = [*run.leaves, *(leaf for module in modules.found.values() for leaf in module.parameters())]
+    leaves = [*run.leaves, *(leaf for module in modules for leaf in module.parameters())]
     return list({id(leaf): leaf for leaf in leaves}.values())
 
 

@@ -53,7 +53,7 @@ class Frozen(Messenger):
     def __init__(self, *functions: Stochastic) -> None:
         super().__init__()
         with Modules(*functions, evaluation=False) as modules:
-            owners = list(modules.found.values())
+            owners = list(modules)
         for name, tensor in (
             each for module in owners for each in (*module.named_parameters(), *module.named_buffers())
         ):
@@ -142,7 +142,7 @@ class Problem:
                 monitor = as_objective(Trace_ELBO())
             for part in (data,) if held_out is None else (data, held_out):
                 check_support(model_trace, batch, partial(_run, model, guide), part, transform, size)
-        stateful = [*modules.found.values(), *objective.modules]
+        stateful = [*modules, *objective.modules]
         return cls(model, guide, objective, monitor, transform, stateful)
 
     def leaves(self, frozen: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -226,6 +226,6 @@ def test_mnist_conv64_has_exactly_these_parameters() -> None:
 
 
 @pytest.mark.parametrize("action", ["encode", "moments", "draw"])
-def test_a_chunk_of_nothing_is_refused(guide: AmortizedGuide, binary_images: Tensor, action: str) -> None:
+def test_batch_sizes_below_one_are_refused(guide: AmortizedGuide, binary_images: Tensor, action: str) -> None:
     with pytest.raises(ValueError, match="Expected batch_size to hold positive integers; got 0"):
         getattr(guide, action)(binary_images, batch_size=0)

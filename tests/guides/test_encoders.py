@@ -33,7 +33,7 @@ def test_shape_with_any_left_dimensions(make: Callable[[], Encoder], batch: tupl
     assert encoder(torch.randn(*batch, *encoder.shape)).shape == (*batch, encoder.features)
 
 
-def test_no_data(make: Callable[[], Encoder]) -> None:
+def test_empty_batches_are_encoded(make: Callable[[], Encoder]) -> None:
     encoder = make().eval()
     assert encoder(torch.randn(0, *encoder.shape)).shape == (0, encoder.features)
 

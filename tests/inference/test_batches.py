@@ -101,7 +101,7 @@ def test_masked_tensors_are_refused():
         losses(masked_tensor(X, X > 0))
 
 
-def test_a_loader_brings_its_own_drop_last() -> None:
+def test_drop_last_of_a_loader_is_used() -> None:
     loader = DataLoader(X, batch_size=30, drop_last=True)
     result = fit(model, AutoNormal(model), loader, epochs=1, seed=0)
     assert result.state.drop_last

@@ -63,7 +63,7 @@ def test_full_size_plate_counts_all_data() -> None:
     assert bound.loss == pytest.approx(-log_likelihood - prior, rel=1e-10)
 
 
-def test_seed_decides_and_nothing_else(binary_images: Tensor) -> None:
+def test_evaluation_depends_on_the_seed_alone(binary_images: Tensor) -> None:
     vae, guide = make_pair()
 
     def noisy(x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def test_tuple_data_and_transform() -> None:
     assert apart.loss == pytest.approx(together.loss, rel=1e-10)
 
 
-def test_modules_are_left_alone(binary_images: Tensor) -> None:
+def test_modes_of_modules_are_restored(binary_images: Tensor) -> None:
     vae, guide = make_pair()
     guide.head.eval()
     modes = [part.training for part in (*vae.modules(), *guide.modules())]
@@ -107,7 +107,7 @@ def test_modules_are_left_alone(binary_images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("wrapping", ["lambda", "poutine"])
-def test_wrapped_modules_are_left_alone(binary_images: Tensor, wrapping: str) -> None:
+def test_modes_of_wrapped_modules_are_restored(binary_images: Tensor, wrapping: str) -> None:
     vae, guide = make_pair()
     wrapped: Any = (lambda x: guide(x)) if wrapping == "lambda" else pyro.poutine.scale(guide, scale=1.0)
     norm = next(part for part in guide.modules() if isinstance(part, nn.BatchNorm2d))
@@ -145,7 +145,7 @@ def test_an_objective_that_does_not_split_its_bound(binary_images: Tensor) -> No
     assert math.isnan(bound.kl)
 
 
-def test_a_callable_that_says_no_bound_is_refused(binary_images: Tensor) -> None:
+def test_a_callable_without_a_bound_is_refused(binary_images: Tensor) -> None:
     vae, guide = make_pair()
     with pytest.raises(ValueError, match="Expected"):
         evaluate(vae.model, guide, binary_images, objective=lambda model, guide, x: x.sum())  # type: ignore[arg-type]

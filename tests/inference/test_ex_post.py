@@ -92,12 +92,12 @@ def test_matrices_agree_with_variances_and_wide_posteriors_say_little():
         (-torch.eye(2).repeat(3, 1, 1), "Expected positive definite covariances of q; got an eigenvalue of -1.0"),
     ],
 )
-def test_moments_refuse(covariances, message):
+def test_invalid_covariances_are_refused(covariances, message):
     with pytest.raises(ValueError, match=message):
         likelihood_moments(torch.zeros(3, 2), covariances)
 
 
-def test_plain_is_the_mixture_of_samples():
+def test_the_plain_form_is_the_mixture_of_samples():
     x, mixture = observed(), GaussianMixture(2, random_state=3)
     prior = ex_post_prior(mixture, vae(), ExactGuide(), x, transform=lambda part: part * 2, seed=5)
     samples = ExactGuide().draw(2 * x, seed=5).double()
@@ -243,7 +243,7 @@ def test_with_a_real_guide_and_no_side_effects(noise_aware):
         ({"mixture": GaussianMixture(0)}, "'n_components' parameter of GaussianMixture must be an int"),
     ],
 )
-def test_refuses(change, message):
+def test_invalid_arguments_of_ex_post_prior_are_refused(change, message):
     given = {"mixture": GaussianMixture(2), "vae": vae(), "guide": ExactGuide(), "x": observed(50)} | change
     with pytest.raises(ValueError, match=message):
         ex_post_prior(**given)

@@ -104,7 +104,7 @@ def test_fewer_samples_are_the_first_of_more(binary_images: Tensor, family: Any)
     assert torch.equal(more, most[:7])
 
 
-def test_several_priors_at_once_are_one_after_the_other(binary_images: Tensor) -> None:
+def test_several_priors_equal_each_alone(binary_images: Tensor) -> None:
     vae, guide = make_pair()
     priors = {
         "normal": StandardNormal(2),
@@ -140,7 +140,7 @@ def test_densities_of_mixtures(covariance_type: Any) -> None:
 
 
 @pytest.mark.parametrize("function", [log_likelihood, latent_statistics])
-def test_nothing_is_left_behind(binary_images: Tensor, function: Any) -> None:
+def test_log_likelihoods_have_no_side_effects(binary_images: Tensor, function: Any) -> None:
     vae, guide = make_pair(batch_norm=True)
     guide.head.eval()
     modes = [part.training for part in (*vae.modules(), *guide.modules())]

@@ -284,7 +284,7 @@ def test_nothing_process_wide_changes(stage: Stage, action: str) -> None:
 
 
 @pytest.mark.parametrize("action", [name for name in ACTIONS if name.startswith("fit")])
-def test_under_no_grad_too(stage: Stage, action: str) -> None:
+def test_actions_have_no_side_effects_under_no_grad(stage: Stage, action: str) -> None:
     with torch.no_grad():
         before = snapshot()
         ACTIONS[action](stage)
@@ -293,7 +293,7 @@ def test_under_no_grad_too(stage: Stage, action: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("action", ACTIONS)
-def test_in_inference_mode_too(stage: Stage, action: str) -> None:
+def test_actions_have_no_side_effects_in_inference_mode(stage: Stage, action: str) -> None:
     """Data made in inference mode are taken, and every parameter stays one that can be trained."""
     with torch.inference_mode():
         stage.images = stage.images.clone()

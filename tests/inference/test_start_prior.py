@@ -35,7 +35,7 @@ class Watch(Callback):
         self.means.append(self.prior.means.detach().clone())
 
 
-def test_the_prior_is_started_once_at_a_mixture_of_samples() -> None:
+def test_the_prior_is_initialized_once_at_a_mixture_of_samples() -> None:
     x = clusters()
     vae, guide, prior = pair()
     watch, before = Watch(prior), Watch(prior)
@@ -50,7 +50,7 @@ def test_the_prior_is_started_once_at_a_mixture_of_samples() -> None:
     assert explained > gaussian
 
 
-def test_resumed_it_is_bit_for_bit() -> None:
+def test_a_resumed_fit_is_equal_bit_for_bit() -> None:
     x = clusters()
 
     def train(epochs: int, state: TrainingState | None = None) -> tuple[TrainingState, Tensor]:
@@ -66,7 +66,7 @@ def test_resumed_it_is_bit_for_bit() -> None:
         assert torch.equal(whole, resumed)
 
 
-def test_what_is_no_learned_mixture_is_refused() -> None:
+def test_priors_that_are_not_learned_mixtures_are_refused() -> None:
     _, guide, prior = pair()
     frozen = MixturePrior.from_parameters(prior.to_parameters())
     for other in (frozen, StandardNormal(2)):

@@ -135,7 +135,7 @@ def test_several_tensors_and_masks() -> None:
     fit(model, guide, (x, y, seen), epochs=1, batch_size=20, seed=0)
 
 
-def test_a_support_that_is_trained_is_not_held_against_the_data() -> None:
+def test_a_trained_support_is_not_checked() -> None:
     x = torch.linspace(0.1, 1.9, 200)
     x[150] = 3.0
     fit(observe(lambda rate: dist.Uniform(0.0, rate + 1.0), lambda x: x.clamp(max=1.9)), lambda x: None, x, epochs=1)
@@ -154,7 +154,7 @@ def test_the_check_draws_no_random_numbers_of_the_fit(monkeypatch: pytest.Monkey
     assert losses() == checked
 
 
-def test_deterministic_sites_are_no_data() -> None:
+def test_deterministic_sites_are_not_checked() -> None:
     def model(x: torch.Tensor) -> None:
         loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
         pyro.deterministic("log", torch.tensor(-torch.inf))
@@ -167,7 +167,7 @@ def test_deterministic_sites_are_no_data() -> None:
     evaluate(model, guide, x)
 
 
-def test_a_support_that_depends_on_the_minibatch_is_looked_at_in_each() -> None:
+def test_a_support_that_depends_on_the_minibatch_is_checked_in_each() -> None:
     def model(x: torch.Tensor) -> None:
         loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
         with pyro.plate("data", 100, subsample=x):
@@ -177,7 +177,7 @@ def test_a_support_that_depends_on_the_minibatch_is_looked_at_in_each() -> None:
     fit(model, guide, torch.arange(100.0), epochs=1, batch_size=10, seed=0)
 
 
-def test_a_mask_of_a_distribution_exempts_what_it_hides() -> None:
+def test_a_mask_exempts_masked_values() -> None:
     x = torch.ones(20, 2)
     x[13, 1] = 2.0
 

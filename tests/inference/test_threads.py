@@ -128,7 +128,7 @@ def in_threads(work: Callable[[int], Any], seeds: list[int]) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", WORK)
-def test_threads_give_the_answers_of_fits_in_turn(name: str) -> None:
+def test_threads_give_the_results_of_sequential_fits(name: str) -> None:
     pyro.param("mine", torch.tensor(3.0))
     before, seeds = snapshot(), [0, 1, 2]
     in_turn = [WORK[name](seed) for seed in seeds]
@@ -152,7 +152,7 @@ def test_different_work_in_threads() -> None:
     assert differences(before, snapshot()) == []
 
 
-def test_a_fit_that_fails_leaves_the_turn_to_others() -> None:
+def test_a_failed_fit_releases_the_lock() -> None:
     def work(seed: int) -> Any:
         if seed == 0:
             with pytest.raises(ValueError, match="Expected"):
@@ -178,7 +178,7 @@ def test_a_thread_keeps_its_own_gradient_modes() -> None:
     assert torch.is_grad_enabled()
 
 
-def test_a_handler_of_the_caller_stays() -> None:
+def test_handlers_of_the_caller_are_kept() -> None:
     with poutine.block() as handler:
         expected = [predicted(seed) for seed in (0, 1)]
         assert in_threads(predicted, [0, 1]) == expected
@@ -222,7 +222,7 @@ def _forked(expected: Any, before: dict[str, Any]) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("holder", ["another thread", "this thread", "nobody"])
-def test_fits_work_in_a_process_forked_meanwhile(holder: str) -> None:
+def test_fits_work_in_a_process_forked_during_a_fit(holder: str) -> None:
     expected = predicted(0)
     pyro.param("mine", torch.tensor(3.0))
     before, entered, done = snapshot(), threading.Event(), threading.Event()

@@ -38,7 +38,7 @@ def test_a_sample_of_the_mixture_covers_it_by_the_expected_shares() -> None:
     assert abs(coverage.outside - 0.01) < 5 * 0.1 / 20_000**0.5
 
 
-def test_what_is_missing_is_not_covered() -> None:
+def test_absent_components_are_not_covered() -> None:
     assert component_coverage(draw(1000, [0, 2]), mixture()).covered.tolist() == [True, False, True]
 
 
@@ -101,6 +101,6 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 
 
 @pytest.mark.parametrize("options", [{"permutations": 0}, {"limit": 1}])
-def test_numbers_that_make_no_test_are_refused(options: dict[str, int]) -> None:
+def test_invalid_numbers_of_permutations_and_points_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="Expected permutations of at least 1 and a limit of at least 2; got"):
         energy_test(torch.randn(5, 2), torch.randn(5, 2), **options)

@@ -108,7 +108,7 @@ def test_mean_is_the_mean_of_samples(likelihood: Likelihood) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_own_samples_pass_the_check(likelihood: Likelihood, dtype: torch.dtype) -> None:
+def test_a_likelihoods_own_samples_pass_the_check(likelihood: Likelihood, dtype: torch.dtype) -> None:
     likelihood.check(likelihood(torch.randn(50, 2, 3, likelihood.outputs, dtype=dtype)).sample())
 
 
@@ -167,7 +167,7 @@ def test_repr_is_the_call_that_makes_it(likelihood: Likelihood) -> None:
         (Laplace, "density", False),
     ],
 )
-def test_measure_says_what_may_be_ranked(kind: Callable[[], Likelihood], measure: str, discrete: bool) -> None:
+def test_measures_determine_what_may_be_ranked(kind: Callable[[], Likelihood], measure: str, discrete: bool) -> None:
     assert (kind().measure, kind().discrete) == (measure, discrete)
 
 
@@ -258,7 +258,7 @@ class Words(Labels):
     measure = "mass on words"  # type: ignore[assignment]
 
 
-def test_every_support_says_what_the_likelihood_is_taken_against() -> None:
+def test_every_support_has_a_measure() -> None:
     assert (Counts().measure, Counts().discrete) == ("mass on {0, 1, 2, ...}", True)
     assert (Positive().measure, Positive().discrete) == ("density", False)
     assert (Words().measure, Words().discrete) == ("mass on words", True)
@@ -266,7 +266,7 @@ def test_every_support_says_what_the_likelihood_is_taken_against() -> None:
         Labels().discrete  # noqa: B018
 
 
-def test_a_support_that_nobody_knows_is_refused_when_the_vae_is_made() -> None:
+def test_an_unknown_support_is_refused_by_the_vae() -> None:
     decoder = MLPDecoder(latent_dim=2, hidden=(), shape=(3,))
     with pytest.raises(ValueError, match="Expected Labels to have a support out of"):
         VAE(decoder, StandardNormal(2), Labels())
@@ -344,6 +344,6 @@ def test_options_of_the_command_line_follow_from_the_signatures(options: list[st
 
 
 @pytest.mark.parametrize("n_mixtures", [0, -1, 1.5])
-def test_no_component_is_refused(n_mixtures: Any) -> None:
+def test_fewer_than_one_component_is_refused(n_mixtures: Any) -> None:
     with pytest.raises(ValueError, match=f"Expected n_mixtures to hold positive integers; got {n_mixtures}"):
         DiscretizedLogistic(n_mixtures=n_mixtures)

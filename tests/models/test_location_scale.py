@@ -77,7 +77,7 @@ def test_learned_noise_stays_above_its_floor() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan, math.inf, True, "each", None])
-def test_noise_that_is_no_positive_number_is_refused(value: Any) -> None:
+def test_noise_levels_must_be_positive(value: Any) -> None:
     for kind, name in ((Gaussian, "var_x"), (Laplace, "scale")):
         with pytest.raises(ValueError, match=f"Expected {name} to be a positive number, 'shared' or 'pixel'; got"):
             kind(value)

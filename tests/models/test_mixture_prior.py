@@ -256,7 +256,7 @@ def test_samples_of_another_shape_or_without_spread_are_refused() -> None:
         MixturePrior.from_mixture(broken, latents()[1])
 
 
-def test_a_start_that_does_not_fit_is_refused() -> None:
+def test_parameters_of_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected means of shape \(4, 2\) for a MixturePrior; got \(3, 2\)"):
         MixturePrior(2, 4).initialize(random_parameters("diag"))
     for kind in ("full", "tied"):

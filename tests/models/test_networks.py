@@ -152,7 +152,7 @@ def test_mlp_has_a_relu_after_every_layer() -> None:
     assert len(mlp([3])) == 0
 
 
-def test_mlp_decoder_computes_what_it_says() -> None:
+def test_mlp_decoder_equals_its_formula() -> None:
     decoder = MLPDecoder(latent_dim=2, hidden=(4,), shape=(3,)).double()
     z = torch.randn(6, 2, dtype=torch.float64)
     first, last = decoder.body[0], decoder.out

@@ -105,7 +105,7 @@ def test_a_class_that_its_room_does_not_export_is_refused() -> None:
         public_path(_LogNormalizer)
 
 
-def test_a_part_of_the_users_own(tmp_path: Path) -> None:
+def test_a_users_own_part_is_saved_and_loaded(tmp_path: Path) -> None:
     original = VAE(decoder=OwnDecoder(2, (1, 4, 4), width=5), prior=StandardNormal(2), likelihood=Bernoulli())
     original.save_pretrained(tmp_path)
     copy = VAE.from_pretrained(tmp_path)
@@ -120,7 +120,7 @@ def test_an_argument_that_is_not_kept_is_refused_and_nothing_is_written(tmp_path
     assert not (tmp_path / "folder").exists()
 
 
-def test_values_without_a_plain_form_are_refused() -> None:
+def test_values_that_are_not_plain_are_refused() -> None:
     with pytest.raises(ValueError, match="plain values"):
         describe({"a": 1})
 
@@ -151,7 +151,7 @@ def test_no_module_is_imported_for_a_description(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["whole", "argument"])
-def test_no_class_is_called_that_is_no_part(tmp_path: Path, place: str) -> None:
+def test_only_parts_are_built(tmp_path: Path, place: str) -> None:
     vae().save_pretrained(tmp_path)
     described = json.loads((tmp_path / "vae.json").read_text())
     harmful = {"class_path": "subprocess.Popen", "init_args": {"args": f"touch {tmp_path}/executed", "shell": True}}
@@ -181,7 +181,7 @@ def test_the_dtype_is_kept_and_nothing_is_drawn(tmp_path: Path, dtype: torch.dty
 @pytest.mark.parametrize(
     "text", ["", "{", "[1]", '{"class_path": "latentmix.models.StandardNormal"}', '{"class_path": 3}', "3"]
 )
-def test_a_description_that_is_none(tmp_path: Path, text: str) -> None:
+def test_invalid_descriptions_are_refused(tmp_path: Path, text: str) -> None:
     vae().save_pretrained(tmp_path)
     (tmp_path / "vae.json").write_text(text)
     with pytest.raises(ValueError, match=r"Expected (the description of a module|a VAE) in"):

@@ -148,7 +148,7 @@ def test_state_dict_round_trip_and_repr(prior: Prior, request: pytest.FixtureReq
     assert repr(prior).startswith(type(prior).__name__)
 
 
-def test_it_can_be_built_again_from_its_arguments(prior: Prior) -> None:
+def test_a_prior_is_rebuilt_from_its_arguments(prior: Prior) -> None:
     again = build(describe(prior))
     assert repr(again) == repr(prior)
     again.load_state_dict(prior.state_dict())
@@ -215,7 +215,7 @@ def test_plain_svi_trains_the_prior_with_the_vae(prior: Prior, binary_images: Te
     assert torch.equal(vae.generate(5, seed=1), vae.generate(5, seed=1))
 
 
-def test_analytic_kl_is_not_pretended(prior: Prior) -> None:
+def test_kl_is_analytic_for_the_standard_normal_alone(prior: Prior) -> None:
     q = dist.Normal(torch.zeros(3), torch.ones(3)).to_event(1)
     if isinstance(prior, StandardNormal):
         assert kl_divergence(q, prior()).item() == 0.0
@@ -269,7 +269,7 @@ def test_every_prior_refuses_no_latent(make: Callable[[int], Prior]) -> None:
         make(0)
 
 
-def test_no_component_is_refused() -> None:
+def test_fewer_than_one_component_is_refused() -> None:
     for make in (lambda: MixturePrior(2, 0), lambda: VampPrior(2, (3,), 0)):
         with pytest.raises(ValueError, match="Expected n_components to hold positive integers; got 0"):
             make()

@@ -111,7 +111,7 @@ def test_svi_trains_pseudo_inputs_and_guide(
     assert vae.generate(6).shape == (6, *SHAPE)
 
 
-def test_the_twin_equals_pyro_and_an_analytic_kl_is_refused(
+def test_the_objective_equals_pyro_and_an_analytic_kl_is_refused(
     prior: VampPrior, guide: AmortizedGuide, binary_images: Tensor
 ) -> None:
     vae, x = make_vae(prior), binary_images.double()
@@ -139,7 +139,7 @@ def test_pseudo_inputs_start_from_data(prior: VampPrior, guide: AmortizedGuide, 
             prior.bind(guide.posterior, bad)
 
 
-def test_the_encoder_is_in_evaluation_mode_and_put_back() -> None:
+def test_the_encoder_is_in_evaluation_mode_and_restored() -> None:
     encoder = ConvEncoder(latent_dim=3, channels=(4,), shape=SHAPE, batch_norm=(True,), hidden=(8,))
     encoder.body.append(nn.Dropout(0.5))
     guide = AmortizedGuide(encoder)
@@ -165,7 +165,7 @@ class Wrapped(nn.Module):
         return self.guide.posterior(x)
 
 
-def test_a_module_as_posterior_stays_outside_too() -> None:
+def test_a_module_as_posterior_is_not_a_submodule() -> None:
     guide = AmortizedGuide(MLPEncoder(latent_dim=3, hidden=(16,), shape=SHAPE))
     prior = VampPrior(3, SHAPE, n_components=5).bind(Wrapped(guide))
     assert list(prior.state_dict()) == ["pseudo_inputs"]

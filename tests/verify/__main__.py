@@ -14,7 +14,7 @@ from tests.verify.registry import PROOFS, ROOT, run_all, up_to_date
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the long proofs that are not up to date; 1 where one failed, 2 where one is unknown."""
+    """Run the long proofs that are not up to date; returns 1 if one failed, 2 if one is unknown."""
     for module in pkgutil.iter_modules(proofs.__path__):
         importlib.import_module(f"{proofs.__name__}.{module.name}")
     parser = argparse.ArgumentParser(prog="make verify", description=main.__doc__)
@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"Expected names among {', '.join(PROOFS) or 'none'}; got {', '.join(unknown)}.")
     chosen = [PROOFS[name] for name in options.names or PROOFS]
     if options.list:
-        for one in chosen:
-            print(f"{one.name}: {'up to date' if up_to_date(one, options.out) else 'to run'}")
+        for proof in chosen:
+            print(f"{proof.name}: {'up to date' if up_to_date(proof, options.out) else 'to run'}")
         return 0
     return run_all(chosen, options.out, force=options.force)
 

@@ -1,15 +1,16 @@
-"""Proofs: what they are, which code they are about, and running those that are not up to date.
+"""Proofs: long checks that run again only when the code that they depend on has changed.
 
 A proof is a function that returns a dictionary of figures, with `passed` among them:
 
-    @proof("models/mixture.py", "inference/em.py")
+    @proof()
     def em_never_falls() -> Figures:
         '''Without a covariance floor, EM's log-likelihood falls by 1e-9 per iteration at most.'''
         worst = ...
         return {"passed": worst <= 1e-9, "worst_fall": worst}
 
-Its result is one JSON file, written as soon as it ends, so that an interrupted run resumes where it stopped.
-Name every folder that the proof leans on: a change elsewhere leaves it up to date.
+It depends on what its module imports, see `dependencies`, and on the files and folders that `proof` names: data,
+scripts for other processes, classes chosen by name. Comments, docstrings and layout do not count. Its result is one
+JSON file, written when it ends, so that `run_all` resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from latentmix.models.files import write_atomically
+
+from tests.verify.dependencies import dependencies, digest
+
 Figures = Mapping[str, Any]
 Status = Literal["passed", "failed", "unavailable"]
 
 ROOT = Path(__file__).parents[2]
+# imported, but not run, by a mixture that is fitted by EM
+BESIDES_EM = ("inference/mixtures/nuts", "inference/mixtures/svi", "inference/objectives", "inference/svi")
 
 
 class Unavailable(Exception):
-    """Raised by a proof that needs what is not there, such as a data set; its message says what."""
+    """Raised by a proof without its prerequisites, such as a data set; the message names them."""
 
 
 @dataclass(frozen=True)
@@ -44,65 +51,76 @@ class Proof:
     Args:
         name: The name of its function.
         run: Returns figures that JSON can hold, with a boolean `passed`.
-        covers: Files or folders of the code that it proves, relative to the root of the repository.
+        covers: Files or folders that the result depends on besides the imports, relative to the root.
+        without: Files or folders that the result does not depend on, though they are imported.
     """
 
     name: str
     run: Callable[[], Figures]
-    covers: tuple[str, ...]
+    covers: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     def files(self, root: Path = ROOT) -> dict[str, str]:
-        """The sha256 of every Python and YAML file that the proof is about, its own module included.
+        """Digests of all files that the result depends on, by their path relative to the root.
 
         Raises:
-            ValueError: Where an entry of `covers` is not there.
+            ValueError: If an entry of `covers` or `without` does not exist.
         """
-        source = inspect.getsourcefile(self.run)
-        paths = [Path(source).resolve()] if source else []
-        for entry in self.covers:
-            path = root / entry
+        root = root.resolve()
+        named = {entry: root / entry for entry in (*self.covers, *self.without)}
+        for entry, path in named.items():
             if not path.exists():
                 raise ValueError(f"Expected files for {self.name} to cover; got no {entry!r} in the repository.")
-            paths += [path] if path.is_file() else [p for p in path.rglob("*") if p.suffix in {".py", ".yaml"}]
+        covered = [file for entry in self.covers for file in _files_in(named[entry])]
+        source = inspect.getsourcefile(self.run)
+        modules = [*([Path(source).resolve()] if source else []), *(file for file in covered if file.suffix == ".py")]
+        excluded = [*(named[entry] for entry in self.without), *(root / "tests" / "verify" / name for name in _OWN)]
+        imported = dependencies(modules, root, excluded)
         return {
-            os.path.relpath(path, root.resolve()).replace(os.sep, "/"): _sha256(path.read_bytes())
-            for path in sorted({path.resolve() for path in paths})
+            os.path.relpath(path, root).replace(os.sep, "/"): digest(path) for path in sorted({*covered, *imported})
         }
 
 
+_OWN = ("registry.py", "dependencies.py")
 PROOFS: dict[str, Proof] = {}
 
 
-def proof(*covers: str) -> Callable[[Callable[[], Figures]], Callable[[], Figures]]:
-    """Registers a function as a proof about the files or folders named.
+def _files_in(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in {".py", ".yaml"}]
+
+
+def proof(*covers: str, without: Iterable[str] = ()) -> Callable[[Callable[[], Figures]], Callable[[], Figures]]:
+    """Register a function as a proof.
+
+    Args:
+        *covers: Files or folders that the result depends on besides the imports, relative to the root.
+        without: Files or folders that the result does not depend on, though they are imported.
 
     Raises:
-        ValueError: Where the name is taken, or nothing is covered.
+        ValueError: If the name is taken.
     """
 
     def register(run: Callable[[], Figures]) -> Callable[[], Figures]:
         name = run.__name__
         if name in PROOFS:
             raise ValueError(f"Expected a proof's name to be its own; got a second {name!r}.")
-        if not covers:
-            raise ValueError(f"Expected {name} to cover files or folders; got none.")
-        PROOFS[name] = Proof(name, run, covers)
+        PROOFS[name] = Proof(name, run, covers, tuple(without))
         return run
 
     return register
 
 
 def up_to_date(proof: Proof, folder: Path, root: Path = ROOT) -> bool:
-    """Whether the proof has passed on the code as it is now."""
+    """Whether the proof has passed on the present code."""
     try:
         result = json.loads(_path(proof, folder).read_text(encoding="utf-8"))
-        return bool(result["status"] == "passed" and result["digest"] == _digest(proof.files(root)))
+        return bool(result["status"] == "passed" and result["digest"] == _joint_digest(proof.files(root)))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def run(proof: Proof, folder: Path, root: Path = ROOT) -> Status:
-    """Runs one proof and writes `folder/NAME.json`; an exception fails the proof and is written down."""
+    """Run one proof and write `folder/NAME.json`; an exception fails the proof and is recorded."""
     files = proof.files(root)
     start = time.perf_counter()
     status: Status
@@ -127,32 +145,33 @@ def run(proof: Proof, folder: Path, root: Path = ROOT) -> Status:
         "error": error,
         "figures": dict(figures),
         "seconds": round(time.perf_counter() - start, 3),
-        "digest": _digest(files),
+        "digest": _joint_digest(files),
         "files": files,
         "versions": _versions(),
     }
-    _write(_path(proof, folder), json.dumps(result, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(_path(proof, folder), (json.dumps(result, indent=2) + "\n").encode())
     return status
 
 
 def run_all(proofs: Iterable[Proof], folder: Path, *, force: bool = False, root: Path = ROOT) -> int:
-    """Runs the proofs that are not up to date, or all of them, and prints a line for each.
+    """Run the proofs that are not up to date, or all of them, and print a line for each.
 
     Returns:
-        An exit code: 1 where a proof failed, else 0.
+        An exit code: 1 if a proof failed, else 0.
     """
     counts = {"up to date": 0, "passed": 0, "failed": 0, "unavailable": 0}
-    for one in proofs:
-        if not force and up_to_date(one, folder, root):
+    for proof in proofs:
+        if not force and up_to_date(proof, folder, root):
             counts["up to date"] += 1
-            print(f"{one.name}: up to date", flush=True)
+            print(f"{proof.name}: up to date", flush=True)
             continue
-        print(f"{one.name}: running ...", flush=True)
-        status = run(one, folder, root)
+        print(f"{proof.name}: running ...", flush=True)
+        status = run(proof, folder, root)
         counts[status] += 1
-        result = json.loads(_path(one, folder).read_text(encoding="utf-8"))
+        result = json.loads(_path(proof, folder).read_text(encoding="utf-8"))
         detail = result["error"] or json.dumps(result["figures"])
-        print(f"{one.name}: {status} in {result['seconds']:.1f} s: {detail}", flush=True)
+        print(f"{proof.name}: {status} in {result['seconds']:.1f} s: {detail}", flush=True)
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     return 1 if counts["failed"] else 0
 
@@ -161,19 +180,8 @@ def _path(proof: Proof, folder: Path) -> Path:
     return folder / f"{proof.name}.json"
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _digest(files: Mapping[str, str]) -> str:
-    return _sha256(json.dumps(files, sort_keys=True).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _joint_digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

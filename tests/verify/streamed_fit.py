@@ -29,7 +29,7 @@ def anonymous() -> int:
 
 
 class Watch(threading.Thread):
-    """Notes the most anonymous memory, every five milliseconds."""
+    """Records the peak of anonymous memory, every five milliseconds."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

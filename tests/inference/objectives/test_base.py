@@ -70,7 +70,7 @@ def test_a_callable_that_gives_no_scalar_is_refused(value: Any) -> None:
         as_objective(lambda model, guide: value)(lambda: None, lambda: None)
 
 
-def test_what_is_no_objective_is_refused() -> None:
+def test_other_objects_are_refused_as_objectives() -> None:
     with pytest.raises(ValueError, match="Expected an objective, a Pyro ELBO or a callable; got str"):
         as_objective("Trace_ELBO")  # type: ignore[arg-type]
 

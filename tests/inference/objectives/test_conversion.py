@@ -74,7 +74,7 @@ def test_every_elbo_of_pyro_fits_monitors_and_evaluates(name: str, particles: in
 
 
 @pytest.mark.parametrize("name", ["ReweightedWakeSleep", "TraceTailAdaptive_ELBO", "Trace_MMD"])
-def test_what_is_evaluated_of_a_loss_that_is_no_elbo_is_the_elbo(name: str) -> None:
+def test_evaluate_measures_the_elbo_for_other_losses(name: str) -> None:
     model, guide, (x,), _ = vae_pair()
     expected = evaluate(model, guide, x, objective=Trace_ELBO(), seed=2)
     assert evaluate(model, guide, x, objective=exported(name), seed=2) == expected
@@ -208,7 +208,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_refused_before_anything_trains(case: str) -> None:
+def test_invalid_combinations_are_refused_before_training(case: str) -> None:
     objective, pair, message = REFUSED[case]
     model, guide, (x,), _ = pair()
     modules = [part for part in (getattr(model, "__self__", None), guide) if isinstance(part, nn.Module)]

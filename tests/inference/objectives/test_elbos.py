@@ -97,7 +97,7 @@ def test_value_without_gradient_moves_nothing(kind: type[ELBO]) -> None:
     assert gradients() == {}
 
 
-def test_the_user_s_elbo_is_not_changed() -> None:
+def test_the_users_elbo_is_not_changed() -> None:
     elbo = TraceEnum_ELBO()
     model, guide, batch, _ = mixture_pair(AutoDelta, TOTAL)
     as_objective(elbo)(model, guide, *batch)
@@ -141,12 +141,12 @@ def test_mean_field_refuses_a_guide_without_pathwise_gradient() -> None:
 @pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO, RenyiELBO])
 @pytest.mark.parametrize("particles", ["one", "nesting_known"])
 @pytest.mark.parametrize("pair", CONTINUOUS)
-def test_twins_can_be_traced(kind: type[ELBO], pair: str, particles: str) -> None:
+def test_objectives_can_be_traced(kind: type[ELBO], pair: str, particles: str) -> None:
     assert_traceable(as_objective(kind(**PARTICLES[particles])), CONTINUOUS[pair]())
 
 
 @pytest.mark.parametrize("guide", [AutoDelta, AutoNormal])
-def test_the_enumeration_twin_can_be_traced(guide: Callable[[Any], Any]) -> None:
+def test_the_enumeration_objective_can_be_traced(guide: Callable[[Any], Any]) -> None:
     assert_traceable(as_objective(TraceEnum_ELBO(max_plate_nesting=1)), mixture_pair(guide, TOTAL))
 
 
@@ -168,7 +168,7 @@ def test_renyi_elbo(pair: str, particles: str, alpha: float) -> None:
         assert (-terms.loss > terms.elbo) == (alpha < 1)  # monotone in alpha: the ordinary bound is alpha = 1
 
 
-def test_the_renyi_twin_reports_the_ordinary_bound_of_its_particles() -> None:
+def test_the_renyi_objective_reports_the_ordinary_bound_of_its_particles() -> None:
     model, guide, (x,), _ = vae_pair()
     pyro.set_rng_seed(3)
     renyi = as_objective(RenyiELBO(alpha=0.0, num_particles=4)).terms(model, guide, x)
@@ -211,7 +211,7 @@ def test_renyi_refuses_a_guide_without_pathwise_gradient() -> None:
 
 
 @pytest.mark.parametrize("particles", ["one", "three_vectorised"])
-def test_an_enumerated_mixture_prior_is_the_collapsed_one(particles: str) -> None:
+def test_an_enumerated_mixture_prior_equals_the_collapsed_one(particles: str) -> None:
     """The same bound, gradients, log-likelihood and divergence: the components belong to the prior."""
     options = PARTICLES[particles]
     enumerated, collapsed = local_pair("mixture"), local_pair("collapsed")
@@ -261,7 +261,7 @@ def test_components_of_the_data_belong_to_the_log_likelihood(particles: str) -> 
 
 
 @pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO, RenyiELBO])
-def test_what_is_to_be_enumerated_is_not_sampled(kind: type[ELBO]) -> None:
+def test_sites_marked_for_enumeration_are_not_sampled(kind: type[ELBO]) -> None:
     model, guide, batch, _ = local_pair("mixture")
     with (
         pytest.warns(UserWarning, match="Found vars in model but not guide"),

@@ -60,7 +60,7 @@ def test_a_discrete_latent_that_is_sampled_is_named_with_the_remedy() -> None:
 
 
 @pytest.mark.parametrize("elbo", [TraceEnum_ELBO(), TraceEnum_ELBO(strict_enumeration_warning=False)], ids=["", "lax"])
-def test_a_discrete_latent_that_nothing_gives_a_value_of_is_refused(elbo: Any) -> None:
+def test_a_discrete_latent_neither_enumerated_nor_in_the_guide_is_refused(elbo: Any) -> None:
     model, guide = discrete_pair({}, in_guide=False)
     message = (
         "Expected 'k', a discrete latent of the model, to be enumerated or in the guide; got neither: mark it infer="
@@ -71,7 +71,7 @@ def test_a_discrete_latent_that_nothing_gives_a_value_of_is_refused(elbo: Any) -
         evaluate(model, guide, normal_data(100), objective=elbo)
 
 
-def test_nothing_is_said_where_something_is_enumerated_or_the_user_wants_it_so() -> None:
+def test_no_warning_if_a_site_is_enumerated_or_the_warning_is_off() -> None:
     model, guide = discrete_pair({})
     assert not said((model, config_enumerate(guide)), TraceEnum_ELBO())
     assert not said(discrete_pair({"enumerate": "parallel"}, in_guide=False), TraceEnum_ELBO())

@@ -27,7 +27,7 @@ def parts(x: Tensor, guide: Any, vae: Any) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("beta", [None, 0.3])
-def test_the_loss_is_the_one_written_out(beta: float | None) -> None:
+def test_the_loss_equals_its_formula(beta: float | None) -> None:
     """Between the divergences of the two dimensions, the floor holds one of them: its gradient is gone."""
     model, guide, (x,), _ = vae_pair()
     vae = model.__self__  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def test_the_loss_is_the_one_written_out(beta: float | None) -> None:
     assert terms.elbo.item() == pytest.approx((log_likelihood - kl.sum()).item(), rel=1e-9)
 
 
-def test_no_free_bits_are_the_mean_field_bound() -> None:
+def test_zero_free_bits_give_the_mean_field_bound() -> None:
     for model, guide, batch, _ in (local_pair("normal"), subsampled_pair()):
         pyro.clear_param_store()
         pyro.set_rng_seed(2)
@@ -83,7 +83,7 @@ def test_particles_are_averaged() -> None:
     torch.testing.assert_close(FreeBits(0.5, num_particles=3).terms(model, guide, *batch).loss, single)
 
 
-def test_it_is_measured_by_the_mean_field_bound_and_can_be_traced() -> None:
+def test_free_bits_are_measured_by_the_mean_field_bound_and_can_be_traced() -> None:
     objective = FreeBits(0.5)
     assert isinstance(bound_of(objective).elbo, TraceMeanField_ELBO)  # type: ignore[attr-defined]
     assert bound_of(objective) is bound_of(objective)
@@ -91,7 +91,7 @@ def test_it_is_measured_by_the_mean_field_bound_and_can_be_traced() -> None:
 
 
 @pytest.mark.parametrize("prior", ["collapsed", "discrete"])
-def test_what_has_no_divergence_per_dimension_is_refused(prior: str) -> None:
+def test_free_bits_without_a_divergence_per_dimension_are_refused(prior: str) -> None:
     model, guide, batch, _ = local_pair(prior)
     with pytest.raises(ValueError, match=r"Expected products of Normals .* for FreeBits; got .*no KL per dimension"):
         FreeBits(0.5)(model, guide, *batch)

@@ -85,7 +85,7 @@ def train(model: Model, guide: Model = posterior, objective: Any = None, size: i
     "elbo", [Trace_ELBO(), TraceMeanField_ELBO(), TraceGraph_ELBO()], ids=lambda elbo: type(elbo).__name__
 )
 @pytest.mark.parametrize("model", [within_a_plate, around_a_plate, without_a_plate, as_a_decorator])
-def test_a_scale_is_as_good_as_a_subsampled_plate(model: Model, elbo: ELBO) -> None:
+def test_a_scale_equals_a_subsampled_plate(model: Model, elbo: ELBO) -> None:
     expected, result = train(by_plate, objective=elbo), train(model, objective=elbo)
     assert result.losses == pytest.approx(expected.losses, rel=1e-6)
     for name, value in expected.parameters.items():
@@ -247,7 +247,7 @@ def test_a_likelihood_that_is_tempered_in_a_plate_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [5, 50])
-def test_a_global_latent_as_long_as_a_minibatch_is_none_of_its_data(batch_size: int) -> None:
+def test_a_global_latent_of_a_minibatchs_length_is_not_local(batch_size: int) -> None:
     """105 rows of 5 features: minibatches of 5, or a last one of 5."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(105, 5, generator=generator)

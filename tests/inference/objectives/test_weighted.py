@@ -121,7 +121,7 @@ def run(images: Tensor, objective: Any, pair: tuple[VAE, AmortizedGuide] | None 
     return fit(vae.model, guide, images, objective=objective, **arguments)
 
 
-def test_warm_up_in_a_fit_and_resumed_in_its_midst(binary_images: Tensor) -> None:
+def test_a_warm_up_is_resumed_within_it(binary_images: Tensor) -> None:
     """40 images in batches of 16 are three steps an epoch."""
     objective = Weighted(Trace_ELBO(), beta=3.0, warmup=2)
     weights = Weights(objective)
@@ -178,7 +178,7 @@ def test_bad_weights_are_refused(arguments: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"beta": 2.0}, {"warmup": 1}])
-def test_renyi_bounds_are_not_weighed(arguments: Any) -> None:
+def test_weighted_renyi_bounds_are_refused(arguments: Any) -> None:
     with pytest.raises(ValueError, match=r"Expected beta=1 and warmup=0 for RenyiELBO.*: use Trace_ELBO"):
         Weighted(RenyiELBO(), **arguments)
     with pytest.raises(ValueError, match="Expected beta=1 and warmup=0 for RenyiELBO"):
@@ -186,12 +186,12 @@ def test_renyi_bounds_are_not_weighed(arguments: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO"])
-def test_weighted_twins_can_be_traced(name: str) -> None:
+def test_weighted_objectives_can_be_traced(name: str) -> None:
     elbo, prior = ELBOS[name]
     assert_traceable(Weighted(elbo, beta=2.0), local_pair(prior))
 
 
-def test_the_weight_of_a_warm_up_is_no_constant_of_a_traced_graph() -> None:
+def test_the_weight_of_a_warm_up_is_not_constant_in_a_traced_graph() -> None:
     model, guide, (x,), _ = local_pair("normal")
     objective = Weighted(TraceMeanField_ELBO(), beta=2.0, warmup=4)
     objective(model, guide, x)
@@ -205,7 +205,7 @@ def test_the_weight_of_a_warm_up_is_no_constant_of_a_traced_graph() -> None:
         torch.testing.assert_close(traced, objective.terms(model, guide, x)[:3])
 
 
-def test_sites_outside_the_data_plate_are_weighed_too() -> None:
+def test_sites_outside_the_data_plate_are_weighted_too() -> None:
     model, guide, (x,), _ = subsampled_pair()
     pyro.set_rng_seed(2)
     plain = as_objective(TraceMeanField_ELBO()).terms(model, guide, x)

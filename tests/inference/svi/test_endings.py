@@ -46,7 +46,7 @@ class Explode(Callback):
 
 @pytest.mark.parametrize("validation", [False, True])
 @pytest.mark.parametrize("last", [False, True])
-def test_the_best_weights_come_back_after_a_divergence(binary_images: Tensor, validation: bool, last: bool) -> None:
+def test_the_best_weights_are_restored_after_a_divergence(binary_images: Tensor, validation: bool, last: bool) -> None:
     state, stopping, recorder = TrainingState(), EarlyStopping(), Recorder()
     vae, guide = make_pair(batch_norm=True)
     options: dict[str, Any] = {"validation": binary_images[:20]} if validation else {}
@@ -71,7 +71,7 @@ def test_the_best_weights_come_back_after_a_divergence(binary_images: Tensor, va
     assert all(bool(value.isfinite().all()) for value in result.parameters.values())
 
 
-def test_a_divergence_without_early_stopping_leaves_the_state_to_look_at(binary_images: Tensor) -> None:
+def test_a_divergence_without_early_stopping_keeps_the_last_state(binary_images: Tensor) -> None:
     state = TrainingState()
     with pytest.raises(DivergenceError):
         fit_vae(make_pair(), binary_images, callbacks=[Explode(1)], state=state)
@@ -133,12 +133,12 @@ def test_a_plateau_schedule_waits_too(binary_images: Tensor) -> None:
     assert rates[4] < 1e-3
 
 
-def test_a_warm_up_longer_than_the_fit_is_warned_of(binary_images: Tensor) -> None:
+def test_a_warm_up_longer_than_the_fit_warns(binary_images: Tensor) -> None:
     with pytest.warns(UserWarning, match="Expected a warm-up within the 3 epochs of the fit; got one of 10"):
         fit_vae(make_pair(), binary_images, objective=Weighted(Trace_ELBO(), warmup=10))
 
 
-def test_a_warm_up_as_long_as_the_fit_is_not(binary_images: Tensor, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_warm_up_as_long_as_the_fit_does_not_warn(binary_images: Tensor, recwarn: pytest.WarningsRecorder) -> None:
     fit_vae(make_pair(), binary_images, objective=Weighted(Trace_ELBO(), warmup=3))
     assert not recwarn.list
 
@@ -170,7 +170,7 @@ def test_batch_normalisation_of_one_datum_is_refused_before_the_first_step(
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_batch_normalisation_of_one_datum_is_none_in_evaluation_or_over_pixels(binary_images: Tensor) -> None:
+def test_batches_of_one_are_allowed_in_evaluation_mode_or_over_pixels(binary_images: Tensor) -> None:
     vae, guide = normalised()
     x = binary_images[:33]
     fit(vae.model, guide, x, epochs=1, batch_size=16, drop_last=True, validation=x, seed=0)
@@ -213,7 +213,7 @@ def test_a_learning_rate_that_diverges_at_once_has_no_best_weights(binary_images
         fit_vae(make_pair(), binary_images, optimizer=lambda leaves: SGD(leaves, lr=1e30), callbacks=[EarlyStopping()])
 
 
-def test_within_a_warm_up_no_epoch_is_the_best() -> None:
+def test_the_best_epoch_is_after_the_warm_up() -> None:
     stopping = EarlyStopping(1)
     model, guide = normal_pair()
     with pytest.warns(UserWarning, match="warm-up"):

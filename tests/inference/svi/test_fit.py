@@ -73,7 +73,7 @@ def test_same_seed_same_losses_and_a_then_b_is_b_alone(kind: Callable[[float], S
     assert kind(0.0).losses != alone.losses
 
 
-def test_tensors_that_start_a_parameter_are_not_trained() -> None:
+def test_initial_tensors_of_parameters_are_not_trained() -> None:
     """pyro.param takes an unconstrained tensor itself as its leaf: a second fit would start where the first ended."""
     start = torch.zeros((), dtype=torch.float64)
 
@@ -312,7 +312,7 @@ def test_a_callable_objective_is_monitored_at_beta_one(binary_images: Tensor) ->
     assert result.losses == pytest.approx([draws.mean().item()] * 3, abs=6 * draws.std().item())
 
 
-def test_an_objective_that_says_no_bound_is_monitored(binary_images: Tensor) -> None:
+def test_an_objective_without_a_bound_is_monitored(binary_images: Tensor) -> None:
     class Silent(Objective):
         def terms(self, model: Any, guide: Any, *batch: Tensor) -> Terms:
             return Terms(as_objective(Trace_ELBO())(model, guide, *batch), None, None, None)

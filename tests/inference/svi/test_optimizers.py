@@ -77,7 +77,7 @@ MADE = [
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED + MADE)
-def test_what_cannot_train_is_refused_with_the_form_to_use(options: dict[str, Any], message: str) -> None:
+def test_optimizers_that_cannot_train_are_refused_with_a_remedy(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"^Expected [^\n]*{message}"):
         fitted(**options)
 

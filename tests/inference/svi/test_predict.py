@@ -106,7 +106,7 @@ def test_parallel_draws_and_return_sites() -> None:
     assert drawn["x"].mean().item() == pytest.approx(5.0, abs=0.1)
 
 
-def test_given_data_stay_and_latents_are_drawn() -> None:
+def test_predictions_keep_given_data_and_draw_latents() -> None:
     drawn = fitted(param_guide).predict(model, param_guide, DATA, num_samples=300)
     assert torch.equal(drawn["x"], DATA.expand(300, 40))
     assert drawn["loc"].mean().item() == pytest.approx(5.0, abs=0.1)
@@ -120,7 +120,7 @@ def test_modes_of_autograd_change_nothing(mode: Any) -> None:
         assert torch.equal(result.predict(model, param_guide, None, num_samples=3)["x"], expected)
 
 
-def test_a_fit_after_it_and_the_callers_store_do_not_matter() -> None:
+def test_later_fits_and_the_callers_store_do_not_change_predictions() -> None:
     result = fitted(param_guide, epochs=3)
     expected = result.predict(model, param_guide, None, num_samples=3)["x"]
     fitted(param_guide, epochs=9)
@@ -139,7 +139,7 @@ def test_modules_are_in_evaluation_mode() -> None:
     assert all(part.training for part in guide.modules())
 
 
-def test_what_was_not_fitted_is_refused() -> None:
+def test_parameters_without_a_fitted_value_are_refused() -> None:
     result = fitted(param_guide, epochs=1)
 
     def other(x: Tensor | None) -> None:

@@ -175,7 +175,7 @@ def test_more_epochs_in_one_process(binary_images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, OSError])
-def test_interrupted_fit_goes_on_from_its_state(binary_images: Tensor, exception: type[BaseException]) -> None:
+def test_an_interrupted_fit_resumes_from_its_state(binary_images: Tensor, exception: type[BaseException]) -> None:
     class Interrupt(Callback):
         def on_batch_end(self, state: TrainingState) -> None:
             if (state.epoch, state.batch) == (1, 2):
@@ -222,7 +222,7 @@ class Average(nn.Module):
             pyro.sample("z", dist.Normal(self.seen, self.scale.exp()))
 
 
-def test_resuming_buffers_that_are_set_anew() -> None:
+def test_buffers_that_are_replaced_are_resumed() -> None:
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -342,7 +342,7 @@ def test_early_stopping_serves_one_fit_after_another(binary_images: Tensor) -> N
         assert torch.equal(after.values()[key], value), key
 
 
-def test_optimizers_see_every_leaf_once(binary_images: Tensor) -> None:
+def test_optimizers_hold_every_leaf_once(binary_images: Tensor) -> None:
     groups: list[list[Tensor]] = []
 
     def make(leaves: Iterable[Tensor]) -> Optimizer:

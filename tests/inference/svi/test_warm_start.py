@@ -44,7 +44,7 @@ still = partial(SGD, lr=1e-30)
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_warm_start_goes_on_from_the_fitted_values_with_more_data_and_another_rate(make: Callable[[], Any]) -> None:
+def test_a_warm_start_begins_at_the_fitted_values_with_more_data_and_another_rate(make: Callable[[], Any]) -> None:
     first = fit(normal_model(100), make(), normal_data(100), epochs=20, batch_size=20, seed=0)
     kept = copy.deepcopy(first.parameters)
     outside = set(pyro.get_param_store())
@@ -62,7 +62,7 @@ def test_a_warm_start_goes_on_from_the_fitted_values_with_more_data_and_another_
         torch.testing.assert_close(again.parameters[name], value)
 
 
-def test_a_warm_start_of_a_model_made_anew(binary_images: Tensor) -> None:
+def test_a_warm_start_of_a_rebuilt_model(binary_images: Tensor) -> None:
     first = fit_vae(make_pair(seed=1), binary_images)
     later = fit_vae(make_pair(seed=2), binary_images, epochs=1, optimizer=still, store=first.store)
     assert later.parameters.keys() == first.parameters.keys()
@@ -70,7 +70,7 @@ def test_a_warm_start_of_a_model_made_anew(binary_images: Tensor) -> None:
         torch.testing.assert_close(later.parameters[name], value)
 
 
-def test_what_does_not_fit_is_refused_in_one_sentence() -> None:
+def test_a_store_that_does_not_fit_is_refused_in_one_sentence() -> None:
     x = normal_data(100)
     first = fit(normal_model(100), statements(), x, epochs=1, seed=0)
 

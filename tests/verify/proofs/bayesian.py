@@ -27,7 +27,7 @@ def _overlapping(seed: int) -> Tensor:
     return torch.from_numpy(centres[component] + noise)
 
 
-@proof("models", "guides", "inference")
+@proof()
 def posterior_draws_lie_below_the_maximum() -> Figures:
     """NUTS, 2,000 points, K = 3, 2-D: the draws' mean log-likelihood per point is the maximum less p/2n within 25%.
 

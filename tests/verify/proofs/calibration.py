@@ -22,7 +22,6 @@ from latentmix.models.mixture.covariances import covariance_structure
 
 from tests.verify.registry import Figures, proof
 
-CODE = ("models", "guides/mixture.py", "inference")
 N_POINTS, N_COMPONENTS, N_FEATURES, N_DRAWS = 60, 2, 2, 19
 MINIBATCH = 15
 DENSITY_AT = ((0.0, 0.0), (2.0, -1.0), (-4.0, 1.0))
@@ -31,7 +30,7 @@ Sites = dict[str, Tensor]
 
 
 def priors(**changed: dist.TorchDistribution) -> dict[str, dist.TorchDistribution]:
-    """The priors that truths are drawn from, or others in their place."""
+    """The priors that truths are drawn from, apart from changed ones."""
     return {
         "weights": dist.Dirichlet(torch.full((N_COMPONENTS,), 5.0)),
         "means": dist.Normal(0.0, 2.5),
@@ -42,7 +41,7 @@ def priors(**changed: dist.TorchDistribution) -> dict[str, dist.TorchDistributio
 
 
 def simulate(seed: int) -> tuple[Sites, Tensor]:
-    """Parameters drawn from the priors, and `n x D` points drawn from the mixture; `calibrate` has seeded torch."""
+    """Parameters drawn from the priors, and `n x D` points of the mixture, by torch's random state."""
     prior, shape = priors(), (N_COMPONENTS, N_FEATURES)
     sites = {
         "weights": prior["weights"].sample().double(),
@@ -57,7 +56,7 @@ def simulate(seed: int) -> tuple[Sites, Tensor]:
 
 
 def log_joint(sites: Sites, x: Tensor) -> Tensor:
-    """Log of weight times density: `... x K x n`, written out on its own."""
+    """Log of weight times density, `... x K x n`, independent of the library's code."""
     factor = sites["scales"][..., None] * sites["correlation_cholesky"]
     white = torch.linalg.solve_triangular(factor, x.T - sites["means"][..., None], upper=False)
     constant = sites["weights"].log() - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -69,7 +68,7 @@ def quantities(sites: Sites, x: Tensor) -> Mapping[str, Tensor]:
     prior = priors()
     joint = log_joint(sites, x)
     together = joint[..., :2].softmax(-2).prod(-1).sum(-1)
-    found = {
+    values = {
         "log_likelihood": joint.logsumexp(-2).sum(-1),
         "log_prior": prior["weights"].log_prob(sites["weights"])
         + prior["means"].log_prob(sites["means"]).sum((-2, -1))
@@ -80,13 +79,13 @@ def quantities(sites: Sites, x: Tensor) -> Mapping[str, Tensor]:
     }
     correlations = sites["correlation_cholesky"][..., 1, 0].sort(-1).values
     for k in range(N_COMPONENTS):
-        found[f"correlation_{k}"] = correlations[..., k]
+        values[f"correlation_{k}"] = correlations[..., k]
         for d in range(N_FEATURES):
-            found[f"mean_{k}{d}"] = sites["means"][..., d].sort(-1).values[..., k]
-        found[f"scale_{k}"] = sites["scales"].log().sum(-1).sort(-1).values[..., k]
+            values[f"mean_{k}{d}"] = sites["means"][..., d].sort(-1).values[..., k]
+        values[f"scale_{k}"] = sites["scales"].log().sum(-1).sort(-1).values[..., k]
     for index, density in enumerate(log_joint(sites, x.new_tensor(DENSITY_AT)).logsumexp(-2).unbind(-1)):
-        found[f"density_{index}"] = density
-    return found
+        values[f"density_{index}"] = density
+    return values
 
 
 def start(x: Tensor) -> MixtureParameters:
@@ -100,7 +99,7 @@ def start(x: Tensor) -> MixtureParameters:
 
 
 def nuts(x: Tensor, seed: int, *, size: int = N_POINTS, **changed: dist.TorchDistribution) -> Fitted[Sites]:
-    """Draws of NUTS, given the first `size` points, which are taken for all, under the priors or others."""
+    """Draws of NUTS given the first `size` points as if they were all, with changed priors."""
     seen = x[:size]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # `calibrate` counts what has not converged
@@ -131,7 +130,7 @@ def calibration_of_svi(family: type[AutoGuide], n_data_sets: int = 100) -> Calib
     return calibrate(simulate, fit, quantities, n_data_sets=n_data_sets, n_draws=N_DRAWS, seed=4, n_jobs=2)
 
 
-@proof(*CODE)
+@proof()
 def nuts_is_calibrated() -> Figures:
     """Truths from the prior, 200 data sets: the ranks of 15 label-invariant quantities lie inside simultaneous bands.
 
@@ -148,7 +147,7 @@ def nuts_is_calibrated() -> Figures:
     }
 
 
-@proof(*CODE)
+@proof()
 def planted_errors_are_flagged() -> Figures:
     """A dropped prior (of the scales, 60 data sets) and an unscaled plate (a quarter of the data, 30) are flagged.
 

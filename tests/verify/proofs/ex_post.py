@@ -1,4 +1,4 @@
-"""What a mixture of training latents is worth as the prior of a finished VAE."""
+"""Gain in log-likelihood by a mixture of training latents as the prior of a finished VAE."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from latentmix.experiments.runs.artifacts import load_run
 from latentmix.experiments.runs.ex_post import ExPost, as_json, measure_ex_post
 from latentmix.experiments.runs.pipeline import run_experiment
 
-from tests.verify.proofs.mixtures import mnist_root
-from tests.verify.proofs.presets import CODE
 from tests.verify.registry import Figures, proof
+from tests.verify.runs import PARTS, WITHOUT, mnist_root, preset
 
 OPTIONS = ("--epochs", "12", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "10")
 
 
-@proof(*CODE)
+@proof(*PARTS, *preset("mnist_mlp40"), "experiments/commands/ex_post.py", without=WITHOUT)
 def ex_post_priors_gain_on_mnist() -> Figures:
     """A mixture of 10, 50 or 100 Gaussians, fitted to one sample of q for each of 48,000 training images, raises the
-    log-likelihood of MNIST's test images, in three binarisations, over N(0, I), with nothing trained anew."""
+    log-likelihood of MNIST's test images, in three binarisations, over N(0, I), without further training."""
     options = ["--data.root", mnist_root(), *OPTIONS, "--mixture.max_iter", "50"]
     experiment = Experiment.from_config(parse_experiment("mnist_mlp40", options))
     settings = ExPost(forms=("samples",), images=48_000, samples=100, max_iter=40)

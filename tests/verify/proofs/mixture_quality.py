@@ -1,4 +1,4 @@
-"""How close EM comes to the truth, and to the best of scikit-learn's starts, on mixtures of 10 components in 3-D."""
+"""EM against the truth, and against the best of scikit-learn's starts, on mixtures of 10 components in 3-D."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from latentmix.inference import GaussianMixture
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-from tests.verify.registry import Figures, proof
+from tests.verify.registry import BESIDES_EM, Figures, proof
 
 COMPONENTS, FEATURES, POINTS, DRAWS = 10, 3, 100_000, 200_000
 PARAMETERS = COMPONENTS * (1 + FEATURES + FEATURES * (FEATURES + 1) // 2) - 1
 SEEDS, CLOSE_SEEDS = range(50), range(10)
-# One setting of ours for all of them.
+# The same options of ours for all.
 OPTIONS: dict[str, Any] = {"n_init": 20, "tol": 1e-6, "max_iter": 2000}
 PEER: dict[str, Any] = {"n_init": 10, "tol": 1e-4, "max_iter": 300}
-# The best of its starts then goes on by itself as far as ours do.
+# The best of its starts continues to our tolerance.
 ONWARD: dict[str, Any] = {"warm_start": True, "tol": OPTIONS["tol"], "max_iter": OPTIONS["max_iter"]}
-CODE = ("models", "inference/mixtures")
 
 
 def truth(seed: int, separation: float) -> MixtureParameters:
@@ -87,7 +86,7 @@ def parallel(function: Any, *arguments: Any) -> list[float]:
         return [float(value) for value in pool(delayed(function)(*each) for each in zip(*arguments, strict=True))]
 
 
-@proof(*CODE)
+@proof(without=BESIDES_EM)
 def well_separated_mixtures_are_found_to_the_statistical_floor() -> Figures:
     """10 components in 3-D, closest centres 6 sd apart, 100,000 points, 50 seeds: KL(true || fitted) averages
     4.95e-4 +/- 3e-5, p/2n, with maximum <= 8.5e-4.
@@ -104,7 +103,7 @@ def well_separated_mixtures_are_found_to_the_statistical_floor() -> Figures:
     }
 
 
-@proof(*CODE)
+@proof(without=BESIDES_EM)
 def overlapping_mixtures_are_fitted_as_well_as_by_the_best_of_ten_starts() -> Figures:
     """Closest centres 3 and 2 sd apart, 100,000 points, 10 seeds each: log-likelihood per point never below
     scikit-learn's best of 10 starts by more than 1e-4.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 import warnings
@@ -31,22 +30,11 @@ from latentmix.inference.mixtures.svi.objective import RegularizedEnum
 from latentmix.models import MixtureModel
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 
-from tests.verify.registry import ROOT, Figures, Unavailable, proof
+from tests.verify.registry import Figures, proof
+from tests.verify.runs import PARTS, WITHOUT, mnist_root, preset
 
 COVARIANCE_TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
-CODE = ("models", "guides", "inference", "experiments")
-
-
-def mnist_root() -> str:
-    """The folder that holds MNIST.
-
-    Raises:
-        Unavailable: If there is none.
-    """
-    for root in (os.environ.get("LATENTMIX_DATA"), str(ROOT.parent / "shared" / "data")):
-        if root and (Path(root) / "MNIST").is_dir():
-            return root
-    raise Unavailable("MNIST is neither in LATENTMIX_DATA nor in ../shared/data")
+TRAINED = partial(proof, *PARTS, *preset("digits", "mnist_conv16"), without=WITHOUT)
 
 
 @cache
@@ -85,13 +73,13 @@ def data_sets() -> dict[str, tuple[NDArray[np.float64], int]]:
 
 
 def em(x: NDArray[np.float64], n_components: int, seed: int, reg_covar: float, tol: float) -> GaussianMixture:
-    """EM from the start of a seed."""
+    """A mixture fitted by EM, started by a seed."""
     mixture = GaussianMixture(n_components, random_state=seed, reg_covar=reg_covar, tol=tol, max_iter=20_000)
     return quiet(mixture, x)
 
 
 def quiet(mixture: GaussianMixture, x: NDArray[np.float64]) -> GaussianMixture:
-    """The mixture, fitted; what has not converged to the last digit is no matter here."""
+    """The fitted mixture, without warnings of convergence."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return mixture.fit(x)
@@ -110,7 +98,7 @@ def gradient_norm(x: NDArray[np.float64], mixture: GaussianMixture, reg_covar: f
     return float(torch.cat([leaf.grad.reshape(-1) for leaf in leaves if leaf.grad is not None]).norm())
 
 
-@proof(*CODE)
+@TRAINED()
 def svi_stays_at_em() -> Figures:
     """Enumerated SVI started at EM's answer, flat priors: gradient norm <= 1e-6, log-likelihood within 1e-6."""
     figures: dict[str, object] = {}
@@ -126,7 +114,7 @@ def svi_stays_at_em() -> Figures:
     return {"passed": bool(passed), **figures}
 
 
-@proof(*CODE)
+@TRAINED()
 def svi_reaches_em() -> Figures:
     """From a common start enumerated SVI reaches EM's log-likelihood (tol 1e-8) minus 0.001 nat per point, 5 seeds."""
     figures: dict[str, object] = {}
@@ -154,12 +142,12 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-@proof(*CODE)
+@TRAINED()
 def svi_takes_at_most_ten_times_em() -> Figures:
     """From a common start enumerated SVI takes at most 10 times EM's time at tolerance 1e-6, start aside.
 
-    Medians of 3 alternating repeats, 3 seeds, after one fit of each that is not counted. The whole fits of the
-    estimator, k-means included, are reported beside.
+    Medians of 3 alternating repeats, 3 seeds, after a fit of each that is not counted. Fits of the estimator, k-means
+    included, are reported as well.
     """
     figures: dict[str, object] = {}
     worst = 0.0
@@ -175,7 +163,7 @@ def svi_takes_at_most_ten_times_em() -> Figures:
 def _times(
     x: NDArray[np.float64], n_components: int, covariance_type: CovarianceType, seed: int
 ) -> dict[str, list[float]]:
-    """Seconds of 3 alternating repeats of both fits, from a common start and whole."""
+    """Seconds of 3 alternating repeats of both fits, from a common start, and of both estimators."""
     points = torch.from_numpy(x).double()
     first = start(points, n_components, covariance_structure(covariance_type), random_state=np.random.RandomState(seed))
     whole = partial(
@@ -201,7 +189,7 @@ def _times(
     return taken
 
 
-@proof(*CODE)
+@TRAINED()
 def em_never_falls() -> Figures:
     """Without a covariance floor EM's log-likelihood never falls by more than 1e-9 per iteration."""
     worst: dict[str, float] = {}

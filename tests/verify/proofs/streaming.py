@@ -1,4 +1,4 @@
-"""Points in files larger than memory may be, in batches, and divided among processes."""
+"""Points in files larger than memory, in batches, and divided among processes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from latentmix.models.mixture.covariances import covariance_structure
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
 from tests.inference.mixtures.points.one_of_several import fits, run_two
-from tests.verify.registry import ROOT, Figures, Unavailable, proof
+from tests.verify.registry import BESIDES_EM, ROOT, Figures, Unavailable, proof
 
-CODE = ("models", "inference/mixtures")
 ROWS, FEATURES, COMPONENTS, ITERATIONS = 50_000_000, 2, 5, 2
 
 
@@ -38,8 +37,8 @@ def write_points(path: Path, rows: int) -> None:
             (centres[chosen] + generator.standard_normal((n, FEATURES))).astype(np.float32).tofile(file)
 
 
-def run(*command: str, seconds: int) -> str:
-    """What a command prints, on one thread, within a time limit."""
+def output(*command: str, seconds: int) -> str:
+    """The output of a command, on one thread, within a time limit."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds
@@ -49,7 +48,7 @@ def run(*command: str, seconds: int) -> str:
     return done.stdout
 
 
-@proof(*CODE)
+@proof("tests/verify/streamed_fit.py", without=BESIDES_EM)
 def a_mapped_file_is_streamed() -> Figures:
     """50 million mapped points within 256 MiB of anonymous memory, at a cost per point that does not grow.
 
@@ -57,27 +56,27 @@ def a_mapped_file_is_streamed() -> Figures:
     """
     if not Path("/proc/self/status").exists():
         raise Unavailable("there is no /proc/self/status")
-    found: dict[int, list[dict[str, Any]]] = {}
+    by_rows: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "points"
         write_points(path, ROWS)
         for rows in (ROWS // 10, ROWS):
             command = ["tests/verify/streamed_fit.py", str(path), *map(str, (rows, FEATURES, COMPONENTS, ITERATIONS))]
-            found[rows] = [json.loads(run(*command, seconds=3600)) for _ in range(2)]
-    costs = {rows: min(one["seconds_per_iteration"] for one in runs) / rows for rows, runs in found.items()}
+            by_rows[rows] = [json.loads(output(*command, seconds=3600)) for _ in range(2)]
+    costs = {rows: min(run["seconds_per_iteration"] for run in runs) / rows for rows, runs in by_rows.items()}
     growth = costs[ROWS] / costs[ROWS // 10]
-    most = max(one["mebibytes"] for runs in found.values() for one in runs)
-    watched = min(one["readings"] for runs in found.values() for one in runs)
-    rose = all(one["lower_bounds"][-1] > one["lower_bounds"][0] for runs in found.values() for one in runs)
+    most = max(run["mebibytes"] for runs in by_rows.values() for run in runs)
+    watched = min(run["readings"] for runs in by_rows.values() for run in runs)
+    rose = all(run["lower_bounds"][-1] > run["lower_bounds"][0] for runs in by_rows.values() for run in runs)
     return {
         "passed": bool(most <= 256 and growth <= 1.25 and watched >= 20 and rose),
         "most_mebibytes": most,
         "growth_of_cost_per_point": growth,
-        "runs": [one for runs in found.values() for one in runs],
+        "runs": [run for runs in by_rows.values() for run in runs],
     }
 
 
-@proof(*CODE, "tests/inference/mixtures/points/one_of_several.py")
+@proof(without=BESIDES_EM)
 def two_processes_agree_with_one() -> Figures:
     """Starts, EM and re-seeded components: two processes under torchrun, in memory and in batches, within 1e-10."""
     x = torch.from_numpy(synthetic(n=4000, n_components=4))
@@ -86,23 +85,23 @@ def two_processes_agree_with_one() -> Figures:
     labels[::100] = torch.arange(40) % 4
     with tempfile.TemporaryDirectory() as folder:
         torch.save((x, weight, labels), Path(folder) / "points.pt")
-        found = run_two(Path(folder), seconds=600)
+        processes = run_two(Path(folder), seconds=600)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = fits(as_points(x, weight), labels, np.random.RandomState(0))
     worst = {
         kind: max(
-            float((other - one).abs().max())
+            float((other - first).abs().max())
             for name, tensors in expected.items()
-            for process in found
-            for one, other in zip(tensors, process[at][name], strict=True)
+            for process in processes
+            for first, other in zip(tensors, process[at][name], strict=True)
         )
         for at, kind in enumerate(("in memory", "in batches"))
     }
     return {"passed": max(worst.values()) <= 1e-10, "compared": len(expected), **worst}
 
 
-@proof(*CODE)
+@proof(without=BESIDES_EM)
 def batches_are_the_full_batch() -> Figures:
     """EM on an iterator of batches, or on a mapped file, is EM on the full batch within 1e-10 after 20 iterations."""
     x = torch.from_numpy(synthetic(n=200_000))

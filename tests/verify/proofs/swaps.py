@@ -1,4 +1,4 @@
-"""Priors, likelihoods, guides, objectives swapped: every combination runs or is refused, and what swaps are worth."""
+"""Swaps of priors, likelihoods, guides and objectives: every combination runs or is refused."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from latentmix.experiments.options.command_line import parse_experiment
-from latentmix.experiments.options.experiment import Experiment
-from latentmix.experiments.runs.pipeline import run_experiment
 from latentmix.experiments.sweeps.sweep import sweep
 
-from tests.verify.proofs.mixtures import mnist_root
-from tests.verify.proofs.presets import CODE
 from tests.verify.registry import ROOT, Figures, proof
+from tests.verify.runs import PARTS, WITHOUT, mnist_root, preset, summary_of
 
 SHORT = ("--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "10", "--mixture.max_iter", "50")
 GRID = {
@@ -30,14 +26,7 @@ GRID = {
 COVERED = ("covered", "outside", "energy")
 
 
-def run(preset: str, *options: str) -> dict[str, Any]:
-    """The summary of a run without pictures."""
-    experiment = Experiment.from_config(parse_experiment(preset, list(options)))
-    with tempfile.TemporaryDirectory() as folder:
-        return run_experiment(experiment, Path(folder) / "run", progress=False, pictures=False, tell=lambda _: None)
-
-
-@proof(*CODE)
+@proof(*PARTS, *preset("digits_mlp2"), without=WITHOUT)
 def every_combination_runs_or_is_refused() -> Figures:
     """Each of 5 priors x 7 likelihoods x 3 families x 4 objectives has finite figures, or says why it cannot."""
     with tempfile.TemporaryDirectory() as folder:
@@ -70,26 +59,26 @@ def every_combination_runs_or_is_refused() -> Figures:
     return {"passed": passed, "counts": counts, "reasons": reasons, "table": table.splitlines()}
 
 
-@proof(*CODE)
+@proof(*PARTS, *preset("gmm3d"), without=WITHOUT)
 def a_mixture_prior_covers_the_mixture() -> Figures:
     """`gmm3d` with a learned MixturePrior covers 10 of 10 components on 5 seeds; StandardNormal is reported."""
     prior = ("--prior", "MixturePrior(10, covariance_type=full)", "--start_prior", "20")
-    found: dict[str, list[Any]] = {"StandardNormal": [], "MixturePrior": []}
+    rows: dict[str, list[Any]] = {"StandardNormal": [], "MixturePrior": []}
     for seed in range(5):
         for name, options in (("StandardNormal", ()), ("MixturePrior", prior)):
-            summary = run("gmm3d", "--seed", str(seed), *SHORT, *options)
+            summary = summary_of("gmm3d", "--seed", str(seed), *SHORT, *options)
             coverage = summary["coverage"]
-            found[name].append({key: coverage[key] for key in COVERED} | {"elbo": summary["test"]["elbo"]})
-    return {"passed": all(one["covered"] == 10 for one in found["MixturePrior"]), **found}
+            rows[name].append({key: coverage[key] for key in COVERED} | {"elbo": summary["test"]["elbo"]})
+    return {"passed": all(row["covered"] == 10 for row in rows["MixturePrior"]), **rows}
 
 
-@proof(*CODE)
+@proof(*PARTS, *preset("mnist_conv16"), without=WITHOUT)
 def likelihoods_on_mnist() -> Figures:
     """MNIST 1, 4 and 8 under four likelihoods, one option apart: MSE, SSIM, rate and accuracy of the mixtures."""
     rows = {}
     for likelihood in ("Bernoulli", "Gaussian(0.1)", "Gaussian(shared)", "ContinuousBernoulli"):
         options = ("--data.root", mnist_root(), "--data.classes", "1,4,8", "--likelihood", likelihood)
-        summary = run("mnist_conv16", *options)
+        summary = summary_of("mnist_conv16", *options)
         row = {name: summary["test"][name] for name in ("mse", "ssim", "elbo", "kl", "active_units")}
         for inference in ("em", "svi"):
             row[f"accuracy, {inference}, few"] = summary["mixtures"][inference]["few"]["accuracy"]
