@@ -1,4 +1,4 @@
-"""Calibration as a picture: how far the ranks' ECDF strays from that of uniform ranks, in a simultaneous band."""
+"""Calibration: the ECDF of ranks minus that of uniform ranks, in a simultaneous band."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ INSIDE, OUTSIDE, BAND = "#0072B2", "#D55E00", "#dcdcdc"
 def ecdf_differences(
     reports: CalibrationReport | Mapping[str, CalibrationReport], *, heading: str | None = None
 ) -> Figure:
-    """Draw, for each quantity, the ECDF of the truths' ranks minus that of uniform ranks, in its simultaneous band.
+    """Draw, for each quantity, the ECDF of the true values' ranks minus that of uniform ranks, in a simultaneous band.
 
-    A curve above the band on the left and below on the right belongs to draws that are too narrow, the reverse to
-    draws that are too wide; one all above to draws that are too great, one all below to draws that are too small.
+    A curve above the band on the left and below it on the right means draws that are too narrow, the reverse draws that
+    are too wide; a curve above throughout means draws that are too large, one below throughout ones that are too small.
 
     Args:
-        reports: One report, or several of the same quantities by name: a row of panels each.
-        heading: Title of the figure; by default it counts the quantities outside their bands.
+        reports: A report, or several of the same quantities by name, in a row of panels each.
+        heading: Title of the figure; by default the number of quantities outside their bands.
 
     Raises:
-        ValueError: If no fit of a report has ranks, or the reports' quantities differ.
+        ValueError: If a report has no ranks, or the quantities of the reports differ.
     """
     rows = reports if isinstance(reports, Mapping) else {"": reports}
     quantities = [list(report.ranks) for report in rows.values()]
@@ -51,8 +51,8 @@ def ecdf_differences(
             shown = max(index for index in range(column, len(names), across)) // across
             panels[shown, column].xaxis.set_tick_params(labelbottom=True)
         if row:
-            said = f"{row}: {len(report.flagged)} of {len(names)} outside, {report.n_not_converged} not converged"
-            part.suptitle(said, fontsize=11, color=INK)
+            text = f"{row}: {len(report.flagged)} of {len(names)} outside, {report.n_not_converged} not converged"
+            part.suptitle(text, fontsize=11, color=INK)
         part.supxlabel("rank / number of draws", fontsize=9.5, color=MUTED)
         part.supylabel("ECDF − uniform", fontsize=9.5, color=MUTED)
     outside = sum(len(report.flagged) for report in rows.values())

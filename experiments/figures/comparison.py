@@ -1,4 +1,4 @@
-"""EM against SVI as one picture: how they climb, what they classify, where their components lie."""
+"""EM against SVI: log-likelihood along the iterations, accuracy, and components after alignment."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def em_against_svi(
     assigned_alike: float,
     names: Sequence[int] | None = None,
 ) -> Figure:
-    """Draw both fits of a mixture from one start: their climb, their accuracy and their components.
+    """Draw both fits of a mixture from one start: their log-likelihoods, accuracies and components.
 
     Args:
         traces: For `em` and `svi`, the log-likelihood per latent after each iteration, nats.
         mixtures: The `mixtures` of a run's summary: `mixtures[fit][budget]["accuracy"]` for the fits `em` and
             `svi` and the budgets `none`, `few` and `all`, with `accuracy_min` and `accuracy_max` for `few`;
-            without accuracies (no labels) their panel is left out.
+            without accuracies (no labels) their panel is omitted.
         weights: For `em` and `svi`, K weights after Hungarian alignment.
         mean_distances: K distances between the means of aligned components.
-        assigned_alike: Share of the latents that both fits give to the same component.
-        names: What to call the components, the class of each; without them they are numbered from 1.
+        assigned_alike: Fraction of the latents that both fits assign to the same component.
+        names: Names of the components, the class of each; by default they are numbered from 1.
     """
     first, second, distances = as_array(weights["em"]), as_array(weights["svi"]), as_array(mean_distances)
     labels = np.arange(1, len(first) + 1) if not names else np.asarray(names)
@@ -57,7 +57,7 @@ def em_against_svi(
 
     figure = new_figure(13.0 if accuracies else 9.5, 4.4)
     grid = figure.add_gridspec(2, 3 if accuracies else 2, width_ratios=[1.15, 0.85, 1.1][: 3 if accuracies else 2])
-    _climb(figure.add_subplot(grid[:, 0]), traces)
+    _traces(figure.add_subplot(grid[:, 0]), traces)
     if accuracies:
         _accuracy(figure.add_subplot(grid[:, 1]), mixtures)
     upper = figure.add_subplot(grid[0, -1])
@@ -69,7 +69,7 @@ def em_against_svi(
     return figure
 
 
-def _climb(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
+def _traces(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
     clean(axes)
     for fit, name in FITS.items():
         colour, marker = FIT_STYLE[name]

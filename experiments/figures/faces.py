@@ -1,4 +1,4 @@
-"""Pictures of walks through the latents of images: between two of them, and along the vector of an attribute."""
+"""Walks through the latents of images: between two of them, and along the vector of an attribute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from latentmix.experiments.figures.style import INK, MUTED, Array, as_array, check_same_length, new_figure, note, title
+from latentmix.experiments.figures.style import (
+    INK,
+    MUTED,
+    Array,
+    as_array,
+    as_pixels,
+    check_same_length,
+    new_figure,
+    note,
+    title,
+)
 
 __all__ = ["attribute_vectors", "interpolations"]
 
@@ -23,12 +33,12 @@ def interpolations(
     straight: ArrayLike | Tensor,
     spherical: ArrayLike | Tensor,
 ) -> Figure:
-    """Show what lies between two images: decoded latents along a straight line and along a great arc.
+    """Show interpolations of two images: decoded latents along a straight line and along a great arc.
 
     Args:
-        endpoints: A `2 x C x H x W` array in [0, 1], C being 1 or 3: the two originals.
-        straight: An `n x C x H x W` array, decoded at n latents spaced evenly on the line; n of 8 to 10 fills it.
-        spherical: An `n x C x H x W` array, decoded at n latents spaced evenly on the arc.
+        endpoints: A `2 x C x H x W` array in [0, 1], with C of 1 or 3: the two originals.
+        straight: An `n x C x H x W` array, decoded at n evenly spaced latents on the line; 8 to 10 fill it.
+        spherical: An `n x C x H x W` array, decoded at n evenly spaced latents on the arc.
 
     Example:
         >>> import numpy as np
@@ -37,7 +47,7 @@ def interpolations(
         >>> len(interpolations(images[:2], images, images).axes)
         4
     """
-    ends, line, arc = (_images(part) for part in (endpoints, straight, spherical))
+    ends, line, arc = (as_pixels(part) for part in (endpoints, straight, spherical))
     if len(ends) != 2 or len(line) < 2:
         raise ValueError(f"Expected 2 endpoints and at least 2 images between; got {len(ends)} and {len(line)}.")
     check_same_length(straight=line, spherical=arc)
@@ -55,7 +65,7 @@ def interpolations(
         _, centres = _canvas(axes, images[None])
         axes.set_title(name, fontsize=10.5, color=INK)
         if row:
-            axes.set_xticks(centres, [f"{share:.0%}" for share in np.linspace(0.0, 1.0, count)])
+            axes.set_xticks(centres, [f"{fraction:.0%}" for fraction in np.linspace(0.0, 1.0, count)])
             axes.tick_params(length=0, labelsize=9.5, labelcolor=INK)
     title(figure, "From one image to another through the latents")
     note(figure, "Mean images; below them, the share of the way. The first and the last are the reconstructions")
@@ -67,12 +77,12 @@ def attribute_vectors(
     rows: Mapping[str, ArrayLike | Tensor],
     steps: Sequence[float],
 ) -> Figure:
-    """Show images as the vector of an attribute is added to their latents with growing weight.
+    """Show images with an attribute's vector added to their latents at increasing weights.
 
     Args:
-        originals: An `n x C x H x W` array in [0, 1], C being 1 or 3.
+        originals: An `n x C x H x W` array in [0, 1], with C of 1 or 3.
         rows: By attribute, an `n x m x C x H x W` array: image i decoded at `z_i + steps[j] * vector`.
-        steps: m ascending weights; the one that is 0, the reconstruction, is framed.
+        steps: m ascending weights; weight 0, the reconstruction, is framed.
 
     Example:
         >>> import numpy as np
@@ -82,7 +92,7 @@ def attribute_vectors(
         >>> figure.axes[0].get_title()
         'Blond Hair'
     """
-    first = _images(originals)
+    first = as_pixels(originals)
     if not rows:
         raise ValueError("Expected the images of at least one attribute; got none.")
     cells = {}
@@ -92,7 +102,7 @@ def attribute_vectors(
             raise ValueError(
                 f"Expected images of shape {len(first)} x {len(steps)} x C x H x W for {name}; got {images.shape}."
             )
-        flat = _images(images.reshape(-1, *images.shape[2:]))
+        flat = as_pixels(images.reshape(-1, *images.shape[2:]))
         if flat.shape[1:] != first.shape[1:]:
             raise ValueError(f"Expected images of one size for {name}; got {flat.shape[1:]} and {first.shape[1:]}.")
         cells[name] = flat.reshape(len(first), len(steps), *flat.shape[1:])
@@ -130,17 +140,8 @@ def _signed(step: float) -> str:
     return "0" if step == 0 else f"{step:+g}".replace("-", "−")
 
 
-def _images(images: ArrayLike | Tensor) -> Array:
-    """`N x H x W x 3` pixels in [0, 1] of an `N x C x H x W` array."""
-    pixels = as_array(images)
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
-        raise ValueError(f"Expected images of shape N x C x H x W with C of 1 or 3; got {pixels.shape}.")
-    channels_last = pixels.transpose(0, 2, 3, 1).clip(0.0, 1.0)
-    return np.broadcast_to(channels_last, (*channels_last.shape[:3], 3))
-
-
 def _canvas(axes: Axes, cells: Array, *, apart: int = 0) -> tuple[int, list[float]]:
-    """Tile `R x M x H x W x 3` pixels, the first `apart` columns at a distance; width and centres of the columns."""
+    """Tile `R x M x H x W x 3` pixels, the first `apart` columns set off; returns width and centres of the columns."""
     rows, columns, height, width, _ = cells.shape
     gap = max(1, round(height / 14))
     shift = [column * (width + gap) + (2 * gap if column >= apart > 0 else 0) for column in range(columns)]

@@ -1,4 +1,4 @@
-"""Pictures of the mixtures over a VAE's latents: components, confusions, and EM against SVI."""
+"""Mixtures over a VAE's latents: their components, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Components:
     Args:
         means: A `K x D` array.
         covariances: A `K x D x D` array.
-        classes: The class that each component stands for; `None` or empty where none was found.
+        classes: The class of each component; `None` or empty without classes.
     """
 
     means: ArrayLike | Tensor
@@ -60,28 +60,28 @@ def latent_scatter(
     components of the latents.
 
     Args:
-        latents: An `N x D` array, D being at least 2.
-        labels: N labels out of `classes`; `None` where there are none.
-        mixtures: Components by the name of the fit that found them.
+        latents: An `N x D` array with D of at least 2.
+        labels: N labels out of `classes`; `None` without labels.
+        mixtures: Components by the name of the fit.
         classes: The labels that occur.
         heading: Title of the figure.
-        points: How many latents are drawn, spread evenly over the N.
+        points: Most latents to draw, evenly spaced in the N.
     """
     data = as_array(latents)
     if data.ndim != 2 or data.shape[1] < 2:
         raise ValueError(f"Expected latents of shape N x D with D >= 2; got {data.shape}.")
     origin, plane, names = _plane(data)
-    shadow = (data - origin) @ plane
+    projected = (data - origin) @ plane
     rows = np.linspace(0, len(data) - 1, min(points, len(data))).astype(int)
-    drawn = shadow[rows]
+    drawn = projected[rows]
     targets = None if labels is None else as_array(labels)[rows]
     styles = dict(zip(classes, class_styles(len(classes)), strict=True))
 
-    shadows = {
+    projections = {
         name: ((as_array(c.means) - origin) @ plane, plane.T @ as_array(c.covariances) @ plane)
         for name, c in mixtures.items()
     }
-    low, high = _window(drawn, shadows.values())
+    low, high = _window(drawn, projections.values())
     aspect = float((high[1] - low[1]) / (high[0] - low[0]))
     width = 5.2 if len(mixtures) > 1 else 7.4
     figure = new_figure(width * len(mixtures) + 0.8, width * aspect + 1.6)
@@ -89,7 +89,7 @@ def latent_scatter(
     for axes, (name, components) in zip(panels, mixtures.items(), strict=True):
         clean(axes, grid=False)
         _points(axes, drawn, targets, styles)
-        _ellipses(axes, *shadows[name], components.classes or None, styles)
+        _ellipses(axes, *projections[name], components.classes or None, styles)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         axes.set_box_aspect(aspect)
         axes.set(title=name, xlabel=names[0])
@@ -111,7 +111,7 @@ def confusion_matrices(
     titles: Mapping[str, str] | None = None,
     heading: str = "Test images by true class and by the class of their component",
 ) -> Figure:
-    """Draw confusion matrices side by side: counts as numbers, shares of the true class as colour.
+    """Draw confusion matrices side by side: counts as numbers, fractions of the true class as colour.
 
     Args:
         matrices: `K x K` counts by the name of the fit, true classes in rows.
@@ -128,10 +128,10 @@ def confusion_matrices(
         if matrix.shape != (count, count):
             raise ValueError(f"Expected a {count} x {count} confusion matrix for {name}; got {matrix.shape}.")
         totals = matrix.sum(axis=1, keepdims=True)
-        shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
-        image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+        fractions = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+        image = axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
         for row, column in np.argwhere(matrix > 0):
-            colour = "white" if shares[row, column] > 0.55 else INK
+            colour = "white" if fractions[row, column] > 0.55 else INK
             number = axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour)
             number.set_fontsize(9 if count > 5 else 11)
         accuracy = np.trace(matrix) / max(matrix.sum(), 1.0)
@@ -151,18 +151,18 @@ def confusion_matrices(
 
 
 def _plane(data: Array) -> tuple[Array, Array, tuple[str, str]]:
-    """Origin (D), directions (D x 2) and names of the two axes that latents are drawn on."""
+    """Origin (D), directions (D x 2) and names of the two axes of the figure."""
     if data.shape[1] == 2:
         return np.zeros(2), np.eye(2), ("z₁", "z₂")
     origin = data.mean(axis=0)
     _, scales, directions = np.linalg.svd(data - origin, full_matrices=False)
-    shares = scales**2 / np.sum(scales**2)
-    first, second = (f"principal component {k + 1} ({shares[k]:.0%} of the variance)" for k in range(2))
+    explained = scales**2 / np.sum(scales**2)
+    first, second = (f"principal component {k + 1} ({explained[k]:.0%} of the variance)" for k in range(2))
     return origin, directions[:2].T, (first, second)
 
 
 def _window(drawn: Array, components: Iterable[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Lower and upper corner of what is drawn: all points, and ellipses within reason."""
+    """Lower and upper corner of the window: all points, and ellipses up to a limit."""
     low, high = drawn.min(axis=0), drawn.max(axis=0)
     reach = 0.25 * (high - low).max()
     ends = [low, high]

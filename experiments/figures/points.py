@@ -1,4 +1,4 @@
-"""Pictures of points in three dimensions against the samples of a model, and of the components that these cover."""
+"""Points in three dimensions against samples of a model, and the components that the samples cover."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def points_in_space(
     caption: str | None = None,
     points: int = 2000,
 ) -> Figure:
-    """Draw data and samples of a model side by side in space, by component of the mixture that gave the data.
+    """Draw data and samples of a model side by side in space, by component of the true mixture.
 
     Args:
         real: An `N x 3` array.
         sampled: An `M x 3` array.
-        components_real: N components, numbered from 0; -1 for none of them.
-        components_sampled: M components of the same mixture: the most probable ones.
-        caption: What to write below, such as a two-sample statistic.
-        points: How many points each panel shows, spread evenly.
+        components_real: N components, numbered from 0; -1 for none.
+        components_sampled: M components of the same mixture.
+        caption: Text below the figure, such as a two-sample statistic.
+        points: Most points per panel, evenly spaced in the arrays.
 
     Example:
         >>> import numpy as np
@@ -104,11 +104,11 @@ def points_pairwise(
     Args:
         real: An `N x 3` array.
         sampled: An `M x 3` array.
-        components_real: N components, numbered from 0; -1 for none of them.
-        components_sampled: M components of the same mixture: the most probable ones.
+        components_real: N components, numbered from 0; -1 for none.
+        components_sampled: M components of the same mixture.
         mixture: Means and covariances of the true components; their 2-sigma ellipses are those of the marginals.
-        caption: What to write below, such as a two-sample statistic.
-        points: How many points each panel shows, spread evenly.
+        caption: Text below the figure, such as a two-sample statistic.
+        points: Most points per panel, evenly spaced in the arrays.
 
     Example:
         >>> import numpy as np
@@ -154,32 +154,32 @@ def points_pairwise(
 
 
 def coverage(
-    shares: ArrayLike | Tensor,
+    fractions: ArrayLike | Tensor,
     expected: ArrayLike | Tensor,
     covered: ArrayLike | Tensor,
     *,
     outside: float | None = None,
     caption: str | None = None,
 ) -> Figure:
-    """Draw the share of a model's samples in each true component against what it should be.
+    """Draw the fraction of a model's samples in each true component beside the expected fraction.
 
     Args:
-        shares: K shares of the samples, one per component.
-        expected: K shares that samples of the true mixture would have.
+        fractions: K fractions of the samples, one per component.
+        expected: K fractions of samples from the true mixture.
         covered: Whether each of the K components counts as covered.
-        outside: Share of the samples in no component.
-        caption: What to write below, such as a two-sample statistic.
+        outside: Fraction of the samples in no component.
+        caption: Text below the figure, such as a two-sample statistic.
 
     Example:
         >>> from latentmix.experiments.figures import coverage
         >>> coverage([0.5, 0.01], [0.5, 0.5], [True, False]).get_suptitle()
         'The samples cover 1 of 2 components'
     """
-    found, true, reached = as_array(shares).ravel(), as_array(expected).ravel(), as_array(covered).ravel() > 0
-    check_same_length(shares=found, expected=true, covered=reached)
-    if not len(found):
+    sampled, true, reached = as_array(fractions).ravel(), as_array(expected).ravel(), as_array(covered).ravel() > 0
+    check_same_length(fractions=sampled, expected=true, covered=reached)
+    if not len(sampled):
         raise ValueError("Expected at least one component; got none.")
-    count = len(found)
+    count = len(sampled)
     figure = new_figure(float(np.clip(0.62 * count + 1.6, 6.4, 11.0)), 4.0)
     axes = figure.add_subplot()
     clean(axes)
@@ -187,11 +187,11 @@ def coverage(
     places = np.arange(count)
     for kind, colour, hatch in ((True, COVERED, ""), (False, MISSED, "////")):
         mine = places[reached == kind]
-        axes.bar(mine, found[mine], 0.62, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+        axes.bar(mine, sampled[mine], 0.62, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
     axes.hlines(true, places - 0.4, places + 0.4, color=INK, linewidth=2.2, zorder=3)
-    top = 1.4 * float(max(found.max(), true.max(), 1e-9))
+    top = 1.4 * float(max(sampled.max(), true.max(), 1e-9))
     for place in places[~reached]:
-        height = max(found[place], true[place])
+        height = max(sampled[place], true[place])
         axes.text(place, height + 0.015 * top, "not\ncovered", ha="center", va="bottom", fontsize=9, color="#a04300")
     axes.set_xticks(places, [str(k + 1) for k in places])
     axes.tick_params(axis="x", length=0)
@@ -207,9 +207,10 @@ def coverage(
         handles.append(missed)
     axes.legend(handles=handles, fontsize=9.5, frameon=False, loc="upper center", ncols=3)
     title(figure, f"The samples cover {reached.sum()} of {count} components")
-    said = [] if outside is None else [f"{outside:.1%} of the samples lie in no component"]
-    if said or caption:
-        note(figure, ". ".join([*said, *([caption] if caption else [])]))
+    sentences = [] if outside is None else [f"{outside:.1%} of the samples lie in no component"]
+    sentences += [caption] if caption else []
+    if sentences:
+        note(figure, ". ".join(sentences))
     return figure
 
 
@@ -220,7 +221,7 @@ def _clouds(
     components_sampled: ArrayLike | Tensor,
     points: int,
 ) -> dict[str, tuple[Array, Array]]:
-    """Points and their components by the title of their panel, `points` of them at most."""
+    """At most `points` points and their components, by the title of their panel."""
     clouds = {}
     for name, values, owners in (
         ("Data", real, components_real),

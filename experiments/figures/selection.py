@@ -1,4 +1,4 @@
-"""Criteria against the number of components, a panel each."""
+"""Model-selection criteria against the number of components, in a panel each."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ WIDE = 3
 
 
 def selection_panels(selection: Selection, *, heading: str | None = None) -> Figure:
-    """Draw every criterion against the number of components, a line for each covariance type, the best one ringed.
+    """Draw every criterion against the number of components, with a line per covariance type and a ring at the best.
 
     BIC, AIC and ICL are drawn as differences from the best; held-out log-likelihood and PSIS-LOO with a bar of one
-    standard error at the best. Hollow markers are PSIS-LOO that is unreliable, crosses at the lower edge fits that
-    failed. Lines leave a panel where they are far from the best.
+    standard error at the best. Hollow markers mean unreliable PSIS-LOO, crosses at the lower edge failed fits. Lines
+    are clipped where they are far from the best.
 
     Args:
-        selection: What `select` gives.
+        selection: The result of `select`.
         heading: Title of the figure.
 
     Example:
         >>> import numpy as np
         >>> from latentmix.inference.mixtures.analysis.selection import select
         >>> from latentmix.experiments.figures.selection import selection_panels
-        >>> found = select(np.random.RandomState(0).randn(60, 2), [1, 2], ["diag"], criteria=["bic", "icl"], n_init=1)
-        >>> len(selection_panels(found).axes)
+        >>> points = np.random.RandomState(0).randn(60, 2)
+        >>> selection = select(points, [1, 2], ["diag"], criteria=["bic", "icl"], n_init=1)
+        >>> len(selection_panels(selection).axes)
         2
     """
-    types = list(dict.fromkeys(one.covariance_type for one in selection.candidates))
+    types = list(dict.fromkeys(candidate.covariance_type for candidate in selection.candidates))
     styles: Style = dict(zip(types, class_styles(len(types)), strict=True))
     columns = min(WIDE, len(selection.criteria))
     rows = math.ceil(len(selection.criteria) / columns)
@@ -60,17 +61,17 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=10)
     points = f"{selection.n_points:,} points, {selection.n_features} feature{'s' * (selection.n_features > 1)}"
-    said = heading or f"How many components? {points}"
+    text = heading or f"How many components? {points}"
     beside = int(9.5 * (float(figure.get_size_inches()[0]) - 1.1 * len(handles)))
-    said = "\n".join(textwrap.wrap(said, beside))  # the legend takes the rest of the line
-    figure.suptitle(said, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    text = "\n".join(textwrap.wrap(text, beside))  # the legend fills the rest of the line
+    figure.suptitle(text, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     note(figure, _caption(selection, float(figure.get_size_inches()[0])))
     return figure
 
 
 def _criterion(axes: Axes, selection: Selection, name: Criterion, styles: Style) -> None:
-    fits = [one for one in selection.candidates if one.model == "mixture"]
-    known = [one for one in fits if _value(one, name) is not None]
+    fits = [candidate for candidate in selection.candidates if candidate.model == "mixture"]
+    known = [candidate for candidate in fits if _value(candidate, name) is not None]
     lower = name in LOWER
     shown = "Held-out log-likelihood" if name == "held_out" else NAMES[name]
     axes.set_title(f"{shown}: {'lower' if lower else 'higher'} is better")
@@ -83,25 +84,25 @@ def _criterion(axes: Axes, selection: Selection, name: Criterion, styles: Style)
     best = selection.best(name)
     base = _number(best, name) if lower else 0.0
     for kind, (colour, marker) in styles.items():
-        mine = [one for one in known if one.covariance_type == kind]
-        places = [one.n_components for one in mine]
-        values = [_number(one, name) - base for one in mine]
+        mine = [candidate for candidate in known if candidate.covariance_type == kind]
+        places = [candidate.n_components for candidate in mine]
+        values = [_number(candidate, name) - base for candidate in mine]
         axes.plot(places, values, "-", color=colour, linewidth=1.5, alpha=0.9)
-        for place, value, one in zip(places, values, mine, strict=True):
-            doubtful = name == "loo" and bool(one.doubts)
+        for place, value, candidate in zip(places, values, mine, strict=True):
+            doubtful = name == "loo" and bool(candidate.doubts)
             axes.plot(place, value, marker, color=colour, markersize=5.5, markerfacecolor="white" if doubtful else None)
     low, high = _range(known, best, name, base)
     axes.set_ylim(low, high)
     if lower:  # nothing is below the lowest
         axes.yaxis.set_major_formatter(lambda height, _: "" if height < 0 else f"{height:,.10g}")
-    failed = [one.n_components for one in fits if _value(one, name) is None]
+    failed = [candidate.n_components for candidate in fits if _value(candidate, name) is None]
     if failed:
         axes.plot(failed, [low] * len(failed), "x", color=MUTED, markersize=7, clip_on=False)
     _mark(axes, best, name, base, styles)
 
 
 def _mark(axes: Axes, best: Candidate, name: Criterion, base: float, styles: Style) -> None:
-    """Ring the best candidate, and say which it is."""
+    """Ring and label the best candidate."""
     value = _number(best, name) - base
     colour = styles[best.covariance_type][0]
     axes.plot(best.n_components, value, "o", markersize=13, color=INK, markerfacecolor="none", markeredgewidth=1.6)
@@ -128,21 +129,24 @@ def _process(axes: Axes, selection: Selection, styles: Style) -> None:
     axes.set_xlabel("component, by descending weight")
     axes.set_ylabel("weight")
     axes.set_yscale("log")
-    found = [one for one in selection.candidates if one.weights is not None]
-    if not found:
+    candidates = [candidate for candidate in selection.candidates if candidate.weights is not None]
+    if not candidates:
         axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    bounded = any(one.evidence_bound is not None for one in found)
+    bounded = any(candidate.evidence_bound is not None for candidate in candidates)
     best = selection.best("dirichlet_process") if bounded else None
-    for one in found:
-        colour, marker = styles[one.covariance_type]
-        weights = [max(weight, 1e-9) for weight in one.weights or ()]
+    for candidate in candidates:
+        colour, marker = styles[candidate.covariance_type]
+        weights = [max(weight, 1e-9) for weight in candidate.weights or ()]
         places = range(1, len(weights) + 1)
         axes.plot(places, weights, "-", marker=marker, color=colour, linewidth=1.5, markersize=5.5, alpha=0.9)
     axes.axhline(selection.min_weight, color=MUTED, linestyle="--", linewidth=1.0)
     axes.set_ylim(selection.min_weight / 25, 1.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    lines = [f"{one.covariance_type}: {one.n_effective}{' *' if one is best else ''}" for one in found]
+    lines = [
+        f"{candidate.covariance_type}: {candidate.n_effective}{' *' if candidate is best else ''}"
+        for candidate in candidates
+    ]
     axes.text(
         0.03,
         0.03,
@@ -155,28 +159,28 @@ def _process(axes: Axes, selection: Selection, styles: Style) -> None:
     )
 
 
-def _value(one: Candidate, name: Criterion) -> float | None:
-    value: float | None = getattr(one, name)
+def _value(candidate: Candidate, name: Criterion) -> float | None:
+    value: float | None = getattr(candidate, name)
     return value if value is not None and math.isfinite(value) else None
 
 
-def _number(one: Candidate, name: Criterion) -> float:
-    value = _value(one, name)
+def _number(candidate: Candidate, name: Criterion) -> float:
+    value = _value(candidate, name)
     assert value is not None
     return value
 
 
 def _range(known: Sequence[Candidate], best: Candidate, name: Criterion, base: float) -> tuple[float, float]:
-    """Limits that show the best of every covariance type, the best one's neighbours and half of its line."""
+    """Limits that include the best of every covariance type, the neighbours of the best and half of its line."""
     top = _number(best, name) - base
     values = {
-        kind: [abs(_number(one, name) - base - top) for one in known if one.covariance_type == kind]
-        for kind in {one.covariance_type for one in known}
+        kind: [abs(_number(candidate, name) - base - top) for candidate in known if candidate.covariance_type == kind]
+        for kind in {candidate.covariance_type for candidate in known}
     }
     beside = [
-        abs(_number(one, name) - base - top)
-        for one in known
-        if one.covariance_type == best.covariance_type and abs(one.n_components - best.n_components) <= 1
+        abs(_number(candidate, name) - base - top)
+        for candidate in known
+        if candidate.covariance_type == best.covariance_type and abs(candidate.n_components - best.n_components) <= 1
     ]
     own = sorted(values[best.covariance_type])
     reach = max([*(min(gaps) for gaps in values.values()), *beside, own[len(own) // 2]]) * 1.7
@@ -192,16 +196,16 @@ def _caption(selection: Selection, width: float) -> str:
         if selection.held_out >= 1
         else f"{100 * selection.held_out:.0f}% of the points held out"
     )
-    said = ["Ringed: the best of each criterion"]
+    sentences = ["Ringed: the best of each criterion"]
     if "held_out" in selection.criteria:
-        said.append(f"held-out: {folds}, bar: one standard error over points")
+        sentences.append(f"held-out: {folds}, bar: one standard error over points")
     if "loo" in selection.criteria:
-        said.append("PSIS-LOO: posterior predictive under weak conjugate priors")
-    if "loo" in selection.criteria and any(one.doubts for one in selection.candidates):
-        said.append("hollow: unreliable PSIS-LOO (points of Pareto k > 0.7, or chains apart)")
-    if any(one.model == "mixture" and one.log_likelihood is None for one in selection.candidates):
-        said.append("×: a fit with that K failed")
-    if "dirichlet_process" in selection.criteria and any(one.weights for one in selection.candidates):
-        said.append("*: the Dirichlet process with the highest bound of the evidence")
-    said.append("lines leave a panel where they are far from the best")
-    return "\n".join(textwrap.wrap("; ".join(said), int(13.5 * width)))
+        sentences.append("PSIS-LOO: posterior predictive under weak conjugate priors")
+    if "loo" in selection.criteria and any(candidate.doubts for candidate in selection.candidates):
+        sentences.append("hollow: unreliable PSIS-LOO (points of Pareto k > 0.7, or chains apart)")
+    if any(candidate.model == "mixture" and candidate.log_likelihood is None for candidate in selection.candidates):
+        sentences.append("×: a fit with that K failed")
+    if "dirichlet_process" in selection.criteria and any(candidate.weights for candidate in selection.candidates):
+        sentences.append("*: the Dirichlet process with the highest bound of the evidence")
+    sentences.append("lines leave a panel where they are far from the best")
+    return "\n".join(textwrap.wrap("; ".join(sentences), int(13.5 * width)))

@@ -1,4 +1,4 @@
-"""What the figures share: colours, markers, arrays out of tensors, and saving."""
+"""Style of the figures: colours, markers, axes, arrays from tensors, and saving."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ __all__ = [
     "MUTED",
     "Array",
     "as_array",
+    "as_pixels",
     "check_same_length",
     "class_styles",
     "clean",
@@ -41,27 +42,36 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 
 
 def class_styles(classes: int) -> list[tuple[str, str]]:
-    """Colour and marker of each class, distinct without colour vision up to ten classes.
+    """Colour and marker of each class, distinguishable without colour vision up to ten classes.
 
-    Colours are those of Okabe and Ito (*Color universal design*, 2008) up to eight classes, and above that
-    those of Petroff (*Accessible color sequences for data visualization*, 2021), which repeat after ten.
+    Colours are those of Okabe and Ito (*Color universal design*, 2008) for up to eight classes, and otherwise those of
+    Petroff (*Accessible color sequences for data visualization*, 2021), which repeat after ten.
 
     Args:
-        classes: How many classes there are.
+        classes: Number of classes.
     """
     colours = OKABE_ITO if classes <= len(OKABE_ITO) else PETROFF
     return [(colours[k % len(colours)], MARKERS[(k + k // len(colours)) % len(MARKERS)]) for k in range(classes)]
 
 
 def as_array(values: ArrayLike | Tensor) -> Array:
-    """The values as float64 in a numpy array of the same shape."""
+    """The values as a float64 NumPy array of the same shape."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     return np.asarray(values, dtype=np.float64)
 
 
+def as_pixels(images: ArrayLike | Tensor) -> Array:
+    """Pixels of an `N x C x H x W` array of images, with C of 1 or 3, as `N x H x W x 3` floats in [0, 1]."""
+    pixels = as_array(images)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+        raise ValueError(f"Expected images of shape N x C x H x W with C of 1 or 3; got {pixels.shape}.")
+    channels_last = pixels.transpose(0, 2, 3, 1).clip(0.0, 1.0)
+    return np.broadcast_to(channels_last, (*channels_last.shape[:3], 3))
+
+
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches, laid out by constraints and unknown to pyplot."""
+    """An empty figure of `width` x `height` inches with constrained layout, not managed by pyplot."""
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     return figure
@@ -78,26 +88,26 @@ def note(figure: Figure, text: str) -> None:
 
 
 def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
-    """Give axes small, even ticks, no box and a faint grid."""
-    for one in [axes] if isinstance(axes, Axes) else axes:
-        one.set_facecolor("white")
-        one.spines[["top", "right"]].set_visible(False)
-        one.spines[["left", "bottom"]].set_color(MUTED)
-        one.tick_params(labelsize=9.5, colors=MUTED, labelcolor=INK)
-        one.xaxis.label.set(fontsize=10, color=INK)
-        one.yaxis.label.set(fontsize=10, color=INK)
-        one.title.set(fontsize=10.5, color=INK)
+    """Style axes with small ticks, without a box, and with a faint grid."""
+    for panel in [axes] if isinstance(axes, Axes) else axes:
+        panel.set_facecolor("white")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(MUTED)
+        panel.tick_params(labelsize=9.5, colors=MUTED, labelcolor=INK)
+        panel.xaxis.label.set(fontsize=10, color=INK)
+        panel.yaxis.label.set(fontsize=10, color=INK)
+        panel.title.set(fontsize=10.5, color=INK)
         if grid:
-            one.grid(True, color="#e3e3e3", linewidth=0.7)
-        one.set_axisbelow(True)
+            panel.grid(True, color="#e3e3e3", linewidth=0.7)
+        panel.set_axisbelow(True)
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure to `path` at 150 dots per inch, making its folder where there is none.
+    """Write a figure to `path` at 150 dots per inch, making its folder if needed.
 
     Args:
         figure: The figure.
-        path: The file; its ending says the format.
+        path: The file; its suffix determines the format.
 
     Returns:
         The path.
@@ -108,8 +118,12 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def check_same_length(**values: Sized) -> None:
-    """Refuse sequences of different lengths, by name."""
+    """Refuse sequences of different lengths.
+
+    Raises:
+        ValueError: With the length of each, by name.
+    """
     lengths = {name: len(value) for name, value in values.items()}
     if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise ValueError(f"Expected {' and '.join(lengths)} of one length; got {said}.")
+        counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise ValueError(f"Expected {' and '.join(lengths)} of one length; got {counts}.")

@@ -1,4 +1,4 @@
-"""All cells of a sweep in one picture: a tableau of numbers, or rows of dots where there is one axis alone."""
+"""All cells of a sweep in one figure: a tableau of numbers, or rows of dots for a single axis."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def sweep_overview(
     metrics: Sequence[str] | None = None,
     heading: str | None = None,
 ) -> Figure:
-    """Draw figures of all cells of a grid: of one axis as rows of dots, of two to four axes as a tableau.
+    """Draw metrics of all cells of a grid: for one axis as rows of dots, for two to four axes as a tableau.
 
-    A group is a measure that ELBOs are taken against: ELBOs and log-likelihoods have a scale of their own in each
-    group, all other figures one scale. The axis that decides the group, where one does, is the outer one of the rows.
+    A group has one measure, against which ELBOs are comparable: ELBOs and log-likelihoods have a scale per group, all
+    other metrics one scale. If the group depends on one axis only, that axis is the outer one of the rows.
 
     Args:
-        cells: Mappings with `options` (a label by axis), `status` (`done`, `refused` or `failed`) and, where they are
-            done, `group` and `figures` (numbers by metric; what is missing or not finite is left out).
+        cells: Mappings with `options` (a label by axis), `status` (`done`, `refused` or `failed`) and, if they are
+            done, `group` and `figures` (numbers by metric; missing and infinite ones are skipped).
         axes: The labels of one to four axes.
-        metrics: Which figures are drawn; by default those known (ELBO, log-likelihood, MSE, SSIM, KL divergence,
-            accuracy) that some cell has, and of tableaux with more than 40 cells the first of these alone.
+        metrics: Metrics to draw; by default the known ones (ELBO, log-likelihood, MSE, SSIM, KL divergence, accuracy)
+            that some cell has, and in tableaux of more than 40 cells only the first of these.
         heading: Title of the figure.
 
     Raises:
-        ValueError: If there are no axes or more than four, if a cell does not lie on the grid, stands twice or has
-            another status, or if no finished cell has a metric.
+        ValueError: If there are no axes or more than four, if a cell is not on the grid, is repeated or has another
+            status, or if no finished cell has a metric.
 
     Example:
         >>> from latentmix.experiments.figures import sweep_overview
@@ -79,7 +79,7 @@ def sweep_overview(
 
 
 def _grid(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> dict[Key, Cell]:
-    """The cells by their labels, in the axes' order."""
+    """The cells by their labels, in the order of the axes."""
     if not 1 <= len(axes) <= 4 or not all(axes.values()):
         raise ValueError(f"Expected one to four axes with their labels; got {dict(axes)}.")
     grid: dict[Key, Cell] = {}
@@ -99,25 +99,25 @@ def _grid(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> dict[Key,
 
 
 def _caption(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metrics: Sequence[str], width: float) -> str:
-    """How many cells there are of each status, and how to read the figure of a `width` in inches."""
+    """Numbers of cells by status, and the legend, wrapped to a `width` in inches."""
     counts = {name: sum(cell["status"] == name for cell in grid.values()) for name in STATUSES}
     words = STATUSES if len(axes) > 1 else {name: name for name in STATUSES}
-    said = [f"{count:,} {words[name]}" for name, count in counts.items() if count]
+    sentences = [f"{count:,} {words[name]}" for name, count in counts.items() if count]
     missing = math.prod(len(labels) for labels in axes.values()) - len(grid)
-    said += [f"{missing:,} not run"] if missing else []
+    sentences += [f"{missing:,} not run"] if missing else []
     grouped = any(metric_of(name).grouped for name in metrics)
     groups = len({group_of(cell) for cell in grid.values() if cell["status"] == "done"})
     if any(best_cells(grid, name) for name in metrics):
-        said.append("ringed: the best" if len(axes) == 1 else "framed: the best; darker is better")
+        sentences.append("ringed: the best" if len(axes) == 1 else "framed: the best; darker is better")
         neither = [metric_of(name).name.split(",")[0] for name in metrics if not metric_of(name).better]
-        said[-1] += f" (for {', '.join(neither)}: higher)" if neither and len(axes) > 1 else ""
+        sentences[-1] += f" (for {', '.join(neither)}: higher)" if neither and len(axes) > 1 else ""
     if grouped and groups > 1:
-        said.append("ELBOs compare within one measure only")
-    return "\n".join(textwrap.wrap("; ".join(said), int(13.5 * width)))
+        sentences.append("ELBOs compare within one measure only")
+    return "\n".join(textwrap.wrap("; ".join(sentences), int(13.5 * width)))
 
 
 def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
-    """Draw a row of dots for each cell of one axis, the cells of a group together."""
+    """Draw a row of dots for each cell of one axis, grouped."""
     groups = list(dict.fromkeys(group_of(cell) for cell in grid.values() if cell["status"] == "done")) or [""]
     blocks: dict[str, dict[str, Cell]] = {group: {} for group in groups}
     for (label,), cell in grid.items():
@@ -148,9 +148,9 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
                 elif math.isfinite(value):
                     ring = {"markeredgecolor": "black", "markeredgewidth": 1.8} if (label,) in best else {}
                     axes.plot(value, place, "o", color=DOTS[row % len(DOTS)], markersize=8, **ring)
-                    said = number(value, metric.decimals)
+                    text = number(value, metric.decimals)
                     axes.annotate(
-                        said, (value, place), (8, 0), textcoords="offset points", va="center", fontsize=9.5, color=INK
+                        text, (value, place), (8, 0), textcoords="offset points", va="center", fontsize=9.5, color=INK
                     )
             names = [f"{elided(label)}\n{group}" if named else elided(label) for label in block]
             axes.set_yticks(range(len(block)), names if column == 0 else [])
@@ -164,7 +164,7 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """A range of an axis, with room for numbers to the right of its dots."""
+    """The range of an axis, with room for numbers to the right of the dots."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     reach = high - low if high > low else 0.2 * abs(high) or 1.0

@@ -1,4 +1,4 @@
-"""A tableau of many cells: combinations of two axes over combinations of two others, colours within each group."""
+"""Tableaux of many cells: combinations of up to two axes in rows and in columns, coloured within each group."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Key = tuple[str, ...]
 REFUSED, HATCH, FAILED = "#ededed", "#b5b5b5", "#a01800"
 GROUP_HUES = ("Blues", "Oranges", "Purples", "Reds")
 COMMON_HUE = "Greens"
-COLUMNS = 21  # that fill a page
+COLUMNS = 21  # of a full page
 PAGE, CELL_HEIGHT = 12.8, 0.32  # inches
 ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
 
@@ -48,13 +48,13 @@ ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset poin
 @final
 @dataclass(frozen=True)
 class Metric:
-    """What a figure is called and how it reads.
+    """A metric of the cells: its name, format and direction.
 
     Args:
-        name: With its unit.
+        name: Name with its unit.
         decimals: Most decimals of a number.
-        better: Whether more (1) or less (-1) of it is better, or neither (0).
-        grouped: Whether it compares cells of one group alone.
+        better: Whether higher (1) or lower (-1) is better, or neither (0).
+        grouped: Whether only cells of one group are comparable.
     """
 
     name: str
@@ -74,42 +74,42 @@ METRICS = {
 
 
 def metric_of(name: str) -> Metric:
-    """What is known of a metric; of one that is not, that it compares all cells."""
+    """The metric of that name; an unknown one has no direction and compares all cells."""
     return METRICS.get(name, Metric(name.replace("_", " ")))
 
 
 def figure_of(cell: Cell, name: str) -> float:
-    """A figure of a cell; NaN where it has none."""
+    """A figure of a cell; NaN if it is missing."""
     value = (cell.get("figures") or {}).get(name)
     return math.nan if value is None else float(value)
 
 
 def group_of(cell: Cell) -> str:
-    """The group of a cell; empty where it has none."""
+    """The group of a cell; empty if it has none."""
     return str(cell.get("group") or "")
 
 
 def best_cells(grid: Mapping[Key, Cell], name: str) -> set[Key]:
-    """The best cell of each group, or of all where the metric compares them; none where nothing else compares."""
-    metric, found = metric_of(name), set()
+    """The best cell of each group, or of all if the metric compares all; none without another cell to compare."""
+    metric, best = metric_of(name), set()
     for members in _scales(grid, metric).values():
         values = {key: figure_of(grid[key], name) for key in members if math.isfinite(figure_of(grid[key], name))}
         if metric.better and len(values) > 1:
-            found.add(max(values, key=lambda key: metric.better * values[key]))
-    return found
+            best.add(max(values, key=lambda key: metric.better * values[key]))
+    return best
 
 
 def elided(label: str, length: int = 26) -> str:
-    """A label, without its middle where it is long."""
+    """A label, its middle elided if it is long."""
     half = (length - 1) // 2
     return label if len(label) <= length else f"{label[:half]}…{label[-half:]}"
 
 
 def tableau(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metrics: Sequence[str]) -> Figure:
-    """Draw a tableau of each metric; the title is left to the caller.
+    """Draw a tableau of each metric, without a title.
 
     Args:
-        grid: Cells by their labels, in the axes' order.
+        grid: Cells by their labels, in the order of the axes.
         axes: The labels of each of two to four axes.
         metrics: The metrics.
     """
@@ -158,7 +158,7 @@ def tableau(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metrics
 def arrange(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]]) -> tuple[Key, Key]:
     """The axes of the rows and those of the columns, outer ones first.
 
-    An axis whose labels decide the group comes first in the rows; apart from that a tableau is about as high as wide.
+    An axis that determines the group is the first of the rows; otherwise numbers of rows and columns are balanced.
     """
     names = list(axes)
     groups = {group_of(cell) for cell in grid.values() if cell["status"] == "done"}
@@ -176,15 +176,15 @@ def arrange(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]]) -> tupl
 
 
 def _decides(grid: Mapping[Key, Cell], axis: int) -> bool:
-    found: dict[str, set[str]] = {}
+    groups_of: dict[str, set[str]] = {}
     for key, cell in grid.items():
         if cell["status"] == "done":
-            found.setdefault(key[axis], set()).add(group_of(cell))
-    return all(len(groups) == 1 for groups in found.values())
+            groups_of.setdefault(key[axis], set()).add(group_of(cell))
+    return all(len(groups) == 1 for groups in groups_of.values())
 
 
 def _scales(grid: Mapping[Key, Cell], metric: Metric) -> dict[str, list[Key]]:
-    """The finished cells that share a scale, by the scale's name."""
+    """The finished cells of each scale, by the name of the scale."""
     scales: dict[str, list[Key]] = {}
     for key, cell in grid.items():
         if cell["status"] == "done":
@@ -200,7 +200,7 @@ def _paint(
     name: str,
     width: float,
 ) -> dict[str, tuple[Colormap, Normalize, str]]:
-    """Paint and number every cell; the colours, range and open ends of each scale."""
+    """Colour and number every cell; returns the colours, range and open ends of each scale."""
     metric, names = metric_of(name), list(axes)
     rows, columns = (list(itertools.product(*(axes[axis] for axis in part))) for part in parts)
     place = {
@@ -220,9 +220,9 @@ def _paint(
             value = figure_of(grid[key], name)
             if math.isfinite(value):
                 canvas[place[key]] = colours(float(norm(value)))[:3]
-            said = _short(value, decimals, room) if math.isfinite(value) else "–"
+            text = _short(value, decimals, room) if math.isfinite(value) else "–"
             dark = float(canvas[place[key]] @ (0.299, 0.587, 0.114)) < 0.55
-            _write(panel, place[key], said if len(said) <= room else "", "white" if dark else INK, size)
+            _write(panel, place[key], text if len(text) <= room else "", "white" if dark else INK, size)
     panel.imshow(canvas, aspect="auto", interpolation="nearest")
     for key, cell in grid.items():
         i, j = place[key]
@@ -241,9 +241,9 @@ def _paint(
     return scales
 
 
-def _write(panel: Axes, place: tuple[int, int], said: str, colour: str, size: float) -> None:
-    if said:
-        panel.text(place[1], place[0], said, ha="center", va="center", fontsize=size, color=colour, zorder=3)
+def _write(panel: Axes, place: tuple[int, int], text: str, colour: str, size: float) -> None:
+    if text:
+        panel.text(place[1], place[0], text, ha="center", va="center", fontsize=size, color=colour, zorder=3)
 
 
 def _rule(panel: Axes, blocks: Sequence[int], shape: tuple[int, int]) -> None:
@@ -258,7 +258,7 @@ def _rule(panel: Axes, blocks: Sequence[int], shape: tuple[int, int]) -> None:
 def _labels(
     panel: Axes, axes: Mapping[str, Sequence[str]], parts: tuple[Key, Key], *, first: bool, turned: bool
 ) -> None:
-    """Write the labels of the inner axes beside the cells, those of the outer axes beyond, and the axes' names."""
+    """Write the labels of the inner axes beside the cells, those of the outer axes outside, and the axes' names."""
     rows, columns = ([[elided(label) for label in axes[name]] for name in part] for part in parts)
     blocks = [len(part[0]) if len(part) > 1 else 1 for part in (rows, columns)]
     panel.tick_params(length=0, labelsize=9.5, labelcolor=INK, pad=4, top=True, labeltop=True, labelbottom=False)
@@ -267,16 +267,16 @@ def _labels(
     if len(columns) > 1:
         beyond = 72 * (_longest(columns[-1]) if turned else 0.16) + 10
         for k, label in enumerate(columns[0]):
-            said = panel.annotate(label, ((k + 0.5) / blocks[1], 1.0), (0, beyond), **ABOVE)
-            said.set(fontsize=10, fontweight="bold", color=INK, ha="center", va="bottom")
+            name = panel.annotate(label, ((k + 0.5) / blocks[1], 1.0), (0, beyond), **ABOVE)
+            name.set(fontsize=10, fontweight="bold", color=INK, ha="center", va="bottom")
     if not first:
         panel.set_yticks([])
         return
     if len(rows) > 1:
         beyond = 72 * (_longest(rows[-1]) + 0.16)
         for k, label in enumerate(rows[0]):
-            said = panel.annotate(label, (0.0, 1.0 - (k + 0.5) / blocks[0]), (-beyond, 0), **ABOVE)
-            said.set(fontsize=10, fontweight="bold", color=INK, ha="right", va="center")
+            name = panel.annotate(label, (0.0, 1.0 - (k + 0.5) / blocks[0]), (-beyond, 0), **ABOVE)
+            name.set(fontsize=10, fontweight="bold", color=INK, ha="right", va="center")
     names = panel.annotate("\n".join(_corner(parts)), (0.0, 1.0), (-6, 6), **ABOVE)
     names.set(fontsize=9.5, color=MUTED, ha="right", va="bottom")
 
@@ -286,7 +286,7 @@ def _corner(parts: tuple[Key, Key]) -> list[str]:
 
 
 def _bar(figure: Figure, axes: Axes, colours: Colormap, norm: Normalize, extend: str, *, label: str) -> None:
-    """Draw the bar of a scale of colours."""
+    """Draw a colour bar."""
     mappable = ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", extend=extend)
     bar.set_ticks(inner_ticks(float(norm.vmin or 0.0), float(norm.vmax or 0.0)))
@@ -296,13 +296,13 @@ def _bar(figure: Figure, axes: Axes, colours: Colormap, norm: Normalize, extend:
 
 
 def _colours(hue: str, better: int) -> Colormap:
-    """A scale of one hue, darker where it is better."""
+    """A colour map of one hue, darker for better values."""
     shades = colormaps[hue](np.linspace(0.08, 0.88, 256))
     return ListedColormap(shades[::-1] if better < 0 else shades)
 
 
 def _range(values: Any) -> tuple[Normalize, str]:
-    """A range of colours in which stray values take the colours of its ends; which ends are open."""
+    """A colour range in which outliers take the colours of its ends, and the open ends."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return Normalize(0.0, 1.0), "neither"
@@ -318,7 +318,7 @@ def _range(values: Any) -> tuple[Normalize, str]:
 
 
 def _decimals(values: Sequence[float], most: int, room: int) -> int:
-    """As many decimals as nine in ten numbers have room for."""
+    """The most decimals that nine in ten numbers have room for."""
     finite = [value for value in values if math.isfinite(value)]
     for decimals in range(most, 0, -1):
         if finite and np.mean([len(number(value, decimals)) <= room for value in finite]) >= 0.9:
@@ -327,28 +327,28 @@ def _decimals(values: Sequence[float], most: int, room: int) -> int:
 
 
 def _short(value: float, decimals: int, room: int) -> str:
-    """A number, shorter where it has no room."""
-    said = number(value, decimals)
-    if len(said) > room:
-        said = number(value, 0)
-    if len(said) > room:
+    """A number, shortened to fit if necessary."""
+    text = number(value, decimals)
+    if len(text) > room:
+        text = number(value, 0)
+    if len(text) > room:
         power = math.floor(math.log10(abs(value)) / 3)
-        said = f"{value / 1000**power:.0f}{('', 'k', 'M', 'G', 'T')[min(power, 4)]}".replace("-", "−")
-    return said
+        text = f"{value / 1000**power:.0f}{('', 'k', 'M', 'G', 'T')[min(power, 4)]}".replace("-", "−")
+    return text
 
 
 def inner_ticks(low: float, high: float) -> list[float]:
-    """Some four round numbers between the ends of a scale, far enough from these for their labels."""
+    """About four round numbers inside a scale, far enough from its ends for their labels."""
     margin = 0.07 * (high - low)
     ticks = [float(tick) for tick in MaxNLocator(4).tick_values(low, high)]
     return [tick for tick in ticks if low + margin <= tick <= high - margin]
 
 
 def number(value: float, decimals: int) -> str:
-    """A number with a true minus sign."""
+    """A number with a typographic minus."""
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
 def _longest(labels: Sequence[str]) -> float:
-    """About how long the longest label is, in inches."""
+    """Approximate length of the longest label, in inches."""
     return max(0.6 * 9.5 * len(elided(label)) / 72 for label in labels)

@@ -1,4 +1,4 @@
-"""Pictures of a variational autoencoder: what it rebuilds, what it makes up, and how its training went."""
+"""Reconstructions, generated images and training curves of a variational autoencoder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from latentmix.experiments.figures.style import (
     Array,
     as_array,
+    as_pixels,
     check_same_length,
     clean,
     new_figure,
@@ -39,15 +40,15 @@ def reconstructions(
     mse: float | None = None,
     ssim: float | None = None,
 ) -> Figure:
-    """Show images over their reconstructions.
+    """Show images above their reconstructions.
 
     Args:
-        originals: An `N x C x H x W` array in [0, 1], C being 1 or 3; ten or so images fill a line.
+        originals: An `N x C x H x W` array in [0, 1], with C of 1 or 3; about ten images fill a line.
         means: An `N x C x H x W` array, the likelihood's mean for each of them.
         mse: Mean squared error over the whole split, for the caption.
         ssim: Structural similarity over the whole split, for the caption.
     """
-    above, below = _images(originals), _images(means)
+    above, below = as_pixels(originals), as_pixels(means)
     check_same_length(originals=above, means=below)
     count = len(above)
     cell = min(1.0, 9.6 / count)
@@ -68,13 +69,13 @@ def generated(images: ArrayLike | Tensor) -> Figure:
     """Show mean images of draws from the prior.
 
     Args:
-        images: An `N x C x H x W` array in [0, 1], C being 1 or 3.
+        images: An `N x C x H x W` array in [0, 1], with C of 1 or 3.
     """
-    pixels = _images(images)
+    pixels = as_pixels(images)
     columns = len(pixels)
     if columns > 12:
-        wanted = np.sqrt(3.0 * len(pixels))
-        columns = min(range(8, 17), key=lambda width: (-len(pixels) % width, abs(width - wanted)))
+        target = np.sqrt(3.0 * len(pixels))
+        columns = min(range(8, 17), key=lambda width: (-len(pixels) % width, abs(width - target)))
     rows = -(-len(pixels) // columns)
     cell = min(0.85, 9.0 / columns)
     figure = new_figure(max(4.5, cell * columns + 0.3), cell * rows + 0.85)
@@ -85,14 +86,14 @@ def generated(images: ArrayLike | Tensor) -> Figure:
 
 
 def decoded_grid(images: ArrayLike | Tensor, values: ArrayLike | Tensor) -> Figure:
-    """Show what a decoder makes of a grid over a two-dimensional latent.
+    """Show decoded images on a grid over a two-dimensional latent.
 
     Args:
         images: An `n² x C x H x W` array in [0, 1]: image `i * n + j` is decoded at `z1 = values[j]` and
             `z2 = values[i]`.
-        values: n ascending coordinates, as a rule the quantiles `(i + 1/2) / n` of N(0, 1).
+        values: n ascending coordinates, usually the quantiles `(i + 1/2) / n` of N(0, 1).
     """
-    pixels, ticks = _images(images), as_array(values)
+    pixels, ticks = as_pixels(images), as_array(values)
     n = len(ticks)
     if len(pixels) != n * n:
         raise ValueError(f"Expected {n * n} images for {n} values on each axis; got {len(pixels)}.")
@@ -118,8 +119,8 @@ def losses(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the terms of the bound, epoch by epoch, on training and validation data.
 
     Args:
-        history: One mapping per epoch, as `dataclasses.asdict` makes it of an `EpochRecord`; its terms are in
-            nats per image. Terms that are NaN throughout are left out.
+        history: One mapping per epoch, `dataclasses.asdict` of an `EpochRecord`; terms are in nats per image, and
+            those that are NaN throughout are omitted.
     """
     if not history:
         raise ValueError("Expected a history of at least one epoch; got none.")
@@ -156,17 +157,8 @@ def _term(history: Sequence[Mapping[str, Any]], split: str, name: str) -> Array:
     return np.array([value(record[split]) for record in history], dtype=np.float64)
 
 
-def _images(images: ArrayLike | Tensor) -> Array:
-    """`N x H x W x 3` pixels in [0, 1] of an `N x C x H x W` array."""
-    pixels = as_array(images)
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
-        raise ValueError(f"Expected images of shape N x C x H x W with C of 1 or 3; got {pixels.shape}.")
-    channels_last = pixels.transpose(0, 2, 3, 1).clip(0.0, 1.0)
-    return np.broadcast_to(channels_last, (*channels_last.shape[:3], 3))
-
-
 def _show(axes: Axes, pixels: Array, columns: int, gap: int | None = None) -> int:
-    """Tile `N x H x W x 3` pixels into rows of `columns`; the gap between tiles, in pixels."""
+    """Tile `N x H x W x 3` pixels into rows of `columns`; returns the gap between tiles, in pixels."""
     count, height, width, _ = pixels.shape
     if gap is None:
         gap = max(1, round(height / 14))
