@@ -378,11 +378,9 @@ class BayesianGaussianMixture(MixtureEstimator):
             return kept
         weights, precision, centres, nu, factors = (part.to(means.device) for part in parts)
         inverse = structure.covariances(*structure.factors(factors))
-        posterior = VariationalPosterior(
-            self.weight_concentration_prior_type, weights, precision, centres, nu, inverse, structure
+        return VariationalPosterior(
+            self.weight_concentration_prior_type, weights, precision, centres, nu, inverse, structure, factors
         )
-        vars(posterior.parameters)["precisions_cholesky"] = factors
-        return posterior
 
     def _log_joint(self, x: Tensor) -> Tensor:
         posterior = self._posterior.to(x.device)

@@ -39,9 +39,7 @@ def reseed(
         noise: Covariances of the noise of the points, as `expectation_under_noise` takes them.
     """
     points = as_points(points)
-    alive = MixtureParameters(
-        parameters.weights.where(~empty, 0.0), parameters.means, parameters.covariances, parameters.structure
-    )._known(parameters.precisions_cholesky)
+    alive = replace(parameters, weights=parameters.weights.where(~empty, 0.0), factors=parameters.precisions_cholesky)
     worst, nearest = _worst(points, alive, int(empty.sum()), noise)
     places = empty.nonzero().flatten()[: len(worst)]
     means = parameters.means.clone()
@@ -50,7 +48,7 @@ def reseed(
     order = torch.arange(len(empty), device=empty.device)
     order[places] = nearest.to(places)
     copies = parameters.permuted(order)
-    return replace(copies, weights=weights / weights.sum(), means=means)._known(copies.precisions_cholesky)
+    return replace(copies, weights=weights / weights.sum(), means=means)
 
 
 def occupied(statistics: SufficientStatistics) -> SufficientStatistics:

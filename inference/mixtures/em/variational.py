@@ -251,4 +251,4 @@ def _check_spread(statistics: SufficientStatistics, points: Points) -> None:
 
 def _repaired(posterior: VariationalPosterior, variance: Tensor) -> tuple[VariationalPosterior, bool]:
     parameters, jittered = repair(posterior.parameters, variance)
-    return replace(posterior, covariances=parameters.covariances) if jittered else posterior, jittered
+    return replace(posterior, covariances=parameters.covariances, factors=None) if jittered else posterior, jittered
