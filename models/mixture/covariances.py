@@ -1,5 +1,6 @@
 """Covariance structures of a Gaussian mixture: shapes, densities, closed-form estimates."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, final
 
@@ -7,9 +8,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from latentmix.models.mixture.features import NoSquares, Products, QuadraticFeatures, SquaredNorm, Squares
+
 # The standard deviation of a feature given others, relative to its own, below which a covariance counts as singular:
 # that of a condition of 1.6e15 for two features of one scale.
 LEAST_COLLINEARITY = 5e-8
+LOG_TWO_PI = math.log(2 * math.pi)
 CovarianceType = Literal["full", "diag", "tied", "spherical", "tied_diag"]
 
 
@@ -109,10 +113,6 @@ class CovarianceStructure(ABC):
         """Upper factors `U` with `precision = U U^T` (stored shape); not finite where not positive definite."""
 
     @abstractmethod
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        """Log-density of `n x D` points under each component, `n x K`."""
-
-    @abstractmethod
     def precisions(self, precisions_cholesky: Tensor) -> Tensor:
         """Precisions in their stored shape."""
 
@@ -120,9 +120,42 @@ class CovarianceStructure(ABC):
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         """Upper factors of given precisions (stored shape); NaN where these are not positive definite."""
 
+    @abstractmethod
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        """The features of points in which log-densities differ between components linearly."""
 
-def _gaussian(squares: Tensor, log_det: Tensor, n_features: int) -> Tensor:
-    return log_det - 0.5 * (squares + n_features * 1.8378770664093453)
+    @abstractmethod
+    def by_component(self, stored: Tensor) -> Tensor:
+        """Stored covariances, or factors, with a dimension of components in front of those of the features.
+
+        `... x K x D x D` where correlated, else `... x K x D`; a dimension of components or features that share a
+        value is 1.
+        """
+
+    @abstractmethod
+    def scatter_of(self, moments: Tensor) -> Tensor:
+        """Scatter, as `estimate` takes it, from second moments of components, `K x D x D` or those of features, `K x D`."""
+
+    @abstractmethod
+    def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        """Deviations from the components' means, `... x K x n x D`, times the factors of the components' precisions."""
+
+    @abstractmethod
+    def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
+        """Half the log-determinants of the precisions: `... x K`, or `... x 1` where shared."""
+
+    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        """Log-density of `... x n x D` points under each component, `... x n x K`."""
+        return self.centred_log_density(x[..., None, :, :] - means[..., None, :], precisions_cholesky).mT
+
+    def centred_log_density(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        """Log-density, `... x K x n`, of points by their deviations from the means, `... x K x n x D`."""
+        squares = self.whiten(deviations, precisions_cholesky).square().sum(-1)
+        return self.log_scale(precisions_cholesky, deviations.shape[-1])[..., None] - 0.5 * squares
+
+    def log_scale(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
+        """Log-densities of the components at their means: `... x K`, or `... x 1` where shared."""
+        return self.half_log_det(precisions_cholesky, n_features) - 0.5 * n_features * LOG_TWO_PI
 
 
 def _upper_inverse(matrix: Tensor) -> Tensor:
@@ -145,6 +178,11 @@ def _upper_inverse(matrix: Tensor) -> Tensor:
 
 def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
     return scales[..., None] if correlation is None else scales[..., None] * correlation
+
+
+def _variances(moments: Tensor) -> Tensor:
+    """Second moments of single features, `K x D`, from these or from those of pairs, `K x D x D`."""
+    return moments if moments.ndim == 2 else moments.diagonal(dim1=-2, dim2=-1)
 
 
 class _Matrices(CovarianceStructure):
@@ -191,6 +229,12 @@ class _Matrices(CovarianceStructure):
         flipped, info = torch.linalg.cholesky_ex(precisions.flip(-2, -1))
         return flipped.flip(-2, -1).where((info == 0)[..., None, None], torch.nan)
 
+    def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        return deviations @ self.by_component(precisions_cholesky)
+
+    def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
+        return self.by_component(precisions_cholesky).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
 
 class _Variances(CovarianceStructure):
     """Covariances stored as variances."""
@@ -223,6 +267,13 @@ class _Variances(CovarianceStructure):
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         return precisions.where(precisions > 0, torch.nan).sqrt()
+
+    def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        return deviations * self.by_component(precisions_cholesky)[..., None, :]
+
+    def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
+        log = self.by_component(precisions_cholesky).log()
+        return log.sum(-1) * (n_features // log.shape[-1])
 
 
 @final
@@ -265,12 +316,14 @@ class Full(_Matrices):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + torch.diag_embed(variance)
 
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        n_features = means.shape[-1]
-        deviations = x - means[:, None, :]
-        squares = (deviations @ precisions_cholesky).square().sum(-1).T
-        log_det = precisions_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return _gaussian(squares, log_det, n_features)
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return Products(n_features, device)
+
+    def by_component(self, stored: Tensor) -> Tensor:
+        return stored
+
+    def scatter_of(self, moments: Tensor) -> Tensor:
+        return moments
 
 
 @final
@@ -299,7 +352,7 @@ class Tied(_Matrices):
         return covariances * weights.sum()
 
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
-        return dist.MultivariateNormal(means, scale_tril=self.scale_tril(means, scales, correlation))
+        return dist.MultivariateNormal(means, scale_tril=_tril(scales, correlation)[..., None, :, :])
 
     def scale_tril(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> Tensor:
         return _tril(scales, correlation).expand(*means.shape, means.shape[-1])
@@ -317,10 +370,14 @@ class Tied(_Matrices):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + torch.diag_embed(variance if variance.ndim == 1 else variance.amax(0))
 
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        deviations = (x[:, None, :] - means) @ precisions_cholesky
-        log_det = precisions_cholesky.diagonal().log().sum()
-        return _gaussian(deviations.square().sum(-1), log_det, means.shape[-1])
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return NoSquares(n_features, device)
+
+    def by_component(self, stored: Tensor) -> Tensor:
+        return stored[..., None, :, :]
+
+    def scatter_of(self, moments: Tensor) -> Tensor:
+        return moments.sum(0)
 
 
 @final
@@ -359,9 +416,14 @@ class Diagonal(_Variances):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + variance
 
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        deviations = (x[:, None, :] - means) * precisions_cholesky
-        return _gaussian(deviations.square().sum(-1), precisions_cholesky.log().sum(-1), means.shape[-1])
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return Squares(n_features, device)
+
+    def by_component(self, stored: Tensor) -> Tensor:
+        return stored
+
+    def scatter_of(self, moments: Tensor) -> Tensor:
+        return _variances(moments)
 
 
 @final
@@ -407,9 +469,14 @@ class TiedDiagonal(_Variances):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + (variance if variance.ndim == 1 else variance.amax(0))
 
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        deviations = (x[:, None, :] - means) * precisions_cholesky
-        return _gaussian(deviations.square().sum(-1), precisions_cholesky.log().sum(), means.shape[-1])
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return NoSquares(n_features, device)
+
+    def by_component(self, stored: Tensor) -> Tensor:
+        return stored[..., None, :]
+
+    def scatter_of(self, moments: Tensor) -> Tensor:
+        return _variances(moments).sum(0)
 
 
 @final
@@ -452,10 +519,15 @@ class Spherical(_Variances):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + variance.mean(-1)
 
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        squares = (x[:, None, :] - means).square().sum(-1) * precisions_cholesky.square()
-        n_features = means.shape[-1]
-        return _gaussian(squares, n_features * precisions_cholesky.log(), n_features)
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return SquaredNorm(n_features, device)
+
+    def by_component(self, stored: Tensor) -> Tensor:
+        return stored[..., None]
+
+    def scatter_of(self, moments: Tensor) -> Tensor:
+        variances = _variances(moments)
+        return variances.mean(1, keepdim=True).expand_as(variances)
 
 
 _STRUCTURES: dict[str, CovarianceStructure] = {

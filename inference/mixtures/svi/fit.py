@@ -35,6 +35,7 @@ from latentmix.inference.objectives.twins import TraceEnumTwin
 from latentmix.inference.svi.fit import SVIResult, fit
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
+from latentmix.models.mixture.gaussians import expanded_points
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -282,7 +283,8 @@ def fit_mixture_svi(
         ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
     """
     check_guide(family)
-    noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
+    batched = batch_size is not None and batch_size < len(x)
+    noisy = family is not AutoDelta or batched
     made = standardised_model(x, len(start.weights), start.structure, priors=priors, reg_covar=reg_covar, floored=False)
     model, location, scale = made.model, made.location, made.scale
     standardised = made.points(x)
@@ -303,10 +305,11 @@ def fit_mixture_svi(
     watch = _Watch(
         guide, objective if isinstance(objective, _Noiseless) else None, tol, patience, smooth=metric is not None
     )
+    observed = partial(model, points=expanded_points(standardised, model.structure)) if not batched else model
     result = None
     try:
         result = fit(
-            model,
+            observed,
             guide,
             standardised,
             epochs=epochs,
