@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import final
 
 import torch
 from sklearn.base import clone
@@ -15,18 +14,22 @@ from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.em.deconvolution import NoisyPoints
+from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.statistics import SufficientStatistics, slices, stored
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture_prior import MixturePrior
 from latentmix.models.priors import StandardNormal
 from latentmix.models.vae import VAE
 
-__all__ = ["ex_post_prior", "expectation_over_posteriors", "likelihood_moments"]
+__all__ = ["UncertainPoints", "ex_post_prior", "likelihood_moments"]
 
 _LEAST_PRECISION = 1e-6
 _FARTHEST = 5.0
+_CHUNK = 4_000_000
 
 
 def ex_post_prior(
@@ -49,7 +52,7 @@ def ex_post_prior(
 
     With `expected`, EM goes on from there with q itself in the place of its sample and maximises
     :math:`\sum_i \mathrm E_{q_i} \log p(z)`, all of the ELBO that depends on the prior, see
-    `expectation_over_posteriors`.
+    `UncertainPoints`.
 
     Noise-aware, it maximises what it is a prior for, an estimate of the gain in :math:`\log p(x)` over the VAE's
     prior :math:`p_0 = \mathcal N(0, I)`, with :math:`q_i` for the posterior under :math:`p_0`:
@@ -117,13 +120,12 @@ def ex_post_prior(
             return _for(vae, MixturePrior.from_mixture(plain, samples), parameters)
         means, covariances = guide.moments(x, batch_size=batch_size, transform=transform)
         if expected:
-            e_step = partial(expectation_over_posteriors, covariances=covariances)
-            parameters = _continue(plain, means, parameters, e_step=e_step)
+            parameters = _continue(plain, UncertainPoints(as_points(means), covariances), parameters)
         if noise_aware:
             rows = torch.randperm(len(x))[:limit].to(means.device)
             points, noise = likelihood_moments(means[rows], covariances[rows])
-            candidates = plain.noise_candidates
-            parameters = _continue(plain, points, parameters, noise_covariance=noise, noise_candidates=candidates)
+            noisy = NoisyPoints(as_points(points), noise, candidates=plain.noise_candidates)
+            parameters = _continue(plain, noisy, parameters)
         return _for(vae, MixturePrior.from_parameters(parameters), parameters)
 
 
@@ -134,9 +136,9 @@ def _for(vae: VAE, prior: MixturePrior, parameters: MixtureParameters) -> Mixtur
     return prior
 
 
-def _continue(mixture: GaussianMixture, x: Tensor, start: MixtureParameters, **options: Any) -> MixtureParameters:
+def _continue(mixture: GaussianMixture, e_step: EStep, start: MixtureParameters) -> MixtureParameters:
     """EM from a start, with the options of an estimator."""
-    result = fit_em(x, start, reg_covar=mixture.reg_covar, tol=mixture.tol, max_iter=mixture.max_iter, **options)
+    result = fit_em(e_step, start, reg_covar=mixture.reg_covar, tol=mixture.tol, max_iter=mixture.max_iter)
     if not result.converged:
         warnings.warn(
             f"EM did not converge in {result.n_iter} iterations: raise max_iter or tol of the mixture.",
@@ -146,10 +148,9 @@ def _continue(mixture: GaussianMixture, x: Tensor, start: MixtureParameters, **o
     return result.parameters
 
 
-def expectation_over_posteriors(
-    x: Tensor, parameters: MixtureParameters, covariances: Tensor, sample_weight: Tensor | None = None
-) -> SufficientStatistics:
-    r"""An E step for data that are distributions :math:`q_i = \mathcal N(m_i, S_i)`, as if by infinitely many samples.
+@final
+class UncertainPoints(EStep):
+    r"""The E step of data that are distributions :math:`q_i = \mathcal N(m_i, S_i)`, as if of infinitely many samples.
 
     It bounds :math:`\sum_i \mathrm E_{q_i} \log p(z)` from below, with one responsibility for all of a distribution:
 
@@ -157,47 +158,51 @@ def expectation_over_posteriors(
         = \pi_k\, \mathcal N(m_i \mid \mu_k, \Sigma_k) \exp\bigl(-\tfrac12 \operatorname{tr} \Sigma_k^{-1} S_i\bigr)
 
     and the second moments gain :math:`\sum_i r_{ik} S_i` (Jiang et al., *Variational deep embedding*, 2017, appendix
-    B, has these expectations).
+    B, has these expectations). The log-likelihood is the bound.
 
     Args:
-        x: `n x D` means.
-        parameters: The mixture, in float64.
+        points: `n x D` means.
         covariances: Variances, `n x D`, or covariances, `n x D x D`.
-        sample_weight: `(n,)` weights in float64.
-
-    Returns:
-        Statistics in float64; the log-likelihood is the bound.
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.ex_post import expectation_over_posteriors
+        >>> from latentmix.inference.ex_post import UncertainPoints
+        >>> from latentmix.inference.mixtures.points.points import as_points
         >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
         >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
-        >>> expectation_over_posteriors(torch.ones(5, 2), mixture, torch.ones(5, 2)).scatter
+        >>> UncertainPoints(as_points(torch.ones(5, 2)), torch.ones(5, 2))(mixture).scatter
         tensor([[10., 10.]], dtype=torch.float64)
     """
-    structure, (n_components, size) = parameters.structure, parameters.means.shape
-    precisions = structure.expand(structure.precisions(parameters.precisions_cholesky), n_components, size)
-    factored = covariances.ndim == 2
-    flat = precisions.diagonal(dim1=-2, dim2=-1) if factored else precisions.flatten(1)
-    total = None
-    for rows in slices(x, max(n_components, size)):
-        part, spread = x[rows].double(), covariances[rows].double().flatten(1)
-        weight = None if sample_weight is None else sample_weight[rows]
-        joint = parameters.log_joint(part) - 0.5 * spread @ flat.T
-        density = joint.logsumexp(1)
-        shares = (joint - density[:, None]).exp()
-        found = SufficientStatistics.of(
-            part, shares, parameters.means, structure, sample_weight=weight, log_likelihood=density
-        )
-        added = (shares if weight is None else shares * weight[:, None]).T @ spread
-        matrices = added.diag_embed() if factored else added.view(n_components, size, size)
-        found = replace(found, scatter=found.scatter + stored(structure, matrices))
-        total = found if total is None else total + found
-    assert total is not None
-    return total
+
+    def __init__(self, points: Points, covariances: Tensor) -> None:
+        super().__init__(points)
+        self.covariances = covariances
+
+    def __call__(self, parameters: MixtureParameters) -> SufficientStatistics:
+        structure, (n_components, size) = parameters.structure, parameters.means.shape
+        precisions = structure.expand(structure.precisions(parameters.precisions_cholesky), n_components, size)
+        factored = self.covariances.ndim == 2
+        flat = precisions.diagonal(dim1=-2, dim2=-1) if factored else precisions.flatten(1)
+        total, first = None, 0
+        for x, weight in self.points.chunks(max(1, _CHUNK // (size * max(n_components, size)))):
+            part, spread = x.double(), self.covariances[first : first + len(x)].double().flatten(1)
+            first += len(x)
+            joint = parameters.log_joint(part) - 0.5 * spread @ flat.T
+            density = joint.logsumexp(1)
+            responsibilities = (joint - density[:, None]).exp()
+            statistics = SufficientStatistics.of(
+                part, responsibilities, parameters.means, structure, sample_weight=weight, log_likelihood=density
+            )
+            weighted = responsibilities if weight is None else responsibilities * weight[:, None]
+            moments = weighted.T @ spread
+            moments = moments if factored else moments.view(n_components, size, size)
+            moments = moments.diag_embed() if factored and structure.correlated else moments
+            statistics = replace(statistics, scatter=statistics.scatter + structure.scatter_of(moments))
+            total = statistics if total is None else total + statistics
+        assert total is not None
+        return total
 
 
 def likelihood_moments(means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:

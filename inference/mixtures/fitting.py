@@ -11,14 +11,11 @@ from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.covariance_priors import CovariancePrior
+from latentmix.inference.mixtures.em.deconvolution import NoisyPoints
+from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
 from latentmix.inference.mixtures.em.em import EMResult, fit_em
-from latentmix.inference.mixtures.em.initialization import from_labels, start
-from latentmix.inference.mixtures.em.missing import (
-    check_observed,
-    expectation_with_missing,
-    mean_filled,
-    start_with_missing,
-)
+from latentmix.inference.mixtures.em.initialization import from_labels, initialize, start
+from latentmix.inference.mixtures.em.missing import marginalizing
 from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult, fit_mixture_nuts
 from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked
 from latentmix.inference.mixtures.points.inputs import in_memory, is_ordered
@@ -59,10 +56,8 @@ class Fitting:
         self.options, self.points = estimator, points
         self.again = estimator.warm_start and hasattr(estimator, "converged_")
         self._agree({"noise_covariance": noise_covariance is not None, "last fit to go on from": self.again})
-        if estimator._missing:
-            check_observed(points)
+        self.e_step: EStep = marginalizing(points) if estimator._missing else ExactPoints(points)
         self.labels = self._given(labels)
-        self.noise: Tensor | None = None
         self.structure = covariance_structure(estimator.covariance_type)
         self.random_state = estimator._random_state()
         if self.again:
@@ -94,7 +89,8 @@ class Fitting:
         if noise_covariance is not None:
             if estimator._missing or estimator.distributed:
                 raise ValueError("Expected no missing values and one process with a noise_covariance; got the option.")
-            self.noise = check_noise(noise_covariance, self._in_memory("a noise_covariance")[0])
+            noise = check_noise(noise_covariance, self._in_memory("a noise_covariance")[0])
+            self.e_step = NoisyPoints(points, noise, candidates=estimator.noise_candidates)
         elif estimator.reg_covar == 0 and estimator.covariance_prior is None:
             check_distinct(points, estimator.n_components)
 
@@ -174,20 +170,13 @@ class Fitting:
         given = given_start(options, self.points)
         found = None
         if any(part is None for part in given):
+            seeded = {"method": options.init_params, "random_state": self.random_state, "reg_covar": floor}
             if self.labels is not None:
-                points = mean_filled(self.points) if options._missing else self.points
-                found = from_labels(points, self.labels, size, self.structure, reg_covar=floor)
+                found = from_labels(self.e_step.filled(), self.labels, size, self.structure, reg_covar=floor)
+            elif options.inference == "em":
+                found = initialize(self.e_step, size, self.structure, **seeded)
             else:
-                seed = start_with_missing if options._missing else start
-                found = seed(
-                    self.points,
-                    size,
-                    self.structure,
-                    method=options.init_params,
-                    random_state=self.random_state,
-                    reg_covar=floor,
-                    assign=options.inference != "em" or self.noise is not None,
-                )
+                found = start(self.points, size, self.structure, **seeded)
         weights, means, factors = (
             getattr(found, name) if part is None else part
             for name, part in zip(("weights", "means", "precisions_cholesky"), given, strict=True)
@@ -199,14 +188,9 @@ class Fitting:
 
     def _em(self, begin: MixtureParameters, progress: Progress) -> EMResult:
         options = self.options
-        x, weight = (self.points, None) if self.noise is None else self._in_memory("a noise_covariance")
         return fit_em(
-            x,
+            self.e_step,
             begin,
-            sample_weight=weight,
-            noise_covariance=self.noise,
-            noise_candidates=options.noise_candidates,
-            e_step=expectation_with_missing if options._missing else None,
             reg_covar=options.reg_covar,
             covariance_prior=options.covariance_prior,
             degrees_of_freedom_prior=options.degrees_of_freedom_prior,

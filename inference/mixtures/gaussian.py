@@ -60,7 +60,7 @@ class GaussianMixture(MixtureEstimator):
         warm_start: Whether a further `fit` goes on from the last one.
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
-        noise_candidates: EM with a `noise_covariance`: most components of a point, see `expectation_under_noise`.
+        noise_candidates: EM with a `noise_covariance`: most components of a point, see `NoisyPoints`.
         inference: "em"; "svi": with the component enumerated; "nuts": draws from the posterior, around its mode.
         device: Where the points are taken for the fit and for predictions; by default they stay.
         dtype: "float32" or "float64", which the points and the attributes take; by default that of the points.

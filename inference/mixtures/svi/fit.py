@@ -25,7 +25,8 @@ from torch import Tensor
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.draws import MixturePosterior, posterior_of_guide
-from latentmix.inference.mixtures.em.statistics import moments, repair
+from latentmix.inference.mixtures.em.m_step import repair
+from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.standardised import Priors, standardised_model
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
