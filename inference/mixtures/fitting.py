@@ -90,6 +90,7 @@ class Fitting:
             if estimator._missing or estimator.distributed:
                 raise ValueError("Expected no missing values and one process with a noise_covariance; got the option.")
             noise = check_noise(noise_covariance, self._in_memory("a noise_covariance")[0])
+            assert noise is not None
             self.e_step = NoisyPoints(points, noise, candidates=estimator.noise_candidates)
         elif estimator.reg_covar == 0 and estimator.covariance_prior is None:
             check_distinct(points, estimator.n_components)
@@ -170,7 +171,11 @@ class Fitting:
         given = given_start(options, self.points)
         found = None
         if any(part is None for part in given):
-            seeded = {"method": options.init_params, "random_state": self.random_state, "reg_covar": floor}
+            seeded: dict[str, Any] = {
+                "method": options.init_params,
+                "random_state": self.random_state,
+                "reg_covar": floor,
+            }
             if self.labels is not None:
                 found = from_labels(self.e_step.filled(), self.labels, size, self.structure, reg_covar=floor)
             elif options.inference == "em":

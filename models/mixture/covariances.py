@@ -133,16 +133,18 @@ class CovarianceStructure(ABC):
         """
 
     @abstractmethod
-    def scatter_of(self, moments: Tensor) -> Tensor:
-        """Scatter, as `estimate` takes it, from second moments of components, `K x D x D` or those of features, `K x D`."""
-
-    @abstractmethod
     def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
         """Deviations from the components' means, `... x K x n x D`, times the factors of the components' precisions."""
 
     @abstractmethod
     def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
         """Half the log-determinants of the precisions: `... x K`, or `... x 1` where shared."""
+
+    def scatter_of(self, moments: Tensor) -> Tensor:
+        """Scatter, as `estimate` takes it, from second moments, `K x D x D`, or their diagonals, `K x D`."""
+        if not self.correlated and moments.ndim == 3:
+            moments = moments.diagonal(dim1=-2, dim2=-1)
+        return moments.sum(0) if self.shared else moments
 
     def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
         """Log-density of `... x n x D` points under each component, `... x n x K`."""
@@ -178,11 +180,6 @@ def _upper_inverse(matrix: Tensor) -> Tensor:
 
 def _tril(scales: Tensor, correlation: Tensor | None) -> Tensor:
     return scales[..., None] if correlation is None else scales[..., None] * correlation
-
-
-def _variances(moments: Tensor) -> Tensor:
-    """Second moments of single features, `K x D`, from these or from those of pairs, `K x D x D`."""
-    return moments if moments.ndim == 2 else moments.diagonal(dim1=-2, dim2=-1)
 
 
 class _Matrices(CovarianceStructure):
@@ -229,6 +226,9 @@ class _Matrices(CovarianceStructure):
         flipped, info = torch.linalg.cholesky_ex(precisions.flip(-2, -1))
         return flipped.flip(-2, -1).where((info == 0)[..., None, None], torch.nan)
 
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return (NoSquares if self.shared else Products)(n_features, device)
+
     def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
         return deviations @ self.by_component(precisions_cholesky)
 
@@ -267,6 +267,9 @@ class _Variances(CovarianceStructure):
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         return precisions.where(precisions > 0, torch.nan).sqrt()
+
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return (NoSquares if self.shared else SquaredNorm if self.isotropic else Squares)(n_features, device)
 
     def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
         return deviations * self.by_component(precisions_cholesky)[..., None, :]
@@ -316,14 +319,8 @@ class Full(_Matrices):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + torch.diag_embed(variance)
 
-    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
-        return Products(n_features, device)
-
     def by_component(self, stored: Tensor) -> Tensor:
         return stored
-
-    def scatter_of(self, moments: Tensor) -> Tensor:
-        return moments
 
 
 @final
@@ -370,14 +367,8 @@ class Tied(_Matrices):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + torch.diag_embed(variance if variance.ndim == 1 else variance.amax(0))
 
-    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
-        return NoSquares(n_features, device)
-
     def by_component(self, stored: Tensor) -> Tensor:
         return stored[..., None, :, :]
-
-    def scatter_of(self, moments: Tensor) -> Tensor:
-        return moments.sum(0)
 
 
 @final
@@ -416,14 +407,8 @@ class Diagonal(_Variances):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + variance
 
-    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
-        return Squares(n_features, device)
-
     def by_component(self, stored: Tensor) -> Tensor:
         return stored
-
-    def scatter_of(self, moments: Tensor) -> Tensor:
-        return _variances(moments)
 
 
 @final
@@ -469,14 +454,8 @@ class TiedDiagonal(_Variances):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + (variance if variance.ndim == 1 else variance.amax(0))
 
-    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
-        return NoSquares(n_features, device)
-
     def by_component(self, stored: Tensor) -> Tensor:
         return stored[..., None, :]
-
-    def scatter_of(self, moments: Tensor) -> Tensor:
-        return _variances(moments).sum(0)
 
 
 @final
@@ -519,15 +498,8 @@ class Spherical(_Variances):
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + variance.mean(-1)
 
-    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
-        return SquaredNorm(n_features, device)
-
     def by_component(self, stored: Tensor) -> Tensor:
         return stored[..., None]
-
-    def scatter_of(self, moments: Tensor) -> Tensor:
-        variances = _variances(moments)
-        return variances.mean(1, keepdim=True).expand_as(variances)
 
 
 _STRUCTURES: dict[str, CovarianceStructure] = {

@@ -20,7 +20,7 @@ _MOST = 1 << 29
 
 
 def expanded_points(x: Tensor, structure: CovarianceStructure) -> ExpandedPoints | None:
-    """The quadratic features of `n x D` data for components of that structure; `None` where they need 512 MiB or more."""
+    """Quadratic features of `n x D` data for components of that structure; `None` where they need over 512 MiB."""
     own = covariance_structure("full" if structure.correlated else "diag")
     return ExpandedPoints(x, own) if ExpandedPoints.bytes(x, own) <= _MOST else None
 

@@ -91,7 +91,7 @@ class MixtureParameters:
     def scale_tril(self) -> Tensor:
         """Lower Cholesky factors of the covariances, whatever the structure: `K x D x D`."""
         size = self.means.shape
-        if self.structure.name in ("diag", "spherical"):
+        if not self.structure.correlated:
             return self.structure.expand(self.precisions_cholesky.reciprocal(), *size)
         factors = self.structure.expand(self.precisions_cholesky, *size).mT
         identity = torch.eye(size[1], dtype=factors.dtype, device=factors.device).expand_as(factors)
@@ -100,7 +100,7 @@ class MixtureParameters:
     @property
     def collinearity(self) -> float:
         """Least standard deviation of a feature given those before it, relative to its own; 1 where none depends."""
-        if self.structure.name in ("diag", "spherical"):
+        if not self.structure.correlated:
             return 1.0
         variances = self.covariances.diagonal(dim1=-2, dim2=-1)
         given = self.precisions_cholesky.diagonal(dim1=-2, dim2=-1)
@@ -110,7 +110,7 @@ class MixtureParameters:
     def singular(self) -> Tensor:
         """Whether each component's covariance is not numerically positive definite: `(K,)` booleans."""
         broken = ~self.precisions_cholesky.isfinite()
-        if broken.ndim and len(broken) == len(self.weights) and self.structure.name != "tied":
+        if not self.structure.shared:
             return broken.flatten(1).any(1) if broken.ndim > 1 else broken
         return broken.any().expand(len(self.weights))
 
@@ -166,7 +166,7 @@ class MixtureParameters:
 
     def permuted(self, order: Tensor) -> MixtureParameters:
         """The components at `(K,)` indices: the same density in another order."""
-        shared = self.structure.name == "tied"
+        shared = self.structure.shared
         covariances, factors = (
             part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
         )

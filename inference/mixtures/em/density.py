@@ -111,8 +111,8 @@ class Densities:
         mixtures = [mixture for mixture in gaussians if mixture is not None]
         if not mixtures:
             return
-        weights, means, factors = zip(*mixtures, strict=True)
-        weights, means = torch.cat(weights), torch.cat(means)
+        weights, means = (torch.cat([mixture[part] for mixture in mixtures]) for part in range(2))
+        factors = [mixture[2] for mixture in mixtures]
         if all(factor.ndim == 2 for factor in factors):
             variances = torch.cat(factors).square()
             mixture = MixtureParameters(weights, means, variances, covariance_structure("diag"))

@@ -52,7 +52,7 @@ class EStep(ABC):
         return self.points.variance
 
     def scored(self, parameters: MixtureParameters) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Log joints `b x K`, `b x D` points without their noise, and `(b,)` weights of chunks of this process's points.
+        """Log joints `b x K`, points `b x D` without their noise, and weights `(b,)`, by chunks of local points.
 
         Log joints are NaN where a point is incomplete.
         """

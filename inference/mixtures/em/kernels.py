@@ -154,7 +154,8 @@ class Expanded(Kernel):
         )
         self._sums = torch.zeros_like(self._coefficients)
         self._adds_total = structure.shared and total is None
-        self.total = torch.zeros_like(parameters.covariances) if total is None else total
+        none = means.new_zeros(0, 1)
+        self.total = structure.scatter(none, means.new_zeros(0, 1, n_features)) if total is None else total
 
     @property
     def responsibilities(self) -> Tensor:
@@ -205,7 +206,7 @@ class Expanded(Kernel):
         self._sums.addmm_(self._weights, self._design.mT)
         if self._adds_total:
             weights = self._points.new_ones(self._width) if weight is None else weight
-            self.total += self.structure.scatter(weights[:, None], self._points.mT[:, None])
+            self.total = self.total + self.structure.scatter(weights[:, None], self._points.mT[:, None])
 
 
 @final
