@@ -116,7 +116,7 @@ class SelectedNormal(dist.TorchDistribution):
     def _table(self, value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         """Log-densities of `n x D` data under each of `... x D` Gaussians."""
         factors = _inverse(scale).mT if self._structure.correlated else scale.reciprocal()
-        if self.points is not None and self.points.x is value:
+        if self.points is not None and self.points.stand_for(value):
             density = self.points.log_density(loc, factors)
             if density is not None:
                 return density

@@ -153,6 +153,10 @@ class ExpandedPoints:
         self.variance = variance.where(variance > 0, 1.0)
         self.radius = (points.square() / self.variance[:, None]).sum(0).amax().sqrt()
 
+    def stand_for(self, x: Tensor) -> bool:
+        """Whether a tensor is that of the points: the same memory, read in the same way."""
+        return x.data_ptr() == self.x.data_ptr() and x.shape == self.x.shape and x.stride() == self.x.stride()
+
     @staticmethod
     def bytes(x: Tensor, structure: CovarianceStructure) -> int:
         """Memory that the features of `n x D` points need."""
