@@ -4,6 +4,7 @@ from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comp
 from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
 from latentmix.inference.importance import log_likelihood, log_likelihoods
 from latentmix.inference.latent_statistics import LatentStatistics, latent_statistics
+from latentmix.inference.mixtures.algorithm import EM
 from latentmix.inference.mixtures.analysis.comparison import (
     MixtureComparison,
     align,
@@ -16,7 +17,6 @@ from latentmix.inference.mixtures.analysis.selection import Selection, select
 from latentmix.inference.mixtures.analysis.standard_errors import StandardErrors, standard_errors
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.draws import MixturePosterior
-from latentmix.inference.mixtures.em.algorithm import EM
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
 from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult

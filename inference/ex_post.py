@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Literal, final
 
 import torch
 from sklearn.base import clone
@@ -16,10 +16,13 @@ from torch import Tensor
 
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.em.algorithm import EM
+from latentmix.inference.mixtures.algorithm import EM
+from latentmix.inference.mixtures.em.deconvolution import NoisyPoints
+from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.statistics import SufficientStatistics, slices, stored
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture_prior import MixturePrior
 from latentmix.models.priors import StandardNormal
@@ -28,9 +31,9 @@ from latentmix.models.vae import VAE
 __all__ = [
     "ExPostFit",
     "Form",
+    "UncertainPoints",
     "ex_post_prior",
     "ex_post_priors",
-    "expectation_over_posteriors",
     "likelihood_moments",
 ]
 
@@ -39,6 +42,7 @@ Form = Literal["samples", "expected", "noise_aware"]
 _FORMS: tuple[Form, ...] = ("samples", "expected", "noise_aware")
 _LEAST_PRECISION = 1e-6
 _FARTHEST = 5.0
+_CHUNK = 4_000_000
 
 
 def ex_post_prior(
@@ -61,7 +65,7 @@ def ex_post_prior(
 
     With `expected`, EM continues with q itself instead of its sample and maximises
     :math:`\sum_i \mathrm E_{q_i} \log p(z)`, all of the ELBO that depends on the prior, see
-    `expectation_over_posteriors`.
+    `UncertainPoints`.
 
     With `noise_aware`, it maximises an estimate of the gain in :math:`\log p(x)` over the VAE's prior
     :math:`p_0 = \mathcal N(0, I)`, with :math:`q_i` for the posterior under :math:`p_0`:
@@ -247,18 +251,17 @@ class _Latents:
 
     def fit_expected(self, start: MixtureParameters) -> MixtureParameters:
         means, covariances, _ = self._moments
-        return self._continue(means, start, e_step=partial(expectation_over_posteriors, covariances=covariances))
+        return self._continue(UncertainPoints(as_points(means), covariances), start)
 
     def fit_noise_aware(self, start: MixtureParameters, limit: int | None) -> MixtureParameters:
         means, covariances, order = self._moments
         points, noise = likelihood_moments(means[order[:limit]], covariances[order[:limit]])
-        candidates = self.mixture.noise_candidates
-        return self._continue(points, start, noise_covariance=noise, noise_candidates=candidates)
+        return self._continue(NoisyPoints(as_points(points), noise, candidates=self.mixture.noise_candidates), start)
 
-    def _continue(self, x: Tensor, start: MixtureParameters, **options: Any) -> MixtureParameters:
+    def _continue(self, e_step: EStep, start: MixtureParameters) -> MixtureParameters:
         own = {name: getattr(self.mixture, name) for name in ("reg_covar", "tol", "max_iter")}
         with isolated(seed=self.seed):
-            result = fit_em(x, start, **own, **options)
+            result = fit_em(e_step, start, **own)
         if not result.converged:
             warnings.warn(
                 f"EM did not converge in {result.n_iter} iterations: raise max_iter or tol of the mixture.",
@@ -282,10 +285,9 @@ class _Latents:
         return prior
 
 
-def expectation_over_posteriors(
-    x: Tensor, parameters: MixtureParameters, covariances: Tensor, sample_weight: Tensor | None = None
-) -> SufficientStatistics:
-    r"""The E step for distributions :math:`q_i = \mathcal N(m_i, S_i)` as data: the limit of many samples of each.
+@final
+class UncertainPoints(EStep):
+    r"""The E step of data that are distributions :math:`q_i = \mathcal N(m_i, S_i)`, as if of infinitely many samples.
 
     It bounds :math:`\sum_i \mathrm E_{q_i} \log p(z)` from below, with the same responsibilities for a whole
     distribution:
@@ -294,48 +296,51 @@ def expectation_over_posteriors(
         = \pi_k\, \mathcal N(m_i \mid \mu_k, \Sigma_k) \exp\bigl(-\tfrac12 \operatorname{tr} \Sigma_k^{-1} S_i\bigr)
 
     and the second moments gain :math:`\sum_i r_{ik} S_i` (Jiang et al., *Variational deep embedding*, 2017, appendix
-    B, has these expectations).
+    B, has these expectations). The log-likelihood is the bound.
 
     Args:
-        x: `n x D` means.
-        parameters: The mixture, in float64.
+        points: `n x D` means.
         covariances: Variances, `n x D`, or covariances, `n x D x D`.
-        sample_weight: `(n,)` weights in float64.
-
-    Returns:
-        Statistics in float64; the log-likelihood is the bound.
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.ex_post import expectation_over_posteriors
+        >>> from latentmix.inference.ex_post import UncertainPoints
+        >>> from latentmix.inference.mixtures.points.points import as_points
         >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
         >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
-        >>> expectation_over_posteriors(torch.ones(5, 2), mixture, torch.ones(5, 2)).scatter
+        >>> UncertainPoints(as_points(torch.ones(5, 2)), torch.ones(5, 2))(mixture).scatter
         tensor([[10., 10.]], dtype=torch.float64)
     """
-    structure, (n_components, size) = parameters.structure, parameters.means.shape
-    precisions = structure.expand(structure.precisions(parameters.precisions_cholesky), n_components, size)
-    factored = covariances.ndim == 2
-    flat = precisions.diagonal(dim1=-2, dim2=-1) if factored else precisions.flatten(1)
-    total = None
-    for rows in slices(x, max(n_components, size)):
-        part, spread = x[rows].double(), covariances[rows].double().flatten(1)
-        weight = None if sample_weight is None else sample_weight[rows]
-        joint = parameters.log_joint(part) - 0.5 * spread @ flat.T
-        density = joint.logsumexp(1)
-        responsibilities = (joint - density[:, None]).exp()
-        statistics = SufficientStatistics.of(
-            part, responsibilities, parameters.means, structure, sample_weight=weight, log_likelihood=density
-        )
-        weighted = responsibilities if weight is None else responsibilities * weight[:, None]
-        added = weighted.T @ spread
-        matrices = added.diag_embed() if factored else added.view(n_components, size, size)
-        statistics = replace(statistics, scatter=statistics.scatter + stored(structure, matrices))
-        total = statistics if total is None else total + statistics
-    assert total is not None
-    return total
+
+    def __init__(self, points: Points, covariances: Tensor) -> None:
+        super().__init__(points)
+        self.covariances = covariances
+
+    def __call__(self, parameters: MixtureParameters) -> SufficientStatistics:
+        structure, (n_components, size) = parameters.structure, parameters.means.shape
+        precisions = structure.expand(structure.precisions(parameters.precisions_cholesky), n_components, size)
+        factored = self.covariances.ndim == 2
+        flat = precisions.diagonal(dim1=-2, dim2=-1) if factored else precisions.flatten(1)
+        total, first = None, 0
+        for x, weight in self.points.chunks(max(1, _CHUNK // (size * max(n_components, size)))):
+            part, spread = x.double(), self.covariances[first : first + len(x)].double().flatten(1)
+            first += len(x)
+            joint = parameters.log_joint(part) - 0.5 * spread @ flat.T
+            density = joint.logsumexp(1)
+            responsibilities = (joint - density[:, None]).exp()
+            statistics = SufficientStatistics.of(
+                part, responsibilities, parameters.means, structure, sample_weight=weight, log_likelihood=density
+            )
+            weighted = responsibilities if weight is None else responsibilities * weight[:, None]
+            moments = weighted.T @ spread
+            moments = moments if factored else moments.view(n_components, size, size)
+            moments = moments.diag_embed() if factored and structure.correlated else moments
+            statistics = replace(statistics, scatter=statistics.scatter + structure.scatter_of(moments))
+            total = statistics if total is None else total + statistics
+        assert total is not None
+        return total
 
 
 def likelihood_moments(means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:

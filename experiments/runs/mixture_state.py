@@ -55,7 +55,7 @@ def load_mixture(state: Mapping[str, Any]) -> GaussianMixture:
     if "options" in state:
         weights, means, covariances, factors = (state["parameters"][name] for name in PARAMETERS)
         structure = covariance_structure(mixture.covariance_type)
-        mixture.parameters_ = MixtureParameters(weights, means, covariances, structure)._known(factors)
+        mixture.parameters_ = MixtureParameters(weights, means, covariances, structure, factors)
     for name, tensor in state["learned"].items():
         setattr(mixture, name, tensor.numpy())
     for name, value in state["scalars"].items():

@@ -1,4 +1,4 @@
-"""Algorithms that fit a mixture to points: their interface, and the best of several starts."""
+"""Algorithms that fit a mixture to points: their interface, the best of several starts, and EM."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, final
 
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from latentmix.inference.mixtures.em.e_step import EStep
+from latentmix.inference.mixtures.em.em import EMResult, fit_em
 from latentmix.inference.mixtures.points.points import Points
-from latentmix.inference.mixtures.progress import Progress
+from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["Algorithm", "FitOptions", "MixtureResult", "Starts", "all_points"]
+__all__ = ["EM", "Algorithm", "FitOptions", "MixtureResult", "Starts", "all_points"]
 
 
 class MixtureResult(Protocol):
@@ -48,35 +50,30 @@ class MixtureResult(Protocol):
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Options of an estimator that its algorithm reads; an algorithm refuses those that it does not take.
+    """Options of an estimator that its algorithm reads.
 
     Args:
         reg_covar: Variance added to the diagonals of the covariances.
         tol: Change of EM's bound, in nats per datum, below which it has converged.
         max_iter: Most iterations of EM.
-        missing: Whether NaN stands for a missing value.
-        distributed: Whether the points are divided among processes.
-        noise_covariance: Covariances of noise in the points, see `GaussianMixture.fit`.
-        noise_candidates: Most components of a noisy point.
         covariance_prior: Scale of a prior of the covariances, see `CovariancePrior`.
         degrees_of_freedom_prior: Its degrees of freedom.
         previous: The bound of the fit that is resumed.
         seed: Seed of the fit.
         progress: Prints the progress of the fit.
+        given: Which of `sample_weight`, `noise_covariance`, `missing='marginalize'`, `distributed=True` and
+            `covariance_prior` are given; an algorithm refuses those that it does not take.
     """
 
     reg_covar: float = 1e-6
     tol: float = 1e-3
     max_iter: int = 100
-    missing: bool = False
-    distributed: bool = False
-    noise_covariance: Tensor | None = None
-    noise_candidates: int | None = None
     covariance_prior: Any = None
     degrees_of_freedom_prior: float | None = None
     previous: float = -math.inf
     seed: int = 0
     progress: Progress = field(default_factory=Progress)
+    given: frozenset[str] = frozenset()
 
 
 class Starts(Protocol):
@@ -114,7 +111,7 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def fit(
-        self, points: Tensor | Points, start: MixtureParameters, options: FitOptions = FitOptions()
+        self, points: Tensor | Points | EStep, start: MixtureParameters, options: FitOptions = FitOptions()
     ) -> MixtureResult:
         """Fit a mixture to points, from a start in the data's coordinates."""
 
@@ -125,27 +122,19 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
             ValueError: If there are any; the message names the option.
         """
         self._validate_params()
-        given = {
-            "sample_weight": points.weighted,
-            "noise_covariance": options.noise_covariance is not None,
-            "missing='marginalize'": options.missing,
-            "distributed=True": options.distributed,
-            "covariance_prior": options.covariance_prior is not None,
-        }
-        for name, there in given.items():
-            if there and name not in self.accepts:
-                raise ValueError(f"Expected no {name} for inference={self.name!r}; got one: take inference='em'.")
+        for name in sorted(options.given - self.accepts):
+            raise ValueError(f"Expected no {name} for inference={self.name!r}; got one: take inference='em'.")
         if "batches" not in self.accepts:
             all_points(points, f"inference={self.name!r}")
 
-    def fit_best(self, points: Points, starts: Starts, options: FitOptions) -> MixtureResult:
+    def fit_best(self, points: Points | EStep, starts: Starts, options: FitOptions) -> MixtureResult:
         """The fit with the highest bound over all starts; warns where it has not converged."""
         best = self.best_of(points, starts, options)
         if not best.converged:
             self._warn_of(best, options)
         return best
 
-    def best_of(self, points: Points, starts: Starts, options: FitOptions) -> MixtureResult:
+    def best_of(self, points: Points | EStep, starts: Starts, options: FitOptions) -> MixtureResult:
         """The fit with the highest bound over all starts."""
         best: MixtureResult | None = None
         progress = options.progress
@@ -163,10 +152,59 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
         """Warn of a fit that has not converged, and say what helps."""
 
 
-def all_points(points: Tensor | Points, purpose: str) -> tuple[Tensor, Tensor | None]:
-    """All points as one tensor, and their weights.
+@final
+class EM(Algorithm):
+    """Expectation maximisation (Dempster, Laird and Rubin, 1977); its options are those of scikit-learn's estimator.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference import EM, GaussianMixture
+        >>> GaussianMixture(2, inference=EM(), random_state=0).fit(torch.randn(50, 2)).means_.shape
+        torch.Size([2, 2])
+    """
+
+    name = "em"
+    accepts: ClassVar[frozenset[str]] = frozenset(
+        {
+            "sample_weight",
+            "batches",
+            "noise_covariance",
+            "missing='marginalize'",
+            "distributed=True",
+            "covariance_prior",
+        }
+    )
+
+    def fit(
+        self, points: Tensor | Points | EStep, start: MixtureParameters, options: FitOptions = FitOptions()
+    ) -> EMResult:
+        """Fit a mixture to points, or by their E step, from a start in the data's coordinates; see `fit_em`."""
+        return fit_em(
+            points,
+            start,
+            reg_covar=options.reg_covar,
+            covariance_prior=options.covariance_prior,
+            degrees_of_freedom_prior=options.degrees_of_freedom_prior,
+            tol=options.tol,
+            max_iter=options.max_iter,
+            previous=options.previous,
+            report=options.progress.step if options.progress.verbose else None,
+        )
+
+    def _warn_of(self, result: MixtureResult, options: FitOptions) -> None:
+        if options.max_iter > 0:
+            warn(
+                "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
+                "tol, or check for degenerate data."
+            )
+
+
+def all_points(points: Tensor | Points | EStep, purpose: str) -> Tensor:
+    """All points as one tensor.
 
     Raises:
         ValueError: If they come in batches; the message names the purpose.
     """
-    return (points, None) if isinstance(points, Tensor) else points.tensor(purpose)
+    if isinstance(points, Tensor):
+        return points
+    return (points.points if isinstance(points, EStep) else points).tensor(purpose)[0]

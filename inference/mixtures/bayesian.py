@@ -16,16 +16,15 @@ from torch import Tensor
 from latentmix.inference.mixtures.base import MixtureEstimator, as_kept
 from latentmix.inference.mixtures.em.conjugate import ConjugatePrior, VariationalPosterior, WeightPrior
 from latentmix.inference.mixtures.em.density import log_joint
+from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.initialization import StartMethod, start
+from latentmix.inference.mixtures.em.initialization import StartMethod, initialize
 from latentmix.inference.mixtures.em.missing import (
-    check_observed,
-    expectation_with_missing,
     log_joint_with_missing,
-    start_with_missing,
+    marginalizing,
 )
 from latentmix.inference.mixtures.em.predictive import log_predictive
-from latentmix.inference.mixtures.em.statistics import SufficientStatistics, expectation
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.em.variational import DegenerateMixture, VariationalResult, fit_variational
 from latentmix.inference.mixtures.points.arrays import Array, as_tensor, returned
 from latentmix.inference.mixtures.points.points import Points
@@ -173,10 +172,9 @@ class BayesianGaussianMixture(MixtureEstimator):
         """
         began = time.perf_counter()
         points, like = self._points(X, sample_weight, check=self._validate_params)
-        if self._missing:
-            check_observed(points)
-        prior = self._prior(points)
-        best = self._best(points, prior)
+        e_step = marginalizing(points) if self._missing else ExactPoints(points)
+        prior = self._prior(e_step)
+        best = self._best(e_step, prior)
         self._adopt(best, prior, points, like)
         self.seconds_ = time.perf_counter() - began
         return self
@@ -205,7 +203,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             x, X, lambda part, _: log_predictive(part, posterior.to(part.device), weights.to(part.device)).logsumexp(1)
         )
 
-    def _best(self, points: Points, prior: ConjugatePrior) -> VariationalResult:
+    def _best(self, e_step: EStep, prior: ConjugatePrior) -> VariationalResult:
         again = self.warm_start and hasattr(self, "converged_")
         random_state = self._random_state()
         best: VariationalResult | None = None
@@ -215,10 +213,9 @@ class BayesianGaussianMixture(MixtureEstimator):
             progress.begin(attempt)
             try:
                 result = fit_variational(
-                    points,
-                    self._posterior.to(points.device) if again else self._start(points, prior, random_state),
+                    e_step,
+                    self._posterior.to(e_step.points.device) if again else self._start(e_step, prior, random_state),
                     prior,
-                    e_step=expectation_with_missing if self._missing else expectation,
                     reg_covar=self.reg_covar,
                     tol=self.tol,
                     max_iter=self.max_iter,
@@ -243,20 +240,16 @@ class BayesianGaussianMixture(MixtureEstimator):
             )
         return best
 
-    def _start(
-        self, points: Points, prior: ConjugatePrior, random_state: np.random.RandomState
-    ) -> VariationalPosterior:
-        begin = start_with_missing if self._missing else start
-        seed = begin(
-            points,
+    def _start(self, e_step: EStep, prior: ConjugatePrior, random_state: np.random.RandomState) -> VariationalPosterior:
+        seed = initialize(
+            e_step,
             self.n_components,
             prior.structure,
             method=self.init_params,
             random_state=random_state,
             reg_covar=self.reg_covar,
-            assign=False,
         )
-        return prior.posterior(SufficientStatistics.of_parameters(seed, points.weight))
+        return prior.posterior(SufficientStatistics.of_parameters(seed, e_step.points.weight))
 
     def _validate_params(self) -> None:
         super()._validate_params()
@@ -267,7 +260,8 @@ class BayesianGaussianMixture(MixtureEstimator):
                 f"{structure.name!r}, for whose shared variances it has no prior: take GaussianMixture."
             )
 
-    def _prior(self, points: Points) -> ConjugatePrior:
+    def _prior(self, e_step: EStep) -> ConjugatePrior:
+        points = e_step.points
         structure, size = covariance_structure(self.covariance_type), points.n_features
         degrees = size if self.degrees_of_freedom_prior is None else self.degrees_of_freedom_prior
         if not degrees > size - 1:
@@ -280,7 +274,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         name = f"{structure.name} covariance_prior"
         covariance = _given(self.covariance_prior, name, shape, points.location)
         if covariance is None:
-            covariance = self._covariance(points).reshape(shape)
+            covariance = self._covariance(e_step).reshape(shape)
         elif not bool(structure.precisions_cholesky(covariance).isfinite().all()) or not torch.allclose(
             covariance,
             covariance.mT if covariance.ndim == 2 else covariance,
@@ -301,19 +295,17 @@ class BayesianGaussianMixture(MixtureEstimator):
             structure=structure,
         )
 
-    def _covariance(self, points: Points) -> Tensor:
-        """Unbiased covariance of the points, weights taken as counts; with missing entries by maximum likelihood."""
+    def _covariance(self, e_step: EStep) -> Tensor:
+        """Covariance of the points, unbiased where weights count them; the likeliest one where entries are missing."""
         structure = covariance_structure(self.covariance_type)
         structure = covariance_structure("full") if structure.correlated else structure
-        weights = points.location.new_ones(1)
-        zeros = weights.new_zeros(structure.covariance_shape(1, points.n_features))
-        wide = structure.regularize(zeros, points.variance)
-        guess = MixtureParameters(weights, points.location[None], wide, structure)
-        if self._missing:
-            guess = fit_em(
-                points, guess, e_step=expectation_with_missing, reg_covar=0.0, tol=1e-6, max_iter=100
-            ).parameters
-        statistics = (expectation_with_missing if self._missing else expectation)(points, guess)
+        points = e_step.points
+        one = points.location.new_ones(1)
+        wide = structure.regularize(one.new_zeros(structure.covariance_shape(1, points.n_features)), points.variance)
+        guess = MixtureParameters(one, points.location[None], wide, structure)
+        if not e_step.exact:
+            guess = fit_em(e_step, guess, reg_covar=0.0, tol=1e-6, max_iter=100).parameters
+        statistics = e_step(guess)
         biased = structure.estimate(statistics.counts, statistics.scatter, statistics.sums / statistics.counts[:, None])
         return biased * (points.weight / max(points.weight - 1, points.weight / 2))
 
@@ -387,11 +379,9 @@ class BayesianGaussianMixture(MixtureEstimator):
             return kept
         weights, precision, centres, nu, factors = (part.to(means.device) for part in parts)
         inverse = structure.covariances(*structure.factors(factors))
-        posterior = VariationalPosterior(
-            self.weight_concentration_prior_type, weights, precision, centres, nu, inverse, structure
+        return VariationalPosterior(
+            self.weight_concentration_prior_type, weights, precision, centres, nu, inverse, structure, factors
         )
-        vars(posterior.parameters)["precisions_cholesky"] = factors
-        return posterior
 
     def _log_joint(self, x: Tensor) -> Tensor:
         posterior = self._posterior.to(x.device)

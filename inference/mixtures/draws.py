@@ -178,7 +178,12 @@ class MixturePosterior:
         )
         rows = max(1, _CHUNK // (means[0].numel() * max(len(x), 1)))
         parts = (part.split(rows) for part in (weights, means, covariances))
-        return [_log_density(x, w, m, c, self.structure) for w, m, c in zip(*parts, strict=True)]
+        return [self._log_density(x, *part) for part in zip(*parts, strict=True)]
+
+    def _log_density(self, x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+        """Log-densities of `n x D` points under `S` mixtures: `S x n`."""
+        density = self.structure.log_density(x, means, self.structure.precisions_cholesky(covariances))
+        return (weights.log()[:, None] + density).logsumexp(-1)
 
 
 def in_data_coordinates(
@@ -206,24 +211,3 @@ def in_data_coordinates(
         moved = align_draws(moved, reference)
     floor = torch.as_tensor(model.covariance_floor, dtype=scale.dtype, device=scale.device)
     return MixturePosterior(moved, model.structure, floor * scale.square(), inference)
-
-
-def _log_density(
-    x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor, structure: CovarianceStructure
-) -> Tensor:
-    """Log-densities of `n x D` points under `S` mixtures, `S x n`; their covariances in the stored shape."""
-    n_components, n_features = means.shape[-2:]
-    if structure.name in ("full", "tied"):
-        if structure.name == "tied":
-            covariances = covariances[:, None]
-        factor = torch.linalg.cholesky(covariances)
-        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        identity = torch.eye(n_features, dtype=x.dtype, device=x.device)
-        whitening = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-        squares = (x @ whitening.mT - (means[..., None, :] @ whitening.mT)).square().sum(-1)
-    else:
-        variances = covariances if structure.name == "diag" else covariances[..., None].expand_as(means)
-        log_det = 0.5 * variances.log().sum(-1)
-        squares = ((x - means[..., None, :]) * variances.rsqrt()[..., None, :]).square().sum(-1)
-    constant = weights.log() - log_det - 0.5 * n_features * math.log(2 * math.pi)
-    return (constant.expand(-1, n_components)[..., None] - 0.5 * squares).logsumexp(1)

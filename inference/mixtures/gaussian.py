@@ -14,15 +14,15 @@ from pyro.infer.autoguide import AutoDelta
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, all_points
+from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions, MixtureResult, all_points
 from latentmix.inference.mixtures.base import MixtureEstimator
 from latentmix.inference.mixtures.draws import MixturePosterior
-from latentmix.inference.mixtures.em.algorithm import EM
 from latentmix.inference.mixtures.em.covariance_priors import CovariancePrior
-from latentmix.inference.mixtures.em.deconvolution import log_joint_under_noise
+from latentmix.inference.mixtures.em.deconvolution import NoisyPoints, log_joint_under_noise
 from latentmix.inference.mixtures.em.density import log_joint
+from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
 from latentmix.inference.mixtures.em.initialization import StartMethod
-from latentmix.inference.mixtures.em.missing import check_observed, log_joint_with_missing
+from latentmix.inference.mixtures.em.missing import log_joint_with_missing, marginalizing
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.em.stepwise import StepwiseEM
 from latentmix.inference.mixtures.nuts.fit import NUTS
@@ -67,7 +67,7 @@ class GaussianMixture(MixtureEstimator):
         warm_start: Whether a further `fit` goes on from the last one.
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
-        noise_candidates: EM with a `noise_covariance`: most components of a point, see `expectation_under_noise`.
+        noise_candidates: EM with a `noise_covariance`: most components of a point, see `NoisyPoints`.
         inference: The algorithm: `EM()`, `SVI(...)` with the component enumerated, or `NUTS(...)`, draws from the
             posterior around its mode, each with its own options; "em", "svi" and "nuts" stand for their defaults.
         device: Where the points are taken for the fit and for predictions; by default they stay.
@@ -224,8 +224,8 @@ class GaussianMixture(MixtureEstimator):
         """
         began = time.perf_counter()
         points, like = self._points(X, sample_weight, check=self._validate_params)
-        starts, options = self._prepared(points, labels, noise_covariance)
-        self._adopt(self.algorithm.fit_best(points, starts, options), points, like)
+        e_step, starts, options = self._prepared(points, labels, noise_covariance)
+        self._adopt(self.algorithm.fit_best(e_step, starts, options), points, like)
         self.seconds_ = time.perf_counter() - began
         return self
 
@@ -253,7 +253,7 @@ class GaussianMixture(MixtureEstimator):
         if known:
             result = self._as_step().step(points, reg_covar=self.reg_covar)
         else:
-            starts, _ = self._prepared(points)
+            _, starts, _ = self._prepared(points)
             result = StepwiseEM.begin(points, starts.draw(), reg_covar=self.reg_covar)
             self.lower_bounds_ = []
         self._learn(result.parameters, torch.empty(0, dtype=points.dtype, device=points.device), like)
@@ -267,48 +267,47 @@ class GaussianMixture(MixtureEstimator):
 
     def _prepared(
         self, points: Points, labels: Any = None, noise_covariance: Any = None
-    ) -> tuple[EstimatorStarts, FitOptions]:
-        """Starts, and the options that the algorithm reads; what does not fit the points or each other is refused."""
+    ) -> tuple[EStep, EstimatorStarts, FitOptions]:
+        """E step, starts and options of a fit; what does not fit the points or each other is refused."""
         algorithm, structure = self.algorithm, covariance_structure(self.covariance_type)
         last = self.parameters_ if self.warm_start and hasattr(self, "converged_") else None
-        self._agree(
-            points, {"noise_covariance": noise_covariance is not None, "last fit to go on from": last is not None}
-        )
-        if self._missing:
-            check_observed(points)
+        noisy = noise_covariance is not None
+        self._agree(points, {"noise_covariance": noisy, "last fit to resume": last is not None})
+        e_step: EStep = marginalizing(points) if self._missing else ExactPoints(points)
         known = as_labels(labels, points)
         random_state = self._random_state()
         if last is not None:
             check_resumable(last, structure, self.n_components)
         CovariancePrior.of(self.covariance_prior, self.degrees_of_freedom_prior, structure, points.location)
+        given = {
+            "sample_weight": points.weighted,
+            "noise_covariance": noisy,
+            "missing='marginalize'": self._missing,
+            "distributed=True": self.distributed,
+            "covariance_prior": self.covariance_prior is not None,
+        }
         options = FitOptions(
             reg_covar=self.reg_covar,
             tol=self.tol,
             max_iter=self.max_iter,
-            missing=self._missing,
-            distributed=self.distributed,
-            noise_covariance=noise_covariance,
-            noise_candidates=self.noise_candidates,
             covariance_prior=self.covariance_prior,
             degrees_of_freedom_prior=self.degrees_of_freedom_prior,
             previous=-math.inf if last is None else self.lower_bound_,
             progress=Progress(int(self.verbose), self.verbose_interval),
+            given=frozenset(name for name, there in given.items() if there),
         )
         algorithm.check(points, structure, self.n_components, options)
-        if noise_covariance is not None:
-            noise = check_noise(noise_covariance, all_points(points, "a noise_covariance")[0])
-            options = replace(options, noise_covariance=noise)
+        if noisy:
+            if self._missing or self.distributed:
+                raise ValueError("Expected no missing values and one process with a noise_covariance; got the option.")
+            noise = check_noise(noise_covariance, all_points(points, "a noise_covariance"))
+            assert noise is not None
+            e_step = NoisyPoints(points, noise, candidates=self.noise_candidates)
         elif self.reg_covar == 0 and self.covariance_prior is None:
             check_distinct(points, self.n_components)
-        starts = EstimatorStarts(
-            self,
-            points,
-            random_state,
-            labels=known,
-            resumed=last,
-            assign=not isinstance(algorithm, EM) or noise_covariance is not None,
-        )
-        return starts, options
+        own = e_step if isinstance(algorithm, EM) else None
+        starts = EstimatorStarts(self, points, random_state, labels=known, resumed=last, e_step=own)
+        return e_step, starts, options
 
     def _agree(self, points: Points, given: dict[str, bool]) -> None:
         """Refuse options that differ between processes, and what is given on one of them alone."""

@@ -8,8 +8,8 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.initialization import from_labels, start
-from latentmix.inference.mixtures.em.missing import mean_filled, start_with_missing
+from latentmix.inference.mixtures.em.e_step import EStep
+from latentmix.inference.mixtures.em.initialization import from_labels, initialize, start
 from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.points.validation import given_start
@@ -31,7 +31,7 @@ class EstimatorStarts:
         labels: `(n,)` integers, `-1` where unknown: component `k` starts at the points labelled `k`.
         random_state: Where starts and seeds come from.
         resumed: The last fit, where it is resumed.
-        assign: Whether a start's covariances are those of a hard assignment of the points, see `start`.
+        e_step: The E step of a fit by EM, which may start from less than other algorithms; see `initialize`.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class EstimatorStarts:
         *,
         labels: Tensor | None = None,
         resumed: MixtureParameters | None = None,
-        assign: bool = False,
+        e_step: EStep | None = None,
     ) -> None:
         self.estimator, self.points, self.random_state = estimator, points, random_state
-        self.labels, self.last, self.assign = labels, resumed, assign
+        self.labels, self.last, self.e_step = labels, resumed, e_step
         self.resumed = resumed is not None
 
     def __iter__(self) -> Iterator[MixtureParameters]:
@@ -74,20 +74,15 @@ class EstimatorStarts:
         return MixtureParameters.from_precisions_cholesky(weights, means, factors, structure)
 
     def _initialized(self, structure: CovarianceStructure) -> MixtureParameters:
-        estimator, missing = self.estimator, self.estimator.missing is not None
+        estimator, e_step = self.estimator, self.e_step
+        size, floor = estimator.n_components, estimator.reg_covar
         if self.labels is not None:
-            points = mean_filled(self.points) if missing else self.points
-            return from_labels(points, self.labels, estimator.n_components, structure, reg_covar=estimator.reg_covar)
-        initialize = start_with_missing if missing else start
-        return initialize(
-            self.points,
-            estimator.n_components,
-            structure,
-            method=estimator.init_params,
-            random_state=self.random_state,
-            reg_covar=estimator.reg_covar,
-            assign=self.assign,
-        )
+            points = self.points if e_step is None else e_step.filled()
+            return from_labels(points, self.labels, size, structure, reg_covar=floor)
+        method, state = estimator.init_params, self.random_state
+        if e_step is None:
+            return start(self.points, size, structure, method=method, random_state=state, reg_covar=floor)
+        return initialize(e_step, size, structure, method=method, random_state=state, reg_covar=floor)
 
 
 def as_labels(labels: Any, points: Points) -> Tensor | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from latentmix.models.mixture.matrices import LEAST_COLLINEARITY, Full, Matrices, Tied
-from latentmix.models.mixture.structure import CovarianceStructure
+from latentmix.models.mixture.structure import LOG_TWO_PI, CovarianceStructure
 from latentmix.models.mixture.variances import Diagonal, Spherical, TiedDiagonal, Variances
 
 __all__ = [
     "LEAST_COLLINEARITY",
+    "LOG_TWO_PI",
     "CovarianceStructure",
     "CovarianceType",
     "Matrices",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from latentmix.models.mixture.features import NoSquares, Products, QuadraticFeatures
 from latentmix.models.mixture.structure import CovarianceStructure
 
 __all__ = ["LEAST_COLLINEARITY", "Full", "Matrices", "Tied"]
@@ -16,7 +16,6 @@ __all__ = ["LEAST_COLLINEARITY", "Full", "Matrices", "Tied"]
 # The standard deviation of a feature given others, relative to its own, below which a covariance counts as singular:
 # that of a condition of 1.6e15 for two features of one scale.
 LEAST_COLLINEARITY = 5e-8
-_LOG_TWO_PI = math.log(2 * math.pi)
 
 
 class Matrices(CovarianceStructure):
@@ -35,7 +34,7 @@ class Matrices(CovarianceStructure):
         return matrices[0] if self.shared else matrices
 
     def components(self, means: Tensor, scales: Tensor, correlation: Tensor | None) -> dist.TorchDistribution:
-        return dist.MultivariateNormal(means, scale_tril=self.expand(self.root(scales, correlation), *means.shape[-2:]))
+        return dist.MultivariateNormal(means, scale_tril=self.by_component(self.root(scales, correlation)))
 
     def root(self, scales: Tensor, correlation: Tensor | None) -> Tensor:
         return scales[..., None] if correlation is None else scales[..., None] * correlation
@@ -90,6 +89,15 @@ class Matrices(CovarianceStructure):
         enough = (values - 1 > 1e-3).all(-1)
         return torch.where(enough[..., None, None], covariances - torch.diag_embed(floor), clipped)
 
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return (NoSquares if self.shared else Products)(n_features, device)
+
+    def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        return deviations @ self.by_component(precisions_cholesky)
+
+    def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
+        return self.by_component(precisions_cholesky).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
 
 @final
 class Full(Matrices):
@@ -109,13 +117,6 @@ class Full(Matrices):
 
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + torch.diag_embed(variance)
-
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        n_features = means.shape[-1]
-        deviations = x - means[:, None, :]
-        squares = (deviations @ precisions_cholesky).square().sum(-1).T
-        log_det = precisions_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return log_det - 0.5 * (squares + n_features * _LOG_TWO_PI)
 
 
 @final
@@ -137,12 +138,6 @@ class Tied(Matrices):
 
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         return covariances + torch.diag_embed(variance if variance.ndim == 1 else variance.amax(0))
-
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        n_features = means.shape[-1]
-        squares = ((x[:, None, :] - means) @ precisions_cholesky).square().sum(-1)
-        log_det = precisions_cholesky.diagonal().log().sum()
-        return log_det - 0.5 * (squares + n_features * _LOG_TWO_PI)
 
 
 def _identity(like: Tensor) -> Tensor:

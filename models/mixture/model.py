@@ -14,9 +14,10 @@ from torch.distributions import constraints
 from latentmix.models.arguments import check_positive
 from latentmix.models.mixture.corr_cholesky import corr_cholesky, on_corr_cholesky
 from latentmix.models.mixture.covariances import CovarianceStructure, CovarianceType, covariance_structure
-from latentmix.models.mixture.gaussians import FeatureCache, select
+from latentmix.models.mixture.gaussians import expanded_points, select
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import as_site, converted, moved
+from latentmix.models.mixture.quadratic import ExpandedPoints
 
 __all__ = ["MixtureModel"]
 
@@ -109,7 +110,6 @@ class MixtureModel:
             for name, shape in self.shapes.items()
         }
         self._cache: dict[tuple[torch.dtype, torch.device], dict[str, dist.TorchDistribution]] = {}
-        self._features = FeatureCache()
 
     @classmethod
     def maximum_likelihood(
@@ -168,20 +168,24 @@ class MixtureModel:
             **priors,
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, points: ExpandedPoints | None = None) -> Tensor:
         """Sample the globals and the assignments, and observe the data.
 
         Args:
             x: An `n x D` tensor, all the data or a minibatch of `size`.
+            points: The data's `expanded_points`, which a fit that calls the model on the same data again and again
+                computes once.
 
         Returns:
             The assignments, `(n,)`, or `(K, 1)` where they are enumerated.
         """
         weights, means, scales, correlation = self._sample_globals(x)
         components = self.structure.components(means, scales, correlation)
+        if points is None and means.ndim == 2 and not x.requires_grad:
+            points = expanded_points(x, self.structure)
         with self._plate(x):
             assignment: Tensor = pyro.sample("assignment", dist.Categorical(weights), infer={"enumerate": "parallel"})
-            pyro.sample("x", select(components, assignment, self._features), obs=x)
+            pyro.sample("x", select(components, assignment, points), obs=x)
         return assignment
 
     def collapsed(self, x: Tensor) -> None:

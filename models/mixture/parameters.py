@@ -24,6 +24,8 @@ class MixtureParameters:
         means: A `K x D` tensor.
         covariances: In the stored shape of the structure.
         structure: The covariance structure.
+        factors: Upper factors of the precisions in the stored shape, where they are known to more digits than the
+            covariances could give.
 
     Example:
         >>> import torch
@@ -39,6 +41,7 @@ class MixtureParameters:
     means: Tensor
     covariances: Tensor
     structure: CovarianceStructure
+    factors: Tensor | None = None
 
     @classmethod
     def from_scale_tril(
@@ -55,19 +58,14 @@ class MixtureParameters:
         identity = torch.eye(means.shape[1], dtype=means.dtype, device=means.device).expand_as(scale_tril)
         inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
         structure = structure or covariance_structure("full")
-        return cls(weights, means, scale_tril @ scale_tril.mT, structure)._known(inverse.mT.contiguous())
+        return cls(weights, means, scale_tril @ scale_tril.mT, structure, inverse.mT.contiguous())
 
     @classmethod
     def from_precisions_cholesky(
         cls, weights: Tensor, means: Tensor, factors: Tensor, structure: CovarianceStructure
     ) -> MixtureParameters:
         """A mixture from the upper factors of its precisions (stored shape), without loss of their digits."""
-        return cls(weights, means, structure.covariances(*structure.factors(factors)), structure)._known(factors)
-
-    def _known(self, precisions_cholesky: Tensor) -> MixtureParameters:
-        """The same, with factors of the precisions that are more accurate than the covariances could give."""
-        vars(self)["precisions_cholesky"] = precisions_cholesky  # in the place of the cached property
-        return self
+        return cls(weights, means, structure.covariances(*structure.factors(factors)), structure, factors)
 
     def sites(self, covariance_floor: float | Tensor = 0.0) -> dict[str, Tensor]:
         """Values of the sites at which a `MixtureModel` with that floor has this density.
@@ -90,7 +88,7 @@ class MixtureParameters:
     @cached_property
     def precisions_cholesky(self) -> Tensor:
         """Upper factors `U` of the precisions `U U^T`, in the stored shape; NaN where singular."""
-        return self.structure.precisions_cholesky(self.covariances)
+        return self.structure.precisions_cholesky(self.covariances) if self.factors is None else self.factors
 
     @property
     def scale_tril(self) -> Tensor:
@@ -153,9 +151,8 @@ class MixtureParameters:
         Where the structure is isotropic, all values of `scale` must be equal.
         """
         covariances = self.structure.rescale(self.covariances, scale)
-        moved = MixtureParameters(self.weights, self.means * scale + shift, covariances, self.structure)
         factors = self.structure.rescale_factors(self.precisions_cholesky, scale)
-        return moved._known(factors)
+        return MixtureParameters(self.weights, self.means * scale + shift, covariances, self.structure, factors)
 
     def to(self, like: Tensor) -> MixtureParameters:
         """The parameters in the dtype and on the device of `like`."""
@@ -163,7 +160,7 @@ class MixtureParameters:
             tensor.detach().to(like)
             for tensor in (self.weights, self.means, self.covariances, self.precisions_cholesky)
         )
-        return MixtureParameters(weights, means, covariances, self.structure)._known(factors)
+        return MixtureParameters(weights, means, covariances, self.structure, factors)
 
     def permuted(self, order: Tensor) -> MixtureParameters:
         """The components at `(K,)` indices: the same density in another order."""
@@ -171,4 +168,4 @@ class MixtureParameters:
         covariances, factors = (
             part if shared else part[order] for part in (self.covariances, self.precisions_cholesky)
         )
-        return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure)._known(factors)
+        return MixtureParameters(self.weights[order], self.means[order], covariances, self.structure, factors)

@@ -7,9 +7,14 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
-__all__ = ["CovarianceStructure"]
+from latentmix.models.mixture.features import QuadraticFeatures
+
+__all__ = ["LOG_TWO_PI", "CovarianceStructure"]
+
+LOG_TWO_PI = math.log(2 * math.pi)
 
 
 class CovarianceStructure(ABC):
@@ -200,11 +205,38 @@ class CovarianceStructure(ABC):
         """Covariances less `floor`, `(D,)`, on their diagonals; where they do not exceed it, a thousandth of it."""
 
     @abstractmethod
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        """The features of points in which log-densities differ between components linearly."""
+
+    @abstractmethod
+    def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        """Deviations from the components' means, `... x K x n x D`, times the factors of the components' precisions."""
+
+    @abstractmethod
+    def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
+        """Half the log-determinants of the precisions: `... x K`, or `... x 1` where shared."""
+
+    def scatter_of(self, moments: Tensor) -> Tensor:
+        """Scatter, as `estimate` takes it, from second moments, `K x D x D`, or their diagonals, `K x D`."""
+        if not self.correlated and moments.ndim == 3:
+            moments = moments.diagonal(dim1=-2, dim2=-1)
+        return moments.sum(0) if self.shared else moments
+
     def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        """Log-density of `n x D` points under each component: `n x K`.
+        """Log-density of `... x n x D` points under each component, `... x n x K`.
 
         Args:
             x: The points.
-            means: `K x D`.
+            means: `... x K x D`.
             precisions_cholesky: In the stored shape.
         """
+        return self.centred_log_density(x[..., None, :, :] - means[..., None, :], precisions_cholesky).mT
+
+    def centred_log_density(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        """Log-density, `... x K x n`, of points by their deviations from the means, `... x K x n x D`."""
+        squares = self.whiten(deviations, precisions_cholesky).square().sum(-1)
+        return self.log_scale(precisions_cholesky, deviations.shape[-1])[..., None] - 0.5 * squares
+
+    def log_scale(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
+        """Log-densities of the components at their means: `... x K`, or `... x 1` where shared."""
+        return self.half_log_det(precisions_cholesky, n_features) - 0.5 * n_features * LOG_TWO_PI

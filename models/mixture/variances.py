@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from latentmix.models.mixture.features import NoSquares, QuadraticFeatures, SquaredNorm, Squares
 from latentmix.models.mixture.structure import CovarianceStructure
 
 __all__ = ["Diagonal", "Spherical", "TiedDiagonal", "Variances"]
-
-_LOG_TWO_PI = math.log(2 * math.pi)
 
 
 class Variances(CovarianceStructure):
@@ -89,15 +87,15 @@ class Variances(CovarianceStructure):
         level = floor.mean() if self.isotropic else floor
         return torch.maximum(covariances - level, 1e-3 * level)
 
-    def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:
-        n_features, deviations = means.shape[-1], x[:, None, :] - means
-        if self.isotropic:
-            squares = deviations.square().sum(-1) * precisions_cholesky.square()
-            log_det = n_features * precisions_cholesky.log()
-        else:
-            squares = (deviations * precisions_cholesky).square().sum(-1)
-            log_det = precisions_cholesky.log().sum(-1)
-        return log_det - 0.5 * (squares + n_features * _LOG_TWO_PI)
+    def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
+        return (NoSquares if self.shared else SquaredNorm if self.isotropic else Squares)(n_features, device)
+
+    def whiten(self, deviations: Tensor, precisions_cholesky: Tensor) -> Tensor:
+        return deviations * self.by_component(precisions_cholesky)[..., None, :]
+
+    def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
+        log = self.by_component(precisions_cholesky).log()
+        return log.sum(-1) * (n_features // log.shape[-1])
 
 
 @final

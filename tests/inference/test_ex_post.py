@@ -1,5 +1,4 @@
 import random
-from functools import partial
 
 import numpy as np
 import pytest
@@ -9,10 +8,11 @@ from torch.distributions import MultivariateNormal, Normal
 
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.inference import GaussianMixture, ex_post_prior, ex_post_priors, likelihood_moments
-from latentmix.inference.ex_post import expectation_over_posteriors
+from latentmix.inference.ex_post import UncertainPoints
+from latentmix.inference.mixtures.em.e_step import ExactPoints
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import from_responsibilities
-from latentmix.inference.mixtures.em.statistics import expectation
+from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models import VAE, Bernoulli, MixtureParameters, MixturePrior, MLPDecoder, StandardNormal, StudentT
 from latentmix.models.mixture.covariances import covariance_structure
 
@@ -158,8 +158,8 @@ def test_posteriors_are_infinitely_many_samples(covariance_type, kind):
     start = from_responsibilities(means, torch.ones(30, 1).double(), structure)
     given = covariances.diagonal(dim1=-2, dim2=-1) if kind == "variances" else covariances
     weight = torch.rand(30, generator=generator, dtype=torch.float64)
-    ours = expectation_over_posteriors(means, start, given, weight)
-    theirs = expectation(samples, start, weight.repeat_interleave(6) / 6).about(start.means)
+    ours = UncertainPoints(as_points(means, weight), given)(start)
+    theirs = ExactPoints(as_points(samples, weight.repeat_interleave(6) / 6))(start).about(start.means)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
         one, other = getattr(ours, name), getattr(theirs, name)
         if name == "scatter" and covariance_type == "spherical":  # only its means over the features count
@@ -176,9 +176,8 @@ def test_expected_is_better_than_one_sample(covariance_type):
     z = means + variances.sqrt() * torch.randn(2000, 300, 2, generator=torch.Generator().manual_seed(1))
     assert expected().log_prob(z).mean() > plain().log_prob(z).mean() + 1e-4
     bounds = fit_em(
-        means,
+        UncertainPoints(as_points(means), variances),
         plain.to_parameters(),
-        e_step=partial(expectation_over_posteriors, covariances=variances),
         reg_covar=0.0,
         tol=0.0,
         max_iter=30,

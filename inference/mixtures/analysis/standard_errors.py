@@ -27,6 +27,7 @@ from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.arrays import as_tensor
+from latentmix.inference.mixtures.points.points import as_points
 from latentmix.inference.mixtures.points.validation import as_random_state, check_weights
 from latentmix.inference.mixtures.progress import warn
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -208,7 +209,7 @@ def _refit(
     with kept_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         result = fit_em(
-            x[drawn], parameters, sample_weight=counts[drawn].double(), reg_covar=reg_covar, tol=1e-7, max_iter=500
+            as_points(x[drawn], counts[drawn].double()), parameters, reg_covar=reg_covar, tol=1e-7, max_iter=500
         )
     order = torch.from_numpy(align(parameters, result.parameters)).to(x.device)
     return result.parameters.permuted(order), result.converged and not result.n_reseeded and not result.n_repaired

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -10,8 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.statistics import stored
-from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.covariances import LOG_TWO_PI, CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["Completion", "completions"]
@@ -19,7 +17,6 @@ __all__ = ["Completion", "completions"]
 _CHUNK = 2_000_000  # doubles of one block
 _TILE = 64  # most points of a tile, which share what is observed
 _BITS = 52  # observed features that one double codes exactly
-_LOG_TWO_PI = math.log(2 * math.pi)
 
 
 @final
@@ -33,7 +30,7 @@ class Completion:
         deviations: `b x K x D` from the means, missing entries as expected.
         observed: `P x D` patterns, as numbers.
         pattern: `(b,)` which pattern each point has.
-        covariances: `P x K x D x D` of the missing entries given the observed ones; `P x 1 x D x D` where tied;
+        covariances: `P x K x D x D` of the missing entries given the observed ones; `P x 1 x D x D` where shared;
             `K x D` variances where features are independent.
         structure: What the covariances share.
     """
@@ -46,20 +43,22 @@ class Completion:
     covariances: Tensor
     structure: CovarianceStructure
 
-    def spread(self, shares: Tensor) -> Tensor:
-        """Covariances of the missing entries, summed under `b x K` shares: as much as the structure needs."""
-        by_pattern = shares.new_zeros(len(self.observed), shares.shape[1]).index_add_(0, self.pattern, shares)
-        if self.covariances.ndim == 2:
-            return by_pattern.T @ (1 - self.observed) * self.covariances
+    def spread(self, responsibilities: Tensor) -> Tensor:
+        """Covariances of the missing entries, summed under `b x K` responsibilities, as the structure's scatter."""
+        n_components = responsibilities.shape[1]
+        by_pattern = responsibilities.new_zeros(len(self.observed), n_components)
+        by_pattern.index_add_(0, self.pattern, responsibilities)
+        if not self.structure.correlated:
+            return self.structure.scatter_of(by_pattern.T @ (1 - self.observed) * self.covariances)
         if self.covariances.shape[1] == 1:
             by_pattern = by_pattern.sum(1, keepdim=True)
-        return stored(self.structure, torch.einsum("pk,pkde->kde", by_pattern, self.covariances))
+        return self.structure.scatter_of(torch.einsum("pk,pkde->kde", by_pattern, self.covariances))
 
 
 def completions(x: Tensor, parameters: MixtureParameters) -> Iterator[Completion]:
     """The rows of an `n x D` chunk in float64, in blocks of bounded size and in another order."""
     observed = ~x.isnan()
-    if parameters.structure.name in ("diag", "spherical"):
+    if not parameters.structure.correlated:
         for rows in torch.arange(len(x), device=x.device).split(max(1, _CHUNK // parameters.means.numel())):
             yield _independent(x[rows], rows, observed[rows].double(), parameters)
         return
@@ -75,10 +74,9 @@ def completions(x: Tensor, parameters: MixtureParameters) -> Iterator[Completion
 
 def _independent(x: Tensor, rows: Tensor, observed: Tensor, parameters: MixtureParameters) -> Completion:
     structure, means = parameters.structure, parameters.means
-    columns = parameters.covariances if parameters.covariances.ndim == 2 else parameters.covariances[:, None]
-    variances = columns.expand_as(means)
+    variances = structure.by_component(parameters.covariances).expand_as(means)
     deviations = (x[:, None] - means).nan_to_num(0.0)
-    squares = (deviations.square() / variances).sum(-1) + observed @ (variances.log().T + _LOG_TWO_PI)
+    squares = (deviations.square() / variances).sum(-1) + observed @ (variances.log().T + LOG_TWO_PI)
     pattern = torch.arange(len(x), device=x.device)
     joint = parameters.weights.log() - squares / 2
     return Completion(rows, joint, deviations, observed, pattern, variances, structure)
@@ -89,7 +87,7 @@ def _correlated(
 ) -> Completion:
     """Tiles of rows, `M x T` and -1 where there is none; tile i has the pattern `observed[inverse[i]]`."""
     structure, means = parameters.structure, parameters.means
-    covariances = parameters.covariances if structure.name == "full" else parameters.covariances[None]
+    covariances = structure.by_component(parameters.covariances)
     scale = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
     correlations = covariances / (scale[:, :, None] * scale[:, None, :])
     there = observed[:, None, :, None]
@@ -104,7 +102,7 @@ def _correlated(
     deviations = (x[tiles.clamp_min(0)][:, None] - means[:, None]).nan_to_num(0.0) / scale[:, None]
     white = deviations @ whiten.mT[inverse]
     squares = white.square().sum(-1)
-    constant = log_det[inverse] + observed.sum(1)[inverse, None] * (_LOG_TWO_PI / 2)
+    constant = log_det[inverse] + observed.sum(1)[inverse, None] * (LOG_TWO_PI / 2)
     joint = parameters.weights.log()[:, None] - constant[:, :, None] - squares / 2
     completed = deviations + (white @ predict[inverse]) * (1 - there.mT[inverse])
     valid = tiles >= 0

@@ -119,6 +119,7 @@ class VariationalPosterior:
         degrees_of_freedom: `(K,)`.
         covariances: Inverses of the expected precisions, in the stored shape.
         structure: The covariance structure.
+        factors: Upper factors of the expected precisions, as `MixtureParameters` has them.
     """
 
     weight_prior: WeightPrior
@@ -128,6 +129,7 @@ class VariationalPosterior:
     degrees_of_freedom: Tensor
     covariances: Tensor
     structure: CovarianceStructure
+    factors: Tensor | None = None
 
     @cached_property
     def weights(self) -> Tensor:
@@ -151,7 +153,7 @@ class VariationalPosterior:
     @cached_property
     def parameters(self) -> MixtureParameters:
         """The mixture of the expected weights, means and precisions."""
-        return MixtureParameters(self.weights, self.means, self.covariances, self.structure)
+        return MixtureParameters(self.weights, self.means, self.covariances, self.structure, self.factors)
 
     @cached_property
     def log_scale(self) -> float:
@@ -165,9 +167,8 @@ class VariationalPosterior:
         Its log of weight times density is the expected one (Bishop, equation 10.46) less `log_scale`. Weights that
         underflow are 0, and such components have no responsibilities.
         """
-        found = MixtureParameters(self._log_weights.softmax(0), self.means, self.covariances, self.structure)
-        vars(found)["precisions_cholesky"] = self.parameters.precisions_cholesky  # the same: factorised once
-        return found
+        factors = self.parameters.precisions_cholesky
+        return MixtureParameters(self._log_weights.softmax(0), self.means, self.covariances, self.structure, factors)
 
     @property
     def _log_weights(self) -> Tensor:
@@ -182,7 +183,8 @@ class VariationalPosterior:
         if self.means.device == device:
             return self
         names = ("weight_concentration", "mean_precision", "means", "degrees_of_freedom", "covariances")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        factors = None if self.factors is None else self.factors.to(device)
+        return replace(self, factors=factors, **{name: getattr(self, name).to(device) for name in names})
 
     def lower_bound(self, entropy: Tensor) -> float:
         """The evidence bound after an M step without its constants, in nats, as in scikit-learn.

@@ -18,7 +18,7 @@ __all__ = ["Densities", "LogJoint", "log_joint"]
 
 @torch.no_grad()
 def log_joint(x: Tensor, parameters: MixtureParameters) -> Tensor:
-    """Log of weight times density of points under each component, by the kernels of `expectation`.
+    """Log of weight times density of points under each component, by the kernels of the E step.
 
     Args:
         x: `n x D` points in any floating dtype.
@@ -38,14 +38,14 @@ def log_joint(x: Tensor, parameters: MixtureParameters) -> Tensor:
         tensor([1.], dtype=torch.float64)
     """
     joint = torch.empty(len(x), len(parameters.weights), dtype=torch.float64, device=x.device)
-    for rows, found in LogJoint(parameters)(x):
-        joint[rows] = found.mT
+    for rows, block in LogJoint(parameters)(x):
+        joint[rows] = block.mT
     return joint
 
 
 @final
 class LogJoint:
-    """Log of weight times density under each component, for one batch of points after another.
+    """Log of weight times density under each component, batch by batch of points.
 
     Batches that lie so far out that expanded quadratics lose digits go through the centred kernel.
 
@@ -71,7 +71,7 @@ class LogJoint:
         kernel = self._kernel(accurate(self._parameters, self._location, self._variance, radius, shared=True))
         for first in range(0, len(x), kernel.rows):
             rows = slice(first, min(first + kernel.rows, len(x)))
-            joint = kernel.load(x[rows]).add_(kernel.shared())
+            joint = kernel.log_joint(x[rows]).add_(kernel.common_square())
             if len(self._impossible):
                 joint[self._impossible] = -torch.inf
             yield rows, joint
@@ -106,13 +106,13 @@ class Densities:
     @torch.no_grad()
     def __init__(self, distributions: Sequence[Distribution]) -> None:
         self.distributions = distributions
-        found = [_gaussians(distribution) for distribution in distributions]
-        gaussians = [one for one in found if one is not None]
-        self._sizes = [0 if one is None else len(one[0]) for one in found]
-        if not gaussians:
+        gaussians = [_gaussians(distribution) for distribution in distributions]
+        self._sizes = [0 if mixture is None else len(mixture[0]) for mixture in gaussians]
+        mixtures = [mixture for mixture in gaussians if mixture is not None]
+        if not mixtures:
             return
-        weights, means = (torch.cat([one[part] for one in gaussians]) for part in range(2))
-        factors = [one[2] for one in gaussians]
+        weights, means = (torch.cat([mixture[part] for mixture in mixtures]) for part in range(2))
+        factors = [mixture[2] for mixture in mixtures]
         if all(factor.ndim == 2 for factor in factors):
             variances = torch.cat(factors).square()
             mixture = MixtureParameters(weights, means, variances, covariance_structure("diag"))
@@ -134,11 +134,11 @@ class Densities:
 
     def _mixtures(self, z: Tensor) -> Tensor:
         points, sizes = z.flatten(0, -2) if z.ndim > 1 else z[None], [size for size in self._sizes if size]
-        found = points.new_empty(len(sizes), len(points), dtype=torch.float64)
+        densities = points.new_empty(len(sizes), len(points), dtype=torch.float64)
         for rows, joint in self._log_joint(points):
-            for mixture, part in zip(found, joint.split(sizes), strict=True):
-                torch.logsumexp(part, 0, out=mixture[rows])
-        return found.view(-1, *z.shape[:-1])
+            for density, part in zip(densities, joint.split(sizes), strict=True):
+                torch.logsumexp(part, 0, out=density[rows])
+        return densities.view(-1, *z.shape[:-1])
 
 
 def _gaussians(distribution: Any) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -1,8 +1,8 @@
-"""Where a mixture fit starts: the same for EM and SVI, for one process and several, in memory or in batches."""
+"""Mixtures to start from: the same for EM and SVI, for one process and several, in memory or in batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -12,24 +12,76 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
+from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
+from latentmix.inference.mixtures.em.m_step import maximize
 from latentmix.inference.mixtures.em.memberships import (
     from_assignments,
     from_memberships,
     from_responsibilities,
     from_seeds,
 )
-from latentmix.inference.mixtures.em.statistics import expectation
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["StartMethod", "from_assignments", "from_labels", "from_responsibilities", "from_seeds", "start"]
+__all__ = [
+    "StartMethod",
+    "from_assignments",
+    "from_labels",
+    "from_responsibilities",
+    "from_seeds",
+    "initialize",
+    "start",
+]
 
 StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
-# Points that seeds are looked for among, and how many a component has of them at least.
+# Points among which seeds are sought, and the least number of them for each component.
 _SAMPLE = 50_000
 _PER_COMPONENT = 250
 _CHUNK = 1_000_000
+
+
+def initialize(
+    e_step: EStep,
+    n_components: int,
+    structure: CovarianceStructure,
+    *,
+    method: StartMethod = "kmeans",
+    random_state: np.random.RandomState,
+    reg_covar: float = 1e-6,
+) -> MixtureParameters:
+    """Seed a mixture for a fit by that E step.
+
+    Exact points may start from seeds alone, as the first E step assigns all points. Incomplete ones are seeded on the
+    mean-filled points, which shrinks the covariances; one step of EM on the observed entries widens them again.
+
+    Args:
+        e_step: The E step of the fit.
+        n_components: Number of components `K`.
+        structure: What the covariances share.
+        method: As `start` takes it.
+        random_state: The source of randomness.
+        reg_covar: Variance added to the diagonals.
+
+    Returns:
+        The start, in float64.
+
+    Raises:
+        ValueError: As `start` raises it.
+    """
+    points = e_step.filled()
+    seed = start(
+        points,
+        n_components,
+        structure,
+        method=method,
+        random_state=random_state,
+        reg_covar=reg_covar,
+        assign=not e_step.exact,
+    )
+    if points is e_step.points:
+        return seed
+    return maximize(e_step(seed), reg_covar, points.variance)[0]
 
 
 def start(
@@ -47,7 +99,7 @@ def start(
 
     `kmeans` takes the centres of k-means seeded by k-means++ (Arthur and Vassilvitskii, 2007) as seeds; `k-means++`
     and `random_from_data` take points; `random` draws responsibilities. Where there are more than 50,000 points (and
-    more than 250 for each component), seeds are looked for in a sample of so many; all points are then assigned to
+    more than 250 for each component), seeds are sought in a sample of so many; all points are then assigned to
     the nearest. The sample is drawn among the rows of all processes, so that the start depends neither on their
     number nor on batches; integer weights count as repetition.
 
@@ -62,7 +114,7 @@ def start(
         x: `n x D` points.
         n_components: Number of components `K`.
         structure: What the covariances share.
-        method: How the seeds are found.
+        method: Source of the seeds.
         random_state: The source of randomness; with several processes, that of the first.
         sample_weight: `(n,)` weights; `Points` hold their own.
         reg_covar: Variance added to the diagonals.
@@ -92,13 +144,14 @@ def start(
         random_state.set_state(points.processes.agree(random_state.get_state(legacy=True)))
     if method == "random":
         drawn = _Drawn(points, n_components, random_state)
-        found = from_memberships(points, drawn.begin, points.location.expand(n_components, -1), structure, reg_covar)
+        centres = points.location.expand(n_components, -1)
+        parameters = from_memberships(points, drawn.begin, centres, structure, reg_covar)
         drawn.finish()
-        return found
+        return parameters
     seeds = points.processes.agree(_seeds(points, n_components, method, random_state)).to(points.device)
-    if assign or method == "kmeans" or structure.name == "tied" or reg_covar == 0:
+    if assign or method == "kmeans" or structure.shared or reg_covar == 0:
         return from_seeds(points, seeds, structure, reg_covar=reg_covar)
-    return _alone(seeds, points.weight, structure, reg_covar)
+    return _seeds_alone(seeds, points.weight, structure, reg_covar)
 
 
 def from_labels(
@@ -131,19 +184,19 @@ def from_labels(
         ValueError: If the labels have another shape, lie outside `-1 ... K-1`, or leave a component out.
     """
     points = as_points(x, sample_weight)
-    found = points.reduce(lambda: _labelled(points, labels, n_components))
-    counts, sums = found[:, -1], found[:, :-1]
+    labelled = points.reduce(lambda: _labelled(points, labels, n_components))
+    counts, sums = labelled[:, -1], labelled[:, :-1]
     if bool((counts == 0).any()):
         missing = torch.nonzero(counts == 0).flatten().tolist()
         raise ValueError(f"Expected a labelled point for every component; got none for components {missing}.")
     seeds = points.location + sums / counts[:, None]
 
-    tied = covariance_structure("tied")
+    tied, e_step = covariance_structure("tied"), ExactPoints(points)
     metric = points.variance.rsqrt().diag()
     best, highest = None, -float("inf")
     for _ in range(6):
         candidate = from_seeds(points, seeds, structure, metric=metric, reg_covar=reg_covar)
-        bound = expectation(points, candidate).bound
+        bound = e_step(candidate).bound
         if best is None or bound > highest:
             best, highest = candidate, bound
         metric = from_seeds(points, seeds, tied, metric=metric, reg_covar=reg_covar).precisions_cholesky
@@ -151,11 +204,11 @@ def from_labels(
     return best
 
 
-def _alone(seeds: Tensor, weight: float, structure: CovarianceStructure, reg_covar: float) -> MixtureParameters:
+def _seeds_alone(seeds: Tensor, weight: float, structure: CovarianceStructure, reg_covar: float) -> MixtureParameters:
     """The M step of scikit-learn for `K x D` seeds that have one point each, with its roundings."""
     count = 1 + 10 * torch.finfo(torch.float64).eps
     means = seeds / count
-    residue = torch.zeros_like(means) if structure.name == "full" else seeds.square() / count - means.square()
+    residue = torch.zeros_like(means) if structure.correlated else seeds.square() / count - means.square()
     covariances = means.new_zeros(structure.covariance_shape(*means.shape))
     variances = residue.mean(1, keepdim=True).expand_as(means) if structure.isotropic else residue
     covariances = structure.regularize(covariances, variances + reg_covar)
@@ -249,18 +302,11 @@ def _check_labels(points: Points, labels: Tensor, n_components: int) -> None:
 def _labelled(points: Points, labels: Tensor, n_components: int) -> Tensor:
     """Sums of this process's labelled points about the location, and in the last column their number: `K x (D+1)`."""
     _check_labels(points, labels, n_components)
-    found = points.location.new_zeros(n_components, points.n_features + 1)
-    for rows, part in _passed(points, n_components):
-        own = labels[rows].to(part.device)
-        known = own >= 0
-        found[:, -1] += torch.bincount(own[known], minlength=n_components)
-        found[:, :-1].index_add_(0, own[known], part[known] - points.location)
-    return found
-
-
-def _passed(points: Points, n_components: int) -> Iterator[tuple[slice, Tensor]]:
-    """The chunks of this process in float64, with their place among its rows."""
-    first = 0
+    total, first = points.location.new_zeros(n_components, points.n_features + 1), 0
     for x, _ in points.chunks(_CHUNK // (n_components * points.n_features)):
-        yield slice(first, first + len(x)), x.double()
+        own = labels[first : first + len(x)].to(x.device)
+        known = own >= 0
+        total[:, -1] += torch.bincount(own[known], minlength=n_components)
+        total[:, :-1].index_add_(0, own[known], x.double()[known] - points.location)
         first += len(x)
+    return total

@@ -1,4 +1,4 @@
-"""Log-densities and moments of blocks of points under all components at once: expanded or centred."""
+"""Log-densities and moments of blocks of points under all components at once, expanded or centred."""
 
 from __future__ import annotations
 
@@ -8,106 +8,183 @@ from typing import final
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.features import constants, features_for
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.mixture.quadratic import coefficients, expansion_error
 
-__all__ = ["Centred", "Expanded", "Kernel", "accurate", "expansion_error"]
+__all__ = ["Centred", "Expanded", "Kernel", "Workspace", "accurate"]
 
 _LARGEST = 16_384  # rows of a block for each thread, at most
 _VALUES = 2**19  # values of a block for each thread: 4 MB, which a cache holds
-_UNIT = 2.0**-53
 _TOLERANCE = 1e-10
 # Products of pairs outgrow everything beyond; the centred kernel is as fast there.
 _MOST_FEATURES = 64
 
 
-class Kernel(ABC):
-    """One pass over points: blocks of them come, log-joints go out, and shares come back.
+@final
+class Workspace:
+    """Memory in float64 that kernels reuse, one after another."""
 
-    Work space is kept from block to block, so that a pass allocates nothing, and everything is laid out components
-    (or features) by points, so that sums over components run along contiguous points.
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """Uninitialised memory of that shape, in the dtype and on the device of `like`."""
+        size = rows * columns
+        if self._memory.numel() < size or self._memory.dtype != like.dtype or self._memory.device != like.device:
+            self._memory = like.new_empty(size)
+        return self._memory[:size].view(rows, columns)
+
+
+class Kernel(ABC):
+    """Log joints of blocks of points, and the sum of their moments under responsibilities.
+
+    A block is passed to `log_joint`, its responsibilities are written to `responsibilities`, and `add` accumulates.
+    Memory is reused from block to block, so that nothing is allocated, and is laid out components (or features) by
+    points, so that sums over components run along contiguous points.
 
     Args:
         parameters: The mixture, in float64.
-
-    Attributes:
-        space: The work space; one of an earlier pass may be put in its place, and saves the system's clearing it.
+        values: Values of work space that a point needs.
+        workspace: The memory; by default one of the kernel's own.
     """
 
-    def __init__(self, parameters: MixtureParameters, values: int) -> None:
-        """`values`: of the work space, for each point."""
-        self.parameters = parameters
+    def __init__(self, parameters: MixtureParameters, values: int, workspace: Workspace | None) -> None:
+        self.parameters, self.structure = parameters, parameters.structure
         self.n_components, self.n_features = parameters.means.shape
-        larger = torch.get_num_threads() if parameters.means.device.type == "cpu" else 16
-        self.rows = max(64, min(larger * _VALUES // values, larger * _LARGEST))
-        self._values = values
-        self.space = parameters.means.new_empty(0)
-        self._width = 0
+        threads = torch.get_num_threads() if parameters.means.device.type == "cpu" else 16
+        self.rows = max(64, min(threads * _VALUES // values, threads * _LARGEST))
+        self._values, self._width = values, 0
+        self._workspace = Workspace() if workspace is None else workspace
+        self._log_likelihood = parameters.means.new_zeros(())
+        self._weight = parameters.means.new_zeros(())
 
     @torch.no_grad()
-    def load(self, x: Tensor) -> Tensor:
+    def log_joint(self, x: Tensor) -> Tensor:
         """Log of weight times density, `K x b`, of `b x D` points in any dtype; valid until the next block.
 
-        Under tied covariances the expanded kernel leaves out the square that the components share, see `shared`.
+        The expanded kernel leaves out the square that components of a shared covariance have in common.
         """
         if len(x) != self._width:
             self._width = len(x)
-            if self.space.numel() < self._values * self._width:
-                self.space = self.space.new_empty(self._values * self._width)
-            self._arrange(self.space[: self._values * self._width].view(self._values, self._width))
-        return self._load(x)
+            self._arrange(self._workspace.take(self._values, self._width, self.parameters.means))
+        return self._evaluate(x)
+
+    @torch.no_grad()
+    def expect(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """The E step of a block: accumulate its log-likelihood, and its moments under its responsibilities.
+
+        Args:
+            x: `b x D` points in any dtype.
+            weight: `(b,)` weights in float64.
+        """
+        joint, responsibilities = self.log_joint(x), self.responsibilities
+        greatest = torch.amax(joint, 0)
+        torch.sub(joint, greatest, out=responsibilities).exp_()
+        summed = responsibilities.sum(0)
+        if weight is None:
+            self._log_likelihood += greatest.sum() + summed.log().sum()
+            responsibilities.mul_(summed.reciprocal_())
+        else:
+            self._log_likelihood += greatest.add_(summed.log()) @ weight
+            responsibilities.mul_(weight / summed)
+        self.add(weight)
+
+    @torch.no_grad()
+    def add(self, weight: Tensor | None) -> None:
+        """Accumulate moments of the last block of `log_joint` under what `responsibilities` holds."""
+        self._weight += self._width if weight is None else weight.sum()
+        self._accumulate(weight)
+
+    def common_square(self) -> Tensor | float:
+        """Log joints of the last block less those of `log_joint`, the same for all components: `(b,)`."""
+        return 0.0
+
+    @property
+    @abstractmethod
+    def responsibilities(self) -> Tensor:
+        """`K x b` work space for the responsibilities of the last block, times the weights of the points."""
+
+    @abstractmethod
+    def statistics(self) -> SufficientStatistics:
+        """The statistics of all blocks."""
 
     @abstractmethod
     def _arrange(self, space: Tensor) -> None:
         """Divide the `values x b` work space."""
 
     @abstractmethod
-    def _load(self, x: Tensor) -> Tensor: ...
-
-    def shared(self) -> Tensor | float:
-        """What the log-joints of the loaded points still lack, the same for all components: `(b,)`."""
-        return 0.0
+    def _evaluate(self, x: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def add(self, weight: Tensor | None) -> None:
-        """Add the moments of the loaded points under the responsibilities in `shares`."""
-
-    @property
-    @abstractmethod
-    def shares(self) -> Tensor:
-        """`K x b` work space for the responsibilities, already times the weights."""
-
-    @abstractmethod
-    def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Counts, sums, scatter and centres, as `SufficientStatistics` has them, of all that was added."""
+    def _accumulate(self, weight: Tensor | None) -> None: ...
 
 
 @final
 class Expanded(Kernel):
-    """Log-densities as linear functions of features about one common centre: one matrix product there, one back.
+    """Log joints as linear functions of quadratic features about a common centre: one matrix product there, one back.
 
     It is accurate where `expansion_error` is small.
 
     Args:
         parameters: The mixture, in float64.
         centre: `(D,)` common centre.
-        total: `D x D` second moments of all points about the centre, where they are known; for tied covariances.
+        total: Scatter of all points about the centre, where it is known and the structure is shared.
+        workspace: As `Kernel` has it.
     """
 
-    def __init__(self, parameters: MixtureParameters, centre: Tensor, total: Tensor | None = None) -> None:
-        n_components, n_features = parameters.means.shape
-        self._features = features_for(parameters.structure, n_features)
+    def __init__(
+        self,
+        parameters: MixtureParameters,
+        centre: Tensor,
+        total: Tensor | None = None,
+        workspace: Workspace | None = None,
+    ) -> None:
+        structure, means = parameters.structure, parameters.means - centre
+        n_components, n_features = means.shape
+        self._features = structure.features(n_features, means.device)
         # Whole groups of four rows make the products faster.
         self._padded = n_components if n_components < 4 else -(-n_components // 4) * 4
-        super().__init__(parameters, self._features.lead + self._features.count + 2 * self._padded)
+        super().__init__(parameters, self._features.lead + self._features.count + 2 * self._padded, workspace)
         self._centre = centre[:, None]
-        coefficients = self._features.coefficients(parameters, centre)
-        self._coefficients = coefficients.new_zeros(self._padded, self._features.count)
-        self._coefficients[:n_components] = coefficients
+        self._coefficients = means.new_zeros(self._padded, self._features.count)
+        precisions = structure.precisions(parameters.precisions_cholesky)
+        self._coefficients[:n_components] = coefficients(
+            structure, self._features, means, precisions, _log_scale(parameters)
+        )
         self._sums = torch.zeros_like(self._coefficients)
-        self._tied = parameters.structure.name == "tied"
-        self._adds_total = self._tied and total is None
-        self.total = coefficients.new_zeros(n_features, n_features) if total is None else total
+        self._adds_total = structure.shared and total is None
+        none = means.new_zeros(0, 1)
+        self.total = structure.scatter(none, means.new_zeros(0, 1, n_features)) if total is None else total
+
+    @property
+    def responsibilities(self) -> Tensor:
+        return self._weights[: self.n_components]
+
+    def common_square(self) -> Tensor | float:
+        if not self.structure.shared:
+            return 0.0
+        white = self.structure.whiten(self._points.mT, self.parameters.precisions_cholesky)
+        return -0.5 * white[0].square().sum(1)
+
+    def statistics(self) -> SufficientStatistics:
+        size, sums = self.n_features, self._sums[: self.n_components]
+        log_likelihood = self._log_likelihood
+        if self.structure.shared:
+            scatter = self.total
+            precisions = self.structure.precisions(self.parameters.precisions_cholesky)
+            log_likelihood = log_likelihood - 0.5 * (precisions * scatter).sum()
+        else:
+            scatter = self._features.scatter(sums[:, size + 1 :])
+        return SufficientStatistics(
+            counts=sums[:, size].clone(),
+            sums=sums[:, :size].clone(),
+            scatter=scatter,
+            centres=self._centre.mT.expand(self.n_components, size),
+            log_likelihood=log_likelihood,
+            weight=self._weight,
+            structure=self.structure,
+        )
 
     def _arrange(self, space: Tensor) -> None:
         lead, count = self._features.lead, self._features.count
@@ -119,92 +196,80 @@ class Expanded(Kernel):
         self._weights = space[lead + count + self._padded :]
         self._weights[self.n_components :] = 0.0
 
-    @property
-    def shares(self) -> Tensor:
-        return self._weights[: self.n_components]
-
-    def _load(self, x: Tensor) -> Tensor:
+    def _evaluate(self, x: Tensor) -> Tensor:
         torch.sub(x.mT, self._centre, out=self._points)
         self._features.fill(self._block)
         torch.mm(self._coefficients, self._design, out=self._joint)
         return self._joint[: self.n_components]
 
-    def shared(self) -> Tensor | float:
-        if not self._tied:
-            return 0.0
-        return -0.5 * (self.parameters.precisions_cholesky.mT @ self._points).square().sum(0)
-
-    def add(self, weight: Tensor | None) -> None:
+    def _accumulate(self, weight: Tensor | None) -> None:
         self._sums.addmm_(self._weights, self._design.mT)
         if self._adds_total:
-            points = self._points if weight is None else self._points * weight
-            self.total.addmm_(points, self._points.mT)
-
-    def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        size, found = self.n_features, self._sums[: self.n_components]
-        scatter = self.total if self._tied else self._features.scatter(found[:, size + 1 :])
-        centres = self._centre.mT.expand(self.n_components, size)
-        return found[:, size].clone(), found[:, :size].clone(), scatter, centres
+            weights = self._points.new_ones(self._width) if weight is None else weight
+            self.total = self.total + self.structure.scatter(weights[:, None], self._points.mT[:, None])
 
 
 @final
 class Centred(Kernel):
-    """Deviations from each component's own mean: accurate always, at several times the cost in few features.
+    """Deviations from each component's own mean: always accurate, at several times the cost in few features.
 
     Args:
         parameters: The mixture, in float64.
+        workspace: As `Kernel` has it.
     """
 
-    def __init__(self, parameters: MixtureParameters) -> None:
-        n_components, n_features = parameters.means.shape
-        super().__init__(parameters, 2 * n_components * (n_features + 1))
+    def __init__(self, parameters: MixtureParameters, workspace: Workspace | None = None) -> None:
+        structure, (n_components, n_features) = parameters.structure, parameters.means.shape
+        super().__init__(parameters, 2 * n_components * (n_features + 1), workspace)
         self._means = parameters.means[:, :, None]
-        self._constants = constants(parameters)[:, None]
-        self._matrices = parameters.structure.name in ("full", "tied")
-        factors = parameters.precisions_cholesky
-        if self._matrices:
+        self._log_scale = _log_scale(parameters)[:, None]
+        factors = structure.by_component(parameters.precisions_cholesky)
+        if structure.correlated:
             self._factors = factors.expand(n_components, n_features, n_features).mT
-            self._scatter = factors.new_zeros(n_components, n_features, n_features)
+            self._moments = factors.new_zeros(n_components, n_features, n_features)
         else:
-            self._factors = factors.reshape(n_components, -1, 1)
-            self._scatter = torch.zeros_like(parameters.means)
+            self._factors = factors[..., None]
+            self._moments = torch.zeros_like(parameters.means)
         self._counts = torch.zeros_like(parameters.weights)
         self._sums = torch.zeros_like(parameters.means)
+
+    @property
+    def responsibilities(self) -> Tensor:
+        return self._weights
+
+    def statistics(self) -> SufficientStatistics:
+        return SufficientStatistics(
+            counts=self._counts,
+            sums=self._sums,
+            scatter=self.structure.scatter_of(self._moments),
+            centres=self.parameters.means,
+            log_likelihood=self._log_likelihood,
+            weight=self._weight,
+            structure=self.structure,
+        )
 
     def _arrange(self, space: Tensor) -> None:
         size, shape = self.n_components * self.n_features, (*self._means.shape[:2], self._width)
         self._deviations, self._work = space[:size].view(shape), space[size : 2 * size].view(shape)
         self._joint, self._weights = space[2 * size :].view(2, self.n_components, self._width).unbind()
 
-    @property
-    def shares(self) -> Tensor:
-        return self._weights
-
-    def _load(self, x: Tensor) -> Tensor:
+    def _evaluate(self, x: Tensor) -> Tensor:
         torch.sub(x.mT, self._means, out=self._deviations)
-        if self._matrices:
+        if self.structure.correlated:
             torch.bmm(self._factors, self._deviations, out=self._work)
         else:
             torch.mul(self._factors, self._deviations, out=self._work)
         torch.sum(self._work.square_(), 1, out=self._joint)
-        return self._joint.mul_(-0.5).add_(self._constants)
+        return self._joint.mul_(-0.5).add_(self._log_scale)
 
-    def add(self, weight: Tensor | None) -> None:
-        torch.mul(self._deviations, self.shares[:, None], out=self._work)
-        self._counts += self.shares.sum(1)
+    def _accumulate(self, weight: Tensor | None) -> None:
+        torch.mul(self._deviations, self._weights[:, None], out=self._work)
+        self._counts += self._weights.sum(1)
         self._sums += self._work.sum(2)
-        if self._matrices:
-            self._scatter.baddbmm_(self._work, self._deviations.mT)
+        if self.structure.correlated:
+            self._moments.baddbmm_(self._work, self._deviations.mT)
         else:
-            self._scatter += self._work.mul_(self._deviations).sum(2)
-
-    def moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        structure, scatter = self.parameters.structure, self._scatter
-        if structure.name == "tied":
-            scatter = scatter.sum(0)
-        elif structure.isotropic:
-            scatter = scatter.mean(1, keepdim=True).expand_as(scatter)
-        return self._counts, self._sums, scatter, self.parameters.means
+            self._moments += self._work.mul_(self._deviations).sum(2)
 
 
 def accurate(
@@ -214,67 +279,25 @@ def accurate(
 
     Args:
         parameters: The mixture, in float64.
-        location: As `expansion_error` takes them all.
-        variance: And so on.
-        radius: And so on.
-        shared: And so on.
-    """
-    if parameters.structure.name == "full" and parameters.means.shape[1] > _MOST_FEATURES:
-        return False
-    return expansion_error(parameters, location, variance, radius, shared=shared) <= _TOLERANCE
-
-
-def expansion_error(
-    parameters: MixtureParameters, location: Tensor, variance: Tensor, radius: float, *, shared: bool = False
-) -> float:
-    r"""Rounding error of the expanded kernel: of log-densities in nats, of covariances relative to themselves.
-
-    In units of the points' standard deviations about their location, let no point be farther than :math:`R`, a mean
-    be at :math:`m_k` and its precision :math:`P_k`, and :math:`\rho_k \ge \lVert |P_k| \rVert_2` the lesser of its
-    Frobenius and maximum norms. The terms of a log-density's :math:`F` features sum in size to at most
-    :math:`T_k = \tfrac12 (R + \lVert m_k \rVert)^2 \rho_k`; their sum errs by :math:`u \sqrt{F + 8}\, T_k` with
-    :math:`u = 2^{-53}`, as the coefficients and features are rounded themselves. Second moments about the location
-    are at most :math:`\lVert m_k \rVert^2 + D \le 2 T_k / \rho_k`, so that their errors, :math:`\rho_k` times as much
-    of a covariance in its narrowest direction, are of that size too. Under tied covariances the shared square is left
-    out, :math:`T_k = (R + \tfrac12 \lVert m_k \rVert) \lVert m_k \rVert \rho_k`, and the second moments of all points
-    are at most :math:`D`. Roundings are taken as independent (Higham and Mary, *A new approach to probabilistic
-    rounding error analysis*, 2019), in sums of `F` terms or of blocks alike; where they conspire, the root is to be
-    squared. Errors met are a tenth to a hundredth of it.
-
-    Args:
-        parameters: The mixture, in float64.
         location: `(D,)` common centre.
-        variance: `(D,)` squares of the units.
-        radius: Greatest distance of a point from the location, in these units.
-        shared: Whether the square that tied components share counts too: responsibilities, and the sum of all
-            log-densities, do without it, a point's own log-density does not.
-
-    Returns:
-        The greater of the two errors over the components; not a number where a covariance is singular.
-
-    Example:
-        >>> import torch
-        >>> from latentmix.inference.mixtures.em.kernels import expansion_error
-        >>> from latentmix.models.mixture.covariances import covariance_structure
-        >>> from latentmix.models.mixture.parameters import MixtureParameters
-        >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
-        >>> narrow = MixtureParameters(torch.ones(1).double(), zeros, 1e-12 * ones, covariance_structure("diag"))
-        >>> expansion_error(narrow, zeros[0], ones[0], 4.0) > 1e-5
-        True
+        variance: `(D,)`, as `expansion_error` takes it.
+        radius: As `expansion_error` takes it.
+        shared: As `expansion_error` takes it.
     """
-    structure, (_, n_features) = parameters.structure, parameters.means.shape
-    unit = variance.sqrt()
-    factors = parameters.precisions_cholesky
-    if structure.name in ("full", "tied"):
-        factors = unit[:, None] * factors
-        precisions = (factors @ factors.mT).abs()
-        norm = torch.minimum(precisions.square().sum((-2, -1)).sqrt(), precisions.sum(-1).amax(-1))
-    else:
-        norm = (factors.reshape(len(parameters.means), -1).square() * variance).amax(1)
-    reach = ((parameters.means - location) / unit).norm(dim=1)
-    if structure.name == "tied" and not shared:
-        terms = torch.maximum((radius + reach / 2) * reach, reach.new_tensor(float(n_features))) * norm
-    else:
-        terms = 0.5 * (radius + reach).square() * norm
-    roundings = features_for(structure, n_features).count + 8
-    return _UNIT * float(roundings) ** 0.5 * float(terms.amax())
+    structure, n_features = parameters.structure, parameters.means.shape[1]
+    features = structure.features(n_features, location.device)
+    if n_features > _MOST_FEATURES and features.size > n_features:
+        return False
+    precisions = structure.precisions(parameters.precisions_cholesky)
+    means = parameters.means - location
+    error = expansion_error(structure, features, means, precisions, variance, radius, shared=shared)
+    return bool(error <= _TOLERANCE)
+
+
+def _log_scale(parameters: MixtureParameters) -> Tensor:
+    """Log joints at the components' means, `(K,)`; -1e300 of a weight of 0.
+
+    Blocks of matrix products may be padded by zeros, and infinity times zero is NaN.
+    """
+    log_scale = parameters.structure.log_scale(parameters.precisions_cholesky, parameters.means.shape[1])
+    return parameters.weights.log().clamp_min(-1e300) + log_scale

@@ -1,4 +1,4 @@
-"""One M step from assignments or responsibilities that are given: how mixtures start."""
+"""Mixtures by one M step from given assignments or responsibilities."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.empty import occupied, reseed, warn_of_empty
+from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.empty import reset_empty, warn_of_empty
 from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, accurate
+from latentmix.inference.mixtures.em.m_step import keep_empty, maximize
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
@@ -16,7 +18,7 @@ from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["Membership", "from_assignments", "from_memberships", "from_responsibilities", "from_seeds"]
 
-# Begins a pass over the points of this process, and gives what tells, for a chunk of them and its place among them,
+# Called at the start of a pass over this process's points. It returns a function from a chunk of them and their rows to
 # their assignments, `(b,)`, or responsibilities, `b x K`.
 Membership = Callable[[], Callable[[Tensor, slice], Tensor]]
 
@@ -85,30 +87,30 @@ def from_responsibilities(
 def from_memberships(
     points: Points, membership: Membership, centres: Tensor, structure: CovarianceStructure, reg_covar: float
 ) -> MixtureParameters:
-    """One M step: moments about the location where that is accurate, otherwise about means that a first pass finds.
+    """One M step, with moments about the location where that is accurate, else about the means of a first pass.
 
     Args:
         points: `n x D` points.
-        membership: What each pass is told of the points.
+        membership: Assignments or responsibilities, pass by pass.
         centres: `K x D`, anything near the means.
         structure: What the covariances share.
         reg_covar: Variance added to the diagonals.
     """
-    wide = _round(points, centres, structure)
+    wide = _as_wide_as(points, centres, structure)
     if not _expands(points, wide):
-        wide = _round(points, centres, covariance_structure("diag"))
-    total = _added(points, membership, Expanded(wide, points.location))
-    parameters, _ = total.maximize(reg_covar, points.variance)
-    if total.structure is not structure or not _expands(points, parameters):
-        total = _added(points, membership, Centred(_round(points, parameters.means, structure)))
-        parameters, _ = total.maximize(reg_covar, points.variance)
-    if bool(total.empty.any()):
-        parameters = reseed(points, parameters, total.empty)
-        warn_of_empty(int(total.empty.sum()))
+        wide = _as_wide_as(points, centres, covariance_structure("diag"))
+    statistics = _statistics(points, membership, Expanded(wide, points.location))
+    parameters, _ = maximize(statistics, reg_covar, points.variance)
+    if statistics.structure is not structure or not _expands(points, parameters):
+        statistics = _statistics(points, membership, Centred(_as_wide_as(points, parameters.means, structure)))
+        parameters, _ = maximize(statistics, reg_covar, points.variance)
+    if bool(statistics.empty.any()):
+        parameters = reset_empty(ExactPoints(points), parameters, statistics.empty)
+        warn_of_empty(int(statistics.empty.sum()))
     return parameters
 
 
-def _round(points: Points, means: Tensor, structure: CovarianceStructure) -> MixtureParameters:
+def _as_wide_as(points: Points, means: Tensor, structure: CovarianceStructure) -> MixtureParameters:
     """Components as wide as the points, of the same weight."""
     n_components = len(means)
     covariances = means.new_zeros(structure.covariance_shape(*means.shape))
@@ -120,29 +122,25 @@ def _expands(points: Points, parameters: MixtureParameters) -> bool:
     return points.processes.agree(accurate(parameters, points.location, points.variance, points.radius))
 
 
-def _added(points: Points, membership: Membership, kernel: Kernel) -> SufficientStatistics:
+def _statistics(points: Points, membership: Membership, kernel: Kernel) -> SufficientStatistics:
     """Statistics of all points under their membership."""
-    return occupied(points.reduce(lambda: _local(points, membership, kernel)))
+    return keep_empty(points.reduce(lambda: _local(points, membership, kernel)))
 
 
 @torch.no_grad()
 def _local(points: Points, membership: Membership, kernel: Kernel) -> SufficientStatistics:
     """Statistics of this process's points."""
-    weights = points.location.new_zeros(())
-    first, member = 0, membership()
+    first, members_of = 0, membership()
     for x, weight in points.chunks(kernel.rows):
-        kernel.load(x)
-        found = member(x.double(), slice(first, first + len(x))).to(x.device)
-        shares = kernel.shares
-        if found.ndim == 1:
-            shares.zero_().scatter_(0, found.long()[None], 1.0)
+        kernel.log_joint(x)
+        members = members_of(x.double(), slice(first, first + len(x))).to(x.device)
+        responsibilities = kernel.responsibilities
+        if members.ndim == 1:
+            responsibilities.zero_().scatter_(0, members.long()[None], 1.0)
         else:
-            shares.copy_(found.mT)
+            responsibilities.copy_(members.mT)
         if weight is not None:
-            shares.mul_(weight)
+            responsibilities.mul_(weight)
         kernel.add(weight)
-        weights += len(x) if weight is None else weight.sum()
         first += len(x)
-    counts, sums, scatter, centres = kernel.moments()
-    none, structure = torch.zeros_like(weights), kernel.parameters.structure
-    return SufficientStatistics(counts, sums, scatter, centres, none, weights, structure)
+    return kernel.statistics()

@@ -14,91 +14,98 @@ moments: it moves no maximum of the likelihood, though EM takes smaller steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.completion import completions
 from latentmix.inference.mixtures.em.density import log_joint
-from latentmix.inference.mixtures.em.initialization import StartMethod, start
-from latentmix.inference.mixtures.em.statistics import SufficientStatistics, expectation
-from latentmix.inference.mixtures.points.points import Points, as_points
-from latentmix.inference.mixtures.points.sources import Source, as_source
-from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.inference.mixtures.em.e_step import ExactPoints, KernelEStep
+from latentmix.inference.mixtures.em.kernels import Kernel
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
+from latentmix.inference.mixtures.points.points import Points
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = [
-    "check_observed",
-    "expectation_with_missing",
-    "impute",
-    "log_joint_with_missing",
-    "mean_filled",
-    "start_with_missing",
-]
+__all__ = ["IncompletePoints", "check_observed", "impute", "log_joint_with_missing", "marginalizing", "mean_filled"]
 
 _CHUNK = 2_000_000  # doubles of one block
 
 
-def expectation_with_missing(
-    points: Tensor | Points, parameters: MixtureParameters, sample_weight: Tensor | None = None
-) -> SufficientStatistics:
-    """The E step for points with missing entries: expected statistics of the complete points.
+@final
+class IncompletePoints(KernelEStep):
+    """The E step of points with missing entries: expected statistics of the complete points, about the means.
 
     Points are grouped by what is observed of them, and matrices are factorised once for each pattern and component of
-    a chunk, all at once; complete points go through `expectation`.
+    a chunk, all at once; complete points go through the kernels. The log-likelihood is that of the observed entries.
 
     Args:
-        points: `n x D` points, NaN where an entry is missing, or `Points` made with `allow_nan`.
-        parameters: The mixture, in float64.
-        sample_weight: `(n,)` weights, where the points do not bring their own.
-
-    Returns:
-        Statistics in float64 about the means, of `Points` those of all processes; the log-likelihood is that of the
-        observed entries.
+        points: `n x D` points, NaN where an entry is missing, made with `allow_nan`.
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.mixtures.em.missing import expectation_with_missing
+        >>> from latentmix.inference.mixtures.em.missing import IncompletePoints
+        >>> from latentmix.inference.mixtures.points.points import as_points
         >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> zeros, covariance = torch.zeros(1, 2).double(), torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]).double()
         >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, covariance, covariance_structure("full"))
-        >>> expectation_with_missing(torch.tensor([[3.0, torch.nan]]), mixture).sums
+        >>> x = torch.tensor([[3.0, torch.nan], [0.0, 0.0]])
+        >>> IncompletePoints(as_points(x, allow_nan=True))(mixture).sums
         tensor([[3.0000, 1.5000]], dtype=torch.float64)
     """
-    if isinstance(points, Points):
-        return points.reduce(lambda: _expectation(points, parameters))
-    return _expectation(as_source(points, sample_weight), parameters)
+
+    def filled(self) -> Points:
+        """The points with every missing entry at its feature's mean."""
+        return mean_filled(self.points)
+
+    def _pass(self, kernel: Kernel) -> SufficientStatistics:
+        parameters, partial = kernel.parameters, None
+        for x, weight in self.points.chunks(_CHUNK // sum(parameters.means.shape)):
+            if weight is not None and bool((weight == 0).any()):
+                x, weight = x[weight > 0], weight[weight > 0]
+            whole = ~x.isnan().any(1)
+            complete = (x[whole],) if weight is None else (x[whole], weight[whole])
+            for block in zip(*(part.split(kernel.rows) for part in complete), strict=True):
+                if len(block[0]):
+                    kernel.expect(*block)
+            if not bool(whole.all()):
+                own = None if weight is None else weight[~whole]
+                added = _completed(x[~whole].double(), own, parameters)
+                partial = added if partial is None else partial + added
+        statistics = kernel.statistics().about(parameters.means)
+        return statistics if partial is None else statistics + partial
 
 
-def _expectation(source: Points | Source, parameters: MixtureParameters) -> SufficientStatistics:
-    """Statistics of this process's points."""
-    structure = parameters.structure
-    total = _nothing(parameters)
-    for x, weight in source.chunks(_CHUNK // sum(parameters.means.shape)):
-        if weight is not None and bool((weight == 0).any()):
-            x, weight = x[weight > 0], weight[weight > 0]
-        whole = ~x.isnan().any(1)
-        if bool(whole.any()):
-            total = total + expectation(x[whole], parameters, None if weight is None else weight[whole])
-        if bool(whole.all()):
-            continue
-        partial = x[~whole].double()
-        own = partial.new_ones(len(partial)) if weight is None else weight[~whole]
-        for block in completions(partial, parameters):
-            density = block.log_joint.logsumexp(1)
-            mass = own[block.rows]
-            shares = (block.log_joint - density[:, None]).exp() * mass[:, None]
-            total = total + SufficientStatistics(
-                counts=shares.sum(0),
-                sums=torch.einsum("nk,nkd->kd", shares, block.deviations),
-                scatter=structure.scatter(shares, block.deviations) + block.spread(shares),
-                centres=parameters.means,
-                log_likelihood=density @ mass,
-                weight=mass.sum(),
-                structure=structure,
-            )
+def marginalizing(points: Points) -> ExactPoints | IncompletePoints:
+    """The E step of points that may have missing entries.
+
+    Raises:
+        ValueError: If a column has no observed entry; the message names it.
+    """
+    return IncompletePoints(points) if check_observed(points) else ExactPoints(points)
+
+
+def _completed(x: Tensor, weight: Tensor | None, parameters: MixtureParameters) -> SufficientStatistics:
+    """Expected statistics of `b x D` incomplete points."""
+    weight = x.new_ones(len(x)) if weight is None else weight
+    total = None
+    for block in completions(x, parameters):
+        density = block.log_joint.logsumexp(1)
+        mass = weight[block.rows]
+        responsibilities = (block.log_joint - density[:, None]).exp() * mass[:, None]
+        scatter = parameters.structure.scatter(responsibilities, block.deviations)
+        added = SufficientStatistics(
+            counts=responsibilities.sum(0),
+            sums=torch.einsum("nk,nkd->kd", responsibilities, block.deviations),
+            scatter=scatter + block.spread(responsibilities),
+            centres=parameters.means,
+            log_likelihood=density @ mass,
+            weight=mass.sum(),
+            structure=parameters.structure,
+        )
+        total = added if total is None else total + added
+    assert total is not None
     return total
 
 
@@ -121,7 +128,7 @@ def log_joint_with_missing(x: Tensor, parameters: MixtureParameters) -> Tensor:
 
 
 def impute(x: Tensor, parameters: MixtureParameters) -> Tensor:
-    """Points with their missing entries replaced by what the mixture expects given the observed ones.
+    """Replace missing entries by their expectations given the observed ones.
 
     Args:
         x: `n x D` points, NaN where an entry is missing.
@@ -145,62 +152,15 @@ def impute(x: Tensor, parameters: MixtureParameters) -> Tensor:
     for rows, part in _incomplete(x, parameters):
         for block in completions(part, parameters):
             own = rows[block.rows]
-            shares = block.log_joint.softmax(1)
-            expected = shares @ parameters.means + torch.einsum("nk,nkd->nd", shares, block.deviations)
+            responsibilities = block.log_joint.softmax(1)
+            expected = responsibilities @ parameters.means
+            expected = expected + torch.einsum("nk,nkd->nd", responsibilities, block.deviations)
             filled[own] = torch.where(x[own].isnan(), expected.to(x.dtype), x[own])
     return filled
 
 
-def start_with_missing(
-    points: Tensor | Points,
-    n_components: int,
-    structure: CovarianceStructure,
-    *,
-    method: StartMethod = "kmeans",
-    random_state: np.random.RandomState,
-    sample_weight: Tensor | None = None,
-    reg_covar: float = 1e-6,
-    assign: bool = True,
-) -> MixtureParameters:
-    """Seed a mixture of points with missing entries: `start` on the mean-filled points, then one step of EM.
-
-    The filled entries lie at the mean, which shrinks the covariances of the seed; the step of EM on the observed
-    entries widens them again. Complete points are seeded by `start` alone.
-
-    Args:
-        points: `n x D` points, NaN where an entry is missing, or `Points` made with `allow_nan`.
-        n_components: Number of components `K`.
-        structure: What the covariances share.
-        method: As `start` takes it.
-        random_state: The source of randomness.
-        sample_weight: `(n,)` weights, where the points do not bring their own.
-        reg_covar: Variance added to the diagonals.
-        assign: As `start` takes it, of complete points.
-
-    Returns:
-        The start, in float64.
-
-    Raises:
-        ValueError: If a column has no observed entry; the message names it.
-    """
-    points = as_points(points, sample_weight, allow_nan=True)
-    filled = mean_filled(points)
-    seed = start(
-        filled,
-        n_components,
-        structure,
-        method=method,
-        random_state=random_state,
-        reg_covar=reg_covar,
-        assign=assign or filled is not points,
-    )
-    if filled is points:
-        return seed
-    return expectation_with_missing(points, seed).maximize(reg_covar, points.variance)[0]
-
-
 def _absent(points: Points) -> Tensor:
-    """How many entries of each column are missing, and the weight of those that are not: `2 x D`."""
+    """Number of missing entries of each column, and weight of the observed ones: `2 x D`."""
     missing = torch.zeros(points.n_features, dtype=torch.float64, device=points.device)
     weight = torch.zeros_like(missing)
     for x, own in points.chunks(_CHUNK // points.n_features):
@@ -242,18 +202,3 @@ def _incomplete(x: Tensor, parameters: MixtureParameters) -> Iterator[tuple[Tens
     for own in rows.split(max(1, _CHUNK // sum(parameters.means.shape))):
         if len(own):
             yield own, x[own].double()
-
-
-def _nothing(parameters: MixtureParameters) -> SufficientStatistics:
-    structure, weights = parameters.structure, parameters.weights
-    shape = structure.covariance_shape(*parameters.means.shape)
-    none = weights.new_zeros(())
-    return SufficientStatistics(
-        counts=torch.zeros_like(weights),
-        sums=torch.zeros_like(parameters.means),
-        scatter=weights.new_zeros(shape) if structure.name != "spherical" else torch.zeros_like(parameters.means),
-        centres=parameters.means,
-        log_likelihood=none,
-        weight=none,
-        structure=structure,
-    )

@@ -15,8 +15,10 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.empty import occupied, reseed
-from latentmix.inference.mixtures.em.statistics import SufficientStatistics, expectation
+from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
+from latentmix.inference.mixtures.em.empty import reset_empty
+from latentmix.inference.mixtures.em.m_step import keep_empty, maximize
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -26,7 +28,7 @@ __all__ = ["StepwiseEM"]
 @final
 @dataclass(frozen=True)
 class StepwiseEM:
-    r"""Where stepwise EM stands; `begin` makes one, and `step` the next.
+    r"""The state of stepwise EM: `begin` makes the first, and `step` the next.
 
     Args:
         parameters: The mixture, in float64.
@@ -86,17 +88,17 @@ class StepwiseEM:
             raise ValueError(f"Expected an exponent in (0.5, 1]; got {exponent}.")
         if not delay >= 0:
             raise ValueError(f"Expected a delay that is not negative; got {delay}.")
-        points = as_points(points, sample_weight)
-        parameters = start.to(torch.empty(0, dtype=torch.float64, device=points.device))
-        found = _of_batch(points, parameters)
-        return cls(parameters, found, 0, 0.0, exponent, delay)._maximized(points, found, reg_covar)
+        e_step = ExactPoints(as_points(points, sample_weight))
+        parameters = start.to(torch.empty(0, dtype=torch.float64, device=e_step.points.device))
+        statistics = _per_datum(e_step, parameters)
+        return cls(parameters, statistics, 0, 0.0, exponent, delay)._maximized(e_step, statistics, reg_covar)
 
     def step(
         self, points: Tensor | Points, *, sample_weight: Tensor | None = None, reg_covar: float = 1e-6
     ) -> StepwiseEM:
         """Learn from another batch.
 
-        A batch that is smaller or larger than those so far moves the averages as its size deserves.
+        A batch moves the averages by its weight in units of the mean weight of those before.
 
         Args:
             points: `n x D` points.
@@ -106,18 +108,17 @@ class StepwiseEM:
         Raises:
             ValueError: If the points are not as `as_points` takes them, or have other features.
         """
-        points = as_points(points, sample_weight)
-        found = _of_batch(points, self.parameters)
+        e_step = ExactPoints(as_points(points, sample_weight))
+        batch = _per_datum(e_step, self.parameters)
         size = (self.steps + self.delay) ** -self.exponent
-        share = 1 - (1 - min(size, 1.0)) ** (points.weight * self.steps / self.weight)
-        return self._maximized(points, self.statistics * (1 - share) + found * share, reg_covar)
+        rate = 1 - (1 - min(size, 1.0)) ** (e_step.points.weight * self.steps / self.weight)
+        return self._maximized(e_step, self.statistics * (1 - rate) + batch * rate, reg_covar)
 
-    def _maximized(self, points: Points, statistics: SufficientStatistics, reg_covar: float) -> Self:
-        variance = self.parameters.variance
-        parameters, _ = occupied(statistics).maximize(reg_covar, variance)
+    def _maximized(self, e_step: EStep, statistics: SufficientStatistics, reg_covar: float) -> Self:
+        parameters, _ = maximize(keep_empty(statistics), reg_covar, self.parameters.variance)
         empty = statistics.empty
         if bool(empty.any()):
-            parameters = reseed(points, parameters, empty)
+            parameters = reset_empty(e_step, parameters, empty)
             statistics = replace(
                 SufficientStatistics.of_parameters(parameters, 1.0), log_likelihood=statistics.log_likelihood
             )
@@ -128,12 +129,13 @@ class StepwiseEM:
             parameters=parameters,
             statistics=statistics,
             steps=self.steps + 1,
-            weight=self.weight + points.weight,
+            weight=self.weight + e_step.points.weight,
         )
 
 
-def _of_batch(points: Points, parameters: MixtureParameters) -> SufficientStatistics:
+def _per_datum(e_step: EStep, parameters: MixtureParameters) -> SufficientStatistics:
     """Statistics of a batch, per datum, about the mixture's means."""
+    points = e_step.points
     if points.n_features != parameters.means.shape[1]:
         raise ValueError(f"Expected points with {parameters.means.shape[1]} features; got {points.n_features}.")
-    return expectation(points, parameters).about(parameters.means) * (1 / points.weight)
+    return e_step(parameters).about(parameters.means) * (1 / points.weight)

@@ -17,14 +17,14 @@ from latentmix.inference.mixtures.em.conjugate import (
     log_beta,
     log_det,
 )
-from latentmix.inference.mixtures.em.statistics import JITTERS, SufficientStatistics, expectation, repair
-from latentmix.inference.mixtures.points.points import Points, as_points
+from latentmix.inference.mixtures.em.e_step import EStep, as_e_step
+from latentmix.inference.mixtures.em.m_step import JITTERS, repair
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
+from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["DegenerateMixture", "VariationalResult", "entropy", "evidence_lower_bound", "fit_variational"]
-
-EStep = Callable[..., SufficientStatistics]
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -63,12 +63,10 @@ class VariationalResult:
 
 
 def fit_variational(
-    points: Tensor | Points,
+    points: Tensor | Points | EStep,
     start: VariationalPosterior,
     prior: ConjugatePrior,
     *,
-    sample_weight: Tensor | None = None,
-    e_step: EStep = expectation,
     reg_covar: float = 0.0,
     tol: float = 1e-3,
     max_iter: int = 100,
@@ -78,12 +76,10 @@ def fit_variational(
     """Fit a mixture by coordinate ascent on the evidence bound (Bishop, 2006, section 10.2).
 
     Args:
-        points: `n x D` points, or `Points` in memory, memory-mapped or in batches.
+        points: `n x D` points, or `Points` in memory, memory-mapped or in batches; or the E step of others, such as
+            `IncompletePoints`.
         start: The posterior to start from.
         prior: The prior.
-        sample_weight: `(n,)` weights, not negative; `Points` hold their own.
-        e_step: Called `e_step(points, parameters)` with `Points`; `expectation_with_missing` marginalises missing
-            entries.
         reg_covar: Variance added to the components' covariances in every M step.
         tol: The fit ends when the bound changes by less, in nats.
         max_iter: Most iterations.
@@ -112,11 +108,12 @@ def fit_variational(
         >>> fit_variational(x, begin, prior).posterior.means.shape
         torch.Size([2, 1])
     """
-    points = as_points(points, sample_weight)
+    e_step = as_e_step(points)
+    points = e_step.points
     posterior, jittered = _repaired(start, points.variance)
     bounds, converged, repaired, evidence = list[float](), False, int(jittered), math.nan
     for iteration in range(1, max_iter + 1):
-        statistics = e_step(points, posterior.effective)
+        statistics = e_step(posterior.effective)
         uncertainty = entropy(statistics, posterior.effective)
         posterior, jittered = _repaired(prior.posterior(statistics, reg_covar), points.variance)
         repaired += jittered
@@ -251,4 +248,4 @@ def _check_spread(statistics: SufficientStatistics, points: Points) -> None:
 
 def _repaired(posterior: VariationalPosterior, variance: Tensor) -> tuple[VariationalPosterior, bool]:
     parameters, jittered = repair(posterior.parameters, variance)
-    return replace(posterior, covariances=parameters.covariances) if jittered else posterior, jittered
+    return replace(posterior, covariances=parameters.covariances, factors=None) if jittered else posterior, jittered

@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, Starts, all_points
+from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions, MixtureResult, Starts, all_points
 from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordinates
-from latentmix.inference.mixtures.em.algorithm import EM
+from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.matching import permuted_draws
 from latentmix.inference.mixtures.nuts.chain_modes import ChainModes, modes_of_chains
 from latentmix.inference.mixtures.nuts.chains import Settings, leapfrog_seconds, one_thread, run_chains
@@ -176,7 +176,7 @@ class NUTS(Algorithm):
     @torch.inference_mode(False)
     def fit(
         self,
-        points: Tensor | Points,
+        points: Tensor | Points | EStep,
         start: MixtureParameters | Sequence[MixtureParameters] | None = None,
         options: FitOptions = FitOptions(),
         *,
@@ -212,7 +212,7 @@ class NUTS(Algorithm):
         """
         began = time.perf_counter()
         self._validate_params()
-        x, _ = all_points(points, "inference='nuts'")
+        x = all_points(points, "inference='nuts'")
         chains, processes, seed, progress = self.chains, self.processes, options.seed, bool(options.progress.verbose)
         begins = [start] if isinstance(start, MixtureParameters) else list(start or ())
         if len(begins) not in (0, 1, chains):
@@ -266,7 +266,7 @@ class NUTS(Algorithm):
             seconds=time.perf_counter() - began,
         )
 
-    def fit_best(self, points: Points, starts: Starts, options: FitOptions) -> MixtureResult:
+    def fit_best(self, points: Points | EStep, starts: Starts, options: FitOptions) -> MixtureResult:
         """Draws around the best of EM's fits over all starts, or around the fit that is resumed."""
         if starts.resumed:
             (start,) = starts

@@ -40,7 +40,6 @@ class Points:
         offset: Number of rows of the processes before this one.
         local_count: Number of rows of this process.
         weighted: Whether the rows have weights.
-        space: Work space in float64 that one pass leaves to the next.
     """
 
     def __init__(self, source: Source, processes: Processes, summaries: list[Summary], *, weighted: bool) -> None:
@@ -50,7 +49,6 @@ class Points:
         self.dtype, self.device, self.local_count = own.dtype, own.device, own.count
         self.offset = sum(summary.count for summary in summaries[: processes.rank])
         total = summaries[0].to(own.device)
-        self.space = total.mean.new_empty(0)
         for summary in summaries[1:]:
             total = total + summary.to(own.device)
         self.count, self.weight, self.n_features = total.count, total.weight, len(total.mean)

@@ -27,7 +27,9 @@ from latentmix.guides.mixture import global_guide
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, all_points
 from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordinates
-from latentmix.inference.mixtures.em.statistics import moments, repair
+from latentmix.inference.mixtures.em.e_step import EStep
+from latentmix.inference.mixtures.em.m_step import repair
+from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.standardised import Priors, check_priors, standardised_model
@@ -38,6 +40,7 @@ from latentmix.inference.svi.fit import SVIResult, fit
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
 from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.gaussians import expanded_points
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -271,7 +274,7 @@ class SVI(Algorithm):
     @torch.inference_mode(False)
     def fit(
         self,
-        points: Tensor | Points,
+        points: Tensor | Points | EStep,
         start: MixtureParameters,
         options: FitOptions = FitOptions(),
         *,
@@ -296,9 +299,10 @@ class SVI(Algorithm):
             ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
         """
         check_guide(self.guide)
-        x, family, reg_covar = all_points(points, "inference='svi'")[0], self.guide, options.reg_covar
+        x, family, reg_covar = all_points(points, "inference='svi'"), self.guide, options.reg_covar
         optimizer, scheduler, batch_size = self.optimizer, self.scheduler, self.batch_size
-        noisy = family is not AutoDelta or (batch_size is not None and batch_size < len(x))
+        batched = batch_size is not None and batch_size < len(x)
+        noisy = family is not AutoDelta or batched
         made = standardised_model(
             x, len(start.weights), start.structure, priors=self.priors, reg_covar=reg_covar, floored=False
         )
@@ -325,10 +329,11 @@ class SVI(Algorithm):
             self.patience,
             smooth=metric is not None,
         )
+        observed = model if batched else partial(model, points=expanded_points(standardised, model.structure))
         result = None
         try:
             result = fit(
-                model,
+                observed,
                 guide,
                 standardised,
                 epochs=self.epochs,

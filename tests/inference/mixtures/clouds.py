@@ -6,7 +6,8 @@ import torch
 from latentmix.inference.mixtures.em.initialization import start
 from latentmix.models.mixture.covariances import covariance_structure
 
-TYPES = ("full", "diag", "tied", "spherical")
+TYPES = ("full", "diag", "tied", "spherical")  # those that scikit-learn has too
+ALL_TYPES = (*TYPES, "tied_diag")
 
 
 def synthetic(n=2000, seed=0, n_components=10):

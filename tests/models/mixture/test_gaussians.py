@@ -1,14 +1,14 @@
 import copy
-import gc
 import pickle
-import weakref
 
 import pyro.distributions as dist
 import pytest
 import torch
 
 from latentmix.models.mixture import gaussians
-from latentmix.models.mixture.gaussians import FactoredNormal, FeatureCache, QuadraticFeatures, SelectedNormal, select
+from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.gaussians import FactoredNormal, SelectedNormal, expanded_points, select
+from latentmix.models.mixture.quadratic import ExpandedPoints, coefficients
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -22,6 +22,10 @@ def components(kind: str, n_features: int = 3, n_components: int = 4) -> tuple[t
     return loc, draw(n_components, n_features, n_features, seed=2).tril(-1) + torch.eye(n_features).double() * 0.7
 
 
+def expanded(x: torch.Tensor, kind: str) -> ExpandedPoints | None:
+    return expanded_points(x, covariance_structure(kind))
+
+
 def oracle(x: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """`n x K` log-densities, one Gaussian at a time."""
     parts = [
@@ -33,18 +37,19 @@ def oracle(x: torch.Tensor, loc: torch.Tensor, scale: torch.Tensor) -> torch.Ten
 
 @pytest.mark.parametrize("kind", ["full", "diag"])
 @pytest.mark.parametrize("n_features", [1, 2, 5])
-@pytest.mark.parametrize("cached", [False, True])
-def test_enumerated_densities_and_gradients_are_the_gaussians(kind: str, n_features: int, cached: bool) -> None:
+@pytest.mark.parametrize("as_features", [False, True])
+def test_enumerated_densities_and_gradients_are_the_gaussians(kind: str, n_features: int, as_features: bool) -> None:
     x, (loc, scale) = draw(30, n_features) * 2 + 5, components(kind, n_features)
     upstream = draw(4, 30, seed=3)
     values, gradients = [], []
     for fast in (True, False):
         leaves = [loc.clone().requires_grad_(), scale.clone().requires_grad_()]
         if fast:
-            cache = FeatureCache() if cached else None
-            normal = SelectedNormal(*leaves, torch.arange(4)[:, None], cache).expand([4, 30])
+            points = expanded(x, kind) if as_features else None
+            normal = SelectedNormal(*leaves, torch.arange(4)[:, None], points).expand([4, 30])
             density = normal.log_prob(x)
-            assert cache is None or cache.features(x, pairs=kind == "full").allow(torch.tensor(1e3).double())
+            factors = gaussians._inverse(scale).mT if kind == "full" else scale.reciprocal()
+            assert points is None or points.log_density(loc, factors) is not None
         else:
             density = oracle(x, *leaves)
         values.append(density.detach())
@@ -59,7 +64,7 @@ def test_enumerated_densities_and_gradients_are_the_gaussians(kind: str, n_featu
 def test_sampled_assignments_take_their_own_gaussian(kind: str) -> None:
     x, (loc, scale) = draw(30, 3), components(kind)
     assignment = torch.arange(30) % 4
-    normal = SelectedNormal(loc, scale, assignment, FeatureCache())
+    normal = SelectedNormal(loc, scale, assignment, expanded(x, kind))
     expected = oracle(x, loc, scale)[assignment, torch.arange(30)]
     torch.testing.assert_close(normal.log_prob(x), expected, rtol=0, atol=1e-11)
     torch.testing.assert_close(normal.expand([2, 30]).log_prob(x), expected.expand(2, 30), rtol=0, atol=1e-11)
@@ -94,50 +99,55 @@ def test_where_products_would_cancel_the_data_are_centred(kind: str, dtype: torc
     loc, scale = components(kind)
     loc = loc + torch.tensor([0.0, 2e4, 0.0, 2e4])[:, None].double()
     expected = oracle(x.to(dtype).double(), loc.to(dtype).double(), scale.to(dtype).double())
-    normal = SelectedNormal(loc.to(dtype), scale.to(dtype), torch.arange(4)[:, None], FeatureCache())
-    found = normal.log_prob(x.to(dtype)).double()
+    rounded = x.to(dtype)
+    points = expanded(rounded, kind)
+    assert points is not None
+    found = SelectedNormal(loc.to(dtype), scale.to(dtype), torch.arange(4)[:, None], points).log_prob(rounded).double()
     near = expected > -1e3
     assert 20 <= int(near.sum()) < near.numel()
     error = (found - expected)[near].abs().max()
     assert error < 1e4 * torch.finfo(dtype).eps
-    features = QuadraticFeatures.of(x.to(dtype), pairs=kind == "full")
-    inverse = gaussians._inverse(scale) if kind == "full" else scale.reciprocal()
-    lost = (gaussians._product(features, loc.to(dtype), inverse.to(dtype)).double() - expected)[near].abs().max()
+    factors = (gaussians._inverse(scale).mT if kind == "full" else scale.reciprocal()).to(dtype)
+    assert points.log_density(loc.to(dtype), factors) is None
+    structure, offset = points.structure, loc.to(dtype) - points.centre
+    linear = coefficients(
+        structure, points.features, offset, structure.precisions(factors), structure.log_scale(factors, 3)
+    )
+    lost = ((linear @ points.design).double() - expected)[near].abs().max()
     assert lost > 100 * error
 
 
-def test_features_are_made_once_for_the_same_data_and_are_not_outlived_by_them() -> None:
-    cache, x = FeatureCache(), draw(10, 3)
-    first = cache.features(x, pairs=True)
-    assert cache.features(x, pairs=True) is first
-    assert cache.features(x[:10], pairs=True) is first
-    assert cache.features(x[:9], pairs=True).features.shape == (10, 9)
-    assert cache.features(x, pairs=False).features.shape == (7, 10)
-    again = cache.features(x, pairs=True)
-    torch.testing.assert_close(again.features, first.features, rtol=0, atol=0)
-    x[0] += 1
-    changed = cache.features(x, pairs=True)
-    assert changed is not again
-    assert not torch.equal(changed.features, again.features)
-    watched = weakref.ref(changed)
-    del first, again, changed, x
-    gc.collect()
-    assert watched() is None
+@pytest.mark.parametrize("kind", ["full", "diag"])
+def test_other_data_than_the_expanded_ones_have_their_own_density(kind: str) -> None:
+    x, (loc, scale) = draw(30, 3), components(kind)
+    normal = SelectedNormal(loc, scale, torch.arange(4)[:, None], expanded(x, kind))
+    torch.testing.assert_close(normal.log_prob(x + 1), oracle(x + 1, loc, scale), rtol=0, atol=1e-11)
 
 
-def test_copies_of_a_cache_are_empty() -> None:
-    cache, x = FeatureCache(), draw(10, 3)
-    cache.features(x, pairs=True)
-    for copied in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
-        assert copied._value is None
-        assert copied.features(x, pairs=True).features.shape == (10, 10)
+def test_a_shared_factor_is_one_of_all_components() -> None:
+    x, (loc, scale) = draw(30, 3), components("full")
+    made = dist.MultivariateNormal(loc, scale_tril=scale[:1])
+    for points in (None, expanded(x, "tied")):
+        normal = select(made, torch.arange(4)[:, None], points)
+        torch.testing.assert_close(normal.log_prob(x), oracle(x, loc, scale[:1].expand(4, 3, 3)), rtol=0, atol=1e-11)
+        assert normal.sample().shape == (4, 1, 3)
+    sampled = select(made, torch.arange(30) % 4).log_prob(x)
+    torch.testing.assert_close(
+        sampled, oracle(x, loc, scale[:1].expand(4, 3, 3))[torch.arange(30) % 4, torch.arange(30)]
+    )
+
+
+def test_expanded_points_are_copied_and_pickled() -> None:
+    points = expanded(draw(10, 3), "full")
+    for copied in (copy.deepcopy(points), pickle.loads(pickle.dumps(points))):
+        assert torch.equal(copied.design, points.design)
 
 
 def test_data_too_large_to_keep_features_of_are_centred(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gaussians, "_BYTES", 100)
-    cache, x, (loc, scale) = FeatureCache(), draw(10, 3), components("full")
-    found = SelectedNormal(loc, scale, torch.arange(4)[:, None], cache).log_prob(x)
-    assert cache._value is None
+    monkeypatch.setattr(gaussians, "_MOST", 100)
+    x, (loc, scale) = draw(10, 3), components("full")
+    assert expanded(x, "full") is None
+    found = SelectedNormal(loc, scale, torch.arange(4)[:, None]).log_prob(x)
     torch.testing.assert_close(found, oracle(x, loc, scale), rtol=0, atol=1e-11)
 
 
@@ -146,7 +156,7 @@ def test_batches_of_mixtures_are_selected_too(kind: str) -> None:
     x, (loc, scale) = draw(30, 3), components(kind)
     locs, scales = torch.stack([loc, loc + 1])[:, None], torch.stack([scale, scale])[:, None]
     made = dist.Normal(locs, scales).to_event(1) if kind == "diag" else dist.MultivariateNormal(locs, scale_tril=scales)
-    found = select(made, torch.arange(4).reshape(4, 1, 1), FeatureCache()).log_prob(x)
+    found = select(made, torch.arange(4).reshape(4, 1, 1), expanded(x, kind)).log_prob(x)
     expected = torch.stack([oracle(x, loc, scale), oracle(x, loc + 1, scale)], 1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 

@@ -3,14 +3,15 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from latentmix.inference.mixtures.em.deconvolution import expectation_under_noise, log_joint_under_noise
+from latentmix.inference.mixtures.em.deconvolution import NoisyPoints, log_joint_under_noise
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.empty import reseed
+from latentmix.inference.mixtures.em.empty import reset_empty
 from latentmix.inference.mixtures.em.initialization import start
+from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-TYPES = ("full", "diag", "tied", "spherical")
+TYPES = ("full", "diag", "tied", "spherical", "tied_diag")
 NOISES = ("variances", "matrices", "shared variances", "shared matrix")
 
 
@@ -35,10 +36,15 @@ def mixture(covariance_type, n_components=3, n_features=3, seed=2):
     roots = draw(n_components, n_features, n_features, seed=seed)
     full = roots @ roots.mT + 0.3 * torch.eye(n_features)
     variances = full.diagonal(dim1=-2, dim2=-1)
-    covariances = {"full": full, "tied": full[0], "diag": variances, "spherical": variances[:, 0]}[covariance_type]
+    covariances = {"full": full, "tied": full[0], "diag": variances, "spherical": variances[:, 0]}
+    covariances = (covariances | {"tied_diag": variances[0]})[covariance_type]
     weights = torch.arange(1.0, n_components + 1).double()
     means = 2 * draw(n_components, n_features, seed=seed + 1)
     return MixtureParameters(weights / weights.sum(), means, covariances, covariance_structure(covariance_type))
+
+
+def noisy(x, noise, weight=None, **options):
+    return NoisyPoints(as_points(x, weight), noise, **options)
 
 
 def begin(x, covariance_type, n_components=3):
@@ -71,6 +77,8 @@ def one_by_one(x, parameters, noise, weight):
     match parameters.structure.name:
         case "tied":
             scatter = scatter.sum(0)
+        case "tied_diag":
+            scatter = scatter.diagonal(dim1=-2, dim2=-1).sum(0)
         case "diag" | "spherical":
             scatter = scatter.diagonal(dim1=-2, dim2=-1)
     return counts, sums, scatter, log_likelihood, torch.stack(joints)
@@ -78,12 +86,12 @@ def one_by_one(x, parameters, noise, weight):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("kind", NOISES)
-def test_equals_a_loop_over_points(covariance_type, kind, monkeypatch):
-    monkeypatch.setattr("latentmix.inference.mixtures.em.statistics._CHUNK", 90)
+def test_statistics_match_a_loop_over_points(covariance_type, kind, monkeypatch):
+    monkeypatch.setattr("latentmix.inference.mixtures.em.deconvolution._CHUNK", 90)
     x, parameters = points(24), mixture(covariance_type)
     noise, weight = noises(kind, *x.shape), draw(len(x), seed=4).square()
     weight[3] = 0.0
-    found = expectation_under_noise(x, parameters, noise, weight)
+    found = noisy(x, noise, weight)(parameters)
     counts, sums, scatter, log_likelihood, joints = one_by_one(x, parameters, noise, weight)
     torch.testing.assert_close(found.counts, counts, rtol=0, atol=1e-10)
     torch.testing.assert_close(found.sums, sums, rtol=0, atol=1e-10)
@@ -99,10 +107,11 @@ def test_without_noise_it_is_plain_em(covariance_type, kind):
     x = points()
     first = begin(x, covariance_type)
     plain = fit_em(x, first, tol=0.0, max_iter=5)
-    noisy = fit_em(x, first, tol=0.0, max_iter=5, noise_covariance=0 * noises(kind, *x.shape))
+    noiseless = fit_em(noisy(x, 0 * noises(kind, *x.shape)), first, tol=0.0, max_iter=5)
     for name in ("weights", "means", "covariances"):
-        torch.testing.assert_close(getattr(noisy.parameters, name), getattr(plain.parameters, name), rtol=0, atol=1e-10)
-    np.testing.assert_allclose(noisy.lower_bounds, plain.lower_bounds, rtol=0, atol=1e-10)
+        ours, theirs = getattr(noiseless.parameters, name), getattr(plain.parameters, name)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(noiseless.lower_bounds, plain.lower_bounds, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -110,7 +119,7 @@ def test_without_noise_it_is_plain_em(covariance_type, kind):
 def test_never_falls_without_a_floor(covariance_type, kind):
     x = points(90)
     noise = 0.3 * noises(kind, *x.shape)
-    result = fit_em(x, begin(x, covariance_type), noise_covariance=noise, reg_covar=0.0, tol=0.0, max_iter=25)
+    result = fit_em(noisy(x, noise), begin(x, covariance_type), reg_covar=0.0, tol=0.0, max_iter=25)
     assert result.n_repaired == result.n_reseeded == 0
     assert np.diff(result.lower_bounds).min() > -1e-9
     assert result.lower_bounds[-1] > result.lower_bounds[0] + 0.001
@@ -122,9 +131,7 @@ def test_one_component_is_the_covariance_less_the_noise(covariance_type, kind, r
     x = points(50)
     noise = 0.2 * noises(kind, *x.shape)
     given = noise.expand(len(x), *noise.shape[1:]) if repeated else noise
-    fitted = fit_em(
-        x, begin(x, covariance_type, 1), noise_covariance=given, reg_covar=0.0, tol=0.0, max_iter=60
-    ).parameters
+    fitted = fit_em(noisy(x, given), begin(x, covariance_type, 1), reg_covar=0.0, tol=0.0, max_iter=60).parameters
     matrix = noise[0] if noise.ndim == 3 else noise[0].diag()
     torch.testing.assert_close(fitted.means[0], x.mean(0), rtol=0, atol=1e-8)
     expected = torch.cov(x.T, correction=0) - matrix
@@ -136,7 +143,7 @@ def test_one_variance_in_closed_form(covariance_type):
     x = 2 * points(50, 1)
     noise = torch.full_like(x, 0.7)
     first = begin(x, covariance_type, 1)
-    fitted = fit_em(x, first, noise_covariance=noise, reg_covar=0.0, tol=0.0, max_iter=50).parameters
+    fitted = fit_em(noisy(x, noise), first, reg_covar=0.0, tol=0.0, max_iter=50).parameters
     assert float(fitted.covariances.squeeze()) == pytest.approx(float(x.var(correction=0)) - 0.7, abs=1e-10)
 
 
@@ -147,9 +154,9 @@ def test_integer_weights_repeat_points(covariance_type, kind):
     noise = noises(kind, *x.shape)
     times = torch.arange(len(x)) % 3
     first = begin(x, covariance_type)
-    weighted = fit_em(x, first, noise_covariance=noise, sample_weight=times, tol=0.0, max_iter=5)
+    weighted = fit_em(noisy(x, noise, times), first, tol=0.0, max_iter=5)
     again = times.repeat_interleave(times), torch.arange(len(x)).repeat_interleave(times)
-    repeated = fit_em(x[again[1]], first, noise_covariance=noise[again[1]], tol=0.0, max_iter=5)
+    repeated = fit_em(noisy(x[again[1]], noise[again[1]]), first, tol=0.0, max_iter=5)
     torch.testing.assert_close(weighted.parameters.means, repeated.parameters.means, rtol=0, atol=1e-10)
     torch.testing.assert_close(weighted.parameters.covariances, repeated.parameters.covariances, rtol=0, atol=1e-10)
     np.testing.assert_allclose(weighted.lower_bounds, repeated.lower_bounds, rtol=0, atol=1e-10)
@@ -166,9 +173,7 @@ def test_recovers_the_covariance_that_plain_em_overstates(kind):
     roots = noise.sqrt().diag_embed() if noise.ndim == 2 else torch.linalg.cholesky(noise)
     x = clean + (roots @ draw(n, 2, 1, seed=8)).squeeze(-1)
     first = begin(x, "full", 2)
-    plain, aware = (
-        fit_em(x, first, noise_covariance=given, tol=1e-7, max_iter=200).parameters for given in (None, noise)
-    )
+    plain, aware = (fit_em(given, first, tol=1e-7, max_iter=200).parameters for given in (x, noisy(x, noise)))
     mean_noise = noise.mean(0).diag() if noise.ndim == 2 else noise.mean(0)
     error = 5 * 2**0.5 * float((truth + mean_noise).diagonal().max()) / (n / 2) ** 0.5
     assert (aware.covariances - truth).abs().max() < error
@@ -180,7 +185,7 @@ def test_recovers_the_covariance_that_plain_em_overstates(kind):
 def test_a_feature_that_says_nothing_changes_nothing(covariance_type, kind):
     x, noise = points(200, 2), noises("variances", 200, 2)
     first = begin(x, covariance_type)
-    block = fit_em(x, first, noise_covariance=noise, max_iter=20, tol=0.0).parameters
+    block = fit_em(noisy(x, noise), first, max_iter=20, tol=0.0).parameters
     wild = torch.cat([x, 1e4 * draw(200, 1, seed=9)], 1)
     useless = torch.cat([noise, torch.full((200, 1), 1e8).double()], 1)
     useless = useless.diag_embed() if kind == "matrices" else useless
@@ -189,7 +194,7 @@ def test_a_feature_that_says_nothing_changes_nothing(covariance_type, kind):
     covariances = covariances if covariance_type == "full" else covariances.diagonal(dim1=-2, dim2=-1)
     means = torch.nn.functional.pad(first.means, (0, 1))
     wide = MixtureParameters(first.weights, means, covariances, first.structure)
-    result = fit_em(wild, wide, noise_covariance=useless, max_iter=20, tol=0.0)
+    result = fit_em(noisy(wild, useless), wide, max_iter=20, tol=0.0)
     assert np.isfinite(result.lower_bounds).all()
     torch.testing.assert_close(result.parameters.means[:, :2], block.means, rtol=0, atol=1e-3)
     torch.testing.assert_close(result.parameters.weights, block.weights, rtol=0, atol=1e-4)
@@ -198,29 +203,34 @@ def test_a_feature_that_says_nothing_changes_nothing(covariance_type, kind):
 def test_few_candidates_bound_the_likelihood_from_below():
     x, parameters = points(90), mixture("full", n_components=8)
     noise = 0.1 * noises("variances", *x.shape)
-    exact = expectation_under_noise(x, parameters, noise)
-    bounds = [expectation_under_noise(x, parameters, noise, candidates=count).bound for count in (1, 3, 5, 8)]
+    exact = noisy(x, noise)(parameters)
+    bounds = [noisy(x, noise, candidates=count)(parameters).bound for count in (1, 3, 5, 8)]
     assert bounds[0] < bounds[1] < bounds[2] < bounds[3] == exact.bound
     assert exact.bound - bounds[2] < 0.05 * (exact.bound - bounds[0])
-    few = expectation_under_noise(x, parameters, noise, candidates=3)
+    few = noisy(x, noise, candidates=3)(parameters)
     assert few.counts.sum() == pytest.approx(len(x))
-    result = fit_em(x, parameters, noise_covariance=noise, noise_candidates=5, max_iter=50)
+    result = fit_em(noisy(x, noise, candidates=5), parameters, max_iter=50)
     assert result.lower_bounds[-1] > exact.bound
 
 
-def test_empty_components_start_at_points_that_noise_does_not_excuse():
+def test_empty_components_are_reset_to_points_that_noise_does_not_explain():
     x = torch.cat([points(60, 2), torch.tensor([[60.0, 0.0], [0.0, 20.0]]).double()])
     noise = torch.full_like(x, 0.1)
     noise[60] = 1e4
     parameters = mixture("full", n_features=2)
     empty = torch.tensor([False, True, False])
-    revived = reseed(x, parameters, empty, noise)
-    # of noise 0.1, far out: the point moves towards the mixture a little, and is the one that noise does not excuse
-    torch.testing.assert_close(revived.means[1], x[61], rtol=0.05, atol=0.5)
-    assert not torch.equal(revived.means[1], x[61])
+    reset = reset_empty(noisy(x, noise), parameters, empty)
+    # of noise 0.1, far out: the point moves towards the mixture a little, and is the one that noise does not explain
+    torch.testing.assert_close(reset.means[1], x[61], rtol=0.05, atol=0.5)
+    assert not torch.equal(reset.means[1], x[61])
     far = MixtureParameters(
         parameters.weights, parameters.means + 1e6 * empty[:, None], parameters.covariances, parameters.structure
     )
-    with pytest.warns(ConvergenceWarning, match="started anew"):
-        result = fit_em(x, far, noise_covariance=noise, max_iter=30)
+    with pytest.warns(ConvergenceWarning, match="were reset"):
+        result = fit_em(noisy(x, noise), far, max_iter=30)
     assert result.parameters.means.abs().max() < 100
+
+
+def test_noise_of_another_number_of_points_is_refused():
+    with pytest.raises(ValueError, match="Expected noise of one point or of all 60; got that of 7"):
+        noisy(points(), torch.ones(7, 3))

@@ -4,21 +4,22 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference import GaussianMixture
+from latentmix.inference.mixtures.em.e_step import ExactPoints
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.empty import reseed
+from latentmix.inference.mixtures.em.empty import reset_empty
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models.mixture.parameters import MixtureParameters
 
-from tests.inference.mixtures.clouds import TYPES, begin, blobs
+from tests.inference.mixtures.clouds import ALL_TYPES, TYPES, begin, blobs
 
 
-def test_a_dead_component_is_started_anew():
+def test_a_dead_component_is_reset():
     x = blobs()
     first = begin(x, "full")
     means = first.means.clone()
     means[2] = 1e4
     dead = MixtureParameters(first.weights, means, first.covariances, first.structure)
-    with pytest.warns(ConvergenceWarning, match="started anew"):
+    with pytest.warns(ConvergenceWarning, match="were reset"):
         result = fit_em(x, dead)
     assert result.n_reseeded >= 1
     assert result.segments[:2] == (0, 1)
@@ -26,14 +27,14 @@ def test_a_dead_component_is_started_anew():
     assert result.parameters.means.abs().max() < 100
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 @pytest.mark.parametrize("dead", [1, 2, 3])
 def test_the_bound_never_falls_within_a_segment(covariance_type, dead):
     x = blobs(spread=0.3)
     first = begin(x, covariance_type, reg_covar=0.0)
     far = torch.arange(4)[:, None] < dead
     gone = MixtureParameters(first.weights, first.means + 1e4 * far, first.covariances, first.structure)
-    with pytest.warns(ConvergenceWarning, match=f"{dead} empty components were started anew"):
+    with pytest.warns(ConvergenceWarning, match=f"{dead} empty components were reset"):
         result = fit_em(x, gone, reg_covar=0.0, tol=0.0, max_iter=60)
     assert result.segments == (0, 1)
     assert result.n_reseeded == dead
@@ -43,16 +44,16 @@ def test_the_bound_never_falls_within_a_segment(covariance_type, dead):
     assert len(np.split(result.lower_bounds, result.segments[1:])[1]) == 59
 
 
-def test_a_component_is_not_started_anew_at_a_point_without_weight():
+def test_a_component_is_not_reset_to_a_point_without_weight():
     x = torch.cat([blobs(), torch.full((1, 3), 60.0, dtype=torch.float64)])
     weight = torch.ones(len(x)).double()
     weight[-1] = 0
     first = begin(x[:-1], "full")
     empty = torch.tensor([False, True, False, False])
     for given, expected in [(as_points(x), True), (as_points(x, weight), False)]:
-        revived = reseed(given, first, empty)
-        assert torch.equal(revived.means[1], x[-1]) == expected
-        assert bool((x == revived.means[1]).all(1).any())
+        reset = reset_empty(ExactPoints(given), first, empty)
+        assert torch.equal(reset.means[1], x[-1]) == expected
+        assert bool((x == reset.means[1]).all(1).any())
 
 
 @pytest.mark.parametrize("inference", ["em", "svi"])

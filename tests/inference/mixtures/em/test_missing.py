@@ -4,22 +4,23 @@ import torch
 from scipy.stats import multivariate_normal
 
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
+from latentmix.inference.mixtures.em.e_step import ExactPoints
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.initialization import start
+from latentmix.inference.mixtures.em.initialization import initialize, start
+from latentmix.inference.mixtures.em.m_step import maximize
 from latentmix.inference.mixtures.em.missing import (
-    expectation_with_missing,
+    IncompletePoints,
     impute,
     log_joint_with_missing,
+    marginalizing,
     mean_filled,
-    start_with_missing,
 )
-from latentmix.inference.mixtures.em.statistics import expectation
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-from tests.inference.mixtures.clouds import TYPES, synthetic
+from tests.inference.mixtures.clouds import ALL_TYPES, TYPES, synthetic
 
 
 def mixture(covariance_type, n_components=3, n_features=4, seed=0) -> MixtureParameters:
@@ -37,6 +38,15 @@ def mixture(covariance_type, n_components=3, n_features=4, seed=0) -> MixturePar
         covariances = drawn(*shape).exp()
     weights = drawn(n_components).softmax(0)
     return MixtureParameters(weights, drawn(n_components, n_features), covariances, structure)
+
+
+def expectation(x, parameters, weight=None):
+    return IncompletePoints(as_points(x, weight, allow_nan=True))(parameters)
+
+
+def seeded(x, n_components, structure):
+    e_step = marginalizing(as_points(x, allow_nan=True))
+    return initialize(e_step, n_components, structure, random_state=np.random.RandomState(0))
 
 
 def incomplete(n=200, n_features=4, seed=0, share=0.3) -> torch.Tensor:
@@ -79,17 +89,18 @@ def by_hand(x, parameters, weight):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9])
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_statistics_and_densities_are_those_of_every_point_on_its_own(covariance_type, share) -> None:
     parameters, x = mixture(covariance_type), incomplete(share=share)
     weight = torch.rand(len(x), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert bool(x.isnan().all(1).any()) == (share == 0.9)
     joint, sums, scatter, expected = by_hand(x, parameters, weight.numpy())
-    found = expectation_with_missing(x, parameters, weight)
+    found = expectation(x, parameters, weight)
     np.testing.assert_allclose(log_joint_with_missing(x, parameters), joint, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(found.sums, sums, rtol=1e-9, atol=1e-10)
     squares = scatter.diagonal(axis1=1, axis2=2)
     by_type = {"full": scatter, "tied": scatter.sum(0), "diag": squares, "spherical": squares.mean(1)}
+    by_type["tied_diag"] = squares.sum(0)
     own = found.scatter.mean(1) if covariance_type == "spherical" else found.scatter
     np.testing.assert_allclose(own, by_type[covariance_type], rtol=1e-9, atol=1e-10)
     density = np.logaddexp.reduce(joint, axis=1)
@@ -104,27 +115,27 @@ def test_statistics_and_densities_are_those_of_every_point_on_its_own(covariance
     assert torch.equal(filled[there], x[there])
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 @pytest.mark.parametrize("complete", [False, True])
 def test_points_of_no_weight_count_for_nothing(covariance_type, complete) -> None:
     """Where all that are complete have none, or all that are not."""
     parameters, x = mixture(covariance_type), incomplete()
     weight = (x.isnan().any(1) != complete).double()
     assert 0 < float(weight.sum()) < len(x)
-    found = expectation_with_missing(x, parameters, weight)
-    expected = expectation_with_missing(x[weight > 0], parameters)
+    found = expectation(x, parameters, weight)
+    expected = expectation(x[weight > 0], parameters)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_complete_points_are_those_of_plain_em(covariance_type) -> None:
     x = torch.from_numpy(synthetic(500, n_components=3))
     structure = covariance_structure(covariance_type)
-    begin = start_with_missing(x, 3, structure, random_state=np.random.RandomState(0))
+    begin = seeded(x, 3, structure)
     plain = start(x, 3, structure, random_state=np.random.RandomState(0))
     assert torch.equal(begin.means, plain.means)
-    ours, theirs = expectation_with_missing(x, begin), expectation(x, begin).about(begin.means)
+    ours, theirs = expectation(x, begin), ExactPoints(as_points(x))(begin).about(begin.means)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-12, atol=1e-11)
     torch.testing.assert_close(log_joint_with_missing(x, begin), begin.log_joint(x), rtol=1e-10, atol=1e-10)
@@ -137,9 +148,7 @@ def unconstrained(parameters):
     free = {
         "full": root.tril(-1) + torch.diag_embed(root.diagonal(dim1=-2, dim2=-1).log()),
         "tied": root[0].tril(-1) + torch.diag(root[0].diagonal().log()),
-        "diag": parameters.covariances.log(),
-        "spherical": parameters.covariances.log(),
-    }[name]
+    }.get(name, parameters.covariances.log())
     return [value.clone().requires_grad_() for value in (parameters.weights.log(), parameters.means, free)]
 
 
@@ -166,12 +175,12 @@ def negative_log_likelihood(x, parameters):
     return total / len(x)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_em_ends_where_direct_optimisation_does(covariance_type) -> None:
     x, structure = clusters(), covariance_structure(covariance_type)
     points = as_points(x, allow_nan=True)
-    begin = start_with_missing(points, 2, structure, random_state=np.random.RandomState(0))
-    fit = fit_em(points, begin, e_step=expectation_with_missing, reg_covar=0.0, tol=1e-15, max_iter=3000)
+    begin = seeded(x, 2, structure)
+    fit = fit_em(IncompletePoints(points), begin, reg_covar=0.0, tol=1e-15, max_iter=3000)
     bounds = np.array(fit.lower_bounds)
     assert np.diff(bounds).min() > -1e-13
     assert bounds[-1] - bounds[0] > 1e-3
@@ -203,9 +212,9 @@ def test_a_point_with_nothing_observed_moves_no_maximum() -> None:
     x, structure = clusters(), covariance_structure("full")
     x = x[~x.isnan().all(1)]
     more = torch.cat([x, torch.full((40, 3), torch.nan, dtype=x.dtype)])
-    begin = start_with_missing(x, 2, structure, random_state=np.random.RandomState(0))
-    options = {"e_step": expectation_with_missing, "reg_covar": 0.0, "tol": 1e-15, "max_iter": 3000}
-    without, found = (fit_em(as_points(a, allow_nan=True), begin, **options) for a in (x, more))
+    begin = seeded(x, 2, structure)
+    options = {"reg_covar": 0.0, "tol": 1e-15, "max_iter": 3000}
+    without, found = (fit_em(IncompletePoints(as_points(a, allow_nan=True)), begin, **options) for a in (x, more))
     torch.testing.assert_close(found.parameters.covariances, without.parameters.covariances, rtol=1e-6, atol=1e-6)
     assert found.lower_bounds[-1] * len(more) == pytest.approx(without.lower_bounds[-1] * len(x))
 
@@ -214,13 +223,13 @@ def test_batches_and_weights_are_those_of_one_array() -> None:
     x = incomplete(300)
     weight = torch.randint(0, 4, (300,), generator=torch.Generator().manual_seed(3))
     parameters = mixture("full")
-    repeated = expectation_with_missing(x.repeat_interleave(weight, dim=0), parameters)
+    repeated = expectation(x.repeat_interleave(weight, dim=0), parameters)
     batches = [(x[rows], weight[rows].double()) for rows in torch.arange(300).split(70)]
-    streamed = expectation_with_missing(as_points(batches, allow_nan=True), parameters)
+    streamed = IncompletePoints(as_points(batches, allow_nan=True))(parameters)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
         torch.testing.assert_close(getattr(streamed, name), getattr(repeated, name), rtol=1e-10, atol=1e-10)
     seeds = [
-        start_with_missing(points, 3, parameters.structure, random_state=np.random.RandomState(0)).means
+        initialize(IncompletePoints(points), 3, parameters.structure, random_state=np.random.RandomState(0)).means
         for points in (as_points(x, weight.double(), allow_nan=True), as_points(batches, allow_nan=True))
     ]
     torch.testing.assert_close(*seeds)
@@ -234,8 +243,8 @@ def test_patterns_are_told_apart_among_many_features() -> None:
     )
     torch.testing.assert_close(log_joint_with_missing(x, full), log_joint_with_missing(x, parameters))
     torch.testing.assert_close(
-        expectation_with_missing(x, full).scatter.diagonal(dim1=-2, dim2=-1),
-        expectation_with_missing(x, parameters).scatter,
+        expectation(x, full).scatter.diagonal(dim1=-2, dim2=-1),
+        expectation(x, parameters).scatter,
     )
 
 
@@ -246,8 +255,8 @@ def test_nearly_singular_covariances_stay_positive_definite() -> None:
     x[torch.rand(400, 3, generator=torch.Generator().manual_seed(1)) < 0.3] = torch.nan
     one = torch.ones(1, dtype=torch.float64)
     begin = MixtureParameters(one, torch.zeros(1, 3).double(), covariance[None], covariance_structure("full"))
-    statistics = expectation_with_missing(x, begin)
-    fitted, repaired = statistics.maximize(0.0, torch.ones(3, dtype=torch.float64))
+    statistics = expectation(x, begin)
+    fitted, repaired = maximize(statistics, 0.0, torch.ones(3, dtype=torch.float64))
     assert not repaired
     assert bool(torch.linalg.eigvalsh(fitted.covariances / (root.norm(dim=1)[:, None] * root.norm(dim=1))).min() > 0)
 
@@ -260,7 +269,7 @@ def test_mean_filled_points_and_what_is_refused() -> None:
     assert mean_filled(complete) is complete
     x[:, 2] = torch.nan
     with pytest.raises(ValueError, match="observed entry in every column; got none in column 2"):
-        start_with_missing(x, 2, covariance_structure("full"), random_state=np.random.RandomState(0))
+        seeded(x, 2, covariance_structure("full"))
     weight = torch.ones(50, dtype=torch.float64)
     x[0, 2], weight[0] = 1.0, 0.0
     with pytest.raises(ValueError, match="got none in column 2"):

@@ -1,6 +1,5 @@
 """The E step's kernels against plain formulas, against each other, in extended precision, and against scikit-learn."""
 
-import gc
 import math
 import warnings
 
@@ -11,19 +10,16 @@ from sklearn.mixture import GaussianMixture as Theirs
 
 from latentmix.inference.mixtures.em import kernels
 from latentmix.inference.mixtures.em.density import LogJoint, log_joint
-from latentmix.inference.mixtures.em.features import features_for
-from latentmix.inference.mixtures.em.kernels import Centred, Expanded, accurate, expansion_error
-from latentmix.inference.mixtures.em.statistics import (
-    _TOTALS,
-    SufficientStatistics,
-    _passed,
-    expectation,
-)
+from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.kernels import Centred, Expanded, accurate
+from latentmix.inference.mixtures.em.m_step import maximize
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.mixture.quadratic import expansion_error
 
-from tests.inference.mixtures.clouds import TYPES, begin, blobs
+from tests.inference.mixtures.clouds import ALL_TYPES, TYPES, begin, blobs
 
 SIZES = [(1, 1), (1, 4), (2, 3), (5, 1), (6, 7), (7, 12)]
 
@@ -35,6 +31,7 @@ def mixture(covariance_type, n_features, n_components, seed=0, scale=1.0):
     covariances = torch.from_numpy(roots @ roots.transpose(0, 2, 1) / 2 + np.eye(n_features) / 2) * scale
     diagonals = covariances.diagonal(dim1=-2, dim2=-1)
     chosen = {"full": covariances, "tied": covariances.mean(0), "diag": diagonals, "spherical": diagonals.mean(1)}
+    chosen["tied_diag"] = diagonals.mean(0)
     means = torch.from_numpy(3 * random.standard_normal((n_components, n_features)))
     weights = torch.from_numpy(random.dirichlet(np.full(n_components, 5.0)))
     return MixtureParameters(
@@ -76,10 +73,8 @@ def kernels_of(points, parameters):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n_features", "n_components"), SIZES)
-@pytest.mark.parametrize("covariance_type", TYPES)
-def test_statistics_are_those_of_plain_formulas(
-    covariance_type, n_features, n_components, weighted, monkeypatch
-) -> None:
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+def test_statistics_match_plain_formulas(covariance_type, n_features, n_components, weighted, monkeypatch) -> None:
     """Both kernels, in one block and in blocks that do not divide the points."""
     parameters = mixture(covariance_type, n_features, n_components)
     x = drawn(parameters)
@@ -91,9 +86,12 @@ def test_statistics_are_those_of_plain_formulas(
         monkeypatch.setattr(kernels, "_LARGEST", largest)
         for kernel in kernels_of(points, parameters):
             assert (kernel.rows < len(x)) == (largest == 64)
-            assert_same(_passed(points, kernel), expected)
-        assert_same(expectation(points, parameters), expected)
-        assert_same(expectation(x, parameters, weight), expected)
+            for block, own in points.columns(kernel.rows):
+                kernel.expect(block, own)
+            assert_same(kernel.statistics(), expected)
+        e_step = ExactPoints(points)
+        for _ in range(2):
+            assert_same(e_step(parameters), expected)
         torch.testing.assert_close(log_joint(x, parameters), parameters.log_joint(x), rtol=1e-11, atol=1e-11)
 
 
@@ -101,7 +99,7 @@ def test_statistics_are_those_of_plain_formulas(
 def test_scatter_of_the_products_is_complete_and_symmetric(n_features) -> None:
     """Every product of two features exactly once, whichever side of the diagonal it stands on."""
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((70, n_features)))
-    features = features_for(covariance_structure("full"), n_features)
+    features = covariance_structure("full").features(n_features, x.device)
     block = torch.empty(features.lead + features.count, len(x), dtype=torch.float64)
     block[features.lead : features.lead + n_features] = x.T
     features.fill(block)
@@ -110,14 +108,14 @@ def test_scatter_of_the_products_is_complete_and_symmetric(n_features) -> None:
     torch.testing.assert_close(found, x.T @ x, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_single_precision_far_from_the_origin(covariance_type) -> None:
     parameters = mixture(covariance_type, 4, 3)
     far = MixtureParameters(parameters.weights, parameters.means + 1e6, parameters.covariances, parameters.structure)
     x = (drawn(parameters) + 1e6).float()
     near = MixtureParameters(parameters.weights, far.means - 1e6, parameters.covariances, parameters.structure)
     expected = plain(x.double() - 1e6, near)
-    found = expectation(x, far)
+    found = ExactPoints(as_points(x))(far)
     assert found.scatter.dtype == torch.float64
     shifted = found.about(far.means)
     assert_same(
@@ -134,8 +132,8 @@ def extended_log_joint(x, parameters):
     """In extended precision, from the factors of the precisions."""
     factors = parameters.precisions_cholesky
     whole = factors.expand(len(parameters.means), *factors.shape[-2:]) if factors.ndim > 1 else factors
-    if parameters.structure.name in ("diag", "spherical"):
-        whole = factors.reshape(len(parameters.means), -1).expand_as(parameters.means).diag_embed()
+    if not parameters.structure.correlated:
+        whole = parameters.structure.by_component(factors).expand_as(parameters.means).diag_embed()
     deviations = x.numpy().astype(np.longdouble)[:, None] - parameters.means.numpy().astype(np.longdouble)
     factors = whole.numpy().astype(np.longdouble)
     squares = (np.einsum("kij,nki->nkj", factors, deviations) ** 2).sum(-1)
@@ -145,7 +143,7 @@ def extended_log_joint(x, parameters):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4, 1e-6])
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_expanded_log_densities_err_by_less_than_the_bound(covariance_type, scale) -> None:
     """Wherever it would be taken, and where it would not; the bound is not a thousand times too large either."""
     for seed, (n_features, n_components) in enumerate([(1, 3), (3, 5), (8, 4), (20, 3)]):
@@ -153,15 +151,18 @@ def test_expanded_log_densities_err_by_less_than_the_bound(covariance_type, scal
         x = drawn(parameters, 200)
         points = as_points(x)
         expected = extended_log_joint(x, parameters)
-        units = (parameters, points.location, points.variance, points.radius)
+        structure, means = parameters.structure, parameters.means - points.location
+        precisions = structure.precisions(parameters.precisions_cholesky)
+        features = structure.features(n_features, x.device)
+        units = (structure, features, means, precisions, points.variance, points.radius)
         expanded, centred = kernels_of(points, parameters)
-        joint = expanded.load(x)
-        error = np.abs((joint + expanded.shared()).T.numpy() - expected).max()
-        bound = expansion_error(*units, shared=True)
+        joint = expanded.log_joint(x)
+        error = np.abs((joint + expanded.common_square()).T.numpy() - expected).max()
+        bound = float(expansion_error(*units, shared=True))
         assert bound / 3000 < error < bound + 1e-13
         between = (joint - joint[:1]).T.numpy() - (expected - expected[:, :1])
-        assert np.abs(between).max() < 2 * expansion_error(*units) + 1e-13
-        relative = np.abs(centred.load(x).T.numpy() - expected) / np.maximum(1, np.abs(expected))
+        assert np.abs(between).max() < 2 * float(expansion_error(*units)) + 1e-13
+        relative = np.abs(centred.log_joint(x).T.numpy() - expected) / np.maximum(1, np.abs(expected))
         assert relative.max() < 1e-13
 
 
@@ -180,7 +181,7 @@ def test_ill_conditioned_covariances_are_centred(covariance_type) -> None:
     x = torch.cat([drawn(narrow, 300), narrow.means])
     points = as_points(x)
     assert not accurate(narrow, points.location, points.variance, points.radius)
-    found = expectation(points, narrow)
+    found = ExactPoints(points)(narrow)
     assert found.centres is narrow.means
     joint = extended_log_joint(x, narrow)
     peak = joint.max(1, keepdims=True)
@@ -201,7 +202,7 @@ def test_ill_conditioned_covariances_are_centred(covariance_type) -> None:
     np.testing.assert_allclose(ours, joint.astype(float), rtol=1e-12, atol=1e-10)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_a_covariance_that_collapses_is_taken_about_the_means(covariance_type) -> None:
     """The parameters pass the test of conditioning, and the covariances of the very next M step would not."""
     random = np.random.default_rng(0)
@@ -212,16 +213,16 @@ def test_a_covariance_that_collapses_is_taken_about_the_means(covariance_type) -
     covariances = structure.regularize(nothing, torch.full((2,), 0.1).double())
     parameters = MixtureParameters(torch.full((2,), 0.5).double(), centres, covariances, structure)
     assert accurate(parameters, points.location, points.variance, points.radius)
-    found = expectation(points, parameters)
+    found = ExactPoints(points)(parameters)
     assert found.centres is parameters.means
-    fitted, jittered = found.maximize(0.0, points.variance)
+    fitted, jittered = maximize(found, 0.0, points.variance)
     assert not jittered
-    expected = plain(points.sample(torch.arange(100)), parameters).maximize(0.0, points.variance)[0]
+    expected = maximize(plain(points.sample(torch.arange(100)), parameters), 0.0, points.variance)[0]
     torch.testing.assert_close(fitted.covariances, expected.covariances, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_one_step_is_that_of_scikit_learn(covariance_type) -> None:
+def test_one_step_matches_scikit_learn(covariance_type) -> None:
     x = blobs(n=500)
     start = begin(x, covariance_type)
     precisions = start.structure.precisions(start.precisions_cholesky)
@@ -233,8 +234,8 @@ def test_one_step_is_that_of_scikit_learn(covariance_type) -> None:
         warnings.simplefilter("ignore")
         theirs.fit(x.numpy())
     points = as_points(x)
-    statistics = expectation(points, start)
-    found, jittered = statistics.maximize(1e-6, points.variance)
+    statistics = ExactPoints(points)(start)
+    found, jittered = maximize(statistics, 1e-6, points.variance)
     assert not jittered
     assert statistics.centres is not start.means
     assert statistics.bound == pytest.approx(theirs.lower_bound_, rel=1e-12)
@@ -244,17 +245,17 @@ def test_one_step_is_that_of_scikit_learn(covariance_type) -> None:
         )
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_the_floor_is_added_exactly(covariance_type) -> None:
     x = blobs()
     points = as_points(x)
-    statistics = expectation(points, begin(x, covariance_type))
-    plain_fit, floored = (statistics.maximize(floor, points.variance)[0] for floor in (0.0, 0.25))
+    statistics = ExactPoints(points)(begin(x, covariance_type))
+    plain_fit, floored = (maximize(statistics, floor, points.variance)[0] for floor in (0.0, 0.25))
     expected = plain_fit.structure.regularize(plain_fit.covariances, torch.full((3,), 0.25).double())
     assert torch.equal(floored.covariances, expected)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_statistics_about_other_centres(covariance_type) -> None:
     parameters = mixture(covariance_type, 3, 4)
     x = drawn(parameters)
@@ -269,23 +270,18 @@ def test_statistics_about_other_centres(covariance_type) -> None:
     assert_same(together, found)
 
 
-def test_moments_shared_by_tied_covariances_are_kept_with_the_points() -> None:
-    parameters = mixture("tied", 3, 4)
+@pytest.mark.parametrize("covariance_type", ["tied", "tied_diag"])
+def test_scatter_of_a_shared_covariance_is_computed_once(covariance_type) -> None:
+    parameters = mixture(covariance_type, 3, 4)
     x, weight = drawn(parameters), torch.from_numpy(np.random.default_rng(2).uniform(0, 2, 1001))
-    points = as_points(x, weight)
-    first = expectation(points, parameters)
-    other = mixture("tied", 3, 4, seed=1)
-    second = expectation(points, other)
+    e_step, other = ExactPoints(as_points(x, weight)), mixture(covariance_type, 3, 4, seed=1)
+    first, second = e_step(parameters), e_step(other)
     assert second.scatter is first.scatter
     assert_same(first, plain(x, parameters, weight))
     assert_same(second, plain(x, other, weight))
-    before = len(_TOTALS)
-    del points
-    gc.collect()
-    assert len(_TOTALS) < before
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_components_of_no_weight(covariance_type) -> None:
     parameters = mixture(covariance_type, 3, 4)
     weights = torch.tensor([0.5, 0.0, 0.2, 0.3]).double()
@@ -295,7 +291,7 @@ def test_components_of_no_weight(covariance_type) -> None:
         joint = log_joint(points, parameters)
         assert bool((joint[:, 1] == -torch.inf).all())
         assert bool(joint[:, [0, 2, 3]].isfinite().all())
-    found = expectation(x, parameters)
+    found = ExactPoints(as_points(x))(parameters)
     assert float(found.counts[1]) == 0
     assert float(found.counts.sum()) == pytest.approx(len(x), rel=1e-12)
     assert found.empty.tolist() == [False, True, False, False]
@@ -320,11 +316,5 @@ def test_many_features_need_no_products() -> None:
         parameters.weights, parameters.means, torch.eye(65).double().expand(2, 65, 65), parameters.structure
     )
     x = drawn(wide, 300)
-    assert expectation(x, wide).centres is wide.means
-    assert_same(expectation(x, wide), plain(x, wide))
-
-
-def test_weights_beside_points_are_refused() -> None:
-    x = blobs()
-    with pytest.raises(ValueError, match="Expected no sample_weight beside Points"):
-        expectation(as_points(x), begin(x, "full"), torch.ones(len(x)))
+    assert ExactPoints(as_points(x))(wide).centres is wide.means
+    assert_same(ExactPoints(as_points(x))(wide), plain(x, wide))

@@ -11,8 +11,10 @@ from scipy.special import betaln, gammaln, logsumexp, multigammaln
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference.mixtures.em.conjugate import ConjugatePrior
-from latentmix.inference.mixtures.em.missing import expectation_with_missing
-from latentmix.inference.mixtures.em.statistics import SufficientStatistics, expectation
+from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.m_step import maximize
+from latentmix.inference.mixtures.em.missing import IncompletePoints
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.em.variational import (
     entropy,
     evidence_lower_bound,
@@ -124,7 +126,7 @@ def test_the_bound_never_falls_and_matches_scikit_learn_up_to_a_constant() -> No
         posterior = prior.posterior(SufficientStatistics.of_parameters(begin_at(x[:4], prior, 80.0), 80.0))
         found = []
         for _ in range(60):
-            statistics = expectation(x, posterior.effective)
+            statistics = ExactPoints(as_points(x))(posterior.effective)
             disorder = entropy(statistics, posterior.effective)
             posterior = prior.posterior(statistics)
             found.append(
@@ -146,7 +148,7 @@ def test_the_entropy_of_the_statistics_is_that_of_the_responsibilities(covarianc
     weight = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     shares = parameters.responsibilities(x)
     expected = -(weight[:, None] * shares * shares.log()).sum()
-    torch.testing.assert_close(entropy(expectation(x, parameters, weight), parameters), expected)
+    torch.testing.assert_close(entropy(ExactPoints(as_points(x, weight))(parameters), parameters), expected)
     # A component of no weight has no part in it.
     without = MixtureParameters(
         torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64),
@@ -155,7 +157,7 @@ def test_the_entropy_of_the_statistics_is_that_of_the_responsibilities(covarianc
         parameters.structure,
     )
     shares = without.responsibilities(x)[:, :2]
-    torch.testing.assert_close(entropy(expectation(x, without), without), -(shares * shares.log()).sum())
+    torch.testing.assert_close(entropy(ExactPoints(as_points(x))(without), without), -(shares * shares.log()).sum())
 
 
 def test_the_entropy_includes_that_of_missing_entries() -> None:
@@ -165,7 +167,9 @@ def test_the_entropy_includes_that_of_missing_entries() -> None:
     x = torch.tensor([[1.0, torch.nan], [0.5, 0.2], [torch.nan, torch.nan]], dtype=torch.float64)
     expected = 0.5 * math.log(2 * math.pi * math.e * (1 - 0.8**2 / 2))
     expected += math.log(2 * math.pi * math.e) + 0.5 * float(torch.logdet(covariance))
-    assert float(entropy(expectation_with_missing(x, parameters), parameters)) == pytest.approx(expected)
+    assert float(entropy(IncompletePoints(as_points(x, allow_nan=True))(parameters), parameters)) == pytest.approx(
+        expected
+    )
 
 
 def test_the_bound_never_falls_with_missing_entries() -> None:
@@ -176,7 +180,7 @@ def test_the_bound_never_falls_with_missing_entries() -> None:
     means = torch.tensor([[3.0] * 3, [0.0] * 3, [1.0] * 3], dtype=torch.float64)
     begin = prior.posterior(SufficientStatistics.of_parameters(begin_at(means, prior, 120.0), 120.0))
     points = as_points(x, allow_nan=True)
-    fit = fit_variational(points, begin, prior, e_step=expectation_with_missing, tol=1e-8, max_iter=500)
+    fit = fit_variational(IncompletePoints(points), begin, prior, tol=1e-8, max_iter=500)
     assert fit.converged
     assert fit.lower_bounds[-1] - fit.lower_bounds[0] > 1
     assert np.diff(fit.lower_bounds).min() > -1e-9
@@ -189,7 +193,7 @@ def test_statistics_of_a_start_are_those_of_its_points(covariance_type) -> None:
     shares = torch.nn.functional.one_hot(labels).double()
     structure = covariance_structure(covariance_type)
     statistics = SufficientStatistics.of(x, shares, torch.zeros(3, 2).double(), structure)
-    parameters, _ = statistics.maximize(0.0, torch.ones(2).double())
+    parameters, _ = maximize(statistics, 0.0, torch.ones(2).double())
     prior = prior_of(covariance_type, WEIGHTS[0])
     ours, theirs = prior.posterior(SufficientStatistics.of_parameters(parameters, 50.0)), prior.posterior(statistics)
     for name in ("weight_concentration", "means", "covariances", "degrees_of_freedom", "mean_precision"):

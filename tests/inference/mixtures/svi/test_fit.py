@@ -17,10 +17,10 @@ from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.inference.mixtures.svi.objective import Noiseless
 from latentmix.inference.objectives.conversion import as_objective
-from latentmix.models.mixture.covariances import covariance_structure
-from latentmix.models.mixture.gaussians import FeatureCache, QuadraticFeatures
+from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import OrderedMeans
+from latentmix.models.mixture.quadratic import ExpandedPoints
 
 from tests.inference.mixtures.clouds import TYPES, synthetic
 
@@ -62,14 +62,17 @@ def test_the_path_does_not_depend_on_how_densities_are_computed(
 ) -> None:
     begin = first(x, covariance_type)
     used: list[bool] = []
-    allow = QuadraticFeatures.allow
+    log_density = ExpandedPoints.log_density
     for answer in (True, False):
 
-        def asked(self: QuadraticFeatures, precision: torch.Tensor, answer: bool = answer) -> bool:
-            used.append(allow(self, precision))
-            return answer and used[-1]
+        def watched(
+            self: ExpandedPoints, means: torch.Tensor, factors: torch.Tensor, answer: bool = answer
+        ) -> torch.Tensor | None:
+            density = log_density(self, means, factors)
+            used.append(density is not None)
+            return density if answer else None
 
-        monkeypatch.setattr(QuadraticFeatures, "allow", asked)
+        monkeypatch.setattr(ExpandedPoints, "log_density", watched)
         bounds = SVI(epochs=12, tol=0.0).fit(x, begin).lower_bounds
         if answer:
             expected = bounds
@@ -80,16 +83,15 @@ def test_the_path_does_not_depend_on_how_densities_are_computed(
 
 def test_features_of_the_data_are_made_once_in_a_fit(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, ...]] = []
-    of = QuadraticFeatures.of
+    begin = ExpandedPoints.__init__
 
-    def counted(points: torch.Tensor, *, pairs: bool) -> QuadraticFeatures:
+    def counted(self: ExpandedPoints, points: torch.Tensor, structure: CovarianceStructure) -> None:
         made.append(tuple(points.shape))
-        return of(points, pairs=pairs)
+        begin(self, points, structure)
 
-    monkeypatch.setattr(QuadraticFeatures, "of", counted)
+    monkeypatch.setattr(ExpandedPoints, "__init__", counted)
     SVI(epochs=8).fit(x, first(x, "full"))
     assert made.count(tuple(x.shape)) == 1
-    assert FeatureCache()._value is None
 
 
 def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None:

@@ -1,0 +1,141 @@
+"""The E step of Gaussian mixtures: moments of points under the posterior probabilities of the components."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from latentmix.inference.mixtures.em.density import log_joint
+from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, Workspace, accurate
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
+from latentmix.inference.mixtures.points.points import Points, as_points
+from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.parameters import MixtureParameters
+
+__all__ = ["EStep", "ExactPoints", "KernelEStep", "as_e_step"]
+
+_CHUNK = 1_000_000
+
+
+class EStep(ABC):
+    """The E step of one fit: a function from mixtures to `SufficientStatistics` of its points.
+
+    It owns the points and whatever memory its passes over them reuse.
+
+    Args:
+        points: `n x D` points.
+
+    Attributes:
+        exact: Whether the points are observed as they are, complete and without noise. Moments are then those of the
+            points themselves: a fit may start from seeds alone, and sharpen covariances that are close to singular.
+    """
+
+    exact: ClassVar[bool] = False
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+
+    @abstractmethod
+    def __call__(self, parameters: MixtureParameters) -> SufficientStatistics:
+        """Statistics of all points, of all processes, under a mixture in float64."""
+
+    def filled(self) -> Points:
+        """Complete points near the observed ones, among which a fit finds its start."""
+        return self.points
+
+    def variance(self, start: MixtureParameters) -> Tensor:
+        """Variances of the features without their noise, `(D,)`, from a mixture to start from where need be."""
+        return self.points.variance
+
+    def scored(self, parameters: MixtureParameters) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Log joints `b x K`, points `b x D` without their noise, and weights `(b,)`, by chunks of local points.
+
+        Log joints are NaN where a point is incomplete.
+        """
+        for x, weight in self.points.chunks(max(1, _CHUNK // parameters.means.numel())):
+            yield log_joint(x, parameters), x.double(), weight
+
+
+class KernelEStep(EStep):
+    """An E step whose complete points go through the kernels.
+
+    Log-densities are quadratic in the points: where `expansion_error` is at most 1e-10, all of them are one matrix
+    product with features about the points' location, and all moments are another. Elsewhere, or where a covariance
+    shrinks a thousandfold in one step, deviations are taken from each component's mean. Blocks of rows stay in the
+    cache, in float64 once they are centred.
+    """
+
+    def __init__(self, points: Points) -> None:
+        super().__init__(points)
+        self._workspace = Workspace()
+        # Scatter about the location, which depends on the points alone where the structure is shared.
+        self._totals: dict[CovarianceStructure, Tensor] = {}
+
+    @final
+    def __call__(self, parameters: MixtureParameters) -> SufficientStatistics:
+        points, structure = self.points, parameters.structure
+        agree = points.processes.agree  # processes may differ in the last digits
+        if agree(accurate(parameters, points.location, points.variance, points.radius)):
+            kernel = Expanded(parameters, points.location, self._totals.get(structure), self._workspace)
+            statistics = points.reduce(lambda: self._pass(kernel))
+            if structure.shared:
+                self._totals[structure] = kernel.total
+            if not agree(_shrunk(statistics, parameters)):
+                return statistics
+        return points.reduce(lambda: self._pass(Centred(parameters, self._workspace)))
+
+    @abstractmethod
+    def _pass(self, kernel: Kernel) -> SufficientStatistics:
+        """Statistics of this process's points, by one pass over them."""
+
+
+@final
+class ExactPoints(KernelEStep):
+    """The E step of complete points without noise.
+
+    Its statistics are about the points' location, or about the means of the mixture.
+
+    Args:
+        points: `n x D` points in any floating dtype.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.mixtures.em.e_step import ExactPoints
+        >>> from latentmix.inference.mixtures.points.points import as_points
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.models.mixture.parameters import MixtureParameters
+        >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
+        >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
+        >>> ExactPoints(as_points(torch.tensor([[1.0, 2.0], [3.0, 4.0]])))(mixture).counts
+        tensor([2.], dtype=torch.float64)
+    """
+
+    exact = True
+
+    def _pass(self, kernel: Kernel) -> SufficientStatistics:
+        for x, weight in self.points.columns(kernel.rows):
+            kernel.expect(x, weight)
+        return kernel.statistics()
+
+
+def as_e_step(points: Tensor | Points | EStep) -> EStep:
+    """An E step as it is, or that of `n x D` complete points without noise."""
+    return points if isinstance(points, EStep) else ExactPoints(as_points(points))
+
+
+def _shrunk(statistics: SufficientStatistics, parameters: MixtureParameters) -> bool:
+    """Whether a covariance is less than a thousandth of what it was, in any direction: moments lost its digits."""
+    structure, factors = parameters.structure, parameters.precisions_cholesky
+    counts = statistics.counts.clamp_min(torch.finfo(torch.float64).tiny)
+    now = structure.estimate(counts, statistics.scatter, statistics.sums / counts[:, None])
+    if structure.correlated:
+        ratio = factors.mT @ now @ factors
+        ratio.diagonal(dim1=-2, dim2=-1).sub_(1e-3)
+        small = torch.linalg.cholesky_ex(ratio).info > 0
+    else:
+        small = structure.by_component(now * structure.precisions(factors) < 1e-3).any(-1)
+    return bool((small & ~statistics.empty).any())
