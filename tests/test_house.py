@@ -24,8 +24,8 @@ ORDERS = {
     ],
     "inference.mixtures": [
         ["progress", "points"],
-        ["algorithm"],
         ["em"],
+        ["algorithm"],
         ["standardised", "matching"],
         ["draws"],
         ["svi", "nuts"],
