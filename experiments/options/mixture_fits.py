@@ -18,6 +18,7 @@ from pyro.infer.autoguide import (
 from sklearn.base import clone
 
 from latentmix.inference import NUTS, SVI
+from latentmix.models.mixture.covariances import covariance_structure
 
 __all__ = ["GUIDES", "MixtureFits", "add_mixture_arguments"]
 
@@ -33,7 +34,7 @@ class MixtureFits:
 
     Args:
         n_components: Components; by default as many as there are classes.
-        covariance_type: Structure of the covariances.
+        covariance_type: Structure of the covariances: full, tied, diag, spherical, tied_diag, or a registered one.
         latents: What of q(z given x) a mixture sees: its mean, or one sample of it.
         n_init: Starts of which the best by log-likelihood is kept, for the fit without labels.
         tol: Change of the log-likelihood per point under which EM has converged.
@@ -47,7 +48,7 @@ class MixtureFits:
     """
 
     n_components: int | None = None
-    covariance_type: Literal["full", "tied", "diag", "spherical"] = "full"
+    covariance_type: str = "full"
     latents: Literal["mean", "sample"] = "mean"
     n_init: int = 10
     tol: float = 1e-6
@@ -63,6 +64,7 @@ class MixtureFits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected mixture.{name} of at least 1; got {value}.")
+        covariance_structure(self.covariance_type)
         for name in ("tol", "reg_covar"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected mixture.{name} of at least 0; got {getattr(self, name)}.")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -30,7 +30,11 @@ from latentmix.inference.mixtures.points.processes import Processes
 from latentmix.inference.mixtures.points.sources import Source, as_source, refuse_batches
 from latentmix.inference.mixtures.points.summary import check_rows, check_weights_of_rows
 from latentmix.inference.mixtures.points.validation import as_random_state, check_device, check_noise, check_tensor
-from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
+from latentmix.models.mixture.covariances import (
+    CovarianceStructure,
+    covariance_structure,
+    covariance_types,
+)
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["MixtureEstimator"]
@@ -50,7 +54,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": [_COUNT],
-        "covariance_type": [StrOptions({"full", "tied", "diag", "spherical"})],
+        "covariance_type": [StrOptions(set(covariance_types())), CovarianceStructure],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
@@ -68,10 +72,15 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
     }
 
     n_components: int
-    covariance_type: CovarianceType
+    covariance_type: str | CovarianceStructure
     random_state: int | np.random.RandomState | None
     device: str | torch.device | None
     dtype: str | torch.dtype | None
+
+    def _validate_params(self) -> None:
+        types = [StrOptions(set(covariance_types())), CovarianceStructure]  # those registered by now
+        constraints = {**self._parameter_constraints, "covariance_type": types}
+        validate_parameter_constraints(constraints, self.get_params(deep=False), caller_name=type(self).__name__)
 
     @abstractmethod
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:

@@ -29,7 +29,7 @@ from latentmix.inference.mixtures.em.variational import DegenerateMixture, Varia
 from latentmix.inference.mixtures.points.arrays import Array, as_tensor, returned
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
-from latentmix.models.mixture.covariances import CovarianceType, covariance_structure, covariance_types
+from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["BayesianGaussianMixture"]
@@ -105,7 +105,6 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **MixtureEstimator._parameter_constraints,
-        "covariance_type": [StrOptions(set(covariance_types()))],
         "weight_concentration_prior_type": [StrOptions({"dirichlet_process", "dirichlet_distribution"})],
         "weight_concentration_prior": [Interval(Real, 0.0, None, closed="neither"), None],
         "mean_precision_prior": [Interval(Real, 0.0, None, closed="neither"), None],
@@ -116,7 +115,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         self,
         *,
         n_components: int = 1,
-        covariance_type: CovarianceType = "full",
+        covariance_type: str | CovarianceStructure = "full",
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,

@@ -32,7 +32,7 @@ from latentmix.inference.mixtures.points.validation import check_distinct, check
 from latentmix.inference.mixtures.progress import Progress
 from latentmix.inference.mixtures.starts import EstimatorStarts, as_labels, check_resumable
 from latentmix.inference.mixtures.svi.fit import SVI
-from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
+from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 
 __all__ = ["GaussianMixture"]
 
@@ -52,7 +52,8 @@ class GaussianMixture(MixtureEstimator):
 
     Args:
         n_components: Number of components `K`.
-        covariance_type: "full", "diag", "tied" or "spherical".
+        covariance_type: "full", "diag", "tied", "spherical", "tied_diag" (one variance of each feature for all
+            components), or another registered `CovarianceStructure`, by its name or as an object.
         tol: EM ends when the bound changes by less, in nats per datum.
         reg_covar: Added to the diagonals of the covariances, in each step of EM and, to the same effect, in the
             objective of SVI; NUTS: floor of the variances.
@@ -84,7 +85,7 @@ class GaussianMixture(MixtureEstimator):
     Attributes:
         weights_: `(K,)`.
         means_: `K x D`.
-        covariances_: `K x D x D` (full), `D x D` (tied), `K x D` (diag) or `(K,)` (spherical).
+        covariances_: `K x D x D` (full), `D x D` (tied), `K x D` (diag), `(K,)` (spherical) or `(D,)` (tied_diag).
         precisions_: Their inverses.
         precisions_cholesky_: Upper factors of the precisions.
         parameters_: Weights, means and covariances as tensors in float64.
@@ -126,7 +127,7 @@ class GaussianMixture(MixtureEstimator):
         self,
         n_components: int = 1,
         *,
-        covariance_type: CovarianceType = "full",
+        covariance_type: str | CovarianceStructure = "full",
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
