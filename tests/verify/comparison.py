@@ -67,7 +67,7 @@ def sweep() -> dict[str, Any]:
         failure = command(["sweep", "digits_mlp2", *words, *grid, "--out", str(out)])
         if failure:
             return {"left out": failure}
-        results: dict[str, Any] = json.loads((out / "results.json").read_text())
+        results: dict[str, Any] = json.loads((out / "sweep.json").read_text())
     return untimed(results)
 
 
