@@ -46,6 +46,42 @@ def test_em_matches_scikit_learn(covariance_type, max_iter, tolerance):
     np.testing.assert_allclose(ours.lower_bounds, theirs.lower_bounds_, rtol=0, atol=tolerance)
 
 
+def plain_em(x, weights, means, covariances, iterations):
+    """EM by loops over dense covariances, each M step as the definition of the structure has it."""
+
+    def log_joint(weights, means, matrices):
+        parts = []
+        for weight, mean, matrix in zip(weights, means, matrices, strict=True):
+            deviations = x - mean
+            squares = (deviations @ np.linalg.inv(matrix) * deviations).sum(1)
+            log_det = np.linalg.slogdet(2 * np.pi * matrix)[1]
+            parts.append(np.log(weight) - 0.5 * (squares + log_det))
+        return np.stack(parts, 1)
+
+    bounds = []
+    for _ in range(iterations):
+        joint = log_joint(weights, means, covariances)
+        density = np.logaddexp.reduce(joint, axis=1)
+        bounds.append(density.mean())
+        responsibilities = np.exp(joint - density[:, None])
+        counts = responsibilities.sum(0)
+        weights, means = counts / len(x), responsibilities.T @ x / counts[:, None]
+        squares = sum(responsibilities[:, [k]] * (x - mean) ** 2 for k, mean in enumerate(means))
+        covariances = [np.diag(squares.sum(0) / len(x) + 1e-6)] * len(means)
+    return weights, means, covariances[0].diagonal(), bounds
+
+
+def test_em_of_tied_variances_matches_plain_em():
+    x = blobs()
+    first = begin(x, "tied_diag")
+    parts = (first.weights.numpy(), first.means.numpy(), list(first.expanded_covariances().numpy()))
+    weights, means, variances, bounds = plain_em(x.numpy(), *parts, iterations=40)
+    ours = fit_em(x, first, max_iter=40, tol=0.0)
+    np.testing.assert_allclose(ours.lower_bounds, bounds, rtol=1e-12)
+    for name, expected in [("weights", weights), ("means", means), ("covariances", variances)]:
+        np.testing.assert_allclose(getattr(ours.parameters, name), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("covariance_type", ALL_TYPES)
 @pytest.mark.parametrize("seed", range(6))
 def test_bound_never_falls_without_a_floor(covariance_type, seed):
