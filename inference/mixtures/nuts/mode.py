@@ -27,6 +27,7 @@ __all__ = ["curvature_basis", "em_starts", "improved_mode", "local_mode", "poste
 _STARTS = 5
 _PATIENCE = 20
 _MOST_SPLITS = 100
+_TIE = 1e-9  # relative difference of log-priors that rounding may cause
 
 
 def em_starts(made: StandardisedModel, x: Tensor, seed: int) -> list[MixtureParameters]:
@@ -59,7 +60,9 @@ def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: 
         orders = torch.stack([torch.arange(n_components), sites["means"][:, 0].argsort()])
     several = {name: value.expand(len(orders), *value.shape) for name, value in sites.items()}
     several = permuted_draws(several, orders, begin)
-    likeliest = int(potential.log_prior(several).nan_to_num(nan=-math.inf).argmax())
+    density = potential.log_prior(several).nan_to_num(nan=-math.inf)
+    greatest = float(density.max())
+    likeliest = int((density >= greatest - _TIE * (1 + abs(greatest))).int().argmax())
     position = potential.position({name: value[likeliest] for name, value in several.items()}).numpy()
     mode, energy = local_mode(potential, np.where(np.isfinite(position), position, 0.0))
     if not math.isfinite(energy):
