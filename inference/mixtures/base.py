@@ -249,7 +249,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return points, points.like
 
     def _check_features(self, n_features: int) -> None:
-        fitted = self.means_.shape[1]
+        fitted = as_tensor(self.means_).shape[1]
         if n_features != fitted:
             raise ValueError(
                 f"X has {n_features} features, but {type(self).__name__} is expecting {fitted} features as input."

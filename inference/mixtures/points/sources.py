@@ -159,7 +159,7 @@ class Batches(Source):
         if isinstance(batches, Iterator):
             raise ValueError(
                 f"Expected batches that can be iterated again and again; got a {type(batches).__name__}, which is "
-                "spent after one pass: pass a list, a DataLoader, or an object whose __iter__ starts anew."
+                "spent after one pass: pass a list, a DataLoader, or an object whose __iter__ restarts."
             )
         self.batches = batches
         self.count: int | None = None
@@ -206,7 +206,7 @@ class Batches(Source):
         if self.count is not None and total != self.count:
             raise ValueError(
                 f"Expected the same {self.count} rows in every pass over the batches; got {total}: pass an object "
-                "whose __iter__ starts anew."
+                "whose __iter__ restarts."
             )
         self.count = total
 
