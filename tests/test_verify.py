@@ -231,7 +231,7 @@ def test_proofs_depend_on_no_more_than_they_run() -> None:
     mixtures = files["batches_are_the_full_batch"]
     assert {"models/mixture/covariances.py", "inference/mixtures/em/em.py"} <= mixtures
     assert not any(name.startswith(("experiments/", "guides/", "inference/svi/")) for name in mixtures)
-    whole = files["digits_are_told_apart"]
+    whole = files["digits_are_classified"]
     assert {"models/flows.py", "guides/families.py", "experiments/presets/digits.yaml", "inference/svi/fit.py"} <= whole
     assert not any("figures" in name or name.endswith("mnist_conv64.yaml") for name in whole)
     assert not any(name.endswith("verify/registry.py") for each in files.values() for name in each)

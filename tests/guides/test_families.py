@@ -26,7 +26,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
 
 
 def shaken(head: ConditionalDistribution, size: float = 0.3) -> ConditionalDistribution:
-    """The head with weights far from those it starts with."""
+    """The head with weights far from the initial ones."""
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(size * torch.randn_like(parameter))
@@ -126,7 +126,7 @@ def test_dtype_follows_the_module(family: Family, dtype: torch.dtype) -> None:
 
 
 def test_device_follows_the_module(family: Family) -> None:
-    """On the device `meta`, which no tensor made elsewhere can be mixed with."""
+    """On the device `meta`, whose tensors cannot be combined with those of other devices."""
     head = family.build(features=6, latent_dim=3).to("meta")
     features = torch.randn(4, 6, device="meta")
     with validation_enabled(False):

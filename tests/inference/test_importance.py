@@ -92,7 +92,7 @@ def test_samples_are_nested_and_the_noise_of_the_data_is_apart(binary_images: Te
 
 @pytest.mark.parametrize("family", [None, FullNormal(), AutoregressiveFlow()])
 def test_fewer_samples_are_the_first_of_more(binary_images: Tensor, family: Any) -> None:
-    """Numbers of draws that are no multiple of what torch makes at once."""
+    """Numbers of draws that are not multiples of torch's vector length."""
     vae, guide = make_pair(family)
     seen: list[Tensor] = []
     vae.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))

@@ -15,7 +15,7 @@ from latentmix.models.flows import FlowDistribution, autoregressive
 
 
 def shaken(module: nn.Module, size: float = 0.3) -> nn.Module:
-    """The module with weights far from those it starts with, in float64."""
+    """The module with weights far from the initial ones, in float64."""
     with torch.no_grad():
         for parameter in module.double().parameters():
             parameter.add_(size * torch.randn_like(parameter))
@@ -23,7 +23,7 @@ def shaken(module: nn.Module, size: float = 0.3) -> nn.Module:
 
 
 def inverse_flow(latent_dim: int, batch: tuple[int, ...] = ()) -> FlowDistribution:
-    """f in the parallel direction, as a guide has it."""
+    """f in the parallel direction, as in a guide."""
     flow = shaken(autoregressive(latent_dim, transforms=2, hidden=(8,), context=2))
     loc = torch.randn(*batch, latent_dim, dtype=torch.float64, requires_grad=True)
     context = torch.randn(*batch, 2, dtype=torch.float64)

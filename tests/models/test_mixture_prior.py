@@ -217,7 +217,7 @@ def test_a_frozen_prior_is_saved_and_never_trained(covariance_type: CovarianceTy
 
 
 def latents(n: int = 300) -> tuple[Tensor, Tensor]:
-    """Means and draws of q whose second dimension the data say nothing about."""
+    """Means and draws of q, whose second dimension is independent of the data."""
     means = torch.stack([torch.where(torch.arange(n) % 2 == 0, -2.0, 2.0), torch.zeros(n)], 1).double()
     means = means + 0.05 * torch.randn(n, 2, dtype=torch.float64)
     return means, means + torch.tensor([0.1, 1.0]).double() * torch.randn(n, 2, dtype=torch.float64)

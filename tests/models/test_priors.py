@@ -132,7 +132,7 @@ def test_dtype_follows_the_module(prior: Prior, dtype: torch.dtype) -> None:
 
 
 def test_device_follows_the_module(prior: Prior) -> None:
-    """On the device `meta`, which no tensor made elsewhere can be mixed with."""
+    """On the device `meta`, whose tensors cannot be combined with those of other devices."""
     prior.to("meta")
     with validation_enabled(False):
         distribution = prior()

@@ -28,7 +28,7 @@ from tests.inference.pairs import (
 
 
 class Unknown(Trace_ELBO):  # type: ignore[misc]
-    """Half of Trace_ELBO: only its own code can know."""
+    """Half of Trace_ELBO, in code of its own."""
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
         loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)

@@ -150,7 +150,7 @@ def test_running_averages_are_those_of_pyro_step_by_step(options: dict[str, Any]
 
 
 def test_running_averages_are_state_and_no_parameters() -> None:
-    """The last minibatch is shorter; a fit resumed from a file goes on bit for bit."""
+    """The last minibatch is shorter; a fit resumed from a file is equal bit for bit."""
 
     def run(epochs: int, state: TrainingState | None = None) -> Any:
         model, guide = baseline_pair(AVERAGE)

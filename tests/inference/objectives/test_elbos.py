@@ -151,7 +151,7 @@ def test_the_enumeration_objective_can_be_traced(guide: Callable[[Any], Any]) ->
 
 
 def test_pyro_s_own_elbo_cannot_be_traced() -> None:
-    """The control of the tests above: what they would catch."""
+    """A negative control of the tests above."""
     model, guide, (x,), _ = vae_pair()
     with pyro.validation_enabled(False), pytest.raises(RuntimeError, match="tracing tensor"):
         make_fx(lambda x: Trace_ELBO().differentiable_loss(model, guide, x))(x)
@@ -182,7 +182,7 @@ def test_the_renyi_objective_reports_the_ordinary_bound_of_its_particles() -> No
 
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_renyi_particles_pass_through_convolutions(binary_images: Tensor, vectorize: bool) -> None:
-    """Against the bound written out: the mean over data of log mean_s p(x, z_s) / q(z_s given x)."""
+    """Against the formula of the bound: the mean over data of log mean_s p(x, z_s) / q(z_s given x)."""
     vae = VAE(ConvDecoder(latent_dim=2, channels=(4, 3), shape=(1, 8, 8)), StandardNormal(2), Bernoulli())
     encoder = ConvEncoder(latent_dim=2, channels=(3, 4), shape=(1, 8, 8), batch_norm=(False, True))
     guide = AmortizedGuide(encoder=encoder)
@@ -212,7 +212,7 @@ def test_renyi_refuses_a_guide_without_pathwise_gradient() -> None:
 
 @pytest.mark.parametrize("particles", ["one", "three_vectorised"])
 def test_an_enumerated_mixture_prior_equals_the_collapsed_one(particles: str) -> None:
-    """The same bound, gradients, log-likelihood and divergence: the components belong to the prior."""
+    """Bound, gradients, log-likelihood and divergence are equal: the components belong to the prior."""
     options = PARTICLES[particles]
     enumerated, collapsed = local_pair("mixture"), local_pair("collapsed")
     ours = assert_equal_to_pyro(TraceEnum_ELBO(**options, max_plate_nesting=1), enumerated)
@@ -229,7 +229,7 @@ def test_an_enumerated_mixture_prior_equals_the_collapsed_one(particles: str) ->
 
 @pytest.mark.parametrize("particles", ["one", "three"])
 def test_components_of_the_data_belong_to_the_log_likelihood(particles: str) -> None:
-    """Two enumerated variables, one of the prior and one of the data: each to its own part of the bound."""
+    """Two enumerated variables, one of the prior and one of the data, belong to different parts of the bound."""
 
     def model(x: Tensor, collapsed: bool) -> None:
         probs = torch.tensor([0.3, 0.7], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""TraceEnum_ELBO says so where it enumerates nothing."""
+"""TraceEnum_ELBO warns if it enumerates nothing."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def parts(x: Tensor, guide: Any, vae: Any) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("beta", [None, 0.3])
 def test_the_loss_equals_its_formula(beta: float | None) -> None:
-    """Between the divergences of the two dimensions, the floor holds one of them: its gradient is gone."""
+    """A floor between the divergences of two dimensions clamps one of them, whose gradient is then zero."""
     model, guide, (x,), _ = vae_pair()
     vae = model.__self__  # type: ignore[attr-defined]
     leaves = [*vae.parameters(), *guide.parameters()]  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def test_zero_free_bits_give_the_mean_field_bound() -> None:
 
 
 def test_a_minibatch_of_a_larger_set_has_the_same_free_bits() -> None:
-    """The floor is for the mean over data, whatever the plate says that they count for."""
+    """The floor applies to the mean over data, independent of the full size of the plate."""
     losses = []
     for size in (12, 100):
         model, guide, batch, _ = local_pair("normal", size=size)

@@ -32,7 +32,7 @@ from tests.inference.svi.test_state import Recorder, record
 
 
 class Explode(Callback):
-    """Spoils the weights at one minibatch."""
+    """Sets the weights to NaN at a minibatch."""
 
     def __init__(self, epoch: int, value: float = math.nan, last: bool = False) -> None:
         self.epoch, self.value, self.last = epoch, value, last

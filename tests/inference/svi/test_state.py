@@ -23,7 +23,7 @@ EPOCHS, BATCH = 4, 16  # 40 images: batches of 16, 16 and 8
 
 
 class Pair:
-    """A VAE with batch normalisation and dropout: everything that a resumed fit can get wrong."""
+    """A VAE with batch normalisation and dropout, whose buffers and draws a resumed fit has to restore."""
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -43,7 +43,7 @@ class Pair:
 
 
 class Recorder(Callback):
-    """Keeps the state of training at every call, as a file would hold it."""
+    """Saves the state of training at every call, as in a file."""
 
     def __init__(self) -> None:
         self.saved: dict[str, bytes] = {}
@@ -135,7 +135,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_order_of_callbacks_does_not_matter_for_resuming(binary_images: Tensor) -> None:
-    """A state kept by a callback before EarlyStopping holds what EarlyStopping remembers of that epoch."""
+    """A state saved by a callback before EarlyStopping includes the memory of EarlyStopping after that epoch."""
     recorder = Recorder()
     stopping = EarlyStopping(patience=2, min_delta=100.0)
     expected = Pair(seed=1).fit(binary_images, callbacks=[recorder, stopping], epochs=6)
@@ -205,7 +205,7 @@ def test_resuming_pyro_parameters_and_autoguides() -> None:
 
 
 class Average(nn.Module):
-    """A guide with a buffer that is set anew at every call, not changed in place."""
+    """A guide with a buffer that every call replaces rather than changes in place."""
 
     seen: Tensor
 
@@ -236,7 +236,7 @@ def test_buffers_that_are_replaced_are_resumed() -> None:
 
 
 class TestRefusals:
-    """A state resumes the fit that it comes from, and no other."""
+    """A state resumes the fit that it belongs to, and no other."""
 
     @pytest.fixture
     def state(self, binary_images: Tensor) -> TrainingState:
