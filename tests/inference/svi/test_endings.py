@@ -27,8 +27,9 @@ from latentmix.inference import (
 )
 from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
 
+from tests.inference.svi.test_callbacks import record
 from tests.inference.svi.test_fit import fit_vae, make_pair
-from tests.inference.svi.test_state import Recorder, record
+from tests.inference.svi.test_state import Recorder
 
 
 class Explode(Callback):
