@@ -137,17 +137,17 @@ def test_device_follows_the_module(family: Family) -> None:
             head.mean(features),
             head.covariance(features),
         )
-    assert {one.device.type for one in made} == {"meta"}
+    assert {first.device.type for first in made} == {"meta"}
 
 
 def test_one_family_serves_two_guides(family: Family) -> None:
-    one, other = family.build(6, 3), family.build(6, 3)
+    first, other = family.build(6, 3), family.build(6, 3)
     features = torch.randn(4, 6)
-    assert not torch.equal(one.mean(features), other.mean(features))
-    assert {id(p) for p in one.parameters()}.isdisjoint(id(p) for p in other.parameters())
-    other.load_state_dict(one.state_dict())
+    assert not torch.equal(first.mean(features), other.mean(features))
+    assert {id(p) for p in first.parameters()}.isdisjoint(id(p) for p in other.parameters())
+    other.load_state_dict(first.state_dict())
     z = torch.randn(4, 3)
-    assert torch.equal(one(features).log_prob(z), other(features).log_prob(z))
+    assert torch.equal(first(features).log_prob(z), other(features).log_prob(z))
 
 
 def test_repr(family: Family) -> None:

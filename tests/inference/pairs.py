@@ -191,12 +191,12 @@ def local_pair(prior: str, weight: float = 1.0, size: int = TOTAL) -> Pair:
 
 def gradients() -> dict[str, Tensor]:
     """Gradients of the leaves in the parameter store, which are then reset."""
-    found = {}
+    kept = {}
     for name, leaf in pyro.get_param_store().named_parameters():
         if leaf.grad is not None:
-            found[name] = leaf.grad.clone()
+            kept[name] = leaf.grad.clone()
             leaf.grad = None
-    return found
+    return kept
 
 
 def assert_equal_to_pyro(elbo: ELBO, pair: Pair, ordinary: bool = True) -> Terms:

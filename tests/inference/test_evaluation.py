@@ -72,10 +72,10 @@ def test_evaluation_depends_on_the_seed_alone(binary_images: Tensor) -> None:
     def measured(seed: int) -> Bound:
         return evaluate(vae.model, guide, binary_images, transform=noisy, batch_size=16, seed=seed)
 
-    one = measured(1)
+    first = measured(1)
     torch.manual_seed(99)
-    assert measured(1) == one
-    assert measured(2) != one
+    assert measured(1) == first
+    assert measured(2) != first
 
 
 def test_tuple_data_and_transform() -> None:

@@ -203,7 +203,7 @@ def test_filters_of_warnings_survive_threads() -> None:
             warnings.simplefilter("always")
             warnings.warn(str(seed), stacklevel=1)
             threading.Event().wait(0.01)
-        return [str(one.message) for one in caught]
+        return [str(warning.message) for warning in caught]
 
     before = list(warnings.filters)
     assert in_threads(work, list(range(4))) == [["0"], ["1"], ["2"], ["3"]]

@@ -120,12 +120,12 @@ def test_kl_per_dimension() -> None:
     loc, scale = torch.randn(5, 2, 3), torch.rand(5, 2, 3) + 0.1
     expected = 0.5 * (loc.square() + scale.square() - 1) - scale.log()
     q, p = dist.Normal(loc, scale), dist.Normal(torch.zeros(2, 3), 1.0)
-    found = kl_per_dimension(q.to_event(2), p.to_event(2))
-    assert found is not None
-    torch.testing.assert_close(found, expected.flatten(-2))
-    found = kl_per_dimension(q, dist.Normal(0.0, 1.0))
-    assert found is not None
-    torch.testing.assert_close(found, expected[..., None])
+    divergence = kl_per_dimension(q.to_event(2), p.to_event(2))
+    assert divergence is not None
+    torch.testing.assert_close(divergence, expected.flatten(-2))
+    divergence = kl_per_dimension(q, dist.Normal(0.0, 1.0))
+    assert divergence is not None
+    torch.testing.assert_close(divergence, expected[..., None])
     full = dist.MultivariateNormal(loc, torch.eye(3))
     assert kl_per_dimension(full, p.to_event(1)) is None
     assert kl_per_dimension(q.to_event(1), full) is None

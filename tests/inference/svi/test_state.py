@@ -111,26 +111,26 @@ def test_resumed_from_any_callback_bit_for_bit(binary_images: Tensor, configurat
             assert torch.equal(resumed.values()[key], value), (name, key)
 
 
-def assert_same_end(one: SVIResult, other: SVIResult, name: str = "") -> None:
-    assert one.losses == other.losses, name
-    assert [replace(record, seconds=0.0) for record in one.history] == [
+def assert_same_end(first: SVIResult, other: SVIResult, name: str = "") -> None:
+    assert first.losses == other.losses, name
+    assert [replace(record, seconds=0.0) for record in first.history] == [
         replace(record, seconds=0.0) for record in other.history
     ], name
-    assert (one.seed, one.stopped_early) == (other.seed, other.stopped_early), name
-    assert one.parameters.keys() == other.parameters.keys(), name
+    assert (first.seed, first.stopped_early) == (other.seed, other.stopped_early), name
+    assert first.parameters.keys() == other.parameters.keys(), name
     for key, value in other.parameters.items():
-        assert torch.equal(one.parameters[key], value), (name, key)
-    assert same(one.state.state_dict()["random"], other.state.state_dict()["random"]), name
+        assert torch.equal(first.parameters[key], value), (name, key)
+    assert same(first.state.state_dict()["random"], other.state.state_dict()["random"]), name
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+def same(first: Any, other: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, other)
+    if isinstance(first, Mapping):
+        return first.keys() == other.keys() and all(same(first[key], other[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(other) and all(map(same, first, other))
+    return bool(first == other)
 
 
 def test_order_of_callbacks_does_not_matter_for_resuming(binary_images: Tensor) -> None:
