@@ -108,9 +108,7 @@ def test_svi_trains_pseudo_inputs_and_guide(
     svi = SVI(vae.model, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
     losses = [svi.step(binary_images.double()) for _ in range(20)]
     assert sum(losses[-5:]) < sum(losses[:5])
-    assert all(
-        not torch.equal(parameter, before[id(parameter)]) for part in (vae, guide) for parameter in part.parameters()
-    )
+    assert not any(torch.equal(*pair) for pair in zip(parameters, before, strict=True))
     assert vae.generate(6).shape == (6, *SHAPE)
 
 
