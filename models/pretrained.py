@@ -1,4 +1,4 @@
-"""Weights in a folder, with what is needed to build the module again: safetensors and JSON, never pickle."""
+"""Saved modules: weights as safetensors and a description as JSON, never pickle."""
 
 from __future__ import annotations
 

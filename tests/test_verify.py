@@ -76,19 +76,19 @@ def test_a_result_is_written_with_figures_and_digests(root: Path) -> None:
 
 def test_a_proof_that_passed_is_skipped_until_its_code_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counted = Counted(passing)
-    one = counted.proof()
-    assert not up_to_date(one, root / "out", root)
-    assert run_all([one], root / "out", root=root) == 0
-    assert run_all([one], root / "out", root=root) == 0
+    claim = counted.proof()
+    assert not up_to_date(claim, root / "out", root)
+    assert run_all([claim], root / "out", root=root) == 0
+    assert run_all([claim], root / "out", root=root) == 0
     assert counted.calls == 1
     assert "counted: up to date\n1 up to date, 0 passed, 0 failed, 0 unavailable" in capsys.readouterr().out
     (root / "other.py").write_text("c = 2\n")
-    assert up_to_date(one, root / "out", root)
+    assert up_to_date(claim, root / "out", root)
     (root / "models" / "deep" / "preset.yaml").write_text("b: 2\n")
-    assert run_all([one], root / "out", root=root) == 0
+    assert run_all([claim], root / "out", root=root) == 0
     assert counted.calls == 2
     (root / "models" / "new.py").write_text("")
-    assert not up_to_date(one, root / "out", root)
+    assert not up_to_date(claim, root / "out", root)
 
 
 def test_force_runs_it_again(root: Path) -> None:
@@ -131,9 +131,9 @@ def test_unavailable_neither_passes_nor_fails(root: Path, capsys: pytest.Capture
     def needs_data() -> Figures:
         raise Unavailable("no MNIST: set LATENTMIX_DATA")
 
-    one = Counted(needs_data).proof()
-    assert run_all([one], root / "out", root=root) == 0
-    assert not up_to_date(one, root / "out", root)
+    claim = Counted(needs_data).proof()
+    assert run_all([claim], root / "out", root=root) == 0
+    assert not up_to_date(claim, root / "out", root)
     assert "no MNIST: set LATENTMIX_DATA" in capsys.readouterr().out
 
 
@@ -147,10 +147,10 @@ def test_an_interrupted_run_is_resumed(root: Path) -> None:
 
 
 def test_a_damaged_result_is_not_up_to_date(root: Path) -> None:
-    one = Counted(passing).proof()
-    run(one, root / "out", root)
+    claim = Counted(passing).proof()
+    run(claim, root / "out", root)
     (root / "out" / "counted.json").write_text("{")
-    assert not up_to_date(one, root / "out", root)
+    assert not up_to_date(claim, root / "out", root)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_proofs_depend_on_no_more_than_they_run() -> None:
     mixtures = files["batches_are_the_full_batch"]
     assert {"models/mixture/covariances.py", "inference/mixtures/em/em.py"} <= mixtures
     assert not any(name.startswith(("experiments/", "guides/", "inference/svi/")) for name in mixtures)
-    whole = files["digits_are_told_apart"]
+    whole = files["digits_are_classified"]
     assert {"models/flows.py", "guides/families.py", "experiments/presets/digits.yaml", "inference/svi/fit.py"} <= whole
     assert not any("figures" in name or name.endswith("mnist_conv64.yaml") for name in whole)
     assert not any(name.endswith("verify/registry.py") for each in files.values() for name in each)
@@ -254,9 +254,9 @@ def test_registration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_registered_proof_covers_what_is_there() -> None:
     assert command.main(["--list"]) == 0
-    for one in registry.PROOFS.values():
-        assert one.files()
-        assert one.run.__doc__, f"{one.name} makes no claim"
+    for each in registry.PROOFS.values():
+        assert each.files()
+        assert each.run.__doc__, f"{each.name} makes no claim"
 
 
 def test_unknown_name_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,7 +226,7 @@ class TrainingState:
         scheduler: MakeScheduler | None,
         callbacks: Sequence[Callback],
     ) -> None:
-        """Bind the state to the leaves of a fit, and restore what an earlier fit left.
+        """Bind the state to the leaves of a fit, and restore the saved state of an earlier fit.
 
         Raises:
             ValueError: If an earlier fit had other parameters, or optimizer or schedule cannot be made.

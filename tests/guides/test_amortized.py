@@ -158,10 +158,10 @@ def test_draw_is_a_sample_of_q(guide: AmortizedGuide, binary_images: Tensor) -> 
 
 
 def test_draw_depends_on_its_seed_alone(guide: AmortizedGuide, binary_images: Tensor) -> None:
-    one = guide.draw(binary_images, seed=3)
+    first = guide.draw(binary_images, seed=3)
     torch.rand(3)
-    assert torch.equal(guide.draw(binary_images, seed=3), one)
-    assert not torch.equal(guide.draw(binary_images, seed=4), one)
+    assert torch.equal(guide.draw(binary_images, seed=3), first)
+    assert not torch.equal(guide.draw(binary_images, seed=4), first)
     assert not torch.equal(guide.draw(binary_images), guide.draw(binary_images))
 
 
@@ -185,11 +185,11 @@ def test_encode_draw_and_moments_leave_the_module_alone(
 
 
 def test_two_guides_under_one_parameter_store_are_refused(binary_images: Tensor) -> None:
-    one, other = (AmortizedGuide(encoder=ENCODERS["mlp"]()) for _ in range(2))
-    one(binary_images)
+    first, other = (AmortizedGuide(encoder=ENCODERS["mlp"]()) for _ in range(2))
+    first(binary_images)
     with pytest.raises(ValueError, match=r"under 'guide'; got another module's .*: call pyro.clear_param_store\(\)"):
         other(binary_images)
-    one(binary_images)
+    first(binary_images)
     pyro.clear_param_store()
     other(binary_images)
 

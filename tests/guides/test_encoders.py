@@ -61,16 +61,16 @@ def test_dtype_follows_the_module(make: Callable[[], Encoder], dtype: torch.dtyp
 
 
 def test_state_dict_round_trip(make: Callable[[], Encoder]) -> None:
-    one, other = make(), make()
-    x = torch.randn(5, *one.shape)
-    one(x)  # moves the running means of batch normalisation
-    one.eval(), other.eval()
-    assert not torch.equal(one(x), other(x))
+    first, other = make(), make()
+    x = torch.randn(5, *first.shape)
+    first(x)  # moves the running means of batch normalisation
+    first.eval(), other.eval()
+    assert not torch.equal(first(x), other(x))
     file = io.BytesIO()
-    torch.save(one.state_dict(), file)
+    torch.save(first.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(one(x), other(x))
+    assert torch.equal(first(x), other(x))
 
 
 def test_repr_names_class_and_layers(make: Callable[[], Encoder]) -> None:

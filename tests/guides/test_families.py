@@ -26,7 +26,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
 
 
 def shaken(head: ConditionalDistribution, size: float = 0.3) -> ConditionalDistribution:
-    """The head with weights far from those it starts with."""
+    """The head with weights far from the initial ones."""
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(size * torch.randn_like(parameter))
@@ -126,7 +126,7 @@ def test_dtype_follows_the_module(family: Family, dtype: torch.dtype) -> None:
 
 
 def test_device_follows_the_module(family: Family) -> None:
-    """On the device `meta`, which no tensor made elsewhere can be mixed with."""
+    """On the device `meta`, whose tensors cannot be combined with those of other devices."""
     head = family.build(features=6, latent_dim=3).to("meta")
     features = torch.randn(4, 6, device="meta")
     with validation_enabled(False):
@@ -137,17 +137,17 @@ def test_device_follows_the_module(family: Family) -> None:
             head.mean(features),
             head.covariance(features),
         )
-    assert {one.device.type for one in made} == {"meta"}
+    assert {first.device.type for first in made} == {"meta"}
 
 
 def test_one_family_serves_two_guides(family: Family) -> None:
-    one, other = family.build(6, 3), family.build(6, 3)
+    first, other = family.build(6, 3), family.build(6, 3)
     features = torch.randn(4, 6)
-    assert not torch.equal(one.mean(features), other.mean(features))
-    assert {id(p) for p in one.parameters()}.isdisjoint(id(p) for p in other.parameters())
-    other.load_state_dict(one.state_dict())
+    assert not torch.equal(first.mean(features), other.mean(features))
+    assert {id(p) for p in first.parameters()}.isdisjoint(id(p) for p in other.parameters())
+    other.load_state_dict(first.state_dict())
     z = torch.randn(4, 3)
-    assert torch.equal(one(features).log_prob(z), other(features).log_prob(z))
+    assert torch.equal(first(features).log_prob(z), other(features).log_prob(z))
 
 
 def test_repr(family: Family) -> None:

@@ -190,17 +190,17 @@ def local_pair(prior: str, weight: float = 1.0, size: int = TOTAL) -> Pair:
 
 
 def gradients() -> dict[str, Tensor]:
-    """Gradients of the leaves in the parameter store, which they are then without."""
-    found = {}
+    """Gradients of the leaves in the parameter store, which are then reset."""
+    kept = {}
     for name, leaf in pyro.get_param_store().named_parameters():
         if leaf.grad is not None:
-            found[name] = leaf.grad.clone()
+            kept[name] = leaf.grad.clone()
             leaf.grad = None
-    return found
+    return kept
 
 
 def assert_equal_to_pyro(elbo: ELBO, pair: Pair, ordinary: bool = True) -> Terms:
-    """The twin's value and gradient are Pyro's, per datum, from the same seed; an ordinary loss is -ELBO."""
+    """Value and gradient equal Pyro's, per datum and from the same seed; an ordinary loss is -ELBO."""
     model, guide, batch, count = pair
     pyro.set_rng_seed(1)
     copy.copy(elbo).loss(model, guide, *batch)  # lazy parameters exist from here on

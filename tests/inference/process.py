@@ -1,4 +1,4 @@
-"""What of the process a call could change."""
+"""Snapshots of the state of the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 
 
 def snapshot() -> dict[str, Any]:
-    """Everything process-wide that a call could change."""
+    """All process-wide state that a call could change."""
     store = pyro.get_param_store().get_state()
     legacy = np.random.get_state(legacy=True)
     return {

@@ -56,8 +56,8 @@ def test_loaders_of_labels_go_through_the_transform():
 
 def test_loaders_are_taken_for_validation_and_evaluation():
     loader = DataLoader(TensorDataset(X), batch_size=30)
-    found, expected = (fit(model, AutoNormal(model), X, epochs=1, seed=0, validation=v) for v in (loader, X))
-    assert found.validation_losses == expected.validation_losses
+    loaded, expected = (fit(model, AutoNormal(model), X, epochs=1, seed=0, validation=v) for v in (loader, X))
+    assert loaded.validation_losses == expected.validation_losses
     guide = AutoNormal(model)
     store = fit(model, guide, X, epochs=1, seed=0).store
     assert evaluate(model, guide, loader, store=store) == evaluate(model, guide, X, store=store)

@@ -72,10 +72,10 @@ def test_evaluation_depends_on_the_seed_alone(binary_images: Tensor) -> None:
     def measured(seed: int) -> Bound:
         return evaluate(vae.model, guide, binary_images, transform=noisy, batch_size=16, seed=seed)
 
-    one = measured(1)
+    first = measured(1)
     torch.manual_seed(99)
-    assert measured(1) == one
-    assert measured(2) != one
+    assert measured(1) == first
+    assert measured(2) != first
 
 
 def test_tuple_data_and_transform() -> None:
@@ -134,7 +134,7 @@ def test_parameters_of_the_store_are_used_and_kept() -> None:
 
 
 class Own(Trace_ELBO):  # type: ignore[misc]
-    """An ELBO without a twin."""
+    """An ELBO without an objective of its own."""
 
 
 def test_an_objective_that_does_not_split_its_bound(binary_images: Tensor) -> None:
@@ -152,7 +152,7 @@ def test_a_callable_without_a_bound_is_refused(binary_images: Tensor) -> None:
 
 
 def test_data_outside_the_support_are_refused(binary_images: Tensor) -> None:
-    """Grey pixels are no data for Bernoulli: the number would look like a bound and be none."""
+    """Grey pixels are outside the support of Bernoulli: the result would look like a bound without being one."""
     vae, guide = make_pair()
     with pytest.raises(ValueError, match="zeros and ones for Bernoulli"):
         evaluate(vae.model, guide, 0.5 * binary_images)

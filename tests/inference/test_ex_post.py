@@ -58,7 +58,7 @@ def test_the_likelihood_is_the_posterior_over_the_prior(kind, dtype):
     else:
         axes = torch.linalg.qr(torch.randn(4, 3, 3, generator=generator, dtype=dtype)).Q
         covariances = (axes * torch.tensor([0.1, 0.5, 0.95], dtype=dtype)) @ axes.mT
-    found = likelihood_moments(means, covariances)
+    moments = likelihood_moments(means, covariances)
 
     def density(pair, z):
         matrix = pair[1].diag_embed() if kind == "variances" else pair[1]
@@ -66,10 +66,10 @@ def test_the_likelihood_is_the_posterior_over_the_prior(kind, dtype):
 
     z = 2 * torch.randn(50, 1, 3, generator=generator, dtype=torch.float64)
     ratio = density((means, covariances), z) - Normal(0.0, 1.0).log_prob(z).sum(-1)
-    constant = ratio - density(found, z)
+    constant = ratio - density(moments, z)
     tolerance = 1e-9 if dtype == torch.float64 else 1e-3
     torch.testing.assert_close(constant, constant[:1].expand_as(constant), rtol=0, atol=tolerance)
-    assert found[0].dtype == found[1].dtype == torch.float64
+    assert moments[0].dtype == moments[1].dtype == torch.float64
 
 
 def test_matrices_agree_with_variances_and_wide_posteriors_say_little():
@@ -161,10 +161,10 @@ def test_posteriors_are_infinitely_many_samples(covariance_type, kind):
     ours = UncertainPoints(as_points(means, weight), given)(start)
     theirs = ExactPoints(as_points(samples, weight.repeat_interleave(6) / 6))(start).about(start.means)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
-        one, other = getattr(ours, name), getattr(theirs, name)
+        first, other = getattr(ours, name), getattr(theirs, name)
         if name == "scatter" and covariance_type == "spherical":  # only its means over the features count
-            one, other = one.mean(-1), other.mean(-1)
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+            first, other = first.mean(-1), other.mean(-1)
+        torch.testing.assert_close(first, other, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])

@@ -52,9 +52,9 @@ def test_against_quadrature(binary_images: Tensor, family: Any, prior: str) -> N
         torch.nn.init.constant_(made.log_scales, -0.5)
         torch.nn.init.uniform_(made.means, -0.6, 0.6)
     vae, guide = make_pair(family, made)
-    found = log_likelihood(vae, guide, binary_images[:10], 20_000)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, integral(vae, binary_images[:10]), rtol=0, atol=0.08)
+    estimates = log_likelihood(vae, guide, binary_images[:10], 20_000)
+    assert estimates.dtype == torch.float64
+    torch.testing.assert_close(estimates, integral(vae, binary_images[:10]), rtol=0, atol=0.08)
 
 
 def test_memory_does_not_grow_with_the_samples(binary_images: Tensor) -> None:
@@ -92,7 +92,7 @@ def test_samples_are_nested_and_the_noise_of_the_data_is_apart(binary_images: Te
 
 @pytest.mark.parametrize("family", [None, FullNormal(), AutoregressiveFlow()])
 def test_fewer_samples_are_the_first_of_more(binary_images: Tensor, family: Any) -> None:
-    """Numbers of draws that are no multiple of what torch makes at once."""
+    """Numbers of draws that are not multiples of torch's vector length."""
     vae, guide = make_pair(family)
     seen: list[Tensor] = []
     vae.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -115,13 +115,13 @@ def test_several_priors_equal_each_alone(binary_images: Tensor) -> None:
     torch.nn.init.normal_(priors["full"].lower)  # type: ignore[arg-type]
     decoded: list[int] = []
     vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(1))
-    found = log_likelihoods(vae, guide, binary_images, priors, 50, chunk=640)
+    estimates = log_likelihoods(vae, guide, binary_images, priors, 50, chunk=640)
     once = len(decoded)
     for name, prior in priors.items():
         vae.prior = prior
-        torch.testing.assert_close(found[name], log_likelihood(vae, guide, binary_images, 50, chunk=640))
+        torch.testing.assert_close(estimates[name], log_likelihood(vae, guide, binary_images, 50, chunk=640))
     assert len(decoded) == 5 * once
-    assert found.keys() == priors.keys()
+    assert estimates.keys() == priors.keys()
 
 
 @pytest.mark.parametrize("covariance_type", ["diag", "full"])
@@ -132,9 +132,9 @@ def test_densities_of_mixtures(covariance_type: Any) -> None:
         torch.nn.init.normal_(leaf, std=2.0)
     mixtures = [prior(), StandardNormal(4).double()(), MixturePrior(4, 2).double()()]
     z = 5 * torch.randn(3, 7, 4, dtype=torch.float64)
-    found = Densities(mixtures)(z)
-    for one, mixture in zip(found, mixtures, strict=True):
-        torch.testing.assert_close(one, mixture.log_prob(z), rtol=1e-9, atol=1e-9)
+    estimates = Densities(mixtures)(z)
+    for density, mixture in zip(estimates, mixtures, strict=True):
+        torch.testing.assert_close(density, mixture.log_prob(z), rtol=1e-9, atol=1e-9)
     student = dist.StudentT(3.0, torch.zeros(4), 1.0).to_event(1)
     torch.testing.assert_close(Densities([student])(z)[0], student.log_prob(z).double())
 
@@ -188,24 +188,24 @@ def test_statistics_of_a_diagonal_guide(binary_images: Tensor) -> None:
     q = guide.posterior(binary_images)
     kl = 0.5 * (q.mean.square() + q.variance - 1 - q.variance.log()).mean(0)
     for batch_size in (7, 1024):
-        found = latent_statistics(vae, guide, binary_images, batch_size=batch_size, samples=200)
-        assert found.kl_per_dimension is not None
-        torch.testing.assert_close(found.kl_per_dimension, kl.detach().double(), rtol=1e-5, atol=1e-7)
-        assert found.rate == pytest.approx(kl.sum().item(), rel=1e-5)
-        assert found.active.tolist() == [False, True]
-        assert found.active_units == 1
-        torch.testing.assert_close(found.mean_variances, q.mean.double().var(0, correction=0).detach())
-        assert found.elbo == -(found.rate + found.distortion)
-        assert 0 < found.mutual_information < found.rate + 0.5
-        assert found.aggregate_size == 40
-        assert found.aggregate_covariance.shape == (2, 2)
+        estimates = latent_statistics(vae, guide, binary_images, batch_size=batch_size, samples=200)
+        assert estimates.kl_per_dimension is not None
+        torch.testing.assert_close(estimates.kl_per_dimension, kl.detach().double(), rtol=1e-5, atol=1e-7)
+        assert estimates.rate == pytest.approx(kl.sum().item(), rel=1e-5)
+        assert estimates.active.tolist() == [False, True]
+        assert estimates.active_units == 1
+        torch.testing.assert_close(estimates.mean_variances, q.mean.double().var(0, correction=0).detach())
+        assert estimates.elbo == -(estimates.rate + estimates.distortion)
+        assert 0 < estimates.mutual_information < estimates.rate + 0.5
+        assert estimates.aggregate_size == 40
+        assert estimates.aggregate_covariance.shape == (2, 2)
     assert latent_statistics(vae, guide, binary_images, aggregate=11).aggregate_size == 11
 
 
 def test_information_and_marginal_divergence_are_the_rate_of_one_sample(binary_images: Tensor) -> None:
     """Hoffman and Johnson's split is exact in the samples: log q(z given x) - log p(z)."""
     vae, guide = make_pair(FullNormal(), MixturePrior(2, 3))
-    found = latent_statistics(vae, guide, binary_images)
-    assert found.kl_per_dimension is None
-    assert found.mutual_information + found.marginal_kl == pytest.approx(found.rate, rel=1e-5)
-    assert 0 <= found.mutual_information <= math.log(40)
+    estimates = latent_statistics(vae, guide, binary_images)
+    assert estimates.kl_per_dimension is None
+    assert estimates.mutual_information + estimates.marginal_kl == pytest.approx(estimates.rate, rel=1e-5)
+    assert 0 <= estimates.mutual_information <= math.log(40)

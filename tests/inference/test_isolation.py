@@ -1,4 +1,4 @@
-"""The promise that nothing process-wide changes, whatever is called and however it ends.
+"""Process-wide state is restored by every call, however it ends.
 
 A new public call joins `ACTIONS`; nothing else here needs to change.
 """
@@ -53,7 +53,7 @@ from tests.inference.process import differences, plane, snapshot
 
 
 class Stage:
-    """What the actions act on."""
+    """The models, guides and data of the actions."""
 
     def __init__(self, images: Tensor) -> None:
         decoder = MLPDecoder(latent_dim=2, hidden=(8,), shape=(1, 8, 8))
@@ -259,7 +259,7 @@ def _fails(leaves: Any) -> torch.optim.Optimizer:
 
 @pytest.fixture
 def stage(binary_images: Tensor) -> Iterator[Stage]:
-    """A process that is in no default state, so that what is put back is not what merely is usual."""
+    """A process in a state other than the default, so that restoring defaults would be noticed."""
     stage = Stage(binary_images)
     torch.optim.SGD(
         stage.vae.parameters(), lr=0.1
@@ -294,7 +294,7 @@ def test_actions_have_no_side_effects_under_no_grad(stage: Stage, action: str) -
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("action", ACTIONS)
 def test_actions_have_no_side_effects_in_inference_mode(stage: Stage, action: str) -> None:
-    """Data made in inference mode are taken, and every parameter stays one that can be trained."""
+    """Data made in inference mode are accepted, and all parameters remain trainable."""
     with torch.inference_mode():
         stage.images = stage.images.clone()
         assert stage.images.is_inference()
@@ -312,7 +312,7 @@ def test_an_import_changes_no_setting() -> None:
 
 
 def test_the_snapshot_sees_changes() -> None:
-    """The control of the tests above."""
+    """A negative control of the tests above."""
     changes: dict[str, Callable[[], Any]] = {
         "torch": lambda: torch.randn(1),
         "numpy": lambda: np.random.randn(),

@@ -101,8 +101,8 @@ def test_every_weight_of_the_exact_posterior_is_the_likelihood() -> None:
     """One sample is enough, and all samples agree."""
     vae, guide, x, exact = make(diagonal=False, n=40)
     for samples in (1, 7):
-        found = log_likelihood(vae, guide, x, samples, batch_size=16, chunk=50)
-        torch.testing.assert_close(found, exact, rtol=0, atol=1e-10)
+        estimates = log_likelihood(vae, guide, x, samples, batch_size=16, chunk=50)
+        torch.testing.assert_close(estimates, exact, rtol=0, atol=1e-10)
     bound = evaluate(vae.model, guide, x, objective=Trace_ELBO())
     assert bound.elbo == pytest.approx(exact.mean().item(), abs=1e-10)
 
@@ -139,15 +139,15 @@ def test_rate_distortion_and_information_of_the_exact_posterior() -> None:
     10,000. Without noise in the weights the bound is exact.
     """
     vae, guide, x, exact = make(diagonal=False, n=1_500)
-    found = latent_statistics(vae, guide, x, samples=20, aggregate=1_500)
+    estimates = latent_statistics(vae, guide, x, samples=20, aggregate=1_500)
     precision = guide.head.get_submodule("linear").weight.detach()  # type: ignore[union-attr, operator]
     precision = torch.eye(LATENT, dtype=x.dtype) + precision.mT @ precision / NOISE**2
     information = 0.5 * precision.logdet().item()
-    assert found.elbo == pytest.approx(exact.mean().item(), abs=1e-10)
-    assert found.rate == pytest.approx(information, abs=0.15)
-    assert found.mutual_information == pytest.approx(information - 0.065, abs=0.12)
-    assert found.marginal_kl == pytest.approx(0.011, abs=0.03)
-    torch.testing.assert_close(found.aggregate_mean, torch.zeros(LATENT, dtype=x.dtype), rtol=0, atol=0.15)
-    torch.testing.assert_close(found.aggregate_covariance, torch.eye(LATENT, dtype=x.dtype), rtol=0, atol=0.2)
-    torch.testing.assert_close(found.mean_variances, 1 - precision.inverse().diagonal(), rtol=0, atol=0.15)
-    assert found.kl_per_dimension is None
+    assert estimates.elbo == pytest.approx(exact.mean().item(), abs=1e-10)
+    assert estimates.rate == pytest.approx(information, abs=0.15)
+    assert estimates.mutual_information == pytest.approx(information - 0.065, abs=0.12)
+    assert estimates.marginal_kl == pytest.approx(0.011, abs=0.03)
+    torch.testing.assert_close(estimates.aggregate_mean, torch.zeros(LATENT, dtype=x.dtype), rtol=0, atol=0.15)
+    torch.testing.assert_close(estimates.aggregate_covariance, torch.eye(LATENT, dtype=x.dtype), rtol=0, atol=0.2)
+    torch.testing.assert_close(estimates.mean_variances, 1 - precision.inverse().diagonal(), rtol=0, atol=0.15)
+    assert estimates.kl_per_dimension is None

@@ -1,4 +1,4 @@
-"""Rows of words as aligned text."""
+"""Tables as aligned text."""
 
 from __future__ import annotations
 

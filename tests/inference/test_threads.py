@@ -1,4 +1,4 @@
-"""Fits in threads: the answers of fits in turn, and the process's state untouched."""
+"""Fits in threads: the results of sequential fits, without effects on the process's state."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ WORK: dict[str, Callable[[int], Any]] = {
 
 
 def in_threads(work: Callable[[int], Any], seeds: list[int]) -> list[Any]:
-    """Answers of threads that begin together."""
+    """Results of threads that start together."""
     barrier = threading.Barrier(len(seeds))
 
     def run(seed: int) -> Any:
@@ -205,7 +205,7 @@ def test_filters_of_warnings_survive_threads() -> None:
             warnings.simplefilter("always")
             warnings.warn(str(seed), stacklevel=1)
             threading.Event().wait(0.01)
-        return [str(one.message) for one in caught]
+        return [str(warning.message) for warning in caught]
 
     before = list(warnings.filters)
     assert in_threads(work, list(range(4))) == [["0"], ["1"], ["2"], ["3"]]
@@ -213,7 +213,7 @@ def test_filters_of_warnings_survive_threads() -> None:
 
 
 def _forked(expected: Any, before: dict[str, Any]) -> None:
-    """Exits with 0 where a fit works and Pyro's state is that outside of the other thread's block."""
+    """Exit with 0 if a fit works and Pyro's state is the one outside the other thread's block."""
     after = snapshot()
     same = all(before[name] == after[name] for name in ("pyro settings", "parameters", "handlers", "validation"))
     os._exit(0 if same and predicted(0) == expected else 3)
@@ -260,7 +260,7 @@ def test_fits_work_in_a_process_forked_during_a_fit(holder: str) -> None:
 
 
 def test_numpy_seed_is_drawn_outside_of_another_threads_block() -> None:
-    """A fit of random_state=None neither disturbs an isolated block nor is seeded by it."""
+    """A fit with random_state=None neither changes an isolated block nor is seeded by it."""
     entered, drawn_at = threading.Event(), []
 
     def hold() -> float:

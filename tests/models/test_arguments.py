@@ -7,7 +7,7 @@ from latentmix.models.arguments import Mismatch, check_floating, check_positive,
 
 
 def test_positive_integers_pass() -> None:
-    check_positive(one=1, several=(1, 2), none=())
+    check_positive(single=1, several=(1, 2), none=())
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, (2, 0), (2, 1.0)])

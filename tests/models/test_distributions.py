@@ -44,10 +44,10 @@ def test_continuous_bernoulli_equals_quadrature(logit: float) -> None:
         distribution = ContinuousBernoulli(logits)
         assert distribution.mean.item() == pytest.approx(mean, abs=tolerance)
         for value in x.to(dtype):
-            found = distribution.log_prob(value)
-            (slope,) = torch.autograd.grad(found, logits)
+            measured = distribution.log_prob(value)
+            (slope,) = torch.autograd.grad(measured, logits)
             expected = logits.item() * value.item() - log_normalizer
-            assert found.item() == pytest.approx(expected, abs=tolerance * max(1, abs(expected)), rel=0)
+            assert measured.item() == pytest.approx(expected, abs=tolerance * max(1, abs(expected)), rel=0)
             assert slope.item() == pytest.approx(value.item() - mean, abs=tolerance)
 
 
@@ -151,9 +151,9 @@ def test_samples_are_rounded_to_the_nearest_level() -> None:
     narrow = masses([0.0], [100 / 255], [5e-4], torch.float64)
     rate = narrow.log_prob(LEVELS[100]).exp().item()
     # Within 5 standard errors: false alarm in 1 of a million seeds. Rounded down, half would be at level 100.
-    found = (narrow.sample((10_000,)) * 255 - 100).abs().lt(0.1).double().mean().item()
+    measured = (narrow.sample((10_000,)) * 255 - 100).abs().lt(0.1).double().mean().item()
     assert rate > 0.95
-    assert found == pytest.approx(rate, abs=5 * math.sqrt(rate * (1 - rate) / 10_000))
+    assert measured == pytest.approx(rate, abs=5 * math.sqrt(rate * (1 - rate) / 10_000))
 
 
 def make(kind: str, batch: tuple[int, ...], dtype: torch.dtype) -> dist.TorchDistribution:

@@ -15,7 +15,7 @@ from latentmix.models.flows import FlowDistribution, autoregressive
 
 
 def shaken(module: nn.Module, size: float = 0.3) -> nn.Module:
-    """The module with weights far from those it starts with, in float64."""
+    """The module with weights far from the initial ones, in float64."""
     with torch.no_grad():
         for parameter in module.double().parameters():
             parameter.add_(size * torch.randn_like(parameter))
@@ -23,7 +23,7 @@ def shaken(module: nn.Module, size: float = 0.3) -> nn.Module:
 
 
 def inverse_flow(latent_dim: int, batch: tuple[int, ...] = ()) -> FlowDistribution:
-    """f in the parallel direction, as a guide has it."""
+    """f in the parallel direction, as in a guide."""
     flow = shaken(autoregressive(latent_dim, transforms=2, hidden=(8,), context=2))
     loc = torch.randn(*batch, latent_dim, dtype=torch.float64, requires_grad=True)
     context = torch.randn(*batch, 2, dtype=torch.float64)
@@ -54,9 +54,9 @@ def test_density_integrates_to_one_on_a_grid(latent_dim: int, points: int) -> No
 def test_density_is_the_change_of_variables(latent_dim: int) -> None:
     module = prior(latent_dim)
     z = torch.randn(4, latent_dim, dtype=torch.float64)
-    for one, density in zip(z, module().log_prob(z), strict=True):
-        jacobian = torch.autograd.functional.jacobian(module.flow(), one)
-        noise = module.flow()(one)
+    for point, density in zip(z, module().log_prob(z), strict=True):
+        jacobian = torch.autograd.functional.jacobian(module.flow(), point)
+        noise = module.flow()(point)
         expected = -0.5 * noise.square().sum() - 0.5 * latent_dim * math.log(2 * math.pi)
         torch.testing.assert_close(density, expected + torch.linalg.slogdet(jacobian)[1])
 
@@ -70,12 +70,12 @@ def test_the_density_of_an_own_sample_is_the_same_with_and_without_inverting(
     for shape in ((), (6,)):
         z = flow.rsample(shape)
         assert z.shape == (*shape, *batch, latent_dim)
-        known, found = flow.log_prob(z), flow.log_prob(z.clone())
+        known, inverted = flow.log_prob(z), flow.log_prob(z.clone())
         assert known.shape == (*shape, *batch)
-        torch.testing.assert_close(known, found, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(known, inverted, rtol=1e-9, atol=1e-9)
         leaves = [flow.base.base_dist.loc]
-        one, other = (torch.autograd.grad(d.sum(), leaves, retain_graph=True)[0] for d in (known, found))
-        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+        first, other = (torch.autograd.grad(d.sum(), leaves, retain_graph=True)[0] for d in (known, inverted))
+        torch.testing.assert_close(first, other, rtol=1e-8, atol=1e-8)
 
 
 class Counted:
@@ -166,8 +166,8 @@ def test_every_value_depends_on_every_other() -> None:
     flow = shaken(autoregressive(4, transforms=2, hidden=(16,)))
     jacobian = torch.autograd.functional.jacobian(flow(), torch.randn(4, dtype=torch.float64))
     assert (jacobian != 0).all()
-    one = shaken(autoregressive(4, transforms=1, hidden=(16,)))
-    triangle = torch.autograd.functional.jacobian(one(), torch.randn(4, dtype=torch.float64))
+    transform = shaken(autoregressive(4, transforms=1, hidden=(16,)))
+    triangle = torch.autograd.functional.jacobian(transform(), torch.randn(4, dtype=torch.float64))
     assert torch.equal(triangle, triangle.tril())
 
 

@@ -219,7 +219,7 @@ class Supported(Likelihood):
 
 
 class Learned(Supported):
-    """A user's own: outputs of the object, not of the class."""
+    """A user's own likelihood: `outputs` is an attribute of the object."""
 
     support: ClassVar[Support] = "real"
 

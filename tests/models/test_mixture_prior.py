@@ -149,8 +149,8 @@ def test_enumerated_and_collapsed_agree_in_value_and_gradient(
         losses.append(elbo.differentiable_loss(vae.model, guide, x))
         gradients.append(torch.autograd.grad(losses[-1], leaves))
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-9)
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    for first, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, other, rtol=0, atol=1e-9)
     assert all(gradient.abs().sum() > 0 for gradient in gradients[0])
 
 
@@ -221,7 +221,7 @@ def test_a_frozen_prior_is_saved_and_never_trained(covariance_type: CovarianceTy
 
 
 def latents(n: int = 300) -> tuple[Tensor, Tensor]:
-    """Means and draws of q whose second dimension the data say nothing about."""
+    """Means and draws of q, whose second dimension is independent of the data."""
     means = torch.stack([torch.where(torch.arange(n) % 2 == 0, -2.0, 2.0), torch.zeros(n)], 1).double()
     means = means + 0.05 * torch.randn(n, 2, dtype=torch.float64)
     return means, means + torch.tensor([0.1, 1.0]).double() * torch.randn(n, 2, dtype=torch.float64)

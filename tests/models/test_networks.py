@@ -70,13 +70,13 @@ def test_dtype_follows_the_module(make: Callable[[int], Decoder], dtype: torch.d
 
 
 def test_state_dict_round_trip(make: Callable[[int], Decoder]) -> None:
-    one, other, z = make(2), make(2), torch.randn(5, 3)
-    assert not torch.equal(one(z), other(z))
+    first, other, z = make(2), make(2), torch.randn(5, 3)
+    assert not torch.equal(first(z), other(z))
     file = io.BytesIO()
-    torch.save(one.state_dict(), file)
+    torch.save(first.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(one(z), other(z))
+    assert torch.equal(first(z), other(z))
 
 
 def test_repr_names_class_and_layers(make: Callable[[int], Decoder]) -> None:

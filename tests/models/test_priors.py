@@ -132,7 +132,7 @@ def test_dtype_follows_the_module(prior: Prior, dtype: torch.dtype) -> None:
 
 
 def test_device_follows_the_module(prior: Prior) -> None:
-    """On the device `meta`, which no tensor made elsewhere can be mixed with."""
+    """On the device `meta`, whose tensors cannot be combined with those of other devices."""
     prior.to("meta")
     with validation_enabled(False):
         distribution = prior()
@@ -203,14 +203,14 @@ def make_vae(prior: Prior, guide: AmortizedGuide) -> VAE:
 def test_plain_svi_trains_the_prior_with_the_vae(prior: Prior, binary_images: Tensor, elbo: Trace_ELBO) -> None:
     guide = make_guide()
     vae = make_vae(prior, guide)
-    before = {id(one): one.clone() for part in (vae, guide) for one in part.parameters()}
+    before = {id(parameter): parameter.clone() for part in (vae, guide) for parameter in part.parameters()}
     svi = SVI(vae.model, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
     losses = [svi.step(binary_images) for _ in range(20)]
     assert sum(losses[-5:]) < sum(losses[:5])
     for part in (vae, guide):
-        for name, one in part.named_parameters():
-            moved = not torch.equal(one, before[id(one)])
-            assert moved or one.numel() == 1, name  # one component's weight is one, whatever its logit
+        for name, parameter in part.named_parameters():
+            moved = not torch.equal(parameter, before[id(parameter)])
+            assert moved or parameter.numel() == 1, name  # one component's weight is one, whatever its logit
     assert vae.generate(5).shape == (5, 1, 8, 8)
     assert torch.equal(vae.generate(5, seed=1), vae.generate(5, seed=1))
 

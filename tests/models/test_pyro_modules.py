@@ -9,12 +9,12 @@ from latentmix.models.pyro_modules import TrainingModes, evaluation_mode, regist
 
 def test_evaluation_mode_keeps_shared_and_nested_modes() -> None:
     inner = nn.Dropout()
-    one, other = nn.Sequential(inner, nn.ReLU()), nn.Sequential(inner)
+    first, other = nn.Sequential(inner, nn.ReLU()), nn.Sequential(inner)
     other.eval()
-    before = (one.training, inner.training, one[1].training, other.training)
-    with evaluation_mode(one, other):
-        assert not any((one.training, inner.training, one[1].training, other.training))
-    assert (one.training, inner.training, one[1].training, other.training) == before
+    before = (first.training, inner.training, first[1].training, other.training)
+    with evaluation_mode(first, other):
+        assert not any((first.training, inner.training, first[1].training, other.training))
+    assert (first.training, inner.training, first[1].training, other.training) == before
 
 
 def test_an_error_inside_restores_the_modes() -> None:

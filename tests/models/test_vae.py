@@ -161,16 +161,16 @@ def test_state_dict_round_trip_and_repr(kind: type[Decoder]) -> None:
         sizes = {"hidden": (4,)} if kind is MLPDecoder else {"channels": (4, 2)}
         return VAE(kind(latent_dim=2, shape=SHAPE, **sizes), StandardNormal(2), Bernoulli())  # type: ignore[arg-type]
 
-    one, other, z = make(), make(), torch.randn(3, 2)
-    assert not torch.equal(one.decode(z), other.decode(z))
+    first, other, z = make(), make(), torch.randn(3, 2)
+    assert not torch.equal(first.decode(z), other.decode(z))
     file = io.BytesIO()
-    torch.save(one.state_dict(), file)
+    torch.save(first.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(one.decode(z), other.decode(z))
-    assert repr(one).startswith("VAE")
-    assert all(part in repr(one) for part in (kind.__name__, "StandardNormal", "Bernoulli"))
-    assert (one.latent_dim, one.shape) == (2, SHAPE)
+    assert torch.equal(first.decode(z), other.decode(z))
+    assert repr(first).startswith("VAE")
+    assert all(part in repr(first) for part in (kind.__name__, "StandardNormal", "Bernoulli"))
+    assert (first.latent_dim, first.shape) == (2, SHAPE)
 
 
 def test_decode_and_generate_give_mean_images() -> None:
@@ -212,9 +212,9 @@ def test_plain_svi_trains_decoder_and_encoder(binary_images: Tensor) -> None:
 
 
 def test_two_vaes_under_one_parameter_store_are_refused(binary_images: Tensor) -> None:
-    one, other = make_vae(), make_vae()
-    one.model(binary_images)
-    one.model(binary_images)
+    first, other = make_vae(), make_vae()
+    first.model(binary_images)
+    first.model(binary_images)
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(
         ValueError,

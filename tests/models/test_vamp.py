@@ -49,7 +49,7 @@ def make_vae(prior: VampPrior) -> VAE:
 
 def test_density_is_the_mean_of_the_posteriors(prior: VampPrior, guide: AmortizedGuide) -> None:
     z = torch.randn(7, 3, dtype=torch.float64)
-    parts = [guide.posterior(one[None]).log_prob(z) for one in prior.pseudo_inputs]
+    parts = [guide.posterior(pseudo_input[None]).log_prob(z) for pseudo_input in prior.pseudo_inputs]
     expected = torch.stack(parts).logsumexp(0) - math.log(5)
     torch.testing.assert_close(prior().log_prob(z), expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(prior().expand((2, 7)).log_prob(z), expected.expand(2, 7), rtol=1e-9, atol=1e-9)
@@ -102,12 +102,13 @@ def test_svi_trains_pseudo_inputs_and_guide(
     prior: VampPrior, guide: AmortizedGuide, binary_images: Tensor, particles: int
 ) -> None:
     vae = make_vae(prior)
-    before = {id(one): one.clone() for part in (vae, guide) for one in part.parameters()}
+    parameters = [*vae.parameters(), *guide.parameters()]
+    before = [parameter.clone() for parameter in parameters]
     elbo = Trace_ELBO(num_particles=particles, vectorize_particles=particles > 1)
     svi = SVI(vae.model, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
     losses = [svi.step(binary_images.double()) for _ in range(20)]
     assert sum(losses[-5:]) < sum(losses[:5])
-    assert all(not torch.equal(one, before[id(one)]) for part in (vae, guide) for one in part.parameters())
+    assert not any(torch.equal(*pair) for pair in zip(parameters, before, strict=True))
     assert vae.generate(6).shape == (6, *SHAPE)
 
 

@@ -51,8 +51,8 @@ def test_conjugate_posterior(auto: type[AutoNormal], kind: type[Trace_ELBO], siz
         scheduler=lambda adam: ExponentialLR(adam, 0.02 ** (1 / epochs)),
         seed=0,
     )
-    found = guide.quantiles([0.158655, 0.5, 0.841345], x)["loc"]
-    low, middle, high = (float(value) for value in found)
+    quantiles = guide.quantiles([0.158655, 0.5, 0.841345], x)["loc"]
+    low, middle, high = (float(value) for value in quantiles)
     assert middle == pytest.approx(mean, abs=0.15 * sd)
     assert (high - low) / 2 == pytest.approx(sd, rel=0.12)  # 3% from seed to seed; unscaled, 360%
     assert sd == pytest.approx(0.032 if size == 1_000 else 0.183, abs=0.001)

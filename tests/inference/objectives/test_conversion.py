@@ -30,10 +30,21 @@ from torch.distributions import constraints
 from torch.optim import SGD
 
 from latentmix.inference import EarlyStopping, TrainingState, Weighted, evaluate, fit
-from latentmix.inference.objectives.conversion import as_objective
+from latentmix.inference.objectives.conversion import CallableObjective, as_objective
 from latentmix.inference.objectives.elbos import TraceObjective
 
-from tests.inference.pairs import TOTAL, chain_pair, data, gradients, score_function_pair, subsampled_pair, vae_pair
+from tests.inference.pairs import (
+    TOTAL,
+    Pair,
+    assert_equal_to_pyro,
+    auxiliary_pair,
+    chain_pair,
+    data,
+    gradients,
+    score_function_pair,
+    subsampled_pair,
+    vae_pair,
+)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "TraceTailAdaptive_ELBO": {"num_particles": 3, "vectorize_particles": True},
@@ -150,7 +161,7 @@ def test_running_averages_are_those_of_pyro_step_by_step(options: dict[str, Any]
 
 
 def test_running_averages_are_state_and_no_parameters() -> None:
-    """The last minibatch is shorter; a fit resumed from a file goes on bit for bit."""
+    """The last minibatch is shorter; a fit resumed from a file is equal bit for bit."""
 
     def run(epochs: int, state: TrainingState | None = None) -> Any:
         model, guide = baseline_pair(AVERAGE)
@@ -235,3 +246,51 @@ def test_a_weighted_prior_is_refused_where_it_would_be_ignored_or_wrong(elbo: EL
     for nested in (elbo, Weighted(elbo)):
         with pytest.raises(ValueError, match=rf"Expected beta=1 and warmup=0 for {type(elbo).__name__}"):
             Weighted(nested, beta=2.0)
+
+
+class Unknown(Trace_ELBO):  # type: ignore[misc]
+    """Half of Trace_ELBO, in code of its own."""
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
+        loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
+        return loss / 2, surrogate / 2
+
+
+@pytest.mark.parametrize("elbo", [Unknown(), TraceGraph_ELBO()], ids=lambda elbo: type(elbo).__name__)
+@pytest.mark.parametrize("pair", [vae_pair, subsampled_pair, auxiliary_pair])
+def test_other_elbos_run_as_they_are(elbo: ELBO, pair: Callable[[], Pair]) -> None:
+    terms = assert_equal_to_pyro(elbo, pair())
+    assert terms.log_likelihood is None
+    assert terms.kl is None
+
+
+def test_a_callable_is_an_objective() -> None:
+    model, guide, (x,), count = vae_pair()
+
+    def loss(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> Tensor:
+        return Trace_ELBO().differentiable_loss(model, guide, x) / count
+
+    objective = as_objective(loss)
+    assert isinstance(objective, CallableObjective)
+    pyro.set_rng_seed(2)
+    terms = objective.backward(model, guide, x)
+    ours = gradients()
+    assert terms[1:] == (None, None, None)
+    pyro.set_rng_seed(2)
+    assert terms.loss.item() == pytest.approx(as_objective(Trace_ELBO()).backward(model, guide, x).loss.item())
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(ours[name], gradient)
+    assert terms.totals(5)[:3].isnan().all()
+    assert terms.totals(5)[3] == 5
+    assert as_objective(objective) is objective
+
+
+@pytest.mark.parametrize("value", [1.0, torch.zeros(2), None])
+def test_a_callable_that_gives_no_scalar_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="Expected a scalar tensor from the objective; got"):
+        as_objective(lambda model, guide: value)(lambda: None, lambda: None)
+
+
+def test_other_objects_are_refused_as_objectives() -> None:
+    with pytest.raises(ValueError, match="Expected an objective, a Pyro ELBO or a callable; got str"):
+        as_objective("Trace_ELBO")  # type: ignore[arg-type]

@@ -151,7 +151,7 @@ def test_the_enumeration_objective_can_be_traced(guide: Callable[[Any], Any]) ->
 
 
 def test_pyro_s_own_elbo_cannot_be_traced() -> None:
-    """The control of the tests above: what they would catch."""
+    """A negative control of the tests above."""
     model, guide, (x,), _ = vae_pair()
     with pyro.validation_enabled(False), pytest.raises(RuntimeError, match="tracing tensor"):
         make_fx(lambda x: Trace_ELBO().differentiable_loss(model, guide, x))(x)
@@ -182,7 +182,7 @@ def test_the_renyi_objective_reports_the_ordinary_bound_of_its_particles() -> No
 
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_renyi_particles_pass_through_convolutions(binary_images: Tensor, vectorize: bool) -> None:
-    """Against the bound written out: the mean over data of log mean_s p(x, z_s) / q(z_s given x)."""
+    """Against the formula of the bound: the mean over data of log mean_s p(x, z_s) / q(z_s given x)."""
     vae = VAE(ConvDecoder(latent_dim=2, channels=(4, 3), shape=(1, 8, 8)), StandardNormal(2), Bernoulli())
     encoder = ConvEncoder(latent_dim=2, channels=(3, 4), shape=(1, 8, 8), batch_norm=(False, True))
     guide = AmortizedGuide(encoder=encoder)
@@ -190,7 +190,7 @@ def test_renyi_particles_pass_through_convolutions(binary_images: Tensor, vector
     elbo = RenyiELBO(alpha=0.0, num_particles=3, vectorize_particles=vectorize, max_plate_nesting=1)
     pyro.set_rng_seed(4)
     terms = as_objective(elbo).backward(vae.model, guide, binary_images)
-    found = [leaf.grad for leaf in leaves]
+    results = [leaf.grad for leaf in leaves]
     pyro.set_rng_seed(4)
     q = guide.posterior(binary_images)
     z = q.rsample((3,)) if vectorize else torch.stack([q.rsample() for _ in range(3)])
@@ -200,7 +200,7 @@ def test_renyi_particles_pass_through_convolutions(binary_images: Tensor, vector
     assert terms.loss.item() == pytest.approx(loss.item(), rel=1e-5)
     assert terms.log_likelihood is not None
     assert terms.log_likelihood.item() == pytest.approx(log_likelihood.mean().item(), rel=1e-5)
-    for ours, expected in zip(found, torch.autograd.grad(loss, leaves), strict=True):
+    for ours, expected in zip(results, torch.autograd.grad(loss, leaves), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
 
 
@@ -212,24 +212,24 @@ def test_renyi_refuses_a_guide_without_pathwise_gradient() -> None:
 
 @pytest.mark.parametrize("particles", ["one", "three_vectorised"])
 def test_an_enumerated_mixture_prior_equals_the_collapsed_one(particles: str) -> None:
-    """The same bound, gradients, log-likelihood and divergence: the components belong to the prior."""
+    """Bound, gradients, log-likelihood and divergence are equal: the components belong to the prior."""
     options = PARTICLES[particles]
     enumerated, collapsed = local_pair("mixture"), local_pair("collapsed")
     ours = assert_equal_to_pyro(TraceEnum_ELBO(**options, max_plate_nesting=1), enumerated)
     pyro.set_rng_seed(2)
     ours = as_objective(TraceEnum_ELBO(**options, max_plate_nesting=1)).backward(*enumerated[:2], *enumerated[2])
-    found = gradients()
+    results = gradients()
     pyro.set_rng_seed(2)
     theirs = as_objective(Trace_ELBO(**options, max_plate_nesting=1)).backward(*collapsed[:2], *collapsed[2])
     for part, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(part, expected)
     for name, expected in gradients().items():
-        torch.testing.assert_close(found[name], expected)
+        torch.testing.assert_close(results[name], expected)
 
 
 @pytest.mark.parametrize("particles", ["one", "three"])
 def test_components_of_the_data_belong_to_the_log_likelihood(particles: str) -> None:
-    """Two enumerated variables, one of the prior and one of the data: each to its own part of the bound."""
+    """Two enumerated variables, one of the prior and one of the data, belong to different parts of the bound."""
 
     def model(x: Tensor, collapsed: bool) -> None:
         probs = torch.tensor([0.3, 0.7], dtype=torch.float64)
@@ -251,12 +251,14 @@ def test_components_of_the_data_belong_to_the_log_likelihood(particles: str) -> 
 
     x = torch.linspace(-2.0, 3.0, 12, dtype=torch.float64)
     options = {**PARTICLES[particles], "max_plate_nesting": 1}
-    found = []
+    results = []
     for elbo, collapsed in ((TraceEnum_ELBO(**options), False), (Trace_ELBO(**options), True)):
         pyro.set_rng_seed(2)
         bound = as_objective(elbo)
-        found.append(bound.terms(lambda x, flag=collapsed: model(x, flag), lambda x, flag=collapsed: guide(x, flag), x))
-    for part, expected in zip(*found, strict=True):
+        results.append(
+            bound.terms(lambda x, flag=collapsed: model(x, flag), lambda x, flag=collapsed: guide(x, flag), x)
+        )
+    for part, expected in zip(*results, strict=True):
         torch.testing.assert_close(part, expected)
 
 
@@ -285,11 +287,11 @@ def test_evaluate_measures_the_ordinary_bound(binary_images: Tensor) -> None:
 def test_the_dice_estimator_splits_its_bound_too() -> None:
     """A sampled latent: as Trace_ELBO. An enumerated one: sum_k q(k) log p(x given k), and KL(q, p), in closed form."""
     model, guide, batch, _ = score_function_pair()
-    found = []
+    results = []
     for elbo in (TraceEnum_ELBO(max_plate_nesting=1), Trace_ELBO(max_plate_nesting=1)):
         pyro.set_rng_seed(2)
-        found.append(as_objective(elbo).terms(model, guide, *batch))
-    torch.testing.assert_close(found[0][1:], found[1][1:])
+        results.append(as_objective(elbo).terms(model, guide, *batch))
+    torch.testing.assert_close(results[0][1:], results[1][1:])
 
     logits = torch.tensor([0.4, -0.3], dtype=torch.float64)
     means = torch.tensor([-1.0, 2.0], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""TraceEnum_ELBO says so where it enumerates nothing."""
+"""TraceEnum_ELBO warns if it enumerates nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def discrete_pair(infer: Any, in_guide: bool = True) -> Pair:
     return model, guide
 
 
-def said(pair: Pair, elbo: Any, **options: Any) -> list[warnings.WarningMessage]:
+def warnings_of(pair: Pair, elbo: Any, **options: Any) -> list[warnings.WarningMessage]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(*pair, normal_data(100), epochs=2, batch_size=100, objective=elbo, seed=0, **options)
@@ -47,14 +47,14 @@ def said(pair: Pair, elbo: Any, **options: Any) -> list[warnings.WarningMessage]
 @pytest.mark.parametrize("elbo", [TraceEnum_ELBO, JitTraceEnum_ELBO])
 def test_a_model_without_discrete_sites_is_named_once_at_the_caller(elbo: Any) -> None:
     pair = subsampled_pair()[:2]
-    (warning,) = said(pair, elbo(), validation=normal_data(100))
+    (warning,) = warnings_of(pair, elbo(), validation=normal_data(100))
     assert "TraceEnum_ELBO enumerates nothing, as no site is marked" in str(warning.message)
     assert "Trace_ELBO is the same" in str(warning.message)
     assert warning.filename == __file__
 
 
 def test_a_discrete_latent_that_is_sampled_is_named_with_the_remedy() -> None:
-    (warning,) = said(discrete_pair({}), TraceEnum_ELBO())
+    (warning,) = warnings_of(discrete_pair({}), TraceEnum_ELBO())
     assert "enumerates nothing: 'k' is discrete but not marked" in str(warning.message)
     assert "mark it infer={'enumerate': 'parallel'}" in str(warning.message)
 
@@ -73,7 +73,7 @@ def test_a_discrete_latent_neither_enumerated_nor_in_the_guide_is_refused(elbo: 
 
 def test_no_warning_if_a_site_is_enumerated_or_the_warning_is_off() -> None:
     model, guide = discrete_pair({})
-    assert not said((model, config_enumerate(guide)), TraceEnum_ELBO())
-    assert not said(discrete_pair({"enumerate": "parallel"}, in_guide=False), TraceEnum_ELBO())
-    assert not said(chain_pair()[:2], TraceEnum_ELBO())
-    assert not said((model, guide), TraceEnum_ELBO(strict_enumeration_warning=False))
+    assert not warnings_of((model, config_enumerate(guide)), TraceEnum_ELBO())
+    assert not warnings_of(discrete_pair({"enumerate": "parallel"}, in_guide=False), TraceEnum_ELBO())
+    assert not warnings_of(chain_pair()[:2], TraceEnum_ELBO())
+    assert not warnings_of((model, guide), TraceEnum_ELBO(strict_enumeration_warning=False))

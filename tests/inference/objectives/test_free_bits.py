@@ -28,7 +28,7 @@ def parts(x: Tensor, guide: Any, vae: Any) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("beta", [None, 0.3])
 def test_the_loss_equals_its_formula(beta: float | None) -> None:
-    """Between the divergences of the two dimensions, the floor holds one of them: its gradient is gone."""
+    """A floor between the divergences of two dimensions clamps one of them, whose gradient is then zero."""
     model, guide, (x,), _ = vae_pair()
     vae = model.__self__  # type: ignore[attr-defined]
     leaves = [*vae.parameters(), *guide.parameters()]  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def test_zero_free_bits_give_the_mean_field_bound() -> None:
 
 
 def test_a_minibatch_of_a_larger_set_has_the_same_free_bits() -> None:
-    """The floor is for the mean over data, whatever the plate says that they count for."""
+    """The floor applies to the mean over data, independent of the full size of the plate."""
     losses = []
     for size in (12, 100):
         model, guide, batch, _ = local_pair("normal", size=size)
@@ -120,12 +120,12 @@ def test_kl_per_dimension() -> None:
     loc, scale = torch.randn(5, 2, 3), torch.rand(5, 2, 3) + 0.1
     expected = 0.5 * (loc.square() + scale.square() - 1) - scale.log()
     q, p = dist.Normal(loc, scale), dist.Normal(torch.zeros(2, 3), 1.0)
-    found = kl_per_dimension(q.to_event(2), p.to_event(2))
-    assert found is not None
-    torch.testing.assert_close(found, expected.flatten(-2))
-    found = kl_per_dimension(q, dist.Normal(0.0, 1.0))
-    assert found is not None
-    torch.testing.assert_close(found, expected[..., None])
+    divergence = kl_per_dimension(q.to_event(2), p.to_event(2))
+    assert divergence is not None
+    torch.testing.assert_close(divergence, expected.flatten(-2))
+    divergence = kl_per_dimension(q, dist.Normal(0.0, 1.0))
+    assert divergence is not None
+    torch.testing.assert_close(divergence, expected[..., None])
     full = dist.MultivariateNormal(loc, torch.eye(3))
     assert kl_per_dimension(full, p.to_event(1)) is None
     assert kl_per_dimension(q.to_event(1), full) is None

@@ -42,11 +42,11 @@ def test_variance_is_the_expected_squared_error_under_q() -> None:
         q = pair.guide.posterior(x).base_dist
         noise = q.variance @ pair.decoder.out.weight.square().T
         error = (x - pair.decoder(q.mean)[..., 0]).square()
-    found = ClosedFormVariance(pair.vae, pair.guide, x).update(seed=0)
+    level = ClosedFormVariance(pair.vae, pair.guide, x).update(seed=0)
     # The exact mean of the update; its standard deviation is below that of the values. False alarm: 1 in 1e6.
-    assert found == pytest.approx((error + noise).mean().item(), abs=5 * (error + noise).std().item() * 16000**-0.5)
+    assert level == pytest.approx((error + noise).mean().item(), abs=5 * (error + noise).std().item() * 16000**-0.5)
     assert noise.mean() > 0.2 * error.mean()  # at the means of q it would be another one
-    assert likelihood.var_x == pytest.approx(found, rel=1e-12)
+    assert likelihood.var_x == pytest.approx(level, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", [Gaussian, Laplace])

@@ -27,12 +27,13 @@ from latentmix.inference import (
 )
 from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
 
+from tests.inference.svi.test_callbacks import record
 from tests.inference.svi.test_fit import fit_vae, make_pair
-from tests.inference.svi.test_state import Recorder, record
+from tests.inference.svi.test_state import Recorder
 
 
 class Explode(Callback):
-    """Spoils the weights at one minibatch."""
+    """Sets the weights to NaN at a minibatch."""
 
     def __init__(self, epoch: int, value: float = math.nan, last: bool = False) -> None:
         self.epoch, self.value, self.last = epoch, value, last

@@ -74,7 +74,7 @@ def test_same_seed_same_losses_and_a_then_b_is_b_alone(kind: Callable[[float], S
 
 
 def test_initial_tensors_of_parameters_are_not_trained() -> None:
-    """pyro.param takes an unconstrained tensor itself as its leaf: a second fit would start where the first ended."""
+    """pyro.param uses an unconstrained tensor itself as its leaf: a second fit would begin where the first ended."""
     start = torch.zeros((), dtype=torch.float64)
 
     def guide(x: Tensor) -> None:
@@ -127,7 +127,7 @@ def test_training_lowers_the_loss_and_moves_every_parameter(binary_images: Tenso
 
 
 def test_losses_are_means_over_data_of_minibatches_of_any_size() -> None:
-    """With nothing to learn (rate 0) and nothing to draw, the loss is exact, the short last minibatch included."""
+    """At learning rate 0 and without draws the loss is exact, the incomplete last minibatch included."""
     seen: list[int] = []
 
     def model(x: Tensor, y: Tensor) -> None:

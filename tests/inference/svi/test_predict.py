@@ -1,4 +1,4 @@
-"""`SVIResult.predict`: the posterior predictive distribution with what was fitted."""
+"""`SVIResult.predict`: the posterior predictive distribution with the fitted values."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,14 +15,14 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 from latentmix.guides import AmortizedGuide, ConvEncoder
-from latentmix.inference import Bound, Callback, EarlyStopping, EpochRecord, SVIResult, TrainingState, fit
+from latentmix.inference import Callback, EarlyStopping, SVIResult, TrainingState, fit
 from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
 
 EPOCHS, BATCH = 4, 16  # 40 images: batches of 16, 16 and 8
 
 
 class Pair:
-    """A VAE with batch normalisation and dropout: everything that a resumed fit can get wrong."""
+    """A VAE with batch normalisation and dropout, whose buffers and draws a resumed fit has to restore."""
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -43,7 +42,7 @@ class Pair:
 
 
 class Recorder(Callback):
-    """Keeps the state of training at every call, as a file would hold it."""
+    """Saves the state of training at every call, as in a file."""
 
     def __init__(self) -> None:
         self.saved: dict[str, bytes] = {}
@@ -112,30 +111,30 @@ def test_resumed_from_any_callback_bit_for_bit(binary_images: Tensor, configurat
             assert torch.equal(resumed.values()[key], value), (name, key)
 
 
-def assert_same_end(one: SVIResult, other: SVIResult, name: str = "") -> None:
-    assert one.losses == other.losses, name
-    assert [replace(record, seconds=0.0) for record in one.history] == [
+def assert_same_end(first: SVIResult, other: SVIResult, name: str = "") -> None:
+    assert first.losses == other.losses, name
+    assert [replace(record, seconds=0.0) for record in first.history] == [
         replace(record, seconds=0.0) for record in other.history
     ], name
-    assert (one.seed, one.stopped_early) == (other.seed, other.stopped_early), name
-    assert one.parameters.keys() == other.parameters.keys(), name
+    assert (first.seed, first.stopped_early) == (other.seed, other.stopped_early), name
+    assert first.parameters.keys() == other.parameters.keys(), name
     for key, value in other.parameters.items():
-        assert torch.equal(one.parameters[key], value), (name, key)
-    assert same(one.state.state_dict()["random"], other.state.state_dict()["random"]), name
+        assert torch.equal(first.parameters[key], value), (name, key)
+    assert same(first.state.state_dict()["random"], other.state.state_dict()["random"]), name
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+def same(first: Any, other: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, other)
+    if isinstance(first, Mapping):
+        return first.keys() == other.keys() and all(same(first[key], other[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(other) and all(map(same, first, other))
+    return bool(first == other)
 
 
 def test_order_of_callbacks_does_not_matter_for_resuming(binary_images: Tensor) -> None:
-    """A state kept by a callback before EarlyStopping holds what EarlyStopping remembers of that epoch."""
+    """A state saved by a callback before EarlyStopping includes the memory of EarlyStopping after that epoch."""
     recorder = Recorder()
     stopping = EarlyStopping(patience=2, min_delta=100.0)
     expected = Pair(seed=1).fit(binary_images, callbacks=[recorder, stopping], epochs=6)
@@ -205,7 +204,7 @@ def test_resuming_pyro_parameters_and_autoguides() -> None:
 
 
 class Average(nn.Module):
-    """A guide with a buffer that is set anew at every call, not changed in place."""
+    """A guide with a buffer that every call replaces rather than changes in place."""
 
     seen: Tensor
 
@@ -236,7 +235,7 @@ def test_buffers_that_are_replaced_are_resumed() -> None:
 
 
 class TestRefusals:
-    """A state resumes the fit that it comes from, and no other."""
+    """A state resumes the fit that it belongs to, and no other."""
 
     @pytest.fixture
     def state(self, binary_images: Tensor) -> TrainingState:
@@ -273,73 +272,6 @@ class TestRefusals:
         assert not TrainingState().started
         with pytest.raises(ValueError, match="fit"):
             TrainingState().state_dict()
-
-
-def record(epoch: int, training: float, validation: float | None = None) -> EpochRecord:
-    bounds = [None if loss is None else Bound(loss, -loss, 0.0) for loss in (training, validation)]
-    assert bounds[0] is not None
-    return EpochRecord(epoch, bounds[0], bounds[1], 1e-3, 0.0)
-
-
-class Weights:
-    """A state of training with one parameter, whose value is the epoch's number."""
-
-    def __init__(self) -> None:
-        module = nn.Module()
-        module.register_buffer("b", torch.zeros(()))
-        self.state = TrainingState(parameters={"w": torch.zeros(())}, modules=[module])
-
-    def run(self, stopping: EarlyStopping, losses: Iterable[tuple[float, float | None]]) -> int | None:
-        for epoch, (training, validation) in enumerate(losses, start=1):
-            self.state.parameters["w"].fill_(epoch)
-            self.state.buffers["0.b"].fill_(10 * epoch)
-            self.state.history.append(record(epoch, training, validation))
-            if stopping.on_epoch_end(self.state):
-                stopping.on_fit_end(self.state)
-                return epoch
-        stopping.on_fit_end(self.state)
-        return None
-
-
-def test_early_stopping_restores_the_best_weights() -> None:
-    weights = Weights()
-    validation = [3.0, 2.0, 2.5, 2.0, 2.2]
-    assert weights.run(EarlyStopping(patience=3), [(-epoch, loss) for epoch, loss in enumerate(validation)]) == 5
-    assert (weights.state.parameters["w"], weights.state.buffers["0.b"]) == (2, 20)
-
-
-def test_early_stopping_without_restoring_or_validation() -> None:
-    weights = Weights()
-    assert weights.run(EarlyStopping(patience=2, restore_best=False), [(1.0, None), (2.0, None), (1.0, None)]) == 3
-    assert weights.state.parameters["w"] == 3
-
-
-def test_early_stopping_min_delta_and_nan() -> None:
-    losses = [(2.0, None), (1.95, None), (math.nan, None), (1.91, None), (1.0, None)]
-    assert Weights().run(EarlyStopping(patience=3, min_delta=0.1), losses) == 4
-    assert Weights().run(EarlyStopping(patience=4, min_delta=0.1), losses) is None
-
-
-def test_early_stopping_restores_the_best_weights_of_a_fit_that_runs_out() -> None:
-    weights = Weights()
-    assert weights.run(EarlyStopping(patience=3), [(1.0, None), (2.0, None)]) is None
-    assert weights.state.parameters["w"] == 1
-
-
-@pytest.mark.parametrize("patience", [0, -1])
-def test_early_stopping_refuses_no_patience(patience: int) -> None:
-    with pytest.raises(ValueError, match=f"Expected a patience of at least 1 epoch; got {patience}"):
-        EarlyStopping(patience)
-
-
-def test_early_stopping_serves_one_fit_after_another(binary_images: Tensor) -> None:
-    stopping = EarlyStopping(patience=1, min_delta=100.0)
-    first, alone, after = Pair(seed=1), Pair(seed=2), Pair(seed=2)
-    first.fit(binary_images, callbacks=[stopping], epochs=6)
-    expected = alone.fit(binary_images, callbacks=[EarlyStopping(patience=1, min_delta=100.0)], epochs=6)
-    assert_same_end(after.fit(binary_images, callbacks=[stopping], epochs=6), expected)
-    for key, value in alone.values().items():
-        assert torch.equal(after.values()[key], value), key
 
 
 def test_optimizers_hold_every_leaf_once(binary_images: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Posteriors of mixtures: NUTS and enumerated SVI against what large samples promise."""
+"""Posteriors of mixtures: NUTS and enumerated SVI against the large-sample approximation."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _overlapping(seed: int) -> Tensor:
 def posterior_draws_lie_below_the_maximum() -> Figures:
     """NUTS, 2,000 points, K = 3, 2-D: the draws' mean log-likelihood per point is the maximum less p/2n within 25%.
 
-    So says the Laplace approximation, of which the 17 parameters each cost half a nat. Enumerated SVI with two guides
-    on the same model is reported beside it. Two data sets; R-hat at most 1.01, and no divergence.
+    This is the Laplace approximation, in which each of the 17 parameters costs half a nat. Enumerated SVI with two
+    guides on the same model is reported as well. Two data sets; R-hat at most 1.01, and no divergence.
     """
     figures: dict[str, object] = {}
     passed = True

@@ -20,7 +20,7 @@ def figures_of(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 @proof(*PARTS, *preset("digits"), without=WITHOUT)
-def digits_are_told_apart() -> Figures:
+def digits_are_classified() -> Figures:
     """On the ten digits with 5 labelled images each the mean accuracy of both fits is 0.80 or more."""
     summary = summary_of("digits")
     accuracies = [summary["mixtures"][inference]["few"]["accuracy"] for inference in ("em", "svi")]
