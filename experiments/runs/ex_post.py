@@ -149,13 +149,13 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     base = torch.stack(measured["training"]).mean(0)
     gains = []
     for name, drawn in measured.items():
-        components, form, seconds = described[name]
+        components, target, seconds = described[name]
         difference = (torch.stack(drawn).mean(0) - base).numpy()
         gains.append(
             Gain(
                 prior=name,
                 n_components=components,
-                form=form,
+                form=target,
                 log_likelihoods=[float(value.mean()) for value in drawn],
                 gain=float(difference.mean()),
                 standard_error=float(difference.std() / np.sqrt(len(difference))),
