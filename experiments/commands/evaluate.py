@@ -17,7 +17,7 @@ USAGE = Usage(
 
 def main(words: list[str]) -> None:
     """Print the figures of a run, and write them to a file if asked."""
-    parser = command_parser("evaluate", epilog="--data.source, --data.root, --data.classes, ...: other data")
+    parser = command_parser("evaluate", epilog="--data.source, --data.root, ...: data other than the run's")
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
     parser.add_argument("--samples", type=int, default=0, help="of q, for the importance-weighted log-likelihood")

@@ -1,4 +1,4 @@
-"""The presets: files of options by name."""
+"""Presets: files of options by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def presets() -> dict[str, str]:
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset, or the file itself where `name` is one.
+    """The file of a preset, or of a YAML file of options.
 
     Raises:
         ValueError: If it is neither.

@@ -27,9 +27,9 @@ from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import Session, run_experiment
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["Cell", "Run", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
+__all__ = ["Cell", "RunCell", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
 
-Run = Callable[[Experiment, Path, bool], Mapping[str, Any]]
+RunCell = Callable[[Experiment, Path, bool], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping
     return run_experiment(experiment, path, progress=False, pictures=pictures, tell=_silent)
 
 
-def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Run) -> tuple[Cell, dict[str, Any]]:
+def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: RunCell) -> tuple[Cell, dict[str, Any]]:
     """Run a cell, possibly in a worker process.
 
     Args:

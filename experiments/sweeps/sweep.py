@@ -16,7 +16,7 @@ import torch
 from latentmix.experiments.options.grids import Grid, check_names
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import versions
-from latentmix.experiments.sweeps.cells import Cell, Run, attempt, base_configuration, finished, plan, run_or_resume
+from latentmix.experiments.sweeps.cells import Cell, RunCell, attempt, base_configuration, finished, plan, run_or_resume
 from latentmix.experiments.sweeps.tables import (
     Record,
     as_csv,
@@ -43,7 +43,7 @@ def sweep(
     backend: str = "loky",
     pictures: bool = False,
     tell: Tell = print,
-    run: Run | None = None,
+    run: RunCell | None = None,
 ) -> dict[str, Any]:
     """Run every cell of a grid and compare them.
 

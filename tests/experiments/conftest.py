@@ -1,4 +1,4 @@
-"""A small CelebA, and a cache of decoded images that is a test's own."""
+"""A small CelebA, and a cache of decoded images per test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def celeba(original: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil; `copytree` keeps the times of change."""
+    """A copy that a test may modify; `copytree` keeps modification times."""
     return shutil.copytree(original, tmp_path / "data")
 
 
@@ -37,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that were decoded, in some order."""
+    """Names of the decoded files, in any order."""
     names: list[str] = []
 
     def counting(path: Path, size: int) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ Seen = Callable[[list[Path], tuple[int, int, int]], Tensor]
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
-    """The pixels in [0, 1] that `classify` gives to the encoder of a run on images of a shape."""
+    """The pixels in [0, 1] that `classify` passes to the encoder of a run on images of a shape."""
 
     def pixels(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
         encoded: list[Tensor] = []
@@ -79,7 +79,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", [7, 40, 64])
 @pytest.mark.usefixtures("strict")
-def test_classify_sees_the_pixels_of_training_to_the_bit(pictures: Path, seen: Seen, size: int) -> None:
+def test_classify_decodes_exactly_as_training(pictures: Path, seen: Seen, size: int) -> None:
     trained, _ = load_image_folder(str(pictures), size=size)
     assert len(trained) == len(list(pictures.iterdir()))
     assert torch.equal(seen(sorted(pictures.iterdir()), (3, size, size)), ToFloat()(trained))
@@ -87,7 +87,7 @@ def test_classify_sees_the_pixels_of_training_to_the_bit(pictures: Path, seen: S
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 12, 30), (3, 28, 28), (3, 12, 30)])
 @pytest.mark.usefixtures("strict")
-def test_an_image_of_the_run_s_size_keeps_its_pixels(tmp_path: Path, seen: Seen, shape: tuple[int, int, int]) -> None:
+def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path: Path, seen: Seen, shape: tuple[int, int, int]) -> None:
     image = colours(*shape)
     Image.fromarray(image[0] if shape[0] == 1 else image.transpose(1, 2, 0)).save(tmp_path / "same.png")
     np.save(tmp_path / "same.npy", image[None])

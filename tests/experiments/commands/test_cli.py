@@ -1,13 +1,15 @@
-"""The dispatcher: its help, its refusals, and what they load."""
+"""The dispatcher: its help, its refusals, and the modules that they load."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
+from latentmix.experiments import commands
 from latentmix.experiments.cli import find_commands, main
 
 HEAVY = ("torch", "pyro", "numpy", "sklearn", "matplotlib", "jsonargparse")
@@ -65,3 +67,33 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: latentmix {command}")
+
+
+HELLO = """
+from latentmix.experiments.commands import Usage, command_parser
+
+USAGE = Usage(25, "say-hello NAME [--times N]", "a greeting")
+
+def main(words):
+    parser = command_parser("say-hello")
+    parser.add_argument("name")
+    parser.add_argument("--times", type=int, default=1)
+    arguments = parser.parse_args(words)
+    print(f"hello {arguments.name}\\n" * arguments.times, end="")
+    return arguments.times
+"""
+
+
+def test_a_command_is_added_by_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "say_hello.py").write_text(HELLO)
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    assert main(["say-hello", "world", "--times", "3"]) == 3
+    assert capsys.readouterr().out == "hello world\n" * 3
+    assert list(find_commands())[1:4] == ["sweep", "say-hello", "resume"]
+    assert main(["--help"]) == 0
+    assert "say-hello NAME [--times N]                  a greeting" in capsys.readouterr().out
+    assert main(["say-hello", "world", "--time", "3"]) == 2
+    assert "options out of `latentmix say-hello --help`; got --time." in capsys.readouterr().err
+    sys.modules.pop(f"{commands.__name__}.say_hello")

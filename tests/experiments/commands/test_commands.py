@@ -1,4 +1,4 @@
-"""A finished run is read back, measured, used and reported; an interrupted one is gone on with."""
+"""A finished run is loaded, evaluated, used and reported; an interrupted one is resumed."""
 
 import csv
 import json
@@ -58,9 +58,9 @@ def test_a_run_is_read_back(finished, images):
 def test_the_same_configuration_gives_the_same_run(finished, tmp_path):
     again = tmp_path / "again"
     assert main(["run", str(finished / "config.yaml"), "--out", str(again)]) == 0
-    one, other = (json.loads((folder / "summary.json").read_text()) for folder in (finished, again))
-    assert one["test"] == other["test"]
-    assert one["mixtures"]["svi"]["few"]["draws"] == other["mixtures"]["svi"]["few"]["draws"]
+    first, second = (json.loads((folder / "summary.json").read_text()) for folder in (finished, again))
+    assert first["test"] == second["test"]
+    assert first["mixtures"]["svi"]["few"]["draws"] == second["mixtures"]["svi"]["few"]["draws"]
     assert (again / "config.yaml").read_text() == (finished / "config.yaml").read_text()
 
 
@@ -122,7 +122,7 @@ def test_classify_arrays_and_pictures(finished, images, tmp_path, capsys):
         ("missing.npy", None, "missing.npy"),
     ],
 )
-def test_classify_refuses_what_is_no_image(finished, tmp_path, capsys, name, content, message):
+def test_classify_refuses_files_that_are_no_images(finished, tmp_path, capsys, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert main(["classify", str(finished), str(tmp_path / name)]) == 2
@@ -141,13 +141,13 @@ def test_sample_is_seeded_and_overwrites_nothing(finished, tmp_path, capsys):
     assert "Expected a .png or .npy file" in capsys.readouterr().err
 
 
-def test_report_is_written_anew(finished):
+def test_report_is_written_again(finished):
     (finished / "report.html").unlink()
     assert main(["report", str(finished)]) == 0
     assert (finished / "report.html").is_file()
 
 
-def test_an_interrupted_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
     words = ["--epochs", "40", "--patience", "1", "--optimizer.lr", "0.03", *QUICK[2:]]
     assert main(["run", "digits_mlp2", *words, "--out", str(tmp_path / "whole")]) == 0
     whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
@@ -176,7 +176,7 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("file", ["config.yaml", "summary.json", "checkpoints/model.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"{broken: [", b"nonsense: 3"])
 @pytest.mark.parametrize("command", ["evaluate", "sample", "report", "resume"])
-def test_a_broken_run_is_one_line(finished, tmp_path, monkeypatch, capsys, file, content, command):
+def test_a_broken_run_is_refused_in_one_line(finished, tmp_path, monkeypatch, capsys, file, content, command):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -200,7 +200,7 @@ def test_unlabelled_images_give_a_mixture_without_metrics(tmp_path, images, caps
     assert "component 3" in capsys.readouterr().out
 
 
-def test_a_class_of_one_s_own_is_found_where_the_command_is_given(tmp_path, monkeypatch):
+def test_a_users_own_class_is_imported_from_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_parts.py").write_text(
         "from latentmix.models import Bernoulli, Likelihood\n"
@@ -232,7 +232,7 @@ def test_a_class_of_one_s_own_is_found_where_the_command_is_given(tmp_path, monk
     ],
     ids=lambda options: options[0],
 )
-def test_options_run(tmp_path, options):
+def test_a_run_with_other_options_completes(tmp_path, options):
     folder = tmp_path / "run"
     assert main(["run", "digits_mlp2", *QUICK, *options, "--out", str(folder)]) == 0
     summary = json.loads((folder / "summary.json").read_text())

@@ -1,4 +1,4 @@
-"""A finished run's prior is swapped for mixtures of its training latents, and the gains are paired."""
+"""`latentmix ex-post`: gains of mixtures of the training latents as priors, in pairs."""
 
 import json
 
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     return run(tmp_path_factory.mktemp("runs") / "one")
 
 
-def test_the_command_writes_every_prior(finished, tmp_path, capsys):
+def test_ex_post_writes_every_prior(finished, tmp_path, capsys):
     out = tmp_path / "gains.json"
     words = ["ex-post", str(finished), "--n_components", "2,3", "--forms", "samples,expected", *SMALL]
     assert main([*words, "--out", str(out)]) == 0
@@ -59,7 +59,7 @@ def test_the_command_writes_every_prior(finished, tmp_path, capsys):
 
 
 def test_gains_are_paired(finished):
-    """The prior of training measured alone, by the same draws, is what all gains are differences to."""
+    """Gains are differences to the prior of training, measured on the same draws."""
     finished = load_run(finished)
     settings = ExPost((2,), forms=("samples",), images=100, test_images=30, samples=5, draws=1, seed=4)
     training, mixture = measure_ex_post(finished, settings)
@@ -86,7 +86,7 @@ def test_gains_are_paired(finished):
         (["--n_component", "3"], "--n_components"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(finished, capsys, options, message):
+def test_bad_options_are_refused_in_one_line(finished, capsys, options, message):
     assert main(["ex-post", str(finished), *options]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1

@@ -1,4 +1,4 @@
-"""Every preset runs for one epoch and leaves a whole run folder."""
+"""Every preset runs for one epoch and writes a complete run folder."""
 
 import json
 
@@ -89,7 +89,7 @@ def test_a_mixture_prior_classifies_by_itself(tmp_path, capsys):
     assert summary["prior"]["accuracy"] > 0.15
 
 
-def test_natural_patches(tmp_path):
+def test_natural_patches_are_a_density(tmp_path):
     summary, pictures = run_of("natural_patches", tmp_path / "run", "--data.limit", "64")
     assert summary["data"]["binarize"] == "none"
     assert summary["measure"] == "density"

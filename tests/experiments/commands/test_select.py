@@ -1,4 +1,4 @@
-"""`latentmix select`: what it reads, what it writes, what it refuses; and its picture."""
+"""`latentmix select`: its sources, its files, its refusals and its picture."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def points() -> NDArray[np.float64]:
     return np.random.RandomState(0).randn(90, 2) + np.repeat([[-5.0, 0.0], [5.0, 0.0], [0.0, 8.0]], 30, 0)
 
 
-def said_once(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on standard error."""
+def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The only line on standard error."""
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
@@ -44,16 +44,16 @@ def test_a_file_gives_table_picture_and_modes(tmp_path: Path, capsys: pytest.Cap
     assert captured.out.splitlines()[-1] == str(out)
     assert captured.err == ""
     assert sorted(path.name for path in out.iterdir()) == ["modes.json", "selection.json", "selection.png"]
-    found = json.loads((out / "selection.json").read_text())
-    assert found["chosen"] == {"n_components": 3, "covariance_type": "spherical"}
-    assert (found["points"], found["features"], len(found["candidates"])) == (90, 2, 8)
+    written = json.loads((out / "selection.json").read_text())
+    assert written["chosen"] == {"n_components": 3, "covariance_type": "spherical"}
+    assert (written["points"], written["features"], len(written["candidates"])) == (90, 2, 8)
     report = json.loads((out / "modes.json").read_text())
     assert (report["n_components"], report["covariance_type"]) == (3, "spherical")
     assert len(report["log_likelihoods"]) == 3
     assert (out / "selection.png").read_bytes()[:4] == b"\x89PNG"
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert main(["select", str(source), *QUICK, "--out", str(out)]) == 2
-    assert "exists already" in said_once(capsys)
+    assert "exists already" in only_line(capsys)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -135,12 +135,12 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path: Path, name: str, cont
         (["--nonsense", "3"], "options out of `latentmix select --help`; got --nonsense"),
     ],
 )
-def test_bad_options_are_one_sentence_before_anything_is_read(
+def test_bad_options_are_refused_in_one_sentence_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     out = tmp_path / "found"
     assert main(["select", str(tmp_path / "none.npy"), *words, "--out", str(out)]) == 2
-    assert message in said_once(capsys)
+    assert message in only_line(capsys)
     assert not out.exists()
 
 
@@ -153,7 +153,7 @@ def test_bad_options_are_one_sentence_before_anything_is_read(
         (["--criteria", "held_out", "--n_components", "1", "--folds", "91"], "as many folds as points, 90; got 91"),
     ],
 )
-def test_what_so_few_points_cannot_bear_is_refused_before_any_fit(
+def test_too_few_points_are_refused_before_any_fit(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -164,7 +164,7 @@ def test_what_so_few_points_cannot_bear_is_refused_before_any_fit(
     source, out = tmp_path / "cloud.npy", tmp_path / "new" / "found"
     np.save(source, points())
     assert main(["select", str(source), *words, "--out", str(out)]) == 2
-    assert message in said_once(capsys)
+    assert message in only_line(capsys)
     assert not out.parent.exists()
 
 
@@ -172,7 +172,7 @@ def test_what_so_few_points_cannot_bear_is_refused_before_any_fit(
     ("starts", "mode_starts", "seed", "better"),
     [(1, 8, 5, "report"), (6, 2, 1, "selection")],
 )
-def test_selection_and_mode_report_tell_of_one_optimum_without_more_fits(
+def test_selection_and_mode_report_have_the_same_optimum_without_more_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: int, mode_starts: int, seed: int, better: str
 ) -> None:
     np.save(tmp_path / "square.npy", np.random.RandomState(seed).uniform(size=(60, 2)))
@@ -182,23 +182,27 @@ def test_selection_and_mode_report_tell_of_one_optimum_without_more_fits(
     out = tmp_path / "found"
     selection, report = choose(tmp_path / "square.npy", Choice((5,), ("full",), **options), out)
     assert len(calls) == 1 + mode_starts
-    (one,) = selection.candidates
-    assert one.log_likelihood == report.modes[0].log_likelihood
+    (candidate,) = selection.candidates
+    assert candidate.log_likelihood == report.modes[0].log_likelihood
     assert (report.modes[0].log_likelihood > report.log_likelihoods[0]) == (better == "selection")
-    assert one.mixture is report.mixture
+    assert candidate.mixture is report.mixture
     written = json.loads((out / "selection.json").read_text())["candidates"][0]
     optimum = json.loads((out / "modes.json").read_text())["modes"][0]
-    assert written["log_likelihood"] == optimum["log_likelihood"] == one.log_likelihood
-    assert written["bic"] == one.bic == pytest.approx(report.mixture.bic(np.load(tmp_path / "square.npy")), rel=1e-12)
+    assert written["log_likelihood"] == optimum["log_likelihood"] == candidate.log_likelihood
+    assert (
+        written["bic"]
+        == candidate.bic
+        == pytest.approx(report.mixture.bic(np.load(tmp_path / "square.npy")), rel=1e-12)
+    )
 
 
-def test_a_choice_that_a_better_optimum_undoes_is_made_anew(tmp_path: Path) -> None:
+def test_a_better_optimum_may_change_the_choice(tmp_path: Path) -> None:
     # Found by trial: the better optimum of two components has more entropy, and four have the lowest ICL then.
     np.save(tmp_path / "square.npy", np.random.RandomState(11).uniform(size=(60, 2)))
-    settings, said = Choice((2, 3, 4), ("full",), ("icl",), starts=1, mode_starts=4), []
-    selection, report = choose(tmp_path / "square.npy", settings, tmp_path / "found", said.append)
-    assert [line[:14] for line in said if line.startswith("modes")] == ["modes of K = 2", "modes of K = 4"]
-    assert any(line.startswith("a start fits better, K = 2, full: ICL") for line in said)
+    settings, lines = Choice((2, 3, 4), ("full",), ("icl",), starts=1, mode_starts=4), []
+    selection, report = choose(tmp_path / "square.npy", settings, tmp_path / "found", lines.append)
+    assert [line[:14] for line in lines if line.startswith("modes")] == ["modes of K = 2", "modes of K = 4"]
+    assert any(line.startswith("a start fits better, K = 2, full: ICL") for line in lines)
     assert selection.best("icl").n_components == report.n_components == 4
     assert selection.best("icl").mixture is report.mixture
 

@@ -1,4 +1,4 @@
-"""Parts and objectives are swapped by one option, a class of one's own as any other; what has no bound is refused."""
+"""Parts and objectives, a user's own among them, are swapped by one option; those that do not fit are refused."""
 
 import json
 
@@ -32,7 +32,7 @@ def run(folder, *options):
     return run_experiment(experiment, folder, progress=False, pictures=False, tell=lambda _: None)
 
 
-def test_call_forms_are_options():
+def test_call_forms_are_equal_to_options():
     words = ["--likelihood", "Gaussian(0.3)", "--prior=MixturePrior(4, covariance_type=full)", "--objective"]
     session = prepared(*words, "RenyiELBO(0.5, num_particles=3)", "--encoder", "MLPEncoder([8])")
     assert session.vae.likelihood.var_x == 0.3
@@ -69,7 +69,7 @@ def test_a_swapped_class_keeps_no_argument_of_the_other():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_does_not_go_together_is_refused_before_anything_is_written(tmp_path, capsys, options, message):
+def test_parts_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, capsys, options, message):
     assert main(["run", "digits_mlp2", *QUICK, *options, "--out", str(tmp_path / "run")]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
@@ -116,11 +116,11 @@ def test_the_bound_of_any_composition_is_that_of_its_elbo(tiny):
     ):
         bound = bound_of(compose_objective(elbo, Training(**options)))
         torch.manual_seed(1)
-        found = bound.terms(vae.model, guide, x)
-        assert float(found.loss) == pytest.approx(float(terms(tiny, elbo).loss), rel=1e-5)
+        evaluated = bound.terms(vae.model, guide, x)
+        assert float(evaluated.loss) == pytest.approx(float(terms(tiny, elbo).loss), rel=1e-5)
 
 
-def test_free_bits_want_a_kl_per_dimension():
+def test_free_bits_require_a_kl_per_dimension():
     for elbo in (RenyiELBO(0.5), TraceEnum_ELBO()):
         with pytest.raises(ValueError, match="Expected Trace_ELBO or TraceMeanField_ELBO for --free_bits"):
             compose_objective(elbo, Training(free_bits=0.1))
@@ -142,8 +142,8 @@ def test_evaluate_with_samples_bounds_from_above(tmp_path, capsys):
     assert "got --sample" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_with_a_started_prior_is_gone_on_with(tmp_path, monkeypatch):
-    """VaDE's start, the warm-up and pre-trained weights: resumed, the figures are those of the whole run."""
+def test_a_run_with_a_started_prior_is_resumed(tmp_path, monkeypatch):
+    """With VaDE's start, a warm-up and pre-trained weights, the figures of a resumed run are those of the whole run."""
     run(tmp_path / "first", "--prior", "MixturePrior(2)")
     options = ["--prior", "MixturePrior(2)", "--start_prior", "1", "--warmup", "3", "--epochs", "3"]
     options += ["--init_from", str(tmp_path / "first")]
@@ -207,7 +207,7 @@ class Named(Family):
 """
 
 
-def test_parts_of_one_s_own_go_through_every_command(tmp_path, monkeypatch, capsys):
+def test_a_users_own_parts_work_with_every_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_swaps.py").write_text(OWN)
     grid = ["--grid", "prior=own_swaps.Wide(3.0)", "--grid", "likelihood=own_swaps.Noisy,Bernoulli"]

@@ -23,7 +23,7 @@ NAMES = [f"{number:06d}.jpg" for number in range(1, 41)]
 
 
 def make_celeba(root: Path, n: int = 40, seed: int = 0) -> Path:
-    """Writes `root/celeba` as CelebA comes: n JPEG files of 178 x 218 pixels, 40 attributes, the partition.
+    """Write `root/celeba` in the layout of CelebA: n JPEG files of 178 x 218 pixels, 40 attributes, the partition.
 
     The images are crops of scikit-learn's photographs, those of the flower are `Male`, and `Blond_Hair` is where a crop
     is brighter than the median; other attributes are random. Of every five images three are for training, one for

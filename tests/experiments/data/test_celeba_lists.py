@@ -1,4 +1,4 @@
-"""CelebA's lists: no line goes unchecked, and none gives its values to another image."""
+"""CelebA's lists: every line is checked, and its values belong to its own image."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ LISTS = ("list_attr_celeba", "list_eval_partition")
 def same(first: Dataset, second: Dataset) -> bool:
     """Whether images and attributes are the same in every split."""
     return all(
-        torch.equal(one.x, other.x)
-        and one.attributes is not None
+        torch.equal(split.x, other.x)
+        and split.attributes is not None
         and other.attributes is not None
-        and torch.equal(one.attributes, other.attributes)
-        for one, other in zip(first.splits.values(), second.splits.values(), strict=True)
+        and torch.equal(split.attributes, other.attributes)
+        for split, other in zip(first.splits.values(), second.splits.values(), strict=True)
     )
 
 
 def edit(folder: Path, name: str, change: dict[int, str]) -> None:
-    """Put other lines in the place of those of these numbers, from 1."""
+    """Replace the lines of these numbers, from 1."""
     path = folder / f"{name}.txt"
     lines = path.read_text().splitlines()
     for number, line in change.items():
@@ -74,7 +74,7 @@ def test_a_file_name_that_is_missing_is_named(celeba: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "2", "-2", "+1", "1.0", "01", "x", "--1"])
-def test_a_value_that_is_no_attribute_is_named(celeba: Path, value: str) -> None:
+def test_a_value_other_than_an_attribute_is_named(celeba: Path, value: str) -> None:
     folder = celeba / "celeba"
     file, *words = lines_of(folder, LISTS[0])[8].split()
     edit(folder, LISTS[0], {9: " ".join([file, *words[:11], value, *words[12:]])})
@@ -84,7 +84,7 @@ def test_a_value_that_is_no_attribute_is_named(celeba: Path, value: str) -> None
 
 
 @pytest.mark.parametrize(("name", "first"), [(LISTS[0], 5), (LISTS[1], 3)])
-def test_a_file_that_comes_twice_is_named(celeba: Path, name: str, first: int) -> None:
+def test_a_repeated_file_is_named(celeba: Path, name: str, first: int) -> None:
     folder = celeba / "celeba"
     edit(folder, name, {first + 1: lines_of(folder, name)[first - 1]})
     message = rf"every file once in '.*{name}\.txt'; got '000003\.jpg' in the lines {first} and {first + 1}\."
@@ -93,14 +93,14 @@ def test_a_file_that_comes_twice_is_named(celeba: Path, name: str, first: int) -
 
 
 @pytest.mark.parametrize("count", ["39", "41", "forty", "000001.jpg 1"])
-def test_a_count_that_is_not_that_of_the_images_is_named(celeba: Path, count: str) -> None:
+def test_a_wrong_number_of_images_is_named(celeba: Path, count: str) -> None:
     edit(celeba / "celeba", LISTS[0], {1: count})
     with pytest.raises(ValueError, match=rf"number of images, 40, in line 1 of .*; got '{count}': the list may be cut"):
         load(celeba)
 
 
 @pytest.mark.parametrize("names", ["Male Male", "000001.jpg -1 1"])
-def test_names_that_are_none_are_named(celeba: Path, names: str) -> None:
+def test_malformed_names_of_attributes_are_named(celeba: Path, names: str) -> None:
     edit(celeba / "celeba", LISTS[0], {2: names})
     with pytest.raises(ValueError, match=rf"names of attributes, each once, in line 2 of .*; got '{names}'\."):
         load(celeba)
@@ -110,7 +110,7 @@ def test_names_that_are_none_are_named(celeba: Path, names: str) -> None:
 @pytest.mark.parametrize(
     "spelling", ["byte-order mark", "tabs", "CRLF", "old Macintosh", "blank lines", "no last line end"]
 )
-def test_spellings_of_one_list_are_one_list(original: Path, celeba: Path, spelling: str) -> None:
+def test_white_space_does_not_matter(original: Path, celeba: Path, spelling: str) -> None:
     for name in LISTS:
         path = celeba / "celeba" / f"{name}.txt"
         text = path.read_text()
@@ -128,7 +128,7 @@ def test_spellings_of_one_list_are_one_list(original: Path, celeba: Path, spelli
 
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("quoted", [False, True])
-def test_kaggle_s_layout_is_read(original: Path, celeba: Path, quoted: bool) -> None:
+def test_the_layout_of_kaggle_is_read(original: Path, celeba: Path, quoted: bool) -> None:
     folder = celeba / "celeba"
     to_csv(folder, quoted=quoted)
     (folder / "img_align_celeba").rename(folder / "images")
@@ -166,7 +166,7 @@ def test_a_csv_file_without_a_heading(celeba: Path) -> None:
     ("encoding", "message"),
     [("utf-16", "'utf-8' codec can't decode byte 0xff"), ("utf-8", r"got '000002\.jpg;")],
 )
-def test_what_is_no_list_is_refused_visibly(celeba: Path, encoding: str, message: str) -> None:
+def test_malformed_lists_are_refused(celeba: Path, encoding: str, message: str) -> None:
     for name in LISTS:
         path = celeba / "celeba" / f"{name}.txt"
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Decoded images: what a decoder sees, the cache, and files that cannot be read."""
+"""Decoding of images, the cache, and files that cannot be read."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TestDecode:
 
 
 class TestCache:
-    def test_is_used_again(self, original: Path, decoded: list[str], cache: Path) -> None:
+    def test_is_reused(self, original: Path, decoded: list[str], cache: Path) -> None:
         first = load(original)
         assert sorted(decoded) == NAMES
         again = load(original, attribute="Male", seed=3)
@@ -75,14 +75,14 @@ class TestCache:
         assert torch.equal(first.train.x, again.train.x)
         assert len(list(cache.iterdir())) == 1
 
-    def test_another_size_or_folder_has_its_own(self, original: Path, celeba: Path, decoded: list[str]) -> None:
+    def test_every_size_and_folder_has_its_own(self, original: Path, celeba: Path, decoded: list[str]) -> None:
         load(original)
         load(original, size=32)
         assert len(decoded) == 80
         load(celeba)
         assert len(decoded) == 120
 
-    def test_changes_are_seen(self, celeba: Path, decoded: list[str]) -> None:
+    def test_changed_files_are_decoded_again(self, celeba: Path, decoded: list[str]) -> None:
         load(celeba)
         path = celeba / "celeba/img_align_celeba" / NAMES[0]
         content, before = path.read_bytes(), path.stat()
@@ -113,9 +113,7 @@ class TestCache:
         assert torch.equal(load(original).test.x, expected(original, part((4,))))
 
     @pytest.mark.parametrize("spoilt", ["index.json", "pixels.bin"])
-    def test_a_cache_that_is_not_whole_is_made_anew(
-        self, original: Path, cache: Path, decoded: list[str], spoilt: str
-    ) -> None:
+    def test_an_incomplete_cache_is_rebuilt(self, original: Path, cache: Path, decoded: list[str], spoilt: str) -> None:
         load(original)
         (place,) = cache.iterdir()
         (place / spoilt).write_bytes(b"{")
@@ -133,7 +131,9 @@ class TestCache:
         assert file.read_bytes() == before
         assert int(load(original).train.x.max()) > 0
 
-    def test_is_left_to_whoever_was_faster(self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_cache_of_a_faster_process_stays(
+        self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def slow(path: Path, size: int) -> NDArray[np.uint8]:
             if path.name == NAMES[0]:
                 with monkeypatch.context() as patch:
@@ -156,7 +156,7 @@ class TestCache:
         monkeypatch.setenv("HOME", str(tmp_path))
         assert cache_folder() == tmp_path / ".cache/latentmix"
 
-    def test_a_place_that_cannot_be_written(self, original: Path, tmp_path: Path) -> None:
+    def test_a_folder_that_cannot_be_written_is_refused(self, original: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(
             ValueError, match=r"Expected to keep the decoded images of .*: name another folder by --data"
@@ -184,7 +184,7 @@ class TestCorruptFiles:
             (images / NAMES[row]).write_bytes(b"")
         return [NAMES[row] for row in rows]
 
-    def test_are_named_and_left_out_with_their_attributes(self, celeba: Path, original: Path) -> None:
+    def test_are_named_and_skipped_with_their_attributes(self, celeba: Path, original: Path) -> None:
         bad = self.spoil(celeba)
         with pytest.warns(UserWarning, match="3 of 40 files in .* cannot be read and are left out") as caught:
             faces = load(celeba, attribute="Male")
@@ -219,7 +219,7 @@ class TestCorruptFiles:
         with pytest.raises(ValueError, match="Expected at most 4 files"):
             load(celeba, max_corrupt=4)
 
-    def test_nothing_but_corrupt_files(self, tmp_path: Path) -> None:
+    def test_only_corrupt_files_are_refused(self, tmp_path: Path) -> None:
         for name in ("a.jpg", "b.png"):
             (tmp_path / name).write_text("no image")
         with pytest.raises(ValueError, match=r"Expected images in .*; got none that can be read: a\.jpg \(.*b\.png"):
@@ -227,7 +227,7 @@ class TestCorruptFiles:
 
     @pytest.mark.parametrize("suffix", ["bmp", "jpg", "png", "webp"])
     @pytest.mark.parametrize("kept", [0, 10, 0.5])
-    def test_truncation_is_seen_in_every_format(self, tmp_path: Path, suffix: str, kept: float) -> None:
+    def test_truncation_is_detected_in_every_format(self, tmp_path: Path, suffix: str, kept: float) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
         path = tmp_path / f"noise.{suffix}"
         Image.fromarray(noise).save(path)

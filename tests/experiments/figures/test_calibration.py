@@ -26,7 +26,7 @@ def report(n_quantities: int = 7, shift: float = 0.0) -> CalibrationReport:
 
 
 @pytest.mark.parametrize("n_quantities", [1, 5, 7])
-def test_every_quantity_has_its_panel_and_verdict(n_quantities: int) -> None:
+def test_every_quantity_has_a_panel_and_a_verdict(n_quantities: int) -> None:
     rc = dict(matplotlib.rcParams)
     figure = ecdf_differences({"calibrated": report(n_quantities), "shifted": report(n_quantities, 0.5)})
     figure.draw_without_rendering()
@@ -39,7 +39,7 @@ def test_every_quantity_has_its_panel_and_verdict(n_quantities: int) -> None:
     assert dict(matplotlib.rcParams) == rc
 
 
-def test_curves_leave_the_band_where_the_report_says() -> None:
+def test_flagged_curves_leave_the_band() -> None:
     shown = report(3, 0.5)
     figure = ecdf_differences(shown)
     for name, axes in zip(shown.ranks, figure.findobj(matplotlib.axes.Axes), strict=False):
@@ -51,7 +51,7 @@ def test_curves_leave_the_band_where_the_report_says() -> None:
     assert shown.flagged == ["quantity_0"]
 
 
-def test_reports_that_cannot_stand_together_are_refused() -> None:
+def test_reports_of_different_quantities_are_refused() -> None:
     with pytest.raises(ValueError, match="Expected reports with ranks of the same quantities"):
         ecdf_differences({"one": report(2), "other": report(3)})
     with pytest.raises(ValueError, match="Expected reports with ranks of the same quantities"):

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from latentmix.experiments import figures as plots
+from latentmix.experiments import figures
 from latentmix.experiments.runs.projections import project
 
 RANDOM = np.random.default_rng(0)
@@ -48,19 +48,19 @@ def within(figure: Figure) -> bool:
 @pytest.mark.parametrize("count", [8, 10])
 def test_interpolations(channels: int, count: int) -> None:
     straight = torch.rand(count, channels, 8, 8)
-    figure = plots.interpolations(images(2, channels, 8, 8), straight, images(count, channels, 8, 8))
-    said = texts(figure)
-    assert said.count("original") == 2
-    assert {"0%", "100%"} < set(said)
-    assert any(text.startswith("Straight") for text in said)
-    assert any(text.startswith("Spherical") for text in said)
+    figure = figures.interpolations(images(2, channels, 8, 8), straight, images(count, channels, 8, 8))
+    words = texts(figure)
+    assert words.count("original") == 2
+    assert {"0%", "100%"} < set(words)
+    assert any(text.startswith("Straight") for text in words)
+    assert any(text.startswith("Spherical") for text in words)
     assert within(figure)
 
 
 def test_interpolations_run_from_the_first_image_to_the_second() -> None:
     ends = np.stack([np.zeros((1, 4, 4)), np.ones((1, 4, 4))])
     way = np.linspace(0.0, 1.0, 5)[:, None, None, None] * np.ones((1, 1, 4, 4))
-    first, last, straight, spherical = plots.interpolations(ends, way, way**2).axes
+    first, last, straight, spherical = figures.interpolations(ends, way, way**2).axes
     assert np.asarray(first.get_images()[0].get_array()).max() == 0.0
     assert np.asarray(last.get_images()[0].get_array()).min() == 1.0
     for axes, middle in ((straight, 0.5), (spherical, 0.25)):
@@ -71,10 +71,10 @@ def test_interpolations_run_from_the_first_image_to_the_second() -> None:
 @pytest.mark.parametrize("attributes", [["Blond_Hair"], ["Blond_Hair", "Smiling", "Male"]])
 def test_attribute_vectors(attributes: list[str]) -> None:
     rows = {name: images(3, 5, 3, 8, 8) for name in attributes}
-    figure = plots.attribute_vectors(images(3, 3, 8, 8), rows, [-2, -1, 0, 1, 2])
-    said = texts(figure)
+    figure = figures.attribute_vectors(images(3, 3, 8, 8), rows, [-2, -1, 0, 1, 2])
+    words = texts(figure)
     assert len(figure.axes) == len(attributes)
-    assert {"Blond Hair", "original", "−2", "0", "+1"} < set(said)
+    assert {"Blond Hair", "original", "−2", "0", "+1"} < set(words)
     assert within(figure)
     frame = figure.axes[0].patches[0]
     zero = figure.axes[0].get_xticks()[3]  # the original, -2, -1, 0
@@ -83,14 +83,14 @@ def test_attribute_vectors(attributes: list[str]) -> None:
 
 
 def test_attribute_vectors_without_a_reconstruction() -> None:
-    figure = plots.attribute_vectors(images(2, 1, 8, 8), {"Male": images(2, 2, 1, 8, 8)}, [0.5, 1.5])
+    figure = figures.attribute_vectors(images(2, 1, 8, 8), {"Male": images(2, 2, 1, 8, 8)}, [0.5, 1.5])
     assert not figure.axes[0].patches
     assert not any("Framed" in text for text in texts(figure))
 
 
 def test_generated_and_reconstructions_of_colour_images() -> None:
     pixels = images(20, 3, 64, 64)
-    for figure in (plots.generated(pixels), plots.reconstructions(pixels[:10], pixels[10:])):
+    for figure in (figures.generated(pixels), figures.reconstructions(pixels[:10], pixels[10:])):
         assert within(figure)
         canvas = np.asarray(figure.axes[0].get_images()[0].get_array())
         assert canvas[:64, :64] == pytest.approx(pixels[0].transpose(1, 2, 0))
@@ -99,33 +99,33 @@ def test_generated_and_reconstructions_of_colour_images() -> None:
 def test_latent_map() -> None:
     planes = {"PCA": RANDOM.normal(size=(40, 2)), "t-SNE": RANDOM.normal(size=(40, 2))}
     has = torch.arange(40) % 4 == 0
-    figure = plots.latent_map(planes, has, name="Blond_Hair", explained=(0.31, 0.2), total=1000)
-    said = texts(figure)
-    assert {"Latents by Blond Hair (40 of 1,000 drawn)", "no", "yes", "PCA", "t-SNE"} < set(said)
-    assert "principal component 2 (20% of the variance)" in said
+    figure = figures.latent_map(planes, has, name="Blond_Hair", explained=(0.31, 0.2), total=1000)
+    words = texts(figure)
+    assert {"Latents by Blond Hair (40 of 1,000 drawn)", "no", "yes", "PCA", "t-SNE"} < set(words)
+    assert "principal component 2 (20% of the variance)" in words
     assert within(figure)
     rare = figure.axes[0].collections[-1]
     assert np.asarray(rare.get_offsets()) == pytest.approx(planes["PCA"][::4])
 
 
 def test_latent_map_of_named_classes() -> None:
-    figure = plots.latent_map({"PCA": np.eye(2)}, [4, 1], name="class", names_of_values={1: "one", 4: "four"})
-    said = texts(figure)
-    assert {"one", "four", "principal component 1"} < set(said)
-    assert not any("t-SNE" in text for text in said)
+    figure = figures.latent_map({"PCA": np.eye(2)}, [4, 1], name="class", names_of_values={1: "one", 4: "four"})
+    words = texts(figure)
+    assert {"one", "four", "principal component 1"} < set(words)
+    assert not any("t-SNE" in text for text in words)
 
 
 def test_latent_usage() -> None:
-    figure = plots.latent_usage(torch.tensor([0.25, 2.0, 0.0]), torch.tensor([True, True, False]))
-    said = texts(figure)
-    assert {"active: 2, 2.25 nats in all", "not active: 1, 0.00 nats in all"} < set(said)
+    figure = figures.latent_usage(torch.tensor([0.25, 2.0, 0.0]), torch.tensor([True, True, False]))
+    words = texts(figure)
+    assert {"active: 2, 2.25 nats in all", "not active: 1, 0.00 nats in all"} < set(words)
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["2", "1", "3"]
-    assert "rank of the latent dimension" in texts(plots.latent_usage(np.ones(64), np.ones(64)))
+    assert "rank of the latent dimension" in texts(figures.latent_usage(np.ones(64), np.ones(64)))
 
 
 def test_rate_distortion_names_every_model_without_overlap() -> None:
     models = {f"model {k}": (25.0 + 0.2 * k, 80.0 - 0.1 * k) for k in range(5)} | {"beta 4": (12.0, 99.0)}
-    figure = plots.rate_distortion(models, measure="mass on {0, 1}")
+    figure = figures.rate_distortion(models, measure="mass on {0, 1}")
     assert set(models) < set(texts(figure))
     assert any("mass on {0, 1}" in text for text in texts(figure))
     assert within(figure)
@@ -136,7 +136,7 @@ def test_rate_distortion_names_every_model_without_overlap() -> None:
 
 
 def test_rate_distortion_draws_lines_of_equal_bounds() -> None:
-    axes = plots.rate_distortion({"one": (3.0, -1000.0), "two": (9.0, -1010.0)}).axes[0]
+    axes = figures.rate_distortion({"one": (3.0, -1000.0), "two": (9.0, -1010.0)}).axes[0]
     lines = [line.get_xydata() for line in axes.lines if len(line.get_xydata()) == 2]
     assert lines
     assert all(np.ptp(line.sum(axis=1)) < 1e-9 for line in lines)
@@ -172,23 +172,23 @@ def test_projections_of_collapsed_latents() -> None:
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: plots.interpolations(images(3, 1, 4, 4), images(8, 1, 4, 4), images(8, 1, 4, 4)), "got 3 and 8"),
-        (lambda: plots.interpolations(images(2, 1, 4, 4), images(8, 1, 4, 4), images(7, 1, 4, 4)), "of one length"),
-        (lambda: plots.interpolations(images(2, 2, 4, 4), images(8, 1, 4, 4), images(7, 1, 4, 4)), "C of 1 or 3"),
-        (lambda: plots.attribute_vectors(images(2, 1, 4, 4), {}, [0.0]), "at least one attribute"),
-        (lambda: plots.attribute_vectors(images(2, 1, 4, 4), {"Male": images(2, 3, 1, 4, 4)}, [0.0]), "2 x 1 x C"),
-        (lambda: plots.attribute_vectors(images(2, 1, 4, 4), {"Male": images(2, 1, 1, 5, 5)}, [0.0]), "of one size"),
-        (lambda: plots.latent_map({}, [1], name="class"), "at least one projection"),
-        (lambda: plots.latent_map({"PCA": np.eye(2)}, [1, 2, 3], name="class"), "3 x 2 for PCA"),
-        (lambda: plots.latent_map({"PCA": np.eye(2)}, [1, 2], name="class", names_of_values={1: "a"}), "none for 2"),
-        (lambda: plots.latent_usage([1.0, 2.0], [True]), "of one length; got 2 kl_per_dim, 1 active"),
-        (lambda: plots.latent_usage([], []), "at least one latent dimension"),
-        (lambda: plots.rate_distortion({}), "at least one model"),
-        (lambda: plots.rate_distortion({"one": (1.0, float("nan"))}), "finite rate and distortion"),
+        (lambda: figures.interpolations(images(3, 1, 4, 4), images(8, 1, 4, 4), images(8, 1, 4, 4)), "got 3 and 8"),
+        (lambda: figures.interpolations(images(2, 1, 4, 4), images(8, 1, 4, 4), images(7, 1, 4, 4)), "of one length"),
+        (lambda: figures.interpolations(images(2, 2, 4, 4), images(8, 1, 4, 4), images(7, 1, 4, 4)), "C of 1 or 3"),
+        (lambda: figures.attribute_vectors(images(2, 1, 4, 4), {}, [0.0]), "at least one attribute"),
+        (lambda: figures.attribute_vectors(images(2, 1, 4, 4), {"Male": images(2, 3, 1, 4, 4)}, [0.0]), "2 x 1 x C"),
+        (lambda: figures.attribute_vectors(images(2, 1, 4, 4), {"Male": images(2, 1, 1, 5, 5)}, [0.0]), "of one size"),
+        (lambda: figures.latent_map({}, [1], name="class"), "at least one projection"),
+        (lambda: figures.latent_map({"PCA": np.eye(2)}, [1, 2, 3], name="class"), "3 x 2 for PCA"),
+        (lambda: figures.latent_map({"PCA": np.eye(2)}, [1, 2], name="class", names_of_values={1: "a"}), "none for 2"),
+        (lambda: figures.latent_usage([1.0, 2.0], [True]), "of one length; got 2 kl_per_dim, 1 active"),
+        (lambda: figures.latent_usage([], []), "at least one latent dimension"),
+        (lambda: figures.rate_distortion({}), "at least one model"),
+        (lambda: figures.rate_distortion({"one": (1.0, float("nan"))}), "finite rate and distortion"),
         (lambda: project(np.zeros((3, 4))), r"4 or more latents .* \(3, 4\)"),
         (lambda: project(np.full((5, 2), np.nan)), "finite latents"),
     ],
 )
-def test_refuses_what_does_not_fit(draw: Callable[[], object], message: str) -> None:
+def test_bad_input_is_refused(draw: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()

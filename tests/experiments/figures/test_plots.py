@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from latentmix.experiments import figures as plots
+from latentmix.experiments import figures
 from latentmix.experiments.figures.style import class_styles
 
 Array = NDArray[np.float64]
@@ -30,9 +30,9 @@ def images(n: int, channels: int = 1, size: int = 8) -> Array:
     return RANDOM.uniform(size=(n, channels, size, size))
 
 
-def components(k: int, dim: int, classes: list[int] | None = None) -> plots.Components:
+def components(k: int, dim: int, classes: list[int] | None = None) -> figures.Components:
     factors = RANDOM.normal(size=(k, dim, dim)) / dim
-    return plots.Components(
+    return figures.Components(
         RANDOM.normal(size=(k, dim)), factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(dim), classes
     )
 
@@ -56,22 +56,22 @@ def texts(figure: Figure) -> str:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images(channels: int, tmp_path: Path) -> None:
     originals = images(10, channels)
-    figures = {
-        "reconstructions": plots.reconstructions(originals, torch.from_numpy(originals), mse=0.0123, ssim=0.87),
-        "generated": plots.generated(torch.rand(30, channels, 8, 8)),
-        "decoded_grid": plots.decoded_grid(images(25, channels), np.linspace(-1.5, 1.5, 5)),
+    drawn = {
+        "reconstructions": figures.reconstructions(originals, torch.from_numpy(originals), mse=0.0123, ssim=0.87),
+        "generated": figures.generated(torch.rand(30, channels, 8, 8)),
+        "decoded_grid": figures.decoded_grid(images(25, channels), np.linspace(-1.5, 1.5, 5)),
     }
-    for name, figure in figures.items():
-        path = plots.save(figure, tmp_path / "figures" / f"{name}.png")
+    for name, figure in drawn.items():
+        path = figures.save(figure, tmp_path / "figures" / f"{name}.png")
         assert path.read_bytes().startswith(b"\x89PNG")
-    assert "MSE 0.0123, SSIM 0.8700" in texts(figures["reconstructions"])
-    assert "z₁" in texts(figures["decoded_grid"])
+    assert "MSE 0.0123, SSIM 0.8700" in texts(drawn["reconstructions"])
+    assert "z₁" in texts(drawn["decoded_grid"])
 
 
 def test_decoded_grid_has_second_latent_upwards() -> None:
     pixels = np.zeros((4, 1, 2, 2))
     pixels[1] = 1.0  # z1 high, z2 low
-    canvas = np.asarray(plots.decoded_grid(pixels, [-1.0, 1.0]).axes[0].get_images()[0].get_array())
+    canvas = np.asarray(figures.decoded_grid(pixels, [-1.0, 1.0]).axes[0].get_images()[0].get_array())
     assert canvas[-2:, -2:].min() == 1.0
     assert canvas[:2].min() == 0.0
     assert canvas[-2:, :2].max() == 0.0
@@ -83,20 +83,20 @@ def test_latent_scatter(dim: int, classes: int, tmp_path: Path) -> None:
     names = list(range(classes))
     labels = RANDOM.integers(classes, size=200)
     fits = {"EM": components(classes, dim, names), "SVI": components(classes, dim, names[::-1])}
-    figure = plots.latent_scatter(torch.randn(200, dim), torch.from_numpy(labels), fits, names, points=150)
-    said = texts(figure)
+    figure = figures.latent_scatter(torch.randn(200, dim), torch.from_numpy(labels), fits, names, points=150)
+    words = texts(figure)
     assert len(figure.axes) == 2
-    assert "150 of 200 drawn" in said
-    assert ("% of the variance" in said) == (dim > 2)
-    assert plots.save(figure, tmp_path / "latents.png").stat().st_size > 10_000
+    assert "150 of 200 drawn" in words
+    assert ("% of the variance" in words) == (dim > 2)
+    assert figures.save(figure, tmp_path / "latents.png").stat().st_size > 10_000
 
 
-def test_latent_scatter_projects_points_and_ellipses_alike() -> None:
+def test_latent_scatter_projects_points_and_ellipses_by_one_matrix() -> None:
     turn = np.linalg.qr(RANDOM.normal(size=(5, 5)))[0]
     covariance = turn @ np.diag([9.0, 4.0, 0.01, 0.01, 0.01]) @ turn.T
     latents = RANDOM.multivariate_normal(np.arange(5.0), covariance, size=4000)
-    mixture = plots.Components(latents.mean(axis=0)[None], np.cov(latents.T)[None])
-    figure = plots.latent_scatter(latents, None, {"EM": mixture}, [])
+    mixture = figures.Components(latents.mean(axis=0)[None], np.cov(latents.T)[None])
+    figure = figures.latent_scatter(latents, None, {"EM": mixture}, [])
     ellipse = figure.axes[0].patches[0]
     points = np.asarray(figure.axes[0].collections[0].get_offsets())
     inside = ellipse.get_patch_transform().inverted().transform(points)
@@ -104,29 +104,29 @@ def test_latent_scatter_projects_points_and_ellipses_alike() -> None:
 
 
 def test_latent_scatter_of_unlabelled_data() -> None:
-    figure = plots.latent_scatter(RANDOM.normal(size=(50, 2)), None, {"EM": components(4, 2, [])}, [])
+    figure = figures.latent_scatter(RANDOM.normal(size=(50, 2)), None, {"EM": components(4, 2, [])}, [])
     assert "class" not in texts(figure)
 
 
 @pytest.mark.parametrize(("validation", "terms", "panels"), [(True, True, 3), (False, True, 3), (True, False, 1)])
 def test_losses(validation: bool, terms: bool, panels: int) -> None:
-    figure = plots.losses([record(epoch, validation=validation, terms=terms) for epoch in range(1, 6)])
-    said = texts(figure)
+    figure = figures.losses([record(epoch, validation=validation, terms=terms) for epoch in range(1, 6)])
+    words = texts(figure)
     assert len(figure.axes) == panels
-    assert "nats per image" in said
-    assert "training, 20.00 at the end" in said
-    assert ("validation" in said) == validation
+    assert "nats per image" in words
+    assert "training, 20.00 at the end" in words
+    assert ("validation" in words) == validation
 
 
 @pytest.mark.parametrize("classes", [[1, 4, 8], list(range(10))])
 def test_confusion_matrices(classes: list[int]) -> None:
     matrix = np.diag([7] * len(classes))
     matrix[0, 1] = 1234
-    figure = plots.confusion_matrices({"EM": matrix, "SVI": matrix.T}, classes, titles={"SVI": "<SVI>"})
-    said = texts(figure)
-    assert said.count("1234") == 2
-    assert "EM: accuracy" in said
-    assert "<SVI>" in said
+    figure = figures.confusion_matrices({"EM": matrix, "SVI": matrix.T}, classes, titles={"SVI": "<SVI>"})
+    words = texts(figure)
+    assert words.count("1234") == 2
+    assert "EM: accuracy" in words
+    assert "<SVI>" in words
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -134,7 +134,7 @@ def test_em_against_svi(labelled: bool) -> None:
     plain = {"accuracy": 0.8} if labelled else {}
     few = {"accuracy": 0.9, "accuracy_min": 0.85, "accuracy_max": 0.95}
     budgets = {"none": plain, "few": few, "all": plain} if labelled else {"none": plain}
-    figure = plots.em_against_svi(
+    figure = figures.em_against_svi(
         {"em": [-3.0, -2.5], "svi": np.linspace(-3.0, -2.4, 300).tolist()},
         {"em": budgets, "svi": budgets},
         {"em": [0.5, 0.3, 0.2], "svi": torch.tensor([0.4, 0.4, 0.2])},
@@ -142,11 +142,11 @@ def test_em_against_svi(labelled: bool) -> None:
         assigned_alike=0.973,
         names=[8, 1, 4] if labelled else None,
     )
-    said = texts(figure)
-    assert "97.3%" in said
-    assert "SVI ends at −2.4000 after 300 iterations" in said
+    words = texts(figure)
+    assert "97.3%" in words
+    assert "SVI ends at −2.4000 after 300 iterations" in words
     assert len(figure.axes) == (4 if labelled else 3)
-    assert ("0.900" in said) == labelled
+    assert ("0.900" in words) == labelled
 
 
 def test_classes_differ_in_colour_and_marker() -> None:
@@ -159,14 +159,17 @@ def test_classes_differ_in_colour_and_marker() -> None:
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: plots.generated(np.zeros((4, 2, 8, 8))), r"Expected images of shape N x C x H x W .* \(4, 2, 8, 8\)"),
-        (lambda: plots.reconstructions(images(3), images(2)), "Expected originals and means of one length"),
-        (lambda: plots.decoded_grid(images(8), [0.0, 1.0, 2.0]), "Expected 9 images for 3 values .* got 8"),
-        (lambda: plots.latent_scatter(np.zeros((4, 1)), None, {}, []), r"D >= 2; got \(4, 1\)"),
-        (lambda: plots.confusion_matrices({"EM": np.eye(2)}, [1, 4, 8]), "Expected a 3 x 3 confusion matrix for EM"),
-        (lambda: plots.losses([]), "at least one epoch"),
+        (
+            lambda: figures.generated(np.zeros((4, 2, 8, 8))),
+            r"Expected images of shape N x C x H x W .* \(4, 2, 8, 8\)",
+        ),
+        (lambda: figures.reconstructions(images(3), images(2)), "Expected originals and means of one length"),
+        (lambda: figures.decoded_grid(images(8), [0.0, 1.0, 2.0]), "Expected 9 images for 3 values .* got 8"),
+        (lambda: figures.latent_scatter(np.zeros((4, 1)), None, {}, []), r"D >= 2; got \(4, 1\)"),
+        (lambda: figures.confusion_matrices({"EM": np.eye(2)}, [1, 4, 8]), "Expected a 3 x 3 confusion matrix for EM"),
+        (lambda: figures.losses([]), "at least one epoch"),
     ],
 )
-def test_refuses_what_does_not_fit(draw: Callable[[], Figure], message: str) -> None:
+def test_bad_input_is_refused(draw: Callable[[], Figure], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()

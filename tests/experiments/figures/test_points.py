@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from latentmix.experiments import figures as plots
+from latentmix.experiments import figures
 
 RANDOM = np.random.default_rng(0)
 CLOUD = RANDOM.normal(size=(60, 3))
@@ -28,30 +28,30 @@ def texts(figure: Figure) -> set[str]:
     return {text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_visible()}
 
 
-def mixture(k: int = 10) -> plots.Components:
+def mixture(k: int = 10) -> figures.Components:
     factors = RANDOM.normal(size=(k, 3, 3))
-    return plots.Components(RANDOM.normal(size=(k, 3)), factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(3))
+    return figures.Components(RANDOM.normal(size=(k, 3)), factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(3))
 
 
 def test_points_in_space() -> None:
     owners = np.where(OWNERS == 3, -1, OWNERS)
-    figure = plots.points_in_space(torch.from_numpy(CLOUD), CLOUD, OWNERS, owners, caption="Energy distance 0.01")
-    said = texts(figure)
+    figure = figures.points_in_space(torch.from_numpy(CLOUD), CLOUD, OWNERS, owners, caption="Energy distance 0.01")
+    words = texts(figure)
     assert [axes.name for axes in figure.axes] == ["3d", "3d"]
-    assert {"Data", "Samples of the model", "component", "1", "10", "none", "Energy distance 0.01"} < said
+    assert {"Data", "Samples of the model", "component", "1", "10", "none", "Energy distance 0.01"} < words
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
 
 
-def test_stray_samples_leave_the_data_their_room() -> None:
+def test_outlying_samples_do_not_widen_the_window() -> None:
     far = np.concatenate([CLOUD[:-1], [[1e4, 0.0, 0.0]]])
-    figure = plots.points_in_space(CLOUD, far, OWNERS, OWNERS)
+    figure = figures.points_in_space(CLOUD, far, OWNERS, OWNERS)
     assert figure.axes[0].get_xlim()[1] < 2 * CLOUD[:, 0].max() + 2
 
 
 def test_points_pairwise_draws_marginal_ellipses() -> None:
     truth = mixture()
     drawn = {}
-    figure = plots.points_pairwise(CLOUD, CLOUD + 1.0, OWNERS, OWNERS, truth, points=50)
+    figure = figures.points_pairwise(CLOUD, CLOUD + 1.0, OWNERS, OWNERS, truth, points=50)
     assert {"Data", "Samples of the model", "x₁", "x₃", "2-sigma\nellipse"} < texts(figure)
     for axes, pair in zip(figure.axes, [(0, 1), (0, 2), (1, 2)] * 2, strict=True):
         assert len(axes.patches) == 10
@@ -66,39 +66,39 @@ def test_points_pairwise_draws_marginal_ellipses() -> None:
 
 def test_coverage() -> None:
     shares, expected = [0.5, 0.0, 0.4], [0.4, 0.3, 0.3]
-    figure = plots.coverage(shares, expected, [True, False, True], outside=0.1, caption="Energy distance 0.01")
-    said = texts(figure)
-    assert {"The samples cover 2 of 3 components", "not\ncovered", "samples, not covered"} < said
-    assert "10.0% of the samples lie in no component. Energy distance 0.01" in said
+    figure = figures.coverage(shares, expected, [True, False, True], outside=0.1, caption="Energy distance 0.01")
+    words = texts(figure)
+    assert {"The samples cover 2 of 3 components", "not\ncovered", "samples, not covered"} < words
+    assert "10.0% of the samples lie in no component. Energy distance 0.01" in words
     assert sorted(bar.get_height() for bar in figure.axes[0].patches) == sorted(shares)
     (marks,) = figure.axes[0].collections
     assert [segment[0, 1] for segment in marks.get_segments()] == expected
 
 
 def test_coverage_of_all() -> None:
-    said = texts(plots.coverage([0.5, 0.5], torch.tensor([0.5, 0.5]), torch.tensor([True, True])))
-    assert "The samples cover 2 of 2 components" in said
-    assert "samples, not covered" not in said
+    words = texts(figures.coverage([0.5, 0.5], torch.tensor([0.5, 0.5]), torch.tensor([True, True])))
+    assert "The samples cover 2 of 2 components" in words
+    assert "samples, not covered" not in words
 
 
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: plots.points_in_space(CLOUD[:, :2], CLOUD, OWNERS, OWNERS), r"N x 3; got \(60, 2\) for data"),
-        (lambda: plots.points_in_space(CLOUD, CLOUD, OWNERS, OWNERS[:5]), "got 60 points, 5 components"),
-        (lambda: plots.points_pairwise(CLOUD, CLOUD[:0], OWNERS, OWNERS[:0], mixture()), r"got \(0, 3\) for samples"),
+        (lambda: figures.points_in_space(CLOUD[:, :2], CLOUD, OWNERS, OWNERS), r"N x 3; got \(60, 2\) for data"),
+        (lambda: figures.points_in_space(CLOUD, CLOUD, OWNERS, OWNERS[:5]), "got 60 points, 5 components"),
+        (lambda: figures.points_pairwise(CLOUD, CLOUD[:0], OWNERS, OWNERS[:0], mixture()), r"got \(0, 3\) for samples"),
         (
-            lambda: plots.points_pairwise(CLOUD, CLOUD, OWNERS, OWNERS, plots.Components(np.eye(2), np.eye(2))),
+            lambda: figures.points_pairwise(CLOUD, CLOUD, OWNERS, OWNERS, figures.Components(np.eye(2), np.eye(2))),
             "means of shape K x 3",
         ),
         (
-            lambda: plots.points_pairwise(CLOUD, CLOUD, OWNERS, OWNERS, mixture(3)),
+            lambda: figures.points_pairwise(CLOUD, CLOUD, OWNERS, OWNERS, mixture(3)),
             "Expected components below 3; got 9",
         ),
-        (lambda: plots.coverage([0.5], [0.5, 0.5], [True]), "of one length"),
-        (lambda: plots.coverage([], [], []), "at least one component"),
+        (lambda: figures.coverage([0.5], [0.5, 0.5], [True]), "of one length"),
+        (lambda: figures.coverage([], [], []), "at least one component"),
     ],
 )
-def test_refuses_what_does_not_fit(draw: Callable[[], Figure], message: str) -> None:
+def test_bad_input_is_refused(draw: Callable[[], Figure], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()

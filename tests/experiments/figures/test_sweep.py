@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from latentmix.experiments import figures as plots
+from latentmix.experiments import figures
 from latentmix.experiments.figures.tableau import arrange, number
 
 RANDOM = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
         for text in figure.findobj(matplotlib.text.Text)
         if text.get_visible() and text.get_text().strip()
     ]
-    boxes = list({(said, tuple(box.extents)): (said, box) for said, box in boxes}.values())
+    boxes = list({(labels, tuple(box.extents)): (labels, box) for labels, box in boxes}.values())
     outside = [(s, "edge") for s, b in boxes if b.x0 < 0 or b.y0 < 0 or b.x1 > width or b.y1 > height]
     corners = np.array([box.extents for _, box in boxes])
     met = np.minimum(corners[:, None, 2:], corners[None, :, 2:]) > np.maximum(
@@ -74,7 +74,7 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
 )
 def test_texts_have_room(names: list[str]) -> None:
     axes = {name: AXES[name] for name in names}
-    figure = plots.sweep_overview(every(axes), axes)
+    figure = figures.sweep_overview(every(axes), axes)
     assert not overlapping(figure)
     assert set(itertools.chain(*axes.values())) <= {line for text in texts(figure) for line in text.split("\n")}
 
@@ -83,18 +83,18 @@ def test_four_axes_on_one_page() -> None:
     cells = every(AXES)
     for k, status in ((5, "refused"), (6, "refused"), (100, "failed")):
         cells[k] = other(cells[k]["options"], status)
-    figure = plots.sweep_overview(cells[:-1], AXES)
-    said = texts(figure)
+    figure = figures.sweep_overview(cells[:-1], AXES)
+    words = texts(figure)
     assert not overlapping(figure)
     assert max(figure.get_size_inches()) < 13.5
-    assert {"ELBO, nats", "density", "mass on {0, 1}", "mass on 256 levels", "×"} < set(said)
-    assert any("296 done; 2 refused (hatched); 1 failed (×); 1 not run" in text.replace("\n", " ") for text in said)
+    assert {"ELBO, nats", "density", "mass on {0, 1}", "mass on 256 levels", "×"} < set(words)
+    assert any("296 done; 2 refused (hatched); 1 failed (×); 1 not run" in text.replace("\n", " ") for text in words)
     assert sum(patch.get_hatch() is not None for patch in figure.axes[0].patches) == 2
-    numbers = [text for text in said if text.removeprefix("−").replace(".", "").isdigit()]
+    numbers = [text for text in words if text.removeprefix("−").replace(".", "").isdigit()]
     assert len(numbers) >= 296
 
 
-def test_the_axis_that_decides_the_measure_leads_the_rows() -> None:
+def test_the_axis_that_determines_the_measure_is_the_outer_one() -> None:
     grid = {tuple(cell["options"].values()): cell for cell in every(AXES)}
     assert arrange(grid, AXES) == (("likelihood", "family"), ("prior", "objective"))
     same = {key: cell | {"group": "density"} for key, cell in grid.items()}
@@ -104,12 +104,12 @@ def test_the_axis_that_decides_the_measure_leads_the_rows() -> None:
     assert arrange(grid, few) == (("likelihood",), ("prior",))
 
 
-def test_measures_have_colours_of_their_own() -> None:
+def test_every_measure_has_its_own_colours() -> None:
     axes = {"likelihood": ["Bernoulli", "Laplace"], "prior": ["StandardNormal", "StudentT"]}
     values = {("Bernoulli", "StandardNormal"): -100.0, ("Bernoulli", "StudentT"): -90.0}
     values |= {("Laplace", "StandardNormal"): 700.0, ("Laplace", "StudentT"): 600.0}
     cells = [done(dict(zip(axes, key, strict=True)), elbo=value, mse=0.1) for key, value in values.items()]
-    figure = plots.sweep_overview(cells, axes, metrics=["elbo"])
+    figure = figures.sweep_overview(cells, axes, metrics=["elbo"])
     panel = figure.axes[0]
     canvas = np.asarray(panel.get_images()[0].get_array())
     light = canvas.sum(axis=2)
@@ -123,24 +123,24 @@ def test_measures_have_colours_of_their_own() -> None:
     assert any("ELBOs compare within one measure only" in text.replace("\n", " ") for text in texts(figure))
 
 
-def test_less_error_is_darker_on_one_scale() -> None:
+def test_lower_error_is_darker_on_a_common_scale() -> None:
     axes = {"likelihood": ["Bernoulli", "Laplace"], "beta": ["1", "4"]}
     cells = every(axes)
     for k, cell in enumerate(cells):
         cell["figures"]["mse"] = 0.01 * (k + 1)
-    figure = plots.sweep_overview(cells, axes, metrics=["mse"])
+    figure = figures.sweep_overview(cells, axes, metrics=["mse"])
     light = np.asarray(figure.axes[0].get_images()[0].get_array()).sum(axis=2).ravel()
     assert np.all(np.diff(light) > 0)
     assert len(figure.axes) == 2  # a panel and one bar
 
 
-def test_a_stray_cell_does_not_bleach_the_others() -> None:
+def test_an_outlying_cell_does_not_bleach_the_others() -> None:
     axes = {"prior": [str(k) for k in range(5)], "beta": [str(k) for k in range(5)]}
     cells = every(axes)
     for k, cell in enumerate(cells):
         cell["figures"]["elbo"] = -100.0 - k
     cells[0]["figures"]["elbo"] = -1e7
-    figure = plots.sweep_overview(cells, axes, metrics=["elbo"])
+    figure = figures.sweep_overview(cells, axes, metrics=["elbo"])
     canvas = np.asarray(figure.axes[0].get_images()[0].get_array()).reshape(25, 3)
     assert np.abs(canvas[1] - canvas[24]).max() > 0.5
     assert {"−101.0", "−10M"} < set(texts(figure))
@@ -154,11 +154,11 @@ def test_rows_of_one_axis() -> None:
         done({"likelihood": names[2]}, elbo=600.0, mse=0.0345),
         other({"likelihood": names[3]}, "refused"),
     ]
-    figure = plots.sweep_overview(cells, {"likelihood": names})
-    said = texts(figure)
-    assert {"−98.0", "0.0123", "0.900", "ELBO, nats", "MSE", "accuracy", "Laplace\ndensity"} < set(said)
-    assert said.count("refused") == 3
-    assert "3 done; 1 refused; ringed: the best; ELBOs compare within one measure only" in said
+    figure = figures.sweep_overview(cells, {"likelihood": names})
+    words = texts(figure)
+    assert {"−98.0", "0.0123", "0.900", "ELBO, nats", "MSE", "accuracy", "Laplace\ndensity"} < set(words)
+    assert words.count("refused") == 3
+    assert "3 done; 1 refused; ringed: the best; ELBOs compare within one measure only" in words
     assert not overlapping(figure)
     rings = [line for axes in figure.axes for line in axes.lines if line.get_markeredgecolor() == "black"]
     assert sorted(float(np.ravel(line.get_xdata())[0]) for line in rings) == [0.0123, 600.0]
@@ -169,15 +169,15 @@ def test_rows_of_one_axis() -> None:
 
 def test_a_sweep_without_a_finished_cell() -> None:
     axes = {"prior": ["A", "B"], "beta": ["1", "2"]}
-    said = texts(plots.sweep_overview([other({"prior": "A", "beta": "1"}, "refused")], axes))
-    assert "1 refused (hatched); 3 not run" in said
-    assert "1 failed" in texts(plots.sweep_overview([other({"beta": "1"}, "failed")], {"beta": ["1"]}))
+    words = texts(figures.sweep_overview([other({"prior": "A", "beta": "1"}, "refused")], axes))
+    assert "1 refused (hatched); 3 not run" in words
+    assert "1 failed" in texts(figures.sweep_overview([other({"beta": "1"}, "failed")], {"beta": ["1"]}))
 
 
-def test_long_labels_lose_their_middle() -> None:
+def test_long_labels_are_elided_in_the_middle() -> None:
     name = "my.package.priors.VeryLongPrior(n_components=100)"
     axes = {"prior": [name, "StandardNormal"], "beta": ["1", "2"]}
-    figure = plots.sweep_overview(every(axes), axes, heading="Mine")
+    figure = figures.sweep_overview(every(axes), axes, heading="Mine")
     assert not overlapping(figure)
     assert any(text.startswith("my.package.p") and "…" in text for text in texts(figure))
     assert figure.get_suptitle() == "Mine"
@@ -194,17 +194,17 @@ CELL = done({"beta": "1"}, elbo=1.0)
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: plots.sweep_overview([CELL], {}), "one to four axes"),
-        (lambda: plots.sweep_overview([CELL], {"beta": []}), "one to four axes"),
-        (lambda: plots.sweep_overview([CELL], {str(k): ["1"] for k in range(5)}), "one to four axes"),
-        (lambda: plots.sweep_overview([], ONE), "at least one cell"),
-        (lambda: plots.sweep_overview([CELL, CELL], ONE), "every cell once; got {'beta': '1'} twice"),
-        (lambda: plots.sweep_overview([done({"beta": "3"})], ONE), "label of each axis, beta; got {'beta': '3'}"),
-        (lambda: plots.sweep_overview([done({"prior": "1"})], ONE), "label of each axis"),
-        (lambda: plots.sweep_overview([CELL | {"status": "running"}], ONE), "done, refused, failed; got 'running'"),
-        (lambda: plots.sweep_overview([CELL], ONE, metrics=["beauty"]), "the figure 'beauty'; got none"),
+        (lambda: figures.sweep_overview([CELL], {}), "one to four axes"),
+        (lambda: figures.sweep_overview([CELL], {"beta": []}), "one to four axes"),
+        (lambda: figures.sweep_overview([CELL], {str(k): ["1"] for k in range(5)}), "one to four axes"),
+        (lambda: figures.sweep_overview([], ONE), "at least one cell"),
+        (lambda: figures.sweep_overview([CELL, CELL], ONE), "every cell once; got {'beta': '1'} twice"),
+        (lambda: figures.sweep_overview([done({"beta": "3"})], ONE), "label of each axis, beta; got {'beta': '3'}"),
+        (lambda: figures.sweep_overview([done({"prior": "1"})], ONE), "label of each axis"),
+        (lambda: figures.sweep_overview([CELL | {"status": "running"}], ONE), "done, refused, failed; got 'running'"),
+        (lambda: figures.sweep_overview([CELL], ONE, metrics=["beauty"]), "the figure 'beauty'; got none"),
     ],
 )
-def test_refuses_what_does_not_fit(draw: Callable[[], Figure], message: str) -> None:
+def test_bad_input_is_refused(draw: Callable[[], Figure], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()

@@ -1,4 +1,4 @@
-"""Options become objects; what cannot be is refused in one line."""
+"""Options become objects, and bad ones are refused in one line."""
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(case, tmp_path, monkeypatch, capsys):
     words, message = BAD[case]
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LATENTMIX_DATA", raising=False)
@@ -137,7 +137,7 @@ def test_pixels_outside_the_unit_interval_are_named(tmp_path, monkeypatch, capsy
     assert [file.name for file in tmp_path.iterdir()] == ["images.npy"]
 
 
-def test_fewer_points_than_components(tmp_path, monkeypatch, capsys):
+def test_fewer_points_than_components_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert (
         main(["run", "digits", "--data.limit", "60", "--data.labels_per_class", "1", "--mixture.n_components", "61"])
@@ -147,12 +147,12 @@ def test_fewer_points_than_components(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_folder_is_left_alone(tmp_path, capsys):
+def test_an_existing_folder_is_refused_and_unchanged(tmp_path, capsys):
     (tmp_path / "precious").write_text("mine")
     assert main(["run", "digits", "--epochs", "1", "--out", str(tmp_path)]) == 2
     assert "it exists already" in capsys.readouterr().err
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_one_line_folds():
+def test_one_line_joins_the_lines_of_a_message():
     assert one_line(ValueError("a\n  b")) == "a b"

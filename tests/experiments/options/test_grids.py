@@ -1,4 +1,4 @@
-"""Grids are read as they are meant, and what is no grid is refused in one sentence."""
+"""Grids and classes in call form are parsed, and malformed ones refused in one sentence."""
 
 import inspect
 import json
@@ -82,7 +82,7 @@ def test_a_grid_is_read(case):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_no_grid_is_refused(case):
+def test_malformed_grids_are_refused(case):
     items, message = BAD[case]
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_grid(items)
@@ -93,13 +93,13 @@ def test_calls_are_expanded(text):
     expected = CALLS[text]
     if isinstance(expected, tuple):
         expected = {"class_path": expected[0], "init_args": expected[1]}
-    found = call_form(text)
-    if isinstance(found, dict):
-        kind = find_class(found["class_path"])
-        defaults = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
-        for name in found["init_args"].keys() - expected["init_args"].keys():  # nothing of an earlier class is left
-            assert found["init_args"].pop(name) == (list(defaults[name]) if defaults[name] == () else defaults[name])
-    assert found == expected
+    parsed = call_form(text)
+    if isinstance(parsed, dict):
+        kind = find_class(parsed["class_path"])
+        defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+        for name in parsed["init_args"].keys() - expected["init_args"].keys():  # nothing of an earlier class is left
+            assert parsed["init_args"].pop(name) == (list(defaults[name]) if defaults[name] == () else defaults[name])
+    assert parsed == expected
 
 
 @pytest.mark.parametrize("text", BAD_CALLS)
@@ -108,7 +108,7 @@ def test_bad_calls_are_refused(text):
         call_form(text)
 
 
-def test_an_option_s_own_classes_are_meant():
+def test_a_class_of_another_option_is_refused():
     with pytest.raises(ValueError, match="Expected a class of prior"):
         call_form("Bernoulli()", "prior")
 
@@ -127,7 +127,7 @@ def test_the_product_varies_the_last_option_fastest():
     assert cells[1] == {"latent_dim": "2", "decoder.hidden": "[9]"}
 
 
-def test_a_cell_is_an_experiment():
+def test_the_words_of_a_cell_make_an_experiment():
     options = {"decoder.hidden": "[9]", "decoder": "MLPDecoder([8])", "objective": "RenyiELBO(0, num_particles=3)"}
     words = words_of(options)
     assert words.index("--decoder") < words.index("--decoder.hidden")
@@ -150,7 +150,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("case", NAMES)
-def test_names_that_are_no_options_are_refused(case):
+def test_unknown_options_of_a_grid_are_refused(case):
     grid, message = NAMES[case]
     with pytest.raises(ValueError, match=re.escape(message)):
         check_names(grid, base_configuration("digits_mlp2", []))

@@ -1,4 +1,4 @@
-"""Arguments without a type in their constructor's signature mean what they mean in Python."""
+"""Untyped arguments of constructors are read as Python literals."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_whole_number_is_an_integer_for_every_elbo_in_every_form(name: str, tm
         assert type(elbo.max_plate_nesting) is type(elbo.num_particles) is int
 
 
-def test_infinity_fractions_and_none_stay_what_they_are() -> None:
+def test_infinity_fractions_and_none_are_unchanged() -> None:
     assert elbo_of("--objective", "Trace_ELBO(max_plate_nesting=inf)").max_plate_nesting == math.inf
     assert elbo_of("--objective.max_plate_nesting", "inf").max_plate_nesting == math.inf
     assert elbo_of("--objective", "RenyiELBO(alpha=0.5, num_particles=3)").alpha == 0.5
@@ -80,7 +80,7 @@ def test_infinity_fractions_and_none_stay_what_they_are() -> None:
         ("Trace_MMD", "got pyro.infer.Trace_MMD, whose 'kernel' has none: call it from Python"),
     ],
 )
-def test_what_no_argument_can_be_is_one_line(
+def test_a_value_of_the_wrong_kind_is_refused_in_one_line(
     text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -98,7 +98,7 @@ class Counted(Trace_ELBO):
         self.width = width
 
 
-def test_a_class_of_the_users_own() -> None:
+def test_untyped_arguments_of_a_users_own_class_are_literals() -> None:
     elbo = elbo_of("--objective", f"{__name__}.Counted(width=2, max_plate_nesting=1)")
     assert (elbo.width, elbo.max_plate_nesting) == (2, 1)
     assert type(elbo.width) is type(elbo.max_plate_nesting) is int
@@ -119,8 +119,8 @@ def test_tuples_and_none_of_optimizers(words: list[str], group: dict[str, Any]) 
     check_options(experiment)
     optimizer: Optimizer = experiment.training.optimizer([torch.zeros(1)])
     for name, value in group.items():
-        found = optimizer.param_groups[0][name]
-        assert (list(found) if isinstance(found, tuple) else found) == value
+        value_of_group = optimizer.param_groups[0][name]
+        assert (list(value_of_group) if isinstance(value_of_group, tuple) else value_of_group) == value
 
 
 def train(*words: str) -> list[float]:
@@ -131,7 +131,7 @@ def train(*words: str) -> list[float]:
     return fit(vae.model, guide, images, epochs=2, batch_size=8, objective=experiment.objective, seed=0).losses
 
 
-def test_the_components_of_a_prior_are_enumerated_as_deep_as_is_said() -> None:
+def test_the_components_of_a_prior_are_enumerated() -> None:
     prior = ("--prior", "MixturePrior(3)", "--objective")
     losses = train(*prior, "TraceEnum_ELBO(max_plate_nesting=1)")
     assert losses == train(*prior, "TraceEnum_ELBO")
@@ -148,7 +148,7 @@ def test_particles_are_vectorised_over_the_plate_of_the_data() -> None:
     assert all(map(math.isfinite, train(*vectorised)))
 
 
-def test_a_grid_varies_what_has_no_type() -> None:
+def test_a_grid_varies_untyped_arguments() -> None:
     grid = parse_grid(
         [
             "objective=TraceEnum_ELBO(max_plate_nesting=1),TraceGraph_ELBO(max_plate_nesting=1)",

@@ -1,4 +1,4 @@
-"""What is on disk comes back as it was, and nothing in it is executed."""
+"""Trees and weights round-trip through files, and nothing in a file is executed."""
 
 import math
 import pickle
@@ -10,7 +10,7 @@ from latentmix.experiments.runs.artifacts import RunFolder, load_run, load_tree,
 from latentmix.models.pretrained import load_weights
 
 
-def test_trees_come_back(tmp_path):
+def test_trees_round_trip(tmp_path):
     shared = torch.arange(3)
     tree = {
         "tensor": torch.randn(2, 3, dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""Runs that an earlier version left, before the folders of the packages and the options of mixtures were changed."""
+"""Runs of an earlier version, written before packages moved and the options of mixtures changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pre-trained weights are started from where they fit, and refused by name where they do not."""
+"""Training starts from pre-trained weights that fit, and others are refused by name."""
 
 import shutil
 
@@ -26,8 +26,8 @@ def weights(prepared):
     return {**prepared.vae.state_dict(), **{f"q.{name}": value for name, value in prepared.guide.state_dict().items()}}
 
 
-def alike(one, other):
-    return {name for name in one if torch.equal(one[name], other[name])}
+def alike(first, second):
+    return {name for name in first if torch.equal(first[name], second[name])}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
     return folder
 
 
-def test_a_run_is_started_from_whole(finished):
+def test_training_starts_from_all_weights_of_a_run(finished):
     begun, fresh = weights(session("--init_from", str(finished))), weights(session())
     assert alike(begun, weights(session("--init_from", str(finished / "checkpoints")))) == set(begun)
     assert not any("weight" in name for name in alike(begun, fresh))
@@ -53,7 +53,7 @@ def test_a_pretrained_vae_needs_no_guide(finished, tmp_path):
     assert alike(begun, weights(prepared)) >= set(begun) - of_guide
 
 
-def test_the_configuration_names_it_from_any_folder(finished, monkeypatch):
+def test_the_configuration_has_the_absolute_path(finished, monkeypatch):
     monkeypatch.chdir(finished.parent)
     config = Experiment.from_config(parse_experiment("digits_mlp2", ["--init_from", finished.name])).config
     assert config["init_from"] == str(finished.resolve())
@@ -84,8 +84,8 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(finished, tmp_path, 
 
 
 def test_a_folder_without_weights(tmp_path, capsys):
-    for place, said in ((tmp_path / "nowhere", "which is not there"), (tmp_path, "Expected vae.safetensors")):
-        assert said in refusal(["--init_from", str(place)], tmp_path / "run", capsys)
+    for place, message in ((tmp_path / "nowhere", "which is not there"), (tmp_path, "Expected vae.safetensors")):
+        assert message in refusal(["--init_from", str(place)], tmp_path / "run", capsys)
 
 
 def test_pickled_weights_are_never_opened(tmp_path, capsys):

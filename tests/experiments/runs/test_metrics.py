@@ -9,7 +9,7 @@ from latentmix.experiments.runs import metrics
 from latentmix.experiments.runs.metrics import classification, reconstruction
 
 
-def test_classification_is_scikit_learn_s():
+def test_classification_matches_scikit_learn():
     generator = np.random.default_rng(0)
     labels = generator.choice([1, 4, 8], 200)
     predicted = np.where(generator.random(200) < 0.7, labels, generator.choice([1, 4], 200))

@@ -114,7 +114,7 @@ def test_escapes_values(run: Path) -> None:
 
 
 @pytest.mark.parametrize("lacks", [["mixtures", "agreement"], ["test", "validation"], list(summary())])
-def test_leaves_out_what_the_run_lacks(tmp_path: Path, lacks: list[str]) -> None:
+def test_omits_sections_without_data(tmp_path: Path, lacks: list[str]) -> None:
     values = {key: value for key, value in summary().items() if key not in lacks}
     (tmp_path / "summary.json").write_text(json.dumps(values))
     page = Page(write_report(tmp_path).read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Walks through latents: their ends, their lengths, and the vectors of attributes."""
+"""Walks through latents: ends, lengths, and vectors of attributes."""
 
 import math
 
@@ -14,7 +14,7 @@ NAMES = ("Bald", "Male", "Even", "Smiling", "Always")
 
 
 @pytest.mark.parametrize("way", [straight, slerp])
-def test_a_walk_starts_and_ends_where_it_should(way):
+def test_a_walk_includes_both_ends(way):
     start, end = torch.randn(2, 40, dtype=torch.float64)
     steps = way(start, end, 9)
     assert steps.shape == (9, 40)
@@ -43,11 +43,11 @@ def test_a_straight_line_cuts_the_sphere_and_an_arc_does_not():
 
 
 @pytest.mark.parametrize("factor", [0.0, 1.0, 2.0, -1.0])
-def test_without_an_arc_it_is_the_line(factor):
+def test_slerp_without_an_arc_is_the_line(factor):
     """The same direction, the opposite one, and a latent at the origin on either side."""
     start = torch.randn(5)
-    for one, other in ((start, factor * start), (factor * start, start)):
-        torch.testing.assert_close(slerp(one, other, 5), straight(one, other, 5))
+    for first, last in ((start, factor * start), (factor * start, start)):
+        torch.testing.assert_close(slerp(first, last, 5), straight(first, last, 5))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_an_attribute_vector_is_a_difference_of_means(guide):
         attribute_vector(guide, split, 4)
 
 
-def test_attributes_are_chosen_telling_ones_first():
+def test_well_known_attributes_are_chosen_first():
     chosen = [NAMES[column] for column in chosen_attributes(dataset(), None)]
     assert chosen == ["Smiling", "Male", "Even"]
     assert [NAMES[column] for column in chosen_attributes(dataset(), "Bald")] == ["Bald", "Smiling", "Male"]

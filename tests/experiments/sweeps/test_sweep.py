@@ -1,4 +1,4 @@
-"""A sweep runs what can be run, says why the rest cannot, goes on where it stopped, and ranks within a measure only."""
+"""Sweeps run or refuse their cells, resume after an interruption, and rank within a measure only."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def summary(elbo=-100.0, *, measure="mass on {0, 1}", binarize="dynamic"):
 
 
 class Runs:
-    """Stands for the running of a cell, and keeps which were asked for."""
+    """Replaces the run of a cell, and records the requested ones."""
 
     def __init__(self, action=None):
         self.action, self.options = action, []
@@ -57,10 +57,10 @@ class Runs:
 
 
 def stubbed(out, *grid, action=None, words=(), **options):
-    runs, said = Runs(action), []
+    runs, lines = Runs(action), []
     with mock.patch("latentmix.experiments.sweeps.sweep._draw"):  # a picture takes longer than all cells
-        results = sweep("digits_mlp2", words, parse_grid(grid), out, run=runs, tell=said.append, **options)
-    return results, runs, said
+        results = sweep("digits_mlp2", words, parse_grid(grid), out, run=runs, tell=lines.append, **options)
+    return results, runs, lines
 
 
 def quick(out, *grid, **options):
@@ -71,7 +71,7 @@ def statuses(results):
     return [cell["status"] for cell in results["cells"]]
 
 
-def test_cells_are_the_product_with_ids_that_last():
+def test_cells_are_the_product_with_stable_ids():
     grid = parse_grid(["decoder=MLPDecoder([8]),latentmix.models.MLPDecoder([9])", "data.seed=0,1"])
     base = base_configuration("digits_mlp2", QUICK)
     cells = plan("digits_mlp2", QUICK, grid, base)
@@ -89,7 +89,7 @@ def test_cells_are_the_product_with_ids_that_last():
     assert plan("digits_mlp2", [*QUICK, "--epochs", "2"], grid, base)[0].id != cells[0].id
 
 
-def test_cells_run_and_what_cannot_is_refused_with_its_reason(tmp_path):
+def test_cells_run_or_are_refused_with_a_reason(tmp_path):
     out = tmp_path / "sweep"
     before = snapshot()
     results = quick(out, "data.binarize=dynamic,none", "encoder=MLPEncoder,ConvEncoder([4, 4, 4])", "beta=1,x")
@@ -123,7 +123,7 @@ def _parsed(cell):
     return parse_experiment(str(cell / "config.yaml"), [])
 
 
-def test_a_grid_of_refused_cells_is_an_answer(tmp_path):
+def test_a_grid_may_be_refused_throughout(tmp_path):
     results = quick(tmp_path / "sweep", "data.classes=[1,11],[11,12]")
     assert statuses(results) == ["refused", "refused"]
     assert "11" in results["cells"][0]["reason"]
@@ -133,9 +133,9 @@ def test_finished_cells_are_not_run_again_and_cells_are_added(tmp_path):
     out = tmp_path / "sweep"
     first, runs, _ = stubbed(out, "data.seed=0,1")
     assert runs.options == [(100, 0), (100, 1)]
-    again, runs, said = stubbed(out, "data.seed=0,1")
+    again, runs, lines = stubbed(out, "data.seed=0,1")
     assert runs.options == []
-    assert "2 done" in said[1]
+    assert "2 done" in lines[1]
     assert again["cells"] == first["cells"]
     wider, runs, _ = stubbed(out, "data.seed=1,2", "epochs=100,3")
     assert runs.options == [(3, 1), (100, 2), (3, 2)]
@@ -147,12 +147,12 @@ def test_finished_cells_are_not_run_again_and_cells_are_added(tmp_path):
     assert runs.options == [(100, 0)]
 
 
-def test_values_that_mean_the_same_are_one_cell(tmp_path):
+def test_values_of_the_same_configuration_are_one_cell(tmp_path):
     results, runs, _ = stubbed(tmp_path / "sweep", "decoder=MLPDecoder,MLPDecoder([400])")
     assert len(runs.options) == len(results["cells"]) == 1
 
 
-def test_another_folder_is_left_alone(tmp_path):
+def test_a_folder_of_something_else_is_refused_and_unchanged(tmp_path):
     out = tmp_path / "sweep"
     stubbed(out, "data.seed=0")
     with pytest.raises(ValueError, match=r"Expected the preset and options .* got another batch_size, epochs:"):
@@ -181,7 +181,7 @@ def test_bad_input_is_refused_before_anything_runs(tmp_path, grid, options, mess
     assert not list(tmp_path.iterdir())
 
 
-def test_errors_that_nobody_foresaw_fail_their_cell_only(tmp_path):
+def test_an_unexpected_error_fails_only_its_cell(tmp_path):
     def action(experiment, path):
         if experiment.data.seed == 0:
             raise RuntimeError("a shape\nof the wrong kind")
@@ -196,7 +196,7 @@ def test_errors_that_nobody_foresaw_fail_their_cell_only(tmp_path):
         return summary(float("nan")) if experiment.data.seed == 4 else None
 
     out = tmp_path / "sweep"
-    results, _, said = stubbed(out, "data.seed=0,1,2,3,4,5", action=action)
+    results, _, lines = stubbed(out, "data.seed=0,1,2,3,4,5", action=action)
     assert statuses(results) == ["failed", "failed", "failed", "refused", "failed", "done"]
     reasons = [cell["reason"] for cell in results["cells"]]
     assert reasons[0] == "RuntimeError: a shape of the wrong kind"
@@ -206,10 +206,10 @@ def test_errors_that_nobody_foresaw_fail_their_cell_only(tmp_path):
     assert "NaN" not in (out / "sweep.json").read_text()
     assert "Traceback" in (out / "cells" / results["cells"][0]["id"] / "error.txt").read_text()
     assert not (out / "cells" / results["cells"][3]["id"]).exists()
-    assert sum("failed: " in line for line in said[2:8]) == 4
+    assert sum("failed: " in line for line in lines[2:8]) == 4
 
 
-def test_a_failed_cell_is_tried_again(tmp_path):
+def test_a_failed_cell_is_run_again(tmp_path):
     out = tmp_path / "sweep"
 
     def fail(experiment, path, pictures):
@@ -220,7 +220,7 @@ def test_a_failed_cell_is_tried_again(tmp_path):
     assert not list((out / "cells").rglob("error.txt"))
 
 
-def test_an_interrupted_sweep_goes_on_from_the_last_epoch(tmp_path, monkeypatch):
+def test_an_interrupted_sweep_resumes_from_the_last_epoch(tmp_path, monkeypatch):
     out, grid = tmp_path / "sweep", ("epochs=3",)
     whole = quick(tmp_path / "whole", *grid)
     epochs = []
@@ -248,7 +248,7 @@ def test_an_interrupted_sweep_goes_on_from_the_last_epoch(tmp_path, monkeypatch)
     assert started[0] == 2
 
 
-def test_an_interruption_keeps_what_is_finished(tmp_path):
+def test_an_interruption_keeps_finished_cells(tmp_path):
     def action(experiment, path):
         if experiment.data.seed == 1:
             raise KeyboardInterrupt
@@ -261,7 +261,7 @@ def test_an_interruption_keeps_what_is_finished(tmp_path):
     assert runs.options == [(100, 1), (100, 2)]
 
 
-def test_sweep_json_says_what_was_swept(tmp_path):
+def test_sweep_json_describes_the_sweep(tmp_path):
     results, _, _ = stubbed(tmp_path / "sweep", "data.seed=0,1", words=["--epochs", "7", "--seed", "3"])
     assert results["preset"] == "digits_mlp2"
     assert results["options"] == ["--epochs", "7", "--seed", "3"]
@@ -332,7 +332,7 @@ def test_other_data_are_another_group():
     assert group_of(summary(measure="density", binarize="none"), {}) == "density"
 
 
-def test_a_mixture_prior_s_own_accuracy_is_a_figure():
+def test_the_accuracy_of_a_mixture_prior_is_a_figure():
     assert figures_of({**summary(), "prior": {"accuracy": 0.9}})["accuracy_prior"] == 0.9
     assert "kl_per_dimension" not in figures_of(summary())
 

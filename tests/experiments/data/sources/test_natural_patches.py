@@ -26,7 +26,7 @@ class TestPatches:
 
     @pytest.mark.parametrize("size", [32, 64, 128])
     def test_no_pixel_is_shared_between_splits(self, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Photographs whose colours are the positions of their pixels show where patches were cut from."""
+        """Photographs whose colours encode positions tell the origin of every patch."""
         from sklearn import datasets
 
         down, across = np.mgrid[:427, :640]
@@ -52,16 +52,18 @@ class TestPatches:
             patch = patches[0].permute(1, 2, 0).numpy()
             windows = np.lib.stride_tricks.sliding_window_view(photographs[int(target[0])][..., 0], (64, 64))
             corners = (windows[:, :, ::9, ::9] == patch[::9, ::9, 0]).all((2, 3))
-            found = [
+            windows = [
                 photographs[int(target[0])][top : top + 64, left : left + 64] for top, left in np.argwhere(corners)
             ]
-            assert any(np.array_equal(window, patch) for window in found)
+            assert any(np.array_equal(window, patch) for window in windows)
 
-    def test_seed_changes_the_order_alone(self) -> None:
-        for (first, one), (again, same), (other, two) in zip(*map(load_patches, (64, 64, 64), (0, 0, 1)), strict=True):
+    def test_the_seed_changes_only_the_order(self) -> None:
+        for (first, labels), (again, same), (other, others) in zip(
+            *map(load_patches, (64, 64, 64), (0, 0, 1)), strict=True
+        ):
             assert torch.equal(first, again)
-            assert torch.equal(one, same)
-            assert not torch.equal(one, two)
+            assert torch.equal(labels, same)
+            assert not torch.equal(labels, others)
             assert torch.equal(first.flatten(1).sum(1).sort().values, other.flatten(1).sum(1).sort().values)
 
     def test_one_photograph(self) -> None:

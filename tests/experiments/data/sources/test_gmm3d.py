@@ -76,12 +76,12 @@ class TestPoints:
             spread = ((variances[:, None] * variances + covariance**2) / len(own)).sqrt()
             assert float(((own.T.cov() - covariance) / spread).abs().max()) < 4.5
 
-    def test_truth_explains_the_components(self) -> None:
+    def test_the_true_mixture_recovers_the_components(self) -> None:
         x, components = gmm3d(20_000, seed=1)
-        found = three_dimensional_mixture().responsibilities(x.double()).argmax(1)
-        assert 0.995 < float((found == components).double().mean()) < 1
+        recovered = three_dimensional_mixture().responsibilities(x.double()).argmax(1)
+        assert 0.995 < float((recovered == components).double().mean()) < 1
 
-    def test_is_drawn_from_the_seed_alone(self) -> None:
+    def test_depends_only_on_the_seed(self) -> None:
         before = torch.get_rng_state()
         x, components = gmm3d(50, seed=4)
         torch.manual_seed(9)
@@ -117,7 +117,7 @@ class TestDataset:
         assert not torch.equal(again.train.x, other.train.x)
 
     @pytest.mark.parametrize("binarize", ["static", "dynamic"])
-    def test_points_do_not_become_binary(self, binarize: str) -> None:
+    def test_points_are_not_binarized(self, binarize: str) -> None:
         with pytest.raises(ValueError, match=rf"binarize auto or none for the points of gmm3d; got {binarize}\."):
             Data("gmm3d", binarize=binarize).load()  # type: ignore[arg-type]
         x, _ = gmm3d(10, seed=0)

@@ -45,7 +45,7 @@ def labels(split: Split) -> Tensor:
 
 
 def numbered(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Images 2 x 3 that carry their own number, so that a row can be followed through a split."""
+    """Images of 2 x 3 that encode their own number, so that a row can be followed through a split."""
     images = np.zeros((count, 2, 3), np.uint8)
     images[:, 0, 0], images[:, 0, 1], images[:, 1, 2] = np.arange(count) // 256, np.arange(count) % 256, 255
     return images
@@ -317,13 +317,13 @@ class TestOptions:
             ("celeba", "points", 100),
         ],
     )
-    def test_an_option_of_another_source(self, source: str, option: str, value: object) -> None:
+    def test_an_option_of_another_source_is_refused(self, source: str, option: str, value: object) -> None:
         got = re.escape(f"{value!r} with {source!r}.")
         with pytest.raises(ValueError, match=rf"Expected {option} with the source .* alone; got {got}$"):
             Data(source, **cast(dict[str, Any], {option: value})).load()
 
     @pytest.mark.parametrize("source", ["digits", "natural_patches", "gmm3d"])
-    def test_defaults_go_with_every_source(self, source: str) -> None:
+    def test_defaults_apply_to_every_source(self, source: str) -> None:
         again = Data(**asdict(Data(source)))
         assert again.load().name == source
 
@@ -377,14 +377,14 @@ class TestClassesAndBudgets:
         draws = {tuple(draw_labelled(target, digits.classes, 5, seed=seed).tolist()) for seed in range(20)}
         assert len(draws) == 20
 
-    def test_every_image_is_drawn_alike(self) -> None:
+    def test_every_image_is_equally_likely(self) -> None:
         target = torch.tensor([0, 1, 0, 1, 0, 0])
         drawn = torch.cat([draw_labelled(target, (0, 1), 1, seed=seed) for seed in range(2000)]).bincount()
         assert torch.allclose(drawn / 2000, torch.tensor([0.25, 0.5, 0.25, 0.5, 0.25, 0.25]), atol=0.04)
 
 
 def classes_of(sizes: list[int], path: Path) -> str:
-    """A file of numbered images, as many of every class as its size."""
+    """A file of numbered images with classes of given sizes."""
     np.savez(path / "some.npz", images=numbered(sum(sizes)), labels=np.repeat(np.arange(len(sizes)), sizes))
     return str(path / "some.npz")
 
@@ -418,7 +418,9 @@ class TestRareClasses:
             ([2, 3], [[1, 2], [1, 0], [0, 1]]),
         ],
     )
-    def test_are_split_alike_for_every_seed(self, sizes: list[int], expected: list[list[int]], tmp_path: Path) -> None:
+    def test_have_counts_independent_of_the_seed(
+        self, sizes: list[int], expected: list[list[int]], tmp_path: Path
+    ) -> None:
         path, held_out = classes_of(sizes, tmp_path), set()
         for seed in range(20):
             images = Data(path, seed=seed, labels_per_class=1).load()
@@ -440,7 +442,7 @@ class TestRareClasses:
         assert len(outcomes) == 1
 
     @pytest.mark.parametrize(("limit", "rare"), [(3, 1), (10, 1), (50, 1), (76, 2)])
-    def test_keep_their_share_of_a_limit(self, limit: int, rare: int, tmp_path: Path) -> None:
+    def test_keep_their_proportion_under_a_limit(self, limit: int, rare: int, tmp_path: Path) -> None:
         path = classes_of([120, 3], tmp_path)
         for seed in range(20):
             images = Data(path, seed=seed, limit=limit, labels_per_class=1).load()
@@ -449,7 +451,7 @@ class TestRareClasses:
             assert labels(images.train).bincount().tolist() == [limit - rare, rare]
 
     @pytest.mark.parametrize("sizes", [[1] * 5, [1, 1, 1, 2]])
-    def test_alone_cannot_be_split(self, sizes: list[int], tmp_path: Path) -> None:
+    def test_of_one_datum_alone_cannot_be_split(self, sizes: list[int], tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"Expected three images or more of a class in '.*', one for each split"):
             Data(classes_of(sizes, tmp_path), labels_per_class=1).load()
 

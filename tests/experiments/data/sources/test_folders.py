@@ -1,4 +1,4 @@
-"""Folders of images: CelebA's layout and any other, what is read, and what is refused."""
+"""Folders of images, in CelebA's layout and in any other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Sixty images of one colour in three sub-folders, among files that are none."""
+    """Sixty images of one colour in three sub-folders, among other files."""
     root = tmp_path / "images"
     for row, name in enumerate(["zebra", "ant", "cat"]):
         for number in range(20):
@@ -92,7 +92,7 @@ class TestCelebA:
         ("attribute", "message"),
         [("Blonde", "did you mean Blond_Hair"), ("male", "did you mean Male"), ("zzz", "there are 5_o_Clock_Shadow, ")],
     )
-    def test_unknown_attribute_costs_no_decoding(
+    def test_an_unknown_attribute_is_refused_before_decoding(
         self, original: Path, decoded: list[str], attribute: str, message: str
     ) -> None:
         with pytest.raises(ValueError, match=rf"Expected an attribute of .*; got '{attribute}': {message}"):
@@ -115,14 +115,14 @@ class TestCelebA:
             ("list_eval_partition.txt", ".jpg 2", ".jpg 1", "Expected test images in list_eval_partition.txt"),
         ],
     )
-    def test_spoilt_lists(self, celeba: Path, name: str, old: str, new: str, message: str) -> None:
+    def test_malformed_lists_are_refused(self, celeba: Path, name: str, old: str, new: str, message: str) -> None:
         path = celeba / "celeba" / name
         path.write_text(path.read_text().replace(old, new))
         with pytest.raises(ValueError, match=message):
             load(celeba)
 
     @pytest.mark.parametrize("content", ["", "40\n", "40\nMale\n"])
-    def test_cut_list(self, celeba: Path, content: str) -> None:
+    def test_a_truncated_list_is_refused(self, celeba: Path, content: str) -> None:
         (celeba / "celeba/list_attr_celeba.txt").write_text(content)
         with pytest.raises(ValueError, match=r"Expected a list of CelebA in .*; got \d lines\."):
             load(celeba)
@@ -199,7 +199,7 @@ class TestImageFolder:
         assert torch.equal(images, whole)
         assert torch.equal(labels, numbers)
 
-    def test_linked_twice_is_read_once_and_named(self, folder: Path, tmp_path: Path) -> None:
+    def test_a_folder_linked_twice_is_read_once_and_named(self, folder: Path, tmp_path: Path) -> None:
         (folder / "alias").symlink_to(folder / "cat")
         (folder / "ant/others").symlink_to(folder / "zebra")
         (folder / "gone").symlink_to(tmp_path / "gone")
@@ -246,7 +246,7 @@ class TestImageFolder:
         with pytest.raises(ValueError, match=r"Expected folders that can be read; got .*Permission denied: '.*cat'"):
             load_image_folder(str(folder), size=8)
 
-    def test_one_sub_folder_is_no_class(self, folder: Path) -> None:
+    def test_a_single_sub_folder_is_not_a_class(self, folder: Path) -> None:
         shutil.rmtree(folder / "ant")
         shutil.rmtree(folder / "cat")
         assert load_image_folder(str(folder), size=8)[1] is None
@@ -269,7 +269,7 @@ class TestImageFolder:
             Data("image_folder").load()
 
 
-def test_load_celeba_gives_what_a_split_takes(original: Path) -> None:
+def test_load_celeba_returns_the_arguments_of_splits(original: Path) -> None:
     parts, names = load_celeba(str(original), size=16)
-    assert [len(Split(*one)) for one in parts] == [24, 8, 8]
+    assert [len(Split(*part)) for part in parts] == [24, 8, 8]
     assert len(names) == 40
