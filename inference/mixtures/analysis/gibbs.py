@@ -10,7 +10,7 @@ normal mixture estimation and model-based clustering*, 2007): with :math:`m, V` 
 
 with the same law in one dimension for each variance. The posterior is equivariant under the affine maps that the
 covariance structure allows. The priors are weak, worth a hundredth of a point in each mean and `D + 2` points in each
-covariance, but not flat, and differ from those of `fit_mixture_nuts` and `fit_mixture_svi`: PSIS-LOO of `select` is
+covariance, but not flat, and differ from those of `NUTS` and `SVI`: PSIS-LOO of `select` is
 under these.
 """
 

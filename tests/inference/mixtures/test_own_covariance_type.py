@@ -11,9 +11,10 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
+from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.nuts.fit import fit_mixture_nuts
-from latentmix.inference.mixtures.svi.fit import fit_mixture_svi
+from latentmix.inference.mixtures.nuts.fit import NUTS
+from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.models import MixturePrior
 from latentmix.models.mixture import covariances
 from latentmix.models.mixture.covariances import Variances, covariance_structure, register_structure
@@ -107,14 +108,14 @@ def test_em_matches_em_by_hand(x: Tensor, covariance_type: str) -> None:
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_svi_ends_where_em_does(x: Tensor, covariance_type: str) -> None:
-    result = fit_mixture_svi(x, begin(x, covariance_type), reg_covar=0.0, tol=1e-10)
+    result = SVI(tol=1e-10).fit(x, begin(x, covariance_type), FitOptions(reg_covar=0.0))
     assert result.converged
     close(result.parameters, by_hand(x, begin(x, covariance_type)), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_guide_gives_draws(x: Tensor, covariance_type: str) -> None:
-    result = fit_mixture_svi(x, begin(x, covariance_type), priors={}, family=AutoNormal, epochs=300)
+    result = SVI(priors={}, guide=AutoNormal, epochs=300).fit(x, begin(x, covariance_type))
     draws = result.posterior
     assert draws.sites["scales"].shape == (1, 1000, *TYPES[covariance_type])
     torch.testing.assert_close(draws.mean().covariances, result.parameters.covariances, rtol=0.05, atol=0)
@@ -124,7 +125,7 @@ def test_a_guide_gives_draws(x: Tensor, covariance_type: str) -> None:
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_nuts_agrees_with_em(x: Tensor, covariance_type: str) -> None:
     start = begin(x, covariance_type)
-    result = fit_mixture_nuts(x, fit_em(x, start).parameters, chains=2, draws=150, warmup=150)
+    result = NUTS(chains=2, draws=150, warmup=150).fit(x, fit_em(x, start).parameters)
     assert result.posterior.sites["scales"].shape == (2, 150, *TYPES[covariance_type])
     weights, means, variances = by_hand(x, start)
     torch.testing.assert_close(result.parameters.weights, torch.from_numpy(weights), rtol=0, atol=0.05)
