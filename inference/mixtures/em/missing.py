@@ -29,7 +29,7 @@ from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.points.sources import Chunk, Source
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["IncompletePoints", "check_observed", "impute", "log_joint_with_missing", "marginalizing", "mean_filled"]
+__all__ = ["IncompletePoints", "check_observed", "impute", "log_joint_with_missing", "marginalizing"]
 
 _CHUNK = 2_000_000  # doubles of one block
 
@@ -59,7 +59,9 @@ class IncompletePoints(KernelEStep):
 
     def filled(self) -> Points:
         """The points with every missing entry at its feature's mean."""
-        return mean_filled(self.points)
+        filled = copy.copy(self.points)
+        filled.source = _Filled(self.points.source, self.points.location)
+        return filled
 
     def _pass(self, kernel: Kernel) -> SufficientStatistics:
         parameters, partial = kernel.parameters, None
@@ -185,19 +187,6 @@ def check_observed(points: Points) -> bool:
             f"Expected an observed entry in every column; got none in column {', '.join(map(str, empty))}: drop it."
         )
     return bool(missing.any())
-
-
-def mean_filled(points: Points) -> Points:
-    """The points with every missing entry at its feature's mean, filled chunk by chunk; themselves if complete.
-
-    Raises:
-        ValueError: If a column has no observed entry; the message names it.
-    """
-    if not check_observed(points):
-        return points
-    filled = copy.copy(points)
-    filled.source = _Filled(points.source, points.location)
-    return filled
 
 
 @final
