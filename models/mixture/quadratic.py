@@ -23,7 +23,7 @@ def coefficients(
     """Coefficients of the features in the log-density of each component.
 
     Args:
-        structure: What the covariances share.
+        structure: The covariance structure.
         features: Those of the structure.
         means: `... x K x D`, about the common centre.
         precisions: In the stored shape.
@@ -73,7 +73,7 @@ def expansion_error(
     is squared. Errors that occur are a tenth to a hundredth of the bound.
 
     Args:
-        structure: What the covariances share.
+        structure: The covariance structure.
         features: Those of the structure.
         means: `... x K x D`, about the location.
         precisions: In the stored shape.

@@ -1,7 +1,9 @@
 """EM and variational Bayes on additive statistics of points.
 
-In the order in which files import each other: `statistics` (`SufficientStatistics`), `covariance_priors`, `kernels`
-(log joints and moments of blocks of points), `density`, `e_step` (`EStep`, `ExactPoints`), `m_step` (`maximize`),
-`missing` and `deconvolution` (the E steps of incomplete and of noisy points), `empty`, `memberships`,
-`initialization`, and the algorithms `em`, `stepwise`, `conjugate` and `variational`.
+`em.fit_em` reads as the algorithm does: `e_step` (`ExactPoints`; of other points `missing.IncompletePoints` and
+`deconvolution.NoisyPoints`) gives `statistics.SufficientStatistics`, of which `m_step.maximize` makes parameters;
+`empty` resets components without points, and `initialization` seeds them. In the order in which files import each
+other: `statistics`, `covariance_priors`, `kernels` (log joints and moments of blocks of points), `density`, `e_step`,
+`completion`, `missing`, `deconvolution`, `m_step`, `empty`, `initialization`, and the algorithms `em`, `stepwise`,
+`conjugate` and `variational`.
 """

@@ -1,4 +1,4 @@
-"""Points with missing entries, completed under each component of a mixture, in blocks that share what is observed."""
+"""Points with missing entries, completed under each component of a mixture, grouped by their observed features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latentmix.models.mixture.parameters import MixtureParameters
 __all__ = ["Completion", "completions"]
 
 _CHUNK = 2_000_000  # doubles of one block
-_TILE = 64  # most points of a tile, which share what is observed
+_TILE = 64  # most points of a tile, all of one pattern
 _BITS = 52  # observed features that one double codes exactly
 
 
@@ -25,14 +25,14 @@ class Completion:
     """`b` points, completed under each of `K` components.
 
     Args:
-        rows: `(b,)` which points.
-        log_joint: `b x K`, of the observed entries.
-        deviations: `b x K x D` from the means, missing entries as expected.
-        observed: `P x D` patterns, as numbers.
-        pattern: `(b,)` which pattern each point has.
+        rows: `(b,)` rows of the points.
+        log_joint: `b x K` log joints of the observed entries.
+        deviations: `b x K x D` from the means, with missing entries at their expectations.
+        observed: `P x D` patterns, 1 where a feature is observed, else 0.
+        pattern: `(b,)` numbers of the points' patterns.
         covariances: `P x K x D x D` of the missing entries given the observed ones; `P x 1 x D x D` where shared;
             `K x D` variances where features are independent.
-        structure: What the covariances share.
+        structure: The covariance structure.
     """
 
     rows: Tensor
@@ -56,7 +56,7 @@ class Completion:
 
 
 def completions(x: Tensor, parameters: MixtureParameters) -> Iterator[Completion]:
-    """The rows of an `n x D` chunk in float64, in blocks of bounded size and in another order."""
+    """Complete the rows of an `n x D` chunk in float64, in blocks of bounded size and in another order."""
     observed = ~x.isnan()
     if not parameters.structure.correlated:
         for rows in torch.arange(len(x), device=x.device).split(max(1, _CHUNK // parameters.means.numel())):
@@ -118,7 +118,7 @@ def _correlated(
 
 
 def _patterns(x: Tensor) -> Tensor:
-    """Which of the patterns of observed features each row has: `(n,)` numbers from 0 on."""
+    """Number of each row's pattern of observed features: `(n,)`, from 0 on."""
     pattern = torch.zeros(len(x), dtype=torch.long, device=x.device)
     for columns in x.isnan().split(_BITS, dim=1):
         powers = 2.0 ** torch.arange(columns.shape[1], dtype=torch.float64, device=x.device)

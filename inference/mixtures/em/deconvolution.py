@@ -26,7 +26,7 @@ from latentmix.models.mixture.parameters import MixtureParameters
 __all__ = ["NoisyPoints", "denoise", "log_joint_under_noise"]
 
 _CHUNK = 4_000_000
-# A smaller responsibility is left out of the moments; the log-likelihood holds it.
+# Smaller responsibilities are left out of the moments, though not of the log-likelihood.
 _NEGLIGIBLE = 1e-12
 
 

@@ -45,9 +45,9 @@ def log_joint(x: Tensor, parameters: MixtureParameters) -> Tensor:
 
 @final
 class LogJoint:
-    """Log of weight times density under each component, batch by batch of points.
+    """Log of weight times density under each component, for batches of points.
 
-    Batches that lie so far out that expanded quadratics lose digits go through the centred kernel.
+    Batches so far out that quadratic features lose digits go through the centred kernel.
 
     Args:
         parameters: The mixture, in float64; its weights need not sum to one.

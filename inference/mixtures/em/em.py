@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.collinear import sharpen
 from latentmix.inference.mixtures.em.covariance_priors import CovariancePrior
 from latentmix.inference.mixtures.em.e_step import EStep, as_e_step
 from latentmix.inference.mixtures.em.empty import reset_empty, warn_of_empty
-from latentmix.inference.mixtures.em.m_step import keep_empty, maximize
+from latentmix.inference.mixtures.em.m_step import keep_empty, maximize, sharpen
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn

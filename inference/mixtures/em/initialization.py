@@ -13,13 +13,10 @@ from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
-from latentmix.inference.mixtures.em.m_step import maximize
-from latentmix.inference.mixtures.em.memberships import (
-    from_assignments,
-    from_memberships,
-    from_responsibilities,
-    from_seeds,
-)
+from latentmix.inference.mixtures.em.empty import reset_empty, warn_of_empty
+from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, accurate
+from latentmix.inference.mixtures.em.m_step import keep_empty, maximize
+from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -34,6 +31,9 @@ __all__ = [
     "start",
 ]
 
+# Called at the start of a pass over this process's points. It returns a function from a chunk of them and their rows to
+# their assignments, `(b,)`, or responsibilities, `b x K`.
+_Membership = Callable[[], Callable[[Tensor, slice], Tensor]]
 StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
 # Points among which seeds are sought, and the least number of them for each component.
 _SAMPLE = 50_000
@@ -58,7 +58,7 @@ def initialize(
     Args:
         e_step: The E step of the fit.
         n_components: Number of components `K`.
-        structure: What the covariances share.
+        structure: The covariance structure.
         method: As `start` takes it.
         random_state: The source of randomness.
         reg_covar: Variance added to the diagonals.
@@ -103,22 +103,21 @@ def start(
     the nearest. The sample is drawn among the rows of all processes, so that the start depends neither on their
     number nor on batches; integer weights count as repetition.
 
-    Without `assign`, for a caller whose first step is one of plain EM, components of their own covariances that start
-    from points are their seed alone: of the weight of one point, so that the weights do not sum to one, and with
-    `reg_covar` for variances. The first step of EM then assigns all points. This is where scikit-learn starts, to the
-    last digits. Its start is defective for tied covariances, whose scatter it divides by `K` in the place of `n` (EM
-    then ends 0.3 nats per point lower), and for `reg_covar=0`, where every covariance is singular: points are assigned
-    there all the same.
+    With `assign=False`, for a fit whose first step is one of exact EM, a component with a covariance of its own that is
+    seeded by a point consists of that point alone: of the weight of one point, so that the weights do not sum to one,
+    and of variances `reg_covar`. The first E step then assigns all points. This is scikit-learn's start, to the last
+    digits. For tied covariances scikit-learn divides the scatter by `K` instead of `n` (EM then ends 0.3 nats per point
+    lower), and with `reg_covar=0` every covariance would be singular: there all points are assigned regardless.
 
     Args:
         x: `n x D` points.
         n_components: Number of components `K`.
-        structure: What the covariances share.
+        structure: The covariance structure.
         method: Source of the seeds.
         random_state: The source of randomness; with several processes, that of the first.
         sample_weight: `(n,)` weights; `Points` hold their own.
         reg_covar: Variance added to the diagonals.
-        assign: Whether all points are assigned to seeds that are points themselves.
+        assign: Whether all points are assigned where the seeds are points themselves.
 
     Returns:
         The start, in float64.
@@ -145,7 +144,7 @@ def start(
     if method == "random":
         drawn = _Drawn(points, n_components, random_state)
         centres = points.location.expand(n_components, -1)
-        parameters = from_memberships(points, drawn.begin, centres, structure, reg_covar)
+        parameters = _from_memberships(points, drawn.begin, centres, structure, reg_covar)
         drawn.finish()
         return parameters
     seeds = points.processes.agree(_seeds(points, n_components, method, random_state)).to(points.device)
@@ -165,15 +164,15 @@ def from_labels(
 ) -> MixtureParameters:
     """Seed component `k` by the points labelled `k`.
 
-    The means of the labelled points take all points that are nearest to them, under several metrics: the
-    standardised features, and then the Mahalanobis metric of the covariance within what was assigned, refined a
-    few times. The start with the highest likelihood of the data is taken; labels play no further part.
+    All points are assigned to the nearest mean of labelled points under several metrics: that of the standardised
+    features, then the Mahalanobis metric of the covariance within components, refined a few times. The start of the
+    highest likelihood is returned; labels play no further part.
 
     Args:
         x: `n x D` points.
         labels: `(n,)` integers, of this process's points, `-1` where a point has no label.
         n_components: Number of components `K`.
-        structure: What the covariances share.
+        structure: The covariance structure.
         sample_weight: `(n,)` weights; `Points` hold their own.
         reg_covar: Variance added to the diagonals.
 
@@ -204,6 +203,129 @@ def from_labels(
     return best
 
 
+def from_seeds(
+    x: Tensor | Points,
+    seeds: Tensor,
+    structure: CovarianceStructure,
+    *,
+    metric: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    reg_covar: float = 1e-6,
+) -> MixtureParameters:
+    """One M step from all points, each assigned to the nearest of `K x D` seeds.
+
+    Args:
+        x: `n x D` points.
+        seeds: `K x D`.
+        structure: The covariance structure.
+        metric: A `D x D` map under which distances are Euclidean; by default the identity.
+        sample_weight: `(n,)` weights; `Points` hold their own.
+        reg_covar: Variance added to the diagonals.
+    """
+    points = as_points(x, sample_weight)
+    seeds = seeds.double()
+    targets = seeds - points.location if metric is None else (seeds - points.location) @ metric
+    halves = targets.square().sum(1)[:, None] / 2
+
+    def nearest(part: Tensor, _: slice) -> Tensor:
+        moved = part - points.location
+        moved = moved if metric is None else moved @ metric
+        return torch.addmm(halves, targets, moved.mT, beta=-1).max(0).indices
+
+    return _from_memberships(points, lambda: nearest, seeds, structure, reg_covar)
+
+
+def from_assignments(
+    x: Tensor | Points,
+    assignments: Tensor,
+    n_components: int,
+    structure: CovarianceStructure,
+    *,
+    sample_weight: Tensor | None = None,
+    reg_covar: float = 1e-6,
+) -> MixtureParameters:
+    """One M step from `(n,)` hard assignments of this process's points."""
+    points = as_points(x, sample_weight)
+    centres = points.location.expand(n_components, -1)
+    return _from_memberships(points, lambda: lambda _, rows: assignments[rows], centres, structure, reg_covar)
+
+
+def from_responsibilities(
+    x: Tensor | Points,
+    responsibilities: Tensor,
+    structure: CovarianceStructure,
+    *,
+    sample_weight: Tensor | None = None,
+    reg_covar: float = 1e-6,
+) -> MixtureParameters:
+    """One M step from `n x K` responsibilities of this process's points."""
+    points = as_points(x, sample_weight)
+    centres = points.location.expand(responsibilities.shape[1], -1)
+    return _from_memberships(points, lambda: lambda _, rows: responsibilities[rows], centres, structure, reg_covar)
+
+
+def _from_memberships(
+    points: Points, membership: _Membership, centres: Tensor, structure: CovarianceStructure, reg_covar: float
+) -> MixtureParameters:
+    """One M step, with moments about the location where that is accurate, else about the means of a first pass.
+
+    Args:
+        points: `n x D` points.
+        membership: Assignments or responsibilities, pass by pass.
+        centres: `K x D`, anything near the means.
+        structure: The covariance structure.
+        reg_covar: Variance added to the diagonals.
+    """
+    wide = _as_wide_as(points, centres, structure)
+    if not _expands(points, wide):
+        wide = _as_wide_as(points, centres, covariance_structure("diag"))
+    statistics = _statistics(points, membership, Expanded(wide, points.location))
+    parameters, _ = maximize(statistics, reg_covar, points.variance)
+    if statistics.structure is not structure or not _expands(points, parameters):
+        statistics = _statistics(points, membership, Centred(_as_wide_as(points, parameters.means, structure)))
+        parameters, _ = maximize(statistics, reg_covar, points.variance)
+    if bool(statistics.empty.any()):
+        parameters = reset_empty(ExactPoints(points), parameters, statistics.empty)
+        warn_of_empty(int(statistics.empty.sum()))
+    return parameters
+
+
+def _as_wide_as(points: Points, means: Tensor, structure: CovarianceStructure) -> MixtureParameters:
+    """Components as wide as the points, of the same weight."""
+    n_components = len(means)
+    covariances = means.new_zeros(structure.covariance_shape(*means.shape))
+    wide = structure.regularize(covariances, points.variance)
+    return MixtureParameters(means.new_full((n_components,), 1 / n_components), means, wide, structure)
+
+
+def _expands(points: Points, parameters: MixtureParameters) -> bool:
+    return points.processes.agree(accurate(parameters, points.location, points.variance, points.radius))
+
+
+def _statistics(points: Points, membership: _Membership, kernel: Kernel) -> SufficientStatistics:
+    """Statistics of all points under their membership."""
+    return keep_empty(points.reduce(lambda: _local(points, membership, kernel)))
+
+
+@torch.no_grad()
+def _local(points: Points, membership: _Membership, kernel: Kernel) -> SufficientStatistics:
+    """Statistics of this process's points."""
+    first, members_of = 0, membership()
+    for x, weight in points.chunks(kernel.rows):
+        kernel.log_joint(x)
+        members = members_of(x.double(), slice(first, first + len(x))).to(x.device)
+        responsibilities = kernel.responsibilities
+        if members.ndim == 1:
+            responsibilities.zero_().scatter_(0, members.long()[None], 1.0)
+        else:
+            responsibilities.copy_(members.mT)
+        if weight is not None:
+            responsibilities.mul_(weight)
+        kernel.add(weight)
+        first += len(x)
+    return kernel.statistics()
+
+
 def _seeds_alone(seeds: Tensor, weight: float, structure: CovarianceStructure, reg_covar: float) -> MixtureParameters:
     """The M step of scikit-learn for `K x D` seeds that have one point each, with its roundings."""
     count = 1 + 10 * torch.finfo(torch.float64).eps
@@ -216,14 +338,14 @@ def _seeds_alone(seeds: Tensor, weight: float, structure: CovarianceStructure, r
 
 
 class _Drawn:
-    """Responsibilities that are drawn uniformly and normalised, in the order of the rows of all processes."""
+    """Random responsibilities, uniform and normalised, in the order of the rows of all processes."""
 
     def __init__(self, points: Points, n_components: int, random_state: np.random.RandomState) -> None:
         self.points, self.n_components, self.random_state = points, n_components, random_state
         self.state = random_state.get_state(legacy=True)
 
     def begin(self) -> Callable[[Tensor, slice], Tensor]:
-        """The same draws in every pass."""
+        """Begin a pass, whose draws are the same as in any other."""
         self.random_state.set_state(self.state)
         self._skip(self.points.offset)
         return lambda part, _: self._draw(len(part))
@@ -269,10 +391,10 @@ def _seeds(points: Points, n_components: int, method: StartMethod, random_state:
 def _merged(
     rows: NDArray[np.floating], weight: NDArray[np.floating] | None, n_components: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-    """Rows whose draws are the same for integer weights and for repetition.
+    """Merge equal rows, so that integer weights and repetition give the same draws.
 
-    Where a quarter of the rows or more are repeated, equal ones count as one of their weight, in ascending order.
-    Elsewhere, and where too few differ, rows stay as they are, integer weights counting as repetition: draws are then
+    Where a quarter of the rows or more are repeated, equal ones become one row of their weight, in ascending order.
+    Otherwise, and where too few differ, rows stay as they are, with integer weights as repetition: draws are then
     scikit-learn's.
     """
     if weight is None and len(np.unique(rows[:, 0])) == len(rows):

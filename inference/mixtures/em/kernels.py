@@ -17,7 +17,7 @@ __all__ = ["Centred", "Expanded", "Kernel", "Workspace", "accurate"]
 _LARGEST = 16_384  # rows of a block for each thread, at most
 _VALUES = 2**19  # values of a block for each thread: 4 MB, which a cache holds
 _TOLERANCE = 1e-10
-# Products of pairs outgrow everything beyond; the centred kernel is as fast there.
+# With more, products of pairs outgrow everything else, and the centred kernel is as fast.
 _MOST_FEATURES = 64
 
 
@@ -122,9 +122,9 @@ class Kernel(ABC):
 
 @final
 class Expanded(Kernel):
-    """Log joints as linear functions of quadratic features about a common centre: one matrix product there, one back.
+    """Log joints as linear functions of quadratic features about a common centre, by one matrix product.
 
-    It is accurate where `expansion_error` is small.
+    Another gives the moments. It is accurate where `expansion_error` is small.
 
     Args:
         parameters: The mixture, in float64.

@@ -27,7 +27,7 @@ from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["IncompletePoints", "check_observed", "impute", "log_joint_with_missing", "marginalizing", "mean_filled"]
+__all__ = ["IncompletePoints", "check_observed", "impute", "log_joint_with_missing", "marginalizing"]
 
 _CHUNK = 2_000_000  # doubles of one block
 
@@ -57,7 +57,8 @@ class IncompletePoints(KernelEStep):
 
     def filled(self) -> Points:
         """The points with every missing entry at its feature's mean."""
-        return mean_filled(self.points)
+        location = self.points.location
+        return self.points.map(lambda x: torch.where(x.isnan(), location.to(x), x))
 
     def _pass(self, kernel: Kernel) -> SufficientStatistics:
         parameters, partial = kernel.parameters, None
@@ -183,17 +184,6 @@ def check_observed(points: Points) -> bool:
             f"Expected an observed entry in every column; got none in column {', '.join(map(str, empty))}: drop it."
         )
     return bool(missing.any())
-
-
-def mean_filled(points: Points) -> Points:
-    """The points with every missing entry at its feature's mean, filled chunk by chunk; themselves if complete.
-
-    Raises:
-        ValueError: If a column has no observed entry; the message names it.
-    """
-    if not check_observed(points):
-        return points
-    return points.map(lambda x: torch.where(x.isnan(), points.location.to(x), x))
 
 
 def _incomplete(x: Tensor, parameters: MixtureParameters) -> Iterator[tuple[Tensor, Tensor]]:

@@ -32,7 +32,7 @@ class SufficientStatistics:
         centres: `K x D`.
         log_likelihood: Weighted sum of the data's log-densities.
         weight: Sum of the sample weights.
-        structure: What the covariances share.
+        structure: The covariance structure.
     """
 
     counts: Tensor

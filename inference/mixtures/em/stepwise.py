@@ -1,4 +1,4 @@
-r"""Stepwise EM: a mixture learnt from batches that are seen once, as `partial_fit` brings them.
+r"""Stepwise EM: a mixture learnt from batches that are seen once, as by `partial_fit`.
 
 The statistics per datum follow :math:`s_t = (1 - \gamma_t) s_{t-1} + \gamma_t \hat s_t`, where :math:`\hat s_t` are
 those of batch t under the parameters so far, :math:`\gamma_1 = 1`, and from the second batch on
@@ -38,7 +38,7 @@ class StepwiseEM:
         weight: Their total weight.
         exponent: :math:`\kappa`, above 0.5, where noise averages out, to 1, where at a delay of 1 all batches of one
             size count alike.
-        delay: :math:`t_0`, not negative: the greater, the less the first steps move; at 0 the second batch effaces
+        delay: :math:`t_0`, not negative: the greater, the less the first steps move; at 0 the second batch replaces
             the first.
 
     Example:

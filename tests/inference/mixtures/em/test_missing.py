@@ -13,7 +13,6 @@ from latentmix.inference.mixtures.em.missing import (
     impute,
     log_joint_with_missing,
     marginalizing,
-    mean_filled,
 )
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.points import as_points
@@ -263,17 +262,17 @@ def test_nearly_singular_covariances_stay_positive_definite() -> None:
 
 def test_mean_filled_points_and_what_is_refused() -> None:
     x = incomplete(50)
-    filled = torch.cat([part for part, _ in mean_filled(as_points(x, allow_nan=True)).chunks(7)])
+    filled = torch.cat([part for part, _ in IncompletePoints(as_points(x, allow_nan=True)).filled().chunks(7)])
     torch.testing.assert_close(filled, torch.where(x.isnan(), x.nanmean(0), x))
     complete = as_points(torch.ones(3, 2))
-    assert mean_filled(complete) is complete
+    assert marginalizing(complete).filled() is complete
     x[:, 2] = torch.nan
     with pytest.raises(ValueError, match="observed entry in every column; got none in column 2"):
         seeded(x, 2, covariance_structure("full"))
     weight = torch.ones(50, dtype=torch.float64)
     x[0, 2], weight[0] = 1.0, 0.0
     with pytest.raises(ValueError, match="got none in column 2"):
-        mean_filled(as_points(x, weight, allow_nan=True))
+        marginalizing(as_points(x, weight, allow_nan=True))
 
 
 def test_imputed_points_keep_their_dtype_and_what_was_observed() -> None:
