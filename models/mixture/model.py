@@ -16,7 +16,7 @@ from latentmix.models.mixture.corr_cholesky import corr_cholesky, on_corr_choles
 from latentmix.models.mixture.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.mixture.gaussians import expanded_points, select
 from latentmix.models.mixture.parameters import MixtureParameters
-from latentmix.models.mixture.priors import as_site, converted, moved
+from latentmix.models.mixture.priors import affine_transformed, as_site, converted
 from latentmix.models.mixture.quadratic import ExpandedPoints
 
 __all__ = ["MixtureModel"]
@@ -156,7 +156,7 @@ class MixtureModel:
         priors = {
             name.replace("correlation_cholesky", "correlations"): prior
             if prior is None or name not in maps
-            else moved(prior, *maps[name])
+            else affine_transformed(prior, *maps[name])
             for name, prior in self.declared_priors.items()
         }
         return MixtureModel(

@@ -16,8 +16,9 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import Transform
 
 __all__ = [
-    "Moved",
+    "AffineTransformed",
     "OrderedMeans",
+    "affine_transformed",
     "as_site",
     "converted",
     "increasing",
@@ -25,7 +26,6 @@ __all__ = [
     "inside",
     "is_improper",
     "is_positive",
-    "moved",
 ]
 
 _SUPPORTS = {"weights": constraints.simplex, "correlation_cholesky": constraints.corr_cholesky}
@@ -127,7 +127,7 @@ class OrderedMeans(TorchDistribution):
 
 
 @final
-class Moved(TorchDistribution):
+class AffineTransformed(TorchDistribution):
     r"""The distribution of :math:`s\,y + t` for `y` of a base, with its exact support.
 
     `TransformedDistribution` assumes the whole line as the support of any affine map, even if the base is positive,
@@ -144,8 +144,8 @@ class Moved(TorchDistribution):
     Example:
         >>> import pyro.distributions as dist
         >>> import torch
-        >>> from latentmix.models.mixture.priors import Moved
-        >>> Moved(dist.HalfNormal(1.0), torch.tensor(3.0), torch.tensor(0.0)).support
+        >>> from latentmix.models.mixture.priors import AffineTransformed
+        >>> AffineTransformed(dist.HalfNormal(1.0), torch.tensor(3.0), torch.tensor(0.0)).support
         GreaterThanEq(lower_bound=0.0)
     """
 
@@ -154,7 +154,7 @@ class Moved(TorchDistribution):
     def __init__(self, base: TorchDistribution, scale: Tensor, shift: Tensor) -> None:
         self.base, self.scale, self.shift = base, scale, shift
         self.has_rsample = base.has_rsample
-        _moved_support(base.support, scale, shift)  # refuses unknown supports
+        _transformed_support(base.support, scale, shift)  # refuses unknown supports
         log_det = scale.log().expand(base.shape())
         self._log_det = log_det.sum(tuple(range(-base.event_dim, 0))) if base.event_dim else log_det
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
@@ -162,11 +162,11 @@ class Moved(TorchDistribution):
     @constraints.dependent_property
     def support(self) -> Constraint:
         """Support of the mapped values."""
-        return _moved_support(self.base.support, self.scale, self.shift)
+        return _transformed_support(self.base.support, self.scale, self.shift)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Moved:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> AffineTransformed:
         """The same with another batch shape."""
-        return Moved(self.base.expand(batch_shape), self.scale, self.shift)
+        return AffineTransformed(self.base.expand(batch_shape), self.scale, self.shift)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`."""
@@ -184,16 +184,16 @@ class Moved(TorchDistribution):
         return drawn
 
 
-def moved(prior: TorchDistribution, scale: Tensor, shift: Tensor) -> TorchDistribution:
+def affine_transformed(prior: TorchDistribution, scale: Tensor, shift: Tensor) -> TorchDistribution:
     """The prior of `y * scale + shift` for `y` of a prior, in the dtype and on the device of `scale`.
 
     A flat prior remains flat, as its constant is arbitrary.
     """
     prior = converted(prior, scale)
     if is_improper(prior):
-        support = _moved_support(prior.support, scale, shift)
+        support = _transformed_support(prior.support, scale, shift)
         return dist.ImproperUniform(support, prior.batch_shape, prior.event_shape)
-    return Moved(prior, scale, shift)
+    return AffineTransformed(prior, scale, shift)
 
 
 def as_site(name: str, prior: TorchDistribution, shape: tuple[int, ...]) -> TorchDistribution:
@@ -288,9 +288,9 @@ def _converted_value(value: Any, like: Tensor) -> Any:
     return value
 
 
-def _moved_support(support: Any, scale: Tensor, shift: Tensor) -> Constraint:
+def _transformed_support(support: Any, scale: Tensor, shift: Tensor) -> Constraint:
     if isinstance(support, constraints.independent):
-        inner = _moved_support(support.base_constraint, scale, shift)
+        inner = _transformed_support(support.base_constraint, scale, shift)
         return constraints.independent(inner, support.reinterpreted_batch_ndims)
     if support in (constraints.real, constraints.real_vector) or isinstance(support, _Increasing):
         return support

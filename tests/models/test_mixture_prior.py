@@ -149,8 +149,8 @@ def test_enumerated_and_collapsed_agree_in_value_and_gradient(
         losses.append(elbo.differentiable_loss(vae.model, guide, x))
         gradients.append(torch.autograd.grad(losses[-1], leaves))
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-9)
-    for first, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(first, other, rtol=0, atol=1e-9)
+    for enumerated, collapsed in zip(*gradients, strict=True):
+        torch.testing.assert_close(enumerated, collapsed, rtol=0, atol=1e-9)
     assert all(gradient.abs().sum() > 0 for gradient in gradients[0])
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from latentmix.models.mixture.priors import Moved, inner_support, is_positive
+from latentmix.models.mixture.priors import AffineTransformed, inner_support, is_positive
 
 __all__ = ["Array", "Term", "site_term"]
 
@@ -141,7 +141,7 @@ def _correlations(prior: dist.LKJCholesky) -> Callable[[Array], Term]:
 def _log_density(prior: Any) -> _Density:
     """A site's log-density and its derivative, by formula for independent normal or half-normal elements."""
     base, scale, shift = _base(prior), torch.tensor(1.0), torch.tensor(0.0)
-    if isinstance(base, Moved):
+    if isinstance(base, AffineTransformed):
         base, scale, shift = _base(base.base), base.scale, base.shift
     if type(base) is dist.Normal:
         loc, width, doubled = base.loc * scale + shift, base.scale * scale, 0.0

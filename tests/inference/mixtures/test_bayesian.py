@@ -82,7 +82,7 @@ def test_the_posterior_matches_scikit_learn(covariance_type, weight_prior, max_i
 @pytest.mark.parametrize("weight_prior", PRIORS)
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_the_bound_never_falls(covariance_type, weight_prior) -> None:
-    found = BayesianGaussianMixture(
+    fitted = BayesianGaussianMixture(
         n_components=8,
         covariance_type=covariance_type,
         weight_concentration_prior_type=weight_prior,
@@ -92,9 +92,9 @@ def test_the_bound_never_falls(covariance_type, weight_prior) -> None:
         tol=1e-6,
         random_state=0,
     ).fit(synthetic(300, n_components=4))
-    assert found.n_iter_ > 10
-    assert found.lower_bounds_[-1] - found.lower_bounds_[0] > 10
-    assert np.diff(found.lower_bounds_).min() > -1e-9
+    assert fitted.n_iter_ > 10
+    assert fitted.lower_bounds_[-1] - fitted.lower_bounds_[0] > 10
+    assert np.diff(fitted.lower_bounds_).min() > -1e-9
 
 
 @pytest.mark.parametrize("weight_prior", PRIORS)
@@ -102,7 +102,7 @@ def test_superfluous_components_lose_their_weight(weight_prior) -> None:
     state = np.random.RandomState(0)
     truth = np.repeat(np.arange(3), 200)
     x = np.array([[-6.0, 0.0], [0.0, 6.0], [6.0, 0.0]])[truth] + state.randn(600, 2)
-    found = BayesianGaussianMixture(
+    fitted = BayesianGaussianMixture(
         n_components=10,
         weight_concentration_prior_type=weight_prior,
         weight_concentration_prior=1e-3,
@@ -110,9 +110,9 @@ def test_superfluous_components_lose_their_weight(weight_prior) -> None:
         tol=1e-4,
         random_state=0,
     ).fit(x)
-    assert (found.weights_ > 0.01).sum() == 3
-    assert adjusted_rand_score(truth, found.predict(x)) > 0.97
-    assert np.isfinite(found.score(x + 1e6))
+    assert (fitted.weights_ > 0.01).sum() == 3
+    assert adjusted_rand_score(truth, fitted.predict(x)) > 0.97
+    assert np.isfinite(fitted.score(x + 1e6))
 
 
 def test_the_evidence_bound_selects_the_number_of_components() -> None:
@@ -181,30 +181,30 @@ def test_missing_entries_are_marginalised(covariance_type) -> None:
     holes = np.where(state.rand(*x.shape) < 0.2, np.nan, x)
     with pytest.raises(ValueError, match="NaN"):
         BayesianGaussianMixture(**options).fit(holes)
-    found = BayesianGaussianMixture(missing="marginalize", **options).fit(holes)
+    fitted = BayesianGaussianMixture(missing="marginalize", **options).fit(holes)
     seen = ~np.isnan(holes).all(1)
-    assert adjusted_rand_score(truth[seen], found.predict(holes)[seen]) > 0.97
-    np.testing.assert_allclose(np.sort(found.means_[:, 0]), [-4, 4], atol=0.4)
-    assert np.isfinite(found.evidence_lower_bound_)
+    assert adjusted_rand_score(truth[seen], fitted.predict(holes)[seen]) > 0.97
+    np.testing.assert_allclose(np.sort(fitted.means_[:, 0]), [-4, 4], atol=0.4)
+    assert np.isfinite(fitted.evidence_lower_bound_)
 
 
 def test_points_far_out_in_float32_and_constant_columns_stay_finite() -> None:
     x = (synthetic(500, n_components=3) + 1e6).astype(np.float32)
     for covariance_type in TYPES:
-        found = quietly(BayesianGaussianMixture(n_components=5, covariance_type=covariance_type, random_state=0), x)
-        assert found.means_.dtype == np.float32
+        fitted = quietly(BayesianGaussianMixture(n_components=5, covariance_type=covariance_type, random_state=0), x)
+        assert fitted.means_.dtype == np.float32
         reference = quietly(
             BayesianGaussianMixture(n_components=5, covariance_type=covariance_type, random_state=0), x.astype(float)
         )
-        np.testing.assert_allclose(found.lower_bound_, reference.lower_bound_, rtol=1e-6)
+        np.testing.assert_allclose(fitted.lower_bound_, reference.lower_bound_, rtol=1e-6)
     constant = np.c_[synthetic(200, n_components=2), np.full(200, 3.0)]
     for covariance_type, reg_covar in itertools.product(TYPES, (0.0, 1e-6)):
         estimator = BayesianGaussianMixture(
             n_components=3, covariance_type=covariance_type, reg_covar=reg_covar, random_state=0
         )
-        found = quietly(estimator, constant)
-        assert np.isfinite(found.score(constant))
-        assert np.isfinite(found.precisions_cholesky_).all()
+        fitted = quietly(estimator, constant)
+        assert np.isfinite(fitted.score(constant))
+        assert np.isfinite(fitted.precisions_cholesky_).all()
 
 
 def collinear(seed=0) -> np.ndarray:
@@ -227,11 +227,11 @@ def test_collinear_columns_whose_start_is_singular_are_fitted(covariance_type, w
         "weight_concentration_prior_type": weight_prior,
         "random_state": 0,
     }
-    found = quietly(BayesianGaussianMixture(**options), x)
-    assert np.isfinite(found.lower_bounds_).all()
-    assert np.isfinite(found.score(x))
-    assert np.isfinite(found.means_).all()
-    assert adjusted_rand_score(np.repeat([0, 1], 150), found.predict(x)) > 0.99
+    fitted = quietly(BayesianGaussianMixture(**options), x)
+    assert np.isfinite(fitted.lower_bounds_).all()
+    assert np.isfinite(fitted.score(x))
+    assert np.isfinite(fitted.means_).all()
+    assert adjusted_rand_score(np.repeat([0, 1], 150), fitted.predict(x)) > 0.99
     holes = x.copy()
     holes[::7, 2] = np.nan
     options["max_iter"] = 5
@@ -278,8 +278,8 @@ def test_a_degenerate_start_of_several_is_skipped(monkeypatch) -> None:
         bad.clear()
         bad.update(some)
         with pytest.warns(ConvergenceWarning, match="Starts were skipped, the last of them for: Expected a finite"):
-            found = BayesianGaussianMixture(n_components=2, n_init=3, random_state=0).fit(x)
-        assert np.isfinite(found.lower_bound_)
+            fitted = BayesianGaussianMixture(n_components=2, n_init=3, random_state=0).fit(x)
+        assert np.isfinite(fitted.lower_bound_)
     starts.clear()
     bad.update({1, 2, 3})
     with pytest.raises(ValueError, match="Expected a finite bound; got nan in iteration 1"):
@@ -292,7 +292,7 @@ def test_evidence_of_one_gaussian_is_exact_and_prefers_one_component(covariance_
     wins = 0
     for seed in range(3):
         x = np.random.default_rng(seed).normal(size=(300, 2))
-        one, two = (
+        single, double = (
             quietly(
                 BayesianGaussianMixture(
                     n_components=k,
@@ -306,8 +306,8 @@ def test_evidence_of_one_gaussian_is_exact_and_prefers_one_component(covariance_
             ).evidence_lower_bound_
             for k in (1, 2)
         )
-        wins += two > one
-        assert one == pytest.approx(log_evidence_of_one(x, covariance_type), abs=1e-6)
+        wins += double > single
+        assert single == pytest.approx(log_evidence_of_one(x, covariance_type), abs=1e-6)
     assert wins == 0
 
 

@@ -17,8 +17,8 @@ def test_the_transform_matches_torch(size: int) -> None:
     assert bool(corr_cholesky.check(factor).all())
     torch.testing.assert_close(factor, peer(free), rtol=0, atol=1e-14)
     torch.testing.assert_close(ours.inv(factor), free, rtol=0, atol=1e-12)
-    found, expected = (map_.log_abs_det_jacobian(free, factor) for map_ in (ours, peer))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    jacobian, expected = (map_.log_abs_det_jacobian(free, factor) for map_ in (ours, peer))
+    torch.testing.assert_close(jacobian, expected, rtol=0, atol=1e-11)
     assert ours.forward_shape(free.shape) == factor.shape
     assert ours.inverse_shape(factor.shape) == free.shape
 

@@ -6,7 +6,15 @@ import torch
 from torch.distributions import biject_to
 
 from latentmix.models.mixture.model import MixtureModel
-from latentmix.models.mixture.priors import Moved, OrderedMeans, as_site, converted, is_improper, is_positive, moved
+from latentmix.models.mixture.priors import (
+    AffineTransformed,
+    OrderedMeans,
+    affine_transformed,
+    as_site,
+    converted,
+    is_improper,
+    is_positive,
+)
 
 SCALE, SHIFT = torch.tensor(2.5, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
 
@@ -61,7 +69,7 @@ def test_the_map_to_ordered_means_is_bijective() -> None:
 )
 def test_positive_priors_stay_positive(prior: dist.TorchDistribution) -> None:
     torch.manual_seed(0)
-    pushed = Moved(prior, SCALE, 0 * SHIFT)
+    pushed = AffineTransformed(prior, SCALE, 0 * SHIFT)
     assert pushed.support is prior.support
     drawn = pushed.sample((50,))
     assert bool((drawn > 0).all())
@@ -69,7 +77,7 @@ def test_positive_priors_stay_positive(prior: dist.TorchDistribution) -> None:
 
 
 def test_affine_maps_keep_intervals_and_order() -> None:
-    interval = moved(dist.Uniform(0.0, 4.0).expand([2, 3]).to_event(2), SCALE, SHIFT)
+    interval = affine_transformed(dist.Uniform(0.0, 4.0).expand([2, 3]).to_event(2), SCALE, SHIFT)
     drawn = interval.sample((200,))
     assert drawn.shape == (200, 2, 3)
     assert drawn.dtype == torch.float64
@@ -77,13 +85,13 @@ def test_affine_maps_keep_intervals_and_order() -> None:
     assert float(interval.log_prob(drawn[0])) == pytest.approx(-6 * math.log(10))
     assert bool(interval.support.check(drawn).all())
     assert not bool(interval.support.check(drawn[0] - 10))
-    ordered = moved(OrderedMeans(dist.Normal(0.0, 1.0), 3), SCALE, SHIFT)
+    ordered = affine_transformed(OrderedMeans(dist.Normal(0.0, 1.0), 3), SCALE, SHIFT)
     assert bool(ordered.support.check(ordered.sample()))
     assert bool(biject_to(ordered.support)(torch.zeros(3, 1)).diff(dim=0).gt(0).all())
 
 
 def test_bounds_move_with_the_values() -> None:
-    interval = moved(dist.Uniform(0.0, 4.0), SCALE, SHIFT)
+    interval = affine_transformed(dist.Uniform(0.0, 4.0), SCALE, SHIFT)
     bound = converted(interval, torch.empty(0, dtype=torch.float32)).support.upper_bound
     assert bound.dtype == torch.float32
     assert interval.support.upper_bound.dtype == torch.float64
@@ -91,8 +99,8 @@ def test_bounds_move_with_the_values() -> None:
 
 def test_flat_priors_stay_flat() -> None:
     flat = MixtureModel.maximum_likelihood(2, 3).declared_priors["scales"]
-    assert is_improper(moved(flat, SCALE, 0 * SHIFT))
-    assert moved(flat, SCALE, 0 * SHIFT).support is flat.support
+    assert is_improper(affine_transformed(flat, SCALE, 0 * SHIFT))
+    assert affine_transformed(flat, SCALE, 0 * SHIFT).support is flat.support
     assert not is_improper(dist.Normal(0.0, 1.0))
 
 
@@ -131,7 +139,7 @@ _FLAT_MATRIX = dist.Normal(torch.zeros(2, 2), 1.0).to_event(2)
         (lambda: as_site("weights", dist.LogNormal(torch.zeros(3), 1.0).to_event(1), (3,)), "weights on Simplex"),
         (lambda: as_site("correlation_cholesky", dist.LKJ(2, 1.0), (2, 2)), "correlation_cholesky on CorrCholesky"),
         (lambda: as_site("correlation_cholesky", _FLAT_MATRIX, (2, 2)), "correlation_cholesky on CorrCholesky"),
-        (lambda: Moved(dist.Poisson(1.0), SCALE, SHIFT), "Expected a prior on the real numbers"),
+        (lambda: AffineTransformed(dist.Poisson(1.0), SCALE, SHIFT), "Expected a prior on the real numbers"),
         (lambda: MixtureModel(2, 2, means=OrderedMeans(dist.Normal(0.0, 1.0), 2)), r"shape \(2, 2\) for means"),
     ],
 )

@@ -121,22 +121,22 @@ def test_predictive_density_matches_scipy_student_t(covariance_type, weight_prio
     mixed = y.copy()
     mixed[::2, 1] = np.nan
     mixed[3] = np.nan
-    found = mixture.predictive_log_density(mixed)
-    np.testing.assert_allclose(np.exp(found[::2]), by_scipy(mixture, mixed[::2]), rtol=1e-9)
-    assert found[3] == pytest.approx(0, abs=1e-12)
+    log_density = mixture.predictive_log_density(mixed)
+    np.testing.assert_allclose(np.exp(log_density[::2]), by_scipy(mixture, mixed[::2]), rtol=1e-9)
+    assert log_density[3] == pytest.approx(0, abs=1e-12)
 
 
 def test_predictive_density_exceeds_the_expected_log_mixture() -> None:
     x = synthetic(50, n_components=2)
     mixture = fitted(x)
-    found = mixture.predictive_log_density(x)
-    assert np.all(found > mixture.score_samples(x))
-    np.testing.assert_array_equal(mixture.predictive_log_density(torch.from_numpy(x)).numpy(), found)
+    log_density = mixture.predictive_log_density(x)
+    assert np.all(log_density > mixture.score_samples(x))
+    np.testing.assert_array_equal(mixture.predictive_log_density(torch.from_numpy(x)).numpy(), log_density)
     again = fitted(pandas.DataFrame(x)).predictive_log_density(pandas.DataFrame(x))
-    np.testing.assert_allclose(again, found, rtol=1e-12)  # columns lie otherwise in memory, and are summed otherwise
+    np.testing.assert_allclose(again, log_density, rtol=1e-12)  # columns are summed in another order
     single = mixture.predictive_log_density(x.astype(np.float32))
     assert single.dtype == np.float32
-    np.testing.assert_allclose(single, found, rtol=1e-4)
-    np.testing.assert_allclose(mixture.predictive_log_density(x[:1]), found[:1])
+    np.testing.assert_allclose(single, log_density, rtol=1e-4)
+    np.testing.assert_allclose(mixture.predictive_log_density(x[:1]), log_density[:1])
     with pytest.raises(ValueError, match="NaN"):
         mixture.predictive_log_density(np.full((1, 3), np.nan))

@@ -124,18 +124,18 @@ def test_the_bound_never_falls_and_matches_scikit_learn_up_to_a_constant() -> No
     for weight_prior in WEIGHTS:
         prior = prior_of("full", weight_prior, 3)
         posterior = prior.posterior(SufficientStatistics.of_parameters(begin_at(x[:4], prior, 80.0), 80.0))
-        found = []
+        pairs = []
         for _ in range(60):
             statistics = ExactPoints(as_points(x))(posterior.effective)
-            disorder = entropy(statistics, posterior.effective)
+            uncertainty = entropy(statistics, posterior.effective)
             posterior = prior.posterior(statistics)
-            found.append(
-                (evidence_lower_bound(statistics, disorder, posterior, prior), posterior.lower_bound(disorder))
+            pairs.append(
+                (evidence_lower_bound(statistics, uncertainty, posterior, prior), posterior.lower_bound(uncertainty))
             )
             if weight_prior == "dirichlet_process":  # scikit-learn's bound has a last stick that does not take the rest
                 counted = betaln(*posterior.weight_concentration[:, -1].numpy()) - betaln(1, ALPHA)
-                found[-1] = (found[-1][0] + counted, found[-1][1])
-        bounds = np.array(found)
+                pairs[-1] = (pairs[-1][0] + counted, pairs[-1][1])
+        bounds = np.array(pairs)
         assert np.diff(bounds[:, 0]).min() > -1e-10
         assert np.ptp(bounds[:, 0]) > 1
         assert np.ptp(bounds[:, 0] - bounds[:, 1]) < 1e-9
@@ -223,14 +223,14 @@ def test_a_process_without_data_keeps_its_prior() -> None:
 def test_evidence_of_one_component_is_the_same_under_both_priors_of_the_weights(covariance_type) -> None:
     x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     weight = torch.randint(0, 4, (80,), generator=torch.Generator().manual_seed(1)).double()
-    found = []
+    evidences = []
     for weight_prior in WEIGHTS:
         prior = prior_of(covariance_type, weight_prior)
         begin = prior.posterior(SufficientStatistics.of_parameters(begin_at(x[:1], prior, 80.0), 80.0))
         for points in (as_points(x, weight), as_points(x.repeat_interleave(weight.long(), 0))):
-            found.append(fit_variational(points, begin, prior).evidence)
+            evidences.append(fit_variational(points, begin, prior).evidence)
     exact = log_evidence(np.repeat(x.numpy(), weight.long().numpy(), 0), np.zeros(int(weight.sum()), int), 1, prior)
-    np.testing.assert_allclose(found, exact, rtol=1e-10)
+    np.testing.assert_allclose(evidences, exact, rtol=1e-10)
 
 
 def test_a_singular_start_is_repaired() -> None:
@@ -239,10 +239,10 @@ def test_a_singular_start_is_repaired() -> None:
     begin = prior.posterior(SufficientStatistics.of_parameters(begin_at(x[:2], prior, 31.0), 31.0))
     flat = replace(begin, covariances=torch.ones(2, 2, 2, dtype=torch.float64))
     with pytest.warns(ConvergenceWarning, match="Singular covariances got a jitter in 1 iterations"):
-        found = fit_variational(as_points(x), flat, prior, max_iter=200, tol=1e-8)
-    assert found.converged
-    assert np.isfinite(found.lower_bounds).all()
-    assert np.diff(found.lower_bounds).min() > -1e-9
+        result = fit_variational(as_points(x), flat, prior, max_iter=200, tol=1e-8)
+    assert result.converged
+    assert np.isfinite(result.lower_bounds).all()
+    assert np.diff(result.lower_bounds).min() > -1e-9
 
 
 def test_a_bound_that_is_not_finite_is_refused() -> None:

@@ -86,9 +86,9 @@ def test_sites_and_positions_are_inverse() -> None:
     positions = torch.randn(4, 5, potential.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sites = potential.sites(positions)
     assert sites["correlation_cholesky"].shape == (4, 5, 3, 2, 2)
-    one = {name: values[1, 2] for name, values in sites.items()}
-    torch.testing.assert_close(potential.position(one), positions[1, 2])
-    expected = sum(prior.log_prob(one[name]) for name, prior in potential.priors.items())
+    draw = {name: values[1, 2] for name, values in sites.items()}
+    torch.testing.assert_close(potential.position(draw), positions[1, 2])
+    expected = sum(prior.log_prob(draw[name]) for name, prior in potential.priors.items())
     torch.testing.assert_close(potential.log_prior(sites)[1, 2], expected)
 
 
@@ -109,6 +109,6 @@ def test_whitening_transforms_value_and_gradient() -> None:
     plain = potential(torch.from_numpy(centre) + torch.from_numpy(basis) @ at)
     own = whitened({"position": at})
     torch.testing.assert_close(own, plain)
-    for one, other in zip(torch.autograd.grad(own, at), torch.autograd.grad(plain, at), strict=True):
-        torch.testing.assert_close(one, other)
+    for slope, expected in zip(torch.autograd.grad(own, at), torch.autograd.grad(plain, at), strict=True):
+        torch.testing.assert_close(slope, expected)
     assert whitened.n_gradients == 1

@@ -29,8 +29,8 @@ def test_push_is_the_derivative_and_pull_its_transpose(rows) -> None:
     pushed = maps.push(factor, move)
     step = 1e-6
     ahead, behind = coordinates(factor + step * move), coordinates(factor - step * move)
-    for found, one, other in zip(pushed, ahead, behind, strict=True):
-        torch.testing.assert_close(found, (one - other) / (2 * step), rtol=1e-6, atol=1e-7)
+    for slope, after, before in zip(pushed, ahead, behind, strict=True):
+        torch.testing.assert_close(slope, (after - before) / (2 * step), rtol=1e-6, atol=1e-7)
     gradients = [torch.randn(part.shape, generator=generator, dtype=torch.float64) for part in (scales, free)]
     pulled = maps.pull(factor, *gradients)
     expected = sum((a * b).sum() for a, b in zip(gradients, pushed, strict=True))
