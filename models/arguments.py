@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Mismatch", "check_floating", "check_positive", "first_mismatch"]
+__all__ = ["Mismatch", "check_floating", "check_positive", "first_mismatch", "positive_number"]
 
 
 def check_positive(**values: int | Sequence[int]) -> None:
@@ -27,6 +28,26 @@ def check_positive(**values: int | Sequence[int]) -> None:
         sizes = value if isinstance(value, Sequence) else [value]
         if any(not hasattr(size, "__index__") or size < 1 for size in sizes):
             raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
+
+
+def positive_number(value: object, expectation: str) -> float:
+    """Refuse anything but a positive finite number, and return it as a float.
+
+    Args:
+        value: The argument.
+        expectation: The expectation in the message.
+
+    Raises:
+        ValueError: If it is no number, not positive, or infinite.
+
+    Example:
+        >>> from latentmix.models.arguments import positive_number
+        >>> positive_number(2, "a positive scale")
+        2.0
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"Expected {expectation}; got {value!r}.")
+    return float(value)
 
 
 def check_floating(x: Tensor) -> None:

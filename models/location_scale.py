@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from latentmix.models.arguments import positive_number
 from latentmix.models.distributions import softplus
 from latentmix.models.likelihoods import Likelihood
 
@@ -44,14 +45,14 @@ class LocationScale(Likelihood, ABC):
     def __init__(self, noise: float | Literal["shared", "pixel"], *, closed_form: bool, floor: float) -> None:
         super().__init__()
         if noise not in ("shared", "pixel"):
-            noise = _positive(noise, f"{self.argument} to be a positive number, 'shared' or 'pixel'")
+            noise = positive_number(noise, f"{self.argument} to be a positive number, 'shared' or 'pixel'")
         if closed_form and noise != "shared":
             raise ValueError(
                 f"Expected {self.argument}='shared' with closed_form=True; got {noise!r}: nothing else is updated."
             )
         self.noise = noise
         self.closed_form = closed_form
-        self.floor = _positive(floor, f"a positive floor for {self.argument}")
+        self.floor = positive_number(floor, f"a positive floor for {self.argument}")
         self.outputs = 2 if noise == "pixel" else 1
         if noise == "shared":
             if closed_form:
@@ -202,9 +203,3 @@ class Laplace(LocationScale):
     def deviation(self, x: Tensor, mean: Tensor) -> Tensor:
         """The absolute error."""
         return (x - mean).abs()
-
-
-def _positive(value: object, wanted: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"Expected {wanted}; got {value!r}.")
-    return float(value)

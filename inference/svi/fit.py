@@ -245,7 +245,7 @@ def fit(
         _bar(epochs * batches, progress) as bar,
         Frozen(model, guide) as frozen,
     ):
-        problem = Problem.look(model, guide, loss, reporter, transform, tensors, held_out, size)
+        problem = Problem.prepare(model, guide, loss, reporter, transform, tensors, held_out, size)
         pyro.enable_validation(False)
         problem.check_batches(tensors, size, drop_last)
         if store is not None:

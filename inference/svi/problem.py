@@ -96,7 +96,7 @@ class Problem:
     modules: list[nn.Module]
 
     @classmethod
-    def look(
+    def prepare(
         cls,
         model: Stochastic,
         guide: Stochastic,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentmix.models.arguments import Mismatch, check_floating, check_positive, first_mismatch
+from latentmix.models.arguments import Mismatch, check_floating, check_positive, first_mismatch, positive_number
 
 
 def test_positive_integers_pass() -> None:
@@ -14,6 +14,12 @@ def test_positive_integers_pass() -> None:
 def test_sizes_that_are_not_positive_integers_are_refused_by_name(value: object) -> None:
     with pytest.raises(ValueError, match="Expected hidden to hold positive integers; got"):
         check_positive(hidden=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "1", None])
+def test_other_values_than_positive_numbers_are_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="Expected a positive scale; got"):
+        positive_number(value, "a positive scale")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
