@@ -139,9 +139,8 @@ class Data:
     def _filter(self, splits: Sequence[Split], classes: Sequence[int]) -> list[Split]:
         labels = [split.labels for split in splits if split.labels is not None]
         if not labels:
-            remedy = (
-                ": name an attribute by --data.attribute" if "attribute" in find_source(self.source).parameters else ""
-            )
+            choosable = "attribute" in find_source(self.source).parameters
+            remedy = ": name an attribute by --data.attribute" if choosable else ""
             raise ValueError(f"Expected labels in {self.source!r} to choose classes by; got images alone{remedy}.")
         present = torch.cat(labels).unique().tolist()
         absent = sorted(set(classes) - set(present))

@@ -71,6 +71,6 @@ def project(latents: ArrayLike | Tensor, *, limit: int = 1500, seed: int = 0) ->
     tsne = TSNE(2, init="pca", perplexity=perplexity, random_state=seed)
     with threadpool_limits(1):  # its thousand short parallel regions take minutes on shared cores
         neighbours = tsne.fit_transform(centred[rows] / scale)
-    first, second = (float(share) for share in components.explained_variance_ratio_)
+    first, second = (float(ratio) for ratio in components.explained_variance_ratio_)
     points = {"PCA": as_array(components.transform(centred[rows])), "t-SNE": as_array(neighbours)}
     return Projections(rows, points, (first, second))
