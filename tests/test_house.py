@@ -22,6 +22,16 @@ ORDERS = {
         ["mixtures"],
         ["importance", "ex_post", "start_prior"],
     ],
+    "experiments": [
+        ["presets", "benchmarks"],
+        ["data"],
+        ["options"],
+        ["figures"],
+        ["runs"],
+        ["sweeps"],
+        ["commands"],
+        ["cli"],
+    ],
     "inference.mixtures": [
         ["progress", "points"],
         ["em"],

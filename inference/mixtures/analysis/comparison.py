@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.inference.mixtures.matching import bhattacharyya
 from latentmix.inference.mixtures.points.arrays import check_unmasked
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -51,12 +52,7 @@ def align(a: GaussianMixture | MixtureParameters, b: GaussianMixture | MixturePa
             f"Expected mixtures of as many components and features, {tuple(first.means.shape)}; got "
             f"{tuple(second.means.shape)}."
         )
-    p, q = first.expanded_covariances(), second.expanded_covariances()
-    between = (p[:, None] + q[None]) / 2
-    shift = (first.means[:, None] - second.means[None])[..., None]
-    squares = (shift * torch.linalg.solve(between, shift)).sum((-2, -1))
-    spread = torch.logdet(between) - 0.5 * (torch.logdet(p)[:, None] + torch.logdet(q)[None])
-    distance = squares / 8 + spread / 2
+    distance = bhattacharyya(first, second)
     _, order = linear_sum_assignment(distance.cpu().numpy())
     return np.asarray(order, dtype=np.int64)
 

@@ -16,7 +16,6 @@ under these.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +26,13 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.points.validation import check_points
-from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.covariances import LOG_TWO_PI, CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.mixture.quadratic import ExpandedPoints, coefficients
 
 __all__ = ["GibbsDraws", "gibbs"]
 
 _KAPPA = 0.01
-_LOG_TWO_PI = math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -122,54 +121,43 @@ class _Sampler:
         variance = variance.mean().expand_as(variance) if self.structure.isotropic else variance
         self.scale = variance.sqrt()
         z = (x.double() - self.location) / self.scale
-        if self.structure.correlated:
-            self.rows, self.columns = torch.tril_indices(self.size, self.size, device=x.device)
-        else:
-            self.rows = self.columns = torch.arange(self.size, device=x.device)
-        ones = torch.ones_like(z[:, :1])
-        self.features = torch.cat([ones, z, z[:, self.rows] * z[:, self.columns]], 1)
+        self.own = covariance_structure("full" if self.structure.correlated else "diag")
+        self.points = ExpandedPoints(z, self.own)
         shrunk = self.n_components ** (-2 / self.size)
         prior = torch.cov(z.T).reshape(self.size, self.size) + 1e-6 * torch.eye(self.size).to(z)
         self.prior = shrunk * (prior if self.structure.correlated else prior.diagonal())
         inside = start.to(z).affine(1 / self.scale, -self.location / self.scale)
         self.assigned = self._assign(inside.responsibilities(z)[:, None].expand(-1, chains, -1))
+        self.location = self.location + self.points.centre * self.scale  # the origin of the features
 
     def sweep(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw weights, means and covariances, then components; with the log-densities, `C x n`."""
-        sums = (self.assigned.flatten(1).T @ self.features).reshape(self.chains, self.n_components, -1)
-        counts = sums[..., 0]
-        gammas = self._gamma(1 + counts)
+        totals = self.assigned.flatten(1).T @ self.points.design.T
+        sums, counts, squares = totals.split([self.size, 1, totals.shape[1] - self.size - 1], 1)
+        scatter = self.points.features.scatter(squares).unflatten(0, (self.chains, -1))
+        sums, counts = (part.reshape(self.chains, self.n_components, -1) for part in (sums, counts))
+        gammas = self._gamma(1 + counts[..., 0])
         weights = gammas / gammas.sum(-1, keepdim=True)
-        centre = sums[..., 1 : self.size + 1] / (_KAPPA + counts)[..., None]  # the prior's mean is the origin
-        means, covariances, coefficients = self._normals(counts, centre, sums[..., self.size + 1 :])
-        coefficients[..., 0] += weights.log()
-        joint = self.features @ coefficients.flatten(0, 1).T
-        joint = joint.reshape(-1, self.chains, self.n_components)
+        means, covariances, precisions, log_scale = self._normals(counts[..., 0], sums, scatter)
+        linear = coefficients(self.own, self.points.features, means, precisions, weights.log() + log_scale)
+        joint = (self.points.design.T @ linear.flatten(0, 1).T).unflatten(1, (self.chains, -1))
         density = joint.logsumexp(-1)
         self.assigned = self._assign((joint - density[..., None]).exp())
-        return weights, means, covariances, density.T
+        return weights, means, self._stored(covariances), density.T
 
-    def _normals(self, counts: Tensor, centre: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means, covariances, and coefficients of the features in the log-densities, `C x K x f`."""
+    def _normals(self, counts: Tensor, sums: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw means and covariances; also the precisions, and log-densities at the means, `C x K`."""
         held = _KAPPA + counts
+        centre = sums / held[..., None]  # the prior's mean is the origin
         noise = torch.from_numpy(self.generator.standard_normal(centre.shape)).to(centre)
         if not self.structure.correlated:
-            variances = self._variances(counts, second - held[..., None] * centre.square())
+            variances = self._variances(counts, scatter - held[..., None] * centre.square())
             means = centre + noise * (variances / held[..., None]).sqrt()
-            precisions = variances.reciprocal()
-            constant = -0.5 * (variances.log() + means.square() * precisions + _LOG_TWO_PI).sum(-1, keepdim=True)
-            return means, self._stored(variances), torch.cat([constant, means * precisions, -0.5 * precisions], -1)
-        scatter = centre.new_zeros(*centre.shape, self.size)
-        scatter[..., self.rows, self.columns] = scatter[..., self.columns, self.rows] = second
+            return means, variances, variances.reciprocal(), self.own.log_scale(variances.rsqrt(), self.size)
         scatter = scatter - held[..., None, None] * centre[..., None] * centre[..., None, :]
         factor, inverse, log_det = self._factors(counts, scatter)
         means = centre + (factor @ noise[..., None])[..., 0] / held.sqrt()[..., None]
-        precisions = inverse.mT @ inverse
-        linear = (precisions @ means[..., None])[..., 0]
-        constant = 0.5 * (log_det - (means * linear).sum(-1) - self.size * _LOG_TWO_PI)
-        halves = torch.where(self.rows == self.columns, -0.5, -1.0).to(means)
-        quadratic = precisions[..., self.rows, self.columns] * halves
-        return means, self._stored(factor @ factor.mT), torch.cat([constant[..., None], linear, quadratic], -1)
+        return means, factor @ factor.mT, inverse.mT @ inverse, 0.5 * (log_det - self.size * LOG_TWO_PI)
 
     def _stored(self, covariances: Tensor) -> Tensor:
         """Covariances of all components in the stored shape, after the dimension of the chains."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.infer.autoguide import AutoDelta
 from pyro.infer.elbo import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
@@ -52,9 +51,10 @@ class RegularizedEnum(EnumObjective):
 
 
 class Noiseless(RegularizedEnum):
-    """The objective of a point-mass guide and all the data: what was evaluated at a point is kept.
+    """The objective of a point-mass guide and all the data, of one fit.
 
-    `fit` looks at the objective twice before its first step.
+    `fit` asks for the terms more than once before its first step: they are kept until the next gradient, as no
+    parameter moves before.
 
     Attributes:
         value: The loss of the last step, in nats per datum.
@@ -64,20 +64,18 @@ class Noiseless(RegularizedEnum):
 
     def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
         super().__init__(elbo, model, regularization)
-        self._kept: tuple[object, Terms] | None = None
+        self._kept: dict[tuple[int, bool], Terms] = {}
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.terms`."""
-        assert isinstance(guide, AutoDelta)
-        leaves = [(id(leaf), leaf._version) for leaf in guide.parameters()]
-        key = (leaves, [(tensor.data_ptr(), tensor.shape) for tensor in batch], torch.is_grad_enabled())
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, super().terms(model, guide, *batch))
-        return self._kept[1]
+        key = (len(batch[0]), torch.is_grad_enabled())
+        if key not in self._kept:
+            self._kept[key] = super().terms(model, guide, *batch)
+        return self._kept[key]
 
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.backward`."""
         terms = super().backward(model, guide, *batch)
         self.value = float(terms.loss.detach())
-        self._kept = None
+        self._kept.clear()
         return terms
