@@ -115,8 +115,8 @@ def test_no_machine_path_in_any_file() -> None:
             text = (ROOT / path).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        found = MACHINE_PATH.search(text)
-        assert found is None, f"{path} names {found[0]}"
+        result = MACHINE_PATH.search(text)
+        assert result is None, f"{path} names {result[0]}"
 
 
 def test_constraints_are_exact_pins_of_every_dependency(project: dict[str, Any]) -> None:
@@ -126,7 +126,7 @@ def test_constraints_are_exact_pins_of_every_dependency(project: dict[str, Any])
     pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
     assert pinned.isdisjoint({"latentmix", "pip"})
     extras = project["project"]["optional-dependencies"].values()
-    for requirement in [*project["project"]["dependencies"], *(one for extra in extras for one in extra)]:
+    for requirement in [*project["project"]["dependencies"], *(each for extra in extras for each in extra)]:
         assert re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-") in pinned, requirement
 
 
@@ -148,9 +148,9 @@ def test_every_import_is_declared(project: dict[str, Any]) -> None:
         "mpl_toolkits": "matplotlib",
     }
     wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["bench"]]
-    declared = {re.split(r"[\[<>=!~; ]", one)[0] for one in wanted}
+    declared = {re.split(r"[\[<>=!~; ]", each)[0] for each in wanted}
     for room in ROOMS:
         for path in sources(room):
-            for name in {one.split(".")[0] for one in imports(path)} - {"latentmix", "__future__"}:
+            for name in {each.split(".")[0] for each in imports(path)} - {"latentmix", "__future__"}:
                 package = names.get(name, name.replace("_", "-"))
                 assert name in sys.stdlib_module_names or package in declared, f"{path.relative_to(ROOT)}: {name}"

@@ -30,12 +30,12 @@ GUIDES = {
 
 @dataclass(frozen=True)
 class MixtureFits:
-    """How mixtures are fitted to the latents of the training images.
+    """Fits of mixtures to the latents of the training images.
 
     Args:
         n_components: Components; by default as many as there are classes.
         covariance_type: Structure of the covariances: full, tied, diag, spherical, tied_diag, or a registered one.
-        latents: What of q(z given x) a mixture sees: its mean, or one sample of it.
+        latents: Part of q(z given x) that a mixture is fitted to: its mean, or one sample of it.
         n_init: Starts of which the best by log-likelihood is kept, for the fit without labels.
         tol: Change of the log-likelihood per point under which EM has converged.
         max_iter: Most iterations of EM.

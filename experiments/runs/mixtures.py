@@ -186,7 +186,7 @@ def _over_draws(draws: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _diagnosed(mixture: GaussianMixture) -> dict[str, Any]:
-    """What a NUTS fit says of its chains."""
+    """Diagnostics of the chains of a NUTS fit."""
     result = mixture.result_
     assert isinstance(result, MixtureNUTSResult)
     return {
@@ -210,7 +210,7 @@ def _number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Bench:
-    """What every fit of one experiment shares."""
+    """Latents, classes and settings of all fits of an experiment."""
 
     train: LatentSplit
     test: LatentSplit

@@ -299,9 +299,9 @@ class BayesianGaussianMixture(MixtureEstimator):
         structure = covariance_structure(self.covariance_type)
         structure = covariance_structure("full") if structure.correlated else structure
         points = e_step.points
-        one = points.location.new_ones(1)
-        wide = structure.regularize(one.new_zeros(structure.covariance_shape(1, points.n_features)), points.variance)
-        guess = MixtureParameters(one, points.location[None], wide, structure)
+        each = points.location.new_ones(1)
+        wide = structure.regularize(each.new_zeros(structure.covariance_shape(1, points.n_features)), points.variance)
+        guess = MixtureParameters(each, points.location[None], wide, structure)
         if not e_step.exact:
             guess = fit_em(e_step, guess, reg_covar=0.0, tol=1e-6, max_iter=100).parameters
         statistics = e_step(guess)

@@ -153,11 +153,11 @@ class MixturePosterior:
         return pandas.DataFrame.from_dict(rows, orient="index")
 
     def _quantities(self) -> dict[str, NDArray[np.float64]]:
-        matrices = self.structure.name in ("full", "tied")
+        matrices = self.structure.correlated
         variances = self.covariances.diagonal(dim1=-2, dim2=-1) if matrices else self.covariances
-        found = {name: self.sites[name] for name in ("weights", "means")}
-        found |= {"scales": variances.sqrt(), "covariances": self.covariances}
-        return {name: values.cpu().double().numpy() for name, values in found.items()}
+        result = {name: self.sites[name] for name in ("weights", "means")}
+        result |= {"scales": variances.sqrt(), "covariances": self.covariances}
+        return {name: values.cpu().double().numpy() for name, values in result.items()}
 
     def _diagnosed(
         self, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -206,7 +206,7 @@ def in_data_coordinates(
     """
     moved = dict(sites)
     moved["means"] = sites["means"] * scale + location
-    moved["scales"] = sites["scales"] * (scale[0] if model.structure.isotropic else scale)
+    moved["scales"] = sites["scales"] * model.structure.per_scale(scale)
     if reference is not None:
         moved = align_draws(moved, reference)
     floor = torch.as_tensor(model.covariance_floor, dtype=scale.dtype, device=scale.device)

@@ -84,20 +84,20 @@ def auxiliary_pair() -> Pair:
     """AutoNormal over a positive latent: an auxiliary site, a Delta with a log-density."""
 
     def model(x: Tensor) -> None:
-        one = torch.ones((), dtype=torch.float64)
-        scale = pyro.sample("scale", dist.LogNormal(0 * one, one))
+        each = torch.ones((), dtype=torch.float64)
+        scale = pyro.sample("scale", dist.LogNormal(0 * each, each))
         with pyro.plate("data", TOTAL, subsample=x):
-            pyro.sample("x", dist.Normal(0 * one, scale), obs=x)
+            pyro.sample("x", dist.Normal(0 * each, scale), obs=x)
 
     return model, AutoNormal(model), (data(),), TOTAL
 
 
 def mixture(x: Tensor, size: int) -> None:
     """Two components over points, with a site that does not depend on the component, enumerated."""
-    one = torch.ones(2, dtype=torch.float64)
-    weights = pyro.sample("weights", dist.Dirichlet(2 * one))
+    each = torch.ones(2, dtype=torch.float64)
+    weights = pyro.sample("weights", dist.Dirichlet(2 * each))
     with pyro.plate("components", 2):
-        means = pyro.sample("means", dist.Normal(0 * one[0], 3 * one[0]))
+        means = pyro.sample("means", dist.Normal(0 * each[0], 3 * each[0]))
     scale = pyro.param("scale", torch.tensor(0.8, dtype=torch.float64), constraint=constraints.positive)
     with pyro.plate("data", size, subsample=x):
         k = pyro.sample("k", dist.Categorical(weights), infer={"enumerate": "parallel"})

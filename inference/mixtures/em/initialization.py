@@ -281,7 +281,7 @@ def _from_memberships(
         wide = _as_wide_as(points, centres, covariance_structure("diag"))
     statistics = _statistics(points, membership, Expanded(wide, points.location))
     parameters, _ = maximize(statistics, reg_covar, points.variance)
-    if statistics.structure is not structure or not _expands(points, parameters):
+    if statistics.structure != structure or not _expands(points, parameters):
         statistics = _statistics(points, membership, Centred(_as_wide_as(points, parameters.means, structure)))
         parameters, _ = maximize(statistics, reg_covar, points.variance)
     if bool(statistics.empty.any()):

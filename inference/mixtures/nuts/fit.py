@@ -231,10 +231,10 @@ class NUTS(Algorithm):
                 best, basis = improved_mode(potential, made, x, *centred[0], seed=seed, progress=progress)
                 centred = [(best, basis)] * chains
             whitened = [WhitenedPotential(potential, *each) for each in centred]
-            found = run_chains(whitened, seeds, settings, processes=processes, progress=progress)
+            runs = run_chains(whitened, seeds, settings, processes=processes, progress=progress)
             mode = potential.sites(torch.from_numpy(best))  # on the processor, where the data need not be
             reference = made.parameters({name: value.to(x.device) for name, value in mode.items()})
-            sites = potential.sites(torch.from_numpy(np.stack([chain.positions for chain in found])))
+            sites = potential.sites(torch.from_numpy(np.stack([chain.positions for chain in runs])))
             aligned = _exchangeable(potential, sites, reference)
             rivals = modes_of_chains(potential, made, x, sites, torch.from_numpy(best) if aligned else None)
         sites = {name: values.to(x.device) for name, values in sites.items()}
@@ -243,7 +243,7 @@ class NUTS(Algorithm):
         )
         with torch.no_grad():
             bounds = posterior.log_likelihood(x) / len(x)
-        divergences, cut = [chain.divergences for chain in found], [chain.cut for chain in found]
+        divergences, cut = [chain.divergences for chain in runs], [chain.cut for chain in runs]
         r_hat, ess = _diagnosed(posterior, bounds)
         return MixtureNUTSResult(
             parameters=posterior.mean(),
@@ -253,8 +253,8 @@ class NUTS(Algorithm):
             r_hat=r_hat,
             ess=ess,
             divergences=divergences,
-            step_sizes=[chain.step_size for chain in found],
-            n_gradients=[chain.n_gradients for chain in found],
+            step_sizes=[chain.step_size for chain in runs],
+            n_gradients=[chain.n_gradients for chain in runs],
             n_max_tree_depth=cut,
             modes=rivals,
             aligned=aligned,
@@ -306,7 +306,7 @@ def _model(
             structure = covariance_structure(covariance_type)
         made = standardised_model(x, n_components, structure, priors=priors or {}, reg_covar=reg_covar)
     for begin in begins:
-        if tuple(begin.means.shape) != made.model.shapes["means"] or begin.structure is not made.model.structure:
+        if tuple(begin.means.shape) != made.model.shapes["means"] or begin.structure != made.model.structure:
             raise ValueError(
                 f"Expected a start with means of shape {made.model.shapes['means']} and {made.model.structure.name} "
                 f"covariances; got {tuple(begin.means.shape)} and {begin.structure.name}."
@@ -351,14 +351,14 @@ def _forecast(potential: WhitenedPotential, settings: Settings, chains: int, pro
     if draws * longest * each <= _LONG:
         return
     shortest, longest_time = (_duration(draws * steps * each) for steps in (usual, longest))
-    said = (
+    notes = (
         f"NUTS: about {shortest} where draws take {usual} leapfrog steps, and up to {longest_time} where they "
         f"reach max_tree_depth={settings.max_tree_depth} ({longest} steps), as with nearly empty components"
     )
     if progress:
-        tqdm.write(f"{said}.", file=sys.stderr)
+        tqdm.write(f"{notes}.", file=sys.stderr)
     else:
-        warn(f"{said}. verbose=1 shows the progress, and processes of NUTS run chains side by side.", UserWarning)
+        warn(f"{notes}. verbose=1 shows the progress, and processes of NUTS run chains side by side.", UserWarning)
 
 
 def _duration(seconds: float) -> str:
@@ -375,22 +375,22 @@ def _warned(
     modes: ChainModes,
 ) -> bool:
     mixed, enough = r_hat <= _R_HAT, ess >= _ESS * chains
-    said = []
+    notes = []
     if math.isnan(r_hat):
-        said.append(f"{draws} draws a chain are too few to tell R-hat and the effective sample size")
+        notes.append(f"{draws} draws a chain are too few to tell R-hat and the effective sample size")
     elif not mixed:
-        said.append(f"R-hat is {r_hat:.3f}, not below {_R_HAT}: the chains are too short, or do not agree")
+        notes.append(f"R-hat is {r_hat:.3f}, not below {_R_HAT}: the chains are too short, or do not agree")
         if len(modes.gaps) > 1:
-            said.append(f"they lie at {len(modes.gaps)} rival modes of the posterior ({modes})")
+            notes.append(f"they lie at {len(modes.gaps)} rival modes of the posterior ({modes})")
     if not enough and not math.isnan(ess):
-        said.append(f"the effective sample size is {ess:.0f}, below {_ESS} for each chain")
+        notes.append(f"the effective sample size is {ess:.0f}, below {_ESS} for each chain")
     if any(divergences):
-        said.append(f"{sum(divergences)} of {chains * draws} draws diverged")
+        notes.append(f"{sum(divergences)} of {chains * draws} draws diverged")
     if sum(cut) > _CUT * chains * draws:
-        said.append(
+        notes.append(
             f"{sum(cut)} of {chains * draws} trajectories were cut at max_tree_depth: a greater one takes longer, "
             "and mixes better"
         )
-    if said:
-        warn(f"NUTS: {'; '.join(said)}. Take more draws, a longer warmup or narrower priors, or fewer components.")
+    if notes:
+        warn(f"NUTS: {'; '.join(notes)}. Take more draws, a longer warmup or narrower priors, or fewer components.")
     return mixed and enough

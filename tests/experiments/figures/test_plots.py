@@ -49,8 +49,8 @@ def record(epoch: int, *, validation: bool = True, terms: bool = True) -> dict[s
 
 def texts(figure: Figure) -> str:
     figure.draw_without_rendering()
-    found = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
-    return "\n".join(found)
+    result = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+    return "\n".join(result)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

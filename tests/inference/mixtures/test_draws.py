@@ -192,9 +192,9 @@ def test_points_of_any_kind_have_the_same_densities(n_features) -> None:
 def test_points_that_are_not_n_x_d_numbers_are_refused() -> None:
     posterior, x = drawn("full", 3), torch.randn(3)
     for call in (posterior.predictive_log_density, posterior.log_likelihood):
-        for one in (x, x.numpy(), x.tolist()):
+        for item in (x, x.numpy(), x.tolist()):
             with pytest.raises(ValueError, match=r"Expected 2D array, got 1D array instead: .* for one point by X"):
-                call(one)
+                call(item)
         assert call(x[None]).shape[-1] in (1, 25)
         with pytest.raises(ValueError, match="Expected points with 3 features; got 2"):
             call(x[None, :2])

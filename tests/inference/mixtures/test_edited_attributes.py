@@ -165,9 +165,9 @@ def test_tensors_and_single_precision_follow_too(covariance_type, weight_prior) 
     np.testing.assert_array_equal(kept.score_samples(OTHERS), single.score_samples(OTHERS))
     for mixture in (plain, tensors, single):
         reorder(mixture, ORDERS["reversed"])
-    found = tensors.predict_proba(torch.from_numpy(OTHERS))
-    assert isinstance(found, torch.Tensor)
-    np.testing.assert_allclose(found, plain.predict_proba(OTHERS), atol=1e-12)
+    result = tensors.predict_proba(torch.from_numpy(OTHERS))
+    assert isinstance(result, torch.Tensor)
+    np.testing.assert_allclose(result, plain.predict_proba(OTHERS), atol=1e-12)
     np.testing.assert_allclose(single.predict_proba(OTHERS), plain.predict_proba(OTHERS), atol=2e-3)
 
 

@@ -187,9 +187,9 @@ def test_samples_follow_the_mixture(x):
 
 
 def test_restarts_keep_the_best(x):
-    one = GaussianMixture(4, init_params="random_from_data", random_state=5, tol=1e-6).fit(x)
+    each = GaussianMixture(4, init_params="random_from_data", random_state=5, tol=1e-6).fit(x)
     many = GaussianMixture(4, init_params="random_from_data", random_state=5, tol=1e-6, n_init=8).fit(x)
-    assert many.lower_bound_ > one.lower_bound_ + 1e-3
+    assert many.lower_bound_ > each.lower_bound_ + 1e-3
 
 
 def test_a_warm_start_goes_on(x):

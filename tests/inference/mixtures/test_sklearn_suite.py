@@ -36,16 +36,16 @@ def outcomes(folder: Path, *arguments: str, **environment: str) -> dict[str, Any
 
 def test_public_interface(tmp_path: Path) -> None:
     """Of the 77 tests that its own classes pass by default, 68 pass; 9 have a private function as their subject."""
-    found = outcomes(tmp_path)
-    assert found["failed"] == [], found["report"]
-    assert found["deselected"] == sorted(DESELECTED)
-    assert len(found["passed"]) == 68
-    assert all("array_api" in name or "float32" in name for name in found["skipped"])
+    result = outcomes(tmp_path)
+    assert result["failed"] == [], result["report"]
+    assert result["deselected"] == sorted(DESELECTED)
+    assert len(result["passed"]) == 68
+    assert all("array_api" in name or "float32" in name for name in result["skipped"])
 
 
 @pytest.mark.parametrize("namespace", ["numpy-None", "torch-cpu"])
 def test_array_api(tmp_path: Path, namespace: str) -> None:
     """Tensors in, tensors out, and the same answer; scikit-learn skips these tests unless dispatch is set up."""
-    found = outcomes(tmp_path, "-k", f"array_api_compliance and {namespace}", SCIPY_ARRAY_API="1")
-    assert found["failed"] == [], found["report"]
-    assert len(found["passed"]) == {"numpy-None": 16, "torch-cpu": 32}[namespace]
+    result = outcomes(tmp_path, "-k", f"array_api_compliance and {namespace}", SCIPY_ARRAY_API="1")
+    assert result["failed"] == [], result["report"]
+    assert len(result["passed"]) == {"numpy-None": 16, "torch-cpu": 32}[namespace]

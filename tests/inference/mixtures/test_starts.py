@@ -161,17 +161,17 @@ def test_what_each_algorithm_found(x):
 
 
 def test_what_is_printed(x):
-    found = {}
+    result = {}
     for verbose in (0, 1, 2):
         with redirect_stdout(io.StringIO()) as output:
             GaussianMixture(4, n_init=2, verbose=verbose, verbose_interval=1, random_state=0).fit(x)
-        found[verbose] = output.getvalue().splitlines()
-    assert found[0] == []
-    assert found[1][:2] == ["Initialization 0", "  Iteration 1"]
-    assert found[1].count("Initialization converged.") == 2
-    assert len(found[2]) == len(found[1])
-    assert "ll change" in found[2][1]
-    assert "lower bound" in found[2][-1]
+        result[verbose] = output.getvalue().splitlines()
+    assert result[0] == []
+    assert result[1][:2] == ["Initialization 0", "  Iteration 1"]
+    assert result[1].count("Initialization converged.") == 2
+    assert len(result[2]) == len(result[1])
+    assert "ll change" in result[2][1]
+    assert "lower bound" in result[2][-1]
 
 
 def test_too_few_places_without_a_floor():
@@ -346,6 +346,6 @@ def test_warnings_point_at_the_caller(x, options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         GaussianMixture(2, covariance_type="diag", random_state=0, **options).fit(x[:50])
-    found = [one for one in caught if issubclass(one.category, ConvergenceWarning)]
-    assert found
-    assert {one.filename for one in found} == {__file__}
+    result = [each for each in caught if issubclass(each.category, ConvergenceWarning)]
+    assert result
+    assert {each.filename for each in result} == {__file__}

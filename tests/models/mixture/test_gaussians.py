@@ -55,9 +55,9 @@ def test_enumerated_densities_and_gradients_are_the_gaussians(kind: str, n_featu
         values.append(density.detach())
         gradients.append(torch.autograd.grad((density * upstream).sum(), leaves))
     torch.testing.assert_close(*values, rtol=0, atol=1e-11)
-    for one, other in zip(*gradients, strict=True):
-        one, other = (part.tril() if kind == "full" else part for part in (one, other))
-        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-10)
+    for each, other in zip(*gradients, strict=True):
+        each, other = (part.tril() if kind == "full" else part for part in (each, other))
+        torch.testing.assert_close(each, other, rtol=1e-11, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["full", "diag"])
@@ -102,10 +102,10 @@ def test_where_products_would_cancel_the_data_are_centred(kind: str, dtype: torc
     rounded = x.to(dtype)
     points = expanded(rounded, kind)
     assert points is not None
-    found = SelectedNormal(loc.to(dtype), scale.to(dtype), torch.arange(4)[:, None], points).log_prob(rounded).double()
+    result = SelectedNormal(loc.to(dtype), scale.to(dtype), torch.arange(4)[:, None], points).log_prob(rounded).double()
     near = expected > -1e3
     assert 20 <= int(near.sum()) < near.numel()
-    error = (found - expected)[near].abs().max()
+    error = (result - expected)[near].abs().max()
     assert error < 1e4 * torch.finfo(dtype).eps
     factors = (gaussians._inverse(scale).mT if kind == "full" else scale.reciprocal()).to(dtype)
     assert points.log_density(loc.to(dtype), factors) is None
@@ -147,8 +147,8 @@ def test_data_too_large_to_keep_features_of_are_centred(monkeypatch: pytest.Monk
     monkeypatch.setattr(gaussians, "_MOST", 100)
     x, (loc, scale) = draw(10, 3), components("full")
     assert expanded(x, "full") is None
-    found = SelectedNormal(loc, scale, torch.arange(4)[:, None]).log_prob(x)
-    torch.testing.assert_close(found, oracle(x, loc, scale), rtol=0, atol=1e-11)
+    result = SelectedNormal(loc, scale, torch.arange(4)[:, None]).log_prob(x)
+    torch.testing.assert_close(result, oracle(x, loc, scale), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["full", "diag"])
@@ -156,14 +156,14 @@ def test_batches_of_mixtures_are_selected_too(kind: str) -> None:
     x, (loc, scale) = draw(30, 3), components(kind)
     locs, scales = torch.stack([loc, loc + 1])[:, None], torch.stack([scale, scale])[:, None]
     made = dist.Normal(locs, scales).to_event(1) if kind == "diag" else dist.MultivariateNormal(locs, scale_tril=scales)
-    found = select(made, torch.arange(4).reshape(4, 1, 1), expanded(x, kind)).log_prob(x)
+    result = select(made, torch.arange(4).reshape(4, 1, 1), expanded(x, kind)).log_prob(x)
     expected = torch.stack([oracle(x, loc, scale), oracle(x, loc + 1, scale)], 1)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-10)
 
 
 def test_a_factored_normal_is_the_multivariate_normal() -> None:
     x, (loc, scale) = draw(30, 3), components("full")
     shared = FactoredNormal(loc[:, None], scale_tril=scale[:, None]).log_prob(x)
     torch.testing.assert_close(shared, oracle(x, loc, scale), rtol=0, atol=1e-11)
-    one = FactoredNormal(loc[0], scale_tril=scale[0]).log_prob(x)
-    torch.testing.assert_close(one, oracle(x, loc, scale)[0], rtol=0, atol=1e-11)
+    each = FactoredNormal(loc[0], scale_tril=scale[0]).log_prob(x)
+    torch.testing.assert_close(each, oracle(x, loc, scale)[0], rtol=0, atol=1e-11)

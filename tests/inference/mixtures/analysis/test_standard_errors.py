@@ -180,8 +180,8 @@ def test_weighted_bootstrap_draws_as_many_points_as_the_weights_sum_to() -> None
     x = cloud(300) * [3.0, 1.0]
     mixture = fitted(x, "diag")
     four = standard_errors(mixture, x, method="bootstrap", sample_weight=np.full(300, 4), n_bootstrap=40)
-    one = standard_errors(mixture, x, method="bootstrap", n_bootstrap=40)
-    np.testing.assert_allclose(four.means / one.means, 0.5, rtol=0.48)
+    each = standard_errors(mixture, x, method="bootstrap", n_bootstrap=40)
+    np.testing.assert_allclose(four.means / each.means, 0.5, rtol=0.48)
 
 
 def test_tensors_give_tensors() -> None:
@@ -212,27 +212,27 @@ def test_an_estimate_far_from_the_maximum_warns() -> None:
 
 def test_singular_information_is_refused_with_the_reason() -> None:
     x = cloud()
-    one = fitted(x, "full", 1).parameters_
+    each = fitted(x, "full", 1).parameters_
     twice = MixtureParameters(
-        torch.tensor([0.5, 0.5]).double(), one.means.repeat(2, 1), one.covariances.repeat(2, 1, 1), one.structure
+        torch.tensor([0.5, 0.5]).double(), each.means.repeat(2, 1), each.covariances.repeat(2, 1, 1), each.structure
     )
     with pytest.raises(ValueError, match="components 0 and 1, which are one and the same"):
         standard_errors(twice, x)
     lone = np.concatenate([x, [[40.0, 40.0]]])
     start = MixtureParameters(
         torch.tensor([1 - 1 / len(lone), 1 / len(lone)]).double(),
-        torch.stack([one.means[0], torch.tensor([40.0, 40.0]).double()]),
-        torch.stack([one.covariances[0], 1e-6 * torch.eye(2).double()]),
-        one.structure,
+        torch.stack([each.means[0], torch.tensor([40.0, 40.0]).double()]),
+        torch.stack([each.covariances[0], 1e-6 * torch.eye(2).double()]),
+        each.structure,
     )
     with pytest.raises(ValueError, match=r"component 1, which holds 1\.0 points"):
         standard_errors(start, lone)
     flat = np.concatenate([x, np.repeat([[8.0, 8.0]], 30, 0)])
     start = MixtureParameters(
         torch.tensor([400 / 430, 30 / 430]).double(),
-        torch.stack([one.means[0], torch.tensor([8.0, 8.0]).double()]),
-        torch.stack([one.covariances[0], 1e-6 * torch.eye(2).double()]),
-        one.structure,
+        torch.stack([each.means[0], torch.tensor([8.0, 8.0]).double()]),
+        torch.stack([each.covariances[0], 1e-6 * torch.eye(2).double()]),
+        each.structure,
     )
     with pytest.raises(ValueError, match="on a floor"):
         standard_errors(start, flat)

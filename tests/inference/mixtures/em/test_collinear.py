@@ -20,10 +20,10 @@ def maximum(x: np.ndarray) -> float:
     """Highest mean log-density of one Gaussian in two dimensions, in rational arithmetic."""
     rows = [[Fraction(float(value)) for value in row] for row in x]
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    one, other = ([row[j] - means[j] for row in rows] for j in range(2))
+    each, other = ([row[j] - means[j] for row in rows] for j in range(2))
     s = [
         sum(p * q for p, q in zip(*pair, strict=True)) / len(rows)
-        for pair in ((one, one), (other, other), (one, other))
+        for pair in ((each, each), (other, other), (each, other))
     ]
     return -(log(s[0] * s[1] - s[2] ** 2) + 2 + 2 * log(2 * pi)) / 2
 
@@ -52,11 +52,11 @@ def test_mixtures_are_those_of_the_columns_apart(inference, covariance_type):
     apart = np.c_[np.r_[rng.normal(-4, 1, 200), rng.normal(4, 1, 200)], rng.normal(size=(400, 2))]
     x = np.c_[apart[:, 0], apart[:, 0] + 1e-7 * apart[:, 1], 3 * apart[:, 0] + apart[:, 2]]
     options = {"inference": inference, "covariance_type": covariance_type, "reg_covar": 0.0}
-    one, other = (fitted(points, 2, **options) for points in (apart, x))
-    assert other.score(x) == pytest.approx(one.score(apart) - np.log(1e-7), abs=1e-6)
+    each, other = (fitted(points, 2, **options) for points in (apart, x))
+    assert other.score(x) == pytest.approx(each.score(apart) - np.log(1e-7), abs=1e-6)
     drawn, _ = other.sample(4000)
     assert np.std((drawn[:, 1] - drawn[:, 0]) / 1e-7) == pytest.approx(np.std(apart[:, 1]), rel=0.06)
-    assert other.aic(x) == pytest.approx(one.aic(apart) + 2 * 400 * np.log(1e-7), abs=1e-3)
+    assert other.aic(x) == pytest.approx(each.aic(apart) + 2 * 400 * np.log(1e-7), abs=1e-3)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied"])

@@ -101,8 +101,8 @@ def test_integer_weights_equal_repetition(covariance_type):
     weighted = fit_em(as_points(x, counts.double()), first, tol=0.0, max_iter=20)
     repeated = fit_em(x.repeat_interleave(counts, 0), first, tol=0.0, max_iter=20)
     for name in ("weights", "means", "covariances"):
-        one, other = getattr(weighted.parameters, name), getattr(repeated.parameters, name)
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+        each, other = getattr(weighted.parameters, name), getattr(repeated.parameters, name)
+        torch.testing.assert_close(each, other, rtol=0, atol=1e-10)
     np.testing.assert_allclose(weighted.lower_bounds, repeated.lower_bounds, rtol=0, atol=1e-10)
 
 
@@ -166,7 +166,8 @@ def test_ill_conditioned_clouds_are_fitted_as_their_round_images(covariance_type
         first.weights, first.means @ moved.T, moved @ first.covariances @ moved.T, first.structure
     )
     fits = [
-        fit_em(points, one, reg_covar=0.0, tol=0.0, max_iter=20) for points, one in ((x, first), (x @ moved.T, images))
+        fit_em(points, each, reg_covar=0.0, tol=0.0, max_iter=20)
+        for points, each in ((x, first), (x @ moved.T, images))
     ]
     assert fits[1].n_repaired == 0
     jacobian = float(torch.linalg.slogdet(moved)[1])
@@ -207,8 +208,8 @@ def test_batches_and_a_mapped_file_are_the_full_batch(covariance_type, weighted,
         expected = result if expected is None else expected
         np.testing.assert_allclose(result.lower_bounds, expected.lower_bounds, rtol=0, atol=1e-10)
         for name in ("weights", "means", "covariances"):
-            one, other = getattr(result.parameters, name), getattr(expected.parameters, name)
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+            each, other = getattr(result.parameters, name), getattr(expected.parameters, name)
+            torch.testing.assert_close(each, other, rtol=0, atol=1e-10)
 
 
 def test_em_takes_an_e_step_of_ones_own():

@@ -25,9 +25,9 @@ from tests.inference.mixtures.clouds import TYPES, begin, blobs, synthetic
 METHODS = ("kmeans", "k-means++", "random", "random_from_data")
 
 
-def assert_equal(one, other, atol=1e-10):
+def assert_equal(each, other, atol=1e-10):
     for name in ("weights", "means", "covariances"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=atol)
+        torch.testing.assert_close(getattr(each, name), getattr(other, name), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -101,11 +101,11 @@ def test_a_start_is_the_m_step_of_its_assignments(covariance_type, weighted):
             "diag": variances,
             "spherical": variances.mean(1),
         }[covariance_type]
-        found = start(x, 4, structure, method=method, random_state=np.random.RandomState(1), sample_weight=weight)
-        torch.testing.assert_close(found.weights, counts / counts.sum(), rtol=0, atol=1e-12)
-        torch.testing.assert_close(found.means, means, rtol=0, atol=1e-10)
-        torch.testing.assert_close(found.covariances, expected, rtol=0, atol=1e-10)
-        assert_equal(from_responsibilities(x, torch.from_numpy(membership), structure, sample_weight=weight), found)
+        result = start(x, 4, structure, method=method, random_state=np.random.RandomState(1), sample_weight=weight)
+        torch.testing.assert_close(result.weights, counts / counts.sum(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(result.means, means, rtol=0, atol=1e-10)
+        torch.testing.assert_close(result.covariances, expected, rtol=0, atol=1e-10)
+        assert_equal(from_responsibilities(x, torch.from_numpy(membership), structure, sample_weight=weight), result)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -137,9 +137,9 @@ def test_seeds_come_from_a_sample_and_take_all_points(method, monkeypatch):
     monkeypatch.setattr(starts, "kmeans_plusplus", lambda x, *a, **b: sizes.append(len(x)) or draw(x, *a, **b))
     labels = torch.arange(20_000) % 3
     x = 100.0 * labels[:, None] + torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0))
-    found = begin(x, "full", seed=1, method=method, n_components=3)
-    expected = from_assignments(x, labels, 3, found.structure)
-    assert_equal(found.permuted(found.means[:, 0].argsort()), expected, atol=1e-8)
+    result = begin(x, "full", seed=1, method=method, n_components=3)
+    expected = from_assignments(x, labels, 3, result.structure)
+    assert_equal(result.permuted(result.means[:, 0].argsort()), expected, atol=1e-8)
     assert begin(x, "full", method=method, n_components=10).means.shape == (10, 2)
     assert sizes == [200, 500]
 
@@ -164,9 +164,9 @@ def test_a_start_is_the_same_far_from_the_origin(method):
 def test_fewer_weighted_points_than_components_start(method):
     weight = torch.zeros(300).double()
     weight[:2] = 1
-    found = begin(as_points(blobs(), weight), "full", method=method)
-    assert found.means.shape == (4, 3)
-    assert bool(found.precisions_cholesky.isfinite().all())
+    result = begin(as_points(blobs(), weight), "full", method=method)
+    assert result.means.shape == (4, 3)
+    assert bool(result.precisions_cholesky.isfinite().all())
 
 
 def test_a_sampled_start_leads_em_as_far(monkeypatch):
@@ -186,16 +186,16 @@ def test_seeds_have_a_metric():
     seeds = x[[0, 3]]
     spherical = covariance_structure("spherical")
     for scale, means in [([1.0, 0.1], [[0.0, 4.5], [5.0, 4.5]]), ([0.1, 1.0], [[2.5, 0.0], [2.5, 9.0]])]:
-        found = from_seeds(x, seeds, spherical, metric=torch.tensor(scale).double().diag())
-        torch.testing.assert_close(found.means, torch.tensor(means).double())
+        result = from_seeds(x, seeds, spherical, metric=torch.tensor(scale).double().diag())
+        torch.testing.assert_close(result.means, torch.tensor(means).double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_start_is_in_double_precision(dtype, method):
-    found = begin(blobs().to(dtype), "full", method=method)
-    assert found.means.dtype == found.covariances.dtype == found.weights.dtype == torch.float64
-    assert bool(found.precisions_cholesky.isfinite().all())
+    result = begin(blobs().to(dtype), "full", method=method)
+    assert result.means.dtype == result.covariances.dtype == result.weights.dtype == torch.float64
+    assert bool(result.precisions_cholesky.isfinite().all())
 
 
 @pytest.mark.parametrize("method", METHODS)

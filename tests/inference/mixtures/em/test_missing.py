@@ -94,18 +94,18 @@ def test_statistics_and_densities_are_those_of_every_point_on_its_own(covariance
     weight = torch.rand(len(x), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert bool(x.isnan().all(1).any()) == (share == 0.9)
     joint, sums, scatter, expected = by_hand(x, parameters, weight.numpy())
-    found = expectation(x, parameters, weight)
+    result = expectation(x, parameters, weight)
     np.testing.assert_allclose(log_joint_with_missing(x, parameters), joint, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(found.sums, sums, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(result.sums, sums, rtol=1e-9, atol=1e-10)
     squares = scatter.diagonal(axis1=1, axis2=2)
     by_type = {"full": scatter, "tied": scatter.sum(0), "diag": squares, "spherical": squares.mean(1)}
     by_type["tied_diag"] = squares.sum(0)
-    own = found.scatter.mean(1) if covariance_type == "spherical" else found.scatter
+    own = result.scatter.mean(1) if covariance_type == "spherical" else result.scatter
     np.testing.assert_allclose(own, by_type[covariance_type], rtol=1e-9, atol=1e-10)
     density = np.logaddexp.reduce(joint, axis=1)
-    np.testing.assert_allclose(found.log_likelihood, density @ weight.numpy(), rtol=1e-12)
-    np.testing.assert_allclose(found.counts, np.exp(joint - density[:, None]).T @ weight.numpy(), rtol=1e-10)
-    assert float(found.weight) == pytest.approx(float(weight.sum()))
+    np.testing.assert_allclose(result.log_likelihood, density @ weight.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(result.counts, np.exp(joint - density[:, None]).T @ weight.numpy(), rtol=1e-10)
+    assert float(result.weight) == pytest.approx(float(weight.sum()))
     shares = np.exp(joint - density[:, None])
     filled = impute(x, parameters)
     by_expectation = np.einsum("nk,nkd->nd", shares, parameters.means.numpy() + expected)
@@ -117,14 +117,14 @@ def test_statistics_and_densities_are_those_of_every_point_on_its_own(covariance
 @pytest.mark.parametrize("covariance_type", ALL_TYPES)
 @pytest.mark.parametrize("complete", [False, True])
 def test_points_of_no_weight_count_for_nothing(covariance_type, complete) -> None:
-    """Where all that are complete have none, or all that are not."""
+    """Either all complete points have no weight, or all incomplete ones."""
     parameters, x = mixture(covariance_type), incomplete()
     weight = (x.isnan().any(1) != complete).double()
     assert 0 < float(weight.sum()) < len(x)
-    found = expectation(x, parameters, weight)
+    result = expectation(x, parameters, weight)
     expected = expectation(x[weight > 0], parameters)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(getattr(result, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("covariance_type", ALL_TYPES)
@@ -213,9 +213,9 @@ def test_a_point_with_nothing_observed_moves_no_maximum() -> None:
     more = torch.cat([x, torch.full((40, 3), torch.nan, dtype=x.dtype)])
     begin = seeded(x, 2, structure)
     options = {"reg_covar": 0.0, "tol": 1e-15, "max_iter": 3000}
-    without, found = (fit_em(IncompletePoints(as_points(a, allow_nan=True)), begin, **options) for a in (x, more))
-    torch.testing.assert_close(found.parameters.covariances, without.parameters.covariances, rtol=1e-6, atol=1e-6)
-    assert found.lower_bounds[-1] * len(more) == pytest.approx(without.lower_bounds[-1] * len(x))
+    without, result = (fit_em(IncompletePoints(as_points(a, allow_nan=True)), begin, **options) for a in (x, more))
+    torch.testing.assert_close(result.parameters.covariances, without.parameters.covariances, rtol=1e-6, atol=1e-6)
+    assert result.lower_bounds[-1] * len(more) == pytest.approx(without.lower_bounds[-1] * len(x))
 
 
 def test_batches_and_weights_are_those_of_one_array() -> None:
@@ -252,8 +252,8 @@ def test_nearly_singular_covariances_stay_positive_definite() -> None:
     covariance = root @ root.T
     x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ root.T
     x[torch.rand(400, 3, generator=torch.Generator().manual_seed(1)) < 0.3] = torch.nan
-    one = torch.ones(1, dtype=torch.float64)
-    begin = MixtureParameters(one, torch.zeros(1, 3).double(), covariance[None], covariance_structure("full"))
+    each = torch.ones(1, dtype=torch.float64)
+    begin = MixtureParameters(each, torch.zeros(1, 3).double(), covariance[None], covariance_structure("full"))
     statistics = expectation(x, begin)
     fitted, repaired = maximize(statistics, 0.0, torch.ones(3, dtype=torch.float64))
     assert not repaired
@@ -288,12 +288,12 @@ def test_imputed_points_keep_their_dtype_and_what_was_observed() -> None:
 def test_estimators_marginalise_and_impute(make, covariance_type) -> None:
     x = clusters(n=500)
     options = {"n_components": 2, "covariance_type": covariance_type, "random_state": 0, "missing": "marginalize"}
-    found = make(**options).fit(x.numpy())
-    assert found.converged_
-    densities = found.score_samples(x.numpy())
+    result = make(**options).fit(x.numpy())
+    assert result.converged_
+    densities = result.score_samples(x.numpy())
     assert isinstance(densities, np.ndarray)
     if make is GaussianMixture:
-        joint, _, _, _ = by_hand(x, found.parameters_, np.ones(len(x)))
+        joint, _, _, _ = by_hand(x, result.parameters_, np.ones(len(x)))
         np.testing.assert_allclose(densities, np.logaddexp.reduce(joint, axis=1), rtol=1e-9, atol=1e-9)
     tensors = make(**options).fit(x.float())
     filled = tensors.impute(x.float())

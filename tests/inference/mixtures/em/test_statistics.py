@@ -57,14 +57,14 @@ def plain(x, parameters, weight=None):
     )
 
 
-def assert_same(found, expected, rtol=1e-10):
+def assert_same(result, expected, rtol=1e-10):
     """Equal parts, each relative to its largest entry."""
-    found = found.about(expected.centres)
+    result = result.about(expected.centres)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
-        one, other = getattr(found, name), getattr(expected, name)
+        each, other = getattr(result, name), getattr(expected, name)
         if name == "scatter" and expected.structure.isotropic:
-            one, other = one.mean(1), other.mean(1)
-        torch.testing.assert_close(one, other, rtol=0, atol=rtol * max(float(other.abs().max()), 1e-300), msg=name)
+            each, other = each.mean(1), other.mean(1)
+        torch.testing.assert_close(each, other, rtol=0, atol=rtol * max(float(other.abs().max()), 1e-300), msg=name)
 
 
 def kernels_of(points, parameters):
@@ -103,9 +103,9 @@ def test_scatter_of_the_products_is_complete_and_symmetric(n_features) -> None:
     block = torch.empty(features.lead + features.count, len(x), dtype=torch.float64)
     block[features.lead : features.lead + n_features] = x.T
     features.fill(block)
-    found = features.scatter(block[features.lead + n_features + 1 :].sum(1)[None])[0]
-    assert torch.equal(found, found.T)
-    torch.testing.assert_close(found, x.T @ x, rtol=1e-13, atol=1e-13)
+    result = features.scatter(block[features.lead + n_features + 1 :].sum(1)[None])[0]
+    assert torch.equal(result, result.T)
+    torch.testing.assert_close(result, x.T @ x, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("covariance_type", ALL_TYPES)
@@ -115,9 +115,9 @@ def test_single_precision_far_from_the_origin(covariance_type) -> None:
     x = (drawn(parameters) + 1e6).float()
     near = MixtureParameters(parameters.weights, far.means - 1e6, parameters.covariances, parameters.structure)
     expected = plain(x.double() - 1e6, near)
-    found = ExactPoints(as_points(x))(far)
-    assert found.scatter.dtype == torch.float64
-    shifted = found.about(far.means)
+    result = ExactPoints(as_points(x))(far)
+    assert result.scatter.dtype == torch.float64
+    shifted = result.about(far.means)
     assert_same(
         SufficientStatistics(
             shifted.counts, shifted.sums, shifted.scatter, expected.centres, shifted.log_likelihood, shifted.weight,
@@ -181,8 +181,8 @@ def test_ill_conditioned_covariances_are_centred(covariance_type) -> None:
     x = torch.cat([drawn(narrow, 300), narrow.means])
     points = as_points(x)
     assert not accurate(narrow, points.location, points.variance, points.radius)
-    found = ExactPoints(points)(narrow)
-    assert found.centres is narrow.means
+    result = ExactPoints(points)(narrow)
+    assert result.centres is narrow.means
     joint = extended_log_joint(x, narrow)
     peak = joint.max(1, keepdims=True)
     shares = np.exp(joint - peak)
@@ -193,11 +193,11 @@ def test_ill_conditioned_covariances_are_centred(covariance_type) -> None:
     scatter = np.einsum("nk,nki,nkj->kij", shares, deviations, deviations)
     scatter = {"full": scatter, "tied": scatter.sum(0), "diag": np.einsum("kii->ki", scatter)}[covariance_type]
     assert np.ptp(counts) > 1
-    for ours, theirs in ((found.counts, counts), (found.sums, sums), (found.scatter, scatter)):
+    for ours, theirs in ((result.counts, counts), (result.sums, sums), (result.scatter, scatter)):
         np.testing.assert_allclose(
             ours.numpy(), theirs.astype(float), rtol=1e-10, atol=1e-10 * float(abs(theirs).max())
         )
-    np.testing.assert_allclose(float(found.log_likelihood), float(density.sum()), rtol=1e-12)
+    np.testing.assert_allclose(float(result.log_likelihood), float(density.sum()), rtol=1e-12)
     ours = log_joint(x, narrow).numpy()
     np.testing.assert_allclose(ours, joint.astype(float), rtol=1e-12, atol=1e-10)
 
@@ -213,9 +213,9 @@ def test_a_covariance_that_collapses_is_taken_about_the_means(covariance_type) -
     covariances = structure.regularize(nothing, torch.full((2,), 0.1).double())
     parameters = MixtureParameters(torch.full((2,), 0.5).double(), centres, covariances, structure)
     assert accurate(parameters, points.location, points.variance, points.radius)
-    found = ExactPoints(points)(parameters)
-    assert found.centres is parameters.means
-    fitted, jittered = maximize(found, 0.0, points.variance)
+    result = ExactPoints(points)(parameters)
+    assert result.centres is parameters.means
+    fitted, jittered = maximize(result, 0.0, points.variance)
     assert not jittered
     expected = maximize(plain(points.sample(torch.arange(100)), parameters), 0.0, points.variance)[0]
     torch.testing.assert_close(fitted.covariances, expected.covariances, rtol=1e-9, atol=0)
@@ -235,13 +235,13 @@ def test_one_step_matches_scikit_learn(covariance_type) -> None:
         theirs.fit(x.numpy())
     points = as_points(x)
     statistics = ExactPoints(points)(start)
-    found, jittered = maximize(statistics, 1e-6, points.variance)
+    result, jittered = maximize(statistics, 1e-6, points.variance)
     assert not jittered
     assert statistics.centres is not start.means
     assert statistics.bound == pytest.approx(theirs.lower_bound_, rel=1e-12)
     for name in ("weights", "means", "covariances"):
         torch.testing.assert_close(
-            getattr(found, name), torch.from_numpy(getattr(theirs, f"{name}_")), rtol=1e-10, atol=1e-10
+            getattr(result, name), torch.from_numpy(getattr(theirs, f"{name}_")), rtol=1e-10, atol=1e-10
         )
 
 
@@ -259,15 +259,15 @@ def test_the_floor_is_added_exactly(covariance_type) -> None:
 def test_statistics_about_other_centres(covariance_type) -> None:
     parameters = mixture(covariance_type, 3, 4)
     x = drawn(parameters)
-    found = plain(x, parameters)
+    result = plain(x, parameters)
     centres = torch.from_numpy(np.random.default_rng(5).standard_normal((4, 3)))
     shares = parameters.responsibilities(x)
     moved = SufficientStatistics.of(x, shares, centres, parameters.structure)
-    assert_same(SufficientStatistics(moved.counts, moved.sums, moved.scatter, centres, found.log_likelihood,
-                                     found.weight, found.structure), found)  # fmt: skip
-    assert found.about(found.centres) is found
+    assert_same(SufficientStatistics(moved.counts, moved.sums, moved.scatter, centres, result.log_likelihood,
+                                     result.weight, result.structure), result)  # fmt: skip
+    assert result.about(result.centres) is result
     together = plain(x[:100], parameters) + plain(x[100:], parameters).about(centres)
-    assert_same(together, found)
+    assert_same(together, result)
 
 
 @pytest.mark.parametrize("covariance_type", ["tied", "tied_diag"])
@@ -291,10 +291,10 @@ def test_components_of_no_weight(covariance_type) -> None:
         joint = log_joint(points, parameters)
         assert bool((joint[:, 1] == -torch.inf).all())
         assert bool(joint[:, [0, 2, 3]].isfinite().all())
-    found = ExactPoints(as_points(x))(parameters)
-    assert float(found.counts[1]) == 0
-    assert float(found.counts.sum()) == pytest.approx(len(x), rel=1e-12)
-    assert found.empty.tolist() == [False, True, False, False]
+    result = ExactPoints(as_points(x))(parameters)
+    assert float(result.counts[1]) == 0
+    assert float(result.counts.sum()) == pytest.approx(len(x), rel=1e-12)
+    assert result.empty.tolist() == [False, True, False, False]
 
 
 def test_batches_far_out_go_through_the_centred_kernel() -> None:
@@ -302,8 +302,8 @@ def test_batches_far_out_go_through_the_centred_kernel() -> None:
     x = drawn(parameters, 50)
     joints = LogJoint(parameters)
     for points in (x, x * 1e7, x):
-        found = torch.cat([part.T.clone() for _, part in joints(points)])
-        torch.testing.assert_close(found, parameters.log_joint(points), rtol=1e-12, atol=1e-11)
+        result = torch.cat([part.T.clone() for _, part in joints(points)])
+        torch.testing.assert_close(result, parameters.log_joint(points), rtol=1e-12, atol=1e-11)
     assert sorted(joints._kernels) == [False, True]
     assert log_joint(x[:0], parameters).shape == (0, 4)
     assert bool(log_joint(torch.full((2, 3), torch.nan), parameters).isnan().all())

@@ -16,9 +16,9 @@ def shuffled(x, size, epochs):
         yield from x[order].split(size)
 
 
-def assert_equal(one, other, atol):
+def assert_equal(each, other, atol):
     for name in ("weights", "means", "covariances"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=atol)
+        torch.testing.assert_close(getattr(each, name), getattr(other, name), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("covariance_type", ALL_TYPES)
@@ -31,7 +31,7 @@ def test_shuffled_batches_lead_to_the_answer_of_em(covariance_type):
     state = StepwiseEM.begin(batches[0], first)
     for batch in batches[1:]:
         state = state.step(batch)
-    best, reached = (float(one.log_likelihood(x).mean()) for one in (answer, state.parameters))
+    best, reached = (float(each.log_likelihood(x).mean()) for each in (answer, state.parameters))
     assert 0 <= best - reached < 2e-3
     assert best - float(first.log_likelihood(x).mean()) > 5e-3
     torch.testing.assert_close(state.parameters.means, answer.means, rtol=0, atol=0.05)
@@ -60,9 +60,9 @@ def test_a_step_is_the_m_step_of_averaged_statistics(covariance_type):
         before = state
         state = state.step(x[rows], sample_weight=weight[rows])
         share = 1 - (1 - (step + 1.5) ** -0.7) ** (float(weight[rows].sum()) * step / before.weight)
-        found = ExactPoints(as_points(x[rows], weight[rows]))(before.parameters)
+        result = ExactPoints(as_points(x[rows], weight[rows]))(before.parameters)
         origin = torch.zeros_like(first.means)
-        old, new = before.statistics.about(origin), found.about(origin)
+        old, new = before.statistics.about(origin), result.about(origin)
         size = float(weight[rows].sum())
         counts, sums, scatter = (
             (1 - share) * getattr(old, name) + share * getattr(new, name) / size

@@ -162,8 +162,8 @@ def test_the_entropy_of_the_statistics_is_that_of_the_responsibilities(covarianc
 
 def test_the_entropy_includes_that_of_missing_entries() -> None:
     covariance = torch.tensor([[2.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
-    one = torch.ones(1, dtype=torch.float64)
-    parameters = MixtureParameters(one, torch.zeros(1, 2).double(), covariance[None], covariance_structure("full"))
+    each = torch.ones(1, dtype=torch.float64)
+    parameters = MixtureParameters(each, torch.zeros(1, 2).double(), covariance[None], covariance_structure("full"))
     x = torch.tensor([[1.0, torch.nan], [0.5, 0.2], [torch.nan, torch.nan]], dtype=torch.float64)
     expected = 0.5 * math.log(2 * math.pi * math.e * (1 - 0.8**2 / 2))
     expected += math.log(2 * math.pi * math.e) + 0.5 * float(torch.logdet(covariance))

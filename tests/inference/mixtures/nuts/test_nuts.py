@@ -231,14 +231,14 @@ def test_starts_are_taken() -> None:
         torch.eye(2).double().expand(2, 2, 2).contiguous(),
         structure,
     )
-    one = quick(x, far)
-    assert one.reference.means[1].min() > 4
+    item = quick(x, far)
+    assert item.reference.means[1].min() > 4
     turned = quick(x, far.permuted(torch.tensor([1, 0])))
     assert turned.reference.means[0].min() > 4
     both = quick(x, [far, far.permuted(torch.tensor([1, 0]))])
     assert both.aligned
     assert float(both.posterior.sites["means"].std((0, 1)).max()) < 1
-    assert one.posterior.structure is structure
+    assert item.posterior.structure is structure
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

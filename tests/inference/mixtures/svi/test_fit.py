@@ -100,8 +100,8 @@ def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None
     plain = as_objective(TraceEnum_ELBO(max_plate_nesting=1))
     kept = Noiseless(TraceEnum_ELBO(max_plate_nesting=1), fitted.model, torch.zeros(3).double())
     leaves = list(fitted.guide.parameters())
-    one, again = kept.terms(fitted.model, fitted.guide, points), kept.terms(fitted.model, fitted.guide, points)
-    assert one is again
+    each, again = kept.terms(fitted.model, fitted.guide, points), kept.terms(fitted.model, fitted.guide, points)
+    assert each is again
     for _ in range(3):
         gradients = []
         for objective in (kept, plain):
