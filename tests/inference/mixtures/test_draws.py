@@ -28,7 +28,7 @@ def drawn(covariance_type: str, n_features: int = 2, chains: int = 2, draws: int
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("n_features", [1, 2])
-def test_densities_are_those_of_each_draw_s_mixture(covariance_type, n_features) -> None:
+def test_densities_equal_those_of_each_drawn_mixture(covariance_type, n_features) -> None:
     posterior = drawn(covariance_type, n_features)
     x = torch.randn(7, n_features, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     density = posterior.log_likelihood(x, pointwise=True)
@@ -50,7 +50,7 @@ def test_chunks_change_nothing(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_means_of_the_parameters(covariance_type) -> None:
+def test_mean_averages_the_parameters(covariance_type) -> None:
     posterior = drawn(covariance_type)
     mean = posterior.mean()
     torch.testing.assert_close(mean.weights, posterior.sites["weights"].flatten(0, 1).mean(0))
@@ -60,7 +60,7 @@ def test_means_of_the_parameters(covariance_type) -> None:
     assert mean.structure is posterior.structure
 
 
-def test_diagnostics_see_what_is_wrong_with_chains() -> None:
+def test_diagnostics_detect_bad_chains() -> None:
     good = drawn("diag", draws=400)
     assert float(np.max(good.r_hat()["means"])) < 1.03
     # Independent draws: the effective size is their number, 800, within a third.
@@ -84,7 +84,7 @@ def test_r_hat_of_one_chain_is_that_of_its_halves() -> None:
     assert good.r_hat()["means"][0, 0] < 1.05
 
 
-def test_the_table() -> None:
+def test_the_summary_lists_every_quantity() -> None:
     posterior = drawn("full", draws=100)
     table = posterior.summary()
     assert list(table.columns) == ["mean", "sd", "q5", "median", "q95", "r_hat", "ess_bulk", "ess_tail"]
@@ -105,7 +105,7 @@ def svi() -> tuple[torch.Tensor, MixtureSVIResult]:
     return x, SVI(priors=priors, guide=AutoMultivariateNormal, epochs=400).fit(x, start)
 
 
-def test_draws_of_a_guide_are_the_posterior_s(svi) -> None:
+def test_draws_of_a_guide_have_its_moments(svi) -> None:
     """One Gaussian: the posterior of its mean is normal, of mean and sd in closed form up to the prior's 1e-3."""
     x, result = svi
     posterior = result.draw(800, seed=1)
@@ -128,7 +128,7 @@ def test_a_guide_has_no_r_hat(svi) -> None:
             call()
 
 
-def test_refuses_a_point_and_no_draws(svi) -> None:
+def test_a_point_mass_and_zero_draws_are_refused(svi) -> None:
     x, result = svi
     with pytest.raises(ValueError, match="Expected draws >= 1; got 0"):
         result.draw(0)
@@ -137,7 +137,7 @@ def test_refuses_a_point_and_no_draws(svi) -> None:
         point.draw()
 
 
-def test_a_mean_field_guide_and_alignment(svi) -> None:
+def test_draws_of_a_guide_are_aligned_to_a_reference(svi) -> None:
     x, _ = svi
     structure = covariance_structure("diag")
     start = MixtureParameters(
@@ -155,7 +155,7 @@ def test_a_mean_field_guide_and_alignment(svi) -> None:
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_scales_stand_beside_means(covariance_type) -> None:
+def test_the_summary_holds_scales(covariance_type) -> None:
     posterior = drawn(covariance_type)
     table, expected = posterior.summary(), posterior.draw(0, 0).expanded_covariances().diagonal(dim1=-2, dim2=-1).sqrt()
     rows = [name for name in table.index if name.startswith("scales[")]

@@ -119,7 +119,7 @@ def test_predictions_of_em_follow_reordered_arrays_as_scikit_learns(covariance_t
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_further_batch_goes_on_from_reordered_arrays(covariance_type) -> None:
+def test_partial_fit_resumes_from_reordered_arrays(covariance_type) -> None:
     batches, order = np.array_split(TRAIN, 4), ORDERS["permuted"]
     whole = GaussianMixture(4, covariance_type=covariance_type, random_state=0)
     for batch in batches[:3]:
@@ -133,7 +133,7 @@ def test_a_further_batch_goes_on_from_reordered_arrays(covariance_type) -> None:
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_edits_survive_copies_and_files_and_a_warm_start_goes_on_from_them(covariance_type) -> None:
+def test_edits_survive_copies_and_files_and_a_warm_start(covariance_type) -> None:
     options = {"covariance_type": covariance_type, "warm_start": True}
     ours, theirs = (
         reorder(fitted(make, **options), ORDERS["reversed"]) for make in (BayesianGaussianMixture, BayesianPeer)

@@ -38,7 +38,7 @@ def x():
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_em_is_scikit_learn_s(x, covariance_type):
+def test_em_matches_scikit_learn(x, covariance_type):
     ours = GaussianMixture(4, covariance_type=covariance_type, random_state=0).fit(x)
     theirs = Reference(4, covariance_type=covariance_type, random_state=0).fit(x)
     for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
@@ -53,7 +53,7 @@ def test_em_is_scikit_learn_s(x, covariance_type):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("inference", ["em", SVI(tol=1e-9)])
-def test_from_a_given_start(x, covariance_type, inference):
+def test_a_given_start_leads_to_the_optimum_of_scikit_learn(x, covariance_type, inference):
     first = GaussianMixture(4, covariance_type=covariance_type, random_state=1).fit(x)
     given = {
         "weights_init": first.weights_,
@@ -69,7 +69,7 @@ def test_from_a_given_start(x, covariance_type, inference):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("reg_covar", [0.0, 1e-6])
-def test_svi_stays_at_em_s_answer(covariance_type, reg_covar):
+def test_svi_stays_at_the_optimum_of_em(covariance_type, reg_covar):
     data = torch.from_numpy(digits())
     structure = covariance_structure(covariance_type)
     first = start(data, 10, structure, random_state=np.random.RandomState(0), reg_covar=reg_covar)
@@ -112,7 +112,7 @@ def test_priors_lower_the_likelihood_and_matter():
     assert flat.score(x) - 0.5 < default.score(x) < flat.score(x) - 1e-4
 
 
-def test_a_mean_field_posterior(x):
+def test_a_mean_field_guide_has_a_width(x):
     options = {"inference": SVI(guide=AutoNormal, priors={}, epochs=300), "random_state": 0}
     fitted = GaussianMixture(4, **options).fit(x)
     em = GaussianMixture(4, random_state=0).fit(x)
@@ -120,14 +120,14 @@ def test_a_mean_field_posterior(x):
     assert fitted.lower_bound_ < fitted.score(x)
 
 
-def test_minibatches(x):
+def test_minibatches_approach_em(x):
     fitted = GaussianMixture(4, inference=SVI(batch_size=50, epochs=60), random_state=0).fit(x)
     assert fitted.score(x) > GaussianMixture(4, random_state=0).fit(x).score(x) - 0.02
 
 
 @pytest.mark.parametrize("inference", ["em", "svi"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kind_and_dtype_are_kept(x, inference, dtype):
+def test_results_have_the_kind_and_dtype_of_the_points(x, inference, dtype):
     tensor = torch.from_numpy(x).to(dtype)
     a = GaussianMixture(4, inference=inference, random_state=0).fit(tensor)
     b = GaussianMixture(4, inference=inference, random_state=0).fit(tensor.numpy())
@@ -142,7 +142,7 @@ def test_kind_and_dtype_are_kept(x, inference, dtype):
 
 
 @pytest.mark.parametrize("inference", ["em", "svi"])
-def test_clone_pickle_and_repeat(x, inference):
+def test_clones_and_pickles_repeat_the_fit(x, inference):
     fitted = GaussianMixture(4, inference=inference, random_state=3).fit(x)
     again = clone(fitted).fit(x)
     loaded = pickle.loads(pickle.dumps(fitted))
@@ -192,7 +192,7 @@ def test_restarts_keep_the_best(x):
     assert many.lower_bound_ > each.lower_bound_ + 1e-3
 
 
-def test_a_warm_start_goes_on(x):
+def test_a_warm_start_resumes_the_fit(x):
     whole = GaussianMixture(4, random_state=0, tol=0, max_iter=6)
     halves = GaussianMixture(4, random_state=0, tol=0, max_iter=3, warm_start=True)
     with warnings.catch_warnings():
@@ -225,7 +225,7 @@ def test_unconverged_fits_warn(x):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("matrices", [False, True])
-def test_noise_that_is_known(x, covariance_type, matrices):
+def test_known_noise_is_deconvolved(x, covariance_type, matrices):
     variances = np.random.default_rng(0).uniform(0, 1.5, x.shape)
     noise = np.einsum("nd,de->nde", variances, np.eye(3)) if matrices else variances
     labels = np.full(len(x), -1)
@@ -276,7 +276,7 @@ def test_noise_of_either_kind_and_precision(x):
         (-np.eye(3)[None], "to be positive semi-definite in every row"),
     ],
 )
-def test_refuses_noise(x, noise, message):
+def test_bad_noise_is_refused(x, noise, message):
     with pytest.raises(ValueError, match=message):
         GaussianMixture(4).fit(x, noise_covariance=noise)
     fitted = GaussianMixture(1).fit(x)
@@ -289,7 +289,7 @@ def test_noise_may_be_singular(x):
     assert np.isfinite(fitted.lower_bound_)
 
 
-def test_needs_a_fit_first(x):
+def test_predictions_need_a_fit(x):
     with pytest.raises(NotFittedError):
         GaussianMixture(4).predict(x)
     with pytest.raises(ValueError, match="3 features"):

@@ -62,7 +62,7 @@ def test_numpy_seed_repeats_a_fit_without_a_random_state(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_one_seed_is_all_that_is_drawn(name: str) -> None:
+def test_a_fit_draws_one_seed_from_numpy(name: str) -> None:
     with isolated():
         np.random.seed(0)
         np.random.randint(2**32, dtype=np.uint32)

@@ -39,7 +39,7 @@ def x():
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_one_step_is_scikit_learn_s(x, covariance_type):
+def test_one_em_step_matches_scikit_learn(x, covariance_type):
     first = Reference(4, covariance_type=covariance_type, max_iter=0, random_state=2).fit(x)
     given = {
         "weights_init": np.full(4, 0.25),
@@ -57,7 +57,7 @@ def test_one_step_is_scikit_learn_s(x, covariance_type):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random_from_data"])
-def test_integer_weights_are_repetition(x, covariance_type, init_params):
+def test_integer_weights_equal_repeated_points(x, covariance_type, init_params):
     """Of the whole fit, its start included; the order of the points does not matter to it."""
     state = np.random.RandomState(0)
     counts = state.randint(4, size=len(x))
@@ -74,7 +74,7 @@ def test_integer_weights_are_repetition(x, covariance_type, init_params):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_missing_values(x, covariance_type):
+def test_missing_values_are_marginalized(x, covariance_type):
     x = x[:200]
     holes = np.where(np.random.RandomState(0).uniform(size=x.shape) < 0.15, np.nan, x)
     labels = np.full(len(x), -1)
@@ -90,7 +90,7 @@ def test_missing_values(x, covariance_type):
         GaussianMixture(4).fit(holes)
 
 
-def test_a_prior_of_the_covariances(x):
+def test_a_prior_widens_the_covariances(x):
     plain = GaussianMixture(4, random_state=0, reg_covar=0.0).fit(x)
     wide = GaussianMixture(4, random_state=0, reg_covar=0.0, covariance_prior=20 * np.eye(3)).fit(x)
     assert (np.linalg.det(wide.covariances_) > np.linalg.det(plain.covariances_)).all()
@@ -99,7 +99,7 @@ def test_a_prior_of_the_covariances(x):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_batches_that_are_seen_once(x, covariance_type):
+def test_partial_fit_approaches_the_whole_fit(x, covariance_type):
     large = synthetic(4000, n_components=4)
     whole = GaussianMixture(4, covariance_type=covariance_type, random_state=0).fit(large)
     learner = GaussianMixture(4, covariance_type=covariance_type, random_state=0)
@@ -126,13 +126,13 @@ def test_batches_that_are_seen_once(x, covariance_type):
         {"degrees_of_freedom_prior": 5.0},
     ],
 )
-def test_what_wants_all_points_at_once(x, options):
+def test_partial_fit_refuses_options_that_need_all_points(x, options):
     (name,) = options
     with pytest.raises(ValueError, match=f"Expected {name} at its default for partial_fit; got another: use fit"):
         GaussianMixture(4, **options).partial_fit(x)
 
 
-def test_draws_of_the_posterior():
+def test_nuts_gives_draws_around_the_fit_of_em():
     x = synthetic(80, n_components=2)
     nuts = NUTS(chains=2, draws=60, warmup=60)
     with warnings.catch_warnings():
@@ -149,7 +149,7 @@ def test_draws_of_the_posterior():
     assert fitted.predict_proba(x).shape == (80, 2)
 
 
-def test_what_each_algorithm_found(x):
+def test_results_and_posteriors_by_algorithm(x):
     em = GaussianMixture(4, random_state=0).fit(x)
     assert isinstance(em.result_, EMResult)
     assert not hasattr(em, "posterior_")
@@ -160,7 +160,7 @@ def test_what_each_algorithm_found(x):
         _ = em.posterior_
 
 
-def test_what_is_printed(x):
+def test_verbose_prints_starts_and_iterations(x):
     result = {}
     for verbose in (0, 1, 2):
         with redirect_stdout(io.StringIO()) as output:
@@ -174,7 +174,7 @@ def test_what_is_printed(x):
     assert "lower bound" in result[2][-1]
 
 
-def test_too_few_places_without_a_floor():
+def test_fewer_distinct_points_than_components_need_a_floor():
     x = np.repeat([[0.0, 1.0], [2.0, 3.0]], 10, axis=0)
     with pytest.raises(ValueError, match="ill-defined empirical covariance"):
         GaussianMixture(3, reg_covar=0.0).fit(x)
@@ -185,7 +185,7 @@ def test_too_few_places_without_a_floor():
         assert np.isfinite(GaussianMixture(3, random_state=0).fit(x).score(x))
 
 
-def test_labels_are_integers_of_any_kind(x):
+def test_labels_may_be_integers_of_any_kind(x):
     labels = GaussianMixture(4, random_state=0).fit_predict(x)
     expected = GaussianMixture(4).fit(x, labels=labels).means_
     for same in (labels.tolist(), labels.astype(np.int8), labels.astype(np.uint16), labels[::-1].copy()[::-1]):
@@ -193,7 +193,7 @@ def test_labels_are_integers_of_any_kind(x):
 
 
 @pytest.mark.parametrize("changed", [{"n_components": 3}, {"covariance_type": "diag"}])
-def test_a_warm_start_goes_on_from_a_mixture_of_its_kind(x, changed):
+def test_a_warm_start_refuses_a_mixture_of_another_kind(x, changed):
     fitted = GaussianMixture(4, warm_start=True, random_state=0).fit(x)
     with pytest.raises(ValueError, match=r"of the last fit, \(4, 'full'\), with warm_start=True"):
         fitted.set_params(**changed).fit(x)
@@ -235,7 +235,7 @@ _REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "fit_options", "message"), _REFUSED)
-def test_refuses(x, options, fit_options, message):
+def test_bad_options_are_refused(x, options, fit_options, message):
     with pytest.raises(ValueError, match=message):
         GaussianMixture(**{"n_components": 4, **options}).fit(x, **fit_options)
 
@@ -243,7 +243,7 @@ def test_refuses(x, options, fit_options, message):
 @pytest.mark.parametrize(
     "guide", [AutoIAFNormal, AutoLaplaceApproximation, AutoStructured, partial(AutoGaussian), dict]
 )
-def test_guides_that_cannot_serve_a_mixture(x, guide, monkeypatch):
+def test_unsuitable_guides_are_refused(x, guide, monkeypatch):
     monkeypatch.setattr(EstimatorStarts, "draw", None)  # before any work
     message = "Expected a guide out of AutoDelta, AutoNormal, AutoDiagonalNormal, .* or a class of your own; got"
     with pytest.raises(ValueError, match=message):
@@ -255,13 +255,13 @@ class OwnGuide(AutoNormal):
 
 
 @pytest.mark.parametrize("guide", [type("Own", (AutoDelta,), {}), partial(AutoDelta)])
-def test_a_point_mass_is_plain(x, guide):
+def test_a_modified_point_mass_is_refused(x, guide):
     with pytest.raises(ValueError, match="Expected AutoDelta itself"):
         GaussianMixture(4, inference=SVI(guide=guide)).fit(x)
 
 
 @pytest.mark.parametrize("guide", [AutoDiagonalNormal, AutoLowRankMultivariateNormal, OwnGuide, partial(AutoNormal)])
-def test_guides_that_can(x, guide):
+def test_suitable_guides_give_draws(x, guide):
     fitted = GaussianMixture(2, inference=SVI(guide=guide, priors={}, epochs=3), random_state=0).fit(x[:50])
     assert fitted.posterior_.sites["means"].shape == (1, 1000, 2, 3)
 
@@ -278,14 +278,14 @@ def test_guides_that_can(x, guide):
         ("location", dist.Normal(0.0, 1.0), "Expected priors of weights, means, scales, correlations; got one of 'loc"),
     ],
 )
-def test_priors_that_are_none(x, inference, name, prior, message, monkeypatch):
+def test_unsuitable_priors_are_refused(x, inference, name, prior, message, monkeypatch):
     monkeypatch.setattr(EstimatorStarts, "draw", None)  # before any work
     with pytest.raises(ValueError, match=message):
         GaussianMixture(2, inference=inference(priors={name: prior})).fit(x)
 
 
 @pytest.mark.parametrize("inference", [SVI, NUTS])
-def test_a_prior_with_no_density_at_the_start(x, inference):
+def test_a_prior_without_density_at_the_start_is_refused(x, inference):
     with pytest.raises(ValueError, match="Expected a prior of means with density at the start; got one on other"):
         GaussianMixture(2, inference=inference(priors={"means": dist.HalfNormal(1.0)}), random_state=0).fit(x)
 
@@ -299,7 +299,7 @@ def test_a_prior_with_no_density_at_the_start(x, inference):
         ("spherical", torch.eye(3), r"of shape \(\) for spherical covariances; got \(3, 3\): make one such as 0.1"),
     ],
 )
-def test_shapes_of_a_prior_of_the_covariances(x, covariance_type, prior, message, monkeypatch):
+def test_a_covariance_prior_of_another_shape_is_refused(x, covariance_type, prior, message, monkeypatch):
     monkeypatch.setattr(EstimatorStarts, "draw", None)
     with pytest.raises(ValueError, match=message):
         GaussianMixture(2, covariance_type=covariance_type, covariance_prior=prior).fit(x)
@@ -313,13 +313,13 @@ def test_shapes_of_a_prior_of_the_covariances(x, covariance_type, prior, message
         ({"covariance_prior": -np.eye(3)}, "Expected covariance_prior to be finite and positive definite"),
     ],
 )
-def test_a_prior_of_the_covariances_that_is_none(x, options, message, monkeypatch):
+def test_an_improper_covariance_prior_is_refused(x, options, message, monkeypatch):
     monkeypatch.setattr(EstimatorStarts, "draw", None)  # before any work
     with pytest.raises(ValueError, match=message):
         GaussianMixture(2, **options).fit(x)
 
 
-def test_draws_of_a_guide_are_kept(x):
+def test_draws_of_a_guide_are_made_once(x):
     options = {"inference": SVI(guide=AutoNormal, priors={}, epochs=3), "random_state": 0}
     fitted = GaussianMixture(2, **options).fit(x[:50])
     drawn = fitted.posterior_

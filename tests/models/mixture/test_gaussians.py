@@ -93,7 +93,7 @@ def test_draws_have_the_moments_of_their_gaussian(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["full", "diag"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_where_products_would_cancel_the_data_are_centred(kind: str, dtype: torch.dtype) -> None:
+def test_data_are_centred_if_products_would_cancel(kind: str, dtype: torch.dtype) -> None:
     """Two clusters 2e4 standard deviations apart: the features lose the digits that centring keeps."""
     x = torch.cat([draw(20, 3), draw(20, 3, seed=5) + 2e4])
     loc, scale = components(kind)

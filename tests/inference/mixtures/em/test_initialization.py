@@ -230,7 +230,7 @@ def test_the_last_of_starts_without_a_step_is_kept_as_in_scikit_learn():
 
 
 @pytest.mark.parametrize("options", [{"covariance_type": "tied"}, {"reg_covar": 0.0}])
-def test_where_the_start_of_scikit_learn_is_defective_all_points_are_assigned(options):
+def test_all_points_are_assigned_if_seeds_of_scikit_learn_are_degenerate(options):
     x = blobs()
     mixture = GaussianMixture(4, init_params="k-means++", max_iter=0, random_state=0, **options).fit(x)
     assert mixture.weights_.sum() == pytest.approx(1.0)

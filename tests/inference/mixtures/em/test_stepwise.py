@@ -110,7 +110,7 @@ def test_no_digits_are_lost_far_from_the_origin(covariance_type):
 
 
 @pytest.mark.parametrize("covariance_type", ALL_TYPES)
-def test_what_degenerates_stays_finite(covariance_type):
+def test_degenerate_batches_stay_finite(covariance_type):
     x = blobs()
     first = begin(x, covariance_type)
     far = MixtureParameters(

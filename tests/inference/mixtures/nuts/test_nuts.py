@@ -55,7 +55,7 @@ def check_moments(draws: torch.Tensor, ess: float, mean: float, sd: float) -> No
     assert float(draws.std()) == pytest.approx(sd, rel=5 / math.sqrt(2 * ess))
 
 
-def test_one_gaussian_is_the_posterior_by_quadrature() -> None:
+def test_one_gaussian_matches_quadrature() -> None:
     """Mean and scale under a normal and a half-normal prior that count, against a grid in the data's coordinates."""
     x = 30 + 5 * two_groups(12, gap=0.0)
     result = NUTS(
@@ -77,7 +77,7 @@ def test_one_gaussian_is_the_posterior_by_quadrature() -> None:
     assert result.r_hat < 1.05
 
 
-def test_two_overlapping_components_are_the_posterior_by_quadrature() -> None:
+def test_two_overlapping_components_match_quadrature() -> None:
     """Means under a prior that leaves the components no names: the lesser, the greater and the likelihood on a grid."""
     x = two_groups(14, gap=2.5)
     known = {"weights": dist.Dirichlet(torch.full((2,), 1e8)), "scales": dist.LogNormal(0.0, 1e-5)}
@@ -128,7 +128,7 @@ def test_the_posterior_moves_with_the_data_and_the_priors(covariance_type) -> No
     assert scaled.lower_bound == pytest.approx(plain.lower_bound - shift, abs=1e-6)
 
 
-def test_priors_pull() -> None:
+def test_narrow_priors_move_the_means() -> None:
     x = two_groups(30)
     near, far = (
         quick(x, n_components=2, draws=30, warmup=30, priors={"means": dist.Normal(centre, 0.05)}).parameters.means
@@ -138,7 +138,7 @@ def test_priors_pull() -> None:
     assert float((far - 50).abs().max()) < 0.5
 
 
-def test_ordered_means_and_beta_weights() -> None:
+def test_ordered_means_and_beta_weights_are_sampled() -> None:
     x = two_groups(90)
     ordered = quick(x, n_components=2, draws=30, warmup=30, priors={"means": OrderedMeans(dist.Normal(0.0, 10.0), 2)})
     assert not ordered.aligned
@@ -150,7 +150,7 @@ def test_ordered_means_and_beta_weights() -> None:
     assert float(beta.parameters.means[0]) == pytest.approx(6, abs=1)
 
 
-def test_processes_and_seeds() -> None:
+def test_processes_change_no_draw_and_seeds_do() -> None:
     x = two_groups()
     alone, again, other = (quick(x, n_components=2, seed=seed) for seed in (0, 0, 1))
     several = quick(x, n_components=2, processes=2)
@@ -161,7 +161,7 @@ def test_processes_and_seeds() -> None:
     assert not torch.equal(*alone.posterior.sites["means"])
 
 
-def test_what_is_left_behind(capsys) -> None:
+def test_sampling_leaves_no_trace_in_the_process(capsys) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     result = quick(two_groups(), n_components=2)
     assert torch.equal(torch.get_rng_state(), state)
@@ -190,7 +190,7 @@ def test_an_interrupt_ends_the_fit(monkeypatch) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_model_of_one_s_own() -> None:
+def test_an_own_model_is_sampled() -> None:
     """Taken as it is, in the data's coordinates: one that counts each datum ten times has a narrower posterior."""
     x = 20 + two_groups(40, gap=0.0)
     options = {"means": dist.Normal(20.0, 50.0), "scales": dist.HalfNormal(5.0)}
@@ -222,7 +222,7 @@ def test_divergences_are_reported() -> None:
     assert sum(result.divergences) > 0
 
 
-def test_starts_are_taken() -> None:
+def test_chains_begin_at_the_given_starts() -> None:
     x = two_groups(60, n_features=2)
     structure = covariance_structure("full")
     far = MixtureParameters(
@@ -265,7 +265,7 @@ def test_statistics_are_in_double_precision(dtype) -> None:
         ({"model": MixtureModel(2, 3)}, r"Expected x of shape \(n, 3\)"),
     ],
 )
-def test_refuses(options, message) -> None:
+def test_bad_options_are_refused(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         sampled(two_groups(), **options)
 
@@ -285,7 +285,7 @@ def scattered(n: int = 24) -> torch.Tensor:
     return torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_nearly_empty_components_end_by_default_and_say_what_was_cut() -> None:
+def test_nearly_empty_components_end_and_report_cut_trajectories() -> None:
     """By default a draw takes at most 31 leapfrog steps, and its parts count in the result and in the warning."""
     x, draws = scattered(), 8
     with pytest.warns(ConvergenceWarning, match=r"of 8 trajectories were cut at max_tree_depth"):
@@ -295,7 +295,7 @@ def test_nearly_empty_components_end_by_default_and_say_what_was_cut() -> None:
     assert 0 < result.n_max_tree_depth[0] <= draws
 
 
-def test_the_time_is_told_before_long_work(monkeypatch, capsys) -> None:
+def test_long_sampling_is_announced(monkeypatch, capsys) -> None:
     monkeypatch.setattr(nuts, "leapfrog_seconds", lambda potential: 0.1)
     x = two_groups()
     with pytest.warns(UserWarning, match=r"NUTS: about 60 s where draws take 15 leapfrog steps, and up to 2 min"):
@@ -333,7 +333,7 @@ def mixture_at(*means: list[float]) -> MixtureParameters:
     )
 
 
-def test_chains_begin_at_a_better_mode_than_the_start_s() -> None:
+def test_chains_begin_at_a_better_mode_than_the_start() -> None:
     """Two components in one of three groups, and one across the others: a mode of EM, far below the best."""
     centres = torch.tensor([[-9.0], [0.0], [9.0]], dtype=torch.float64).repeat_interleave(30, 0)
     x = centres + 0.5 * torch.randn(90, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -358,6 +358,6 @@ def test_rival_modes_of_chains_are_named() -> None:
     assert f"({result.modes.gaps[1]:.1f} nats lower)" in str(result.modes)
 
 
-def test_draws_too_few_to_tell_say_so() -> None:
+def test_too_few_draws_for_r_hat_warn() -> None:
     with pytest.warns(ConvergenceWarning, match="2 draws a chain are too few to tell R-hat"):
         assert not NUTS(chains=2, draws=2, warmup=5).fit(two_groups(), n_components=1).converged

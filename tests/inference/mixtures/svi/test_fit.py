@@ -36,7 +36,7 @@ def first(x: torch.Tensor, covariance_type: str) -> MixtureParameters:
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_it_ends_about_when_em_does_and_is_as_good(x: torch.Tensor, covariance_type: str) -> None:
+def test_svi_converges_with_em_to_the_same_likelihood(x: torch.Tensor, covariance_type: str) -> None:
     begin = first(x, covariance_type)
     em = fit_em(x, begin, tol=1e-6, reg_covar=0.0, max_iter=2000)
     fitted = SVI().fit(x, begin, FitOptions(reg_covar=0.0))
@@ -94,7 +94,7 @@ def test_features_of_the_data_are_made_once_in_a_fit(x: torch.Tensor, monkeypatc
     assert made.count(tuple(x.shape)) == 1
 
 
-def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None:
+def test_kept_terms_equal_the_objective_until_a_gradient(x: torch.Tensor) -> None:
     fitted = SVI(epochs=3).fit(x, first(x, "diag"))
     points = (x - fitted.location) / fitted.scale
     plain = as_objective(TraceEnum_ELBO(max_plate_nesting=1))
@@ -116,7 +116,7 @@ def test_what_is_kept_of_a_point_is_the_objective_there(x: torch.Tensor) -> None
     torch.testing.assert_close(half.loss, plain.terms(fitted.model, fitted.guide, points[:300]).loss)
 
 
-def test_a_width_of_the_guide_that_is_given_is_taken(x: torch.Tensor) -> None:
+def test_a_given_width_of_the_guide_is_used(x: torch.Tensor) -> None:
     begin, scales = first(x, "diag"), []
     for family in (AutoNormal, partial(AutoNormal, init_scale=0.3)):
         fitted = SVI(guide=family, epochs=1).fit(x, begin)
@@ -125,7 +125,7 @@ def test_a_width_of_the_guide_that_is_given_is_taken(x: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_ordered_means_from_a_start_in_any_order(x: torch.Tensor, covariance_type: str) -> None:
+def test_ordered_means_accept_a_start_in_any_order(x: torch.Tensor, covariance_type: str) -> None:
     x = x[:, :1]
     begin = first(x, covariance_type)
     priors = {"means": OrderedMeans(dist.Normal(0.0, 100.0), 4)}
