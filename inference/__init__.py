@@ -4,7 +4,7 @@ from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comp
 from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
 from latentmix.inference.importance import log_likelihood, log_likelihoods
 from latentmix.inference.latent_statistics import LatentStatistics, latent_statistics
-from latentmix.inference.mixtures.algorithm import EM
+from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions
 from latentmix.inference.mixtures.analysis.comparison import (
     MixtureComparison,
     align,
@@ -34,6 +34,7 @@ __all__ = [
     "EM",
     "NUTS",
     "SVI",
+    "Algorithm",
     "BayesianGaussianMixture",
     "Bound",
     "Callback",
@@ -43,6 +44,7 @@ __all__ = [
     "EarlyStopping",
     "EpochRecord",
     "ExPostFit",
+    "FitOptions",
     "FreeBits",
     "GaussianMixture",
     "LatentStatistics",
