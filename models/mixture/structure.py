@@ -220,8 +220,6 @@ class CovarianceStructure(ABC):
         """Scatter, as `estimate` takes it, from second moments, `K x D x D`, or their diagonals, `K x D`."""
         if not self.correlated and moments.ndim == 3:
             moments = moments.diagonal(dim1=-2, dim2=-1)
-        if self.isotropic:
-            moments = moments.mean(-1, keepdim=True).expand_as(moments)
         return moments.sum(0) if self.shared else moments
 
     def log_density(self, x: Tensor, means: Tensor, precisions_cholesky: Tensor) -> Tensor:

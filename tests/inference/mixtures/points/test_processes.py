@@ -52,7 +52,7 @@ def test_errors_of_one_process_are_raised_on_all(outcome):
         called.pop("estimator, noise on one") == "Expected the same noise_covariance on every process; got none, one."
     )
     assert called.pop("estimator, warm start on one") == (
-        "Expected the same last fit to go on from on every process; got none, one."
+        "Expected the same last fit to resume on every process; got none, one."
     )
     assert called.pop("estimator, step on one").startswith("Expected partial_fit after a fit on every process")
     assert called.pop("estimator, options") == "Expected the same max_iter on every process; got 2, 3."
