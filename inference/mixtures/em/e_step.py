@@ -76,13 +76,14 @@ class KernelEStep(EStep):
         self._totals: dict[CovarianceStructure, Tensor] = {}
 
     @final
+    @torch.no_grad()
     def __call__(self, parameters: MixtureParameters) -> SufficientStatistics:
         points, structure = self.points, parameters.structure
         agree = points.processes.agree  # processes may differ in the last digits
         if agree(accurate(parameters, points.location, points.variance, points.radius)):
             kernel = Expanded(parameters, points.location, self._totals.get(structure), self._workspace)
             statistics = points.reduce(lambda: self._pass(kernel))
-            if structure.shared:
+            if kernel.total is not None:
                 self._totals[structure] = kernel.total
             if not agree(_shrunk(statistics, parameters)):
                 return statistics

@@ -59,7 +59,6 @@ class Kernel(ABC):
         self._log_likelihood = parameters.means.new_zeros(())
         self._weight = parameters.means.new_zeros(())
 
-    @torch.no_grad()
     def log_joint(self, x: Tensor) -> Tensor:
         """Log of weight times density, `K x b`, of `b x D` points in any dtype; valid until the next block.
 
@@ -70,7 +69,6 @@ class Kernel(ABC):
             self._arrange(self._workspace.take(self._values, self._width, self.parameters.means))
         return self._evaluate(x)
 
-    @torch.no_grad()
     def expect(self, x: Tensor, weight: Tensor | None = None) -> None:
         """The E step of a block: accumulate its log-likelihood, and its moments under its responsibilities.
 
@@ -90,7 +88,6 @@ class Kernel(ABC):
             responsibilities.mul_(weight / summed)
         self.add(weight)
 
-    @torch.no_grad()
     def add(self, weight: Tensor | None) -> None:
         """Accumulate moments of the last block of `log_joint` under what `responsibilities` holds."""
         self._weight += self._width if weight is None else weight.sum()
@@ -154,8 +151,7 @@ class Expanded(Kernel):
         )
         self._sums = torch.zeros_like(self._coefficients)
         self._adds_total = structure.shared and total is None
-        none = means.new_zeros(0, 1)
-        self.total = structure.scatter(none, means.new_zeros(0, 1, n_features)) if total is None else total
+        self.total = total
 
     @property
     def responsibilities(self) -> Tensor:
@@ -171,7 +167,7 @@ class Expanded(Kernel):
         size, sums = self.n_features, self._sums[: self.n_components]
         log_likelihood = self._log_likelihood
         if self.structure.shared:
-            scatter = self.total
+            scatter = self._total()
             precisions = self.structure.precisions(self.parameters.precisions_cholesky)
             log_likelihood = log_likelihood - 0.5 * (precisions * scatter).sum()
         else:
@@ -185,6 +181,11 @@ class Expanded(Kernel):
             weight=self._weight,
             structure=self.structure,
         )
+
+    def _total(self) -> Tensor:
+        if self.total is None:  # there was no block
+            self.total = self.structure.scatter(self._sums[:0, :1], self._sums[:0, None, : self.n_features])
+        return self.total
 
     def _arrange(self, space: Tensor) -> None:
         lead, count = self._features.lead, self._features.count
@@ -206,7 +207,8 @@ class Expanded(Kernel):
         self._sums.addmm_(self._weights, self._design.mT)
         if self._adds_total:
             weights = self._points.new_ones(self._width) if weight is None else weight
-            self.total = self.total + self.structure.scatter(weights[:, None], self._points.mT[:, None])
+            scatter = self.structure.scatter(weights[:, None], self._points.mT[:, None])
+            self.total = scatter if self.total is None else self.total + scatter
 
 
 @final

@@ -93,8 +93,7 @@ class SufficientStatistics:
             change = cross + cross.mT + counts[:, None, None] * move[:, :, None] * move[:, None, :]
         else:
             change = (2 * sums + counts[:, None] * move) * move
-            if self.structure.isotropic:  # of which the mean over the features counts
-                change = change.mean(1, keepdim=True).expand_as(change)
+            change = change.mean(1, keepdim=True).expand_as(change) if self.structure.isotropic else change
         scatter = self.scatter + self.structure.scatter_of(change)
         return replace(self, sums=sums + counts[:, None] * move, scatter=scatter, centres=centres)
 
