@@ -23,14 +23,12 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
-from latentmix.models.mixture.covariances import CovarianceStructure
+from latentmix.models.mixture.covariances import LOG_TWO_PI, CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["ConjugatePrior", "VariationalPosterior", "WeightPrior", "digammas", "lgammas", "log_beta", "log_det"]
 
 WeightPrior = Literal["dirichlet_process", "dirichlet_distribution"]
-
-_LOG_TWO_PI = math.log(2 * math.pi)
 
 
 @final
@@ -203,7 +201,7 @@ def log_det(parameters: MixtureParameters) -> Tensor:
     """Half the log-determinants of the precisions: `(K,)`."""
     zeros = torch.zeros_like(parameters.means)
     density = parameters.structure.log_density(zeros[:1], zeros, parameters.precisions_cholesky)[0]
-    return density + zeros.shape[1] / 2 * _LOG_TWO_PI
+    return density + zeros.shape[1] / 2 * LOG_TWO_PI
 
 
 def digammas(degrees: Tensor, dimension: int) -> Tensor:

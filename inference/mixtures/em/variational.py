@@ -26,8 +26,6 @@ from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["DegenerateMixture", "VariationalResult", "entropy", "evidence_lower_bound", "fit_variational"]
 
-_LOG_TWO_PI = math.log(2 * math.pi)
-
 
 class DegenerateMixture(ValueError):
     """A covariance lost to rounding, so that no bound can be computed from that start."""
@@ -98,7 +96,7 @@ def fit_variational(
         >>> from latentmix.inference.mixtures.em.conjugate import ConjugatePrior
         >>> from latentmix.inference.mixtures.em.statistics import SufficientStatistics
         >>> from latentmix.inference.mixtures.em.variational import fit_variational
-        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.models.mixture.covariances import LOG_TWO_PI, covariance_structure
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> x = torch.tensor([[-1.0], [-1.2], [0.9], [1.1]]).double()
         >>> diagonal, two = covariance_structure("diag"), torch.ones(2).double()
@@ -218,7 +216,7 @@ def _expected_log_density(statistics: SufficientStatistics, parameters: MixtureP
     within = structure.pool(counts, structure.estimate(counts, statistics.scatter, shift))
     between = structure.scatter(counts[None], (statistics.centres + shift - parameters.means)[None])
     squares = _inner(parameters, within + between)
-    return statistics.counts @ (log_det(parameters) - n_features / 2 * _LOG_TWO_PI) - squares / 2
+    return statistics.counts @ (log_det(parameters) - n_features / 2 * LOG_TWO_PI) - squares / 2
 
 
 def _inner(parameters: MixtureParameters, scatter: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from latentmix.inference.mixtures.nuts.unconstrained import Array, site_term
+from latentmix.models.mixture.covariances import LOG_TWO_PI
 from latentmix.models.mixture.model import MixtureModel
 
 __all__ = ["MixturePotential", "WhitenedPotential"]
@@ -126,7 +127,7 @@ class MixturePotential:
             whitening = np.broadcast_to(np.linalg.inv(lower), (n_components, n_features, n_features))
             log_det = -np.log(np.diagonal(lower, axis1=-2, axis2=-1)).sum(-1)
         offset = (whitening @ (means - self._centre)[..., None])[..., 0]
-        constant = log_weights + log_det - 0.5 * math.log(2 * math.pi) * n_features
+        constant = log_weights + log_det - 0.5 * LOG_TWO_PI * n_features
         total, counts, sums, products = self._moments(constant, whitening, offset)
         by_mean = (sums[:, None, :] @ whitening)[:, 0]
         if correlation is None:

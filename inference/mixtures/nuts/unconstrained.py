@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from latentmix.models.mixture.covariances import LOG_TWO_PI
 from latentmix.models.mixture.priors import AffineTransformed, inner_support, is_positive
 
 __all__ = ["Array", "Term", "site_term"]
@@ -151,7 +152,7 @@ def _log_density(prior: Any) -> _Density:
         return lambda value: _differentiated(prior, value)
     centre, spread = (part.expand(prior.event_shape).numpy() for part in (loc, width))
     precision = 1 / np.square(spread)
-    constant = float((doubled - np.log(spread) - 0.5 * math.log(2 * math.pi)).sum())
+    constant = float((doubled - np.log(spread) - 0.5 * LOG_TWO_PI).sum())
 
     def density(value: Array) -> tuple[float, Array]:
         deviation = value - centre
