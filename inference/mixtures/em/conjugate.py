@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
-from latentmix.models.mixture.covariances import LOG_TWO_PI, CovarianceStructure
+from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["ConjugatePrior", "VariationalPosterior", "WeightPrior", "digammas", "lgammas", "log_beta", "log_det"]
@@ -199,9 +199,8 @@ class VariationalPosterior:
 
 def log_det(parameters: MixtureParameters) -> Tensor:
     """Half the log-determinants of the precisions: `(K,)`."""
-    zeros = torch.zeros_like(parameters.means)
-    density = parameters.structure.log_density(zeros[:1], zeros, parameters.precisions_cholesky)[0]
-    return density + zeros.shape[1] / 2 * LOG_TWO_PI
+    n_components, n_features = parameters.means.shape
+    return parameters.structure.half_log_det(parameters.precisions_cholesky, n_features).expand(n_components)
 
 
 def digammas(degrees: Tensor, dimension: int) -> Tensor:
