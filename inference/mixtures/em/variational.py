@@ -22,6 +22,7 @@ from latentmix.inference.mixtures.em.m_step import JITTERS, repair
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
+from latentmix.models.mixture.covariances import LOG_TWO_PI
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["DegenerateMixture", "VariationalResult", "entropy", "evidence_lower_bound", "fit_variational"]
@@ -96,7 +97,7 @@ def fit_variational(
         >>> from latentmix.inference.mixtures.em.conjugate import ConjugatePrior
         >>> from latentmix.inference.mixtures.em.statistics import SufficientStatistics
         >>> from latentmix.inference.mixtures.em.variational import fit_variational
-        >>> from latentmix.models.mixture.covariances import LOG_TWO_PI, covariance_structure
+        >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> x = torch.tensor([[-1.0], [-1.2], [0.9], [1.1]]).double()
         >>> diagonal, two = covariance_structure("diag"), torch.ones(2).double()
