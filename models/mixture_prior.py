@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models.arguments import check_positive
-from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure, covariance_types
 from latentmix.models.mixture.gaussians import FactoredNormal
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.priors import Prior
@@ -133,16 +133,19 @@ class MixturePrior(Prior):
         """A frozen prior with the density and the covariance type of a mixture, in the default dtype on the CPU.
 
         Args:
-            parameters: The mixture, of a registered covariance type.
+            parameters: The mixture; of a covariance type that is not registered, the prior is full or diag.
             enumerated: Whether the component is a site of its own.
 
         Raises:
             ValueError: As in `initialize`.
         """
         n_components, latent_dim = parameters.means.shape
-        name: Any = parameters.structure.name
+        structure = parameters.structure
+        if structure.name not in covariance_types() or covariance_structure(structure.name) != structure:
+            structure = covariance_structure("full" if structure.correlated else "diag")  # which holds its densities
+        kind: Any = structure.name
         with kept_random_state(), torch.inference_mode(False):  # the constructor draws means
-            prior = cls(latent_dim, n_components, covariance_type=name, enumerated=enumerated, frozen=True)
+            prior = cls(latent_dim, n_components, covariance_type=kind, enumerated=enumerated, frozen=True)
         prior.initialize(parameters)
         return prior
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from yaml import YAMLError, safe_dump, safe_load
+from yaml import SafeDumper, YAMLError, dump, safe_load
 
 __all__ = ["ExperimentParser", "refuse_earlier_names", "renewed"]
 
@@ -30,7 +31,12 @@ def renewed(config: Any) -> Any:
         >>> renewed({"mixture": {"n_init": 3, "svi_steps": 50, "nuts_draws": 0}})
         {'mixture': {'n_init': 3, 'svi': {'epochs': 50}, 'nuts': {'draws': 0}}}
     """
-    mixture = config.get("mixture") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        return config
+    config = {_today(name): value for name, value in config.items()}
+    mixture = config.get("mixture")
+    if isinstance(mixture, str):  # a file, or YAML within
+        mixture = safe_load(Path(mixture).read_text() if Path(mixture).is_file() else mixture)
     if not isinstance(mixture, dict):
         return config
     mixture = dict(mixture)
@@ -38,7 +44,15 @@ def renewed(config: Any) -> Any:
         moved = {name: mixture.pop(earlier) for earlier, name in names.items() if earlier in mixture}
         if moved:
             mixture[algorithm] = {**moved, **(mixture.get(algorithm) or {})}
-    return {**config, "mixture": mixture}
+    return {**config, "mixture": mixture} if mixture != config["mixture"] else config
+
+
+def _today(name: str) -> str:
+    """An option's name of today; `mixture.optimizer.lr` is that of a part."""
+    for earlier, now in _NOW.items():
+        if name == earlier or str(name).startswith(f"{earlier}."):
+            return f"{now}{name.removeprefix(earlier)}"
+    return name
 
 
 def refuse_earlier_names(names: Iterable[str]) -> None:
@@ -51,9 +65,15 @@ def refuse_earlier_names(names: Iterable[str]) -> None:
         ValueError: If there is one; the message says how it is called.
     """
     for name in names:
-        for earlier, now in _NOW.items():
-            if name == earlier or name.startswith(f"{earlier}."):
-                raise ValueError(f"Expected --{now}{name.removeprefix(earlier)}; got --{name}, its earlier name.")
+        if (now := _today(name)) != name:
+            raise ValueError(f"Expected --{now}; got --{name}, its earlier name.")
+
+
+class _Quoted(SafeDumper):
+    """Dumps words in quotes, so that they stay words."""
+
+
+_Quoted.add_representer(str, lambda dumper, word: dumper.represent_scalar("tag:yaml.org,2002:str", word, style='"'))
 
 
 class ExperimentParser(ArgumentParser):
@@ -63,6 +83,8 @@ class ExperimentParser(ArgumentParser):
         return super().parse_object(renewed(obj), *arguments, **options)
 
     def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
-        with suppress(YAMLError):  # the parser's own message names the place
-            content = safe_dump(renewed(safe_load(content)), sort_keys=False)
+        with suppress(YAMLError, ValueError, OSError):  # the parser's own message names the place
+            loaded = safe_load(content)
+            if renewed(loaded) != loaded:
+                content = dump(renewed(loaded), Dumper=_Quoted, sort_keys=False)
         return super().parse_string(content, *arguments, **options)

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from pyro.infer import RenyiELBO, TraceEnum_ELBO, TraceTMC_ELBO
 from pyro.infer.elbo import ELBO
+from torch.optim import Adam
 
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.options.earlier import ExperimentParser
@@ -136,19 +137,23 @@ def check_options(experiment: Experiment) -> None:
             raise ValueError(
                 f"Expected a whole number as objective.{name} of at least {smallest} for {kind}; got {value}."
             )
-    makers: dict[str, Any] = {
-        "optimizer": experiment.training.optimizer,
-        "mixture.svi.optimizer": experiment.mixture.svi.optimizer,
-    }
-    for name, make in makers.items():
-        if make is None:
-            continue
-        leaf = torch.zeros(1, requires_grad=True)
-        leaf.grad = torch.ones(1)
-        try:
-            optimizer = make([leaf])
-            optimizer.step()
-            if name == "optimizer" and experiment.training.scheduler is not None:
-                experiment.training.scheduler(optimizer)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"Expected --{name} to take steps of dense gradients; got {error}") from error
+    training, svi = experiment.training, experiment.mixture.svi
+    _check_steps("optimizer", training.optimizer, "scheduler", training.scheduler)
+    if svi.optimizer is not None or svi.scheduler is not None:
+        _check_steps("mixture.svi.optimizer", svi.optimizer or Adam, "mixture.svi.scheduler", svi.scheduler)
+
+
+def _check_steps(name: str, optimizer: Any, schedule: str, scheduler: Any) -> None:
+    """Take a step of an optimizer, and of its schedule where there is one."""
+    leaf = torch.zeros(1, requires_grad=True)
+    leaf.grad = torch.ones(1)
+    try:
+        made = optimizer([leaf])
+        made.step()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected --{name} to take steps of dense gradients; got {error}") from error
+    try:
+        if scheduler is not None:
+            scheduler(made)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected --{schedule} to be a schedule of that optimizer; got {error}") from error

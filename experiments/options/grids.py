@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from latentmix.experiments.options.calls import CLASSES, find_class, split
+from latentmix.experiments.options.earlier import refuse_earlier_names
 from latentmix.experiments.options.experiment import experiment_parser
 from latentmix.experiments.options.messages import unknown_option
 from latentmix.experiments.options.parts import LINKED
@@ -60,6 +61,7 @@ def check_names(grid: Grid, base: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If an option is unknown, follows from others, or is an argument that no class of its part has.
     """
+    refuse_earlier_names(grid)
     known = {name[2:] for action in experiment_parser()._actions for name in action.option_strings}
     for name in grid:
         owner = max((option for option in CLASSES if name.startswith(f"{option}.")), key=len, default=None)

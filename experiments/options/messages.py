@@ -73,5 +73,5 @@ def _unknown_argument(key: str, value: str, path: str, argument: str) -> str:
     parameters = inspect.signature(import_object(path)).parameters.values()
     open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     accepted = [item.name for item in parameters if item.name not in LINKED and item.kind not in open_ended]
-    part, name, known = key.split(".")[0], path.rpartition(".")[2], ", ".join(accepted) or "none"
+    part, name, known = key.rpartition(".")[0] or key, path.rpartition(".")[2], ", ".join(accepted) or "none"
     return f"Expected --{part}.NAME with an argument of {name} ({known}); got {argument!r}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from pyro.infer.autoguide import (
     AutoNormal,
 )
 from sklearn.base import clone
+from torch import Tensor
+from torch.optim import Optimizer
 
 from latentmix.inference import NUTS, SVI
 from latentmix.models.mixture.covariances import covariance_structure
@@ -68,6 +71,8 @@ class MixtureFits:
         for name in ("tol", "reg_covar"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected mixture.{name} of at least 0; got {getattr(self, name)}.")
+        if not self.nuts.draws >= 0:
+            raise ValueError(f"Expected mixture.nuts.draws of at least 0; got {self.nuts.draws}.")
         for name in ("svi", "nuts"):
             algorithm = _plain(getattr(self, name))
             object.__setattr__(self, name, algorithm)
@@ -83,12 +88,16 @@ def add_mixture_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(MixtureFits, "mixture", skip={"svi", "nuts"})
     defaults = MixtureFits()
     for name, algorithm in (("svi", defaults.svi), ("nuts", defaults.nuts)):
-        parser.add_class_arguments(type(algorithm), f"mixture.{name}", skip={"priors", "guide"})
+        parser.add_class_arguments(type(algorithm), f"mixture.{name}", skip={"priors", "guide", "optimizer"})
         plain = {key: value for key, value in algorithm.get_params().items() if isinstance(value, int | float)}
         parser.set_defaults({f"mixture.{name}.{key}": value for key, value in plain.items()})
     guide = "Guide over the mixture's globals: a point mass, or a posterior, whose medians count."
     words = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
     parser.add_argument("--mixture.svi.guide", type=words, default="AutoDelta", help=guide)
+    optimizer = "Optimizer of SVI; by default natural-gradient steps, EM's own at first, then a quasi-Newton method."
+    parser.add_argument(
+        "--mixture.svi.optimizer", type=Callable[[Iterable[Tensor]], Optimizer] | None, default=None, help=optimizer
+    )
 
 
 def _plain(algorithm: Any) -> Any:

@@ -1,16 +1,18 @@
-"""Fitted mixtures as tensors and plain values, and back: options and algorithm whole, nothing executed."""
+"""Fitted mixtures as tensors and plain values, and back: options and algorithm whole; files execute nothing."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.autoguide import AutoGuide
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -18,9 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from latentmix.experiments.options.mixture_fits import GUIDES
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
 from latentmix.models import MixtureParameters
-from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure, covariance_types
 
-__all__ = ["load_mixture", "mixture_state"]
+__all__ = ["Unsaved", "load_mixture", "mixture_state"]
 
 LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
 PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
@@ -33,12 +35,12 @@ EARLIER = ("svi_", "nuts_")
 def mixture_state(mixture: GaussianMixture) -> dict[str, Any]:
     """A fitted mixture as tensors and plain values.
 
-    Raises:
-        ValueError: If an option is an object that cannot be described, such as a lambda for an optimizer.
+    Options that cannot be described, such as a function for an optimizer, are `Unsaved`: predictions do without them,
+    and another fit asks for them.
     """
     options, parameters = mixture.get_params(deep=False), mixture.parameters_
     return {
-        "options": {name: _described(value, name) for name, value in options.items()},
+        "options": {name: _described(value) for name, value in options.items()},
         "parameters": {name: getattr(parameters, name) for name in PARAMETERS},
         "learned": {name: torch.as_tensor(np.asarray(getattr(mixture, name))) for name in LEARNED},
         "scalars": {name: np.asarray(getattr(mixture, name)).item() for name in SCALARS},
@@ -49,7 +51,7 @@ def load_mixture(state: Mapping[str, Any]) -> GaussianMixture:
     """The mixture that `mixture_state`, also that of an earlier version, gave.
 
     Raises:
-        ValueError: If it names a class that is not known, or is no guide, optimizer, schedule or distribution.
+        ValueError: If it names a class that is no guide, optimizer, schedule or distribution.
     """
     mixture = GaussianMixture(**(_built(state["options"]) if "options" in state else _earlier(state)))
     if "options" in state:
@@ -63,7 +65,28 @@ def load_mixture(state: Mapping[str, Any]) -> GaussianMixture:
     return mixture
 
 
-def _described(value: Any, name: str) -> Any:
+@final
+class Unsaved:
+    """An option that a file describes but does not hold, such as a function: set it again before another fit.
+
+    Args:
+        description: Its `repr`, or its import path.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+
+    def __repr__(self) -> str:
+        return f"Unsaved({self.description!r})"
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise ValueError(
+            f"Expected an option that a file holds; got {self.description}, of which it holds the name alone: set it "
+            "again, as by set_params(inference__optimizer=...)."
+        )
+
+
+def _described(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str | Tensor):
         return value
     if isinstance(value, np.generic):
@@ -71,45 +94,60 @@ def _described(value: Any, name: str) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return {"array": torch.from_numpy(value)}
     if isinstance(value, list | tuple):
-        return [_described(each, name) for each in value]
+        return [_described(each) for each in value]
     if isinstance(value, torch.dtype | torch.device):
         return str(value).removeprefix("torch.")
+    if isinstance(value, np.random.RandomState):
+        _, words, *rest = value.get_state(legacy=True)
+        return {"random_state": torch.from_numpy(words.astype(np.int64)), "rest": list(rest)}
+    if isinstance(value, CovarianceStructure) and value == _structure(value.name):
+        return value.name
     if isinstance(value, EM | SVI | NUTS):
         options = value.get_params(deep=False)
-        return {"algorithm": value.name, "options": {key: _described(each, key) for key, each in options.items()}}
+        return {"algorithm": value.name, "options": {name: _described(each) for name, each in options.items()}}
     if isinstance(value, Mapping):
-        return {"mapping": {key: _described(each, f"{name}[{key!r}]") for key, each in value.items()}}
+        return {"mapping": {name: _described(each) for name, each in value.items()}}
     if isinstance(value, TorchDistributionMixin):
-        return _distribution(value, name)
+        return _distribution(value)
+    if isinstance(value, PyroOptim) and isinstance(value.pt_optim_args, dict) and not value.pt_clip_args:
+        return {"pyro_optim": _path(value.pt_optim_constructor), "arguments": _described(value.pt_optim_args)}
     kind, keywords = (value.func, value.keywords) if isinstance(value, partial) and not value.args else (value, {})
-    if isinstance(kind, type) and _is_loadable(kind):
-        return {"class": _path(kind), "keywords": {key: _described(each, key) for key, each in keywords.items()}}
-    raise ValueError(
-        f"Expected an option {name} that can be saved, as a class or a functools.partial of one; got {value!r:.80}."
-    )
+    if isinstance(kind, type) and _is_importable(kind):
+        return {"class": _path(kind), "keywords": {name: _described(each) for name, each in keywords.items()}}
+    return {"unsaved": _path(value) if inspect.isfunction(value) else f"{value!r:.200}"}
 
 
-def _distribution(value: Any, name: str) -> dict[str, Any]:
-    """A distribution by the arguments of its constructor that its constraints name."""
+def _distribution(value: Any) -> dict[str, Any]:
+    """A distribution by arguments of its constructor that give one of the same shapes."""
     if isinstance(value, torch.distributions.Independent):
-        return {"independent": _described(value.base_dist, name), "dimensions": value.reinterpreted_batch_ndims}
+        return {"independent": _described(value.base_dist), "dimensions": value.reinterpreted_batch_ndims}
     kind = type(value)
-    constrained = getattr(kind, "arg_constraints", {})
-    for names in ([key for key in constrained if key in vars(value)], list(constrained)):
+    constrained = list(value.arg_constraints)
+    signature = [name for name in inspect.signature(kind).parameters if name != "validate_args"]
+    for names in ([name for name in constrained if name in vars(value)], signature, constrained):
         try:
-            arguments = {key: getattr(value, key) for key in names}
+            arguments = {name: getattr(value, name) for name in names}
             same = kind(**arguments)
         except Exception:  # constructors refuse arguments in ways of their own
             continue
         alike = (same.batch_shape, same.event_shape) == (value.batch_shape, value.event_shape)
-        if arguments and alike and _is_loadable(kind):
-            described = {key: _described(each, key) for key, each in arguments.items()}
+        described = {name: _described(each) for name, each in arguments.items()}
+        if arguments and alike and _is_importable(kind) and not _holds_unsaved(described):
             return {"distribution": _path(kind), "arguments": described}
-    raise ValueError(f"Expected a distribution for {name} that its parameters describe; got {value}.")
+    return {"unsaved": f"{value!r:.200}"}
 
 
-def _is_loadable(kind: type) -> bool:
+def _holds_unsaved(described: Any) -> bool:
+    values = described.values() if isinstance(described, dict) else described if isinstance(described, list) else ()
+    return (isinstance(described, dict) and "unsaved" in described) or any(map(_holds_unsaved, values))
+
+
+def _is_importable(kind: type) -> bool:
     return issubclass(kind, NAMED) and getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
+
+
+def _structure(name: str) -> CovarianceStructure | None:
+    return covariance_structure(name) if name in covariance_types() else None
 
 
 def _built(value: Any) -> Any:
@@ -120,35 +158,46 @@ def _built(value: Any) -> Any:
     match value:
         case {"array": array}:
             return array.numpy()
+        case {"random_state": words, "rest": rest}:
+            state = np.random.RandomState()
+            state.set_state(("MT19937", words.numpy().astype(np.uint32), *rest))
+            return state
+        case {"unsaved": description}:
+            return Unsaved(description)
         case {"algorithm": word, "options": options}:
             if word not in ALGORITHMS:
                 raise ValueError(f"Expected an algorithm out of {', '.join(ALGORITHMS)}; got {word!r}.")
             return ALGORITHMS[word](**_built(options))
         case {"mapping": mapping}:
-            return _built(mapping)
+            return {name: _built(each) for name, each in mapping.items()}
         case {"independent": base, "dimensions": dimensions}:
-            return _built(base).to_event(dimensions)
+            built = _built(base)
+            return built if isinstance(built, Unsaved) else built.to_event(dimensions)
         case {"distribution": path, "arguments": arguments}:
-            return _class_of(path)(**_built(arguments))
+            kind = _class_of(path)
+            return kind if isinstance(kind, Unsaved) else kind(**_built(arguments))
+        case {"pyro_optim": path, "arguments": arguments}:
+            kind = _class_of(path)
+            return kind if isinstance(kind, Unsaved) else PyroOptim(kind, _built(arguments))
         case {"class": path, "keywords": keywords}:
             kind = _class_of(path)
-            return partial(kind, **_built(keywords)) if keywords else kind
+            return partial(kind, **_built(keywords)) if keywords and not isinstance(kind, Unsaved) else kind
         case _:
-            return {key: _built(each) for key, each in value.items()}
+            return {name: _built(each) for name, each in value.items()}
 
 
-def _path(kind: type) -> str:
+def _path(kind: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _class_of(path: str) -> Any:
-    """The class of that path; no module is imported for it."""
+    """The class of that path; no module is imported for it, and none that is missing is needed to predict."""
     module, _, name = path.rpartition(".")
-    kind = getattr(sys.modules.get(module), name, None)
+    if module not in sys.modules:
+        return Unsaved(path)
+    kind = getattr(sys.modules[module], name, None)
     if not isinstance(kind, type) or not issubclass(kind, NAMED):
-        raise ValueError(
-            f"Expected an imported class of guides, optimizers, schedules or distributions; got the class {path}."
-        )
+        raise ValueError(f"Expected a class of guides, optimizers, schedules or distributions; got {path}.")
     return kind
 
 
@@ -161,8 +210,9 @@ def _earlier(state: Mapping[str, Any]) -> dict[str, Any]:
         }
         for prefix in EARLIER
     }
+    batch_size = options.pop("batch_size", None)
     if options["inference"] == "svi":
-        options["inference"] = SVI(**own["svi_"], guide=GUIDES[state["guide"]])
+        options["inference"] = SVI(**own["svi_"], batch_size=batch_size, guide=GUIDES[state["guide"]])
     elif options["inference"] == "nuts":
         options["inference"] = NUTS(**own["nuts_"])
     return options

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, final
 
@@ -18,7 +17,7 @@ from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["EM", "Algorithm", "FitOptions", "MixtureResult", "Starts", "all_points"]
+__all__ = ["EM", "Algorithm", "FitOptions", "MixtureResult", "Starts", "all_points", "plain_points"]
 
 
 class MixtureResult(Protocol):
@@ -30,6 +29,7 @@ class MixtureResult(Protocol):
         lower_bound: The bound that outcomes are compared by; minus infinity without an iteration.
         converged: Whether the fit converged.
         n_iter: Number of iterations, epochs or draws.
+        posterior: Draws of the mixture's posterior, a `MixturePosterior`; None of a point estimate.
     """
 
     @property
@@ -46,6 +46,9 @@ class MixtureResult(Protocol):
 
     @property
     def n_iter(self) -> int: ...
+
+    @property
+    def posterior(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class FitOptions:
 
 
 class Starts(Protocol):
-    """Mixtures to start from, one for each attempt, made as they are asked for.
+    """Mixtures to start from, one for each attempt, drawn when the attempt begins.
 
     Attributes:
         resumed: Whether the only start is an earlier fit.
@@ -85,7 +88,11 @@ class Starts(Protocol):
 
     resumed: bool
 
-    def __iter__(self) -> Iterator[MixtureParameters]: ...
+    def __len__(self) -> int:
+        """Number of attempts."""
+
+    def draw(self) -> MixtureParameters:
+        """A start, in the data's coordinates."""
 
     def seed(self) -> int:
         """A seed for the attempt."""
@@ -138,8 +145,9 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
         """The fit with the highest bound over all starts."""
         best: MixtureResult | None = None
         progress = options.progress
-        for attempt, start in enumerate(starts):
+        for attempt in range(len(starts)):
             progress.begin(attempt)
+            start = starts.draw()
             seeded = replace(options, seed=starts.seed()) if self.seeded else options
             result = self.fit(points, start, seeded)
             progress.end(result.lower_bound, result.converged)
@@ -208,3 +216,17 @@ def all_points(points: Tensor | Points | EStep, purpose: str) -> Tensor:
     if isinstance(points, Tensor):
         return points
     return (points.points if isinstance(points, EStep) else points).tensor(purpose)[0]
+
+
+def plain_points(points: Tensor | Points | EStep, name: str) -> Tensor:
+    """All points as one tensor, for an algorithm that takes no weights, missing values or noise.
+
+    Raises:
+        ValueError: If they have any of these, or come in batches; the message names the algorithm.
+    """
+    if isinstance(points, EStep) and not points.exact:
+        raise ValueError(f"Expected complete points without noise for inference={name!r}; got {type(points).__name__}.")
+    held = points.points if isinstance(points, EStep) else points
+    if isinstance(held, Points) and held.weighted:
+        raise ValueError(f"Expected no sample_weight for inference={name!r}; got one: take inference='em'.")
+    return all_points(points, f"inference={name!r}")

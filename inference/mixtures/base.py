@@ -345,14 +345,22 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _log_likelihood(self, X: Any, sample_weight: Any = None, noise_covariance: Any = None) -> tuple[float, float]:
         """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""
-        sums = self._processes().sum(lambda: self._total(X, sample_weight, noise_covariance))
+        processes = self._processes()
+        *sums, weighted, doubles = processes.sum(lambda: self._total(X, sample_weight, noise_covariance))
+        for name, count in (("weights", weighted), ("dtype", doubles)):
+            if int(count) not in (0, processes.size):
+                raise ValueError(f"Expected points with the same {name} on every process; got others on some.")
         total, weight = map(float, sums)
         if not weight > 0:
             raise ValueError("Expected sample_weight not to be all zero; got zeros.")
         return total, weight
 
-    def _total(self, X: Any, sample_weight: Any, noise_covariance: Any) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the log-densities of this process's points, and their weight, from one pass."""
+    def _total(self, X: Any, sample_weight: Any, noise_covariance: Any) -> tuple[Tensor, ...]:
+        """One pass over this process's points.
+
+        Returns:
+            The weighted sum of their log-densities, their weight, and whether they have weights and are in float64.
+        """
         if noise_covariance is not None and self._distributed:
             raise ValueError("Expected no noise_covariance with distributed=True; got one: take distributed=False.")
         source = self._source(X, sample_weight, reset=False)
@@ -370,7 +378,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             first += len(x)
         if not first:
             raise ValueError("Expected points; got no rows.")
-        return total, mass
+        return total, mass, mass.new_tensor(float(weight is not None)), mass.new_tensor(float(x.dtype == torch.float64))
 
     def _random_state(self) -> np.random.RandomState:
         return as_random_state(self.random_state)

@@ -1,4 +1,4 @@
-"""Draws of a mixture's posterior, and what they say: means, predictive densities, R-hat and effective sample sizes."""
+"""Draws of a mixture's posterior: their means, predictive densities, R-hat and effective sample sizes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class MixturePosterior:
     Args:
         sites: `weights`, `means`, `scales` and, where there are any, `correlation_cholesky`; each `chain x draw` in
             front of the shape of the site.
-        structure: What the covariances share.
-        covariance_floor: Added to the variances that the scales stand for: `(D,)`.
-        inference: What drew them. Draws of a guide are independent: R-hat and effective sample sizes would tell
-            nothing of how close the guide is to the posterior, and are not given.
+        structure: The covariance structure.
+        covariance_floor: `(D,)` variances added to the squared scales.
+        inference: The algorithm of the draws. Those of a guide are independent: R-hat and effective sample sizes would
+            tell nothing of how close the guide is to the posterior, and are not given.
 
     Example:
         >>> import torch
@@ -83,7 +83,7 @@ class MixturePosterior:
         return MixtureParameters(weights, means, self.covariances[chain, draw], self.structure)
 
     def mean(self) -> MixtureParameters:
-        """Posterior means of weights, means and covariances; they say little where the draws are not aligned."""
+        """Posterior means of weights, means and covariances; of use only if the draws are aligned."""
         weights, means = (self.sites[name].mean((0, 1)) for name in ("weights", "means"))
         return MixtureParameters(weights, means, self.covariances.mean((0, 1)), self.structure)
 
@@ -173,16 +173,28 @@ class MixturePosterior:
         """Log-densities of the points under consecutive draws, of all chains: `S x n` each."""
         means = self.sites["means"]
         x = check_points(x, means.shape[-1]).to(means)
-        weights, means, covariances = (
-            part.flatten(0, 1) for part in (self.sites["weights"], self.sites["means"], self.covariances)
+        weights, means, factors = (
+            part.flatten(0, 1) for part in (self.sites["weights"], self.sites["means"], self._precisions_cholesky)
         )
         rows = max(1, _CHUNK // (means[0].numel() * max(len(x), 1)))
-        parts = (part.split(rows) for part in (weights, means, covariances))
+        parts = (part.split(rows) for part in (weights, means, factors))
         return [self._log_density(x, *part) for part in zip(*parts, strict=True)]
 
-    def _log_density(self, x: Tensor, weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+    @property
+    def _precisions_cholesky(self) -> Tensor:
+        """Upper factors of the precisions, from the factors of the covariances where no floor is added to these."""
+        structure, correlation = self.structure, self.sites.get("correlation_cholesky")
+        if bool((self.covariance_floor > 0).any()):
+            factors = structure.precisions_cholesky(self.covariances)
+        else:
+            factors = structure.precisions_cholesky_from_root(structure.root(self.sites["scales"], correlation))
+        if not bool(factors.isfinite().all()):
+            raise ValueError("Expected draws with positive definite covariances; got a singular one.")
+        return factors
+
+    def _log_density(self, x: Tensor, weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:
         """Log-densities of `n x D` points under `S` mixtures: `S x n`."""
-        density = self.structure.log_density(x, means, self.structure.precisions_cholesky(covariances))
+        density = self.structure.log_density(x, means, factors)
         return (weights.log()[:, None] + density).logsumexp(-1)
 
 
@@ -201,7 +213,7 @@ def in_data_coordinates(
         model: The model, of `(x - location) / scale`.
         location: `(D,)`.
         scale: `(D,)`.
-        inference: What drew them.
+        inference: The algorithm of the draws.
         reference: Mixture to align the draws with, in the data's coordinates; by default they stay as they are.
     """
     moved = dict(sites)

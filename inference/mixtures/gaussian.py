@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
 import torch
-from pyro.infer.autoguide import AutoDelta
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
@@ -65,7 +64,7 @@ class GaussianMixture(MixtureEstimator):
         precisions_init: Precisions to start from, of the shape of `precisions_`.
         random_state: Seed or `RandomState`; with `None`, `fit` and `sample` draw one seed from NumPy's global state,
             so that `numpy.random.seed` repeats them, as in scikit-learn. Of several processes the first one's counts.
-        warm_start: Whether a further `fit` goes on from the last one.
+        warm_start: Whether a further `fit` resumes the last one.
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
         noise_candidates: EM with a `noise_covariance`: most components of a point, see `NoisyPoints`.
@@ -180,10 +179,12 @@ class GaussianMixture(MixtureEstimator):
         """
         own = [name for name in params if name.startswith("inference__")]
         algorithm = params.get("inference", self.inference)
-        if own and isinstance(algorithm, str):
-            kind = ALGORITHMS.get(algorithm, EM).__name__
+        if own and not isinstance(algorithm, Algorithm):
+            option = own[0].removeprefix("inference__")
+            kinds = [kind.__name__ for kind in ALGORITHMS.values() if option in kind().get_params()]
             raise ValueError(
-                f"Expected an algorithm object to set {own[0]} of; got the word {algorithm!r}: pass inference={kind}()."
+                f"Expected an algorithm object to set {own[0]} of; got inference={algorithm!r}: pass "
+                f"inference={' or '.join(f'{kind}({option}=...)' for kind in kinds) or 'one'}."
             )
         return super().set_params(**params)
 
@@ -193,7 +194,7 @@ class GaussianMixture(MixtureEstimator):
 
     @property
     def algorithm(self) -> Algorithm:
-        """The algorithm: `inference`, or what its word stands for."""
+        """The algorithm: `inference`, or the defaults of its word."""
         return ALGORITHMS[self.inference]() if isinstance(self.inference, str) else self.inference
 
     @torch.inference_mode(False)
@@ -234,7 +235,7 @@ class GaussianMixture(MixtureEstimator):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from a batch that is seen once, by stepwise EM; the first one seeds the mixture, as `fit` does.
 
-        After `fit`, or where attributes were set by hand, it goes on from there. `lower_bound_` is an average over the
+        After `fit`, or from attributes that were set by hand, it continues. `lower_bound_` is an average over the
         batches, each before its step.
 
         Args:
@@ -334,7 +335,7 @@ class GaussianMixture(MixtureEstimator):
                 raise ValueError(f"Expected {name} at its default for partial_fit; got another: use fit.")
 
     def _as_step(self) -> StepwiseEM:
-        """The last step of stepwise EM; of what `fit` found, or somebody set by hand, as if a step had given it."""
+        """The last step of stepwise EM; a step with the outcome of `fit`, or with attributes that were set by hand."""
         parameters, last = self.parameters_, self.result_
         if isinstance(last, StepwiseEM) and parameters is self._parameters:
             return last
@@ -395,8 +396,9 @@ class GaussianMixture(MixtureEstimator):
         log-density of one mixture, at their mean or median.
         """
         result = getattr(self, "result_", None)
-        point = isinstance(getattr(result, "guide", None), AutoDelta)
-        posterior: MixturePosterior | None = None if point else getattr(result, "posterior", None)
+        posterior: MixturePosterior | None = None
+        if result is not None and not isinstance(result, StepwiseEM):
+            posterior = result.posterior
         if posterior is not None:
             return posterior
         raise AttributeError(

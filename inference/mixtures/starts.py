@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, final
 
 import numpy as np
@@ -23,7 +22,7 @@ __all__ = ["EstimatorStarts", "as_labels", "check_resumable"]
 class EstimatorStarts:
     """`n_init` starts by `init_params`, or one from labels, or the last fit where it is resumed.
 
-    What `weights_init`, `means_init` and `precisions_init` give takes precedence.
+    Values of `weights_init`, `means_init` and `precisions_init` take precedence.
 
     Args:
         estimator: A `GaussianMixture`; it is read only.
@@ -48,12 +47,8 @@ class EstimatorStarts:
         self.labels, self.last, self.e_step = labels, resumed, e_step
         self.resumed = resumed is not None
 
-    def __iter__(self) -> Iterator[MixtureParameters]:
-        if self.last is not None:
-            yield self.last
-            return
-        for _ in range(1 if self.labels is not None else self.estimator.n_init):
-            yield self.draw()
+    def __len__(self) -> int:
+        return 1 if self.resumed or self.labels is not None else int(self.estimator.n_init)
 
     def seed(self) -> int:
         """A seed for an attempt."""
@@ -61,6 +56,8 @@ class EstimatorStarts:
 
     def draw(self) -> MixtureParameters:
         """A start, in float64."""
+        if self.last is not None:
+            return self.last
         structure = covariance_structure(self.estimator.covariance_type)
         given = given_start(self.estimator, self.points)
         drawn = self._initialized(structure) if any(part is None for part in given) else None

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
+from latentmix.models.mixture.matrices import inverse_lower
 from latentmix.models.mixture.quadratic import ExpandedPoints
 
 __all__ = ["FactoredNormal", "SelectedNormal", "expanded_points", "select"]
@@ -40,7 +41,7 @@ class FactoredNormal(dist.MultivariateNormal):
             return density
         if self._validate_args:
             self._validate_sample(value)
-        return covariance_structure("full").centred_log_density(value - self.loc, _inverse(factor.squeeze(-3)).mT)
+        return covariance_structure("full").centred_log_density(value - self.loc, inverse_lower(factor.squeeze(-3)).mT)
 
 
 @final
@@ -52,7 +53,8 @@ class SelectedNormal(dist.TorchDistribution):
 
     Args:
         loc: `K x D` means.
-        scale: Standard deviations, `K x D`, or lower Cholesky factors of covariances, `K x D x D` or one for all.
+        scale: Standard deviations, `K x D`, or lower Cholesky factors of covariances, `K x D x D`, or
+            `1 x D x D` for all.
         assignment: Integers below `K`.
         points: The data as quadratic features, from which their densities are taken where that is accurate.
 
@@ -104,18 +106,22 @@ class SelectedNormal(dist.TorchDistribution):
             return self._of_each(value)
         if assignment.shape[-1] == 1 or assignment.stride(-1) == 0:
             chosen = assignment[..., 0]
-            return self._table(value, self.loc[chosen], self._own_scale(chosen))
+            each = len(self.scale) == len(self.loc)  # of a scale that all share, one factor is inverted
+            scale = self.scale[chosen] if each else self.scale.view(*[1] * chosen.ndim, *self.scale.shape[1:])
+            return self._table(value, self.loc[chosen], scale)
         if assignment.ndim == 1:
             return self._table(value, self.loc, self.scale).gather(0, assignment[None]).squeeze(0)
         return self._of_each(value)
 
     def _own_scale(self, assignment: Tensor) -> Tensor:
-        """Scales of the assigned Gaussians; the one that all share as it is."""
-        return self.scale if len(self.scale) < len(self.loc) else self.scale[assignment]
+        """Scales of the assigned Gaussians, of the shape of `assignment` in front."""
+        if len(self.scale) == len(self.loc):
+            return self.scale[assignment]
+        return self.scale[0].expand(*assignment.shape, *self.scale.shape[1:])
 
     def _table(self, value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         """Log-densities of `n x D` data under each of `... x D` Gaussians."""
-        factors = _inverse(scale).mT if self._structure.correlated else scale.reciprocal()
+        factors = inverse_lower(scale).mT if self._structure.correlated else scale.reciprocal()
         if self.points is not None and self.points.stand_for(value):
             density = self.points.log_density(loc, factors)
             if density is not None:
@@ -167,8 +173,3 @@ def select(
 
 def _factored(loc: Tensor, scale_tril: Tensor) -> FactoredNormal:
     return FactoredNormal(loc, scale_tril=scale_tril)
-
-
-def _inverse(factor: Tensor) -> Tensor:
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from latentmix.models.mixture.features import NoSquares, Products, QuadraticFeatures
 from latentmix.models.mixture.structure import CovarianceStructure
 
-__all__ = ["LEAST_COLLINEARITY", "Full", "Matrices", "Tied"]
+__all__ = ["LEAST_COLLINEARITY", "Full", "Matrices", "Tied", "inverse_lower"]
 
 # The standard deviation of a feature given others, relative to its own, below which a covariance counts as singular:
 # that of a condition of 1.6e15 for two features of one scale.
@@ -56,18 +56,21 @@ class Matrices(CovarianceStructure):
         bad = (info > 0) | ((scale <= 0) | ~scale.isfinite()).any(-1)
         bad = bad | (factor.diagonal(dim1=-2, dim2=-1).amin(-1) < LEAST_COLLINEARITY)
         factor = torch.where(bad[..., None, None], _identity(factor), factor)
-        upper = _inverse(factor).mT / safe[..., :, None]
+        upper = inverse_lower(factor).mT / safe[..., :, None]
         return torch.where(bad[..., None, None], torch.full_like(upper, torch.nan), upper)
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         flipped, info = torch.linalg.cholesky_ex(precisions.flip(-2, -1))
         return flipped.flip(-2, -1).where((info == 0)[..., None, None], torch.nan)
 
+    def precisions_cholesky_from_root(self, root: Tensor) -> Tensor:
+        return inverse_lower(root).mT.contiguous()
+
     def precisions(self, precisions_cholesky: Tensor) -> Tensor:
         return precisions_cholesky @ precisions_cholesky.mT
 
     def scale_tril(self, precisions_cholesky: Tensor) -> Tensor:
-        return _inverse(precisions_cholesky.mT)
+        return inverse_lower(precisions_cholesky.mT)
 
     def factors(self, precisions_cholesky: Tensor) -> tuple[Tensor, Tensor | None]:
         factor = self.scale_tril(precisions_cholesky)
@@ -89,6 +92,25 @@ class Matrices(CovarianceStructure):
         enough = (values - 1 > 1e-3).all(-1)
         return torch.where(enough[..., None, None], covariances - torch.diag_embed(floor), clipped)
 
+    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
+        if self.shared:
+            flat = deviations.flatten(0, 1)
+            return (flat * responsibilities.reshape(-1, 1)).T @ flat
+        by_component = deviations.transpose(0, 1)
+        return (by_component * responsibilities.T[..., None]).mT @ by_component
+
+    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        return covariances * (weights.sum() if self.shared else weights[:, None, None])
+
+    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
+        if self.shared:
+            return (scatter - (shift * counts[:, None]).T @ shift) / counts.sum()
+        return scatter / counts[:, None, None] - shift[:, :, None] * shift[:, None, :]
+
+    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
+        shared = self.shared and variance.ndim > 1
+        return covariances + torch.diag_embed(variance.amax(0) if shared else variance)
+
     def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
         return (NoSquares if self.shared else Products)(n_features, device)
 
@@ -105,19 +127,6 @@ class Full(Matrices):
 
     name = "full"
 
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        by_component = deviations.transpose(0, 1)
-        return (by_component * responsibilities.T[..., None]).mT @ by_component
-
-    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
-        return weights[:, None, None] * covariances
-
-    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
-        return scatter / counts[:, None, None] - shift[:, :, None] * shift[:, None, :]
-
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        return covariances + torch.diag_embed(variance)
-
 
 @final
 class Tied(Matrices):
@@ -126,24 +135,11 @@ class Tied(Matrices):
     name = "tied"
     shared = True
 
-    def scatter(self, responsibilities: Tensor, deviations: Tensor) -> Tensor:
-        flat = deviations.flatten(0, 1)
-        return (flat * responsibilities.reshape(-1, 1)).T @ flat
-
-    def pool(self, weights: Tensor, covariances: Tensor) -> Tensor:
-        return covariances * weights.sum()
-
-    def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
-        return (scatter - (shift * counts[:, None]).T @ shift) / counts.sum()
-
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        return covariances + torch.diag_embed(variance if variance.ndim == 1 else variance.amax(0))
-
 
 def _identity(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
-def _inverse(lower: Tensor) -> Tensor:
+def inverse_lower(lower: Tensor) -> Tensor:
     """Inverses of `... x D x D` lower triangular matrices."""
     return torch.linalg.solve_triangular(lower, _identity(lower).expand_as(lower), upper=False)

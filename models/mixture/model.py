@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from latentmix.models.arguments import check_positive
 from latentmix.models.mixture.corr_cholesky import corr_cholesky, on_corr_cholesky
 from latentmix.models.mixture.covariances import CovarianceStructure, CovarianceType, covariance_structure
-from latentmix.models.mixture.gaussians import expanded_points, select
+from latentmix.models.mixture.gaussians import select
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import affine_transformed, as_site, converted
 from latentmix.models.mixture.quadratic import ExpandedPoints
@@ -173,16 +173,14 @@ class MixtureModel:
 
         Args:
             x: An `n x D` tensor, all the data or a minibatch of `size`.
-            points: The data's `expanded_points`, which a fit that calls the model on the same data again and again
-                computes once.
+            points: The data's `expanded_points`, computed once by a fit that calls the model on the same data again and
+                again: densities are then one matrix product, where that is accurate.
 
         Returns:
             The assignments, `(n,)`, or `(K, 1)` where they are enumerated.
         """
         weights, means, scales, correlation = self._sample_globals(x)
         components = self.structure.components(means, scales, correlation)
-        if points is None and means.ndim == 2 and not x.requires_grad:
-            points = expanded_points(x, self.structure)
         with self._plate(x):
             assignment: Tensor = pyro.sample("assignment", dist.Categorical(weights), infer={"enumerate": "parallel"})
             pyro.sample("x", select(components, assignment, points), obs=x)

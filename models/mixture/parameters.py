@@ -55,10 +55,9 @@ class MixtureParameters:
             scale_tril: The factors: `K x D x D`, tied `D x D`.
             structure: Full or tied; by default full.
         """
-        identity = torch.eye(means.shape[1], dtype=means.dtype, device=means.device).expand_as(scale_tril)
-        inverse = torch.linalg.solve_triangular(scale_tril, identity, upper=False)
         structure = structure or covariance_structure("full")
-        return cls(weights, means, scale_tril @ scale_tril.mT, structure, inverse.mT.contiguous())
+        factors = structure.precisions_cholesky_from_root(scale_tril)
+        return cls(weights, means, scale_tril @ scale_tril.mT, structure, factors)
 
     @classmethod
     def from_precisions_cholesky(

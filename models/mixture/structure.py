@@ -151,6 +151,10 @@ class CovarianceStructure(ABC):
         """Upper factors of precisions, both in the stored shape; NaN where these are not positive definite."""
 
     @abstractmethod
+    def precisions_cholesky_from_root(self, root: Tensor) -> Tensor:
+        """Upper factors of the precisions, from lower factors of the covariances, both in the stored shape."""
+
+    @abstractmethod
     def precisions(self, precisions_cholesky: Tensor) -> Tensor:
         """Precisions in their stored shape, from their upper factors."""
 

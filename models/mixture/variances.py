@@ -49,6 +49,9 @@ class Variances(CovarianceStructure):
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         return precisions.where(precisions > 0, torch.nan).sqrt()
 
+    def precisions_cholesky_from_root(self, root: Tensor) -> Tensor:
+        return root.reciprocal()
+
     def precisions(self, precisions_cholesky: Tensor) -> Tensor:
         return precisions_cholesky.square()
 

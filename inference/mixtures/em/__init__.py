@@ -5,5 +5,5 @@
 `empty` resets components without points, and `initialization` seeds them. In the order in which files import each
 other: `statistics`, `covariance_priors`, `kernels` (log joints and moments of blocks of points), `density`, `e_step`,
 `completion`, `missing`, `deconvolution`, `m_step`, `empty`, `initialization`, and the algorithms `em`, `stepwise`,
-`conjugate` and `variational`.
+`conjugate`, `predictive` and `variational`.
 """

@@ -59,6 +59,11 @@ class EMResult:
         """Number of iterations."""
         return len(self.lower_bounds)
 
+    @property
+    def posterior(self) -> None:
+        """None: EM gives a point estimate."""
+        return
+
 
 def fit_em(
     x: Tensor | Points | EStep,

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions, MixtureResult, Starts, all_points
+from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions, MixtureResult, Starts, plain_points
 from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordinates
 from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.matching import permuted_draws
@@ -212,7 +212,7 @@ class NUTS(Algorithm):
         """
         began = time.perf_counter()
         self._validate_params()
-        x = all_points(points, "inference='nuts'")
+        x = plain_points(points, self.name)
         chains, processes, seed, progress = self.chains, self.processes, options.seed, bool(options.progress.verbose)
         begins = [start] if isinstance(start, MixtureParameters) else list(start or ())
         if len(begins) not in (0, 1, chains):
@@ -269,7 +269,7 @@ class NUTS(Algorithm):
     def fit_best(self, points: Points | EStep, starts: Starts, options: FitOptions) -> MixtureResult:
         """Draws around the best of EM's fits over all starts, or around the fit that is resumed."""
         if starts.resumed:
-            (start,) = starts
+            start = starts.draw()
         else:  # of NUTS the chains show their progress, and the EM before it is brief
             start = EM().best_of(points, starts, replace(options, progress=Progress())).parameters
         return self.fit(points, start, replace(options, seed=starts.seed()))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, all_points
+from latentmix.inference.mixtures.algorithm import Algorithm, FitOptions, MixtureResult, plain_points
 from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordinates
 from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.em.m_step import repair
@@ -85,9 +85,9 @@ class MixtureSVIResult:
     seed: int = 0
 
     @cached_property
-    def posterior(self) -> MixturePosterior:
-        """1,000 draws of the guide, which must be a density: made once, and left out of pickles."""
-        return self.draw(seed=self.seed)
+    def posterior(self) -> MixturePosterior | None:
+        """1,000 draws of the guide, made once, and left out of pickles; None of a point mass."""
+        return None if isinstance(self.guide, AutoDelta) else self.draw(seed=self.seed)
 
     @torch.inference_mode(False)
     def draw(self, draws: int = 1000, *, seed: int = 0, reference: MixtureParameters | None = None) -> MixturePosterior:
@@ -231,7 +231,7 @@ class SVI(Algorithm):
     seeded = True
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "guide": [callable],
-        "optimizer": [object],  # see `check`
+        "optimizer": [object],  # see `_validate_params`
         "scheduler": [object],
         "epochs": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -261,13 +261,16 @@ class SVI(Algorithm):
         self.batch_size = batch_size
         self.priors = priors
 
-    def check(self, points: Points, structure: CovarianceStructure, n_components: int, options: FitOptions) -> None:
-        super().check(points, structure, n_components, options)
+    def _validate_params(self) -> None:
+        super()._validate_params()
         if self.optimizer is not None:
             as_optimizer(self.optimizer)
         if self.scheduler is not None:
             as_scheduler(self.scheduler)
         check_guide(self.guide)
+
+    def check(self, points: Points, structure: CovarianceStructure, n_components: int, options: FitOptions) -> None:
+        super().check(points, structure, n_components, options)
         if self.priors is not None:
             check_priors(self.priors, n_components, points.location, structure)
 
@@ -298,8 +301,8 @@ class SVI(Algorithm):
         Raises:
             ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
         """
-        check_guide(self.guide)
-        x, family, reg_covar = all_points(points, "inference='svi'"), self.guide, options.reg_covar
+        self._validate_params()
+        x, family, reg_covar = plain_points(points, self.name), self.guide, options.reg_covar
         optimizer, scheduler, batch_size = self.optimizer, self.scheduler, self.batch_size
         batched = batch_size is not None and batch_size < len(x)
         noisy = family is not AutoDelta or batched

@@ -6,6 +6,7 @@ import yaml
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.presets import preset_path
 from latentmix.inference import NUTS, SVI
 
 EARLIER = Path(__file__).parents[1] / "runs" / "earlier_run"
@@ -63,3 +64,33 @@ def test_earlier_names_are_refused_with_todays(name: str, now: str) -> None:
     with pytest.raises(ValueError, match=rf"Expected --{now}; got --{name}, its earlier name"):
         refuse_earlier_names([name])
     refuse_earlier_names([now, "epochs", "optimizer.lr", "mixture.svi_start"])
+
+
+def parts() -> str:
+    """A preset as text, without its mixtures and its name."""
+    values = yaml.safe_load(preset_path("digits_mlp2").read_text())
+    return yaml.safe_dump({name: value for name, value in values.items() if name not in ("mixture", "name")})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mixture: {svi_steps: 7}",
+        "mixture.svi_steps: 7",
+        "mixture: mine.yaml",
+        "mixture: '{svi_steps: 7}'",
+    ],
+)
+def test_earlier_names_are_read_in_every_form_of_a_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("svi_steps: 7")
+    (tmp_path / "own.yaml").write_text(f"{parts()}{text}\n")
+    assert parse_experiment(str(tmp_path / "own.yaml"), []).mixture.svi.epochs == 7
+
+
+@pytest.mark.parametrize("name", ["'1e-3'", "2024-99-99", "'2024-01-01'", "'null'"])
+def test_words_of_a_file_stay_words(name: str, tmp_path: Path) -> None:
+    for more in ("", "mixture: {svi_steps: 7}"):
+        (tmp_path / "own.yaml").write_text(f"{parts()}name: {name}\n{more}\n")
+        if more and name == "2024-99-99":
+            continue
+        assert parse_experiment(str(tmp_path / "own.yaml"), []).name == name.strip("'")

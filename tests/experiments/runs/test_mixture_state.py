@@ -4,14 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pyro.distributions as dist
+import pyro.optim
 import pytest
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.experiments.runs.artifacts import load_tree, save_tree
-from latentmix.experiments.runs.mixture_state import load_mixture, mixture_state
+from latentmix.experiments.runs.mixture_state import Unsaved, load_mixture, mixture_state
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
+from latentmix.models.mixture.covariances import covariance_structure
 
 from tests.inference.mixtures.clouds import synthetic
 
@@ -45,10 +47,9 @@ def fitted(mixture: GaussianMixture) -> GaussianMixture:
         return mixture.set_params(random_state=0, covariance_type="full").fit(synthetic(60, n_components=2))
 
 
-def with_parameters(mixture: GaussianMixture) -> GaussianMixture:
-    """A mixture as if fitted."""
-    mixture.parameters_ = fitted(GaussianMixture(2)).parameters_
-    return mixture
+def fitted_with(**options) -> GaussianMixture:
+    """A fitted mixture, with options that are set afterwards."""
+    return fitted(GaussianMixture(2)).set_params(**options)
 
 
 @pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
@@ -75,37 +76,91 @@ def test_a_loaded_algorithm_fits_as_the_saved_one() -> None:
     assert fitted(loaded).lower_bounds_ == mixture.lower_bounds_
 
 
+def make(leaves):
+    return torch.optim.SGD(leaves, 0.1)
+
+
 @pytest.mark.parametrize(
-    ("mixture", "message"),
+    ("algorithm", "option", "description"),
     [
-        (GaussianMixture(1, inference=SVI(optimizer=lambda leaves: torch.optim.SGD(leaves, 0.1))), "option optimizer"),
-        (GaussianMixture(1, inference=SVI(guide=type("Own", (AutoNormal,), {}))), "option guide"),
-        (GaussianMixture(1, random_state=np.random.RandomState(0)), "option random_state"),
+        (SVI(optimizer=make), "optimizer", "test_mixture_state.make"),
+        (SVI(guide=type("Own", (AutoNormal,), {})), "guide", "Own"),
+        (SVI(optimizer=lambda leaves: torch.optim.SGD(leaves, 0.1)), "optimizer", "<lambda>"),
     ],
-    ids=["function", "local class", "random state"],
+    ids=["function", "local class", "lambda"],
 )
-def test_an_option_that_cannot_be_saved_is_refused(mixture: GaussianMixture, message: str) -> None:
-    with pytest.raises(ValueError, match=f"Expected an {message} that can be saved, as a class"):
-        mixture_state(with_parameters(mixture))
+def test_an_option_that_a_file_cannot_hold_is_named_and_not_lost_in_silence(algorithm, option, description) -> None:
+    loaded = load_mixture(mixture_state(fitted_with(inference=algorithm)))
+    x = synthetic(20, n_components=2)
+    assert np.isfinite(loaded.score(x))
+    unsaved = getattr(loaded.inference, option)
+    assert isinstance(unsaved, Unsaved)
+    assert description in repr(unsaved)
+    with pytest.raises(ValueError, match=r"Expected an option that a file holds; got .*: set it"):
+        loaded.fit(x)
+    assert repr(unsaved) in repr(loaded.set_params(random_state=0).inference)
 
 
-@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "builtins.eval", "nowhere.Optimizer"])
+def test_a_class_that_is_not_imported_is_needed_for_another_fit_alone() -> None:
+    state = mixture_state(fitted(GaussianMixture(2, inference=SVI(optimizer=torch.optim.Adam, epochs=3))))
+    state["options"]["inference"]["options"]["optimizer"] = {"class": "nowhere.Adam", "keywords": {"lr": 0.1}}
+    loaded = load_mixture(state)
+    assert repr(loaded.inference.optimizer) == "Unsaved('nowhere.Adam')"
+    assert np.isfinite(loaded.score(synthetic(20, n_components=2)))
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        dist.Uniform(-10.0, 10.0),
+        dist.LKJCholesky(3, 2.0),
+        dist.Gamma(2.0, 3.0),
+        dist.MultivariateNormal(torch.zeros(3), torch.eye(3)),
+        dist.LogNormal(0.0, 1.0),
+    ],
+    ids=lambda prior: type(prior).__name__,
+)
+def test_priors_are_saved(prior) -> None:
+    mixture = fitted_with(inference=SVI(priors={"means": prior}))
+    loaded = load_mixture(mixture_state(mixture)).inference.priors["means"]
+    assert type(loaded) is type(prior)
+    value = prior.sample()
+    torch.testing.assert_close(loaded.log_prob(value), prior.log_prob(value))
+
+
+def test_random_states_structures_and_optimizers_of_pyro_are_saved() -> None:
+    state = np.random.RandomState(3)
+    optimizer = pyro.optim.Adam({"lr": 0.05})
+    options = {"random_state": state, "covariance_type": covariance_structure("full")}
+    loaded = load_mixture(mixture_state(fitted_with(inference=SVI(optimizer=optimizer), **options)))
+    assert loaded.random_state.randint(2**31) == np.random.RandomState(3).randint(2**31)
+    assert loaded.covariance_type == "full"
+    assert loaded.inference.optimizer.pt_optim_args == {"lr": 0.05}
+
+
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "builtins.eval", "torch.nn.Linear"])
 def test_no_other_class_is_called_for_a_file(path: str) -> None:
     state = mixture_state(fitted(GaussianMixture(2, inference=SVI(optimizer=torch.optim.Adam, epochs=3))))
     state["options"]["inference"]["options"]["optimizer"] = {"class": path, "keywords": {}}
-    with pytest.raises(ValueError, match=f"got the class {path}"):
+    with pytest.raises(ValueError, match=f"got {path}"):
         load_mixture(state)
 
 
 def test_files_of_an_earlier_version_are_read() -> None:
     state = mixture_state(fitted(GaussianMixture(2)))
     del state["options"]
-    algorithms = {"svi_epochs": 40, "svi_tol": 1e-5, "nuts_draws": 30, "nuts_max_tree_depth": 3}
-    state["parameters"] = {"n_components": 2, "covariance_type": "full", "inference": "svi", **algorithms}
+    algorithms = {"batch_size": 9, "svi_epochs": 40, "svi_tol": 1e-5, "nuts_draws": 30, "nuts_max_tree_depth": 3}
+    state["parameters"] = {
+        "n_components": 2,
+        "covariance_type": "full",
+        "inference": "svi",
+        "batch_size": 9,
+        **algorithms,
+    }
     state["guide"] = "AutoMultivariateNormal"
     svi = load_mixture(state).inference
-    assert svi.get_params() == SVI(guide=AutoMultivariateNormal, epochs=40, tol=1e-5).get_params()
-    state["parameters"]["inference"], state["guide"] = "nuts", "AutoDelta"
+    assert svi.get_params() == SVI(guide=AutoMultivariateNormal, epochs=40, tol=1e-5, batch_size=9).get_params()
+    state["parameters"] = {**state["parameters"], "inference": "nuts"}
     assert load_mixture(state).inference.get_params() == NUTS(draws=30, max_tree_depth=3).get_params()
     state["parameters"]["inference"] = "em"
     assert load_mixture(state).inference == "em"

@@ -200,3 +200,26 @@ def test_points_that_are_not_n_x_d_numbers_are_refused() -> None:
             call(x[None, :2])
         with pytest.raises(ValueError, match="Expected X to be finite; got NaN or infinity in 1 rows: 0"):
             call(np.ma.array(x[None].numpy(), mask=[[0, 1, 0]]))
+
+
+def test_nearly_collinear_draws_keep_their_digits() -> None:
+    """To a correlation of 1 - 5e-16, by the factors; covariances themselves could not tell it from 1."""
+    small = 3e-8
+    factor = torch.tensor([[1.0, 0.0], [math.sqrt(1 - small**2), small]]).double()
+    sites = {
+        "weights": torch.ones(1, 1, 1).double(),
+        "means": torch.zeros(1, 1, 1, 2).double(),
+        "scales": torch.ones(1, 1, 1, 2).double(),
+        "correlation_cholesky": factor.expand(1, 1, 1, 2, 2),
+    }
+    draws = MixturePosterior(sites, covariance_structure("full"), torch.zeros(2).double())
+    density = draws.log_likelihood(torch.ones(1, 2).double())
+    exact = -math.log(2 * math.pi) - math.log(small) - 0.5 * (1 + ((1 - factor[1, 0].item()) / small) ** 2)
+    assert float(density) == pytest.approx(exact, abs=1e-6)
+    singular = MixturePosterior(
+        {**sites, "correlation_cholesky": torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double().expand(1, 1, 1, 2, 2)},
+        covariance_structure("full"),
+        torch.zeros(2).double(),
+    )
+    with pytest.raises(ValueError, match="Expected draws with positive definite covariances; got a singular one"):
+        singular.log_likelihood(torch.ones(1, 2).double())

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.em.em import fit_em
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.nuts.fit import NUTS
 from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.models import MixturePrior
 from latentmix.models.mixture import covariances
-from latentmix.models.mixture.covariances import Variances, covariance_structure, register_structure
+from latentmix.models.mixture.covariances import Matrices, Variances, covariance_structure, register_structure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -140,3 +141,23 @@ def test_a_prior_of_a_vae_has_its_density(x: Tensor, covariance_type: str) -> No
     prior.initialize(parameters)
     assert prior.log_scales.shape == TYPES[covariance_type]
     torch.testing.assert_close(prior().log_prob(x), parameters.log_likelihood(x), rtol=1e-10, atol=1e-10)
+
+
+class Equal(Matrices):
+    """A covariance matrix for all components, by flags alone."""
+
+    name = "equal"
+    shared = True
+
+
+def test_a_matrix_type_by_flags_alone_fits_and_becomes_a_prior(x: Tensor) -> None:
+    """Not registered: passed as an object; its prior is full, which holds its density."""
+    tied, equal = (
+        GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(x)
+        for covariance_type in ("tied", Equal())
+    )
+    torch.testing.assert_close(equal.covariances_, tied.covariances_, rtol=1e-12, atol=1e-12)
+    prior = MixturePrior.from_parameters(equal.parameters_).double()
+    prior.initialize(equal.parameters_)
+    assert prior.covariance_type == "full"
+    torch.testing.assert_close(prior().log_prob(x), equal.parameters_.log_likelihood(x), rtol=1e-10, atol=1e-10)

@@ -1,6 +1,7 @@
 import copy
 import pickle
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from latentmix.models.mixture import gaussians
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.gaussians import FactoredNormal, SelectedNormal, expanded_points, select
+from latentmix.models.mixture.matrices import inverse_lower
+from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.quadratic import ExpandedPoints, coefficients
 
 
@@ -48,7 +51,7 @@ def test_enumerated_densities_and_gradients_are_the_gaussians(kind: str, n_featu
             points = expanded(x, kind) if as_features else None
             normal = SelectedNormal(*leaves, torch.arange(4)[:, None], points).expand([4, 30])
             density = normal.log_prob(x)
-            factors = gaussians._inverse(scale).mT if kind == "full" else scale.reciprocal()
+            factors = inverse_lower(scale).mT if kind == "full" else scale.reciprocal()
             assert points is None or points.log_density(loc, factors) is not None
         else:
             density = oracle(x, *leaves)
@@ -107,7 +110,7 @@ def test_data_are_centred_if_products_would_cancel(kind: str, dtype: torch.dtype
     assert 20 <= int(near.sum()) < near.numel()
     error = (result - expected)[near].abs().max()
     assert error < 1e4 * torch.finfo(dtype).eps
-    factors = (gaussians._inverse(scale).mT if kind == "full" else scale.reciprocal()).to(dtype)
+    factors = (inverse_lower(scale).mT if kind == "full" else scale.reciprocal()).to(dtype)
     assert points.log_density(loc.to(dtype), factors) is None
     structure, offset = points.structure, loc.to(dtype) - points.centre
     linear = coefficients(
@@ -167,3 +170,36 @@ def test_a_factored_normal_is_the_multivariate_normal() -> None:
     torch.testing.assert_close(shared, oracle(x, loc, scale), rtol=0, atol=1e-11)
     each = FactoredNormal(loc[0], scale_tril=scale[0]).log_prob(x)
     torch.testing.assert_close(each, oracle(x, loc, scale)[0], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical", "tied_diag"])
+@pytest.mark.parametrize(
+    "assignment", [torch.tensor(1), torch.tensor([2]), torch.tensor([0, 2, 1, 1]), torch.arange(3)[:, None]]
+)
+@pytest.mark.parametrize("expanded", [False, True])
+def test_shapes_follow_the_assignment_for_every_structure(covariance_type, assignment, expanded) -> None:
+    structure = covariance_structure(covariance_type)
+    means = torch.tensor([[0.0, 1.0], [2.0, 0.0], [-1.0, 3.0]]).double()
+    scales = torch.full(structure.scale_shape(3, 2), 1.5).double()
+    shape = structure.correlation_shape(3, 2)
+    correlation = None if shape is None else torch.tensor([[1.0, 0.0], [0.6, 0.8]]).double().expand(*shape, 2, 2)
+    components = structure.components(means, scales, correlation)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).double()
+    normal = select(components, assignment, expanded_points(x, structure) if expanded else None)
+    assert normal.sample().shape == (*assignment.shape, 2)
+    expected = components.log_prob(x[:, None])[:, assignment.flatten()]  # n x assignments
+    if assignment.ndim == 2:
+        torch.testing.assert_close(normal.log_prob(x), expected.T, rtol=1e-10, atol=1e-10)
+    elif len(assignment.flatten()) == 4:
+        torch.testing.assert_close(normal.log_prob(x), expected.diagonal(), rtol=1e-10, atol=1e-10)
+    else:
+        torch.testing.assert_close(normal.log_prob(x), expected[:, 0], rtol=1e-10, atol=1e-10)
+        assert normal.log_prob(x[0]).shape == assignment.shape
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+def test_a_single_point_has_one_density(covariance_type) -> None:
+    model = MixtureModel(3, 2, covariance_type=covariance_type)
+    trace = pyro.poutine.trace(model).get_trace(torch.randn(1, 2))
+    trace.compute_log_prob()
+    assert trace.nodes["x"]["log_prob"].shape == (1,)
