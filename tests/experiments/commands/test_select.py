@@ -15,7 +15,7 @@ from latentmix.experiments.commands.select import component_counts
 from latentmix.experiments.figures import save
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.runs.selection import Choice, choose, read_points
-from latentmix.inference.mixtures.analysis.candidates import CRITERIA, Candidate, Selection
+from latentmix.inference.mixtures.analysis.selection import CRITERIA, Candidate, Selection
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 
 QUICK = ["--n_components", "1..3", "--covariance_types", "full,spherical", "--starts", "1", "--folds", "2"]

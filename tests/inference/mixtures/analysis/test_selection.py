@@ -15,7 +15,7 @@ from sklearn.mixture import GaussianMixture as Peer
 from sklearn.model_selection import KFold
 
 from latentmix.experiments.figures.selection import selection_panels
-from latentmix.inference.mixtures.analysis.candidates import CRITERIA
+from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 from latentmix.inference.mixtures.analysis.selection import Candidate, Selection, remeasured, select
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.gaussian import GaussianMixture
