@@ -39,8 +39,8 @@ def main(words: list[str]) -> None:
     parser.add_argument(
         "--criteria",
         metavar="NAMES",
-        help="criteria to measure, by commas, one that a module of yours registers as MODULE.NAME (default: the first "
-        "six below)",
+        help="criteria to measure, by commas; MODULE.NAME for one that a module of yours registers (default: those "
+        "shipped)",
     )
     parser.add_argument(
         "--criterion", metavar="NAME", help="criterion that chooses the mixture of the mode report (default: bic)"

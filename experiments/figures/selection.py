@@ -64,8 +64,8 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=10)
     points = f"{selection.n_points:,} points, {selection.n_features} feature{'s' * (selection.n_features > 1)}"
     text = heading or f"How many components? {points}"
-    beside = int(9.5 * (float(figure.get_size_inches()[0]) - 1.1 * len(handles)))
-    text = "\n".join(textwrap.wrap(text, beside))  # the legend fills the rest of the line
+    length = int(9.5 * (float(figure.get_size_inches()[0]) - 1.1 * len(handles)))
+    text = "\n".join(textwrap.wrap(text, length))  # the legend fills the rest of the line
     figure.suptitle(text, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     note(figure, _caption(selection, float(figure.get_size_inches()[0])))
     return figure
@@ -84,11 +84,11 @@ def _criterion(axes: Axes, selection: Selection, criterion: Criterion, styles: S
     best = selection.best(criterion.name)
     base = _number(best, criterion) if criterion.lower else 0.0
     for kind, (colour, marker) in styles.items():
-        mine = [candidate for candidate in known if candidate.covariance_type == kind]
-        places = [candidate.n_components for candidate in mine]
-        values = [_number(candidate, criterion) - base for candidate in mine]
+        line = [candidate for candidate in known if candidate.covariance_type == kind]
+        places = [candidate.n_components for candidate in line]
+        values = [_number(candidate, criterion) - base for candidate in line]
         axes.plot(places, values, "-", color=colour, linewidth=1.5, alpha=0.9)
-        for place, value, candidate in zip(places, values, mine, strict=True):
+        for place, value, candidate in zip(places, values, line, strict=True):
             face = "white" if criterion.doubts(candidate) else None
             axes.plot(place, value, marker, color=colour, markersize=5.5, markerfacecolor=face)
     low, high = _range(known, best, criterion, base)
@@ -168,20 +168,19 @@ def _number(candidate: Candidate, criterion: Criterion) -> float:
 def _range(known: Sequence[Candidate], best: Candidate, criterion: Criterion, base: float) -> tuple[float, float]:
     """Limits that include the best of every covariance type, the neighbours of the best and half of its line."""
     top = _number(best, criterion) - base
+    gaps = [(candidate, abs(_number(candidate, criterion) - base - top)) for candidate in known]
     values = {
-        kind: [
-            abs(_number(candidate, criterion) - base - top) for candidate in known if candidate.covariance_type == kind
-        ]
+        kind: [gap for candidate, gap in gaps if candidate.covariance_type == kind]
         for kind in {candidate.covariance_type for candidate in known}
     }
-    beside = [
-        abs(_number(candidate, criterion) - base - top)
-        for candidate in known
+    neighbours = [
+        gap
+        for candidate, gap in gaps
         if candidate.covariance_type == best.covariance_type and abs(candidate.n_components - best.n_components) <= 1
     ]
     own = sorted(values[best.covariance_type])
-    reach = max([*(min(gaps) for gaps in values.values()), *beside, own[len(own) // 2]]) * 1.7
-    reach = min(reach, max(max(gaps) for gaps in values.values())) or 1.0
+    reach = max([*(min(line) for line in values.values()), *neighbours, own[len(own) // 2]]) * 1.7
+    reach = min(reach, max(gap for _, gap in gaps)) or 1.0
     if criterion.lower:
         return top - 0.22 * reach, top + 1.1 * reach
     return top - 1.1 * reach, top + 0.28 * reach
