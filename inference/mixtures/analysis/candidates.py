@@ -90,11 +90,10 @@ class Candidate:
 
     def with_figures(self, figures: Mapping[str, Any]) -> Candidate:
         """A copy with these figures, by the names of `figure`."""
-        fields = {name: value for name, value in figures.items() if name in FIELDS}
-        others = {
-            name: None if value is None else float(value) for name, value in figures.items() if name not in FIELDS
-        }
-        return replace(self, **fields, further={**self.further, **others})
+        known = {name: value for name, value in figures.items() if name in FIELDS}
+        others = {name: value for name, value in figures.items() if name not in FIELDS}
+        numbers = {name: None if value is None else float(value) for name, value in others.items()}
+        return replace(self, **known, further={**self.further, **numbers})
 
     def as_row(self) -> dict[str, Any]:
         """All figures as plain values, without the estimator."""

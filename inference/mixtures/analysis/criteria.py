@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Evaluation:
     """A fitted candidate to be measured, with the options of `select`.
 
@@ -94,7 +94,7 @@ class Evaluation:
 
 
 class Criterion(ABC):
-    """A figure of fits, of which the lowest or the highest is best.
+    """A figure by which fits are compared: the lowest or the highest is best.
 
     Attributes:
         name: Its name in `select(criteria=...)` and on the command line: an identifier.
@@ -105,8 +105,9 @@ class Criterion(ABC):
         unit: Unit of the figure.
         digits: Decimals in the table.
         models: Models whose fits it measures; it compares those of the first.
-        refits: Whether it fits the training points of `Evaluation.splits`: a better optimum for all points then leaves
-            its figures as they are, if these are named after it.
+        refits: Whether it is of fits to the training points of `Evaluation.splits`, which then have to be as many as
+            the components. When a better optimum for all points is found, its figures are kept: they are named after
+            it, as `name` or `name_error`.
         predictive: The predictive density that it scores, where this is not the fit's.
         caution: Causes of `doubts`, for captions.
         diagnostics: Further columns of the table: heading, figure and decimals.
@@ -141,10 +142,10 @@ class Criterion(ABC):
 
     @abstractmethod
     def measure(self, evaluation: Evaluation) -> Mapping[str, Any]:
-        """Figures of a fit by name: under `name` the one to compare, under `name_error` its standard error, if any.
+        """Figures of a fit by name: `name` is compared, and `name_error`, if there is one, is its standard error.
 
         Raises:
-            ValueError: Or another error of arithmetic, if there is no figure; it becomes the candidate's `reason`.
+            ValueError: If there is no figure; like arithmetic and runtime errors it becomes the candidate's `reason`.
         """
 
     @property
