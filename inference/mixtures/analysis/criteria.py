@@ -114,7 +114,7 @@ class Criterion(ABC):
 
     Example:
         >>> import numpy as np
-        >>> from latentmix.inference.mixtures.analysis.criteria import Criterion, Evaluation, register_criterion
+        >>> from latentmix.inference.mixtures.analysis.criteria import Criterion, register_criterion
         >>> from latentmix.inference.mixtures.analysis.selection import select
         >>> class HannanQuinn(Criterion):
         ...     name, label, lower, help = "hqc", "HQC", True, "Hannan and Quinn's; lower is better"
@@ -200,8 +200,12 @@ def register_criterion(criterion: Criterion) -> None:
         criterion: An instance; it replaces one of the same class, so that a file may be imported again.
 
     Raises:
-        ValueError: If the name is no identifier, or that of another criterion or of a field of `Candidate`.
+        ValueError: If `name`, `label`, `lower` or `help` is missing, or the name is no identifier, or that of another
+            criterion or of a field of `Candidate`.
     """
+    missing = [attribute for attribute in ("name", "label", "lower", "help") if not hasattr(criterion, attribute)]
+    if missing:
+        raise ValueError(f"Expected a criterion with name, label, lower and help; got one without {missing[0]}.")
     name, old = criterion.name, _REGISTRY.get(criterion.name)
     taken = name in FIELDS if old is None else _class_name(old) != _class_name(criterion)
     if taken or not name.isidentifier():

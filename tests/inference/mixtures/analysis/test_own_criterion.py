@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from numpy.typing import NDArray
 
 from latentmix.experiments.cli import main
@@ -102,6 +103,7 @@ def test_own_criterion_is_measured_compared_and_tabulated(own_module: str) -> No
 
 def test_own_criterion_is_measured_in_other_processes(own_module: str) -> None:
     importlib.import_module(own_module)
+    get_reusable_executor().shutdown()  # workers of earlier tests do not have the module's folder on their path
     assert selected(n_jobs=2).table() == selected().table()
 
 
@@ -182,6 +184,11 @@ def test_names_that_are_taken_or_no_identifiers_are_refused(own_module: str, nam
         register_criterion(other())
 
 
-def test_a_criterion_measures() -> None:
+def test_incomplete_criteria_are_refused() -> None:
     with pytest.raises(TypeError, match="abstract"):
         type("Idle", (Criterion,), {"name": "idle"})()
+    unlabelled = type("Unlabelled", (Criterion,), {"name": "unlabelled", "measure": lambda *_: {}})
+    with pytest.raises(
+        ValueError, match="Expected a criterion with name, label, lower and help; got one without label"
+    ):
+        register_criterion(unlabelled())
