@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import textwrap
+from itertools import groupby
 from pathlib import Path
 
 from latentmix.experiments.commands import Usage, add_numbers, command_parser, new_folder
@@ -11,14 +14,6 @@ USAGE = Usage(
     "select RUN|FILE.npy|FILE.csv [--n_components 1..10] [--out DIR]",
     "how many components: criteria, picture, modes",
 )
-CRITERIA = """\
-criteria:
-  bic, aic, icl      lower is better, in nats times two
-  held_out           log-likelihood of points that a fit has not seen, nats per point; higher is better
-  loo                PSIS-LOO: each point's posterior predictive log-density given the others, nats per point; higher is
-                     better; under weak conjugate priors and about the fit's mode, so no figure of the fit itself
-  dirichlet_process  how many of the most components it uses
-"""
 NUMBERS = {
     "points": (5000, "most points; of more, a random draw"),
     "starts": (5, "starts of every fit, the best is kept"),
@@ -32,7 +27,7 @@ NUMBERS = {
 
 def main(words: list[str]) -> None:
     """Print every criterion for mixtures of a run's latents, or of points, and, last, the folder of the results."""
-    parser = command_parser("select", epilog=CRITERIA)
+    parser = command_parser("select", epilog=criteria_help() if {"-h", "--help"} & set(words) else None)
     parser.add_argument(
         "source", type=Path, help="a run's folder, for its training latents, or a .npy or .csv of points"
     )
@@ -41,7 +36,12 @@ def main(words: list[str]) -> None:
     )
     types = "full,diag,tied,spherical"
     parser.add_argument("--covariance_types", default=types, metavar="TYPES", help=f"covariances (default: {types})")
-    parser.add_argument("--criteria", metavar="NAMES", help="criteria to measure, by commas (default: all six below)")
+    parser.add_argument(
+        "--criteria",
+        metavar="NAMES",
+        help="criteria to measure, by commas; MODULE.NAME for one that a module of yours registers (default: those "
+        "shipped)",
+    )
     parser.add_argument(
         "--criterion", metavar="NAME", help="criterion that chooses the mixture of the mode report (default: bic)"
     )
@@ -50,13 +50,13 @@ def main(words: list[str]) -> None:
     options = vars(parser.parse_args(words))
 
     from latentmix.experiments.runs.selection import Choice, choose
-    from latentmix.inference.mixtures.analysis.candidates import CRITERIA as ALL
+    from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 
     source, out, names = (options.pop(name) for name in ("source", "out", "criteria"))
     settings = Choice(
         n_components=component_counts(options.pop("n_components")),
         covariance_types=tuple(options.pop("covariance_types").split(",")),
-        criteria=ALL if names is None else tuple(names.split(",")),
+        criteria=CRITERIA if names is None else tuple(criterion_name(word) for word in names.split(",")),
         **options,
     )
     out = out or new_folder(f"select-{source.resolve().stem}")
@@ -84,3 +84,37 @@ def component_counts(text: str) -> list[int]:
     if not counts or min(counts) < 1:
         raise ValueError(f"Expected numbers of components from 1, as 1..10 or 2,5,8; got {text!r}.")
     return sorted(counts)
+
+
+def criterion_name(word: str) -> str:
+    """The name of a criterion; of `MODULE.NAME` it is `NAME`, after the import of the module, which registers it.
+
+    Raises:
+        ValueError: If there is no such module.
+
+    Example:
+        >>> from latentmix.experiments.commands.select import criterion_name
+        >>> criterion_name("bic")
+        'bic'
+    """
+    module, _, name = word.rpartition(".")
+    try:
+        if module:
+            importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"Expected a criterion of a module that can be imported; got {word!r}: {error}.") from error
+    return name
+
+
+def criteria_help() -> str:
+    """A paragraph on each registered criterion; those of the same help have one in common."""
+    from latentmix.inference.mixtures.analysis.criteria import criteria
+
+    groups = groupby(criteria().values(), lambda criterion: criterion.help)
+    texts = {", ".join(criterion.name for criterion in group): text for text, group in groups}
+    width = max(map(len, texts))
+    lines = [
+        textwrap.fill(f"  {names:{width}}  {text}", 120, subsequent_indent=" " * (width + 4), break_on_hyphens=False)
+        for names, text in texts.items()
+    ]
+    return "\n".join(["criteria:", *lines])

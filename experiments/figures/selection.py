@@ -12,7 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from latentmix.experiments.figures.style import INK, MUTED, class_styles, clean, new_figure, note
-from latentmix.inference.mixtures.analysis.candidates import LOWER, NAMES, Candidate, Criterion, Selection
+from latentmix.inference.mixtures.analysis.candidates import Candidate
+from latentmix.inference.mixtures.analysis.criteria import Criterion
+from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.models.mixture.covariances import CovarianceType
 
 __all__ = ["selection_panels"]
@@ -24,9 +26,9 @@ WIDE = 3
 def selection_panels(selection: Selection, *, heading: str | None = None) -> Figure:
     """Draw every criterion against the number of components, with a line per covariance type and a ring at the best.
 
-    BIC, AIC and ICL are drawn as differences from the best; held-out log-likelihood and PSIS-LOO with a bar of one
-    standard error at the best. Hollow markers mean unreliable PSIS-LOO, crosses at the lower edge failed fits. Lines
-    are clipped where they are far from the best.
+    Criteria of which the lowest is best are drawn as differences from it; those with a standard error with a bar of one
+    at the best. Hollow markers mean unreliable figures, crosses at the lower edge failed fits. Lines are clipped where
+    they are far from the best.
 
     Args:
         selection: The result of `select`.
@@ -47,12 +49,12 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
     rows = math.ceil(len(selection.criteria) / columns)
     figure = new_figure(max(4.1 * columns, 8.5), 3.3 * rows + 1.3)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, name in zip(panels, selection.criteria, strict=False):
+    for axes, criterion in zip(panels, selection.measured(), strict=False):
         clean(axes)
-        if name == "dirichlet_process":
-            _process(axes, selection, styles)
+        if criterion.model == "dirichlet_process":
+            _process(axes, selection, criterion, styles)
         else:
-            _criterion(axes, selection, name, styles)
+            _criterion(axes, selection, criterion, styles)
     for axes in panels[len(selection.criteria) :]:
         axes.remove()
     handles = [
@@ -62,69 +64,67 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=10)
     points = f"{selection.n_points:,} points, {selection.n_features} feature{'s' * (selection.n_features > 1)}"
     text = heading or f"How many components? {points}"
-    beside = int(9.5 * (float(figure.get_size_inches()[0]) - 1.1 * len(handles)))
-    text = "\n".join(textwrap.wrap(text, beside))  # the legend fills the rest of the line
+    length = int(9.5 * (float(figure.get_size_inches()[0]) - 1.1 * len(handles)))
+    text = "\n".join(textwrap.wrap(text, length))  # the legend fills the rest of the line
     figure.suptitle(text, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     note(figure, _caption(selection, float(figure.get_size_inches()[0])))
     return figure
 
 
-def _criterion(axes: Axes, selection: Selection, name: Criterion, styles: Style) -> None:
+def _criterion(axes: Axes, selection: Selection, criterion: Criterion, styles: Style) -> None:
     fits = [candidate for candidate in selection.candidates if candidate.model == "mixture"]
-    known = [candidate for candidate in fits if _value(candidate, name) is not None]
-    lower = name in LOWER
-    shown = "Held-out log-likelihood" if name == "held_out" else NAMES[name]
-    axes.set_title(f"{shown}: {'lower' if lower else 'higher'} is better")
+    known = [candidate for candidate in fits if criterion.value(candidate) is not None]
+    axes.set_title(f"{criterion.title or criterion.label}: {'lower' if criterion.lower else 'higher'} is better")
     axes.set_xlabel("number of components K")
-    axes.set_ylabel("above the lowest, nats × 2" if lower else "nats per point")
+    axes.set_ylabel(", ".join(filter(None, ["above the lowest" * criterion.lower, criterion.unit])))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not known:
         axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    best = selection.best(name)
-    base = _number(best, name) if lower else 0.0
+    best = selection.best(criterion.name)
+    base = _number(best, criterion) if criterion.lower else 0.0
     for kind, (colour, marker) in styles.items():
-        mine = [candidate for candidate in known if candidate.covariance_type == kind]
-        places = [candidate.n_components for candidate in mine]
-        values = [_number(candidate, name) - base for candidate in mine]
+        line = [candidate for candidate in known if candidate.covariance_type == kind]
+        places = [candidate.n_components for candidate in line]
+        values = [_number(candidate, criterion) - base for candidate in line]
         axes.plot(places, values, "-", color=colour, linewidth=1.5, alpha=0.9)
-        for place, value, candidate in zip(places, values, mine, strict=True):
-            doubtful = name == "loo" and bool(candidate.doubts)
-            axes.plot(place, value, marker, color=colour, markersize=5.5, markerfacecolor="white" if doubtful else None)
-    low, high = _range(known, best, name, base)
+        for place, value, candidate in zip(places, values, line, strict=True):
+            face = "white" if criterion.doubts(candidate) else None
+            axes.plot(place, value, marker, color=colour, markersize=5.5, markerfacecolor=face)
+    low, high = _range(known, best, criterion, base)
     axes.set_ylim(low, high)
-    if lower:  # nothing is below the lowest
+    if criterion.lower:  # nothing is below the lowest
         axes.yaxis.set_major_formatter(lambda height, _: "" if height < 0 else f"{height:,.10g}")
-    failed = [candidate.n_components for candidate in fits if _value(candidate, name) is None]
+    failed = [candidate.n_components for candidate in fits if criterion.value(candidate) is None]
     if failed:
         axes.plot(failed, [low] * len(failed), "x", color=MUTED, markersize=7, clip_on=False)
-    _mark(axes, best, name, base, styles)
+    _mark(axes, best, criterion, base, styles)
 
 
-def _mark(axes: Axes, best: Candidate, name: Criterion, base: float, styles: Style) -> None:
+def _mark(axes: Axes, best: Candidate, criterion: Criterion, base: float, styles: Style) -> None:
     """Ring and label the best candidate."""
-    value = _number(best, name) - base
+    value = _number(best, criterion) - base
     colour = styles[best.covariance_type][0]
     axes.plot(best.n_components, value, "o", markersize=13, color=INK, markerfacecolor="none", markeredgewidth=1.6)
-    error = getattr(best, f"{name}_error", None)
-    if error is not None and math.isfinite(error):
+    error = criterion.error(best)
+    if error is not None:
         axes.errorbar(best.n_components, value, yerr=error, color=colour, capsize=4, linewidth=1.2)
     low, high = axes.get_xlim()
     right = best.n_components > (low + high) / 2
     axes.annotate(
         f"K = {best.n_components}, {best.covariance_type}",
         (best.n_components, value),
-        xytext=(-9 if right else 9, -14 if name in LOWER else 14),
+        xytext=(-9 if right else 9, -14 if criterion.lower else 14),
         textcoords="offset points",
         ha="right" if right else "left",
-        va="top" if name in LOWER else "bottom",
+        va="top" if criterion.lower else "bottom",
         fontsize=10,
         fontweight="bold",
         color=INK,
     )
 
 
-def _process(axes: Axes, selection: Selection, styles: Style) -> None:
+def _process(axes: Axes, selection: Selection, criterion: Criterion, styles: Style) -> None:
     axes.set_title("Dirichlet process: components in use")
     axes.set_xlabel("component, by descending weight")
     axes.set_ylabel("weight")
@@ -133,8 +133,8 @@ def _process(axes: Axes, selection: Selection, styles: Style) -> None:
     if not candidates:
         axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    bounded = any(candidate.evidence_bound is not None for candidate in candidates)
-    best = selection.best("dirichlet_process") if bounded else None
+    bounded = any(criterion.value(candidate) is not None for candidate in candidates)
+    best = selection.best(criterion.name) if bounded else None
     for candidate in candidates:
         colour, marker = styles[candidate.covariance_type]
         weights = [max(weight, 1e-9) for weight in candidate.weights or ()]
@@ -159,33 +159,29 @@ def _process(axes: Axes, selection: Selection, styles: Style) -> None:
     )
 
 
-def _value(candidate: Candidate, name: Criterion) -> float | None:
-    value: float | None = getattr(candidate, name)
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _number(candidate: Candidate, name: Criterion) -> float:
-    value = _value(candidate, name)
+def _number(candidate: Candidate, criterion: Criterion) -> float:
+    value = criterion.value(candidate)
     assert value is not None
     return value
 
 
-def _range(known: Sequence[Candidate], best: Candidate, name: Criterion, base: float) -> tuple[float, float]:
+def _range(known: Sequence[Candidate], best: Candidate, criterion: Criterion, base: float) -> tuple[float, float]:
     """Limits that include the best of every covariance type, the neighbours of the best and half of its line."""
-    top = _number(best, name) - base
+    top = _number(best, criterion) - base
+    gaps = [(candidate, abs(_number(candidate, criterion) - base - top)) for candidate in known]
     values = {
-        kind: [abs(_number(candidate, name) - base - top) for candidate in known if candidate.covariance_type == kind]
+        kind: [gap for candidate, gap in gaps if candidate.covariance_type == kind]
         for kind in {candidate.covariance_type for candidate in known}
     }
-    beside = [
-        abs(_number(candidate, name) - base - top)
-        for candidate in known
+    neighbours = [
+        gap
+        for candidate, gap in gaps
         if candidate.covariance_type == best.covariance_type and abs(candidate.n_components - best.n_components) <= 1
     ]
     own = sorted(values[best.covariance_type])
-    reach = max([*(min(gaps) for gaps in values.values()), *beside, own[len(own) // 2]]) * 1.7
-    reach = min(reach, max(max(gaps) for gaps in values.values())) or 1.0
-    if name in LOWER:
+    reach = max([*(min(line) for line in values.values()), *neighbours, own[len(own) // 2]]) * 1.7
+    reach = min(reach, max(gap for _, gap in gaps)) or 1.0
+    if criterion.lower:
         return top - 0.22 * reach, top + 1.1 * reach
     return top - 1.1 * reach, top + 0.28 * reach
 
@@ -197,15 +193,17 @@ def _caption(selection: Selection, width: float) -> str:
         else f"{100 * selection.held_out:.0f}% of the points held out"
     )
     sentences = ["Ringed: the best of each criterion"]
-    if "held_out" in selection.criteria:
-        sentences.append(f"held-out: {folds}, bar: one standard error over points")
-    if "loo" in selection.criteria:
-        sentences.append("PSIS-LOO: posterior predictive under weak conjugate priors")
-    if "loo" in selection.criteria and any(candidate.doubts for candidate in selection.candidates):
-        sentences.append("hollow: unreliable PSIS-LOO (points of Pareto k > 0.7, or chains apart)")
+    for criterion in selection.measured():
+        if criterion.refits:
+            sentences.append(f"{criterion.label}: {folds}, bar: one standard error over points")
+        if criterion.predictive:
+            sentences.append(f"{criterion.label}: {criterion.predictive}")
+        if any(criterion.doubts(candidate) for candidate in selection.candidates):
+            causes = f" ({criterion.caution})" if criterion.caution else ""
+            sentences.append(f"hollow: unreliable {criterion.label}{causes}")
     if any(candidate.model == "mixture" and candidate.log_likelihood is None for candidate in selection.candidates):
         sentences.append("×: a fit with that K failed")
-    if "dirichlet_process" in selection.criteria and any(candidate.weights for candidate in selection.candidates):
+    if any(candidate.weights for candidate in selection.candidates):
         sentences.append("*: the Dirichlet process with the highest bound of the evidence")
     sentences.append("lines leave a panel where they are far from the best")
     return "\n".join(textwrap.wrap("; ".join(sentences), int(13.5 * width)))

@@ -17,8 +17,10 @@ from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.figures.style import save
 from latentmix.experiments.runs.artifacts import RunFolder, load_run
 from latentmix.experiments.runs.latents import latents_of
-from latentmix.inference.mixtures.analysis.candidates import CRITERIA, LOWER, NAMES, Candidate, Criterion, Selection
+from latentmix.inference.mixtures.analysis.candidates import Candidate
+from latentmix.inference.mixtures.analysis.criteria import CRITERIA, Criterion, find_criterion
 from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
+from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.inference.mixtures.analysis.selection import check_sizes, remeasured, select
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 
@@ -52,8 +54,8 @@ class Choice:
 
     n_components: Sequence[int] = tuple(range(1, 11))
     covariance_types: Sequence[CovarianceType] = TYPES
-    criteria: Sequence[Criterion] = CRITERIA
-    criterion: Criterion | None = None
+    criteria: Sequence[str] = CRITERIA
+    criterion: str | None = None
     points: int = 5000
     starts: int = 5
     mode_starts: int = 20
@@ -63,10 +65,7 @@ class Choice:
     n_jobs: int = 1
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.criteria if name not in CRITERIA]
-        if unknown:
-            raise ValueError(f"Expected criteria out of {', '.join(CRITERIA)}; got {unknown[0]!r}.")
-        known = [name for name in self.criteria if name != "dirichlet_process"]
+        known = self._choosable()
         if not known or self.criterion not in (None, *known):
             raise ValueError(f"Expected a criterion to choose by out of {', '.join(known)}; got {self.criterion!r}.")
         for kind in self.covariance_types:
@@ -79,10 +78,12 @@ class Choice:
             raise ValueError(f"Expected a seed below 2**32 and n_jobs other than 0; got {self.seed}, {self.n_jobs}.")
 
     @property
-    def choosing(self) -> Criterion:
+    def choosing(self) -> str:
         """The criterion that chooses."""
-        first: Criterion = next(name for name in self.criteria if name != "dirichlet_process")
-        return self.criterion or ("bic" if "bic" in self.criteria else first)
+        return self.criterion or ("bic" if "bic" in self.criteria else self._choosable()[0])
+
+    def _choosable(self) -> list[str]:
+        return [name for name in self.criteria if find_criterion(name).model == "mixture"]
 
 
 def choose(
@@ -166,15 +167,14 @@ def _subsample(points: Array, settings: Choice) -> Array:
 
 def _measure(points: Array, settings: Choice, tell: Callable[[str], None]) -> tuple[Selection, ModeReport]:
     """Every candidate, and the optima of the chosen one."""
-    total = len(settings.covariance_types) * (len(settings.n_components) + ("dirichlet_process" in settings.criteria))
-    done = 0
+    processes = any(find_criterion(name).model == "dirichlet_process" for name in settings.criteria)
+    total = len(settings.covariance_types) * (len(settings.n_components) + processes)
+    criterion, done = find_criterion(settings.choosing), 0
 
     def progress(candidate: Candidate) -> None:
         nonlocal done
         done += 1
-        tell(
-            f"[{done:{len(str(total))}}/{total}] {_describe(candidate, settings.choosing)} ({candidate.seconds:.1f} s)"
-        )
+        tell(f"[{done:{len(str(total))}}/{total}] {_describe(candidate, criterion)} ({candidate.seconds:.1f} s)")
 
     selection = select(
         points,
@@ -190,7 +190,7 @@ def _measure(points: Array, settings: Choice, tell: Callable[[str], None]) -> tu
     )
     reports: dict[tuple[int, CovarianceType], ModeReport] = {}
     while True:
-        chosen = selection.best(settings.choosing)
+        chosen = selection.best(criterion.name)
         n_components, covariance_type = key = chosen.n_components, chosen.covariance_type
         if key in reports:
             return selection, reports[key]
@@ -210,7 +210,7 @@ def _measure(points: Array, settings: Choice, tell: Callable[[str], None]) -> tu
         selection = remeasured(selection, points, best, draws=settings.draws, random_state=settings.seed)
         improved = next((candidate for candidate in selection.candidates if candidate.mixture is best), chosen)
         # A better optimum may have a worse ICL or PSIS-LOO, so that another candidate is chosen.
-        if (description := _describe(improved, settings.choosing)) != _describe(chosen, settings.choosing):
+        if (description := _describe(improved, criterion)) != _describe(chosen, criterion):
             tell(f"a start fits better, {description}")
 
 
@@ -219,7 +219,6 @@ def _describe(candidate: Candidate, criterion: Criterion) -> str:
         name = f"Dirichlet process of at most {candidate.n_components}, {candidate.covariance_type}"
         effective = candidate.reason if candidate.n_effective is None else f"{candidate.n_effective} components"
         return f"{name}: {effective}"
-    value = getattr(candidate, criterion)
-    decimals = 1 if criterion in LOWER else 4
-    measured = candidate.reason if value is None else f"{NAMES[criterion]} {value:,.{decimals}f}"
+    value = criterion.value(candidate)
+    measured = candidate.reason if value is None else f"{criterion.label} {value:,.{criterion.digits}f}"
     return f"K = {candidate.n_components}, {candidate.covariance_type}: {measured}"

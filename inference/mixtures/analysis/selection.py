@@ -1,43 +1,32 @@
-r"""Selection of the number of components and the covariance type by six criteria.
-
-For a maximum-likelihood fit with log-likelihood :math:`\ell` of `n` points and `p` free parameters, lower is better for
-BIC :math:`= -2\ell + p \log n` (Schwarz, 1978), AIC :math:`= -2\ell + 2p` (Akaike, 1974) and ICL
-:math:`= \mathrm{BIC} + 2E`, with :math:`E = -\sum_{ik} r_{ik} \log r_{ik} \ge 0` the entropy of the
-responsibilities, which penalises components that overlap (Biernacki, Celeux and Govaert, *Assessing a mixture model for
-clustering with the integrated completed likelihood*, 2000, with the opposite sign and half the size). Higher is better
-for the held-out log-likelihood and for PSIS-LOO, both in nats per point: held-out points are scored by the
-maximum-likelihood fit of the others; PSIS-LOO scores each point by the posterior predictive density given the others,
-under the weak conjugate priors of `gibbs` and from draws about one mode, so that it depends on these priors and does
-not describe the fit itself. A Dirichlet process determines by itself how many components it uses.
-"""
+"""Selection of the number of components and the covariance type by criteria."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.base import clone
 from torch import Tensor
 
-from latentmix.inference.mixtures.analysis.candidates import CRITERIA, Candidate, Criterion, Selection
-from latentmix.inference.mixtures.analysis.gibbs import gibbs
-from latentmix.inference.mixtures.analysis.psis import leave_one_out
+from latentmix.inference.mixtures.analysis.candidates import Candidate
+from latentmix.inference.mixtures.analysis.criteria import CRITERIA, Criterion, Evaluation, criteria, find_criterion
+from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
-from latentmix.inference.mixtures.em.density import log_joint
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["CRITERIA", "Candidate", "Criterion", "Selection", "check_sizes", "remeasured", "select"]
+__all__ = ["CRITERIA", "Candidate", "Selection", "check_sizes", "remeasured", "select"]
 
 _FAILURES = (ValueError, ArithmeticError, RuntimeError)
 
@@ -47,7 +36,7 @@ def select(
     n_components: int | Iterable[int] = range(1, 11),
     covariance_types: CovarianceType | Iterable[CovarianceType] = ("full", "diag", "tied", "spherical"),
     *,
-    criteria: Criterion | Iterable[Criterion] = CRITERIA,
+    criteria: str | Iterable[str] = CRITERIA,
     n_init: int = 5,
     random_state: int = 0,
     held_out: float = 5,
@@ -70,7 +59,7 @@ def select(
         x: `n x D` points.
         n_components: Numbers of components, or a single one; the largest truncates the Dirichlet process.
         covariance_types: Covariance types, or a single one.
-        criteria: Criteria, or a single one.
+        criteria: Names of criteria, or a single one; by default those shipped, `CRITERIA`.
         n_init: Number of starts of every fit, of which the best is kept.
         random_state: Seed of starts, folds and draws.
         held_out: Number of folds, from 2; or, below 1, the fraction of points that is held out once.
@@ -97,11 +86,11 @@ def select(
     """
     counts, types, names = _each(n_components), _each(covariance_types), _each(criteria)
     points = _checked(x, counts, types, names, held_out, draws, min_weight, random_state, n_jobs)
-    counts, names = tuple(sorted(map(int, counts))), tuple(name for name in CRITERIA if name in names)
+    counts, measured = tuple(sorted(map(int, counts))), _in_order(names)
     check_sizes(counts, len(points), names, held_out)
-    task = _Task(points, names, n_init, random_state, held_out, draws, min_weight, tol, max_iter, reg_covar)
+    task = _Task(points, measured, n_init, random_state, held_out, draws, min_weight, tol, max_iter, reg_covar)
     asked = [Candidate("mixture", k, kind) for kind in types for k in counts]
-    if "dirichlet_process" in names:
+    if any(criterion.model == "dirichlet_process" for criterion in measured):
         asked += [Candidate("dirichlet_process", counts[-1], kind) for kind in types]
     for candidate in asked:
         task.estimator(candidate, len(points))._validate_params()
@@ -111,7 +100,8 @@ def select(
         evaluated.append(candidate)
         if report is not None:
             report(candidate)
-    return Selection(tuple(evaluated), len(points), points.shape[1], names, held_out, min_weight)
+    order = tuple(criterion.name for criterion in measured)
+    return Selection(tuple(evaluated), len(points), points.shape[1], order, held_out, min_weight)
 
 
 def remeasured(
@@ -124,7 +114,7 @@ def remeasured(
 ) -> Selection:
     """The selection with `mixture` as the fit of its candidate, if its likelihood is higher than the candidate's.
 
-    Criteria of the fit are computed again; the held-out log-likelihood, which is of other fits, is kept.
+    Criteria of the fit are computed again; those of other fits, as the held-out log-likelihood, are kept.
 
     Args:
         selection: The result of `select` for these points.
@@ -156,30 +146,51 @@ def remeasured(
             f"the selection; got {points.shape} and {mixture.n_components} components, {mixture.covariance_type}."
         )
     candidates, place = list(selection.candidates), keys.index(key)
-    old, figures = candidates[place], _criteria(points, mixture, selection.criteria)
-    if old.log_likelihood is not None and not figures["log_likelihood"] > old.log_likelihood:
+    old = candidates[place]
+    evaluation = Evaluation(
+        points,
+        mixture,
+        lambda others: clone(mixture).fit(others),
+        selection.held_out,
+        draws,
+        selection.min_weight,
+        random_state,
+    )
+    if old.log_likelihood is not None and not evaluation.log_likelihood > old.log_likelihood:
         return selection
-    kept = ("model", "n_components", "covariance_type", "held_out", "held_out_error", "seconds")
-    new = Candidate(**{name: getattr(old, name) for name in kept}, **figures, **_fit_figures(mixture, ()))
-    loo = [lambda: _leave_one_out(points, mixture, draws, random_state)] if "loo" in selection.criteria else []
-    candidates[place] = _filled(new, loo)
+    measured = selection.measured()
+    kept = [criterion.name for criterion in measured if criterion.refits]
+    figures = {
+        name: value
+        for name, value in old.as_row().items()
+        if any(name == criterion or name.startswith(f"{criterion}_") for criterion in kept)
+    }
+    new = Candidate(old.model, old.n_components, old.covariance_type, seconds=old.seconds).with_figures(figures)
+    new = replace(new, **_fit_figures(mixture, ()))
+    candidates[place] = _measured(new, evaluation, [criterion for criterion in measured if not criterion.refits])
     return replace(selection, candidates=tuple(candidates))
 
 
-def check_sizes(counts: Sequence[int], n_points: int, criteria: Sequence[Criterion], held_out: float) -> None:
+def check_sizes(counts: Sequence[int], n_points: int, criteria: Sequence[str], held_out: float) -> None:
     """Refuse more folds than points, and more components than the smallest fit of `select` has points.
 
     Raises:
         ValueError: If there are more.
     """
-    if "held_out" in criteria and held_out > n_points:
+    refits = any(find_criterion(name).refits for name in criteria)
+    if refits and held_out > n_points:
         raise ValueError(f"Expected at most as many folds as points, {n_points}; got {held_out}.")
-    out = math.ceil(n_points * held_out if held_out < 1 else n_points / held_out) if "held_out" in criteria else 0
+    out = math.ceil(n_points * held_out if held_out < 1 else n_points / held_out) if refits else 0
     if max(counts) > n_points - out:
         limit = "points without those held out" if out else "points"
         raise ValueError(
             f"Expected at most as many components as {limit}, {n_points - out}; got {max(counts)}: take fewer."
         )
+
+
+def _in_order(names: Sequence[str]) -> tuple[Criterion, ...]:
+    """The criteria of these names in the order of registration."""
+    return tuple(criterion for name, criterion in criteria().items() if name in names)
 
 
 def _each(given: Any) -> tuple[Any, ...]:
@@ -196,7 +207,7 @@ def _checked(
     x: NDArray[Any] | Tensor,
     counts: Sequence[Any],
     types: Sequence[CovarianceType],
-    criteria: Sequence[Criterion],
+    criteria: Sequence[str],
     held_out: float,
     draws: int,
     min_weight: float,
@@ -213,9 +224,8 @@ def _checked(
         raise ValueError("Expected at least one covariance type and one criterion; got none.")
     for kind in types:
         covariance_structure(kind)
-    unknown = [name for name in criteria if name not in CRITERIA]
-    if unknown:
-        raise ValueError(f"Expected criteria out of {', '.join(CRITERIA)}; got {unknown[0]!r}.")
+    for name in criteria:
+        find_criterion(name)
     if not 0 < min_weight < 1:
         raise ValueError(f"Expected min_weight in (0, 1); got {min_weight}.")
     _check_draws(draws, random_state)
@@ -259,13 +269,16 @@ class _Task:
         except _FAILURES as error:
             done = replace(asked, reason=_failed(error))
         else:
-            process = asked.model == "dirichlet_process"
-            steps = [lambda: self._weights(fitted) if process else _criteria(self.points, fitted, self.criteria)]
-            if "held_out" in self.criteria:
-                steps.append(lambda: self._held_out(asked))
-            if "loo" in self.criteria and not process:
-                steps.append(lambda: _leave_one_out(self.points, fitted, self.draws, self.random_state))
-            done = _filled(done, steps)
+            evaluation = Evaluation(
+                self.points,
+                fitted,
+                partial(self._fit, asked),
+                self.held_out,
+                self.draws,
+                self.min_weight,
+                self.random_state,
+            )
+            done = _measured(done, evaluation, self.criteria)
         return replace(done, seconds=time.perf_counter() - began)
 
     def estimator(self, asked: Candidate, n_points: int) -> Any:
@@ -288,43 +301,25 @@ class _Task:
     def _fit(self, asked: Candidate, points: NDArray[np.float64]) -> Any:
         return self.estimator(asked, len(points)).fit(points)
 
-    def _weights(self, fitted: Any) -> dict[str, Any]:
-        weights = np.sort(np.asarray(fitted.weights_))[::-1]
-        evidence = float(fitted.evidence_lower_bound_)
-        return {
-            "weights": tuple(weights.tolist()),
-            "n_effective": int((weights > self.min_weight).sum()),
-            "evidence_bound": evidence if math.isfinite(evidence) else None,
-            "log_likelihood": float(_densities(fitted, self.points).mean()),
-        }
 
-    def _held_out(self, asked: Candidate) -> dict[str, Any]:
-        """Mean log-likelihood of points under fits to the others, and its standard error."""
-        split = (
-            ShuffleSplit(1, test_size=self.held_out, random_state=self.random_state)
-            if self.held_out < 1
-            else KFold(int(self.held_out), shuffle=True, random_state=self.random_state)
-        )
-        densities = np.concatenate(
-            [
-                _densities(self._fit(asked, self.points[train]), self.points[test])
-                for train, test in split.split(self.points)
-            ]
-        )
-        error = float(densities.std(ddof=1) / math.sqrt(len(densities))) if len(densities) > 1 else math.nan
-        return {"held_out": float(densities.mean()), "held_out_error": error}
-
-
-def _filled(done: Candidate, steps: Iterable[Callable[[], dict[str, Any]]]) -> Candidate:
-    """The candidate with the figures of every step, or the reason why a step gave none."""
+def _measured(candidate: Candidate, evaluation: Evaluation, criteria: Sequence[Criterion]) -> Candidate:
+    """The candidate with the figures of every criterion, or the reasons why there are none."""
+    measures = [criterion.measure for criterion in criteria if candidate.model in criterion.models]
+    if candidate.model == "mixture":
+        measures = [_likelihood, *measures]
+    reasons = [candidate.reason] if candidate.reason else []
     with kept_warnings():  # folds and draws repeat the warnings of the fit
         warnings.simplefilter("ignore")
-        for step in steps:
+        for measure in measures:
             try:
-                done = replace(done, **step())
+                candidate = candidate.with_figures(measure(evaluation))
             except _FAILURES as error:
-                done = replace(done, reason="; ".join(filter(None, [done.reason, _failed(error)])))
-    return done
+                reasons.append(_failed(error))
+    return replace(candidate, reason="; ".join(dict.fromkeys(reasons)))
+
+
+def _likelihood(evaluation: Evaluation) -> Mapping[str, Any]:
+    return {"n_parameters": evaluation.n_parameters, "log_likelihood": evaluation.log_likelihood}
 
 
 def _failed(error: Exception) -> str:
@@ -333,38 +328,6 @@ def _failed(error: Exception) -> str:
 
 def _fit_figures(fitted: Any, caught: Sequence[warnings.WarningMessage]) -> dict[str, Any]:
     return {"mixture": fitted, "converged": bool(fitted.converged_), "reason": _remarks(fitted, caught)}
-
-
-def _criteria(points: NDArray[np.float64], fitted: Any, criteria: Sequence[Criterion]) -> dict[str, Any]:
-    joint = fitted._log_joints(points)
-    n, free = len(joint), fitted.parameters_.n_parameters()
-    density = float(joint.logsumexp(1).sum()) / n
-    bic = -2 * n * density + free * math.log(n)
-    entropy = float(torch.special.entr(joint.softmax(1)).sum())
-    values: dict[Criterion, float] = {"bic": bic, "aic": -2 * n * density + 2 * free, "icl": bic + 2 * entropy}
-    wanted = {str(name): value for name, value in values.items() if name in criteria}
-    return {"n_parameters": free, "log_likelihood": density, **wanted}
-
-
-def _leave_one_out(points: NDArray[np.float64], fitted: Any, draws: int, random_state: int) -> dict[str, Any]:
-    drawn = gibbs(torch.from_numpy(points), fitted.parameters_, draws=math.ceil(draws / 4), random_state=random_state)
-    result = leave_one_out(drawn.log_likelihood.cpu().numpy())
-    return {
-        "loo": result.mean,
-        "loo_error": result.standard_error,
-        "loo_parameters": result.n_effective,
-        "pareto_k": float(result.pareto_k.max()),
-        "n_unreliable": result.n_unreliable,
-        "r_hat": result.r_hat,
-    }
-
-
-def _densities(fitted: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-densities under the mixture of a fit; of a Dirichlet process under its expected parameters.
-
-    The exponential of its `score_samples`, as of scikit-learn's, integrates to less than one.
-    """
-    return np.asarray(log_joint(torch.from_numpy(points), fitted.parameters_).logsumexp(1))
 
 
 def _remarks(fitted: Any, caught: Sequence[warnings.WarningMessage]) -> str:

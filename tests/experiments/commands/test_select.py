@@ -15,7 +15,7 @@ from latentmix.experiments.commands.select import component_counts
 from latentmix.experiments.figures import save
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.runs.selection import Choice, choose, read_points
-from latentmix.inference.mixtures.analysis.candidates import CRITERIA, Candidate, Selection
+from latentmix.inference.mixtures.analysis.selection import CRITERIA, Candidate, Selection
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 
 QUICK = ["--n_components", "1..3", "--covariance_types", "full,spherical", "--starts", "1", "--folds", "2"]
@@ -34,7 +34,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_file_gives_table_picture_and_modes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, out = tmp_path / "cloud.npy", tmp_path / "found" / "here"
+    source, out = tmp_path / "cloud.npy", tmp_path / "results" / "here"
     np.save(source, points())
     assert main(["select", str(source), *QUICK, "--out", str(out)]) == 0
     captured = capsys.readouterr()
@@ -58,7 +58,7 @@ def test_a_file_gives_table_picture_and_modes(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_run_gives_its_training_latents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, out = tmp_path / "run", tmp_path / "found"
+    run, out = tmp_path / "run", tmp_path / "results"
     words = ["--epochs", "1", "--data.limit", "90", "--data.classes", "1,4", "--data.labels_per_class", "2"]
     words += ["--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "5"]
     assert main(["run", "digits_mlp2", *words, "--out", str(run)]) == 0
@@ -138,7 +138,7 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path: Path, name: str, cont
 def test_bad_options_are_refused_in_one_sentence_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    out = tmp_path / "found"
+    out = tmp_path / "results"
     assert main(["select", str(tmp_path / "none.npy"), *words, "--out", str(out)]) == 2
     assert message in only_line(capsys)
     assert not out.exists()
@@ -161,7 +161,7 @@ def test_too_few_points_are_refused_before_any_fit(
     message: str,
 ) -> None:
     monkeypatch.setattr(GaussianMixture, "fit", lambda *_: pytest.fail("a fit"))
-    source, out = tmp_path / "cloud.npy", tmp_path / "new" / "found"
+    source, out = tmp_path / "cloud.npy", tmp_path / "new" / "results"
     np.save(source, points())
     assert main(["select", str(source), *words, "--out", str(out)]) == 2
     assert message in only_line(capsys)
@@ -179,7 +179,7 @@ def test_selection_and_mode_report_have_the_same_optimum_without_more_fits(
     calls, fit = [], GaussianMixture.fit
     monkeypatch.setattr(GaussianMixture, "fit", lambda *given: calls.append(1) or fit(*given))
     options = {"criteria": ("bic",), "starts": starts, "mode_starts": mode_starts}
-    out = tmp_path / "found"
+    out = tmp_path / "results"
     selection, report = choose(tmp_path / "square.npy", Choice((5,), ("full",), **options), out)
     assert len(calls) == 1 + mode_starts
     (candidate,) = selection.candidates
@@ -197,10 +197,10 @@ def test_selection_and_mode_report_have_the_same_optimum_without_more_fits(
 
 
 def test_a_better_optimum_may_change_the_choice(tmp_path: Path) -> None:
-    # Found by trial: the better optimum of two components has more entropy, and four have the lowest ICL then.
+    # With this seed the better optimum of two components has more entropy, so that four have the lowest ICL.
     np.save(tmp_path / "square.npy", np.random.RandomState(11).uniform(size=(60, 2)))
     settings, lines = Choice((2, 3, 4), ("full",), ("icl",), starts=1, mode_starts=4), []
-    selection, report = choose(tmp_path / "square.npy", settings, tmp_path / "found", lines.append)
+    selection, report = choose(tmp_path / "square.npy", settings, tmp_path / "results", lines.append)
     assert [line[:14] for line in lines if line.startswith("modes")] == ["modes of K = 2", "modes of K = 4"]
     assert any(line.startswith("a start fits better, K = 2, full: ICL") for line in lines)
     assert selection.best("icl").n_components == report.n_components == 4

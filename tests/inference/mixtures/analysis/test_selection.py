@@ -1,4 +1,4 @@
-"""Criteria against their definitions, on points whose number of components is plain; failures are rows."""
+"""Criteria against their definitions, on points with a known number of components; failures are rows."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from sklearn.mixture import GaussianMixture as Peer
 from sklearn.model_selection import KFold
 
 from latentmix.experiments.figures.selection import selection_panels
-from latentmix.inference.mixtures.analysis.candidates import CRITERIA
+from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 from latentmix.inference.mixtures.analysis.selection import Candidate, Selection, remeasured, select
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 
 
-def three(n: int = 240) -> NDArray[np.float64]:
+def three_groups(n: int = 240) -> NDArray[np.float64]:
     """Three round groups."""
     return np.random.RandomState(0).randn(n, 2) + np.repeat([[-6.0, 0.0], [6.0, 0.0], [0.0, 9.0]], n // 3, 0)
 
 
-def halves(n: int = 600) -> NDArray[np.float64]:
-    """One group that is no Gaussian: two components of one centre fit it better, and part nothing."""
+def overlapping(n: int = 600) -> NDArray[np.float64]:
+    """Two components with the same centre, which do not separate the points: one cluster, but not Gaussian."""
     state = np.random.RandomState(0)
     return state.randn(n, 2) * np.where(np.arange(n) % 2, 1.0, 2.2)[:, None]
 
 
 @pytest.fixture(scope="module")
 def selection() -> Selection:
-    return select(three(), range(1, 5), ("full", "spherical"), n_init=2, draws=120, held_out=3, random_state=0)
+    return select(three_groups(), range(1, 5), ("full", "spherical"), n_init=2, draws=120, held_out=3, random_state=0)
 
 
-def test_every_criterion_finds_three_components(selection: Selection) -> None:
+def test_every_criterion_prefers_three_components(selection: Selection) -> None:
     for name in ("bic", "icl", "loo"):
         best = selection.best(name)
         assert (best.n_components, best.covariance_type) == (3, "spherical"), name
@@ -54,11 +54,11 @@ def test_every_criterion_finds_three_components(selection: Selection) -> None:
 
 
 def test_figures_are_those_of_the_definitions(selection: Selection) -> None:
-    x = three()
+    x = three_groups()
     candidate = next(row for row in selection.candidates if (row.n_components, row.covariance_type) == (3, "spherical"))
     peer = Peer(3, covariance_type="spherical", tol=1e-9, n_init=5, max_iter=1000, random_state=0).fit(x)
-    shares = peer.predict_proba(x)
-    entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum()
+    responsibilities = peer.predict_proba(x)
+    entropy = -(responsibilities * np.log(np.maximum(responsibilities, 1e-300))).sum()
     assert entropy > 0
     assert candidate.bic == pytest.approx(peer.bic(x), abs=0.01)
     assert candidate.aic == pytest.approx(peer.aic(x), abs=0.01)
@@ -76,7 +76,7 @@ def test_figures_are_those_of_the_definitions(selection: Selection) -> None:
 
 
 def test_one_component_has_no_entropy_and_its_held_out_densities_are_exact() -> None:
-    x = halves(60)
+    x = overlapping(60)
     (candidate,) = select(x, [1], ["full"], criteria=["bic", "icl", "held_out"], held_out=20, n_init=1).candidates
     assert candidate.icl == pytest.approx(candidate.bic)
     exact = [
@@ -94,13 +94,13 @@ def test_one_component_has_no_entropy_and_its_held_out_densities_are_exact() -> 
 
 
 def test_icl_counts_clusters_and_bic_counts_components() -> None:
-    result = select(halves(), [1, 2], ["full"], criteria=["bic", "icl"], n_init=3)
+    result = select(overlapping(), [1, 2], ["full"], criteria=["bic", "icl"], n_init=3)
     assert (result.best("bic").n_components, result.best("icl").n_components) == (2, 1)
     assert [row.held_out for row in result.candidates] == [None, None]
 
 
 def test_candidates_depend_on_the_seed_and_not_on_jobs() -> None:
-    x = three(60)
+    x = three_groups(60)
     options = {"criteria": ["bic", "held_out", "loo"], "n_init": 1, "draws": 60, "held_out": 0.3}
     first = select(x, [1, 2], ["diag"], **options, random_state=5)
     again = select(torch.from_numpy(x), [1, 2], ["diag"], **options, random_state=5)
@@ -113,7 +113,7 @@ def test_candidates_depend_on_the_seed_and_not_on_jobs() -> None:
 def test_failed_fits_are_rows_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BayesianGaussianMixture, "fit", lambda *_: (_ for _ in ()).throw(ArithmeticError("planted")))
     seen: list[Candidate] = []
-    x = np.repeat(three(3), 4, 0)
+    x = np.repeat(three_groups(3), 4, 0)
     options = {"criteria": ("bic", "dirichlet_process"), "n_init": 1, "reg_covar": 0.0}
     result = select(x, [1, 4], ["full", "diag"], **options, report=seen.append)
     assert list(result.candidates) == seen
@@ -155,7 +155,7 @@ def test_densities_of_a_dirichlet_process_integrate_to_one() -> None:
 
 
 def test_constant_columns_have_no_evidence_and_a_floor_is_reported() -> None:
-    x = np.c_[three(60), np.full(60, 3.0)]
+    x = np.c_[three_groups(60), np.full(60, 3.0)]
     criteria = ["bic", "dirichlet_process"]
     result = select(x, [1, 2], ["full", "spherical"], criteria=criteria, n_init=1)
     bounds = {row.covariance_type: row.evidence_bound for row in result.candidates if row.model == "dirichlet_process"}
@@ -169,7 +169,8 @@ def test_constant_columns_have_no_evidence_and_a_floor_is_reported() -> None:
     assert "Dirichlet process: no value" in alone.preferences()
     assert len(selection_panels(alone).axes) == 2
     assert all(
-        "on the floor" in row.reason for row in select(three(60) * 1e-8, [1], criteria=["bic"], n_init=1).candidates
+        "on the floor" in row.reason
+        for row in select(three_groups(60) * 1e-8, [1], criteria=["bic"], n_init=1).candidates
     )
 
 
@@ -197,7 +198,7 @@ def test_table_marks_the_best(selection: Selection) -> None:
     assert three_components.count("*") >= 3
     assert "BIC: K = 3, spherical (lowest)" in lines
     assert any(line.startswith("Dirichlet process: 3 of 4 components above 0.01") for line in lines)
-    edge = select(three(60), [1, 2], ["tied"], criteria=["bic"], n_init=1)
+    edge = select(three_groups(60), [1, 2], ["tied"], criteria=["bic"], n_init=1)
     assert "the largest K of all" in edge.table()
     with pytest.raises(ValueError, match="Expected a criterion out of bic; got 'icl'"):
         edge.best("icl")
@@ -233,7 +234,7 @@ def test_bad_input_is_refused_before_any_fit(
 ) -> None:
     monkeypatch.setattr(GaussianMixture, "fit", lambda *_: pytest.fail("a fit"))
     with pytest.raises(ValueError, match=message):
-        select(**{"x": three(30), **change})  # type: ignore[arg-type]
+        select(**{"x": three_groups(30), **change})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -241,19 +242,19 @@ def test_bad_input_is_refused_before_any_fit(
 )
 def test_every_covariance_type_is_evaluated_by_every_criterion_of_mixtures(covariance_type: str) -> None:
     criteria = ("bic", "aic", "icl", "held_out", "loo")
-    result = select(three(90), [2, 3], covariance_type, criteria=criteria, n_init=1, draws=100)
+    result = select(three_groups(90), [2, 3], covariance_type, criteria=criteria, n_init=1, draws=100)
     rows = result.as_rows()
     assert all(np.isfinite(row[name]) for row in rows for name in criteria)
     assert "mixture" not in rows[0]
     for candidate in result.candidates:
-        joint = candidate.mixture.parameters_.log_joint(torch.from_numpy(three(90)))
+        joint = candidate.mixture.parameters_.log_joint(torch.from_numpy(three_groups(90)))
         entropy = torch.special.entr(joint.softmax(1)).sum()
         assert candidate.log_likelihood == pytest.approx(float(joint.logsumexp(1).mean()), abs=1e-9)
         assert candidate.icl == pytest.approx(candidate.bic + 2 * float(entropy), abs=1e-6)
 
 
 def test_fits_are_those_of_the_estimator() -> None:
-    x = three(90)
+    x = three_groups(90)
     (candidate,) = select(x, [2], ["tied"], criteria=["bic"], n_init=3, random_state=7).candidates
     fitted = GaussianMixture(2, covariance_type="tied", n_init=3, tol=1e-5, max_iter=1000, random_state=7).fit(x)
     assert candidate.bic == pytest.approx(fitted.bic(x), rel=1e-12)
@@ -263,19 +264,19 @@ def test_fits_are_those_of_the_estimator() -> None:
 
 
 def test_as_many_components_as_points_of_a_fold_are_accepted() -> None:
-    x = three(30)[:12]
+    x = three_groups(30)[:12]
     (candidate,) = select(x, 9, "spherical", criteria="held_out", held_out=4, n_init=1, reg_covar=1e-3).candidates
     assert candidate.held_out is not None
 
 
 def test_a_single_value_equals_a_sequence_of_it() -> None:
-    alone = select(three(60), 3, "diag", criteria="bic", n_init=1)
-    several = select(three(60), [3], ["diag"], criteria=["bic"], n_init=1)
+    alone = select(three_groups(60), 3, "diag", criteria="bic", n_init=1)
+    several = select(three_groups(60), [3], ["diag"], criteria=["bic"], n_init=1)
     assert replace(several, candidates=()) == replace(alone, candidates=())
     for name in ("log_likelihood", "n_parameters", "bic"):
         assert getattr(several.candidates[0], name) == getattr(alone.candidates[0], name)
     assert (alone.candidates[0].n_components, alone.candidates[0].covariance_type) == (3, "diag")
-    assert select(three(60), np.int64(2), "diag", criteria="bic", n_init=1).best("bic").n_components == 2
+    assert select(three_groups(60), np.int64(2), "diag", criteria="bic", n_init=1).best("bic").n_components == 2
 
 
 def test_a_better_fit_replaces_a_candidate() -> None:
@@ -308,7 +309,7 @@ def test_a_better_fit_replaces_a_candidate() -> None:
 
 
 def test_candidates_do_not_depend_on_the_number_of_processes() -> None:
-    x, options = three(30), {"criteria": ("bic", "loo"), "n_init": 1, "draws": 50}
+    x, options = three_groups(30), {"criteria": ("bic", "loo"), "n_init": 1, "draws": 50}
     here, there = (select(x, [1, 2], "diag", **options, n_jobs=jobs) for jobs in (1, 2))
     assert there.table() == here.table()
     assert [candidate.mixture.n_components for candidate in there.candidates] == [1, 2]
