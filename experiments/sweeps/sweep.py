@@ -13,6 +13,7 @@ from typing import Any
 import joblib
 import torch
 
+from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.grids import Grid, check_names
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import versions
@@ -196,6 +197,11 @@ def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
         was, now = _flat(earlier["base"]), _flat(base)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"Expected a new folder or that of a sweep, with a sweep.json; got {out}.") from error
+    if renewed(earlier["base"]) != earlier["base"]:
+        raise ValueError(
+            f"Expected a new folder, or that of a sweep by this version; got {out}, whose options have the names of an "
+            "earlier version: name another folder by --out."
+        )
     other = sorted(name for name in was | now if was.get(name) != now.get(name))
     if other:
         raise ValueError(

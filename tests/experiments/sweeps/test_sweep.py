@@ -152,6 +152,14 @@ def test_values_of_the_same_configuration_are_one_cell(tmp_path):
     assert len(runs.options) == len(results["cells"]) == 1
 
 
+def test_a_sweep_of_an_earlier_version_is_refused_and_unchanged(tmp_path):
+    earlier = json.dumps({"base": {"epochs": 1, "mixture": {"svi_steps": 3}}, "cells": [], "grid": {}})
+    (tmp_path / "sweep.json").write_text(earlier)
+    with pytest.raises(ValueError, match="whose options have the names of an earlier version: name another folder"):
+        stubbed(tmp_path, "epochs=1")
+    assert (tmp_path / "sweep.json").read_text() == earlier
+
+
 def test_a_folder_of_something_else_is_refused_and_unchanged(tmp_path):
     out = tmp_path / "sweep"
     stubbed(out, "data.seed=0")
