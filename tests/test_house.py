@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.verify.dependencies import ROOMS, imports
+
 ROOT = Path(__file__).parents[1]
-ROOMS = ("models", "guides", "inference", "experiments")
 
 # Each line may import those above it, and itself.
 ORDERS = {
@@ -60,16 +60,11 @@ def files() -> dict[str, Path]:
 @cache
 def graph() -> dict[str, frozenset[str]]:
     """Files that each file imports, lazily or for annotations alone included."""
-    imports: dict[str, frozenset[str]] = {}
+    found: dict[str, frozenset[str]] = {}
     for name, path in files().items():
-        wanted: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                wanted |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                wanted |= {f"{node.module}.{alias.name}" for alias in node.names}
-        imports[name] = frozenset(target for each in wanted if (target := file_of(each)) and target != name)
-    return imports
+        targets = {file_of(imported) for imported, _ in imports(path.read_bytes())}
+        found[name] = frozenset(target for target in targets if target and target != name)
+    return found
 
 
 def file_of(imported: str) -> str | None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.verify.dependencies import ROOMS, imports
+
 ROOT = Path(__file__).parents[1]
-ROOMS = ("models", "guides", "inference", "experiments")
 SMALL_FILES = {
     ".ci",
     ".gitignore",
@@ -46,13 +45,8 @@ def sources(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Dotted names that a file imports; `from a import b` gives `a.b`, relative ones begin with a dot."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+def imported(path: Path) -> list[str]:
+    return [name for name, _ in imports(path.read_bytes())]
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +86,13 @@ def test_every_room_is_typed(room: str) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_file_imports_the_bare_namespace(room: str) -> None:
     for path in sources(room):
-        assert "latentmix" not in imports(path), f"{path.relative_to(ROOT)} imports the bare namespace"
+        assert "latentmix" not in imported(path), f"{path.relative_to(ROOT)} imports the bare namespace"
 
 
 @pytest.mark.parametrize("folder", [*ROOMS, "tests"])
 def test_imports_are_absolute_and_never_load_a_room_twice(folder: str) -> None:
     for path in sources(folder):
-        for name in imports(path):
+        for name in imported(path):
             assert not name.startswith("."), f"{path.relative_to(ROOT)} imports {name}"
             assert name.split(".")[0] not in ROOMS, f"{path.relative_to(ROOT)} imports {name}"
 
@@ -151,6 +145,6 @@ def test_every_import_is_declared(project: dict[str, Any]) -> None:
     declared = {re.split(r"[\[<>=!~; ]", each)[0] for each in wanted}
     for room in ROOMS:
         for path in sources(room):
-            for name in {each.split(".")[0] for each in imports(path)} - {"latentmix", "__future__"}:
+            for name in {each.split(".")[0] for each in imported(path)} - {"latentmix", "__future__"}:
                 package = names.get(name, name.replace("_", "-"))
                 assert name in sys.stdlib_module_names or package in declared, f"{path.relative_to(ROOT)}: {name}"

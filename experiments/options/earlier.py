@@ -85,6 +85,6 @@ class ExperimentParser(ArgumentParser):
     def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
         with suppress(YAMLError, ValueError, OSError):  # the parser's own message names the place
             loaded = safe_load(content)
-            if renewed(loaded) != loaded:
-                content = dump(renewed(loaded), Dumper=_Quoted, sort_keys=False)
+            if (today := renewed(loaded)) != loaded:
+                content = dump(today, Dumper=_Quoted, sort_keys=False)
         return super().parse_string(content, *arguments, **options)

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentmix.experiments.options.mixture_fits import GUIDES
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
+from latentmix.inference.mixtures.gaussian import ALGORITHMS
 from latentmix.models import MixtureParameters
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure, covariance_types
 
@@ -27,9 +28,7 @@ __all__ = ["Unsaved", "load_mixture", "mixture_state"]
 LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
 PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
 SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
-ALGORITHMS = {kind.name: kind for kind in (EM, SVI, NUTS)}
 NAMED = (AutoGuide, Optimizer, LRScheduler, ReduceLROnPlateau, TorchDistributionMixin)
-EARLIER = ("svi_", "nuts_")
 
 
 def mixture_state(mixture: GaussianMixture) -> dict[str, Any]:
@@ -203,16 +202,16 @@ def _class_of(path: str) -> Any:
 
 def _earlier(state: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a file in which those of the algorithms stood beside the others."""
-    options = {name: value for name, value in state["parameters"].items() if not name.startswith(EARLIER)}
-    own = {
-        prefix: {
-            name.removeprefix(prefix): value for name, value in state["parameters"].items() if name.startswith(prefix)
-        }
-        for prefix in EARLIER
-    }
+    options = dict(state["parameters"])
+    svi, nuts = _taken(options, "svi_"), _taken(options, "nuts_")
     batch_size = options.pop("batch_size", None)
     if options["inference"] == "svi":
-        options["inference"] = SVI(**own["svi_"], batch_size=batch_size, guide=GUIDES[state["guide"]])
+        options["inference"] = SVI(**svi, batch_size=batch_size, guide=GUIDES[state["guide"]])
     elif options["inference"] == "nuts":
-        options["inference"] = NUTS(**own["nuts_"])
+        options["inference"] = NUTS(**nuts)
     return options
+
+
+def _taken(options: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Options of that prefix, taken out, without it."""
+    return {name.removeprefix(prefix): options.pop(name) for name in list(options) if name.startswith(prefix)}

@@ -128,7 +128,6 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
         Raises:
             ValueError: If there are any; the message names the option.
         """
-        self._validate_params()
         for name in sorted(options.given - self.accepts):
             raise ValueError(f"Expected no {name} for inference={self.name!r}; got one: take inference='em'.")
         if "batches" not in self.accepts:

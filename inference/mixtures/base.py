@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -333,15 +333,17 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _by_rows(self, x: Array, like: Any, evaluate: Callable[[Tensor, slice], Tensor]) -> Any:
         """Values of chunks of checked points and their slices, in the dtype of the points and of the kind of `like`."""
         dtype = as_tensor(x[:0]).dtype
-        rows = slices(len(x), _CHUNK // (len(self.weights_) + x.shape[1]))
-        value = torch.cat([evaluate(self._tensor(x[part]), part) for part in rows])
+        value = torch.cat([evaluate(part, rows) for part, rows in self._parts(x)])
         return returned(value.to(dtype) if value.is_floating_point() else value, like)
 
     def _log_joints(self, X: Any) -> Tensor:
         """Log of weight times density of `n x D` points of any kind, in float64: `n x K`."""
-        x = self._checked(X)
-        rows = slices(len(x), _CHUNK // (len(self.weights_) + x.shape[1]))
-        return torch.cat([self._joint(self._tensor(x[part]), None, part) for part in rows])
+        return torch.cat([self._joint(part, None, rows) for part, rows in self._parts(self._checked(X))])
+
+    def _parts(self, x: Array) -> Iterator[tuple[Tensor, slice]]:
+        """Checked points chunk by chunk, each with its rows."""
+        for rows in slices(len(x), _CHUNK // (len(self.weights_) + x.shape[1])):
+            yield self._tensor(x[rows]), rows
 
     def _log_likelihood(self, X: Any, sample_weight: Any = None, noise_covariance: Any = None) -> tuple[float, float]:
         """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""

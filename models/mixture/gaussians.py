@@ -106,18 +106,23 @@ class SelectedNormal(dist.TorchDistribution):
             return self._of_each(value)
         if assignment.shape[-1] == 1 or assignment.stride(-1) == 0:
             chosen = assignment[..., 0]
-            each = len(self.scale) == len(self.loc)  # of a scale that all share, one factor is inverted
-            scale = self.scale[chosen] if each else self.scale.view(*[1] * chosen.ndim, *self.scale.shape[1:])
+            # Of a scale that all share, one factor is inverted.
+            scale = self.scale.view(*[1] * chosen.ndim, *self.scale.shape[1:]) if self._shared else self.scale[chosen]
             return self._table(value, self.loc[chosen], scale)
         if assignment.ndim == 1:
             return self._table(value, self.loc, self.scale).gather(0, assignment[None]).squeeze(0)
         return self._of_each(value)
 
+    @property
+    def _shared(self) -> bool:
+        """Whether one scale is that of several Gaussians."""
+        return len(self.scale) < len(self.loc)
+
     def _own_scale(self, assignment: Tensor) -> Tensor:
         """Scales of the assigned Gaussians, of the shape of `assignment` in front."""
-        if len(self.scale) == len(self.loc):
-            return self.scale[assignment]
-        return self.scale[0].expand(*assignment.shape, *self.scale.shape[1:])
+        if self._shared:
+            return self.scale[0].expand(*assignment.shape, *self.scale.shape[1:])
+        return self.scale[assignment]
 
     def _table(self, value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         """Log-densities of `n x D` data under each of `... x D` Gaussians."""

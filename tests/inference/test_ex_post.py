@@ -11,10 +11,11 @@ from latentmix.inference import GaussianMixture, ex_post_prior, ex_post_priors, 
 from latentmix.inference.ex_post import UncertainPoints
 from latentmix.inference.mixtures.em.e_step import ExactPoints
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.initialization import from_responsibilities
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models import VAE, Bernoulli, MixtureParameters, MixturePrior, MLPDecoder, StandardNormal, StudentT
 from latentmix.models.mixture.covariances import covariance_structure
+
+from tests.inference.mixtures.clouds import from_responsibilities
 
 NOISE = 0.5
 

@@ -27,7 +27,7 @@ def dependencies(start: Iterable[Path], root: Path, without: Iterable[Path] = ()
     pending = list(start)
     seen = set(pending)
     while pending:
-        for name, _ in _imports(pending.pop().read_bytes()):
+        for name, _ in imports(pending.pop().read_bytes()):
             path = _defining_file(name, root)
             if path is not None and path not in seen and not any(path.is_relative_to(other) for other in excluded):
                 seen.add(path)
@@ -52,12 +52,15 @@ def _code(content: bytes) -> bytes:
 
 
 @cache
-def _imports(content: bytes) -> list[tuple[str, str]]:
-    """Dotted names that a file imports, each with its name in the file; `from a import b` gives `a.b` and `b`."""
+def imports(content: bytes) -> list[tuple[str, str]]:
+    """Dotted names that a file imports, each with its name in the file; `from a import b` gives `a.b` and `b`.
+
+    Lazy imports and those for annotations alone are among them; relative names begin with a dot.
+    """
     pairs = []
     for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            module = f"{'.' * node.level}{node.module or ''}." if isinstance(node, ast.ImportFrom) else ""
             pairs += [(f"{module}{alias.name}", alias.asname or alias.name) for alias in node.names]
     return pairs
 
@@ -71,7 +74,7 @@ def _defining_file(name: str, root: Path) -> Path | None:
     module = _file_of(package, root) if package else None
     if module is None or module.name != "__init__.py":
         return module
-    exported = {local: imported for imported, local in _imports(module.read_bytes())}
+    exported = {local: imported for imported, local in imports(module.read_bytes())}
     return _defining_file(exported[attribute], root) if attribute in exported else module
 
 

@@ -21,15 +21,7 @@ from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = [
-    "StartMethod",
-    "from_assignments",
-    "from_labels",
-    "from_responsibilities",
-    "from_seeds",
-    "initialize",
-    "start",
-]
+__all__ = ["StartMethod", "from_labels", "from_seeds", "initialize", "start"]
 
 # Called at the start of a pass over this process's points. It returns a function from a chunk of them and their rows to
 # their assignments, `(b,)`, or responsibilities, `b x K`.
@@ -233,35 +225,6 @@ def from_seeds(
         return torch.addmm(halves, targets, moved.mT, beta=-1).max(0).indices
 
     return _from_memberships(points, lambda: nearest, seeds, structure, reg_covar)
-
-
-def from_assignments(
-    x: Tensor | Points,
-    assignments: Tensor,
-    n_components: int,
-    structure: CovarianceStructure,
-    *,
-    sample_weight: Tensor | None = None,
-    reg_covar: float = 1e-6,
-) -> MixtureParameters:
-    """One M step from `(n,)` hard assignments of this process's points."""
-    points = as_points(x, sample_weight)
-    centres = points.location.expand(n_components, -1)
-    return _from_memberships(points, lambda: lambda _, rows: assignments[rows], centres, structure, reg_covar)
-
-
-def from_responsibilities(
-    x: Tensor | Points,
-    responsibilities: Tensor,
-    structure: CovarianceStructure,
-    *,
-    sample_weight: Tensor | None = None,
-    reg_covar: float = 1e-6,
-) -> MixtureParameters:
-    """One M step from `n x K` responsibilities of this process's points."""
-    points = as_points(x, sample_weight)
-    centres = points.location.expand(responsibilities.shape[1], -1)
-    return _from_memberships(points, lambda: lambda _, rows: responsibilities[rows], centres, structure, reg_covar)
 
 
 def _from_memberships(

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from latentmix.inference.mixtures.em.initialization import start
+from latentmix.inference.mixtures.em.initialization import _from_memberships, start
+from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models.mixture.covariances import covariance_structure
 
 TYPES = ("full", "diag", "tied", "spherical")  # those that scikit-learn has too
@@ -32,6 +33,19 @@ def blobs(seed=0, n=300, n_features=3, n_components=4, spread=0.6):
 def begin(x, covariance_type, seed=0, n_components=4, **options):
     random_state = np.random.RandomState(seed)
     return start(x, n_components, covariance_structure(covariance_type), random_state=random_state, **options)
+
+
+def from_responsibilities(x, responsibilities, structure, *, sample_weight=None, reg_covar=1e-6):
+    """One M step from responsibilities, `n x K`."""
+    points = as_points(x, sample_weight)
+    centres = points.location.expand(responsibilities.shape[1], -1)
+    return _from_memberships(points, lambda: lambda _, rows: responsibilities[rows], centres, structure, reg_covar)
+
+
+def from_assignments(x, assignments, n_components, structure, *, reg_covar=1e-6):
+    """One M step from assignments, `(n,)`."""
+    shares = torch.nn.functional.one_hot(assignments, n_components).double()
+    return from_responsibilities(x, shares, structure, reg_covar=reg_covar)
 
 
 def stretched(condition):

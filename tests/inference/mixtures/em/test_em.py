@@ -8,14 +8,13 @@ from sklearn.mixture import GaussianMixture as Reference
 
 from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.initialization import from_assignments
 from latentmix.inference.mixtures.em.m_step import maximize
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics, moments
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-from tests.inference.mixtures.clouds import ALL_TYPES, DEGENERATE, TYPES, begin, blobs
+from tests.inference.mixtures.clouds import ALL_TYPES, DEGENERATE, TYPES, begin, blobs, from_assignments
 
 
 def reference(parameters, covariance_type, **options):

@@ -9,18 +9,12 @@ from sklearn.mixture import GaussianMixture as Reference
 from latentmix.inference import BayesianGaussianMixture, GaussianMixture
 from latentmix.inference.mixtures.em import initialization as starts
 from latentmix.inference.mixtures.em.em import fit_em
-from latentmix.inference.mixtures.em.initialization import (
-    from_assignments,
-    from_labels,
-    from_responsibilities,
-    from_seeds,
-    start,
-)
+from latentmix.inference.mixtures.em.initialization import from_labels, from_seeds, start
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.models.mixture.covariances import covariance_structure
 
-from tests.inference.mixtures.clouds import TYPES, begin, blobs, synthetic
+from tests.inference.mixtures.clouds import TYPES, begin, blobs, from_assignments, from_responsibilities, synthetic
 
 METHODS = ("kmeans", "k-means++", "random", "random_from_data")
 
