@@ -182,9 +182,11 @@ class GaussianMixture(MixtureEstimator):
         if own and not isinstance(algorithm, Algorithm):
             option = own[0].removeprefix("inference__")
             kinds = [kind.__name__ for kind in ALGORITHMS.values() if option in kind().get_params()]
+            if not kinds:
+                raise ValueError(f"Expected an option of an algorithm as {own[0]}; got {option!r}, which none has.")
             raise ValueError(
                 f"Expected an algorithm object to set {own[0]} of; got inference={algorithm!r}: pass "
-                f"inference={' or '.join(f'{kind}({option}=...)' for kind in kinds) or 'one'}."
+                f"inference={' or '.join(f'{kind}({option}=...)' for kind in kinds)}."
             )
         return super().set_params(**params)
 

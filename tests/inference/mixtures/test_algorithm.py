@@ -82,6 +82,8 @@ def test_a_word_has_no_options_to_set(word):
     for other in (SVI, None, "gibbs"):
         with pytest.raises(ValueError, match="Expected an algorithm object to set inference__draws of; got inference="):
             GaussianMixture(2).set_params(inference=other, inference__draws=5)
+    with pytest.raises(ValueError, match="got 'draw', which none has"):
+        mixture.set_params(inference__draw=5)
 
 
 def test_grids_reach_into_the_object(x):
