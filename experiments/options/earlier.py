@@ -34,17 +34,22 @@ def renewed(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     config = {_today(name): value for name, value in config.items()}
-    mixture = config.get("mixture")
-    if isinstance(mixture, str):  # a file, or YAML within
-        mixture = safe_load(Path(mixture).read_text() if Path(mixture).is_file() else mixture)
+    mixture = _mapping(config.get("mixture"))
     if not isinstance(mixture, dict):
         return config
     mixture = dict(mixture)
     for algorithm, names in _ALGORITHMS.items():
         moved = {name: mixture.pop(earlier) for earlier, name in names.items() if earlier in mixture}
         if moved:
-            mixture[algorithm] = {**moved, **(mixture.get(algorithm) or {})}
+            mixture[algorithm] = {**moved, **(_mapping(mixture.get(algorithm)) or {})}
     return {**config, "mixture": mixture} if mixture != config["mixture"] else config
+
+
+def _mapping(value: Any) -> Any:
+    """Options as they are, or those of the file, or of the YAML, that a word stands for."""
+    if not isinstance(value, str):
+        return value
+    return safe_load(Path(value).read_text() if Path(value).is_file() else value)
 
 
 def _today(name: str) -> str:

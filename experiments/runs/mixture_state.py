@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, final
 
@@ -13,6 +13,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.autoguide import AutoGuide
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -27,7 +28,7 @@ __all__ = ["Unsaved", "load_mixture", "mixture_state"]
 
 LEARNED = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "lower_bounds_")
 PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
-SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_")
+SCALARS = ("converged_", "n_iter_", "lower_bound_", "n_features_in_", "seconds_", "_steps", "_weight")
 NAMED = (AutoGuide, Optimizer, LRScheduler, ReduceLROnPlateau, TorchDistributionMixin)
 
 
@@ -36,13 +37,23 @@ def mixture_state(mixture: GaussianMixture) -> dict[str, Any]:
 
     Options that cannot be described, such as a function for an optimizer, are `Unsaved`: predictions do without them,
     and another fit asks for them.
+
+    Raises:
+        ValueError: If its covariance type is not registered, without which it could not be loaded.
     """
     options, parameters = mixture.get_params(deep=False), mixture.parameters_
+    names = {"names": list(mixture.feature_names_in_)} if hasattr(mixture, "feature_names_in_") else {}
+    if parameters.structure != _structure(parameters.structure.name):
+        raise ValueError(
+            f"Expected a registered covariance type of a mixture to save; got {parameters.structure!r}: call "
+            "register_structure with it."
+        )
     return {
         "options": {name: _described(value) for name, value in options.items()},
         "parameters": {name: getattr(parameters, name) for name in PARAMETERS},
         "learned": {name: torch.as_tensor(np.asarray(getattr(mixture, name))) for name in LEARNED},
         "scalars": {name: np.asarray(getattr(mixture, name)).item() for name in SCALARS},
+        **names,
     }
 
 
@@ -50,9 +61,17 @@ def load_mixture(state: Mapping[str, Any]) -> GaussianMixture:
     """The mixture that `mixture_state`, also that of an earlier version, gave.
 
     Raises:
-        ValueError: If it names a class that is no guide, optimizer, schedule or distribution.
+        ValueError: If it names a class that is no guide, optimizer, schedule or distribution, or a covariance type that
+            is not registered.
     """
     mixture = GaussianMixture(**(_built(state["options"]) if "options" in state else _earlier(state)))
+    if mixture.covariance_type not in covariance_types():
+        raise ValueError(
+            f"Expected a registered covariance type in a file; got {mixture.covariance_type!r}: import the module that "
+            "registers it."
+        )
+    if "names" in state:
+        mixture.feature_names_in_ = np.asarray(state["names"], object)
     if "options" in state:
         weights, means, covariances, factors = (state["parameters"][name] for name in PARAMETERS)
         structure = covariance_structure(mixture.covariance_type)
@@ -81,7 +100,7 @@ class Unsaved:
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise ValueError(
             f"Expected an option that a file holds; got {self.description}, of which it holds the name alone: set it "
-            "again, as by set_params(inference__optimizer=...)."
+            "again, as by set_params(inference__NAME=...)."
         )
 
 
@@ -90,17 +109,19 @@ def _described(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return {"array": torch.from_numpy(value)}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+        return {"array": torch.from_numpy(np.ascontiguousarray(value, value.dtype.newbyteorder("=")))}
     if isinstance(value, list | tuple):
         return [_described(each) for each in value]
     if isinstance(value, torch.dtype | torch.device):
         return str(value).removeprefix("torch.")
-    if isinstance(value, np.random.RandomState):
+    if isinstance(value, np.random.RandomState) and value.get_state(legacy=False)["bit_generator"] == "MT19937":
         _, words, *rest = value.get_state(legacy=True)
         return {"random_state": torch.from_numpy(words.astype(np.int64)), "rest": list(rest)}
     if isinstance(value, CovarianceStructure) and value == _structure(value.name):
         return value.name
+    if isinstance(value, Unsaved):
+        return {"unsaved": value.description}
     if isinstance(value, EM | SVI | NUTS):
         options = value.get_params(deep=False)
         return {"algorithm": value.name, "options": {name: _described(each) for name, each in options.items()}}
@@ -108,32 +129,49 @@ def _described(value: Any) -> Any:
         return {"mapping": {name: _described(each) for name, each in value.items()}}
     if isinstance(value, TorchDistributionMixin):
         return _distribution(value)
-    if isinstance(value, PyroOptim) and isinstance(value.pt_optim_args, dict) and not value.pt_clip_args:
-        return {"pyro_optim": _path(value.pt_optim_constructor), "arguments": _described(value.pt_optim_args)}
-    kind, keywords = (value.func, value.keywords) if isinstance(value, partial) and not value.args else (value, {})
-    if isinstance(kind, type) and _is_importable(kind):
-        return {"class": _path(kind), "keywords": {name: _described(each) for name, each in keywords.items()}}
+    word, kind, keywords = _construction(value)
+    if isinstance(kind, type) and _is_importable(kind) and isinstance(keywords, dict):
+        described = {name: _described(each) for name, each in keywords.items()}
+        if not _holds_unsaved(described):
+            return {word: _path(kind), "keywords": described}
     return {"unsaved": _path(value) if inspect.isfunction(value) else f"{value!r:.200}"}
 
 
+def _construction(value: Any) -> tuple[str, Any, Any]:
+    """The kind of an object, and the class and keywords that make it."""
+    if isinstance(value, partial) and not value.args:
+        return "class", value.func, value.keywords
+    if isinstance(value, PyroOptim) and not isinstance(value, PyroLRScheduler) and not value.pt_clip_args:
+        return "pyro_optim", value.pt_optim_constructor, value.pt_optim_args
+    return "class", value, {}
+
+
 def _distribution(value: Any) -> dict[str, Any]:
-    """A distribution by arguments of its constructor that give one of the same shapes."""
+    """A distribution by arguments of its constructor that give one of the same shapes and attributes."""
     if isinstance(value, torch.distributions.Independent):
         return {"independent": _described(value.base_dist), "dimensions": value.reinterpreted_batch_ndims}
     kind = type(value)
     constrained = list(value.arg_constraints)
     signature = [name for name in inspect.signature(kind).parameters if name != "validate_args"]
-    for names in ([name for name in constrained if name in vars(value)], signature, constrained):
+    for names in (signature, [name for name in constrained if name in vars(value)], constrained):
         try:
             arguments = {name: getattr(value, name) for name in names}
             same = kind(**arguments)
+            alike = (same.batch_shape, same.event_shape) == (value.batch_shape, value.event_shape) and all(
+                _is_equal(getattr(same, name), getattr(value, name)) for name in signature
+            )
         except Exception:  # constructors refuse arguments in ways of their own
             continue
-        alike = (same.batch_shape, same.event_shape) == (value.batch_shape, value.event_shape)
         described = {name: _described(each) for name, each in arguments.items()}
         if arguments and alike and _is_importable(kind) and not _holds_unsaved(described):
-            return {"distribution": _path(kind), "arguments": described}
+            return {"distribution": _path(kind), "keywords": described}
     return {"unsaved": f"{value!r:.200}"}
+
+
+def _is_equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and torch.allclose(first, second, equal_nan=True)
+    return first is second or bool(first == second) or repr(first) == repr(second)
 
 
 def _holds_unsaved(described: Any) -> bool:
@@ -142,7 +180,10 @@ def _holds_unsaved(described: Any) -> bool:
 
 
 def _is_importable(kind: type) -> bool:
-    return issubclass(kind, NAMED) and getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
+    """Whether another process finds the class by its path, and may use it."""
+    module = sys.modules.get(kind.__module__)
+    there = kind.__module__ != "__main__" and getattr(module, kind.__qualname__, None) is kind
+    return there and issubclass(kind, NAMED)
 
 
 def _structure(name: str) -> CovarianceStructure | None:
@@ -172,17 +213,22 @@ def _built(value: Any) -> Any:
         case {"independent": base, "dimensions": dimensions}:
             built = _built(base)
             return built if isinstance(built, Unsaved) else built.to_event(dimensions)
-        case {"distribution": path, "arguments": arguments}:
-            kind = _class_of(path)
-            return kind if isinstance(kind, Unsaved) else kind(**_built(arguments))
-        case {"pyro_optim": path, "arguments": arguments}:
-            kind = _class_of(path)
-            return kind if isinstance(kind, Unsaved) else PyroOptim(kind, _built(arguments))
+        case {"distribution": path, "keywords": keywords} | {"distribution": path, "arguments": keywords}:
+            return _made(path, keywords, lambda kind, built: kind(**built))
+        case {"pyro_optim": path, "keywords": keywords} | {"pyro_optim": path, "arguments": keywords}:
+            return _made(path, keywords, PyroOptim)
         case {"class": path, "keywords": keywords}:
-            kind = _class_of(path)
-            return partial(kind, **_built(keywords)) if keywords and not isinstance(kind, Unsaved) else kind
+            return _made(path, keywords, lambda kind, built: partial(kind, **built) if built else kind)
         case _:
             return {name: _built(each) for name, each in value.items()}
+
+
+def _made(path: str, keywords: Mapping[str, Any], make: Callable[[Any, dict[str, Any]], Any]) -> Any:
+    """The object of a class and its arguments, unless one of them is unsaved."""
+    kind, built = _class_of(path), {name: _built(each) for name, each in keywords.items()}
+    if isinstance(kind, Unsaved) or any(isinstance(each, Unsaved) for each in built.values()):
+        return Unsaved(path)
+    return make(kind, built)
 
 
 def _path(kind: Any) -> str:
@@ -190,11 +236,11 @@ def _path(kind: Any) -> str:
 
 
 def _class_of(path: str) -> Any:
-    """The class of that path; no module is imported for it, and none that is missing is needed to predict."""
+    """The class of that path, or `Unsaved` where it is not imported: no module is imported for a file."""
     module, _, name = path.rpartition(".")
-    if module not in sys.modules:
+    kind = getattr(sys.modules.get(module), name, None)
+    if kind is None:
         return Unsaved(path)
-    kind = getattr(sys.modules[module], name, None)
     if not isinstance(kind, type) or not issubclass(kind, NAMED):
         raise ValueError(f"Expected a class of guides, optimizers, schedules or distributions; got {path}.")
     return kind

@@ -349,9 +349,10 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""
         processes = self._processes()
         *sums, weighted, doubles = processes.sum(lambda: self._total(X, sample_weight, noise_covariance))
-        for name, count in (("weights", weighted), ("dtype", doubles)):
-            if int(count) not in (0, processes.size):
-                raise ValueError(f"Expected points with the same {name} on every process; got others on some.")
+        if int(weighted) not in (0, processes.size):
+            raise ValueError("Expected sample_weight on every process, or on none; got it on some.")
+        if int(doubles) not in (0, processes.size):
+            raise ValueError("Expected points with the same dtype on every process; got others on some.")
         total, weight = map(float, sums)
         if not weight > 0:
             raise ValueError("Expected sample_weight not to be all zero; got zeros.")

@@ -196,8 +196,16 @@ class GaussianMixture(MixtureEstimator):
 
     @property
     def algorithm(self) -> Algorithm:
-        """The algorithm: `inference`, or the defaults of its word."""
-        return ALGORITHMS[self.inference]() if isinstance(self.inference, str) else self.inference
+        """The algorithm: `inference`, or the defaults of its word.
+
+        Raises:
+            ValueError: If there is no algorithm of that word.
+        """
+        if not isinstance(self.inference, str):
+            return self.inference
+        if self.inference not in ALGORITHMS:
+            raise ValueError(f"Expected inference out of {', '.join(ALGORITHMS)}; got {self.inference!r}.")
+        return ALGORITHMS[self.inference]()
 
     @torch.inference_mode(False)
     def fit(
@@ -250,12 +258,12 @@ class GaussianMixture(MixtureEstimator):
                 once.
         """
         began = time.perf_counter()
-        known = hasattr(self, "result_")
+        known = hasattr(self, "means_")
         if len(set(self._processes().gather(lambda: known))) > 1:
             raise ValueError("Expected partial_fit after a fit on every process, or on none; got it on some.")
         points, like = self._points(X, sample_weight, reset=not known, check=self._check_partial)
         if known:
-            result = self._as_step().step(points, reg_covar=self.reg_covar)
+            result = self._as_step(points).step(points, reg_covar=self.reg_covar)
         else:
             _, starts, _ = self._prepared(points)
             result = StepwiseEM.begin(points, starts.draw(), reg_covar=self.reg_covar)
@@ -264,8 +272,9 @@ class GaussianMixture(MixtureEstimator):
         self.converged_ = False
         self.n_iter_ = result.steps
         self.lower_bound_ = result.statistics.bound
-        self.lower_bounds_ = [*self.lower_bounds_, self.lower_bound_]
+        self.lower_bounds_ = [*getattr(self, "lower_bounds_", ()), self.lower_bound_]
         self.result_ = result
+        self._steps, self._weight = result.steps, result.weight
         self.seconds_ = time.perf_counter() - began
         return self
 
@@ -336,17 +345,19 @@ class GaussianMixture(MixtureEstimator):
             if given:
                 raise ValueError(f"Expected {name} at its default for partial_fit; got another: use fit.")
 
-    def _as_step(self) -> StepwiseEM:
-        """The last step of stepwise EM; a step with the outcome of `fit`, or with attributes that were set by hand."""
-        parameters, last = self.parameters_, self.result_
+    def _as_step(self, points: Points) -> StepwiseEM:
+        """The last step of stepwise EM, or a step with the outcome of `fit`, of a file, or of attributes set by hand.
+
+        A mixture of unknown data counts as a batch of the size and the bound of these points.
+        """
+        parameters, last = self.parameters_, getattr(self, "result_", None)
         if isinstance(last, StepwiseEM) and parameters is self._parameters:
             return last
+        bound = self.lower_bound_ if hasattr(self, "lower_bound_") else ExactPoints(points)(parameters).bound
         statistics = SufficientStatistics.of_parameters(parameters, 1.0)
-        bound = torch.full_like(statistics.weight, self.lower_bound_)
-        statistics = replace(statistics, log_likelihood=bound)
-        if isinstance(last, StepwiseEM):
-            return replace(last, parameters=parameters, statistics=statistics)
-        return StepwiseEM(parameters, statistics, 1, self._weight)
+        statistics = replace(statistics, log_likelihood=torch.full_like(statistics.weight, bound))
+        steps, weight = getattr(self, "_steps", 1), getattr(self, "_weight", points.weight)
+        return StepwiseEM(parameters, statistics, steps, weight)
 
     def fit_predict(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, labels: Any = None, noise_covariance: Any = None
@@ -398,6 +409,8 @@ class GaussianMixture(MixtureEstimator):
         log-density of one mixture, at their mean or median.
         """
         result = getattr(self, "result_", None)
+        if result is None and hasattr(self, "means_"):
+            raise AttributeError("Expected a fit for posterior_, as files hold no draws; got a loaded mixture.")
         posterior: MixturePosterior | None = None
         if result is not None and not isinstance(result, StepwiseEM):
             posterior = result.posterior
@@ -415,7 +428,7 @@ class GaussianMixture(MixtureEstimator):
         self.lower_bounds_ = list(result.lower_bounds)
         self.lower_bound_ = result.lower_bound
         self.result_ = result
-        self._weight = points.weight
+        self._steps, self._weight = 1, points.weight
 
     def _log_joint(self, x: Tensor) -> Tensor:
         parameters = self.parameters_.to(x.new_empty(0, dtype=torch.float64))

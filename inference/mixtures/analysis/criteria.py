@@ -142,11 +142,28 @@ class Criterion(ABC):
 
     @abstractmethod
     def measure(self, evaluation: Evaluation) -> Mapping[str, Any]:
-        """Figures of a fit by name: `name` is compared, and `name_error`, if there is one, is its standard error.
+        """Figures of a fit by name: `name` is compared, `name_error` is its standard error, and others are `name_...`.
 
         Raises:
             ValueError: If there is no figure; like arithmetic and runtime errors it becomes the candidate's `reason`.
         """
+
+    @final
+    def figures(self, evaluation: Evaluation) -> Mapping[str, Any]:
+        """The figures of `measure`, checked.
+
+        Raises:
+            ValueError: As `measure` raises it, or if figures are not named after the criterion.
+        """
+        figures = self.measure(evaluation)
+        foreign = [
+            name for name in figures if name in FIELDS or (name != self.name and not name.startswith(f"{self.name}_"))
+        ]
+        if foreign and type(self) not in map(type, _SHIPPED):
+            raise ValueError(
+                f"Expected figures of {self.name} by that name, or as {self.name}_error; got {foreign[0]!r}."
+            )
+        return figures
 
     @property
     def figure(self) -> str:
@@ -200,16 +217,21 @@ def register_criterion(criterion: Criterion) -> None:
         criterion: An instance; it replaces one of the same class, so that a file may be imported again.
 
     Raises:
-        ValueError: If `name`, `label`, `lower` or `help` is missing, or the name is no identifier, or that of another
-            criterion or of a field of `Candidate`.
+        ValueError: If it is no instance, `name`, `label`, `lower` or `help` is missing, or the name is no identifier,
+            or that of another criterion or of a field of `Candidate`.
     """
+    if not isinstance(criterion, Criterion):
+        raise ValueError(f"Expected an instance of Criterion; got {criterion!r}.")
     missing = [attribute for attribute in ("name", "label", "lower", "help") if not hasattr(criterion, attribute)]
     if missing:
         raise ValueError(f"Expected a criterion with name, label, lower and help; got one without {missing[0]}.")
-    name, old = criterion.name, _REGISTRY.get(criterion.name)
+    name = criterion.name
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"Expected an identifier as the name of a criterion; got {name!r}.")
+    old = _REGISTRY.get(name)
     taken = name in FIELDS if old is None else _class_name(old) != _class_name(criterion)
-    if taken or not name.isidentifier():
-        raise ValueError(f"Expected a new identifier for a criterion; got {name!r}{', which is taken' * taken}.")
+    if taken:
+        raise ValueError(f"Expected a new name for a criterion; got {name!r}, which is taken.")
     _REGISTRY[name] = criterion
 
 

@@ -304,7 +304,7 @@ class _Task:
 
 def _measured(candidate: Candidate, evaluation: Evaluation, criteria: Sequence[Criterion]) -> Candidate:
     """The candidate with the figures of every criterion, or the reasons why there are none."""
-    measures = [criterion.measure for criterion in criteria if candidate.model in criterion.models]
+    measures = [criterion.figures for criterion in criteria if candidate.model in criterion.models]
     if candidate.model == "mixture":
         measures = [_likelihood, *measures]
     reasons = [candidate.reason] if candidate.reason else []

@@ -88,7 +88,8 @@ class Points:
         summaries = [summary for summary, _ in reports]
         _check_same("features", [len(summary.mean) for summary in summaries])
         _check_same("dtype", [summary.dtype for summary in summaries])
-        _check_same("weights", [weighted for _, weighted in reports])
+        if len({weighted for _, weighted in reports}) > 1:
+            raise ValueError("Expected sample_weight on every process, or on none; got it on some.")
         if not sum(summary.weight for summary in summaries) > 0:
             raise ValueError("Expected sample_weight not to be all zero; got zeros.")
         summaries[processes.rank] = own

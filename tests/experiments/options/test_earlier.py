@@ -51,6 +51,13 @@ def test_names_of_today_win_and_the_given_configuration_stays() -> None:
     assert renewed("word") == "word"
 
 
+def test_earlier_names_beside_a_file_of_todays(tmp_path: Path) -> None:
+    file = tmp_path / "svi.yaml"
+    file.write_text("tol: 1.0e-5\nepochs: 9\n")
+    config = {"mixture": {"svi_steps": 5, "svi_start": "own", "svi": str(file)}}
+    assert renewed(config) == {"mixture": {"svi_start": "own", "svi": {"epochs": 9, "tol": 1e-5}}}
+
+
 @pytest.mark.parametrize(
     ("name", "now"),
     [

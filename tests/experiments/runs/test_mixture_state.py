@@ -1,8 +1,10 @@
+import sys
 import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import pyro.optim
 import pytest
@@ -14,6 +16,7 @@ from latentmix.experiments.runs.artifacts import load_tree, save_tree
 from latentmix.experiments.runs.mixture_state import Unsaved, load_mixture, mixture_state
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
 from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.matrices import Full
 
 from tests.inference.mixtures.clouds import synthetic
 
@@ -126,6 +129,122 @@ def test_priors_are_saved(prior) -> None:
     assert type(loaded) is type(prior)
     value = prior.sample()
     torch.testing.assert_close(loaded.log_prob(value), prior.log_prob(value))
+
+
+class Powered(dist.Normal):
+    """A distribution with an option that is no parameter."""
+
+    def __init__(self, loc, scale, power=2.0):
+        super().__init__(loc, scale)
+        self.power = power
+
+
+class Hidden(dist.Normal):
+    """A distribution that does not give back an option."""
+
+    def __init__(self, loc, scale, power=2.0):
+        super().__init__(loc, scale)
+        self._power = power
+
+
+def prior_of(loaded: GaussianMixture):
+    return loaded.inference.priors["means"]
+
+
+def with_prior(prior) -> GaussianMixture:
+    return load_mixture(mixture_state(fitted_with(inference=SVI(priors={"means": prior}))))
+
+
+def test_options_of_priors_that_are_no_parameters_are_saved_or_named() -> None:
+    assert prior_of(with_prior(dist.StableWithLogProb(1.5, 0.5, 1.0, 0.0, coords="S"))).coords == "S"
+    assert prior_of(with_prior(Powered(0.0, 1.0, power=3.0))).power == 3.0
+    assert isinstance(prior_of(with_prior(Hidden(0.0, 1.0, power=3.0))), Unsaved)
+
+
+def test_an_object_around_one_that_is_not_imported_is_unsaved() -> None:
+    state = mixture_state(fitted_with(inference=SVI(priors={"means": dist.FoldedDistribution(dist.Normal(0.0, 1.0))})))
+    prior = state["options"]["inference"]["options"]["priors"]["mapping"]["means"]
+    prior["keywords"]["base_dist"]["distribution"] = "nowhere.Normal"
+    assert isinstance(prior_of(load_mixture(state)), Unsaved)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pyro.optim.PyroOptim(make, {}),
+        pyro.optim.ExponentialLR({"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.1}, "gamma": 0.1}),
+        partial(torch.optim.Adam, lr=make),
+    ],
+    ids=["factory", "schedule", "nested"],
+)
+def test_an_optimizer_that_a_file_cannot_hold_whole_is_unsaved_as_a_whole(optimizer) -> None:
+    loaded = load_mixture(mixture_state(fitted_with(inference=SVI(optimizer=optimizer))))
+    assert isinstance(loaded.inference.optimizer, Unsaved)
+    again = load_mixture(mixture_state(loaded))
+    assert repr(again.inference.optimizer) == repr(loaded.inference.optimizer)
+
+
+def test_a_class_without_its_name_is_unsaved(monkeypatch) -> None:
+    loaded = fitted_with(inference=SVI(guide=type("Own", (AutoNormal,), {"__module__": "__main__"})))
+    monkeypatch.setattr(sys.modules["__main__"], "Own", loaded.inference.guide, raising=False)
+    assert repr(load_mixture(mixture_state(loaded)).inference.guide).startswith("Unsaved(")
+    state = mixture_state(fitted_with(inference=SVI(guide=AutoNormal)))
+    state["options"]["inference"]["options"]["guide"]["class"] = "pyro.infer.autoguide.guides.AutoRenamed"
+    assert isinstance(load_mixture(state).inference.guide, Unsaved)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.eye(2, 3)[::-1], np.eye(2, 3).astype(">f8"), np.eye(3, 2).T, np.eye(2, 3, dtype=np.int16)],
+    ids=["reversed", "byte order", "transposed", "integers"],
+)
+def test_arrays_of_any_layout_are_saved(array) -> None:
+    loaded = load_mixture(mixture_state(fitted_with(means_init=array)))
+    np.testing.assert_array_equal(loaded.means_init, array)
+
+
+def test_what_tensors_cannot_hold_is_unsaved() -> None:
+    options = {
+        "means_init": np.eye(2, 3, dtype=np.longdouble),
+        "random_state": np.random.RandomState(np.random.PCG64()),
+    }
+    loaded = load_mixture(mixture_state(fitted_with(**options)))
+    assert isinstance(loaded.random_state, Unsaved)
+    assert isinstance(loaded.means_init, Unsaved) == (np.dtype(np.longdouble).itemsize > 8)
+
+
+class Unregistered(Full.__mro__[1]):
+    """A covariance type that is not registered."""
+
+    name = "unregistered"
+
+
+def test_a_covariance_type_that_is_not_registered_is_refused_on_both_sides() -> None:
+    mixture = GaussianMixture(2, covariance_type=Unregistered(), random_state=0).fit(synthetic(60, n_components=2))
+    with pytest.raises(ValueError, match=r"Expected a registered covariance type of a mixture to save; got Unreg"):
+        mixture_state(mixture)
+    state = mixture_state(fitted(GaussianMixture(2)))
+    state["options"]["covariance_type"] = "unregistered"
+    with pytest.raises(ValueError, match="Expected a registered covariance type in a file; got 'unregistered': import"):
+        load_mixture(state)
+
+
+def test_names_of_features_and_the_state_of_partial_fit_are_saved() -> None:
+    x = synthetic(600, n_components=2)
+    frames = [pd.DataFrame(part, columns=list("abc")) for part in np.array_split(x, 3)]
+    mixture = GaussianMixture(2, random_state=0).partial_fit(frames[0]).partial_fit(frames[1])
+    loaded = load_mixture(mixture_state(mixture))
+    np.testing.assert_array_equal(loaded.feature_names_in_, list("abc"))
+    for learner in (mixture, loaded):
+        learner.partial_fit(frames[2] + 10)
+    assert loaded.n_iter_ == mixture.n_iter_ == 3
+    np.testing.assert_allclose(loaded.means_, mixture.means_, rtol=1e-5)  # statistics are those of the parameters
+
+
+def test_a_loaded_mixture_has_no_draws() -> None:
+    loaded = load_mixture(mixture_state(fitted(GaussianMixture(2, inference=NUTS(chains=1, draws=4, warmup=3)))))
+    with pytest.raises(AttributeError, match="files hold no draws; got a loaded mixture"):
+        _ = loaded.posterior_
 
 
 def test_random_states_structures_and_optimizers_of_pyro_are_saved() -> None:

@@ -116,6 +116,18 @@ def test_partial_fit_approaches_the_whole_fit(x, covariance_type):
         learner.partial_fit(x[:, :2])
 
 
+def test_partial_fit_resumes_from_a_mixture_set_by_hand():
+    batches = np.array_split(synthetic(900, n_components=2), 3)
+    whole = GaussianMixture(2, random_state=0).partial_fit(batches[0])
+    by_hand = GaussianMixture(2, random_state=9)
+    by_hand.parameters_ = whole.parameters_
+    for learner in (whole, by_hand):
+        learner.partial_fit(batches[1] + 100)
+    np.testing.assert_allclose(by_hand.means_, whole.means_, rtol=1e-5)  # from moments of the mixture, with reg_covar
+    assert by_hand.n_iter_ == 2
+    assert np.isfinite(by_hand.lower_bound_)
+
+
 @pytest.mark.parametrize(
     "options",
     [

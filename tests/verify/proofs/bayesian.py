@@ -38,7 +38,7 @@ def posterior_draws_lie_below_the_maximum() -> Figures:
     passed = True
     for seed in range(2):
         x = _overlapping(seed)
-        nuts = NUTS(chains=4, draws=500, warmup=300).fit(x, options=FitOptions(seed=seed), n_components=3)
+        nuts = NUTS(chains=4, draws=1000, warmup=300).fit(x, options=FitOptions(seed=seed), n_components=3)
         highest = fit_em(x, nuts.reference, reg_covar=0.0, tol=1e-13, max_iter=20_000).parameters
         top, expected = float(highest.log_likelihood(x).mean()), highest.n_parameters() / (2 * _SIZE)
         ratio = (top - nuts.lower_bound) / expected

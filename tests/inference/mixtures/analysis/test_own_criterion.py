@@ -174,14 +174,27 @@ def test_shipped_criteria_remain_the_default(own_module: str) -> None:
     assert list(criteria.criteria()) == [*CRITERIA, "hqc", "lowest"]
 
 
-@pytest.mark.parametrize("name", ["bic", "seconds", "a,b", "a.b"])
+@pytest.mark.parametrize("name", ["bic", "seconds", "a,b", "a.b", 3])
 def test_names_that_are_taken_or_no_identifiers_are_refused(own_module: str, name: str) -> None:
     importlib.import_module(own_module)
     again = type(find_criterion("hqc"))
     register_criterion(again())
     other = type("Other", (again,), {"name": name})
-    with pytest.raises(ValueError, match=f"Expected a new identifier for a criterion; got '{name}'"):
+    with pytest.raises(ValueError, match=rf"Expected an? (new|identifier) .* a criterion; got '?{name}"):
         register_criterion(other())
+    with pytest.raises(ValueError, match=r"Expected an instance of Criterion; got <class .*HannanQuinn'>"):
+        register_criterion(again)
+
+
+@pytest.mark.parametrize("figure", ["bic", "n_components", "hqc", "held_out"])
+def test_a_criterion_leaves_the_figures_of_others(own_module: str, figure: str) -> None:
+    importlib.import_module(own_module)
+    values = {"name": "held", "measure": lambda *_: {"held": 1.0, figure: 7.0}}
+    register_criterion(type("Held", (type(find_criterion("lowest")),), values)())
+    candidate = select(points(), 2, "full", criteria=["bic", "held"], n_init=1).candidates[0]
+    assert candidate.bic == select(points(), 2, "full", criteria="bic", n_init=1).candidates[0].bic
+    assert candidate.n_components == 2
+    assert candidate.reason.startswith("failed: Expected figures of held by that name, or as held_error; got")
 
 
 def test_incomplete_criteria_are_refused() -> None:
