@@ -17,7 +17,7 @@ from torch import Tensor
 from latentmix.guides.amortized import AmortizedGuide
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.algorithm import EM
-from latentmix.inference.mixtures.em.deconvolution import NoisyPoints
+from latentmix.inference.mixtures.em.deconvolution import NoisyEStep
 from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
@@ -42,7 +42,7 @@ Form = Literal["samples", "expected", "noise_aware"]
 _FORMS: tuple[Form, ...] = ("samples", "expected", "noise_aware")
 _LEAST_PRECISION = 1e-6
 _FARTHEST = 5.0
-_CHUNK = 4_000_000
+_CHUNK = 4_000_000  # doubles of one chunk
 
 
 def ex_post_prior(
@@ -256,7 +256,7 @@ class _Latents:
     def fit_noise_aware(self, start: MixtureParameters, limit: int | None) -> MixtureParameters:
         means, covariances, order = self._moments
         points, noise = likelihood_moments(means[order[:limit]], covariances[order[:limit]])
-        return self._continue(NoisyPoints(as_points(points), noise, candidates=self.mixture.noise_candidates), start)
+        return self._continue(NoisyEStep(as_points(points), noise, candidates=self.mixture.noise_candidates), start)
 
     def _continue(self, e_step: EStep, start: MixtureParameters) -> MixtureParameters:
         own = {name: getattr(self.mixture, name) for name in ("reg_covar", "tol", "max_iter")}

@@ -20,7 +20,7 @@ from latentmix.inference.isolation import RandomState
 
 __all__ = ["SupportCheck", "check_support"]
 
-_CHUNK = 1024
+_CHUNK = 1024  # rows of one chunk
 _WORDS = {"Boolean": "data of zeros and ones", "Real": "finite data", "NonNegativeInteger": "counts from 0 on"}
 
 

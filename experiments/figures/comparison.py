@@ -25,7 +25,7 @@ from latentmix.experiments.options.names import FITS
 
 __all__ = ["em_against_svi"]
 
-BUDGETS = {"none": "no label", "few": "few labels\n(mean, min–max)", "all": "all labels"}
+BUDGET_WORDS = {"none": "no label", "few": "few labels\n(mean, min–max)", "all": "all labels"}
 
 
 def em_against_svi(
@@ -91,7 +91,7 @@ def _accuracy(axes: Axes, mixtures: Mapping[str, Mapping[str, Any]]) -> None:
     ends = []
     for shift, (fit, name) in zip((-0.16, 0.16), FITS.items(), strict=True):
         colour, marker = FIT_STYLE[name]
-        for k, budget in enumerate(BUDGETS):
+        for k, budget in enumerate(BUDGET_WORDS):
             figures = mixtures.get(fit, {}).get(budget, {})
             if "accuracy" not in figures:
                 continue
@@ -118,7 +118,7 @@ def _accuracy(axes: Axes, mixtures: Mapping[str, Mapping[str, Any]]) -> None:
             )
     low, high = min(ends), max(ends)
     span = max(high - low, 0.04)
-    axes.set_xticks(range(3), BUDGETS.values())
+    axes.set_xticks(range(3), BUDGET_WORDS.values())
     axes.set(xlim=(-0.6, 2.6), ylim=(low - 0.12 * span, high + 0.32 * span))
     axes.set_yticks([tick for tick in axes.get_yticks() if low - 0.12 * span <= tick <= 1.0])
     axes.set(title="Accuracy on the test images", ylabel="accuracy")

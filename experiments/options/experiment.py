@@ -38,7 +38,7 @@ class Experiment:
         training: Training of the VAE.
         mixture: Mixtures over the latents.
         measure: Figures beyond the bound.
-        elbo: The named ELBO.
+        elbo: The ELBO that `--objective` names.
         objective: The loss of SVI: that ELBO, with its KL divergence weighted or clamped if asked.
         likelihood: The likelihood; it depends on no shape.
     """

@@ -1,4 +1,7 @@
-"""Figures of a trained VAE: bound, reconstructions, latents, prior, and samples against points."""
+"""Figures of a trained VAE on given data: bound, reconstructions, latents, prior, and samples against points.
+
+`metrics` holds the formulas, and `evaluation` takes these figures of a finished run.
+"""
 
 from __future__ import annotations
 

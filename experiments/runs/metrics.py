@@ -1,4 +1,4 @@
-"""Metrics of reconstruction and classification, by torchmetrics and scikit-learn."""
+"""Metrics of reconstruction and classification, by torchmetrics and scikit-learn; `measures` takes them of a VAE."""
 
 from __future__ import annotations
 

@@ -105,35 +105,37 @@ def fit_mixtures(
         ValueError: If there are fewer training points than components, or neither classes nor `n_components`.
     """
     n_components = check_fits(settings, len(train.latents), classes)
-    bench = _Bench(train, test, tuple(classes), settings, n_components)
+    side_by_side = _SideBySide(train, test, tuple(classes), settings, n_components)
 
     tell(f"mixtures of {n_components} components, no labels: EM from {settings.n_init} starts, SVI from the best")
-    starts = [bench.fit("em", seed + index) for index in range(settings.n_init)]
+    starts = [side_by_side.fit("em", seed + index) for index in range(settings.n_init)]
     best = max(range(settings.n_init), key=lambda index: starts[index].lower_bound_)
     fits: dict[Inference, GaussianMixture] = {
         "em": starts[best],
-        "svi": bench.fit("svi", seed + best, em=starts[best]),
+        "svi": side_by_side.fit("svi", seed + best, em=starts[best]),
     }
     if settings.nuts.draws:
         tell(f"NUTS from EM's answer: {settings.nuts.chains} chains of {settings.nuts.draws} draws")
         with kept_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
-            fits["nuts"] = bench.fit("nuts", seed + best, em=starts[best])
+            fits["nuts"] = side_by_side.fit("nuts", seed + best, em=starts[best])
         for warning in caught:
             tell(str(warning.message))
     figures: dict[str, Any] = {
         "mixtures": {},
-        "agreement": {"none": bench.agreement({name: fits[name] for name in FITS})},
+        "agreement": {"none": side_by_side.agreement({name: fits[name] for name in FITS})},
     }
     mixtures: dict[str, dict[str, FittedMixture]] = {}
     for inference, mixture in fits.items():
         mixtures[inference], figures["mixtures"][inference] = {}, {}
         for budget in ("none", "all") if classes else ("none",):
-            fitted = bench.label(mixture, budget)
+            fitted = side_by_side.label(mixture, budget)
             mixtures[inference][budget] = fitted
-            figures["mixtures"][inference][budget] = bench.measure(fitted)
+            figures["mixtures"][inference][budget] = side_by_side.measure(fitted)
     if "nuts" in fits:
-        figures["agreement"]["none, EM and NUTS"] = bench.agreement({name: fits[name] for name in ("em", "nuts")})
+        figures["agreement"]["none, EM and NUTS"] = side_by_side.agreement(
+            {name: fits[name] for name in ("em", "nuts")}
+        )
         figures["nuts"] = _diagnosed(fits["nuts"])
     figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture in starts]
     figures["mixtures"]["em"]["none"]["seconds_of_all_starts"] = sum(mixture.seconds_ for mixture in starts)
@@ -144,14 +146,14 @@ def fit_mixtures(
         tell(f"mixtures from {labels_per_class} labelled images per class, {settings.draws} draws, EM and SVI")
         draws: dict[str, list[dict[str, Any]]] = {inference: [] for inference in FITS}
         for index in range(settings.draws):
-            labels = bench.few_labels(labels_per_class, label_seed + index)
-            em = bench.fit("em", seed, labels)
-            fits = {"em": em, "svi": bench.fit("svi", seed, labels, em=em)}
+            labels = side_by_side.few_labels(labels_per_class, label_seed + index)
+            em = side_by_side.fit("em", seed, labels)
+            fits = {"em": em, "svi": side_by_side.fit("svi", seed, labels, em=em)}
             if index == 0:
-                figures["agreement"]["few"] = bench.agreement(fits)
+                figures["agreement"]["few"] = side_by_side.agreement(fits)
             for inference, mixture in fits.items():
-                fitted = FittedMixture(mixture, bench.classes, bench.classes)
-                draws[inference].append(bench.measure(fitted))
+                fitted = FittedMixture(mixture, side_by_side.classes, side_by_side.classes)
+                draws[inference].append(side_by_side.measure(fitted))
                 mixtures[inference].setdefault("few", fitted)
         for inference in FITS:
             figures["mixtures"][inference]["few"] = _over_draws(draws[inference])
@@ -209,7 +211,7 @@ def _number(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _SideBySide:
     """Latents, classes and settings of all fits of an experiment."""
 
     train: LatentSplit

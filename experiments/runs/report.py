@@ -19,7 +19,7 @@ __all__ = ["closing_words", "headline", "summary_table", "write_report"]
 Row = tuple[str, str, dict[str, Any]]
 
 NAMES: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS", "prior": "mixture prior"}
-BUDGETS = {
+BUDGET_WORDS = {
     "none": "no label: k-means from k-means++ seeds, components matched to classes one to one",
     "few": "a few labelled images per class initialize the fit: means over draws of them",
     "all": "all labels: the fit without labels, each component standing for its majority class",
@@ -185,7 +185,7 @@ def write_report(folder: Path) -> Path:
         history=history,
         rows=rows,
         classified=any("accuracy" in row for _, _, row in rows),
-        budgets={budget: _worded(BUDGETS.get(budget, budget), pictorial) for budget, _, _ in rows},
+        budgets={budget: _worded(BUDGET_WORDS.get(budget, budget), pictorial) for budget, _, _ in rows},
         per_class=_per_class(rows),
         agreement=_agreement(summary),
         figures=[
@@ -219,7 +219,7 @@ def _rows(summary: Mapping[str, Any]) -> list[Row]:
     mixtures: dict[str, Mapping[str, dict[str, Any]]] = dict(summary.get("mixtures") or {})
     if "prior" in summary:
         mixtures["prior"] = {"all": summary["prior"]}
-    budgets = [*BUDGETS, *sorted({budget for fits in mixtures.values() for budget in fits} - set(BUDGETS))]
+    budgets = [*BUDGET_WORDS, *sorted({budget for fits in mixtures.values() for budget in fits} - set(BUDGET_WORDS))]
     return [
         (budget, NAMES.get(fit, fit), mixtures[fit][budget])
         for budget in budgets
@@ -313,7 +313,7 @@ def _figures(folder: Path) -> list[dict[str, str]]:
 
     def place(path: Path) -> tuple[int, int, str]:
         kind = next((k for k, start in enumerate(kinds) if path.stem.startswith(start)), len(kinds))
-        return kind, [*BUDGETS, budget_of(path)].index(budget_of(path)), path.stem
+        return kind, [*BUDGET_WORDS, budget_of(path)].index(budget_of(path)), path.stem
 
     def budget_of(path: Path) -> str:
         return path.stem.rpartition("_")[2]
@@ -322,7 +322,7 @@ def _figures(folder: Path) -> list[dict[str, str]]:
     for path in sorted(folder.glob("*.png"), key=place):
         kind = place(path)[0]
         name, caption = PICTURES[kinds[kind]] if kind < len(kinds) else (path.stem.replace("_", " "), "")
-        if kind < len(kinds) and budget_of(path) in BUDGETS:
+        if kind < len(kinds) and budget_of(path) in BUDGET_WORDS:
             name += f", labels: {budget_of(path)}"
         data = base64.b64encode(path.read_bytes()).decode()
         pictures.append({"name": name, "caption": caption, "data": data})

@@ -109,11 +109,14 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
         accepts: Which of `sample_weight`, `batches`, `noise_covariance`, `missing='marginalize'`, `distributed=True`
             and `covariance_prior` it takes.
         seeded: Whether a fit draws random numbers.
+        starts_from_seeds: Whether a fit may start from seeds alone, narrow as they are, as EM's first E step does; see
+            `em.initialization.initialize`.
     """
 
     name: ClassVar[str]
     accepts: ClassVar[frozenset[str]] = frozenset()
     seeded: ClassVar[bool] = False
+    starts_from_seeds: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
     @abstractmethod
@@ -150,6 +153,7 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
             seeded = replace(options, seed=starts.seed()) if self.seeded else options
             result = self.fit(points, start, seeded)
             progress.end(result.lower_bound, result.converged)
+            # Without an iteration there is no bound, and the last start counts, as in scikit-learn.
             if best is None or result.lower_bound > best.lower_bound or not result.lower_bounds:
                 best = result
         assert best is not None
@@ -171,6 +175,7 @@ class EM(Algorithm):
     """
 
     name = "em"
+    starts_from_seeds = True
     accepts: ClassVar[frozenset[str]] = frozenset(
         {
             "sample_weight",

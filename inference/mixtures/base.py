@@ -45,7 +45,7 @@ _CHUNK = 1 << 21  # doubles of one chunk's n x (K + D)
 
 
 class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """A Gaussian mixture with scikit-learn's interface, without the fit.
+    """Checks of points, predictions and sampling, which mixtures with scikit-learn's interface have in common.
 
     A subclass sets the options named in `_parameter_constraints` in its constructor, and has `fit` and `_log_joint`.
     It takes NumPy arrays (memory-mapped ones are read in chunks), torch tensors and whatever scikit-learn takes as
@@ -289,14 +289,19 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             x = check_tensor(as_tensor(X), least=least, missing=self._missing, finite=not shared)
             validate_data(self, x, reset=reset, skip_check_array=True)
             return x
-        array: NDArray[Any] = validate_data(
-            self,
-            as_array(X) if isinstance(X, np.ma.MaskedArray) else X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_min_samples=least,
-            ensure_all_finite=False if shared else "allow-nan" if self._missing else True,
-        )
+        try:
+            array: NDArray[Any] = validate_data(
+                self,
+                as_array(X) if isinstance(X, np.ma.MaskedArray) else X,
+                reset=reset,
+                dtype=[np.float64, np.float32],
+                ensure_min_samples=least,
+                ensure_all_finite=False if shared else "allow-nan" if self._missing else True,
+            )
+        except ValueError as error:
+            if not str(error).startswith("Input X contains NaN"):
+                raise
+            raise ValueError("Input X contains NaN: take missing='marginalize', or drop its rows.") from error
         return array
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor
 from latentmix.inference.mixtures.base import MixtureEstimator, as_kept
 from latentmix.inference.mixtures.em.conjugate import ConjugatePrior, VariationalPosterior, WeightPrior
 from latentmix.inference.mixtures.em.density import log_joint
-from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
+from latentmix.inference.mixtures.em.e_step import EStep, ExactEStep
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import StartMethod, initialize
 from latentmix.inference.mixtures.em.missing import (
@@ -171,7 +171,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         """
         began = time.perf_counter()
         points, like = self._points(X, sample_weight, check=self._validate_params)
-        e_step = marginalizing(points) if self._missing else ExactPoints(points)
+        e_step = marginalizing(points) if self._missing else ExactEStep(points)
         prior = self._prior(e_step)
         best = self._best(e_step, prior)
         self._adopt(best, prior, points, like)

@@ -22,7 +22,7 @@ from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["MixturePosterior", "in_data_coordinates"]
 
-_CHUNK = 4_000_000
+_CHUNK = 4_000_000  # doubles of one chunk of draws
 
 
 @final

@@ -17,9 +17,9 @@ from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions, Mi
 from latentmix.inference.mixtures.base import MixtureEstimator
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.em.covariance_priors import CovariancePrior
-from latentmix.inference.mixtures.em.deconvolution import NoisyPoints, log_joint_under_noise
+from latentmix.inference.mixtures.em.deconvolution import NoisyEStep, log_joint_under_noise
 from latentmix.inference.mixtures.em.density import log_joint
-from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
+from latentmix.inference.mixtures.em.e_step import EStep, ExactEStep
 from latentmix.inference.mixtures.em.initialization import StartMethod
 from latentmix.inference.mixtures.em.missing import log_joint_with_missing, marginalizing
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
@@ -38,7 +38,7 @@ __all__ = ["GaussianMixture"]
 ALGORITHMS: dict[str, type[Algorithm]] = {kind.name: kind for kind in (EM, SVI, NUTS)}
 
 # Options that may differ between processes.
-_OWN = ("device", "random_state", "verbose", "verbose_interval")
+_PER_PROCESS = ("device", "random_state", "verbose", "verbose_interval")
 
 
 @final
@@ -67,7 +67,7 @@ class GaussianMixture(MixtureEstimator):
         warm_start: Whether a further `fit` resumes the last one.
         verbose: 0, 1 or 2: what is printed.
         verbose_interval: Iterations between prints.
-        noise_candidates: EM with a `noise_covariance`: most components of a point, see `NoisyPoints`.
+        noise_candidates: EM with a `noise_covariance`: most components of a point, see `NoisyEStep`.
         inference: The algorithm: `EM()`, `SVI(...)` with the component enumerated, or `NUTS(...)`, draws from the
             posterior around its mode, each with its own options; "em", "svi" and "nuts" stand for their defaults.
         device: Where the points are taken for the fit and for predictions; by default they stay.
@@ -286,7 +286,7 @@ class GaussianMixture(MixtureEstimator):
         last = self.parameters_ if self.warm_start and hasattr(self, "converged_") else None
         noisy = noise_covariance is not None
         self._agree(points, {"noise_covariance": noisy, "last fit to resume": last is not None})
-        e_step: EStep = marginalizing(points) if self._missing else ExactPoints(points)
+        e_step: EStep = marginalizing(points) if self._missing else ExactEStep(points)
         known = as_labels(labels, points)
         random_state = self._random_state()
         if last is not None:
@@ -315,16 +315,16 @@ class GaussianMixture(MixtureEstimator):
                 raise ValueError("Expected no missing values and one process with a noise_covariance; got the option.")
             noise = check_noise(noise_covariance, all_points(points, "a noise_covariance"))
             assert noise is not None
-            e_step = NoisyPoints(points, noise, candidates=self.noise_candidates)
+            e_step = NoisyEStep(points, noise, candidates=self.noise_candidates)
         elif self.reg_covar == 0 and self.covariance_prior is None:
             check_distinct(points, self.n_components)
-        own = e_step if isinstance(algorithm, EM) else None
-        starts = EstimatorStarts(self, points, random_state, labels=known, resumed=last, e_step=own)
+        seeding = e_step if algorithm.starts_from_seeds else None
+        starts = EstimatorStarts(self, points, random_state, labels=known, last=last, e_step=seeding)
         return e_step, starts, options
 
     def _agree(self, points: Points, given: dict[str, bool]) -> None:
         """Refuse options that differ between processes, and what is given on one of them alone."""
-        own = {name: repr(value) for name, value in self.get_params().items() if name not in _OWN}
+        own = {name: repr(value) for name, value in self.get_params().items() if name not in _PER_PROCESS}
         own |= {name: "one" if there else "none" for name, there in given.items()}
         every = points.gather(lambda: own)
         for name in own:
@@ -353,7 +353,7 @@ class GaussianMixture(MixtureEstimator):
         parameters, last = self.parameters_, getattr(self, "result_", None)
         if isinstance(last, StepwiseEM) and parameters is self._parameters:
             return last
-        bound = self.lower_bound_ if hasattr(self, "lower_bound_") else ExactPoints(points)(parameters).bound
+        bound = self.lower_bound_ if hasattr(self, "lower_bound_") else ExactEStep(points)(parameters).bound
         statistics = SufficientStatistics.of_parameters(parameters, 1.0)
         statistics = replace(statistics, log_likelihood=torch.full_like(statistics.weight, bound))
         steps, weight = getattr(self, "_steps", 1), getattr(self, "_weight", points.weight)

@@ -14,7 +14,7 @@ from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["align_draws", "bhattacharyya", "bhattacharyya_distances", "component_order", "permuted_draws"]
 
-_CHUNK = 2_000_000
+_CHUNK = 2_000_000  # doubles of one chunk of pairs
 
 
 def align_draws(sites: Mapping[str, Tensor], reference: MixtureParameters) -> dict[str, Tensor]:

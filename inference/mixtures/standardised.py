@@ -16,7 +16,7 @@ from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import converted, increasing, inside
 
-__all__ = ["Priors", "StandardisedModel", "check_priors", "standardised_model", "standards"]
+__all__ = ["Priors", "StandardisedModel", "check_priors", "location_and_scale", "standardised_model"]
 
 Priors = Mapping[str, dist.TorchDistribution]
 
@@ -136,7 +136,7 @@ def standardised_model(
         >>> made.model.priors(x)["scales"].shape()
         torch.Size([3, 2])
     """
-    location, scale = standards(x, structure, reg_covar)
+    location, scale = location_and_scale(x, structure, reg_covar)
     floor = torch.full_like(scale, reg_covar if floored else 0.0)
     if priors is None:
         flat = MixtureModel.maximum_likelihood(
@@ -170,7 +170,7 @@ def _mapped_model(
     return model.affine(scale, shift)
 
 
-def standards(x: Tensor, structure: CovarianceStructure, reg_covar: float = 0.0) -> tuple[Tensor, Tensor]:
+def location_and_scale(x: Tensor, structure: CovarianceStructure, reg_covar: float = 0.0) -> tuple[Tensor, Tensor]:
     """Location and scale of each feature, two `(D,)` tensors in float64.
 
     Args:

@@ -29,8 +29,8 @@ class EstimatorStarts:
         points: The points.
         labels: `(n,)` integers, `-1` where unknown: component `k` starts at the points labelled `k`.
         random_state: Where starts and seeds come from.
-        resumed: The last fit, where it is resumed.
-        e_step: The E step of a fit by EM, which may start from less than other algorithms; see `initialize`.
+        last: The last fit, where it is resumed.
+        e_step: The E step of an algorithm that starts from seeds alone; see `initialize`.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class EstimatorStarts:
         random_state: np.random.RandomState,
         *,
         labels: Tensor | None = None,
-        resumed: MixtureParameters | None = None,
+        last: MixtureParameters | None = None,
         e_step: EStep | None = None,
     ) -> None:
         self.estimator, self.points, self.random_state = estimator, points, random_state
-        self.labels, self.last, self.e_step = labels, resumed, e_step
-        self.resumed = resumed is not None
+        self.labels, self.last, self.e_step = labels, last, e_step
+        self.resumed = last is not None
 
     def __len__(self) -> int:
         return 1 if self.resumed or self.labels is not None else int(self.estimator.n_init)

@@ -62,7 +62,7 @@ class ELBOObjective(Objective):
         return self
 
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        """See `Objective.backward`."""
+        """See `Objective.backward`; modules are not registered with Pyro again in every step."""
         with Registered():
             return super().backward(model, guide, *batch)
 

@@ -251,15 +251,15 @@ def fit(
         if store is not None:
             start_from(store)
         state.begin(problem.leaves(frozen.leaves), problem.modules, make_optimizer, make_scheduler, callbacks)
-        fitted = pyro.get_param_store()
-        known = set(fitted)
+        params = pyro.get_param_store()
+        names = set(params)
         bar.update(state.epoch * batches + state.batch)
         try:
             while state.epoch < epochs and not state.stopped:
                 began = time.perf_counter()
                 rate = float(_optimizer(state).param_groups[0]["lr"])
                 training = _epoch(problem, state, tensors, bar)
-                if created := set(fitted) - known:
+                if created := set(params) - names:
                     raise ValueError(f"Expected every parameter to exist after one step; got {min(created)!r} later.")
                 measured = None if held_out is None else problem.measure(held_out, size)
                 seconds = time.perf_counter() - began
@@ -285,11 +285,11 @@ def fit(
             ) from error
         finally:
             state.random = RandomState.capture()
-        parameters = {**state.parameters, **{name: fitted[name] for name in fitted}}
+        parameters = {**state.parameters, **{name: params[name] for name in params}}
         return SVIResult(
             history=list(state.history),
             parameters={name: value.detach().clone() for name, value in parameters.items()},
-            store=fitted.get_state(),
+            store=params.get_state(),
             state=state,
             seed=state.seed,
             seconds=time.perf_counter() - start,

@@ -91,6 +91,7 @@ class Products(QuadraticFeatures):
         points, products = block[size : 2 * size], block[2 * size + 1 :]
         block[:size] = points
         whole, half = (size + 1) // 2, size // 2
+        # Points stand twice, one above the other: row `s` of `shifted` is the points moved by `s` places, cyclically.
         shifted = block.as_strided((whole, size, rows), (rows, rows, 1), block.storage_offset())
         torch.mul(points, shifted, out=products[: whole * size].view(whole, size, rows))
         if size % 2 == 0:
@@ -150,7 +151,7 @@ class SquaredNorm(QuadraticFeatures):
 
 @final
 class NoSquares(QuadraticFeatures):
-    """No squares: all components have the same, which responsibilities do without."""
+    """No squares: under a shared covariance their term, the same for all components, cancels in responsibilities."""
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ from latentmix.models.mixture.covariances import CovarianceStructure, covariance
 from latentmix.models.mixture.matrices import inverse_lower
 from latentmix.models.mixture.quadratic import ExpandedPoints
 
-__all__ = ["FactoredNormal", "SelectedNormal", "expanded_points", "select"]
+__all__ = ["FactoredNormal", "SelectedNormal", "assigned", "expanded_points"]
 
 # Bytes of features that are kept.
 _MOST = 1 << 29
@@ -141,7 +141,7 @@ class SelectedNormal(dist.TorchDistribution):
         return density
 
 
-def select(
+def assigned(
     components: dist.TorchDistribution, assignment: Tensor, points: ExpandedPoints | None = None
 ) -> dist.TorchDistribution:
     """The components that assignments name.
@@ -157,9 +157,9 @@ def select(
 
     Example:
         >>> import torch, pyro.distributions as dist
-        >>> from latentmix.models.mixture.gaussians import select
+        >>> from latentmix.models.mixture.gaussians import assigned
         >>> components = dist.MultivariateNormal(torch.zeros(3, 2), torch.eye(2))
-        >>> select(components, torch.arange(3)[:, None]).log_prob(torch.zeros(5, 2)).shape
+        >>> assigned(components, torch.arange(3)[:, None]).log_prob(torch.zeros(5, 2)).shape
         torch.Size([3, 5])
     """
     if isinstance(components, dist.MultivariateNormal):

@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from latentmix.models.arguments import check_positive
 from latentmix.models.mixture.corr_cholesky import corr_cholesky, on_corr_cholesky
 from latentmix.models.mixture.covariances import CovarianceStructure, CovarianceType, covariance_structure
-from latentmix.models.mixture.gaussians import select
+from latentmix.models.mixture.gaussians import assigned
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import affine_transformed, as_site, converted
 from latentmix.models.mixture.quadratic import ExpandedPoints
@@ -183,7 +183,7 @@ class MixtureModel:
         components = self.structure.components(means, scales, correlation)
         with self._plate(x):
             assignment: Tensor = pyro.sample("assignment", dist.Categorical(weights), infer={"enumerate": "parallel"})
-            pyro.sample("x", select(components, assignment, points), obs=x)
+            pyro.sample("x", assigned(components, assignment, points), obs=x)
         return assignment
 
     def collapsed(self, x: Tensor) -> None:

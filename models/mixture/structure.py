@@ -96,7 +96,7 @@ class CovarianceStructure(ABC):
         return (variance.mean().expand_as(variance) if self.isotropic else variance).sqrt()
 
     def per_scale(self, factor: Tensor) -> Tensor:
-        """A `(D,)` factor of the features as a factor of the scales; a number where the structure is isotropic."""
+        """The factor of the scales when features are multiplied by a `(D,)` factor; a number if isotropic."""
         return factor[0] if self.isotropic else factor
 
     @abstractmethod

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal, Normal
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.inference import GaussianMixture, ex_post_prior, ex_post_priors, likelihood_moments
 from latentmix.inference.ex_post import UncertainPoints
-from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.e_step import ExactEStep
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.models import VAE, Bernoulli, MixtureParameters, MixturePrior, MLPDecoder, StandardNormal, StudentT
@@ -160,7 +160,7 @@ def test_posteriors_are_infinitely_many_samples(covariance_type, kind):
     given = covariances.diagonal(dim1=-2, dim2=-1) if kind == "variances" else covariances
     weight = torch.rand(30, generator=generator, dtype=torch.float64)
     ours = UncertainPoints(as_points(means, weight), given)(start)
-    theirs = ExactPoints(as_points(samples, weight.repeat_interleave(6) / 6))(start).about(start.means)
+    theirs = ExactEStep(as_points(samples, weight.repeat_interleave(6) / 6))(start).about(start.means)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
         first, other = getattr(ours, name), getattr(theirs, name)
         if name == "scatter" and covariance_type == "spherical":  # only its means over the features count

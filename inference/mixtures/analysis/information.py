@@ -26,7 +26,7 @@ __all__ = ["REMEDY", "Layout", "derivatives", "inverse_information"]
 REMEDY = "fit fewer components, a simpler covariance_type or another start; the bootstrap may still serve"
 
 _SINGULAR = 1e-9  # smallest pivot of the information, scaled to a unit diagonal
-_CHUNK = 4_000_000
+_CHUNK = 4_000_000  # doubles of one chunk's scores
 
 
 @dataclass(frozen=True)

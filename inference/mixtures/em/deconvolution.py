@@ -17,21 +17,21 @@ from typing import final
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
+from latentmix.inference.mixtures.em.e_step import EStep, ExactEStep
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.models.mixture.covariances import LOG_TWO_PI, CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["NoisyPoints", "denoise", "log_joint_under_noise"]
+__all__ = ["NoisyEStep", "denoise", "log_joint_under_noise"]
 
-_CHUNK = 4_000_000
+_CHUNK = 4_000_000  # doubles of one block
 # Smaller responsibilities are left out of the moments, though not of the log-likelihood.
 _NEGLIGIBLE = 1e-12
 
 
 @final
-class NoisyPoints(EStep):
+class NoisyEStep(EStep):
     """The E step of noisy points: statistics of the points without their noise, about the parameters' means.
 
     Variances under a structure of variances cost `n K D`; noise that is shared costs what exact points cost; otherwise
@@ -53,13 +53,13 @@ class NoisyPoints(EStep):
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.mixtures.em.deconvolution import NoisyPoints
+        >>> from latentmix.inference.mixtures.em.deconvolution import NoisyEStep
         >>> from latentmix.inference.mixtures.points.points import as_points
         >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
         >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
-        >>> NoisyPoints(as_points(torch.ones(5, 2)), torch.ones(5, 2))(mixture).sums
+        >>> NoisyEStep(as_points(torch.ones(5, 2)), torch.ones(5, 2))(mixture).sums
         tensor([[2.5000, 2.5000]], dtype=torch.float64)
     """
 
@@ -68,7 +68,7 @@ class NoisyPoints(EStep):
         if len(noise) not in (1, points.local_count):
             raise ValueError(f"Expected noise of one point or of all {points.local_count}; got that of {len(noise)}.")
         self.noise, self.candidates = noise, candidates
-        self._exact = ExactPoints(points)
+        self._exact = ExactEStep(points)
 
     def __call__(self, parameters: MixtureParameters) -> SufficientStatistics:
         if len(self.noise) == 1:
@@ -114,7 +114,7 @@ def log_joint_under_noise(x: Tensor, parameters: MixtureParameters, noise: Tenso
     Args:
         x: `n x D` points.
         parameters: The mixture, in float64.
-        noise: As `NoisyPoints` takes it.
+        noise: As `NoisyEStep` takes it.
     """
     if len(noise) == 1:
         inflated = _inflated(parameters, noise.double())

@@ -16,9 +16,9 @@ from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["EStep", "ExactPoints", "KernelEStep", "as_e_step"]
+__all__ = ["EStep", "ExactEStep", "KernelEStep", "as_e_step"]
 
-_CHUNK = 1_000_000
+_CHUNK = 1_000_000  # doubles of one chunk's n x K x D
 
 
 class EStep(ABC):
@@ -95,7 +95,7 @@ class KernelEStep(EStep):
 
 
 @final
-class ExactPoints(KernelEStep):
+class ExactEStep(KernelEStep):
     """The E step of complete points without noise.
 
     Its statistics are about the points' location, or about the means of the mixture.
@@ -105,13 +105,13 @@ class ExactPoints(KernelEStep):
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.mixtures.em.e_step import ExactPoints
+        >>> from latentmix.inference.mixtures.em.e_step import ExactEStep
         >>> from latentmix.inference.mixtures.points.points import as_points
         >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> zeros, ones = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
         >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, ones, covariance_structure("diag"))
-        >>> ExactPoints(as_points(torch.tensor([[1.0, 2.0], [3.0, 4.0]])))(mixture).counts
+        >>> ExactEStep(as_points(torch.tensor([[1.0, 2.0], [3.0, 4.0]])))(mixture).counts
         tensor([2.], dtype=torch.float64)
     """
 
@@ -125,7 +125,7 @@ class ExactPoints(KernelEStep):
 
 def as_e_step(points: Tensor | Points | EStep) -> EStep:
     """An E step as it is, or that of `n x D` complete points without noise."""
-    return points if isinstance(points, EStep) else ExactPoints(as_points(points))
+    return points if isinstance(points, EStep) else ExactEStep(as_points(points))
 
 
 def _shrunk(statistics: SufficientStatistics, parameters: MixtureParameters) -> bool:

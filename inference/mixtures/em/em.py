@@ -36,7 +36,7 @@ class EMResult:
         converged: Whether the bound last changed by less than the tolerance.
         n_reseeded: Empty components that were reset; the bound may fall there.
         n_repaired: M steps in which a singular covariance got a jitter; the bound may fall there.
-        n_floored: Steps on which the bound fell under a floor, `reg_covar > 0`, which is no part of the likelihood.
+        n_floored: Steps on which the bound fell because `reg_covar > 0` was added to the covariances.
         segments: Places in `lower_bounds` where a segment begins: 0, and after each reset of empty components.
             Without a floor and without a jitter, the bound never falls within one.
     """
@@ -85,7 +85,7 @@ def fit_em(
 
     Args:
         x: `n x D` points, or `Points` in memory, memory-mapped, in batches, or divided among processes, with weights
-            or without; or the E step of other points: `IncompletePoints`, or `NoisyPoints`, of which the mixture is
+            or without; or the E step of other points: `IncompleteEStep`, or `NoisyEStep`, of which the mixture is
             that before the noise (Bovy, Hogg and Roweis, 2011), and the bounds are of the points as they are.
         start: The mixture to start from.
         reg_covar: Variance added to the diagonals in every M step.

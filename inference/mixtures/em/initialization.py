@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
+from latentmix.inference.mixtures.em.e_step import EStep, ExactEStep
 from latentmix.inference.mixtures.em.empty import reset_empty, warn_of_empty
 from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, accurate
 from latentmix.inference.mixtures.em.m_step import keep_empty, maximize
@@ -30,7 +30,7 @@ StartMethod = Literal["kmeans", "k-means++", "random", "random_from_data"]
 # Points among which seeds are sought, and the least number of them for each component.
 _SAMPLE = 50_000
 _PER_COMPONENT = 250
-_CHUNK = 1_000_000
+_CHUNK = 1_000_000  # doubles of one chunk's n x K x D
 
 
 def initialize(
@@ -182,7 +182,7 @@ def from_labels(
         raise ValueError(f"Expected a labelled point for every component; got none for components {missing}.")
     seeds = points.location + sums / counts[:, None]
 
-    tied, e_step = covariance_structure("tied"), ExactPoints(points)
+    tied, e_step = covariance_structure("tied"), ExactEStep(points)
     metric = points.variance.rsqrt().diag()
     best, highest = None, -float("inf")
     for _ in range(6):
@@ -240,15 +240,15 @@ def _from_memberships(
         reg_covar: Variance added to the diagonals.
     """
     wide = _as_wide_as(points, centres, structure)
-    if not _expands(points, wide):
+    if not _expansion_is_accurate(points, wide):
         wide = _as_wide_as(points, centres, covariance_structure("diag"))
     statistics = _statistics(points, membership, Expanded(wide, points.location))
     parameters, _ = maximize(statistics, reg_covar, points.variance)
-    if statistics.structure != structure or not _expands(points, parameters):
+    if statistics.structure != structure or not _expansion_is_accurate(points, parameters):
         statistics = _statistics(points, membership, Centred(_as_wide_as(points, parameters.means, structure)))
         parameters, _ = maximize(statistics, reg_covar, points.variance)
     if bool(statistics.empty.any()):
-        parameters = reset_empty(ExactPoints(points), parameters, statistics.empty)
+        parameters = reset_empty(ExactEStep(points), parameters, statistics.empty)
         warn_of_empty(int(statistics.empty.sum()))
     return parameters
 
@@ -261,7 +261,7 @@ def _as_wide_as(points: Points, means: Tensor, structure: CovarianceStructure) -
     return MixtureParameters(means.new_full((n_components,), 1 / n_components), means, wide, structure)
 
 
-def _expands(points: Points, parameters: MixtureParameters) -> bool:
+def _expansion_is_accurate(points: Points, parameters: MixtureParameters) -> bool:
     return points.processes.agree(accurate(parameters, points.location, points.variance, points.radius))
 
 
@@ -275,7 +275,7 @@ def _local(points: Points, membership: _Membership, kernel: Kernel) -> Sufficien
     """Statistics of this process's points."""
     first, members_of = 0, membership()
     for x, weight in points.chunks(kernel.rows):
-        kernel.log_joint(x)
+        kernel.log_joint(x)  # loads the block; of the kernel only the moments are used
         members = members_of(x.double(), slice(first, first + len(x))).to(x.device)
         responsibilities = kernel.responsibilities
         if members.ndim == 1:

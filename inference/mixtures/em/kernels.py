@@ -297,9 +297,9 @@ def accurate(
 
 
 def _log_scale(parameters: MixtureParameters) -> Tensor:
-    """Log joints at the components' means, `(K,)`; -1e300 of a weight of 0.
+    """Log joints at the components' means, `(K,)`.
 
-    Blocks of matrix products may be padded by zeros, and infinity times zero is NaN.
+    A weight of 0 gives -1e300 instead of -inf, whose product with the zeros that pad a matrix product would be NaN.
     """
     log_scale = parameters.structure.log_scale(parameters.precisions_cholesky, parameters.means.shape[1])
     return parameters.weights.log().clamp_min(-1e300) + log_scale

@@ -19,7 +19,7 @@ __all__ = ["JITTERS", "keep_empty", "maximize", "repair", "sharpen"]
 JITTERS = (1e-10, 1e-8, 1e-6, 1.0)
 # Collinearity (see `MixtureParameters`) below which moments no longer hold the digits of covariances.
 _COLLINEAR = 1e-5
-_CHUNK = 4_000_000
+_CHUNK = 4_000_000  # doubles of one chunk's n x K x D
 
 
 def maximize(
@@ -155,7 +155,7 @@ class _Whitened:
 
 @torch.no_grad()
 def _whitened(points: Points, before: MixtureParameters, after: MixtureParameters) -> _Whitened:
-    """Those of this process's points."""
+    """Second moments of the whitened deviations of this process's points."""
     structure = after.structure
     scatter, counts = torch.zeros_like(after.covariances), torch.zeros_like(after.weights)
     for x, weight in points.chunks(max(1, _CHUNK // after.means.numel())):

@@ -21,19 +21,19 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.em.completion import completions
 from latentmix.inference.mixtures.em.density import log_joint
-from latentmix.inference.mixtures.em.e_step import ExactPoints, KernelEStep
+from latentmix.inference.mixtures.em.e_step import ExactEStep, KernelEStep
 from latentmix.inference.mixtures.em.kernels import Kernel
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["IncompletePoints", "check_observed", "impute", "log_joint_with_missing", "marginalizing"]
+__all__ = ["IncompleteEStep", "check_observed", "impute", "log_joint_with_missing", "marginalizing"]
 
 _CHUNK = 2_000_000  # doubles of one block
 
 
 @final
-class IncompletePoints(KernelEStep):
+class IncompleteEStep(KernelEStep):
     """The E step of points with missing entries: expected statistics of the complete points, about the means.
 
     Points are grouped by what is observed of them, and matrices are factorised once for each pattern and component of
@@ -44,14 +44,14 @@ class IncompletePoints(KernelEStep):
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.mixtures.em.missing import IncompletePoints
+        >>> from latentmix.inference.mixtures.em.missing import IncompleteEStep
         >>> from latentmix.inference.mixtures.points.points import as_points
         >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> from latentmix.models.mixture.parameters import MixtureParameters
         >>> zeros, covariance = torch.zeros(1, 2).double(), torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]).double()
         >>> mixture = MixtureParameters(torch.ones(1).double(), zeros, covariance, covariance_structure("full"))
         >>> x = torch.tensor([[3.0, torch.nan], [0.0, 0.0]])
-        >>> IncompletePoints(as_points(x, allow_nan=True))(mixture).sums
+        >>> IncompleteEStep(as_points(x, allow_nan=True))(mixture).sums
         tensor([[3.0000, 1.5000]], dtype=torch.float64)
     """
 
@@ -78,13 +78,13 @@ class IncompletePoints(KernelEStep):
         return statistics if partial is None else statistics + partial
 
 
-def marginalizing(points: Points) -> ExactPoints | IncompletePoints:
+def marginalizing(points: Points) -> ExactEStep | IncompleteEStep:
     """The E step of points that may have missing entries.
 
     Raises:
         ValueError: If a column has no observed entry; the message names it.
     """
-    return IncompletePoints(points) if check_observed(points) else ExactPoints(points)
+    return IncompleteEStep(points) if check_observed(points) else ExactEStep(points)
 
 
 def _completed(x: Tensor, weight: Tensor | None, parameters: MixtureParameters) -> SufficientStatistics:

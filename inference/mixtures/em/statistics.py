@@ -132,7 +132,7 @@ class SufficientStatistics:
 
     @property
     def divisors(self) -> Tensor:
-        """Counts to divide by, `(K,)`: raised by less than their rounding errors."""
+        """`(K,)` counts plus ten epsilons, as in scikit-learn, so that an empty component does not divide by zero."""
         return self.counts + 10 * torch.finfo(self.counts.dtype).eps * self.weight.clamp_max(1.0)
 
 

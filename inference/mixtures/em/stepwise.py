@@ -15,7 +15,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
+from latentmix.inference.mixtures.em.e_step import EStep, ExactEStep
 from latentmix.inference.mixtures.em.empty import reset_empty
 from latentmix.inference.mixtures.em.m_step import keep_empty, maximize
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
@@ -88,7 +88,7 @@ class StepwiseEM:
             raise ValueError(f"Expected an exponent in (0.5, 1]; got {exponent}.")
         if not delay >= 0:
             raise ValueError(f"Expected a delay that is not negative; got {delay}.")
-        e_step = ExactPoints(as_points(points, sample_weight))
+        e_step = ExactEStep(as_points(points, sample_weight))
         parameters = start.to(torch.empty(0, dtype=torch.float64, device=e_step.points.device))
         statistics = _per_datum(e_step, parameters)
         return cls(parameters, statistics, 0, 0.0, exponent, delay)._maximized(e_step, statistics, reg_covar)
@@ -108,7 +108,7 @@ class StepwiseEM:
         Raises:
             ValueError: If the points are not as `as_points` takes them, or have other features.
         """
-        e_step = ExactPoints(as_points(points, sample_weight))
+        e_step = ExactEStep(as_points(points, sample_weight))
         batch = _per_datum(e_step, self.parameters)
         size = (self.steps + self.delay) ** -self.exponent
         rate = 1 - (1 - min(size, 1.0)) ** (e_step.points.weight * self.steps / self.weight)

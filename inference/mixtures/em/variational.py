@@ -76,7 +76,7 @@ def fit_variational(
 
     Args:
         points: `n x D` points, or `Points` in memory, memory-mapped or in batches; or the E step of others, such as
-            `IncompletePoints`.
+            `IncompleteEStep`.
         start: The posterior to start from.
         prior: The prior.
         reg_covar: Variance added to the components' covariances in every M step.

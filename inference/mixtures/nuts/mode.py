@@ -18,7 +18,7 @@ from latentmix.inference.mixtures.em.initialization import from_labels, start
 from latentmix.inference.mixtures.matching import permuted_draws
 from latentmix.inference.mixtures.nuts.potential import MixturePotential
 from latentmix.inference.mixtures.nuts.unconstrained import Array
-from latentmix.inference.mixtures.standardised import StandardisedModel, standards
+from latentmix.inference.mixtures.standardised import StandardisedModel, location_and_scale
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
 
@@ -33,7 +33,7 @@ _TIE = 1e-9  # relative difference of log-priors that rounding may cause
 def em_starts(made: StandardisedModel, x: Tensor, seed: int) -> list[MixtureParameters]:
     """Fits by EM from several starts, with a thousandth of the data's variance added to the covariances."""
     model = made.model
-    location, scale = standards(x, model.structure)
+    location, scale = location_and_scale(x, model.structure)
     points = (x.double() - location) / scale
     fits = []
     with kept_warnings():

@@ -19,10 +19,10 @@ from latentmix.inference.mixtures.points.arrays import Array, as_array, as_tenso
 __all__ = ["Arrays", "Batches", "Chunk", "Source", "as_source", "refuse_batches"]
 
 Chunk = tuple[Tensor, Tensor | None]
-# Values of a chunk that is copied: 32 MB in float64.
-_MOST = 4_000_000
-# Bytes of points that are copied as a whole.
-_COLUMNS = 128 * 2**20
+# Most values of a copied chunk: 32 MB in float64.
+_MOST_VALUES = 4_000_000
+# Most bytes that `by_columns` copies.
+_MOST_BYTES = 128 * 2**20
 
 
 class Source(ABC):
@@ -128,7 +128,7 @@ class Arrays(Source):
 
     def by_columns(self) -> Source:
         size = len(self.x) * self.x.shape[1] * _floating(self.x[:0]).element_size()
-        if size > _COLUMNS or isinstance(self.x, np.memmap):
+        if size > _MOST_BYTES or isinstance(self.x, np.memmap):
             return self
         x = _floating(self.x)
         return Arrays(x.mT.contiguous().mT, self.weight, like=self.like) if x.is_contiguous() else self
@@ -354,7 +354,7 @@ def _kind(x: Any) -> Array:
 
 
 def _fewer(rows: int, n_features: int) -> int:
-    return max(1, min(rows, _MOST // max(1, n_features)))
+    return max(1, min(rows, _MOST_VALUES // max(1, n_features)))
 
 
 def _joined(chunks: list[Chunk]) -> Chunk:

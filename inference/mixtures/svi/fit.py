@@ -299,7 +299,8 @@ class SVI(Algorithm):
             The fitted mixture, its model and its guide.
 
         Raises:
-            ValueError: If the guide is none of these, or a prior is no density of its site, or has none at the start.
+            ValueError: If the guide is none that `SVI` takes, or a prior is no density of its site, or has none at the
+                start.
         """
         self._validate_params()
         x, family, reg_covar = plain_points(points, self.name), self.guide, options.reg_covar
@@ -312,13 +313,13 @@ class SVI(Algorithm):
         model, location, scale = made.model, made.location, made.scale
         standardised = made.points(x)
         given = getattr(family, "keywords", {})  # of a functools.partial
-        widths = {"init_scale": 0.02} if family is not AutoDelta and "init_scale" not in given else {}
-        guide = global_guide(model, family=family, start=made.sites(start), **widths)
+        width = {"init_scale": 0.02} if family is not AutoDelta and "init_scale" not in given else {}
+        guide = global_guide(model, family=family, start=made.sites(start), **width)
         if optimizer is None and noisy:
             optimizer = partial(torch.optim.Adam, lr=0.02, fused=True)
             scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=self.epochs)
         with isolated(seed=None if family is AutoDelta else options.seed):
-            guide(standardised[:1])
+            guide(standardised[:1])  # makes its parameters
         metric = None
         if optimizer is None and isinstance(guide, AutoDelta) and not noisy:
             metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
@@ -354,7 +355,7 @@ class SVI(Algorithm):
         with torch.no_grad(), isolated():
             sites = guide.median()
         fitted = model.parameters({name: value.detach() for name, value in sites.items()})
-        # Singular is what the covariances themselves cannot be told from, whatever the digits of their factors.
+        # Covariances are judged singular as rounded to float64, even where their factors hold more digits.
         rounded = MixtureParameters(fitted.weights, fitted.means, fitted.covariances, fitted.structure)
         rounded, repaired = repair(rounded, moments(standardised)[1])
         if repaired:
@@ -391,7 +392,7 @@ class SVI(Algorithm):
 def _lost(fitted: MixtureParameters, start: MixtureParameters, x: Tensor) -> bool:
     """Whether a noisy fit ended far below the likelihood that it started from; warns if so."""
     likelihood, before = (float(mixture.log_likelihood(x.double()).mean()) for mixture in (fitted, start))
-    lost = not before - likelihood < 1 + 10 * start.n_parameters() / len(x)
+    lost = not before - likelihood < 1 + 10 * start.n_parameters() / len(x)  # NaN is lost, too
     if lost:
         warn(
             f"SVI ended at a log-likelihood of {likelihood:.4g} nats per point, far below the {before:.4g} of its "

@@ -86,7 +86,7 @@ def test_missing_values_are_marginalized(x, covariance_type):
     assert fitted.lower_bound_ == pytest.approx(fitted.score(holes), abs=1e-4)
     complete = GaussianMixture(4, covariance_type=covariance_type, tol=1e-5).fit(x, labels=labels)
     assert complete.score(x) - 0.1 < fitted.score(x) <= complete.score(x) + 1e-3
-    with pytest.raises(ValueError, match="contains NaN"):
+    with pytest.raises(ValueError, match=r"contains NaN: take missing=.marginalize., or drop its rows"):
         GaussianMixture(4).fit(holes)
 
 

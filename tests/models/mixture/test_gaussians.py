@@ -8,7 +8,7 @@ import torch
 
 from latentmix.models.mixture import gaussians
 from latentmix.models.mixture.covariances import covariance_structure
-from latentmix.models.mixture.gaussians import FactoredNormal, SelectedNormal, expanded_points, select
+from latentmix.models.mixture.gaussians import FactoredNormal, SelectedNormal, assigned, expanded_points
 from latentmix.models.mixture.matrices import inverse_lower
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.quadratic import ExpandedPoints, coefficients
@@ -131,10 +131,10 @@ def test_a_shared_factor_is_one_of_all_components() -> None:
     x, (loc, scale) = draw(30, 3), components("full")
     made = dist.MultivariateNormal(loc, scale_tril=scale[:1])
     for points in (None, expanded(x, "tied")):
-        normal = select(made, torch.arange(4)[:, None], points)
+        normal = assigned(made, torch.arange(4)[:, None], points)
         torch.testing.assert_close(normal.log_prob(x), oracle(x, loc, scale[:1].expand(4, 3, 3)), rtol=0, atol=1e-11)
         assert normal.sample().shape == (4, 1, 3)
-    sampled = select(made, torch.arange(30) % 4).log_prob(x)
+    sampled = assigned(made, torch.arange(30) % 4).log_prob(x)
     torch.testing.assert_close(
         sampled, oracle(x, loc, scale[:1].expand(4, 3, 3))[torch.arange(30) % 4, torch.arange(30)]
     )
@@ -159,7 +159,7 @@ def test_batches_of_mixtures_are_selected_too(kind: str) -> None:
     x, (loc, scale) = draw(30, 3), components(kind)
     locs, scales = torch.stack([loc, loc + 1])[:, None], torch.stack([scale, scale])[:, None]
     made = dist.Normal(locs, scales).to_event(1) if kind == "diag" else dist.MultivariateNormal(locs, scale_tril=scales)
-    result = select(made, torch.arange(4).reshape(4, 1, 1), expanded(x, kind)).log_prob(x)
+    result = assigned(made, torch.arange(4).reshape(4, 1, 1), expanded(x, kind)).log_prob(x)
     expected = torch.stack([oracle(x, loc, scale), oracle(x, loc + 1, scale)], 1)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-10)
 
@@ -185,7 +185,7 @@ def test_shapes_follow_the_assignment_for_every_structure(covariance_type, assig
     correlation = None if shape is None else torch.tensor([[1.0, 0.0], [0.6, 0.8]]).double().expand(*shape, 2, 2)
     components = structure.components(means, scales, correlation)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).double()
-    normal = select(components, assignment, expanded_points(x, structure) if expanded else None)
+    normal = assigned(components, assignment, expanded_points(x, structure) if expanded else None)
     assert normal.sample().shape == (*assignment.shape, 2)
     expected = components.log_prob(x[:, None])[:, assignment.flatten()]  # n x assignments
     if assignment.ndim == 2:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from latentmix.inference.mixtures.em.deconvolution import NoisyPoints, log_joint_under_noise
+from latentmix.inference.mixtures.em.deconvolution import NoisyEStep, log_joint_under_noise
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.empty import reset_empty
 from latentmix.inference.mixtures.em.initialization import start
@@ -44,7 +44,7 @@ def mixture(covariance_type, n_components=3, n_features=3, seed=2):
 
 
 def noisy(x, noise, weight=None, **options):
-    return NoisyPoints(as_points(x, weight), noise, **options)
+    return NoisyEStep(as_points(x, weight), noise, **options)
 
 
 def begin(x, covariance_type, n_components=3):

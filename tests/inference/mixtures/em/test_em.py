@@ -6,7 +6,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
-from latentmix.inference.mixtures.em.e_step import EStep, ExactPoints
+from latentmix.inference.mixtures.em.e_step import EStep, ExactEStep
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.m_step import maximize
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics, moments
@@ -109,11 +109,11 @@ def test_integer_weights_equal_repetition(covariance_type):
 def test_statistics_add_up(covariance_type, monkeypatch):
     x = blobs()
     parameters = begin(x, covariance_type)
-    whole = ExactPoints(as_points(x))(parameters)
-    parts = [ExactPoints(as_points(part))(parameters) for part in x.split(77)]
+    whole = ExactEStep(as_points(x))(parameters)
+    parts = [ExactEStep(as_points(part))(parameters) for part in x.split(77)]
     total = parts[0] + parts[1] + parts[2] + parts[3]
     monkeypatch.setattr("latentmix.inference.mixtures.em.kernels._LARGEST", 64)
-    chunked = ExactPoints(as_points(x))(parameters)
+    chunked = ExactEStep(as_points(x))(parameters)
     for other in (total.about(whole.centres), chunked):
         for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
             torch.testing.assert_close(getattr(whole, name), getattr(other, name), rtol=1e-12, atol=1e-10)
@@ -220,7 +220,7 @@ def test_em_takes_an_e_step_of_ones_own():
             seen.append(parameters)
             return exact(parameters)
 
-    exact = ExactPoints(as_points(x))
+    exact = ExactEStep(as_points(x))
     result, plain = fit_em(Watched(exact.points), first, max_iter=3, tol=0.0), fit_em(x, first, max_iter=3, tol=0.0)
     np.testing.assert_allclose(result.lower_bounds, plain.lower_bounds, rtol=0, atol=1e-12)
     assert len(seen) == 3

@@ -4,7 +4,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference import GaussianMixture
-from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.e_step import ExactEStep
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.empty import reset_empty
 from latentmix.inference.mixtures.points.points import as_points
@@ -51,7 +51,7 @@ def test_a_component_is_not_reset_to_a_point_without_weight():
     first = begin(x[:-1], "full")
     empty = torch.tensor([False, True, False, False])
     for given, expected in [(as_points(x), True), (as_points(x, weight), False)]:
-        reset = reset_empty(ExactPoints(given), first, empty)
+        reset = reset_empty(ExactEStep(given), first, empty)
         assert torch.equal(reset.means[1], x[-1]) == expected
         assert bool((x == reset.means[1]).all(1).any())
 

@@ -4,12 +4,12 @@ import torch
 from scipy.stats import multivariate_normal
 
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
-from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.e_step import ExactEStep
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import initialize, start
 from latentmix.inference.mixtures.em.m_step import maximize
 from latentmix.inference.mixtures.em.missing import (
-    IncompletePoints,
+    IncompleteEStep,
     impute,
     log_joint_with_missing,
     marginalizing,
@@ -40,7 +40,7 @@ def mixture(covariance_type, n_components=3, n_features=4, seed=0) -> MixturePar
 
 
 def expectation(x, parameters, weight=None):
-    return IncompletePoints(as_points(x, weight, allow_nan=True))(parameters)
+    return IncompleteEStep(as_points(x, weight, allow_nan=True))(parameters)
 
 
 def seeded(x, n_components, structure):
@@ -134,7 +134,7 @@ def test_complete_points_are_those_of_plain_em(covariance_type) -> None:
     begin = seeded(x, 3, structure)
     plain = start(x, 3, structure, random_state=np.random.RandomState(0))
     assert torch.equal(begin.means, plain.means)
-    ours, theirs = expectation(x, begin), ExactPoints(as_points(x))(begin).about(begin.means)
+    ours, theirs = expectation(x, begin), ExactEStep(as_points(x))(begin).about(begin.means)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-12, atol=1e-11)
     torch.testing.assert_close(log_joint_with_missing(x, begin), begin.log_joint(x), rtol=1e-10, atol=1e-10)
@@ -179,7 +179,7 @@ def test_em_ends_where_direct_optimisation_does(covariance_type) -> None:
     x, structure = clusters(), covariance_structure(covariance_type)
     points = as_points(x, allow_nan=True)
     begin = seeded(x, 2, structure)
-    fit = fit_em(IncompletePoints(points), begin, reg_covar=0.0, tol=1e-15, max_iter=3000)
+    fit = fit_em(IncompleteEStep(points), begin, reg_covar=0.0, tol=1e-15, max_iter=3000)
     bounds = np.array(fit.lower_bounds)
     assert np.diff(bounds).min() > -1e-13
     assert bounds[-1] - bounds[0] > 1e-3
@@ -213,7 +213,7 @@ def test_a_point_with_nothing_observed_moves_no_maximum() -> None:
     more = torch.cat([x, torch.full((40, 3), torch.nan, dtype=x.dtype)])
     begin = seeded(x, 2, structure)
     options = {"reg_covar": 0.0, "tol": 1e-15, "max_iter": 3000}
-    without, result = (fit_em(IncompletePoints(as_points(a, allow_nan=True)), begin, **options) for a in (x, more))
+    without, result = (fit_em(IncompleteEStep(as_points(a, allow_nan=True)), begin, **options) for a in (x, more))
     torch.testing.assert_close(result.parameters.covariances, without.parameters.covariances, rtol=1e-6, atol=1e-6)
     assert result.lower_bounds[-1] * len(more) == pytest.approx(without.lower_bounds[-1] * len(x))
 
@@ -224,11 +224,11 @@ def test_batches_and_weights_are_those_of_one_array() -> None:
     parameters = mixture("full")
     repeated = expectation(x.repeat_interleave(weight, dim=0), parameters)
     batches = [(x[rows], weight[rows].double()) for rows in torch.arange(300).split(70)]
-    streamed = IncompletePoints(as_points(batches, allow_nan=True))(parameters)
+    streamed = IncompleteEStep(as_points(batches, allow_nan=True))(parameters)
     for name in ("counts", "sums", "scatter", "log_likelihood", "weight"):
         torch.testing.assert_close(getattr(streamed, name), getattr(repeated, name), rtol=1e-10, atol=1e-10)
     seeds = [
-        initialize(IncompletePoints(points), 3, parameters.structure, random_state=np.random.RandomState(0)).means
+        initialize(IncompleteEStep(points), 3, parameters.structure, random_state=np.random.RandomState(0)).means
         for points in (as_points(x, weight.double(), allow_nan=True), as_points(batches, allow_nan=True))
     ]
     torch.testing.assert_close(*seeds)
@@ -262,7 +262,7 @@ def test_nearly_singular_covariances_stay_positive_definite() -> None:
 
 def test_mean_filled_points_and_what_is_refused() -> None:
     x = incomplete(50)
-    filled = torch.cat([part for part, _ in IncompletePoints(as_points(x, allow_nan=True)).filled().chunks(7)])
+    filled = torch.cat([part for part, _ in IncompleteEStep(as_points(x, allow_nan=True)).filled().chunks(7)])
     torch.testing.assert_close(filled, torch.where(x.isnan(), x.nanmean(0), x))
     complete = as_points(torch.ones(3, 2))
     assert marginalizing(complete).filled() is complete

@@ -10,7 +10,7 @@ from sklearn.mixture import GaussianMixture as Theirs
 
 from latentmix.inference.mixtures.em import kernels
 from latentmix.inference.mixtures.em.density import LogJoint, log_joint
-from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.e_step import ExactEStep
 from latentmix.inference.mixtures.em.kernels import Centred, Expanded, accurate
 from latentmix.inference.mixtures.em.m_step import maximize
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
@@ -89,7 +89,7 @@ def test_statistics_match_plain_formulas(covariance_type, n_features, n_componen
             for block, own in points.columns(kernel.rows):
                 kernel.expect(block, own)
             assert_same(kernel.statistics(), expected)
-        e_step = ExactPoints(points)
+        e_step = ExactEStep(points)
         for _ in range(2):
             assert_same(e_step(parameters), expected)
         torch.testing.assert_close(log_joint(x, parameters), parameters.log_joint(x), rtol=1e-11, atol=1e-11)
@@ -115,7 +115,7 @@ def test_single_precision_far_from_the_origin(covariance_type) -> None:
     x = (drawn(parameters) + 1e6).float()
     near = MixtureParameters(parameters.weights, far.means - 1e6, parameters.covariances, parameters.structure)
     expected = plain(x.double() - 1e6, near)
-    result = ExactPoints(as_points(x))(far)
+    result = ExactEStep(as_points(x))(far)
     assert result.scatter.dtype == torch.float64
     shifted = result.about(far.means)
     assert_same(
@@ -181,7 +181,7 @@ def test_ill_conditioned_covariances_are_centred(covariance_type) -> None:
     x = torch.cat([drawn(narrow, 300), narrow.means])
     points = as_points(x)
     assert not accurate(narrow, points.location, points.variance, points.radius)
-    result = ExactPoints(points)(narrow)
+    result = ExactEStep(points)(narrow)
     assert result.centres is narrow.means
     joint = extended_log_joint(x, narrow)
     peak = joint.max(1, keepdims=True)
@@ -213,7 +213,7 @@ def test_a_covariance_that_collapses_is_taken_about_the_means(covariance_type) -
     covariances = structure.regularize(nothing, torch.full((2,), 0.1).double())
     parameters = MixtureParameters(torch.full((2,), 0.5).double(), centres, covariances, structure)
     assert accurate(parameters, points.location, points.variance, points.radius)
-    result = ExactPoints(points)(parameters)
+    result = ExactEStep(points)(parameters)
     assert result.centres is parameters.means
     fitted, jittered = maximize(result, 0.0, points.variance)
     assert not jittered
@@ -234,7 +234,7 @@ def test_one_step_matches_scikit_learn(covariance_type) -> None:
         warnings.simplefilter("ignore")
         theirs.fit(x.numpy())
     points = as_points(x)
-    statistics = ExactPoints(points)(start)
+    statistics = ExactEStep(points)(start)
     result, jittered = maximize(statistics, 1e-6, points.variance)
     assert not jittered
     assert statistics.centres is not start.means
@@ -249,7 +249,7 @@ def test_one_step_matches_scikit_learn(covariance_type) -> None:
 def test_the_floor_is_added_exactly(covariance_type) -> None:
     x = blobs()
     points = as_points(x)
-    statistics = ExactPoints(points)(begin(x, covariance_type))
+    statistics = ExactEStep(points)(begin(x, covariance_type))
     plain_fit, floored = (maximize(statistics, floor, points.variance)[0] for floor in (0.0, 0.25))
     expected = plain_fit.structure.regularize(plain_fit.covariances, torch.full((3,), 0.25).double())
     assert torch.equal(floored.covariances, expected)
@@ -274,7 +274,7 @@ def test_statistics_about_other_centres(covariance_type) -> None:
 def test_scatter_of_a_shared_covariance_is_computed_once(covariance_type) -> None:
     parameters = mixture(covariance_type, 3, 4)
     x, weight = drawn(parameters), torch.from_numpy(np.random.default_rng(2).uniform(0, 2, 1001))
-    e_step, other = ExactPoints(as_points(x, weight)), mixture(covariance_type, 3, 4, seed=1)
+    e_step, other = ExactEStep(as_points(x, weight)), mixture(covariance_type, 3, 4, seed=1)
     first, second = e_step(parameters), e_step(other)
     assert second.scatter is first.scatter
     assert_same(first, plain(x, parameters, weight))
@@ -291,7 +291,7 @@ def test_components_of_no_weight(covariance_type) -> None:
         joint = log_joint(points, parameters)
         assert bool((joint[:, 1] == -torch.inf).all())
         assert bool(joint[:, [0, 2, 3]].isfinite().all())
-    result = ExactPoints(as_points(x))(parameters)
+    result = ExactEStep(as_points(x))(parameters)
     assert float(result.counts[1]) == 0
     assert float(result.counts.sum()) == pytest.approx(len(x), rel=1e-12)
     assert result.empty.tolist() == [False, True, False, False]
@@ -316,5 +316,5 @@ def test_many_features_need_no_products() -> None:
         parameters.weights, parameters.means, torch.eye(65).double().expand(2, 65, 65), parameters.structure
     )
     x = drawn(wide, 300)
-    assert ExactPoints(as_points(x))(wide).centres is wide.means
-    assert_same(ExactPoints(as_points(x))(wide), plain(x, wide))
+    assert ExactEStep(as_points(x))(wide).centres is wide.means
+    assert_same(ExactEStep(as_points(x))(wide), plain(x, wide))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.e_step import ExactEStep
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.stepwise import StepwiseEM
 from latentmix.inference.mixtures.points.points import as_points
@@ -60,7 +60,7 @@ def test_a_step_is_the_m_step_of_averaged_statistics(covariance_type):
         before = state
         state = state.step(x[rows], sample_weight=weight[rows])
         share = 1 - (1 - (step + 1.5) ** -0.7) ** (float(weight[rows].sum()) * step / before.weight)
-        result = ExactPoints(as_points(x[rows], weight[rows]))(before.parameters)
+        result = ExactEStep(as_points(x[rows], weight[rows]))(before.parameters)
         origin = torch.zeros_like(first.means)
         old, new = before.statistics.about(origin), result.about(origin)
         size = float(weight[rows].sum())

@@ -11,9 +11,9 @@ from scipy.special import betaln, gammaln, logsumexp, multigammaln
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference.mixtures.em.conjugate import ConjugatePrior
-from latentmix.inference.mixtures.em.e_step import ExactPoints
+from latentmix.inference.mixtures.em.e_step import ExactEStep
 from latentmix.inference.mixtures.em.m_step import maximize
-from latentmix.inference.mixtures.em.missing import IncompletePoints
+from latentmix.inference.mixtures.em.missing import IncompleteEStep
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.em.variational import (
     entropy,
@@ -126,7 +126,7 @@ def test_the_bound_never_falls_and_matches_scikit_learn_up_to_a_constant() -> No
         posterior = prior.posterior(SufficientStatistics.of_parameters(begin_at(x[:4], prior, 80.0), 80.0))
         pairs = []
         for _ in range(60):
-            statistics = ExactPoints(as_points(x))(posterior.effective)
+            statistics = ExactEStep(as_points(x))(posterior.effective)
             uncertainty = entropy(statistics, posterior.effective)
             posterior = prior.posterior(statistics)
             pairs.append(
@@ -148,7 +148,7 @@ def test_the_entropy_of_the_statistics_is_that_of_the_responsibilities(covarianc
     weight = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     shares = parameters.responsibilities(x)
     expected = -(weight[:, None] * shares * shares.log()).sum()
-    torch.testing.assert_close(entropy(ExactPoints(as_points(x, weight))(parameters), parameters), expected)
+    torch.testing.assert_close(entropy(ExactEStep(as_points(x, weight))(parameters), parameters), expected)
     # A component of no weight has no part in it.
     without = MixtureParameters(
         torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64),
@@ -157,7 +157,7 @@ def test_the_entropy_of_the_statistics_is_that_of_the_responsibilities(covarianc
         parameters.structure,
     )
     shares = without.responsibilities(x)[:, :2]
-    torch.testing.assert_close(entropy(ExactPoints(as_points(x))(without), without), -(shares * shares.log()).sum())
+    torch.testing.assert_close(entropy(ExactEStep(as_points(x))(without), without), -(shares * shares.log()).sum())
 
 
 def test_the_entropy_includes_that_of_missing_entries() -> None:
@@ -167,7 +167,7 @@ def test_the_entropy_includes_that_of_missing_entries() -> None:
     x = torch.tensor([[1.0, torch.nan], [0.5, 0.2], [torch.nan, torch.nan]], dtype=torch.float64)
     expected = 0.5 * math.log(2 * math.pi * math.e * (1 - 0.8**2 / 2))
     expected += math.log(2 * math.pi * math.e) + 0.5 * float(torch.logdet(covariance))
-    assert float(entropy(IncompletePoints(as_points(x, allow_nan=True))(parameters), parameters)) == pytest.approx(
+    assert float(entropy(IncompleteEStep(as_points(x, allow_nan=True))(parameters), parameters)) == pytest.approx(
         expected
     )
 
@@ -180,7 +180,7 @@ def test_the_bound_never_falls_with_missing_entries() -> None:
     means = torch.tensor([[3.0] * 3, [0.0] * 3, [1.0] * 3], dtype=torch.float64)
     begin = prior.posterior(SufficientStatistics.of_parameters(begin_at(means, prior, 120.0), 120.0))
     points = as_points(x, allow_nan=True)
-    fit = fit_variational(IncompletePoints(points), begin, prior, tol=1e-8, max_iter=500)
+    fit = fit_variational(IncompleteEStep(points), begin, prior, tol=1e-8, max_iter=500)
     assert fit.converged
     assert fit.lower_bounds[-1] - fit.lower_bounds[0] > 1
     assert np.diff(fit.lower_bounds).min() > -1e-9
