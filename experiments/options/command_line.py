@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.options.calls import CLASSES, call_form, find_class, literal
-from latentmix.experiments.options.earlier import refuse_earlier_names
+from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import experiment_parser
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parts import PARTS, subclasses
@@ -110,6 +110,7 @@ def option_words(words: Sequence[str], lists: Collection[str] = ()) -> list[str]
         split += [option, value] if word.startswith("--") and equals else [word]
     refuse_earlier_names(word.removeprefix("--") for word in split if word.startswith("--"))
     options = ["", *split]
+    split = [_mixture(word) if option == "--mixture" else word for option, word in zip(options, split, strict=False)]
     known = _list_options() | set(lists)
     return [_bracketed(option, word, known) for option, word in zip(options, split, strict=False)]
 
@@ -134,6 +135,12 @@ def option_value(option: str, text: str) -> str:
     if re.fullmatch(r"\(.*\)", text) and f"--{option}" not in TEXTS:
         value = literal(text)
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _mixture(word: str) -> str:
+    """Options of mixtures, or a file of them, under today's names."""
+    today = renewed({"mixture": word})["mixture"]
+    return today if isinstance(today, str) else json.dumps(today)
 
 
 def _bracketed(option: str, word: str, lists: Collection[str]) -> str:

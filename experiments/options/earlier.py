@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,26 +30,37 @@ def renewed(config: Any) -> Any:
         >>> from latentmix.experiments.options.earlier import renewed
         >>> renewed({"mixture": {"n_init": 3, "svi_steps": 50, "nuts_draws": 0}})
         {'mixture': {'n_init': 3, 'svi': {'epochs': 50}, 'nuts': {'draws': 0}}}
+
+    Raises:
+        ValueError: If those of a mixture, or of one of its algorithms, are no mapping.
     """
     if not isinstance(config, dict):
         return config
     config = {_today(name): value for name, value in config.items()}
-    mixture = _mapping(config.get("mixture"))
-    if not isinstance(mixture, dict):
+    if "mixture" not in config:
         return config
-    mixture = dict(mixture)
+    mixture = dict(_mapping("mixture", config["mixture"]))
     for algorithm, names in _ALGORITHMS.items():
         moved = {name: mixture.pop(earlier) for earlier, name in names.items() if earlier in mixture}
-        if moved:
-            mixture[algorithm] = {**moved, **(_mapping(mixture.get(algorithm)) or {})}
+        if algorithm in mixture:
+            given = _mapping(f"mixture.{algorithm}", mixture[algorithm])
+            mixture[algorithm] = {**moved, **given} if moved else mixture[algorithm]
+        elif moved:
+            mixture[algorithm] = moved
     return {**config, "mixture": mixture} if mixture != config["mixture"] else config
 
 
-def _mapping(value: Any) -> Any:
+def _mapping(option: str, value: Any) -> Mapping[str, Any]:
     """Options as they are, or those of the file, or of the YAML, that a word stands for."""
-    if not isinstance(value, str):
-        return value
-    return safe_load(Path(value).read_text() if Path(value).is_file() else value)
+    options = value
+    with suppress(YAMLError, ValueError, OSError):
+        if isinstance(value, str):
+            options = safe_load(Path(value).read_text() if Path(value).is_file() else value)
+    if isinstance(options, Namespace):
+        return vars(options)
+    if not isinstance(options, Mapping):
+        raise ValueError(f"Expected options of {option} by their names, or a file of them; got {value!r:.80}.")
+    return options
 
 
 def _today(name: str) -> str:
@@ -88,8 +99,9 @@ class ExperimentParser(ArgumentParser):
         return super().parse_object(renewed(obj), *arguments, **options)
 
     def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
-        with suppress(YAMLError, ValueError, OSError):  # the parser's own message names the place
+        loaded = None
+        with suppress(YAMLError, ValueError):  # the parser's own message names the place
             loaded = safe_load(content)
-            if (today := renewed(loaded)) != loaded:
-                content = dump(today, Dumper=_Quoted, sort_keys=False)
+        if (today := renewed(loaded)) != loaded:
+            content = dump(today, Dumper=_Quoted, sort_keys=False)
         return super().parse_string(content, *arguments, **options)

@@ -46,10 +46,11 @@ def mixture_state(mixture: GaussianMixture) -> dict[str, Any]:
     if parameters.structure != _structure(parameters.structure.name):
         raise ValueError(
             f"Expected a registered covariance type of a mixture to save; got {parameters.structure!r}: call "
-            "register_structure with it."
+            "register_structure with it, under a name of its own."
         )
     return {
         "options": {name: _described(value) for name, value in options.items()},
+        "structure": parameters.structure.name,
         "parameters": {name: getattr(parameters, name) for name in PARAMETERS},
         "learned": {name: torch.as_tensor(np.asarray(getattr(mixture, name))) for name in LEARNED},
         "scalars": {name: np.asarray(getattr(mixture, name)).item() for name in SCALARS},
@@ -65,17 +66,16 @@ def load_mixture(state: Mapping[str, Any]) -> GaussianMixture:
             is not registered.
     """
     mixture = GaussianMixture(**(_built(state["options"]) if "options" in state else _earlier(state)))
-    if mixture.covariance_type not in covariance_types():
+    kind = state.get("structure", mixture.covariance_type)
+    if kind not in covariance_types():
         raise ValueError(
-            f"Expected a registered covariance type in a file; got {mixture.covariance_type!r}: import the module that "
-            "registers it."
+            f"Expected a registered covariance type in a file; got {kind!r}: import the module that registers it."
         )
     if "names" in state:
         mixture.feature_names_in_ = np.asarray(state["names"], object)
     if "options" in state:
         weights, means, covariances, factors = (state["parameters"][name] for name in PARAMETERS)
-        structure = covariance_structure(mixture.covariance_type)
-        mixture.parameters_ = MixtureParameters(weights, means, covariances, structure, factors)
+        mixture.parameters_ = MixtureParameters(weights, means, covariances, covariance_structure(kind), factors)
     for name, tensor in state["learned"].items():
         setattr(mixture, name, tensor.numpy())
     for name, value in state["scalars"].items():
@@ -110,7 +110,7 @@ def _described(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-        return {"array": torch.from_numpy(np.ascontiguousarray(value, value.dtype.newbyteorder("=")))}
+        return {"array": torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))}
     if isinstance(value, list | tuple):
         return [_described(each) for each in value]
     if isinstance(value, torch.dtype | torch.device):

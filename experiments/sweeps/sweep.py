@@ -194,10 +194,10 @@ def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
         return {"cells": [], "grid": {}}
     try:
         earlier: dict[str, Any] = json.loads((out / "sweep.json").read_text())
-        was, now = _flat(earlier["base"]), _flat(base)
+        was, now, today = _flat(earlier["base"]), _flat(base), renewed(earlier["base"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"Expected a new folder or that of a sweep, with a sweep.json; got {out}.") from error
-    if renewed(earlier["base"]) != earlier["base"]:
+    if today != earlier["base"]:
         raise ValueError(
             f"Expected a new folder, or that of a sweep by this version; got {out}, whose options have the names of an "
             "earlier version: name another folder by --out."

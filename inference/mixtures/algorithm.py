@@ -105,7 +105,7 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
     `clone` work, and grids reach them through an estimator as `inference__epochs`. Fitting leaves it as it is.
 
     Attributes:
-        name: The word for the algorithm with its default options.
+        name: The word for the algorithm with its default options, and its name in messages.
         accepts: Which of `sample_weight`, `batches`, `noise_covariance`, `missing='marginalize'`, `distributed=True`
             and `covariance_prior` it takes.
         seeded: Whether a fit draws random numbers.
@@ -113,7 +113,7 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
             `em.initialization.initialize`.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "own"
     accepts: ClassVar[frozenset[str]] = frozenset()
     seeded: ClassVar[bool] = False
     starts_from_seeds: ClassVar[bool] = False
@@ -161,6 +161,7 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _warn_of(self, result: MixtureResult, options: FitOptions) -> None:
         """Warn of a fit that has not converged, and say what helps."""
+        warn(f"The best of the {self.name} fits did not converge in {result.n_iter} iterations.")
 
 
 @final

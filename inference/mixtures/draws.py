@@ -182,14 +182,21 @@ class MixturePosterior:
 
     @property
     def _precisions_cholesky(self) -> Tensor:
-        """Upper factors of the precisions, from the factors of the covariances where no floor is added to these."""
+        """Upper factors of the precisions, from the factors of the covariances where no floor is added to these.
+
+        They have more digits: where a floor is added, too, they take the place of covariances that are singular as
+        rounded, as the floor is then below rounding.
+        """
         structure, correlation = self.structure, self.sites.get("correlation_cholesky")
+        factors = structure.precisions_cholesky_from_root(structure.root(self.sites["scales"], correlation))
         if bool((self.covariance_floor > 0).any()):
-            factors = structure.precisions_cholesky(self.covariances)
-        else:
-            factors = structure.precisions_cholesky_from_root(structure.root(self.sites["scales"], correlation))
+            floored = structure.precisions_cholesky(self.covariances)
+            factors = torch.where(floored.isfinite(), floored, factors)
         if not bool(factors.isfinite().all()):
-            raise ValueError("Expected draws with positive definite covariances; got a singular one.")
+            raise ValueError(
+                "Expected draws with positive definite covariances; got a singular one: raise reg_covar, or leave out "
+                "a feature that follows from others."
+            )
         return factors
 
     def _log_density(self, x: Tensor, weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:

@@ -182,11 +182,11 @@ class GaussianMixture(MixtureEstimator):
         if own and not isinstance(algorithm, Algorithm):
             option = own[0].removeprefix("inference__")
             kinds = [kind.__name__ for kind in ALGORITHMS.values() if option in kind().get_params()]
-            if not kinds:
+            if not kinds and isinstance(algorithm, str) and algorithm in ALGORITHMS:
                 raise ValueError(f"Expected an option of an algorithm as {own[0]}; got {option!r}, which none has.")
             raise ValueError(
                 f"Expected an algorithm object to set {own[0]} of; got inference={algorithm!r}: pass "
-                f"inference={' or '.join(f'{kind}({option}=...)' for kind in kinds)}."
+                f"inference={' or '.join(f'{kind}({option}=...)' for kind in kinds) or 'the algorithm'}."
             )
         return super().set_params(**params)
 
@@ -199,12 +199,14 @@ class GaussianMixture(MixtureEstimator):
         """The algorithm: `inference`, or the defaults of its word.
 
         Raises:
-            ValueError: If there is no algorithm of that word.
+            ValueError: If it is neither an algorithm nor the word for one.
         """
-        if not isinstance(self.inference, str):
+        if isinstance(self.inference, Algorithm):
             return self.inference
-        if self.inference not in ALGORITHMS:
-            raise ValueError(f"Expected inference out of {', '.join(ALGORITHMS)}; got {self.inference!r}.")
+        if not isinstance(self.inference, str) or self.inference not in ALGORITHMS:
+            raise ValueError(
+                f"Expected inference to be an algorithm, or out of {', '.join(ALGORITHMS)}; got {self.inference!r}."
+            )
         return ALGORITHMS[self.inference]()
 
     @torch.inference_mode(False)
@@ -410,7 +412,9 @@ class GaussianMixture(MixtureEstimator):
         """
         result = getattr(self, "result_", None)
         if result is None and hasattr(self, "means_"):
-            raise AttributeError("Expected a fit for posterior_, as files hold no draws; got a loaded mixture.")
+            raise AttributeError(
+                "Expected a fit for posterior_, as files hold no draws; got a mixture from a file, or set by hand."
+            )
         posterior: MixturePosterior | None = None
         if result is not None and not isinstance(result, StepwiseEM):
             posterior = result.posterior

@@ -33,7 +33,7 @@ def register_structure(structure: CovarianceStructure) -> None:
         structure: An instance, such as one of a subclass of `Matrices` or `Variances`.
 
     Raises:
-        ValueError: If another structure has that name.
+        ValueError: If it is no instance, or has no name, or another structure has its name.
 
     Example:
         >>> from latentmix.models.mixture.covariances import Variances, covariance_structure, register_structure
@@ -42,6 +42,10 @@ def register_structure(structure: CovarianceStructure) -> None:
         >>> covariance_structure(TiedSpherical()).covariance_shape(3, 2)
         ()
     """
+    if not isinstance(structure, CovarianceStructure):
+        raise ValueError(f"Expected an instance of CovarianceStructure; got {structure!r}.")
+    if not isinstance(getattr(structure, "name", None), str):
+        raise ValueError(f"Expected a covariance structure with a name; got {structure!r}.")
     if _STRUCTURES.setdefault(structure.name, structure) != structure:
         raise ValueError(f"Expected a new name for a covariance structure; got {structure.name!r}, which is taken.")
 

@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, final, get_args
 
 import numpy as np
 import torch
@@ -156,6 +156,8 @@ class Criterion(ABC):
             ValueError: As `measure` raises it, or if figures are not named after the criterion.
         """
         figures = self.measure(evaluation)
+        if not isinstance(figures, Mapping):
+            raise ValueError(f"Expected figures of {self.name} by name; got {figures!r:.80}.")
         foreign = [
             name for name in figures if name in FIELDS or (name != self.name and not name.startswith(f"{self.name}_"))
         ]
@@ -225,6 +227,8 @@ def register_criterion(criterion: Criterion) -> None:
     missing = [attribute for attribute in ("name", "label", "lower", "help") if not hasattr(criterion, attribute)]
     if missing:
         raise ValueError(f"Expected a criterion with name, label, lower and help; got one without {missing[0]}.")
+    if not criterion.models or not set(criterion.models) <= set(get_args(Model)):
+        raise ValueError(f"Expected models of a criterion out of {', '.join(get_args(Model))}; got {criterion.models}.")
     name = criterion.name
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"Expected an identifier as the name of a criterion; got {name!r}.")

@@ -47,7 +47,8 @@ class Selection:
         values = self._values(find_criterion(criterion))
         if not values:
             reasons = sorted({candidate.reason for candidate in self.candidates if candidate.reason})
-            raise ValueError(f"Expected a fit with a value of {criterion}; got none: {'; '.join(reasons)}")
+            why = f": {'; '.join(reasons)}" if reasons else "."
+            raise ValueError(f"Expected a fit with a value of {criterion}; got none{why}")
         chosen = min if find_criterion(criterion).lower else max
         return chosen(values, key=lambda pair: pair[0])[1]
 

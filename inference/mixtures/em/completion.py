@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmix.models.mixture.covariances import LOG_TWO_PI, CovarianceStructure
+from latentmix.models.mixture.matrices import inverse_lower
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["Completion", "completions"]
@@ -94,7 +95,7 @@ def _correlated(
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     among = correlations * there * there.mT + identity * (1 - there)
     factor = torch.linalg.cholesky(among)
-    whiten = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False) * there.mT
+    whiten = inverse_lower(factor) * there.mT
     predict = whiten @ correlations
     rest = (correlations - predict.mT @ predict) * (1 - there) * (1 - there.mT)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + observed @ scale.log().T

@@ -51,6 +51,37 @@ def test_names_of_today_win_and_the_given_configuration_stays() -> None:
     assert renewed("word") == "word"
 
 
+@pytest.mark.parametrize(
+    ("mixture", "option"),
+    [
+        (3, "mixture"),
+        ([1], "mixture"),
+        (None, "mixture"),
+        ("missing.yaml", "mixture"),
+        ({"svi": 3}, "mixture.svi"),
+        ({"nuts": None}, "mixture.nuts"),
+        ({"svi_steps": 4, "svi": 3}, "mixture.svi"),
+    ],
+)
+def test_options_that_are_no_mapping_are_refused(mixture, option: str, tmp_path: Path) -> None:
+    message = rf"Expected options of {option} by their names, or a file of them; got"
+    with pytest.raises(ValueError, match=message):
+        renewed({"mixture": mixture})
+    config = yaml.safe_load(preset_path("digits").read_text())
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({**config, "mixture": mixture}))
+    with pytest.raises(ValueError, match=message):
+        parse_experiment(str(file), [])
+
+
+def test_earlier_names_of_a_file_given_as_an_option_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "mixture.yaml"
+    file.write_text("svi_steps: 33\nn_init: 2\n")
+    for given in (str(file), '{"svi_steps": 33, "n_init": 2}'):
+        mixture = Experiment.from_config(parse_experiment("digits", ["--mixture", given])).mixture
+        assert (mixture.svi.epochs, mixture.n_init) == (33, 2)
+
+
 def test_earlier_names_beside_a_file_of_todays(tmp_path: Path) -> None:
     file = tmp_path / "svi.yaml"
     file.write_text("tol: 1.0e-5\nepochs: 9\n")

@@ -195,12 +195,13 @@ def test_a_class_without_its_name_is_unsaved(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "array",
-    [np.eye(2, 3)[::-1], np.eye(2, 3).astype(">f8"), np.eye(3, 2).T, np.eye(2, 3, dtype=np.int16)],
-    ids=["reversed", "byte order", "transposed", "integers"],
+    [np.eye(2, 3)[::-1], np.eye(2, 3).astype(">f8"), np.eye(3, 2).T, np.eye(2, 3, dtype=np.int16), np.array(0.1)],
+    ids=["reversed", "byte order", "transposed", "integers", "a number"],
 )
 def test_arrays_of_any_layout_are_saved(array) -> None:
     loaded = load_mixture(mixture_state(fitted_with(means_init=array)))
     np.testing.assert_array_equal(loaded.means_init, array)
+    assert loaded.means_init.shape == array.shape
 
 
 def test_what_tensors_cannot_hold_is_unsaved() -> None:
@@ -224,9 +225,17 @@ def test_a_covariance_type_that_is_not_registered_is_refused_on_both_sides() -> 
     with pytest.raises(ValueError, match=r"Expected a registered covariance type of a mixture to save; got Unreg"):
         mixture_state(mixture)
     state = mixture_state(fitted(GaussianMixture(2)))
-    state["options"]["covariance_type"] = "unregistered"
+    state["structure"] = "unregistered"
     with pytest.raises(ValueError, match="Expected a registered covariance type in a file; got 'unregistered': import"):
         load_mixture(state)
+
+
+def test_a_covariance_type_set_after_the_fit_leaves_the_saved_mixture() -> None:
+    mixture = fitted_with(covariance_type="diag")
+    loaded = load_mixture(mixture_state(mixture))
+    assert loaded.covariance_type == "diag"
+    np.testing.assert_array_equal(loaded.covariances_, mixture.covariances_)
+    assert loaded.parameters_.structure.name == "full"
 
 
 def test_names_of_features_and_the_state_of_partial_fit_are_saved() -> None:
@@ -243,7 +252,7 @@ def test_names_of_features_and_the_state_of_partial_fit_are_saved() -> None:
 
 def test_a_loaded_mixture_has_no_draws() -> None:
     loaded = load_mixture(mixture_state(fitted(GaussianMixture(2, inference=NUTS(chains=1, draws=4, warmup=3)))))
-    with pytest.raises(AttributeError, match="files hold no draws; got a loaded mixture"):
+    with pytest.raises(AttributeError, match="files hold no draws; got a mixture from a file"):
         _ = loaded.posterior_
 
 

@@ -216,6 +216,8 @@ def test_nearly_collinear_draws_keep_their_digits() -> None:
     density = draws.log_likelihood(torch.ones(1, 2).double())
     exact = -math.log(2 * math.pi) - math.log(small) - 0.5 * (1 + ((1 - factor[1, 0].item()) / small) ** 2)
     assert float(density) == pytest.approx(exact, abs=1e-6)
+    floored = MixturePosterior(sites, covariance_structure("full"), torch.full((2,), 1e-24).double())
+    assert float(floored.log_likelihood(torch.ones(1, 2).double())) == float(density)
     singular = MixturePosterior(
         {**sites, "correlation_cholesky": torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double().expand(1, 1, 1, 2, 2)},
         covariance_structure("full"),

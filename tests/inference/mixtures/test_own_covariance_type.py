@@ -18,7 +18,13 @@ from latentmix.inference.mixtures.nuts.fit import NUTS
 from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.models import MixturePrior
 from latentmix.models.mixture import covariances
-from latentmix.models.mixture.covariances import Matrices, Variances, covariance_structure, register_structure
+from latentmix.models.mixture.covariances import (
+    Matrices,
+    Variances,
+    covariance_structure,
+    covariance_types,
+    register_structure,
+)
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -161,3 +167,12 @@ def test_a_matrix_type_by_flags_alone_fits_and_becomes_a_prior(x: Tensor) -> Non
     prior.initialize(equal.parameters_)
     assert prior.covariance_type == "full"
     torch.testing.assert_close(prior().log_prob(x), equal.parameters_.log_likelihood(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("structure", [Equal, "equal", type("Nameless", (Matrices,), {})()], ids=str)
+def test_what_is_no_named_instance_is_not_registered(structure: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"Expected (an instance of CovarianceStructure|a covariance structure with a name)"
+    ):
+        register_structure(structure)
+    assert "equal" not in covariance_types()

@@ -197,6 +197,17 @@ def test_a_criterion_leaves_the_figures_of_others(own_module: str, figure: str) 
     assert candidate.reason.startswith("failed: Expected figures of held by that name, or as held_error; got")
 
 
+def test_figures_are_given_by_name_and_models_are_known(own_module: str) -> None:
+    importlib.import_module(own_module)
+    own = type(find_criterion("lowest"))
+    register_criterion(type("Bare", (own,), {"name": "bare", "measure": lambda *_: 3.0})())
+    selection = select(points(), 2, "full", criteria="bare", n_init=1)
+    with pytest.raises(ValueError, match=r"got none: failed: Expected figures of bare by name; got 3\.0"):
+        selection.best("bare")
+    with pytest.raises(ValueError, match=r"Expected models of a criterion out of mixture, dirichlet_process; got"):
+        register_criterion(type("Other", (own,), {"name": "other", "models": ("flow",)})())
+
+
 def test_incomplete_criteria_are_refused() -> None:
     with pytest.raises(TypeError, match="abstract"):
         type("Idle", (Criterion,), {"name": "idle"})()

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from latentmix.inference.diagnostics.convergence import effective_size
 from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.draws import MixturePosterior
+from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.nuts import chains
 from latentmix.inference.mixtures.nuts import fit as nuts
 from latentmix.inference.mixtures.nuts.chains import Settings
@@ -356,6 +357,18 @@ def test_rival_modes_of_chains_are_named() -> None:
     assert first[0] == first[1] != second[0] == second[1]
     assert result.modes.gaps[0] == 0.0 < result.modes.gaps[1]
     assert f"({result.modes.gaps[1]:.1f} nats lower)" in str(result.modes)
+
+
+def test_identical_features_of_a_large_scale_are_sampled() -> None:
+    """The floor is below the rounding of their covariance."""
+    generator = np.random.RandomState(0)
+    a = np.r_[generator.randn(40) - 4, generator.randn(40) + 4]
+    x = np.c_[a, a] * 1e6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mixture = GaussianMixture(2, inference=NUTS(chains=1, draws=20, warmup=60), random_state=0).fit(x)
+    assert np.isfinite(mixture.score(x))
+    assert bool(torch.as_tensor(mixture.posterior_.predictive_log_density(x[:2])).isfinite().all())
 
 
 def test_too_few_draws_for_r_hat_warn() -> None:
