@@ -191,7 +191,7 @@ def test_all_rows_are_one_tensor_unless_they_come_in_batches(tmp_path):
 
 
 def test_a_large_mapped_file_is_never_copied_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("latentmix.inference.mixtures.points.sources._COLUMNS", 100)
+    monkeypatch.setattr("latentmix.inference.mixtures.points.sources._MOST_BYTES", 100)
     source = kinds(numbers(), tmp_path / "x.npy")["mapped"]
     assert source.by_columns() is source
 
