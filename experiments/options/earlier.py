@@ -42,11 +42,9 @@ def renewed(config: Any) -> Any:
     mixture = dict(_mapping("mixture", config["mixture"]))
     for algorithm, names in _ALGORITHMS.items():
         moved = {name: mixture.pop(earlier) for earlier, name in names.items() if earlier in mixture}
-        if algorithm in mixture:
-            given = _mapping(f"mixture.{algorithm}", mixture[algorithm])
-            mixture[algorithm] = {**moved, **given} if moved else mixture[algorithm]
-        elif moved:
-            mixture[algorithm] = moved
+        given = _mapping(f"mixture.{algorithm}", mixture.get(algorithm, {}))
+        if moved:
+            mixture[algorithm] = {**moved, **given}
     return {**config, "mixture": mixture} if mixture != config["mixture"] else config
 
 

@@ -53,7 +53,7 @@ def mixture_state(mixture: GaussianMixture) -> dict[str, Any]:
         "structure": parameters.structure.name,
         "parameters": {name: getattr(parameters, name) for name in PARAMETERS},
         "learned": {name: torch.as_tensor(np.asarray(getattr(mixture, name))) for name in LEARNED},
-        "scalars": {name: np.asarray(getattr(mixture, name)).item() for name in SCALARS},
+        "scalars": {name: np.asarray(getattr(mixture, name)).item() for name in SCALARS if hasattr(mixture, name)},
         **names,
     }
 
@@ -225,7 +225,7 @@ def _built(value: Any) -> Any:
 
 def _made(path: str, keywords: Mapping[str, Any], make: Callable[[Any, dict[str, Any]], Any]) -> Any:
     """The object of a class and its arguments, unless one of them is unsaved."""
-    kind, built = _class_of(path), {name: _built(each) for name, each in keywords.items()}
+    kind, built = _class_of(path), _built(keywords)
     if isinstance(kind, Unsaved) or any(isinstance(each, Unsaved) for each in built.values()):
         return Unsaved(path)
     return make(kind, built)

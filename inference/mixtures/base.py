@@ -25,7 +25,7 @@ from latentmix.inference.mixtures.points.arrays import (
     returned,
     slices,
 )
-from latentmix.inference.mixtures.points.points import Points
+from latentmix.inference.mixtures.points.points import Points, check_weighted
 from latentmix.inference.mixtures.points.processes import Processes
 from latentmix.inference.mixtures.points.sources import Source, as_source, refuse_batches
 from latentmix.inference.mixtures.points.summary import check_rows, check_weights_of_rows
@@ -354,8 +354,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Weighted sum of the log-densities of points as `fit` takes them, and their weight, over all processes."""
         processes = self._processes()
         *sums, weighted, doubles = processes.sum(lambda: self._total(X, sample_weight, noise_covariance))
-        if int(weighted) not in (0, processes.size):
-            raise ValueError("Expected sample_weight on every process, or on none; got it on some.")
+        check_weighted(int(weighted), processes)
         if int(doubles) not in (0, processes.size):
             raise ValueError("Expected points with the same dtype on every process; got others on some.")
         total, weight = map(float, sums)

@@ -188,10 +188,12 @@ class MixturePosterior:
         rounded, as the floor is then below rounding.
         """
         structure, correlation = self.structure, self.sites.get("correlation_cholesky")
-        factors = structure.precisions_cholesky_from_root(structure.root(self.sites["scales"], correlation))
+        factors = torch.full_like(self.covariances, torch.nan)
         if bool((self.covariance_floor > 0).any()):
-            floored = structure.precisions_cholesky(self.covariances)
-            factors = torch.where(floored.isfinite(), floored, factors)
+            factors = structure.precisions_cholesky(self.covariances)
+        if not bool(factors.isfinite().all()):
+            exact = structure.precisions_cholesky_from_root(structure.root(self.sites["scales"], correlation))
+            factors = torch.where(factors.isfinite(), factors, exact)
         if not bool(factors.isfinite().all()):
             raise ValueError(
                 "Expected draws with positive definite covariances; got a singular one: raise reg_covar, or leave out "

@@ -15,7 +15,7 @@ from latentmix.inference.mixtures.points.processes import Processes
 from latentmix.inference.mixtures.points.sources import Chunk, Source, as_source
 from latentmix.inference.mixtures.points.summary import Summary
 
-__all__ = ["Points", "as_points"]
+__all__ = ["Points", "as_points", "check_weighted"]
 
 _CHUNK = 100_000  # values at a time: what a cache holds
 
@@ -88,8 +88,7 @@ class Points:
         summaries = [summary for summary, _ in reports]
         _check_same("features", [len(summary.mean) for summary in summaries])
         _check_same("dtype", [summary.dtype for summary in summaries])
-        if len({weighted for _, weighted in reports}) > 1:
-            raise ValueError("Expected sample_weight on every process, or on none; got it on some.")
+        check_weighted(sum(weighted for _, weighted in reports), processes)
         if not sum(summary.weight for summary in summaries) > 0:
             raise ValueError("Expected sample_weight not to be all zero; got zeros.")
         summaries[processes.rank] = own
@@ -235,6 +234,16 @@ def as_points(x: Any, sample_weight: Any = None, *, allow_nan: bool = False, dis
         return x
     processes = Processes.present() if distributed else Processes()
     return Points.measure(lambda: as_source(x, sample_weight), processes, allow_nan=allow_nan)
+
+
+def check_weighted(count: int, processes: Processes) -> None:
+    """Refuse weights on some processes alone.
+
+    Raises:
+        ValueError: If `count`, the number of those that have weights, is neither 0 nor all.
+    """
+    if count not in (0, processes.size):
+        raise ValueError("Expected sample_weight on every process, or on none; got it on some.")
 
 
 def _check_same(name: str, values: Sequence[Hashable]) -> None:

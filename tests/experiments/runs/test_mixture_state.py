@@ -15,8 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from latentmix.experiments.runs.artifacts import load_tree, save_tree
 from latentmix.experiments.runs.mixture_state import Unsaved, load_mixture, mixture_state
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
-from latentmix.models.mixture.covariances import covariance_structure
-from latentmix.models.mixture.matrices import Full
+from latentmix.models.mixture.covariances import Matrices, covariance_structure
 
 from tests.inference.mixtures.clouds import synthetic
 
@@ -214,7 +213,7 @@ def test_what_tensors_cannot_hold_is_unsaved() -> None:
     assert isinstance(loaded.means_init, Unsaved) == (np.dtype(np.longdouble).itemsize > 8)
 
 
-class Unregistered(Full.__mro__[1]):
+class Unregistered(Matrices):
     """A covariance type that is not registered."""
 
     name = "unregistered"
@@ -292,4 +291,21 @@ def test_files_of_an_earlier_version_are_read() -> None:
     assert load_mixture(state).inference.get_params() == NUTS(draws=30, max_tree_depth=3).get_params()
     state["parameters"]["inference"] = "em"
     assert load_mixture(state).inference == "em"
+    for name in ("_steps", "_weight"):
+        del state["scalars"][name]
+    again = load_mixture(mixture_state(load_mixture(state)))
+    np.testing.assert_array_equal(again.means_, state["learned"]["means_"])
+    assert again.partial_fit(synthetic(60, n_components=2)).n_iter_ == 2
+
+
+def test_arguments_of_pyro_optimizers_and_priors_of_an_earlier_version_are_read() -> None:
+    algorithm = SVI(optimizer=pyro.optim.Adam({"lr": 0.05}), priors={"means": dist.Normal(0.0, 3.0)})
+    state = mixture_state(fitted_with(inference=algorithm))
+    options = state["options"]["inference"]["options"]
+    options["optimizer"]["arguments"] = {"mapping": options["optimizer"].pop("keywords")}
+    prior = options["priors"]["mapping"]["means"]
+    prior["arguments"] = prior.pop("keywords")
+    loaded = load_mixture(state).inference
+    assert loaded.optimizer.pt_optim_args == {"lr": 0.05}
+    assert float(loaded.priors["means"].scale) == 3.0
     assert AutoDelta is SVI().guide
