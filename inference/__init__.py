@@ -1,34 +1,40 @@
 """Algorithms: SVI and its objectives, evaluation, and mixtures by EM, by enumerated SVI and by MCMC."""
 
-from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
-from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
-from latentmix.inference.importance import log_likelihood, log_likelihoods
-from latentmix.inference.latent_statistics import LatentStatistics, latent_statistics
-from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions
-from latentmix.inference.mixtures.analysis.comparison import (
-    MixtureComparison,
-    align,
-    compare,
-    map_by_majority,
-    map_by_matching,
-)
-from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
-from latentmix.inference.mixtures.analysis.selection import Selection, select
-from latentmix.inference.mixtures.analysis.standard_errors import StandardErrors, standard_errors
-from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
-from latentmix.inference.mixtures.draws import MixturePosterior
-from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
-from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
-from latentmix.inference.objectives.base import Objective, Terms
-from latentmix.inference.objectives.conversion import as_objective, bound_of
-from latentmix.inference.objectives.weighted import FreeBits, Weighted
-from latentmix.inference.start_prior import StartPrior
-from latentmix.inference.svi.callbacks import EarlyStopping
-from latentmix.inference.svi.closed_form_variance import ClosedFormVariance
-from latentmix.inference.svi.fit import SVIResult, fit
-from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
-from latentmix.inference.two_sample import Coverage, TwoSampleTest, component_coverage, energy_test
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
+    from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
+    from latentmix.inference.importance import log_likelihood, log_likelihoods
+    from latentmix.inference.latent_usage import LatentStatistics, latent_statistics
+    from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions
+    from latentmix.inference.mixtures.analysis.comparison import (
+        MixtureComparison,
+        align,
+        compare,
+        map_by_majority,
+        map_by_matching,
+    )
+    from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
+    from latentmix.inference.mixtures.analysis.selection import Selection, select
+    from latentmix.inference.mixtures.analysis.standard_errors import StandardErrors, standard_errors
+    from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
+    from latentmix.inference.mixtures.draws import MixturePosterior
+    from latentmix.inference.mixtures.gaussian import GaussianMixture
+    from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
+    from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
+    from latentmix.inference.objectives.base import Objective, Terms
+    from latentmix.inference.objectives.conversion import as_objective, bound_of
+    from latentmix.inference.objectives.weighted import FreeBits, Weighted
+    from latentmix.inference.start_prior import StartPrior
+    from latentmix.inference.svi.callbacks import EarlyStopping
+    from latentmix.inference.svi.closed_form_variance import ClosedFormVariance
+    from latentmix.inference.svi.fit import SVIResult, fit
+    from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
+    from latentmix.inference.two_sample import Coverage, TwoSampleTest, component_coverage, energy_test
 
 __all__ = [
     "EM",
@@ -84,3 +90,43 @@ __all__ = [
     "select",
     "standard_errors",
 ]
+
+_HOMES = {
+    "evaluation": ("Bound", "bits_per_dimension", "check_comparable", "evaluate"),
+    "ex_post": ("ExPostFit", "ex_post_prior", "ex_post_priors", "likelihood_moments"),
+    "importance": ("log_likelihood", "log_likelihoods"),
+    "mixtures.algorithm": ("EM", "Algorithm", "FitOptions"),
+    "mixtures.analysis.comparison": ("MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"),
+    "mixtures.analysis.modes": ("ModeReport", "modes"),
+    "mixtures.analysis.selection": ("Selection", "select"),
+    "mixtures.analysis.standard_errors": ("StandardErrors", "standard_errors"),
+    "mixtures.bayesian": ("BayesianGaussianMixture",),
+    "mixtures.draws": ("MixturePosterior",),
+    "mixtures.gaussian": ("GaussianMixture",),
+    "mixtures.nuts.fit": ("NUTS", "MixtureNUTSResult"),
+    "mixtures.svi.fit": ("SVI", "MixtureSVIResult"),
+    "objectives.base": ("Objective", "Terms"),
+    "objectives.conversion": ("as_objective", "bound_of"),
+    "objectives.weighted": ("FreeBits", "Weighted"),
+    "start_prior": ("StartPrior",),
+    "svi.callbacks": ("EarlyStopping",),
+    "svi.closed_form_variance": ("ClosedFormVariance",),
+    "svi.fit": ("SVIResult", "fit"),
+    "svi.state": ("Callback", "DivergenceError", "EpochRecord", "TrainingState"),
+    "two_sample": ("Coverage", "TwoSampleTest", "component_coverage", "energy_test"),
+    "latent_usage": ("LatentStatistics", "latent_statistics"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first access, so that options are parsed without SciPy and scikit-learn."""
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, final
 
-import scipy.special
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -18,7 +16,11 @@ __all__ = ["LEVELS", "ContinuousBernoulli", "DiscretizedLogisticMixture", "on_le
 LEVELS = 256
 
 # The mean of a continuous Bernoulli is 1/2 plus odd powers of u = l/2: zeta(2n) / pi^2n with alternating signs.
-_SERIES = tuple((-1) ** (n + 1) * scipy.special.zeta(2 * n) / math.pi ** (2 * n) for n in range(1, 12))
+_SERIES = (
+    *(1 / 6, -1 / 90, 1 / 945, -1 / 9_450, 1 / 93_555, -691 / 638_512_875, 2 / 18_243_225),
+    *(-3_617 / 325_641_566_250, 43_867 / 38_979_295_480_125, -174_611 / 1_531_329_465_290_625),
+    155_366 / 13_447_856_940_643_125,
+)
 
 
 def _mean(logits: Tensor) -> Tensor:

@@ -31,13 +31,18 @@ def main(words: list[str]) -> None:
     arguments, options = parser.parse_known_args(words)
 
     from latentmix.experiments.options.command_line import parse_experiment
-    from latentmix.experiments.options.experiment import Experiment
-    from latentmix.experiments.runs.pipeline import run_experiment
+    from latentmix.experiments.options.experiment import Experiment, check_options
+    from latentmix.experiments.options.settings import device_of
 
     config = parse_experiment(arguments.preset, options)
     name = Path(arguments.preset).stem
     config.name = config.name or name
     experiment = Experiment.from_config(config)
+    device_of(experiment.training)
+    check_options(experiment)
+
+    from latentmix.experiments.runs.pipeline import run_experiment
+
     out = arguments.out or new_folder(name)
     print(f"run: {out}")
     complete_run(lambda: run_experiment(experiment, out), out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from pyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
 )
-from sklearn.base import clone
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -78,7 +78,7 @@ class MixtureFits:
             object.__setattr__(self, name, algorithm)
             left_out = isinstance(algorithm, NUTS) and algorithm.draws == 0
             try:
-                (clone(algorithm).set_params(draws=1) if left_out else algorithm)._validate_params()
+                (copy.copy(algorithm).set_params(draws=1) if left_out else algorithm).check_params()
             except ValueError as error:
                 raise ValueError(f"mixture.{name}: {error}") from error
 

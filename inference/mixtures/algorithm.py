@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, final
 
-from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.em.em import EMResult, fit_em
+from latentmix.inference.mixtures.parameter_object import ParameterObject
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.models.mixture.covariances import CovarianceStructure
@@ -98,7 +98,7 @@ class Starts(Protocol):
         """A seed for the attempt."""
 
 
-class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
+class Algorithm(ParameterObject, ABC):
     """An algorithm that fits a mixture, with options of its own.
 
     It is a parameter object of scikit-learn's kind: the constructor stores its options, `get_params`, `set_params` and
@@ -117,7 +117,6 @@ class Algorithm(BaseEstimator, ABC):  # type: ignore[misc]
     accepts: ClassVar[frozenset[str]] = frozenset()
     seeded: ClassVar[bool] = False
     starts_from_seeds: ClassVar[bool] = False
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
     @abstractmethod
     def fit(

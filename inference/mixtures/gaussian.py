@@ -192,7 +192,7 @@ class GaussianMixture(MixtureEstimator):
 
     def _validate_params(self) -> None:
         super()._validate_params()
-        self.algorithm._validate_params()
+        self.algorithm.check_params()
 
     @property
     def algorithm(self) -> Algorithm:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -163,6 +162,8 @@ def _order(sites: Mapping[str, Tensor], reference: MixtureParameters) -> Tensor:
     order = distance.argmin(-1)
     conflicting = (order.sort(-1).values != torch.arange(order.shape[-1])).any(-1)
     if bool(conflicting.any()):
+        from scipy.optimize import linear_sum_assignment
+
         costs = distance[conflicting].nan_to_num(nan=1e300, posinf=1e300).numpy()
         order[conflicting] = torch.from_numpy(np.stack([linear_sum_assignment(cost)[1] for cost in costs]))
     return order

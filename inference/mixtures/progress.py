@@ -11,7 +11,6 @@ from typing import final
 
 import torch
 import torch.utils._contextlib
-from sklearn.exceptions import ConvergenceWarning
 
 __all__ = ["Progress", "warn"]
 
@@ -70,6 +69,8 @@ class Progress:
         print(outcome + (took if self.verbose > 1 else ""))
 
 
-def warn(message: str, category: type[Warning] = ConvergenceWarning) -> None:
-    """Warn, by default of an unreliable fit, at the calling line outside this package."""
+def warn(message: str, category: type[Warning] | None = None) -> None:
+    """Warn, by default of an unreliable fit (`ConvergenceWarning`), at the calling line outside this package."""
+    if category is None:
+        from sklearn.exceptions import ConvergenceWarning as category
     warnings.warn(message, category, stacklevel=2, skip_file_prefixes=_SKIPPED)

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import moments
+from latentmix.inference.mixtures.parameter_object import Requirement
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import converted, increasing, inside
 
-__all__ = ["Priors", "StandardisedModel", "check_priors", "location_and_scale", "standardised_model"]
+__all__ = ["PRIORS", "Priors", "StandardisedModel", "check_priors", "location_and_scale", "standardised_model"]
 
 Priors = Mapping[str, dist.TorchDistribution]
 
 _NAMES = ("weights", "means", "scales", "correlations")
+PRIORS = Requirement(
+    f"a mapping of {', '.join(_NAMES)} to their priors", lambda value: isinstance(value, Mapping)
+).or_none()
 _WORDS = {"correlation_cholesky": "correlations"}
 
 

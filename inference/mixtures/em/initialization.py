@@ -8,8 +8,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans, kmeans_plusplus
-from sklearn.utils.random import sample_without_replacement
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.e_step import EStep, ExactEStep
@@ -328,6 +326,9 @@ class _Drawn:
 
 def _seeds(points: Points, n_components: int, method: StartMethod, random_state: np.random.RandomState) -> Tensor:
     """`K x D` seeds in float64, on the CPU."""
+    from sklearn.cluster import KMeans, kmeans_plusplus
+    from sklearn.utils.random import sample_without_replacement
+
     size = max(_SAMPLE, _PER_COMPONENT * n_components)
     if points.count <= size:
         indices = np.arange(points.count)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from latentmix.inference.mixtures.matching import align_draws
@@ -59,6 +58,8 @@ def modes_of_chains(
         sites: Draws, `chain x draw` in front, in standardised coordinates.
         centre: Unconstrained values of a mixture to align the draws with; by default they are not aligned.
     """
+    from sklearn.metrics import adjusted_rand_score
+
     if centre is not None:
         reference = made.model.parameters(potential.sites(centre))
         sites = align_draws(sites, reference)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from pyro.infer import NUTS
@@ -83,6 +82,8 @@ def run_chains(
     with tqdm(total=steps * len(pairs), disable=not progress, desc="NUTS", unit=" draws") as bar:
         if processes == 1:
             return [_chain(potential, seed, settings, bar.update) for potential, seed in pairs]
+        import joblib
+
         with _counted(bar, len(pairs)) as counters:
             jobs = (joblib.delayed(_chain)(*pair, settings, count) for pair, count in zip(pairs, counters, strict=True))
             return list(joblib.Parallel(n_jobs=processes, backend="loky")(jobs))

@@ -7,12 +7,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,9 +24,16 @@ from latentmix.inference.mixtures.nuts.chain_modes import ChainModes, modes_of_c
 from latentmix.inference.mixtures.nuts.chains import Settings, leapfrog_seconds, one_thread, run_chains
 from latentmix.inference.mixtures.nuts.mode import curvature_basis, em_starts, improved_mode, posterior_mode
 from latentmix.inference.mixtures.nuts.potential import MixturePotential, WhitenedPotential
+from latentmix.inference.mixtures.parameter_object import Requirement, real, whole
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
-from latentmix.inference.mixtures.standardised import Priors, StandardisedModel, check_priors, standardised_model
+from latentmix.inference.mixtures.standardised import (
+    PRIORS,
+    Priors,
+    StandardisedModel,
+    check_priors,
+    standardised_model,
+)
 from latentmix.models.mixture.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -136,15 +141,15 @@ class NUTS(Algorithm):
 
     name = "nuts"
     seeded = True
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "chains": [Interval(Integral, 1, None, closed="left")],
-        "draws": [Interval(Integral, 1, None, closed="left")],
-        "warmup": [Interval(Integral, 0, None, closed="left")],
-        "processes": [Interval(Integral, 1, None, closed="left")],
-        "priors": [Mapping, None],
-        "max_tree_depth": [Interval(Integral, 1, None, closed="left")],
-        "target_accept": [Interval(Real, 0.0, 1.0, closed="neither")],
-        "jitter": [Interval(Real, 0.0, None, closed="left")],
+    requirements: ClassVar[Mapping[str, Requirement]] = {
+        "chains": whole(1),
+        "draws": whole(1),
+        "warmup": whole(0),
+        "processes": whole(1),
+        "priors": PRIORS,
+        "max_tree_depth": whole(1),
+        "target_accept": real(0, above=True, below=1),
+        "jitter": real(0),
     }
 
     def __init__(
@@ -211,7 +216,7 @@ class NUTS(Algorithm):
                 no bar is shown.
         """
         began = time.perf_counter()
-        self._validate_params()
+        self.check_params()
         x = plain_points(points, self.name)
         chains, processes, seed, progress = self.chains, self.processes, options.seed, bool(options.progress.verbose)
         begins = [start] if isinstance(start, MixtureParameters) else list(start or ())

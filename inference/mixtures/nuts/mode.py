@@ -8,8 +8,6 @@ import warnings
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -32,6 +30,8 @@ _TIE = 1e-9  # relative difference of log-priors that rounding may cause
 
 def em_starts(made: StandardisedModel, x: Tensor, seed: int) -> list[MixtureParameters]:
     """Fits by EM from several starts, with a thousandth of the data's variance added to the covariances."""
+    from sklearn.exceptions import ConvergenceWarning
+
     model = made.model
     location, scale = location_and_scale(x, model.structure)
     points = (x.double() - location) / scale
@@ -72,6 +72,8 @@ def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: 
 
 def local_mode(potential: MixturePotential, position: Array) -> tuple[Array, float]:
     """The mode that quasi-Newton steps from unconstrained values reach, and the potential there."""
+    from scipy.optimize import minimize
+
     result = minimize(potential.value_and_gradient, position, jac=True, method="L-BFGS-B", options={"maxiter": 500})
     mode = np.asarray(result.x if math.isfinite(result.fun) else position, dtype=np.float64)
     return mode, potential.value_and_gradient(mode)[0]

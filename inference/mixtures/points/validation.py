@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from torch import Tensor
 
 from latentmix.inference.mixtures.points.arrays import as_tensor, listed_rows
@@ -31,6 +30,8 @@ def as_random_state(random_state: int | np.random.RandomState | None) -> np.rand
 
     This seed is all that is drawn from the process's randomness.
     """
+    from sklearn.utils import check_random_state
+
     if random_state is not None:
         return check_random_state(random_state)
     with exclusive():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from numbers import Integral, Real
 from typing import Any, ClassVar, final
 
 import pyro
@@ -20,7 +19,6 @@ from pyro.infer.autoguide import (
     AutoNormal,
 )
 from pyro.optim import PyroOptim
-from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
@@ -30,9 +28,10 @@ from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordin
 from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.em.m_step import repair
 from latentmix.inference.mixtures.em.statistics import moments
+from latentmix.inference.mixtures.parameter_object import Requirement, real, whole
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
-from latentmix.inference.mixtures.standardised import Priors, check_priors, standardised_model
+from latentmix.inference.mixtures.standardised import PRIORS, Priors, check_priors, standardised_model
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
@@ -229,15 +228,13 @@ class SVI(Algorithm):
 
     name = "svi"
     seeded = True
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "guide": [callable],
-        "optimizer": [object],  # see `_validate_params`
-        "scheduler": [object],
-        "epochs": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
-        "patience": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "priors": [Mapping, None],
+    requirements: ClassVar[Mapping[str, Requirement]] = {
+        "guide": Requirement("a class of guides", callable),
+        "epochs": whole(1),
+        "tol": real(0),
+        "patience": whole(1),
+        "batch_size": whole(1).or_none(),
+        "priors": PRIORS,
     }
 
     def __init__(
@@ -261,8 +258,8 @@ class SVI(Algorithm):
         self.batch_size = batch_size
         self.priors = priors
 
-    def _validate_params(self) -> None:
-        super()._validate_params()
+    def check_params(self) -> None:
+        super().check_params()
         if self.optimizer is not None:
             as_optimizer(self.optimizer)
         if self.scheduler is not None:
@@ -302,7 +299,7 @@ class SVI(Algorithm):
             ValueError: If the guide is none that `SVI` takes, or a prior is no density of its site, or has none at the
                 start.
         """
-        self._validate_params()
+        self.check_params()
         x, family, reg_covar = plain_points(points, self.name), self.guide, options.reg_covar
         optimizer, scheduler, batch_size = self.optimizer, self.scheduler, self.batch_size
         batched = batch_size is not None and batch_size < len(x)
