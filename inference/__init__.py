@@ -19,7 +19,8 @@ if TYPE_CHECKING:
         map_by_matching,
     )
     from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
-    from latentmix.inference.mixtures.analysis.selection import Selection, select
+    from latentmix.inference.mixtures.analysis.selected import Selection
+    from latentmix.inference.mixtures.analysis.selection import select
     from latentmix.inference.mixtures.analysis.standard_errors import StandardErrors, standard_errors
     from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
     from latentmix.inference.mixtures.draws import MixturePosterior
@@ -98,7 +99,8 @@ _HOMES = {
     "mixtures.algorithm": ("EM", "Algorithm", "FitOptions"),
     "mixtures.analysis.comparison": ("MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"),
     "mixtures.analysis.modes": ("ModeReport", "modes"),
-    "mixtures.analysis.selection": ("Selection", "select"),
+    "mixtures.analysis.selected": ("Selection",),
+    "mixtures.analysis.selection": ("select",),
     "mixtures.analysis.standard_errors": ("StandardErrors", "standard_errors"),
     "mixtures.bayesian": ("BayesianGaussianMixture",),
     "mixtures.draws": ("MixturePosterior",),

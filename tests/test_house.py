@@ -33,7 +33,7 @@ ORDERS = {
         ["cli"],
     ],
     "inference.mixtures": [
-        ["progress", "points"],
+        ["parameter_object", "progress", "points"],
         ["em"],
         ["algorithm"],
         ["standardised", "matching"],

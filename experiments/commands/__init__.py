@@ -20,6 +20,7 @@ __all__ = [
     "Usage",
     "UsageError",
     "add_numbers",
+    "check_run",
     "command_parser",
     "complete_run",
     "new_folder",
@@ -81,16 +82,26 @@ def new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S-%f')[:-3]}"
 
 
+def check_run(path: Path) -> None:
+    """Refuse a path that is no run's folder, before torch is imported.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    if not (path / "config.yaml").is_file():
+        raise UsageError(f"Expected the folder of a run, with a config.yaml; got {path}.")
+
+
 def refuse_existing(out: Path | None) -> None:
     """Refuse a file of results that exists, or whose folder does not.
 
     Raises:
-        ValueError: If so.
+        UsageError: If so.
     """
     if out is not None and out.exists():
-        raise ValueError(f"Expected a new file for the result; got {out}, which exists already: name another by --out.")
+        raise UsageError(f"Expected a new file for the result; got {out}, which exists already: name another by --out.")
     if out is not None and not out.parent.is_dir():
-        raise ValueError(
+        raise UsageError(
             f"Expected a folder that is there for the result; got {out}: make {out.parent}, or name another."
         )
 

@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, UsageError, command_parser, refuse_existing
+from latentmix.experiments.commands import Usage, UsageError, check_run, command_parser, refuse_existing
 
 USAGE = Usage(
     50,
@@ -26,13 +26,12 @@ def main(words: list[str]) -> None:
     if arguments.samples < 0:
         raise UsageError(f"Expected --samples of at least 0; got {arguments.samples}.")
     refuse_existing(arguments.out)
+    check_run(arguments.run)
 
     from latentmix.experiments.data.datasets import Data
     from latentmix.experiments.data.sources import specific_options
     from latentmix.experiments.options.command_line import option_words, parse_settings
     from latentmix.experiments.runs.artifacts import load_run
-    from latentmix.experiments.runs.evaluation import evaluate_run
-    from latentmix.experiments.runs.report import headline, summary_table
 
     run = load_run(arguments.run)
     known = run.config["data"]
@@ -41,6 +40,10 @@ def main(words: list[str]) -> None:
     if sources and sources[-1] != known["source"]:
         known = {name: value for name, value in known.items() if name not in specific_options()}
     data = parse_settings(Data, options, prefix="data", defaults=known)
+
+    from latentmix.experiments.runs.evaluation import evaluate_run
+    from latentmix.experiments.runs.report import headline, summary_table
+
     figures = evaluate_run(run, data, arguments.split, arguments.samples)
     if arguments.out is not None:
         arguments.out.write_text(json.dumps({"run": str(arguments.run), **figures}, indent=2))

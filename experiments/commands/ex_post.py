@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, command_parser, refuse_existing
+from latentmix.experiments.commands import Usage, check_run, command_parser, refuse_existing
 
 USAGE = Usage(
     60,
@@ -25,13 +25,14 @@ def main(words: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
     arguments, options = parser.parse_known_args(words)
     refuse_existing(arguments.out)
+    check_run(arguments.run)
 
     from latentmix.experiments.options.command_line import parse_settings
     from latentmix.experiments.runs.artifacts import load_run
     from latentmix.experiments.runs.ex_post import ExPost, as_json, measure_ex_post, table
 
-    run = load_run(arguments.run)
     settings = parse_settings(ExPost, options, lists=("n_components", "forms"))
+    run = load_run(arguments.run)
     gains = measure_ex_post(run, settings, print)
     if arguments.out is not None:
         arguments.out.write_text(json.dumps({"run": str(arguments.run), **as_json(gains, settings)}, indent=2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, command_parser
+from latentmix.experiments.commands import Usage, check_run, command_parser
 
 USAGE = Usage(100, "report RUN", "write report.html again")
 
@@ -14,6 +14,7 @@ def main(words: list[str]) -> None:
     parser = command_parser("report")
     parser.add_argument("run", type=Path, help="the folder of the run")
     path: Path = parser.parse_args(words).run
+    check_run(path)
 
     from latentmix.experiments.runs.artifacts import RunFolder
     from latentmix.experiments.runs.report import write_report

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from latentmix.experiments.commands import Usage, command_parser, complete_run, new_folder, preset_words
-from latentmix.experiments.presets import presets
+from latentmix.experiments.presets import preset_path, presets
 
 USAGE = Usage(10, "run PRESET|FILE.yaml [--any.option value ...] [--out DIR]", "train a VAE, fit both mixtures, report")
 PARTS = """
@@ -29,6 +29,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
     arguments, options = parser.parse_known_args(words)
+    preset_path(arguments.preset)
 
     from latentmix.experiments.options.command_line import parse_experiment
     from latentmix.experiments.options.experiment import Experiment, check_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, command_parser, refuse_existing
+from latentmix.experiments.commands import Usage, UsageError, check_run, command_parser, refuse_existing
 
 USAGE = Usage(90, "sample RUN [-n N] [--out FILE.png]", "images drawn from the prior")
 
@@ -19,10 +19,11 @@ def main(words: list[str]) -> None:
     arguments = parser.parse_args(words)
     out: Path = arguments.out
     if arguments.n < 1:
-        raise ValueError(f"Expected at least one sample; got {arguments.n}.")
+        raise UsageError(f"Expected at least one sample; got {arguments.n}.")
     if out.suffix not in (".png", ".npy"):
-        raise ValueError(f"Expected a .png or .npy file for the samples; got {out}.")
+        raise UsageError(f"Expected a .png or .npy file for the samples; got {out}.")
     refuse_existing(out)
+    check_run(arguments.run)
 
     import numpy as np
 

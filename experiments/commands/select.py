@@ -7,7 +7,7 @@ import textwrap
 from itertools import groupby
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, add_numbers, command_parser, new_folder
+from latentmix.experiments.commands import Usage, UsageError, add_numbers, command_parser, new_folder
 
 USAGE = Usage(
     70,
@@ -48,13 +48,17 @@ def main(words: list[str]) -> None:
     add_numbers(parser, NUMBERS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: runs/select-NAME-DATE-TIME)")
     options = vars(parser.parse_args(words))
+    source = options.pop("source")
+    if not source.exists():
+        raise UsageError(f"Expected the folder of a run, or a .npy or .csv file of points; got {str(source)!r}.")
+    counts = component_counts(options.pop("n_components"))
 
     from latentmix.experiments.runs.selection import Choice, choose
     from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 
-    source, out, names = (options.pop(name) for name in ("source", "out", "criteria"))
+    out, names = (options.pop(name) for name in ("out", "criteria"))
     settings = Choice(
-        n_components=component_counts(options.pop("n_components")),
+        n_components=counts,
         covariance_types=tuple(options.pop("covariance_types").split(",")),
         criteria=CRITERIA if names is None else tuple(criterion_name(word) for word in names.split(",")),
         **options,
@@ -79,10 +83,10 @@ def component_counts(text: str) -> list[int]:
     for part in text.split(","):
         first, dots, last = part.partition("..")
         if not first.strip().isdecimal() or (dots and not last.strip().isdecimal()):
-            raise ValueError(f"Expected numbers of components as 1..10 or 2,5,8; got {text!r}.")
+            raise UsageError(f"Expected numbers of components as 1..10 or 2,5,8; got {text!r}.")
         counts.update(range(int(first), int(last if dots else first) + 1))
     if not counts or min(counts) < 1:
-        raise ValueError(f"Expected numbers of components from 1, as 1..10 or 2,5,8; got {text!r}.")
+        raise UsageError(f"Expected numbers of components from 1, as 1..10 or 2,5,8; got {text!r}.")
     return sorted(counts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from latentmix.experiments.commands import Usage, command_parser, new_folder, preset_words
+from latentmix.experiments.presets import preset_path
 
 USAGE = Usage(
     20,
@@ -24,6 +25,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--pictures", action="store_true", help="figures and a report for every cell")
     parser.add_argument("--out", type=Path, help="folder of the sweep, new or to be continued")
     arguments, options = parser.parse_known_args(words)
+    preset_path(arguments.preset)
 
     from latentmix.experiments.options.grids import parse_grid
     from latentmix.experiments.sweeps.sweep import sweep

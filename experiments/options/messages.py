@@ -7,9 +7,6 @@ import inspect
 import re
 from collections.abc import Sequence
 
-from latentmix.experiments.options.experiment import experiment_parser
-from latentmix.experiments.options.parts import LINKED, PARTS, import_object, subclasses
-
 __all__ = ["one_line", "unknown_option"]
 
 NOISE = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
@@ -41,6 +38,8 @@ def one_line(error: BaseException) -> str:
     nested = re.search(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", text)
     if nested:
         key, value = f"{key}.{nested[1]}", nested[2]
+    from latentmix.experiments.options.parts import PARTS, subclasses
+
     refused = re.search(r"class_path '([\w.]+)'.*Option '(\w+)' is not accepted", text, re.DOTALL)
     if refused:
         return _unknown_argument(key, value, refused[1], refused[2])
@@ -58,6 +57,8 @@ def one_line(error: BaseException) -> str:
 
 def unknown_option(words: Sequence[str]) -> str:
     """The sentence that refuses words which are no options of an experiment, with the nearest one that is."""
+    from latentmix.experiments.options.experiment import experiment_parser
+
     options = [name for action in experiment_parser()._actions for name in action.option_strings]
     near = difflib.get_close_matches(words[0], options, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -65,6 +66,8 @@ def unknown_option(words: Sequence[str]) -> str:
 
 
 def _unknown_argument(key: str, value: str, path: str, argument: str) -> str:
+    from latentmix.experiments.options.parts import LINKED, import_object
+
     if argument in LINKED:
         return (
             f"Expected no --{key}: {argument} follows from the experiment (--latent_dim, the data, the likelihood) "

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import yaml
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
 from latentmix.experiments.options.parts import PARTS, import_object, join
-from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
 from latentmix.models.files import write_atomically
+
+if TYPE_CHECKING:
+    from latentmix.experiments.runs.mixtures import FittedMixture
 
 __all__ = ["Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
 
@@ -205,6 +207,8 @@ class RunFolder:
 
     def load_mixtures(self) -> dict[str, dict[str, FittedMixture]]:
         """Read fitted mixtures by inference and label budget."""
+        from latentmix.experiments.runs.mixtures import FittedMixture
+
         states = load_tree(self.checkpoints / "mixtures")
         return {
             inference: {labels: FittedMixture.from_state_dict(state) for labels, state in budgets.items()}

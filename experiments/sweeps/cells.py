@@ -24,7 +24,6 @@ from latentmix.experiments.options.experiment import Experiment, experiment_pars
 from latentmix.experiments.options.grids import Grid, cells_of, words_of
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import RunFolder
-from latentmix.experiments.runs.pipeline import Session, run_experiment
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["Cell", "RunCell", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
@@ -104,6 +103,8 @@ def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping
         path: The folder; a run in it that cannot be resumed is removed.
         pictures: Whether to draw figures and write the report.
     """
+    from latentmix.experiments.runs.pipeline import Session, run_experiment
+
     if (path / "config.yaml").is_file() and not (path / "error.txt").exists():
         folder = RunFolder.existing(path)
         state = folder.load_training() if _holds(path, experiment.config) else None

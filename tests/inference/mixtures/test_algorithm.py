@@ -66,7 +66,7 @@ def test_options_are_set_through_the_estimator():
     assert copy.get_params()["inference__draws"] == 500
     assert copy.set_params(inference=SVI(), inference__epochs=7).inference.epochs == 7
     assert "draws=50" in repr(mixture)
-    with pytest.raises(ValueError, match="Invalid parameter 'epochs' for estimator NUTS"):
+    with pytest.raises(ValueError, match="Expected options of NUTS out of .*; got 'epochs'"):
         mixture.set_params(inference__epochs=3)
 
 
@@ -110,12 +110,49 @@ def test_parameter_objects_follow_scikit_learn(algorithm):
     for name, parameter in parameters.items():
         assert parameter.kind is parameter.KEYWORD_ONLY
         assert getattr(algorithm, name) is parameter.default
-    assert set(algorithm.get_params()) == set(parameters) == set(type(algorithm)._parameter_constraints)
+    assert set(algorithm.get_params()) == set(parameters)
+    assert repr(algorithm) == f"{type(algorithm).__name__}()"
+    copy = clone(algorithm)
+    assert copy is not algorithm
+    assert copy.get_params() == algorithm.get_params()
+    assert repr(pickle.loads(pickle.dumps(algorithm))) == repr(algorithm)
+
+
+def test_representations_show_what_was_chosen():
+    assert repr(NUTS(draws=50, chains=4)) == "NUTS(draws=50)"
+    assert repr(SVI(guide=AutoNormal, batch_size=8)) == "SVI(guide=AutoNormal, batch_size=8)"
+    page = GaussianMixture(2, inference=NUTS(draws=50))._repr_html_()
+    assert "draws=50" in page
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (SVI(epochs=0), "Expected epochs of SVI to be a whole number of at least 1; got 0"),
+        (SVI(epochs=True), "Expected epochs of SVI to be a whole number of at least 1; got True"),
+        (SVI(tol=float("nan")), "Expected tol of SVI to be a number of at least 0; got nan"),
+        (SVI(batch_size=0), "Expected batch_size of SVI to be a whole number of at least 1, or None; got 0"),
+        (NUTS(target_accept=1.0), "Expected target_accept of NUTS to be a number above 0 and below 1; got 1.0"),
+        (NUTS(priors=[1]), r"Expected priors of NUTS to be a mapping of weights, .* or None; got \[1\]"),
+    ],
+)
+def test_options_out_of_range_are_named(algorithm, message):
+    with pytest.raises(ValueError, match=message):
+        algorithm.check_params()
+
+
+def test_unknown_options_are_refused_and_none_is_set():
+    algorithm = NUTS()
+    with pytest.raises(ValueError, match="Expected options of NUTS out of chains, draws, .*; got 'epochs'"):
+        algorithm.set_params(draws=3, epochs=3)
+    assert algorithm.draws == NUTS().draws
+    with pytest.raises(ValueError, match="Expected options of EM out of none, as it has no options; got 'tol'"):
+        EM().set_params(tol=1.0)
 
 
 @pytest.mark.parametrize(
     ("algorithm", "option"),
-    [(kind(**{name: -1}), name) for kind in (SVI, NUTS) for name in kind._parameter_constraints if name != "guide"],
+    [(kind(**{name: -1}), name) for kind in (SVI, NUTS) for name in kind().get_params() if name != "guide"],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_options_out_of_range_are_refused_before_any_work(x, algorithm, option, monkeypatch):

@@ -254,9 +254,9 @@ def test_statistics_are_in_double_precision(dtype) -> None:
     ("options", "message"),
     [
         ({}, "Expected n_components, a start or a model"),
-        ({"n_components": 2, "chains": 0}, "'chains' parameter of NUTS must be an int in the range"),
-        ({"n_components": 2, "target_accept": 1.0}, "'target_accept' parameter of NUTS must be a float in the range"),
-        ({"n_components": 2, "warmup": -1}, "'warmup' parameter of NUTS must be an int in the range"),
+        ({"n_components": 2, "chains": 0}, "Expected chains of NUTS to be a whole number"),
+        ({"n_components": 2, "target_accept": 1.0}, "Expected target_accept of NUTS to be a number"),
+        ({"n_components": 2, "warmup": -1}, "Expected warmup of NUTS to be a whole number"),
         ({"n_components": 2, "priors": {"mean": dist.Normal(0.0, 1.0)}}, "Expected priors of .*; got one of 'mean'"),
         (
             {"n_components": 2, "priors": {"means": MixtureModel.maximum_likelihood(2, 1).declared_priors["means"]}},
