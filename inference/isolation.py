@@ -17,14 +17,15 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
+from latentmix.models.display import Displayed
 from latentmix.models.process_state import exclusive
 from latentmix.models.pyro_modules import TrainingModes
 
 __all__ = ["Modules", "RandomState", "Registered", "isolated", "ordinary", "plain_errors"]
 
 
-@dataclass(frozen=True)
-class RandomState:
+@dataclass(frozen=True, repr=False)
+class RandomState(Displayed):
     """States of all random generators that Pyro uses: torch (each device), NumPy, Python.
 
     Example:

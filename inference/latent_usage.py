@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -16,13 +17,14 @@ from latentmix.inference.importance import log_density, seeded_batches
 from latentmix.inference.isolation import isolated
 from latentmix.inference.objectives.divergences import kl_per_dimension
 from latentmix.models import VAE
+from latentmix.models.display import Displayed
 from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["LatentStatistics", "latent_statistics"]
 
 
-@dataclass(frozen=True)
-class LatentStatistics:
+@dataclass(frozen=True, repr=False)
+class LatentStatistics(Displayed):
     """Means over data, in nats per datum unless stated otherwise; tensors are float64.
 
     Attributes:
@@ -50,6 +52,16 @@ class LatentStatistics:
     aggregate_mean: Tensor
     aggregate_covariance: Tensor
     aggregate_size: int
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "ELBO": f"{self.elbo:.6g} nats, minus rate and distortion",
+            "rate": f"{self.rate:.6g} nats, KL(q(z|x), p(z))",
+            "distortion": f"{self.distortion:.6g} nats, -E_q log p(x|z)",
+            "active units": f"{self.active_units} of {len(self.active)}",
+            "mutual information": f"{self.mutual_information:.6g} nats, of {self.aggregate_size:,} data",
+            "marginal KL": f"{self.marginal_kl:.6g} nats, of the aggregate posterior from the prior",
+        }
 
     @property
     def elbo(self) -> float:

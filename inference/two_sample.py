@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.stats import chi2
 from torch import Tensor
 
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["Coverage", "TwoSampleTest", "component_coverage", "energy_test"]
 
 
-@dataclass(frozen=True)
-class Coverage:
+@dataclass(frozen=True, repr=False)
+class Coverage(Displayed):
     """Coverage of the components of a mixture by a sample.
 
     Attributes:
@@ -28,6 +30,11 @@ class Coverage:
     expected: Tensor
     covered: Tensor
     outside: float
+
+    def shown(self) -> dict[str, Any]:
+        covered = f"{self.n_covered} of {len(self.covered)} components"
+        outside = f"{self.outside:.2%} of the sample is in none"
+        return {"covered": covered, "outside": outside, "shares": self.shares, "expected": self.expected}
 
     @property
     def n_covered(self) -> int:

@@ -145,7 +145,7 @@ def table(row: EMSpeed) -> str:
     lines = [
         f"{count:,} x {n_features}, {n_components} components, {row.covariance_type}, {row.dtype}, "
         f"{row.threads} threads, load {row.load:.1f}, {row.turns} turns",
-        f"{'':26}{'s/iteration':>12}{'ratio':>8}{'MiB':>8}  mean log-likelihood",
+        f"{'':26}{'s/iteration':>12}{'ratio':>8}{'MiB':>8}  mean log p(x)",
     ]
     lines += [
         f"  {name:24}{library.seconds:12.4f}{library.ratio:8.2f}{library.memory:8.0f}  {library.log_likelihood:.14g}"

@@ -18,7 +18,7 @@ USAGE = Usage(
     "measure speed, beside other libraries",
 )
 EM = """\
-Prints seconds per iteration, growth of memory (MiB) and mean log-likelihood (nats per point) of EM here and in
+Prints seconds per iteration, growth of memory (MiB) and mean log p(x) (nats per point) of EM here and in
 scikit-learn, pomegranate and torchgmm, a table for each size and covariance type as it is done.
 """
 NUMBERS = {

@@ -20,7 +20,7 @@ def main(words: list[str]) -> None:
     parser = command_parser("evaluate", epilog="--data.source, --data.root, ...: data other than the run's")
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
-    parser.add_argument("--samples", type=int, default=0, help="of q, for the importance-weighted log-likelihood")
+    parser.add_argument("--samples", type=int, default=0, help="of q, for log p(x) by importance weighting")
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
     arguments, options = parser.parse_known_args(words)
     if arguments.samples < 0:

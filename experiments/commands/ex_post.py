@@ -36,4 +36,5 @@ def main(words: list[str]) -> None:
     gains = measure_ex_post(run, settings, print)
     if arguments.out is not None:
         arguments.out.write_text(json.dumps({"run": str(arguments.run), **as_json(gains, settings)}, indent=2))
-    print(f"\nmean log-likelihood of test data and its gain, nats\n\n{table(gains)}")
+    print("\nmean log p(x) of the test data by importance weighting, and its gain over the prior of training, in nats")
+    print(f"\n{table(gains)}")

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from latentmix.models import MixtureParameters
+from latentmix.models.display import Displayed
 
 __all__ = ["Dataset", "Reading", "Source", "Split"]
 
 
 @final
-@dataclass(frozen=True)
-class Split:
+@dataclass(frozen=True, repr=False)
+class Split(Displayed):
     """Data and their labels.
 
     Args:
@@ -51,8 +52,8 @@ class Split:
 
 
 @final
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Displayed):
     """A loaded data set.
 
     Args:
@@ -72,6 +73,14 @@ class Dataset:
     classes: tuple[int, ...] = ()
     attributes: tuple[str, ...] = ()
     truth: MixtureParameters | None = None
+
+    def shown(self) -> dict[str, Any]:
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        kind = "images" if self.pictorial else "points"
+        shape = " x ".join(map(str, self.shape))
+        figures = {"source": self.name, kind: f"{shape}; {sizes}", "classes": self.classes}
+        known = {"attributes": self.attributes, "truth": self.truth}
+        return figures | {name: value for name, value in known.items() if value}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,8 +104,8 @@ class Dataset:
 
 
 @final
-@dataclass(frozen=True)
-class Reading:
+@dataclass(frozen=True, repr=False)
+class Reading(Displayed):
     """Data as a source provides them.
 
     Args:

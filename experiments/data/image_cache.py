@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 __all__ = ["CachedImages", "cache_folder", "cached_images", "decode", "some"]
 

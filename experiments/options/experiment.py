@@ -24,12 +24,13 @@ from latentmix.experiments.options.parts import LINKED, PARTS, import_object
 from latentmix.experiments.options.settings import Measures, Training, compose_objective
 from latentmix.inference import Objective
 from latentmix.models import Likelihood
+from latentmix.models.display import Displayed
 
 __all__ = ["Experiment", "check_options", "experiment_parser", "plain"]
 
 
-@dataclass(frozen=True)
-class Experiment:
+@dataclass(frozen=True, repr=False)
+class Experiment(Displayed):
     """An experiment as objects, except for the parts whose shapes depend on the data.
 
     Args:
@@ -51,6 +52,18 @@ class Experiment:
     elbo: ELBO
     objective: Objective
     likelihood: Likelihood
+
+    def shown(self) -> dict[str, Any]:
+        parts = {name: self.config[name]["class_path"].rpartition(".")[2] for name in PARTS}
+        training = f"{self.training.epochs} epochs, {self.training.batch_size} a step"
+        return {
+            "name": self.config["name"],
+            "data": self.data.source,
+            "latent_dim": self.config["latent_dim"],
+            **parts,
+            "objective": type(self.elbo).__name__,
+            "training": training,
+        }
 
     @classmethod
     def from_config(cls, config: Namespace) -> Experiment:

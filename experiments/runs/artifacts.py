@@ -19,6 +19,7 @@ from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
+from latentmix.models.display import Displayed, brief
 from latentmix.models.files import write_atomically
 
 if TYPE_CHECKING:
@@ -226,8 +227,8 @@ class RunFolder:
         return TrainingState.from_state_dict(load_tree(self.checkpoints / "training"))
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Displayed):
     """A finished run, read back.
 
     Attributes:
@@ -243,6 +244,27 @@ class Run:
     mixtures: dict[str, dict[str, FittedMixture]]
     config: dict[str, Any]
     summary: dict[str, Any]
+
+    def shown(self) -> dict[str, Any]:
+        test = self.summary.get("test", {})
+        named = {"ELBO": "elbo", "log p(x), importance-weighted": "iw_log_likelihood", "MSE": "mse", "SSIM": "ssim"}
+        figures = {name: test[key] for name, key in named.items() if key in test}
+        accuracies = {
+            f"accuracy, {inference}": ", ".join(
+                f"{row['accuracy']:.3f} ({labels})" for labels, row in budgets.items() if "accuracy" in row
+            )
+            for inference, budgets in self.summary.get("mixtures", {}).items()
+            if isinstance(budgets, dict)
+        }
+        parts = {name: self.config[name]["class_path"].rpartition(".")[2] for name in ("prior", "likelihood", "family")}
+        return {
+            "preset": self.summary.get("preset"),
+            "data": self.config["data"]["source"],
+            "latent": f"{self.vae.latent_dim} dimensions",
+            **parts,
+            **{f"test {name}": brief(value) for name, value in figures.items()},
+            **{name: text for name, text in accuracies.items() if text},
+        }
 
 
 def load_run(path: str | Path) -> Run:

@@ -138,7 +138,7 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     draws = settings.draws if binarize != "none" else 1
     measured: dict[str, list[Tensor]] = {name: [] for name in priors}
     for draw in range(draws):
-        tell(f"log-likelihood of {len(test):,} test images, {settings.samples} samples, draw {draw + 1} of {draws}")
+        tell(f"log p(x) of {len(test):,} test images, {settings.samples} samples, draw {draw + 1} of {draws}")
         seed = settings.seed + 1 + draw
         seen = test if binarize == "none" else binarize_static(test, seed)
         for name, values in log_likelihoods(
@@ -190,7 +190,7 @@ def _fit(run: Run, settings: ExPost, train: Tensor, n_components: int) -> dict[F
 
 def table(gains: Sequence[Gain]) -> str:
     """The gains as aligned text."""
-    head = ("prior", "log-likelihood", "gain", "standard error", "seconds")
+    head = ("prior", "mean log p(x)", "gain", "standard error", "seconds")
     lines = [
         (
             gain.prior,

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.guides import AmortizedGuide
+from latentmix.models.display import Displayed
 
 __all__ = ["LatentSplit", "latents_of"]
 
 
-@dataclass(frozen=True)
-class LatentSplit:
+@dataclass(frozen=True, repr=False)
+class LatentSplit(Displayed):
     """Latents and labels of one split.
 
     Args:

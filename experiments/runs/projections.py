@@ -13,13 +13,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from latentmix.experiments.figures.style import Array, as_array
+from latentmix.models.display import Displayed
 
 __all__ = ["Projections", "project"]
 
 
 @final
-@dataclass(frozen=True)
-class Projections:
+@dataclass(frozen=True, repr=False)
+class Projections(Displayed):
     """Projections of some latents on a plane.
 
     Attributes:

@@ -87,7 +87,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     head = [
         "labels",
         "fit",
-        "log-lik/point",
+        "mean log p(z)",
         "iterations",
         "seconds",
         "accuracy",
@@ -121,7 +121,7 @@ def headline(figures: Mapping[str, Any]) -> str:
         parts.append(f"SSIM {figures['ssim']:.4f}")
     parts.append(f"ELBO {figures['elbo']:.2f} nats")
     if "iw_log_likelihood" in figures:
-        parts.append(f"log-likelihood {figures['iw_log_likelihood']:.2f} nats")
+        parts.append(f"log p(x) {figures['iw_log_likelihood']:.2f} nats by importance weighting")
     if "bits_per_dimension" in figures:
         parts.append(f"{figures['bits_per_dimension']:.3f} bits per dimension")
     return ", ".join(parts)
@@ -256,7 +256,7 @@ def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 SPLIT_COLUMNS = {
     "ELBO": ("elbo", 2),
-    "log-likelihood, importance-weighted": ("iw_log_likelihood", 2),
+    "log p(x), importance-weighted": ("iw_log_likelihood", 2),
     "distortion": ("log_likelihood", 2),
     "rate": ("kl", 2),
     "bits per dimension": ("bits_per_dimension", 3),

@@ -254,5 +254,5 @@ def _line(record: Record) -> str:
         return f"{record['status']}: {record['reason']}"
     figures = record["figures"]
     parts = [f"ELBO {figures['elbo']:.2f}", f"MSE {figures['mse']:.4f}"]
-    parts += [f"accuracy {figures['accuracy_em_none']:.3f}"] if "accuracy_em_none" in figures else []
+    parts += [f"accuracy {figures['accuracy_em_none']:.3f} (EM, no labels)"] if "accuracy_em_none" in figures else []
     return f"{', '.join(parts)}, {record['seconds']:.1f} s"

@@ -20,22 +20,23 @@ RANKED = (
 )
 COLUMNS = {
     "elbo": ("ELBO", 2),
-    "log_likelihood": ("log-lik.", 2),
-    "kl": ("KL", 2),
-    "iw_log_likelihood": ("IW log-lik.", 2),
+    "log_likelihood": ("E_q log p(x|z)", 2),
+    "kl": ("KL(q, prior)", 2),
+    "iw_log_likelihood": ("log p(x)", 2),
     "mse": ("MSE", 4),
     "ssim": ("SSIM", 3),
-    "accuracy_em_none": ("acc. EM none", 3),
-    "accuracy_em_few": ("acc. EM few", 3),
-    "accuracy_svi_none": ("acc. SVI none", 3),
-    "accuracy_svi_few": ("acc. SVI few", 3),
-    "accuracy_prior": ("acc. prior", 3),
+    "accuracy_em_none": ("accuracy EM none", 3),
+    "accuracy_em_few": ("accuracy EM few", 3),
+    "accuracy_svi_none": ("accuracy SVI none", 3),
+    "accuracy_svi_few": ("accuracy SVI few", 3),
+    "accuracy_prior": ("accuracy prior", 3),
     "parameters": ("parameters", 0),
 }
 LEGEND = (
-    "Test figures; ELBO, log-likelihood (the negative distortion) and KL divergence (the rate) in nats per datum. "
-    "Accuracies of the mixture fitted by EM and by SVI, without labels and with few, and of a mixture prior's own "
-    "components."
+    "Figures of the test data. In nats per datum: the ELBO, which is the expected log-likelihood E_q log p(x|z) (minus "
+    "the distortion) less KL(q, prior), the divergence of q(z|x) from the prior (the rate); and log p(x), estimated by "
+    "importance weighting. MSE and SSIM are those of reconstructions. Accuracies are those of the mixture fitted by EM "
+    "and by SVI, without labels (none) and with few, and of a mixture prior's own components."
 )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.diagnostics.ranks import EcdfBand, Ranks, rank_statistics, thin
 from latentmix.inference.isolation import isolated
+from latentmix.models.display import Displayed
 
 __all__ = ["CalibrationReport", "Fitted", "Replicate", "calibrate"]
 
@@ -24,8 +25,8 @@ Array = NDArray[np.float64]
 Values = Mapping[str, ArrayLike | Tensor]
 
 
-@dataclass(frozen=True)
-class Fitted[P]:
+@dataclass(frozen=True, repr=False)
+class Fitted[P](Displayed):
     """The posterior draws of a fit.
 
     Attributes:
@@ -37,8 +38,8 @@ class Fitted[P]:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Replicate:
+@dataclass(frozen=True, repr=False)
+class Replicate(Displayed):
     """One simulated data set and its fit.
 
     Attributes:
@@ -58,8 +59,8 @@ class Replicate:
     seconds: float
 
 
-@dataclass(frozen=True)
-class CalibrationReport:
+@dataclass(frozen=True, repr=False)
+class CalibrationReport(Displayed):
     """Outcome of simulation-based calibration.
 
     Attributes:
@@ -72,6 +73,15 @@ class CalibrationReport:
     replicates: tuple[Replicate, ...]
     n_draws: int
     false_alarm: float
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "data sets": f"{len(self.replicates)}, {self.n_failed} failed, {self.n_not_converged} not converged",
+            "flagged": f"{', '.join(self.flagged) or 'none'} of {len(self.ranks)} quantities",
+            "draws": f"{self.n_draws} for each rank",
+            "false alarm": self.false_alarm,
+        }
 
     @cached_property
     def ranks(self) -> dict[str, Ranks]:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, poisson
 
+from latentmix.models.display import Displayed
+
 __all__ = ["EcdfBand", "Ranks", "rank_statistics", "thin"]
 
 Array = NDArray[np.float64]
@@ -67,8 +69,8 @@ def thin(draws: ArrayLike, n_draws: int) -> Array:
     return flat[np.round(np.linspace(0, len(flat) - 1, n_draws)).astype(int)]
 
 
-@dataclass(frozen=True)
-class EcdfBand:
+@dataclass(frozen=True, repr=False)
+class EcdfBand(Displayed):
     r"""A simultaneous band of the ECDF of `n` independent ranks that are uniform on :math:`0, \dots, L`.
 
     Below each rank :math:`i` lie :math:`C_i \sim \mathrm{Binomial}(n, i / (L + 1))` ranks; the band holds the counts

@@ -16,18 +16,22 @@ from torch import Tensor
 from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.mixtures.matching import align_draws
 from latentmix.inference.mixtures.points.validation import check_points
+from latentmix.inference.tables import aligned
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["MixturePosterior", "in_data_coordinates"]
 
+_HEADINGS = {"q5": "5%", "q95": "95%", "r_hat": "R-hat", "ess_bulk": "ESS bulk", "ess_tail": "ESS tail"}
+_DIGITS = {"r_hat": ".4f", "ess_bulk": ".0f", "ess_tail": ".0f"}
 _CHUNK = 4_000_000  # doubles of one chunk of draws
 
 
 @final
-@dataclass(frozen=True)
-class MixturePosterior:
+@dataclass(frozen=True, repr=False)
+class MixturePosterior(Displayed):
     """Draws of the sites of a `MixtureModel`, in the data's coordinates, in float64.
 
     Args:
@@ -37,11 +41,15 @@ class MixturePosterior:
         covariance_floor: `(D,)` variances added to the squared scales.
         inference: The algorithm of the draws. Those of a guide are independent: R-hat and effective sample sizes would
             tell nothing of how close the guide is to the posterior, and are not given.
+        log_likelihoods: `chain x draw` mean log-likelihoods of the data under the draws, nats per point, where they are
+            known: a further `summary` quantity.
 
     Example:
         >>> import torch
         >>> from latentmix.inference.mixtures.draws import MixturePosterior
-        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.inference.tables import aligned
+    from latentmix.models.display import Displayed
+    from latentmix.models.mixture.covariances import covariance_structure
         >>> means, ones = torch.randn(2, 50, 1, 3), torch.ones(2, 50, 1)
         >>> sites = {"weights": ones, "means": means, "scales": ones[..., None].expand(2, 50, 1, 3)}
         >>> draws = MixturePosterior(sites, covariance_structure("diag"), torch.zeros(3))
@@ -53,13 +61,15 @@ class MixturePosterior:
     structure: CovarianceStructure
     covariance_floor: Tensor
     inference: Literal["nuts", "svi"] = "nuts"
+    log_likelihoods: Tensor | None = None
 
-    def __repr__(self) -> str:
+    def shown(self) -> dict[str, Any]:
         chains, draws, components, features = self.sites["means"].shape
-        return (
-            f"MixturePosterior({chains} x {draws} draws by {self.inference} of {components} components, "
-            f"{features} features, {self.structure.name})"
-        )
+        return {
+            "draws": f"{chains} x {draws} by {self.inference}",
+            "mixture": f"{components} components, {features} features, {self.structure.name}",
+            "sites": self.sites,
+        }
 
     @property
     def n_chains(self) -> int:
@@ -130,7 +140,8 @@ class MixturePosterior:
         """A pandas table, a quantity a row: mean, sd, quantiles (5%, 50%, 95%); of NUTS also R-hat and sizes.
 
         Quantities are the weights, the means, the scales (standard deviations of the features, or of the components
-        where these are spherical, the floor included) and the covariances.
+        where these are spherical, the floor included), the covariances, and of NUTS the mean log-likelihood of the
+        data. A terminal may elide columns of a pandas table; `table` shows them all.
         """
         import pandas  # type: ignore[import-untyped]
 
@@ -146,17 +157,49 @@ class MixturePosterior:
                 for name in quantities:
                     columns[name][label] = given[name]
         rows = {
-            f"{name}[{', '.join(map(str, index))}]": {label: float(values[index]) for label, values in part.items()}
+            f"{name}[{', '.join(map(str, index))}]" if index else name: {
+                label: float(values[index]) for label, values in part.items()
+            }
             for name, part in columns.items()
             for index in np.ndindex(part["mean"].shape)
         }
         return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def table(self) -> str:
+        """The `summary` as aligned text, and the `worst` figures of convergence."""
+        summary = self.summary()
+        head = [_HEADINGS.get(name, name) for name in summary.columns]
+        rows = [
+            [name, *(f"{value:{_DIGITS.get(column, '.4g')}}" for column, value in row.items())]
+            for name, row in summary.iterrows()
+        ]
+        lines = [aligned(["quantity", *head], rows)]
+        if self.inference == "nuts":
+            r_hat, ess = self.worst()
+            draws = self.n_chains * self.n_draws
+            lines += ["", f"R-hat {r_hat:.4g} at most, effective sample size {ess:.0f} at least, of {draws} draws"]
+        return "\n".join(lines)
+
+    def worst(self) -> tuple[float, float]:
+        """The greatest R-hat and the least effective size, bulk or tail, of all `summary` quantities.
+
+        They are NaN where there are too few draws to tell.
+
+        Raises:
+            ValueError: If the draws are a guide's.
+        """
+        figures = ([self.r_hat()], [self.ess(), self.ess("tail")])
+        joined = [np.concatenate([np.ravel(values) for part in parts for values in part.values()]) for parts in figures]
+        r_hat, ess = (part[~np.isnan(part)] for part in joined)
+        return (float(r_hat.max()) if r_hat.size else math.nan), (float(ess.min()) if ess.size else math.nan)
 
     def _quantities(self) -> dict[str, NDArray[np.float64]]:
         matrices = self.structure.correlated
         variances = self.covariances.diagonal(dim1=-2, dim2=-1) if matrices else self.covariances
         result = {name: self.sites[name] for name in ("weights", "means")}
         result |= {"scales": variances.sqrt(), "covariances": self.covariances}
+        if self.log_likelihoods is not None:
+            result["log_likelihood"] = self.log_likelihoods
         return {name: values.cpu().double().numpy() for name, values in result.items()}
 
     def _diagnosed(

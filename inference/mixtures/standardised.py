@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.parameter_object import Requirement
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -29,8 +30,8 @@ _WORDS = {"correlation_cholesky": "correlations"}
 
 
 @final
-@dataclass(frozen=True)
-class StandardisedModel:
+@dataclass(frozen=True, repr=False)
+class StandardisedModel(Displayed):
     """A mixture model of `(x - location) / scale`.
 
     Attributes:

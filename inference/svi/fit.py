@@ -19,7 +19,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import DataLoader
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from latentmix.inference.batches import Batch, Data, Transform, as_batch, transformed
 from latentmix.inference.evaluation import Bound, check_store
@@ -30,12 +30,13 @@ from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_
 from latentmix.inference.svi.problem import Frozen, Problem
 from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
 from latentmix.inference.svi.warm_start import start_from
+from latentmix.models.display import Displayed
 
 __all__ = ["SVIResult", "fit"]
 
 
-@dataclass(frozen=True)
-class SVIResult:
+@dataclass(frozen=True, repr=False)
+class SVIResult(Displayed):
     """Result of `fit`.
 
     Attributes:
@@ -56,6 +57,15 @@ class SVIResult:
     seed: int
     seconds: float
     stopped_early: bool
+
+    def shown(self) -> dict[str, Any]:
+        early = ", stopped early" if self.stopped_early else ""
+        figures = {"epochs": f"{len(self.history)} in {self.seconds:.1f} s{early}"}
+        for name, losses in (("training loss", self.losses), ("validation loss", self.validation_losses)):
+            if losses:
+                figures[name] = f"{losses[0]:.6g} ... {losses[-1]:.6g} nats per datum, the negative ELBO at beta = 1"
+        size = sum(value.numel() for value in self.parameters.values())
+        return {**figures, "parameters": f"{size:,} numbers in {len(self.parameters)} tensors", "seed": self.seed}
 
     @property
     def losses(self) -> list[float]:

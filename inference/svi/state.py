@@ -16,6 +16,7 @@ from latentmix.inference.evaluation import Bound
 from latentmix.inference.isolation import RandomState
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 from latentmix.models.arguments import first_mismatch
+from latentmix.models.display import Displayed
 
 __all__ = ["Callback", "DivergenceError", "EpochRecord", "TrainingState"]
 
@@ -85,8 +86,8 @@ class Callback(ABC):  # noqa: B024
         """Restore what `state_dict` returned."""
 
 
-@dataclass(eq=False)
-class TrainingState:
+@dataclass(eq=False, repr=False)
+class TrainingState(Displayed):
     """The state of training: all that a fit depends on besides the data, the model and the guide.
 
     Pass an empty state to `fit` to have access to it; pass the same one, or one of `from_state_dict`, to resume.
@@ -129,6 +130,20 @@ class TrainingState:
     callbacks: Sequence[Callback] = ()
     random: RandomState | None = None
     _saved: dict[str, Any] | None = field(default=None, repr=False)
+
+    def shown(self) -> dict[str, Any]:
+        figures: dict[str, Any] = {"epoch": self.epoch, "batch": f"{self.batch} of the epoch under way"}
+        if self.history:
+            figures["training loss"] = f"{self.history[-1].loss:.6g} nats per datum, the negative ELBO at beta = 1"
+        size = sum(value.numel() for value in self.parameters.values())
+        return {
+            **figures,
+            "data": f"{self.length:,}, {self.batch_size:,} a step",
+            "parameters": f"{size:,} numbers in {len(self.parameters)} tensors",
+            "optimizer": None if self.optimizer is None else type(self.optimizer).__name__,
+            "stopped": self.stopped,
+            "seed": self.seed,
+        }
 
     @property
     def started(self) -> bool:

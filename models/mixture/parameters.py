@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 
 __all__ = ["MixtureParameters"]
 
 
 @final
-@dataclass(frozen=True)
-class MixtureParameters:
+@dataclass(frozen=True, repr=False)
+class MixtureParameters(Displayed):
     r"""Weights, means and covariances of :math:`p(x) = \sum_k \pi_k \mathcal N(x \mid \mu_k, \Sigma_k)`.
 
     Args:
@@ -42,6 +43,18 @@ class MixtureParameters:
     covariances: Tensor
     structure: CovarianceStructure
     factors: Tensor | None = None
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "mixture": self._headline(),
+            "weights": self.weights,
+            "means": self.means,
+            "covariances": self.covariances,
+        }
+
+    def _headline(self) -> str:
+        components, features = self.means.shape
+        return f"{components} components, {features} features, {self.structure.name}"
 
     @classmethod
     def from_scale_tril(

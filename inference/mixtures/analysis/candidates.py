@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.gaussian import GaussianMixture
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceType
 
 __all__ = ["FIELDS", "Candidate", "Model"]
@@ -15,8 +16,8 @@ __all__ = ["FIELDS", "Candidate", "Model"]
 Model = Literal["mixture", "dirichlet_process"]
 
 
-@dataclass(frozen=True)
-class Candidate:
+@dataclass(frozen=True, repr=False)
+class Candidate(Displayed):
     """A fit with one number of components and covariance type; figures not asked for, or failed, are `None`.
 
     Attributes:
@@ -73,6 +74,9 @@ class Candidate:
     seconds: float = 0.0
     further: Mapping[str, float | None] = field(default_factory=dict, hash=False)
     mixture: GaussianMixture | BayesianGaussianMixture | None = field(default=None, repr=False, compare=False)
+
+    def shown(self) -> dict[str, Any]:
+        return {name: value for name, value in self.as_row().items() if value is not None}
 
     @property
     def doubts(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.matching import bhattacharyya
 from latentmix.inference.mixtures.points.arrays import check_unmasked
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"]
@@ -57,8 +58,8 @@ def align(a: GaussianMixture | MixtureParameters, b: GaussianMixture | MixturePa
     return np.asarray(order, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class MixtureComparison:
+@dataclass(frozen=True, repr=False)
+class MixtureComparison(Displayed):
     """Two fits to the same data, `a` and `b` in every pair, with the components of `b` in the order of `a`.
 
     Attributes:
@@ -80,6 +81,19 @@ class MixtureComparison:
     covariances_distance: list[float]
     agreement: float
     order: list[int]
+
+    def shown(self) -> dict[str, Any]:
+        (density, other), farthest = self.log_likelihood, max(self.means_distance)
+        return {
+            "mean log p(x)": f"{density:.6g} (a), {other:.6g} (b) nats per point",
+            "iterations": f"{self.iterations[0]} (a), {self.iterations[1]} (b)",
+            "seconds": f"{self.seconds[0]:.2f} (a), {self.seconds[1]:.2f} (b)",
+            "agreement": f"{self.agreement:.2%} of the points are in the same component",
+            "weights": f"{self.weights_distance:.3g} apart, in total variation",
+            "means": f"{farthest:.3g} apart, at most",
+            "covariances": f"{max(self.covariances_distance):.3g} apart at most, relative to those of a",
+            "order": self.order,
+        }
 
 
 def compare(a: GaussianMixture, b: GaussianMixture, x: NDArray[Any] | Tensor) -> MixtureComparison:

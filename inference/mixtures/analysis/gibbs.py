@@ -26,6 +26,7 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.points.validation import check_points
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import LOG_TWO_PI, CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.quadratic import ExpandedPoints, coefficients
@@ -35,8 +36,8 @@ __all__ = ["GibbsDraws", "gibbs"]
 _KAPPA = 0.01
 
 
-@dataclass(frozen=True)
-class GibbsDraws:
+@dataclass(frozen=True, repr=False)
+class GibbsDraws(Displayed):
     """Draws of the posterior, chains first, in float64.
 
     Attributes:

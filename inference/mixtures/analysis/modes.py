@@ -21,6 +21,7 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.validation import check_points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.tables import aligned
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceType
 from latentmix.models.process_state import kept_warnings
 
@@ -48,8 +49,8 @@ class Mode:
     rival: bool
 
 
-@dataclass(frozen=True)
-class ModeReport:
+@dataclass(frozen=True, repr=False)
+class ModeReport(Displayed):
     """Optima of the likelihood from many starts, the best first.
 
     Attributes:
@@ -81,6 +82,16 @@ class ModeReport:
     close: float
     few: float
     mixture: GaussianMixture = field(repr=False, compare=False)
+
+    def shown(self) -> dict[str, Any]:
+        best, starts = self.modes[0], len(self.log_likelihoods) + len(self.failures)
+        figures = {
+            "mixture": f"{self.n_components} components, {self.covariance_type}, of {self.n_points:,} points",
+            "best optimum": f"mean log p(x) {best.log_likelihood:.6g} nats per point, reached by {self.n_best} of "
+            f"{starts} starts",
+            "optima": f"{len(self.modes)}, {len(self.rivals)} of them rivals of the best",
+        }
+        return figures | ({"warnings": " ".join(self.warnings)} if self.warnings else {})
 
     @property
     def n_best(self) -> int:
@@ -127,7 +138,7 @@ class ModeReport:
 
     def table(self) -> str:
         """The optima as aligned text, and the warnings."""
-        head = ["log-lik./point", "nats below", "starts", "ARI with best", "smallest weight", "rival"]
+        head = ["mean log p(x)", "nats below", "starts", "ARI with best", "smallest weight", "rival"]
         rows = [
             [
                 f"{mode.log_likelihood:.5f}",

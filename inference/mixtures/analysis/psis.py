@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from latentmix.inference.diagnostics.convergence import array_statistics, effective_size, split_r_hat
 from latentmix.inference.mixtures.points.arrays import as_tensor
+from latentmix.models.display import Displayed
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
@@ -23,8 +24,8 @@ __all__ = ["LeaveOneOut", "leave_one_out"]
 UNRELIABLE = 0.7
 
 
-@dataclass(frozen=True)
-class LeaveOneOut:
+@dataclass(frozen=True, repr=False)
+class LeaveOneOut(Displayed):
     """Leave-one-out densities of `n` points, with diagnostics.
 
     Attributes:

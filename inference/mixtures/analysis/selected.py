@@ -10,12 +10,13 @@ from typing import Any
 from latentmix.inference.mixtures.analysis.candidates import Candidate
 from latentmix.inference.mixtures.analysis.criteria import Criterion, find_criterion
 from latentmix.inference.tables import aligned
+from latentmix.models.display import Displayed
 
 __all__ = ["Selection"]
 
 
-@dataclass(frozen=True)
-class Selection:
+@dataclass(frozen=True, repr=False)
+class Selection(Displayed):
     """All candidates with their criteria.
 
     Attributes:
@@ -33,6 +34,10 @@ class Selection:
     criteria: tuple[str, ...]
     held_out: int | float
     min_weight: float
+
+    def shown(self) -> dict[str, Any]:
+        sizes = f"{len(self.candidates)}, of {self.n_points:,} points in {self.n_features} dimensions"
+        return {"candidates": sizes, **{criterion.label: self._preference(criterion) for criterion in self.measured()}}
 
     def best(self, criterion: str) -> Candidate:
         """The candidate that a criterion prefers; among Dirichlet processes the one with the highest bound.
@@ -62,7 +67,7 @@ class Selection:
         """The candidates as aligned text, `*` at the best by each criterion, and the criteria's preferences."""
         columns = [criterion for criterion in self.measured() if criterion.model == "mixture"]
         best = {criterion.name: self.best(criterion.name) for criterion in columns if self._values(criterion)}
-        head = ["covariance", "K", "parameters", "log-lik.", *(criterion.label for criterion in columns)]
+        head = ["covariance", "K", "parameters", "mean log p(x)", *(criterion.label for criterion in columns)]
         head += [heading for criterion in columns for heading, _, _ in criterion.diagnostics]
         rows = [_row(candidate, columns, best) for candidate in self.candidates]
         return "\n".join([aligned(head, rows), "", *self.preferences(), *_notes(self.candidates)])

@@ -30,6 +30,7 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.inference.mixtures.points.validation import as_random_state, check_weights
 from latentmix.inference.mixtures.progress import warn
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
 
@@ -41,8 +42,8 @@ Method = Literal["sandwich", "information", "bootstrap"]
 _FAR = 0.1  # greatest distance of an estimate from the maximum, in standard errors
 
 
-@dataclass(frozen=True)
-class StandardErrors:
+@dataclass(frozen=True, repr=False)
+class StandardErrors(Displayed):
     """Standard errors of the parameters of a mixture, in their units and shapes.
 
     Attributes:

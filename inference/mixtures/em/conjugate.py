@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -32,8 +33,8 @@ WeightPrior = Literal["dirichlet_process", "dirichlet_distribution"]
 
 
 @final
-@dataclass(frozen=True)
-class ConjugatePrior:
+@dataclass(frozen=True, repr=False)
+class ConjugatePrior(Displayed):
     """Dirichlet, Gaussian and Wishart prior of a mixture of `D` features.
 
     Args:
@@ -105,8 +106,8 @@ class ConjugatePrior:
 
 
 @final
-@dataclass(frozen=True)
-class VariationalPosterior:
+@dataclass(frozen=True, repr=False)
+class VariationalPosterior(Displayed):
     """Factorised posterior of a mixture of `K` components and `D` features, in float64.
 
     Args:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.points.arrays import as_tensor
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -24,8 +25,8 @@ __all__ = ["CovariancePrior"]
 
 
 @final
-@dataclass(frozen=True)
-class CovariancePrior:
+@dataclass(frozen=True, repr=False)
+class CovariancePrior(Displayed):
     r"""A prior on the covariances of a mixture.
 
     Args:

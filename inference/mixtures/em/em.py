@@ -16,6 +16,7 @@ from latentmix.inference.mixtures.em.m_step import keep_empty, maximize, sharpen
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["EMResult", "fit_em"]
@@ -25,8 +26,8 @@ _MAX_RESETS = 10
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True)
-class EMResult:
+@dataclass(frozen=True, repr=False)
+class EMResult(Displayed):
     """Outcome of EM.
 
     Attributes:

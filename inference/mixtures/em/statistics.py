@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.points.points import as_points
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -16,8 +17,8 @@ __all__ = ["SufficientStatistics", "moments"]
 
 
 @final
-@dataclass(frozen=True)
-class SufficientStatistics:
+@dataclass(frozen=True, repr=False)
+class SufficientStatistics(Displayed):
     r"""Weighted moments of data under responsibilities; those of disjoint data add up, about the centres of the first.
 
     With responsibilities :math:`r_{nk}`, already times the sample weights, and centres :math:`c_k`:

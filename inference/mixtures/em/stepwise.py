@@ -20,14 +20,15 @@ from latentmix.inference.mixtures.em.empty import reset_empty
 from latentmix.inference.mixtures.em.m_step import keep_empty, maximize
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["StepwiseEM"]
 
 
 @final
-@dataclass(frozen=True)
-class StepwiseEM:
+@dataclass(frozen=True, repr=False)
+class StepwiseEM(Displayed):
     r"""The state of stepwise EM: `begin` makes the first, and `step` the next.
 
     Args:

@@ -22,6 +22,7 @@ from latentmix.inference.mixtures.em.m_step import JITTERS, repair
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import LOG_TWO_PI
 from latentmix.models.mixture.parameters import MixtureParameters
 
@@ -32,8 +33,8 @@ class DegenerateMixture(ValueError):
     """A covariance lost to rounding, so that no bound can be computed from that start."""
 
 
-@dataclass(frozen=True)
-class VariationalResult:
+@dataclass(frozen=True, repr=False)
+class VariationalResult(Displayed):
     """Outcome of variational Bayes.
 
     Attributes:

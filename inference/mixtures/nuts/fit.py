@@ -7,14 +7,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions, MixtureResult, Starts, plain_points
 from latentmix.inference.mixtures.draws import MixturePosterior, in_data_coordinates
@@ -34,6 +33,7 @@ from latentmix.inference.mixtures.standardised import (
     check_priors,
     standardised_model,
 )
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure, CovarianceType, covariance_structure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -48,8 +48,8 @@ _LONG = 20.0
 _USUAL_STEPS = 15
 
 
-@dataclass(frozen=True)
-class MixtureNUTSResult:
+@dataclass(frozen=True, repr=False)
+class MixtureNUTSResult(Displayed):
     """Outcome of NUTS.
 
     Attributes:
@@ -58,7 +58,7 @@ class MixtureNUTSResult:
         lower_bounds: Mean log-likelihood of the data under each draw, nats per datum, chain after chain.
         converged: Whether every R-hat is at most 1.01 and every effective sample size, bulk and tail, at least 100
             for each chain.
-        r_hat: Greatest R-hat of weights, means, covariances and the log-likelihood.
+        r_hat: Greatest R-hat of the quantities of `posterior.summary()`.
         ess: Least effective sample size of these.
         divergences: Draws after the warmup, of each chain, in which the integrator diverged.
         step_sizes: Of each chain, after the warmup, in units of the posterior's curvature at its mode.
@@ -93,6 +93,21 @@ class MixtureNUTSResult:
     scale: Tensor
     warmup: int
     seconds: float
+
+    def shown(self) -> dict[str, Any]:
+        draws = self.posterior.n_chains * self.posterior.n_draws
+        return {
+            "mixture": self.parameters,
+            "draws": f"{self.posterior.n_chains} chains of {self.posterior.n_draws}, after {self.warmup} of warmup",
+            "converged": self.converged,
+            "R-hat": f"{self.r_hat:.4f} at most",
+            "effective size": f"{self.ess:.0f} at least, of {draws} draws",
+            "divergences": f"{sum(self.divergences)} of {draws} draws",
+            "cut": f"{sum(self.n_max_tree_depth)} of {draws} trajectories, at max_tree_depth",
+            "modes": str(self.modes),
+            "mean log p(x)": f"{self.lower_bound:.6g} nats per point, over the draws",
+            "seconds": f"{self.seconds:.1f}",
+        }
 
     @property
     def lower_bound(self) -> float:
@@ -249,7 +264,8 @@ class NUTS(Algorithm):
         with torch.no_grad():
             bounds = posterior.log_likelihood(x) / len(x)
         divergences, cut = [chain.divergences for chain in runs], [chain.cut for chain in runs]
-        r_hat, ess = _diagnosed(posterior, bounds)
+        posterior = replace(posterior, log_likelihoods=bounds)
+        r_hat, ess = posterior.worst()
         return MixtureNUTSResult(
             parameters=posterior.mean(),
             posterior=posterior,
@@ -332,19 +348,6 @@ def _exchangeable(potential: MixturePotential, sites: dict[str, Tensor], referen
     orders = [order.expand(len(before), n_components) for order in (cycle, swap)]
     after = [potential.log_prior(permuted_draws(some, order, reference)) for order in orders]
     return all(torch.allclose(before, each, rtol=1e-9, atol=1e-9) for each in after)
-
-
-def _diagnosed(posterior: MixturePosterior, bounds: Tensor) -> tuple[float, float]:
-    """The greatest R-hat, and the least effective sample size; NaN where there are too few draws to tell."""
-    likelihood = bounds.cpu().numpy()
-    r_hat = [*posterior.r_hat().values(), split_r_hat(likelihood)]
-    ess = [*posterior.ess().values(), *posterior.ess("tail").values()]
-    ess += [effective_size(likelihood, "bulk"), effective_size(likelihood, "tail")]
-    joined = [np.concatenate([np.ravel(part) for part in parts]) for parts in (r_hat, ess)]
-    known = [part[~np.isnan(part)] for part in joined]
-    return (float(known[0].max()) if known[0].size else math.nan), (
-        float(known[1].min()) if known[1].size else math.nan
-    )
 
 
 def _forecast(potential: WhitenedPotential, settings: Settings, chains: int, processes: int, progress: bool) -> None:

@@ -38,6 +38,7 @@ from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
 from latentmix.inference.svi.fit import SVIResult, fit
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
+from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.gaussians import expanded_points
 from latentmix.models.mixture.model import MixtureModel
@@ -52,8 +53,8 @@ _QUIET = 2
 _WARMUP, _SETTLED = 30, 1e-3
 
 
-@dataclass(frozen=True)
-class MixtureSVIResult:
+@dataclass(frozen=True, repr=False)
+class MixtureSVIResult(Displayed):
     """Outcome of enumerated SVI.
 
     Attributes:
@@ -82,6 +83,17 @@ class MixtureSVIResult:
     svi: SVIResult | None
     noisy: bool
     seed: int = 0
+
+    def shown(self) -> dict[str, Any]:
+        kind = "noisy" if self.noisy else "without noise"
+        return {
+            "mixture": self.parameters,
+            "bound": f"{self.lower_bound:.6g} nats per datum",
+            "epochs": f"{self.n_iter}, {kind}",
+            "converged": self.converged,
+            "guide": type(self.guide).__name__,
+            "seed": self.seed,
+        }
 
     @cached_property
     def posterior(self) -> MixturePosterior | None:

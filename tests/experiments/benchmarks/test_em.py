@@ -102,7 +102,7 @@ def test_bench_em_writes_every_comparison(tmp_path, monkeypatch: pytest.MonkeyPa
     words = ["bench", "em", "--sizes", "200x2x2,300x3x2", "--covariance_type", "diag,tied", "--iterations", "1"]
     assert not main([*words, "--repeats", "1", "--seconds", "0", "--threads", "1", "--out", str(out)])
     printed = capsys.readouterr().out
-    assert printed.count("mean log-likelihood") == 4
+    assert printed.count("mean log p(x)") == 4
     rows = json.loads(out.read_text())
     assert [row["size"] for row in rows] == [[200, 2, 2], [200, 2, 2], [300, 3, 2], [300, 3, 2]]
     assert all(np.isfinite(row["contestants"][OURS]["log_likelihood"]) for row in rows)

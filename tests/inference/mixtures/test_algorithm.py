@@ -66,7 +66,7 @@ def test_options_are_set_through_the_estimator():
     assert copy.get_params()["inference__draws"] == 500
     assert copy.set_params(inference=SVI(), inference__epochs=7).inference.epochs == 7
     assert "draws=50" in repr(mixture)
-    with pytest.raises(ValueError, match="Expected options of NUTS out of .*; got 'epochs'"):
+    with pytest.raises(ValueError, match=r"Expected options of NUTS out of .*; got 'epochs'"):
         mixture.set_params(inference__epochs=3)
 
 
@@ -143,7 +143,7 @@ def test_options_out_of_range_are_named(algorithm, message):
 
 def test_unknown_options_are_refused_and_none_is_set():
     algorithm = NUTS()
-    with pytest.raises(ValueError, match="Expected options of NUTS out of chains, draws, .*; got 'epochs'"):
+    with pytest.raises(ValueError, match=r"Expected options of NUTS out of chains, draws, .*; got 'epochs'"):
         algorithm.set_params(draws=3, epochs=3)
     assert algorithm.draws == NUTS().draws
     with pytest.raises(ValueError, match="Expected options of EM out of none, as it has no options; got 'tol'"):

@@ -1,4 +1,6 @@
+import dataclasses
 import math
+import re
 import warnings
 
 import numpy as np
@@ -170,9 +172,24 @@ def test_points_may_be_an_array() -> None:
     assert torch.equal(posterior.predictive_log_density(x.float().numpy()), posterior.predictive_log_density(x))
 
 
-def test_the_repr_is_a_line() -> None:
-    line = "MixturePosterior(2 x 25 draws by nuts of 3 components, 2 features, diag)"
-    assert repr(drawn("diag")) == line
+def test_the_table_shows_every_column_and_the_worst_figures() -> None:
+    likelihoods = torch.randn(2, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    posterior = dataclasses.replace(drawn("diag", draws=100), log_likelihoods=likelihoods)
+    head, _, *rows, _, last = posterior.table().splitlines()
+    assert re.split("  +", head) == ["quantity", "mean", "sd", "5%", "median", "95%", "R-hat", "ESS bulk", "ESS tail"]
+    summary = posterior.summary()
+    assert [row.split("  ")[0] for row in rows] == list(summary.index)
+    assert summary.index[-1] == "log_likelihood"
+    r_hat, ess = posterior.worst()
+    assert r_hat == summary["r_hat"].max()
+    assert ess == summary[["ess_bulk", "ess_tail"]].min(axis=None)
+    assert last == f"R-hat {r_hat:.4g} at most, effective sample size {ess:.0f} at least, of 200 draws"
+    assert not any("..." in row for row in rows)
+
+
+def test_the_repr_says_what_the_draws_are() -> None:
+    assert "2 x 25 by nuts" in repr(drawn("diag"))
+    assert "3 components, 2 features, diag" in repr(drawn("diag"))
 
 
 @pytest.mark.parametrize("n_features", [1, 2])

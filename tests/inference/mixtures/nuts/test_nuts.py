@@ -276,9 +276,10 @@ def test_chains_that_do_not_move_do_not_agree() -> None:
     ones = torch.ones(2, 40, 1, dtype=torch.float64)
     means = torch.tensor([0.0, 1.0], dtype=torch.float64)[:, None, None, None].expand(2, 40, 1, 1)
     sites = {"weights": ones, "means": means, "scales": ones[..., None]}
-    stuck = MixturePosterior(sites, covariance_structure("diag"), torch.zeros(1, dtype=torch.float64))
     moving = torch.randn(2, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert nuts._diagnosed(stuck, moving)[0] == math.inf
+    floor = torch.zeros(1, dtype=torch.float64)
+    stuck = MixturePosterior(sites, covariance_structure("diag"), floor, log_likelihoods=moving)
+    assert stuck.worst()[0] == math.inf
 
 
 def scattered(n: int = 24) -> torch.Tensor:
