@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, command_parser, refuse_existing
+from latentmix.experiments.commands import (
+    Usage,
+    add_run,
+    allowed_modules,
+    command_parser,
+    refuse_existing,
+    write_result,
+)
 
 USAGE = Usage(
     60,
@@ -21,7 +28,7 @@ OPTIONS = (
 def main(words: list[str]) -> None:
     """Print the gain of each prior, and write the gains to a file if asked."""
     parser = command_parser("ex-post", epilog=OPTIONS)
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    add_run(parser)
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
     arguments, options = parser.parse_known_args(words)
     refuse_existing(arguments.out)
@@ -30,9 +37,8 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.artifacts import load_run
     from latentmix.experiments.runs.ex_post import ExPost, as_json, measure_ex_post, table
 
-    run = load_run(arguments.run)
+    run = load_run(arguments.run, allowed_modules(arguments.trust))
     settings = parse_settings(ExPost, options, lists=("n_components", "forms"))
     gains = measure_ex_post(run, settings, print)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps({"run": str(arguments.run), **as_json(gains, settings)}, indent=2))
+    write_result(arguments.out, json.dumps({"run": str(arguments.run), **as_json(gains, settings)}, indent=2))
     print(f"\nmean log-likelihood of test data and its gain, nats\n\n{table(gains)}")
