@@ -106,17 +106,18 @@ def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure to `path` at 150 dots per inch, in one step.
+    """Write a figure to `path` at 150 dots per inch, in one step, making its folder within another that is there.
 
     Args:
         figure: The figure.
-        path: The file, in a folder that is there; its suffix determines the format.
+        path: The file; its suffix determines the format.
 
     Returns:
         The path.
     """
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150, facecolor="white")
+    path.parent.mkdir(exist_ok=True)
     write_atomically(path, picture.getvalue())
     return path
 

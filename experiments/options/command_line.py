@@ -150,8 +150,10 @@ def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
     """Refuse a file of options, out of the files that words name, with classes of modules that are not trusted."""
     for option, word in zip(["", *words], words, strict=False):
         if option not in TEXTS and not word.startswith("--") and os.path.isfile(word):
-            with suppress(yaml.YAMLError, UnicodeDecodeError):  # which the option parser refuses
-                check_imports(yaml.safe_load(Path(word).read_text("utf-8")), Path(word), trust)
+            config = None
+            with suppress(yaml.YAMLError, ValueError):  # the option parser's own message names the place
+                config = yaml.safe_load(Path(word).read_text("utf-8"))
+            check_imports(config, Path(word), trust)
 
 
 def _mixture(word: str) -> str:
