@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import pkgutil
@@ -15,6 +16,7 @@ from typing import Protocol, cast
 
 from latentmix.experiments import commands
 from latentmix.experiments.commands import Usage, UsageError
+from latentmix.experiments.streams import StandardStreams
 
 __all__ = ["main"]
 
@@ -40,37 +42,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `latentmix`; by default those of the process.
 
     Returns:
-        0; 1 after a sweep with failed cells; 2 after a refusal or an error; 130 after an interruption.
+        0; 1 after a sweep with failed cells; 2 after a refusal or an error; 130 after an interruption; 141 where nobody
+        reads the output any more, unless the command has more to do than to print.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    path, safe = list(sys.path), os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"  # for worker processes: the working folder shadows no module
+    with StandardStreams() as streams:
+        try:
+            code = dispatch(words, streams)
+            streams.output.flush()
+            if streams.output.error is not None and streams.output.error.errno not in (errno.EPIPE, errno.EBADF):
+                raise streams.output.error
+        except KeyboardInterrupt as interrupt:
+            print(f"latentmix: interrupted{interrupt}", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if error is streams.output.error and isinstance(error, BrokenPipeError):
+                return 141
+            if debug:
+                traceback.print_exc()
+            print(f"latentmix: {sentence(error)}", file=sys.stderr)
+            return 2
+        finally:
+            sys.path[:] = path
+            if safe is None:
+                del os.environ["PYTHONSAFEPATH"]
+            else:
+                os.environ["PYTHONSAFEPATH"] = safe
+    return code
+
+
+def dispatch(words: list[str], streams: StandardStreams) -> int:
+    """Run the command that the first word names; the exit code."""
     if not words or words[0] in ("-h", "--help"):
         print(usage(), end="")
         return 0 if words else 2
     if words[0] == "--version":
         print(f"latentmix {version('latentmix')}")
         return 0
-    path, code = list(sys.path), None
-    sys.path.insert(0, os.getcwd())  # for a user's own classes
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
-            warnings.showwarning = _print_warning
-            code = find_command(words[0]).main(words[1:])
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt as interrupt:
-        print(f"latentmix: interrupted{interrupt}", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        print(f"latentmix: {sentence(error)}", file=sys.stderr)
-        return 2
-    finally:
-        sys.path[:] = path
-    return code or 0
+    command = find_command(words[0])
+    streams.output.lasting = command.USAGE.lasting
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
+        warnings.showwarning = _print_warning
+        return command.main(words[1:]) or 0
 
 
 def find_commands() -> dict[str, Command]:
@@ -105,6 +123,8 @@ def sentence(error: Exception) -> str:
     """An error as one line."""
     if isinstance(error, UsageError):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"Expected to read or write {os.fsdecode(error.filename)}; got: {error.strerror}."
     if isinstance(error, ArgumentError | ValueError | ArithmeticError | OSError):
         from latentmix.experiments.options.messages import one_line
 

@@ -1,22 +1,30 @@
-"""Files written in one step."""
+"""Files written in one step, and folders of results, in which no link is followed."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import secrets
+from contextlib import suppress
+from pathlib import Path, PurePath
 
-__all__ = ["write_atomically"]
+__all__ = ["inside", "remove_unfinished", "write_atomically"]
+
+PART = ".part"
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then move it there: an interruption leaves the earlier file whole.
+    """Write a file beside its place under a fresh name, and move it there once it is on the disk.
+
+    An interruption, a full disk or a limit of size leaves the earlier file whole; a link in its place is replaced, and
+    not written through.
 
     Args:
         path: The file; an earlier one is replaced.
         data: Its content.
 
     Raises:
-        OSError: If the folder does not exist or cannot be written.
+        OSError: If the folder does not exist or cannot be written, or the disk is full; the file beside is removed.
 
     Example:
         >>> import tempfile
@@ -27,6 +35,63 @@ def write_atomically(path: Path, data: bytes) -> None:
         ...     [file.name for file in Path(folder).iterdir()]
         ['summary.json']
     """
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{PART}")
+    try:
+        with os.fdopen(os.open(beside, FLAGS, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    _sync(path.parent)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A path within a folder of results, such as a run, in which no part below the folder is a link.
+
+    Args:
+        folder: The folder, which itself may be a link.
+        name: The path relative to it; it need not exist.
+
+    Raises:
+        ValueError: If a part of it is a link: it could lead to a private file, or out of the folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from latentmix.models.files import inside
+        >>> inside(Path("runs/digits"), "checkpoints/vae.json").as_posix()
+        'runs/digits/checkpoints/vae.json'
+    """
+    path, parts = folder, PurePath(name).parts
+    if PurePath(name).is_absolute() or ".." in parts:
+        raise ValueError(f"Expected files and folders in {folder}; got {name!r}, which leads out of it.")
+    for part in parts:
+        path = path / part
+        if path.is_symlink() or path.is_junction():
+            raise ValueError(
+                f"Expected files and folders in {folder}; got the link {path}, which is not followed: put a copy of "
+                "what it leads to in its place, or remove it."
+            )
+    return path
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove files in a folder that an interrupted `write_atomically` left beside their place."""
+    for path in folder.glob(f".*{PART}"):
+        if path.is_file() or path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Write the entries of a folder to the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models.arguments import first_mismatch
-from latentmix.models.files import write_atomically
+from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_random_state
 
 __all__ = [
@@ -150,12 +150,13 @@ def pretrained_folder(folder: str | Path) -> Path:
     """The folder of the weights: the given one, or the `checkpoints` of a run.
 
     Raises:
-        ValueError: If there is no such folder.
+        ValueError: If there is no such folder, or the `checkpoints` are a link.
     """
     path = Path(folder)
     if not path.is_dir():
         raise ValueError(f"Expected a folder of pre-trained weights, or a run; got {folder}, which is not there.")
-    return path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    checkpoints = inside(path, "checkpoints")
+    return checkpoints if checkpoints.is_dir() else path
 
 
 def save_pretrained(module: nn.Module, folder: str | Path, name: str) -> None:
@@ -191,7 +192,7 @@ def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) 
         ValueError: If a file is missing or invalid, or the weights do not fit the module.
     """
     folder = pretrained_folder(folder)
-    file = folder / f"{name}.json"
+    file = inside(folder, f"{name}.json")
     if not file.is_file():
         raise ValueError(f"Expected {file.name} in {folder}; it is not there.")
     try:
@@ -216,7 +217,7 @@ def read_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
         ValueError: If the file is missing or invalid. Pickled weights can run code, and are never opened.
     """
     folder = pretrained_folder(folder)
-    file = folder / f"{name}.safetensors"
+    file = inside(folder, f"{name}.safetensors")
     if not file.is_file():
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
         reason = f"{pickled[0]}, which can run code when it is opened and never is: convert it" if pickled else "none"

@@ -11,7 +11,9 @@ A command's module imports torch, Pyro and what depends on them within `main`, s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -20,12 +22,16 @@ __all__ = [
     "Usage",
     "UsageError",
     "add_numbers",
+    "add_run",
+    "add_trust",
+    "allowed_modules",
     "check_run",
     "command_parser",
     "complete_run",
     "new_folder",
     "preset_words",
     "refuse_existing",
+    "write_result",
 ]
 
 
@@ -36,11 +42,13 @@ class Usage(NamedTuple):
         place: Commands are listed in ascending order of it.
         words: The command and its arguments.
         summary: Its purpose, in a few words.
+        lasting: Whether it writes a folder, and goes on when nobody reads its output any more.
     """
 
     place: int
     words: str
     summary: str
+    lasting: bool = False
 
 
 class UsageError(ValueError):
@@ -59,6 +67,46 @@ def command_parser(command: str, epilog: str | None = None) -> argparse.Argument
     """A parser of a command's words that raises `UsageError`."""
     kind = argparse.RawDescriptionHelpFormatter if "\n" in (epilog or "") else argparse.HelpFormatter
     return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of a run, and the modules that it may import."""
+    parser.add_argument("run", type=Path, help="the folder of the run")
+    add_trust(parser, "the run")
+
+
+def add_trust(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the modules that a run, or a file of options, may import."""
+    text = f"a module of your own whose classes {what} may name; repeatable (default: those of your configuration)"
+    parser.add_argument("--trust", action="append", default=[], metavar="MODULE", help=text)
+
+
+def allowed_modules(trust: Sequence[str], words: Sequence[str] = ()) -> tuple[str, ...]:
+    """The modules that a run or a file of options may import.
+
+    With any, the working folder is searched for modules, after all other places, until the command ends.
+
+    Args:
+        trust: The values of --trust.
+        words: Options whose values the user has typed, so that modules that they name are trusted.
+
+    Raises:
+        ValueError: If one is no import path, or the user's configuration is malformed.
+    """
+    from latentmix.experiments.options.trust import named_modules, trusted_modules
+
+    modules = trusted_modules([*trust, *named_modules(words)])
+    if modules:
+        sys.path.append(os.getcwd())
+    return modules
+
+
+def write_result(out: Path | None, text: str | bytes) -> None:
+    """Write a result to its file in one step, if there is to be one."""
+    from latentmix.models.files import write_atomically
+
+    if out is not None:
+        write_atomically(out, text.encode() if isinstance(text, str) else text)
 
 
 def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
@@ -98,7 +146,7 @@ def refuse_existing(out: Path | None) -> None:
     Raises:
         UsageError: If so.
     """
-    if out is not None and out.exists():
+    if out is not None and os.path.lexists(out):
         raise UsageError(f"Expected a new file for the result; got {out}, which exists already: name another by --out.")
     if out is not None and not out.parent.is_dir():
         raise UsageError(
@@ -115,12 +163,16 @@ def complete_run(run: Callable[[], dict[str, Any]], path: Path) -> None:
 
     Raises:
         KeyboardInterrupt: With a hint to resume, if there is a run to resume.
+        OSError: With such a hint, if a file cannot be written.
     """
     from latentmix.experiments.runs.report import closing_words
 
     try:
         summary = run()
     except KeyboardInterrupt as interrupt:
-        hint = f"; `latentmix resume {path}` continues from the last complete epoch" if path.exists() else ""
+        hint = f"; `latentmix resume {path}` finishes it" if path.exists() else ""
         raise KeyboardInterrupt(hint) from interrupt
+    except OSError as error:
+        hint = f"{error.strerror}; once that is mended, `latentmix resume {path}` finishes the run"
+        raise OSError(error.errno, hint, error.filename) from error
     print(f"\n{closing_words(summary)}\nreport: {path / 'report.html'}\n{path}")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, UsageError, add_numbers, command_parser, refuse_existing
+from latentmix.experiments.commands import Usage, UsageError, add_numbers, command_parser, refuse_existing, write_result
 
 USAGE = Usage(
     110,
@@ -86,8 +86,7 @@ def bench_em(words: list[str]) -> None:
     for row in em_speed(**options, sizes=sizes_of, covariance_types=types, report=report):
         rows.append(asdict(row))
         print(table(row), flush=True)
-    if out is not None:
-        out.write_text(json.dumps(rows, indent=1))
+    write_result(out, json.dumps(rows, indent=1))
 
 
 def _size(word: str) -> tuple[int, int, int]:

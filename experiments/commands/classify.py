@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, check_run, command_parser, refuse_existing
+from latentmix.experiments.commands import (
+    Usage,
+    add_run,
+    allowed_modules,
+    check_run,
+    command_parser,
+    refuse_existing,
+    write_result,
+)
 from latentmix.experiments.options.names import BUDGETS, FITS
 
 USAGE = Usage(80, "classify RUN IMAGES [--out FILE.csv]", "class probabilities of images (.npy, .npz, picture files)")
@@ -17,7 +25,7 @@ USAGE = Usage(80, "classify RUN IMAGES [--out FILE.csv]", "class probabilities o
 def main(words: list[str]) -> None:
     """Print, or write to a file, a table with a row per image."""
     parser = command_parser("classify")
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    add_run(parser)
     parser.add_argument("images", type=Path, nargs="+", help=".npy or .npz arrays, or picture files")
     parser.add_argument("--inference", choices=tuple(FITS), default="em", help="which fit of the mixture")
     parser.add_argument("--labels", choices=BUDGETS, help="which label budget (default: few)")
@@ -25,15 +33,23 @@ def main(words: list[str]) -> None:
     arguments = parser.parse_args(words)
     refuse_existing(arguments.out)
     check_run(arguments.run)
-    names, text = classify(arguments.run, arguments.images, arguments.inference, arguments.labels)
+    names, text = classify(
+        arguments.run,
+        arguments.images,
+        arguments.inference,
+        arguments.labels,
+        trust=allowed_modules(arguments.trust),
+    )
     if arguments.out is None:
         sys.stdout.write(text)
     else:
-        arguments.out.write_text(text)
+        write_result(arguments.out, text)
         print(f"{len(names)} images: {arguments.out}")
 
 
-def classify(path: Path, files: Sequence[Path], inference: str, budget: str | None) -> tuple[list[str], str]:
+def classify(
+    path: Path, files: Sequence[Path], inference: str, budget: str | None, *, trust: Sequence[str] = ()
+) -> tuple[list[str], str]:
     """Classify images by a finished run.
 
     Args:
@@ -41,6 +57,7 @@ def classify(path: Path, files: Sequence[Path], inference: str, budget: str | No
         files: `.npy` or `.npz` arrays, or picture files.
         inference: The fit of the mixture, `em` or `svi`.
         budget: The label budget, `none`, `few` or `all`; by default `few` if the run has it, else `none`.
+        trust: Modules that the run may import.
 
     Returns:
         The names of the images, and a table of comma-separated values with the columns `image`, `predicted` and a
@@ -53,7 +70,7 @@ def classify(path: Path, files: Sequence[Path], inference: str, budget: str | No
     from latentmix.experiments.data.pixels import ToFloat
     from latentmix.experiments.runs.artifacts import load_run
 
-    run = load_run(path)
+    run = load_run(path, trust)
     budgets = run.mixtures[inference]
     budget = budget or ("few" if "few" in budgets else "none")
     if budget not in budgets:

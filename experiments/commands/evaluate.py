@@ -6,7 +6,16 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, UsageError, check_run, command_parser, refuse_existing
+from latentmix.experiments.commands import (
+    Usage,
+    UsageError,
+    add_run,
+    allowed_modules,
+    check_run,
+    command_parser,
+    refuse_existing,
+    write_result,
+)
 
 USAGE = Usage(
     50,
@@ -18,7 +27,7 @@ USAGE = Usage(
 def main(words: list[str]) -> None:
     """Print the figures of a run, and write them to a file if asked."""
     parser = command_parser("evaluate", epilog="--data.source, --data.root, ...: data other than the run's")
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    add_run(parser)
     parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
     parser.add_argument("--samples", type=int, default=0, help="of q, for log p(x) by importance weighting")
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
@@ -33,7 +42,7 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.options.command_line import option_words, parse_settings
     from latentmix.experiments.runs.artifacts import load_run
 
-    run = load_run(arguments.run)
+    run = load_run(arguments.run, allowed_modules(arguments.trust))
     known = run.config["data"]
     words = option_words(options)
     sources = [value for option, value in pairwise(words) if option == "--data.source"]
@@ -45,8 +54,7 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.report import headline, summary_table
 
     figures = evaluate_run(run, data, arguments.split, arguments.samples)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps({"run": str(arguments.run), **figures}, indent=2))
+    write_result(arguments.out, json.dumps({"run": str(arguments.run), **figures}, indent=2))
     kind = "images" if len(run.vae.shape) == 3 else "points"
     print(f"{arguments.split} split of {data.source}: {figures['images']} {kind}")
     print(f"{headline(figures)}\n\n{summary_table({'mixtures': figures['mixtures']})}")

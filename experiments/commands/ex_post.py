@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, check_run, command_parser, refuse_existing
+from latentmix.experiments.commands import (
+    Usage,
+    add_run,
+    allowed_modules,
+    check_run,
+    command_parser,
+    refuse_existing,
+    write_result,
+)
 
 USAGE = Usage(
     60,
@@ -21,7 +29,7 @@ OPTIONS = (
 def main(words: list[str]) -> None:
     """Print the gain of each prior, and write the gains to a file if asked."""
     parser = command_parser("ex-post", epilog=OPTIONS)
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    add_run(parser)
     parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
     arguments, options = parser.parse_known_args(words)
     refuse_existing(arguments.out)
@@ -32,9 +40,8 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.ex_post import ExPost, as_json, measure_ex_post, table
 
     settings = parse_settings(ExPost, options, lists=("n_components", "forms"))
-    run = load_run(arguments.run)
+    run = load_run(arguments.run, allowed_modules(arguments.trust))
     gains = measure_ex_post(run, settings, print)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps({"run": str(arguments.run), **as_json(gains, settings)}, indent=2))
+    write_result(arguments.out, json.dumps({"run": str(arguments.run), **as_json(gains, settings)}, indent=2))
     print("\nmean log p(x) of the test data by importance weighting, and its gain over the prior of training, in nats")
     print(f"\n{table(gains)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, check_run, command_parser
+from latentmix.experiments.commands import Usage, add_run, check_run, command_parser
 
 USAGE = Usage(100, "report RUN", "write report.html again")
 
@@ -12,12 +12,14 @@ USAGE = Usage(100, "report RUN", "write report.html again")
 def main(words: list[str]) -> None:
     """Write `report.html` from the files of a run, and print its path."""
     parser = command_parser("report")
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    add_run(parser)
     path: Path = parser.parse_args(words).run
     check_run(path)
 
     from latentmix.experiments.runs.artifacts import RunFolder
     from latentmix.experiments.runs.report import write_report
 
-    RunFolder.existing(path).read_json("summary.json")
-    print(write_report(path))
+    folder = RunFolder.existing(path)
+    folder.read_json("summary.json")
+    with folder.locked():
+        print(write_report(path))

@@ -5,10 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, command_parser, complete_run, new_folder, preset_words
+from latentmix.experiments.commands import (
+    Usage,
+    add_trust,
+    allowed_modules,
+    command_parser,
+    complete_run,
+    new_folder,
+    preset_words,
+)
 from latentmix.experiments.presets import preset_path, presets
 
-USAGE = Usage(10, "run PRESET|FILE.yaml [--any.option value ...] [--out DIR]", "train a VAE, fit both mixtures, report")
+USAGE = Usage(
+    10,
+    "run PRESET|FILE.yaml [--any.option value ...] [--out DIR]",
+    "train a VAE, fit both mixtures, report",
+    lasting=True,
+)
 PARTS = """
 A part is a class by its name or import path, with arguments as in Python or as options of their own:
   --likelihood Bernoulli | ContinuousBernoulli | 'Gaussian(0.1)' | 'Gaussian(shared)' | 'Laplace(pixel)' | ...
@@ -28,6 +41,7 @@ def main(words: list[str]) -> None:
     parser = command_parser("run")
     parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
+    add_trust(parser, "a file of options")
     arguments, options = parser.parse_known_args(words)
     preset_path(arguments.preset)
 
@@ -35,7 +49,7 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.options.experiment import Experiment, check_options
     from latentmix.experiments.options.settings import device_of
 
-    config = parse_experiment(arguments.preset, options)
+    config = parse_experiment(arguments.preset, options, allowed_modules(arguments.trust, options))
     name = Path(arguments.preset).stem
     config.name = config.name or name
     experiment = Experiment.from_config(config)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, UsageError, check_run, command_parser, refuse_existing
+from latentmix.experiments.commands import (
+    Usage,
+    UsageError,
+    add_run,
+    allowed_modules,
+    check_run,
+    command_parser,
+    refuse_existing,
+    write_result,
+)
 
 USAGE = Usage(90, "sample RUN [-n N] [--out FILE.png]", "images drawn from the prior")
 
@@ -12,7 +22,7 @@ USAGE = Usage(90, "sample RUN [-n N] [--out FILE.png]", "images drawn from the p
 def main(words: list[str]) -> None:
     """Draw mean images, or points, from the prior into a picture or an array, and print the file."""
     parser = command_parser("sample")
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    add_run(parser)
     parser.add_argument("-n", type=int, default=64, help="how many images, or points")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a new .png or .npy file")
@@ -30,12 +40,14 @@ def main(words: list[str]) -> None:
     from latentmix.experiments import figures
     from latentmix.experiments.runs.artifacts import load_run
 
-    vae = load_run(arguments.run).vae
+    vae = load_run(arguments.run, allowed_modules(arguments.trust)).vae
     if len(vae.shape) != 3 and out.suffix == ".png":
         raise ValueError(f"Expected a .npy file for samples that are points, not images; got {out}.")
     samples = vae.generate(arguments.n, seed=arguments.seed)
     if out.suffix == ".npy":
-        np.save(out, samples.numpy())
+        array = io.BytesIO()
+        np.save(array, samples.numpy())
+        write_result(out, array.getvalue())
     else:
         figures.save(figures.generated(samples), out)
     print(out)

@@ -7,12 +7,21 @@ import textwrap
 from itertools import groupby
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, UsageError, add_numbers, command_parser, new_folder
+from latentmix.experiments.commands import (
+    Usage,
+    UsageError,
+    add_numbers,
+    add_trust,
+    allowed_modules,
+    command_parser,
+    new_folder,
+)
 
 USAGE = Usage(
     70,
     "select RUN|FILE.npy|FILE.csv [--n_components 1..10] [--out DIR]",
     "how many components: criteria, picture, modes",
+    lasting=True,
 )
 NUMBERS = {
     "points": (5000, "most points; of more, a random draw"),
@@ -47,6 +56,7 @@ def main(words: list[str]) -> None:
     )
     add_numbers(parser, NUMBERS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: runs/select-NAME-DATE-TIME)")
+    add_trust(parser, "the run")
     options = vars(parser.parse_args(words))
     source = options.pop("source")
     if not source.exists():
@@ -56,7 +66,8 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.selection import Choice, choose
     from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 
-    out, names = (options.pop(name) for name in ("out", "criteria"))
+    out, names, trust = (options.pop(name) for name in ("out", "criteria", "trust"))
+    trust = allowed_modules(trust, ["--criteria", names or ""])
     settings = Choice(
         n_components=counts,
         covariance_types=tuple(options.pop("covariance_types").split(",")),
@@ -64,7 +75,7 @@ def main(words: list[str]) -> None:
         **options,
     )
     out = out or new_folder(f"select-{source.resolve().stem}")
-    selection, report = choose(source, settings, out, print)
+    selection, report = choose(source, settings, out, print, trust)
     print(f"\n{selection.table()}\n\n{report.table()}\n\n{out}")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, command_parser, new_folder, preset_words
+from latentmix.experiments.commands import Usage, add_trust, allowed_modules, command_parser, new_folder, preset_words
 from latentmix.experiments.presets import preset_path
 
 USAGE = Usage(
     20,
     "sweep PRESET --grid NAME=V1,V2,... [--n-jobs N] [--any.option value ...]",
     "every cell of a grid, compared",
+    lasting=True,
 )
 
 
@@ -24,6 +25,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--backend", default="loky", help="joblib's back end: loky, multiprocessing, dask, ray")
     parser.add_argument("--pictures", action="store_true", help="figures and a report for every cell")
     parser.add_argument("--out", type=Path, help="folder of the sweep, new or to be continued")
+    add_trust(parser, "a file of options")
     arguments, options = parser.parse_known_args(words)
     preset_path(arguments.preset)
 
@@ -31,14 +33,17 @@ def main(words: list[str]) -> int:
     from latentmix.experiments.sweeps.sweep import sweep
 
     out = arguments.out or new_folder(f"{Path(arguments.preset).stem}-sweep")
+    grid = parse_grid(arguments.grid)
+    typed = [word for name, values in grid.items() for value in values for word in (f"--{name}", value)]
     results = sweep(
         arguments.preset,
         options,
-        parse_grid(arguments.grid),
+        grid,
         out,
         n_jobs=arguments.n_jobs,
         backend=arguments.backend,
         pictures=arguments.pictures,
+        trust=allowed_modules(arguments.trust, [*options, *typed]),
     )
     print(out)
     return 1 if results["counts"]["failed"] else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sized
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from latentmix.models.files import write_atomically
 
 __all__ = [
     "FIT_STYLE",
@@ -103,7 +106,7 @@ def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure to `path` at 150 dots per inch, making its folder if needed.
+    """Write a figure to `path` at 150 dots per inch, in one step, making its folder within another that is there.
 
     Args:
         figure: The figure.
@@ -112,8 +115,10 @@ def save(figure: Figure, path: Path) -> Path:
     Returns:
         The path.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, facecolor="white")
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150, facecolor="white")
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, picture.getvalue())
     return path
 
 

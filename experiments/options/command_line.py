@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from latentmix.experiments.data.datasets import Data
@@ -19,6 +23,7 @@ from latentmix.experiments.options.experiment import experiment_parser
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
+from latentmix.experiments.options.trust import check_imports, named_modules, trusted_modules
 from latentmix.experiments.presets import preset_path
 from latentmix.models.process_state import kept_warnings
 
@@ -27,15 +32,17 @@ __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
 TEXTS = {"--description", "--name", "--data.source", "--data.root", "--data.cache", "--init_from"}
 
 
-def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
+def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> Namespace:
     """The configuration of a preset, or of a YAML file, with options that override it.
 
     Args:
         preset: A preset, or the path of a YAML file.
-        words: Options as words of the command line.
+        words: Options as words of the command line; a module that they name is trusted.
+        trust: Modules that files of options may import besides.
 
     Raises:
-        ValueError: If there is no such preset or file, or an option's value is malformed.
+        ValueError: If there is no such preset or file, it names a class of another module, or an option's value is
+            malformed.
         argparse.ArgumentError: If an option is unknown, or its value has the wrong type.
 
     Example:
@@ -43,11 +50,13 @@ def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
         >>> parse_experiment("digits", ["--epochs", "3", "--prior", "MixturePrior(10)"]).prior.class_path
         'latentmix.models.MixturePrior'
     """
+    path = preset_path(preset)
     split = option_words(words)
+    _check_files([str(path), *split], trusted_modules([*trust, *named_modules(words)]))
     values = [option_value(name.removeprefix("--"), word) for name, word in zip(["", *split], split, strict=False)]
     with kept_warnings():
         warnings.simplefilter("ignore")
-        config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *values])
+        config = experiment_parser().parse_args(["--config", str(path), *values])
     config.pop("config", None)
     return config
 
@@ -135,6 +144,16 @@ def option_value(option: str, text: str) -> str:
     if re.fullmatch(r"\(.*\)", text) and f"--{option}" not in TEXTS:
         value = literal(text)
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
+    """Refuse a file of options, out of the files that words name, with classes of modules that are not trusted."""
+    for option, word in zip(["", *words], words, strict=False):
+        if option not in TEXTS and not word.startswith("--") and os.path.isfile(word):
+            config = None
+            with suppress(yaml.YAMLError, ValueError):  # the option parser's own message names the place
+                config = yaml.safe_load(Path(word).read_text("utf-8"))
+            check_imports(config, Path(word), trust)
 
 
 def _mixture(word: str) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
-from dataclasses import dataclass
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +21,21 @@ from torch import Tensor
 
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
 from latentmix.experiments.options.parts import PARTS, import_object, join
+from latentmix.experiments.options.trust import check_imports, trusted_modules
+from latentmix.experiments.runs.locks import FolderLock
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
 from latentmix.models.display import Displayed, brief
-from latentmix.models.files import write_atomically
+from latentmix.models.files import inside, remove_unfinished, write_atomically
 
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
 
 __all__ = ["Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
+
+TRAINING = ("training-even", "training-odd")  # states after an even and an odd number of epochs: two generations
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -51,7 +61,6 @@ def save_tree(path: Path, tree: Any) -> None:
         return node
 
     structure = plain(tree)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = safetensors.torch.save(tensors, metadata={"structure": json.dumps(structure)})
     write_atomically(path.with_suffix(".safetensors"), data)
 
@@ -94,23 +103,36 @@ def versions() -> dict[str, str]:
 class RunFolder:
     """A run on disk: `config.yaml`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `figures/`, `report.html`.
 
+    A run has three stages, each written when it ends: training (`checkpoints/`), measuring (`summary.json`), and
+    drawing (`figures/`, then `report.html`, unless it is to have no pictures). Files are whole or not there, and links
+    among them are refused.
+
     Args:
-        path: The folder.
+        path: The folder; it may be a link.
+        trust: Modules besides LatentMix's own, torch's and Pyro's that its configuration may import.
+        lock: The lock under which it is written, see `locked`.
     """
 
     path: Path
+    trust: tuple[str, ...] = ()
+    lock: FolderLock | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def create(cls, path: Path) -> RunFolder:
-        """Make a new folder.
+    def create(cls, path: Path, config: dict[str, Any] | None = None) -> RunFolder:
+        """Make a new folder, with its `config.yaml` if there is a configuration, in one step.
 
         Raises:
             ValueError: If the path exists or cannot be made.
         """
         cls.refuse_existing(path)
+        beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
         try:
-            path.mkdir(parents=True)
+            beside.mkdir(parents=True)
+            if config is not None:
+                write_atomically(beside / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+            os.rename(beside, path)
         except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
             raise ValueError(f"Expected a new folder for the run; got {path}: {error.strerror}.") from error
         return cls(path)
 
@@ -121,39 +143,86 @@ class RunFolder:
         Raises:
             ValueError: If it does.
         """
-        if path.exists():
+        if os.path.lexists(path):
             raise ValueError(
                 f"Expected a new folder for the run; got {path}: it exists already, name another by --out."
             )
 
     @classmethod
-    def existing(cls, path: Path) -> RunFolder:
+    def existing(cls, path: Path, trust: Iterable[str] = ()) -> RunFolder:
         """The folder of an earlier run.
+
+        Args:
+            path: The folder.
+            trust: Modules that its configuration may import, besides those of the user's configuration.
 
         Raises:
             ValueError: If it has no configuration.
         """
-        if not (path / "config.yaml").is_file():
+        if not inside(path, "config.yaml").is_file():
             raise ValueError(f"Expected the folder of a run, with a config.yaml; got {path}.")
-        return cls(path)
+        return cls(path, trusted_modules(trust))
+
+    @contextmanager
+    def locked(self) -> Iterator[RunFolder]:
+        """The folder, for writing: a block that one process at a time may enter.
+
+        Raises:
+            LockedError: If another process writes it, or, on writing, if the folder was moved, replaced or removed.
+        """
+        with FolderLock(self.path) as lock:
+            for name in ("", "checkpoints", "figures"):
+                remove_unfinished(inside(self.path, name))
+            yield replace(self, lock=lock)
+
+    def finished(self, *, pictures: bool = True) -> bool:
+        """Whether the last stage of the run, with pictures or without, is done."""
+        return self.measured and (not pictures or inside(self.path, "report.html").is_file())
+
+    @property
+    def measured(self) -> bool:
+        """Whether training and measuring are done."""
+        return inside(self.path, "summary.json").is_file()
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the weights."""
-        return self.path / "checkpoints"
+        return inside(self.path, "checkpoints")
 
-    @property
-    def figures(self) -> Path:
-        """Folder of the pictures."""
-        return self.path / "figures"
+    def place(self, name: str) -> Path:
+        """The place of a file that is to be written.
+
+        Args:
+            name: The path relative to the folder.
+
+        Raises:
+            ValueError: If a part of the path is a link.
+            LockedError: If the folder was moved, replaced or removed since it was locked.
+        """
+        if self.lock is not None:
+            self.lock.check()
+        return inside(self.path, name)
+
+    def subfolder(self, name: str) -> Path:
+        """A folder within, made if it is not there; raises as `place` does."""
+        path = self.place(name)
+        path.mkdir(exist_ok=True)
+        return path
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file."""
-        write_atomically(self.path / name, json.dumps(values, indent=2).encode())
+        write_atomically(self.place(name), json.dumps(values, indent=2).encode())
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        """Write `config.yaml`."""
-        write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    def read_config(self) -> dict[str, Any]:
+        """The configuration, in which no class is named of a module that is not trusted.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        file = inside(self.path, "config.yaml")
+        config: dict[str, Any] = yaml.safe_load(file.read_text())
+        check_imports(config, file, self.trust)
+        return config
 
     def load_experiment(self) -> Experiment:
         """The experiment of `config.yaml`.
@@ -161,12 +230,21 @@ class RunFolder:
         Raises:
             ValueError: If the configuration is none of an experiment.
         """
-        values = yaml.safe_load((self.path / "config.yaml").read_text())
-        return Experiment.from_config(experiment_parser().parse_object(values))
+        return Experiment.from_config(experiment_parser().parse_object(self.read_config()))
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, one line per epoch."""
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
+        lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
+        write_atomically(self.place("metrics.jsonl"), lines.encode())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, without a last one that is cut off; none if there is no such file."""
+        file = inside(self.path, "metrics.jsonl")
+        lines = file.read_text().splitlines() if file.is_file() else []
+        try:
+            return [json.loads(line) for line in lines if line.strip()]
+        except json.JSONDecodeError:
+            return [json.loads(line) for line in lines[:-1] if line.strip()]
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run.
@@ -174,7 +252,7 @@ class RunFolder:
         Raises:
             ValueError: If it is missing, as in an unfinished run.
         """
-        file = self.path / name
+        file = inside(self.path, name)
         if not file.is_file():
             raise ValueError(
                 f"Expected {name} in {self.path}; it is not there: `latentmix resume {self.path}` finishes the run."
@@ -183,8 +261,9 @@ class RunFolder:
 
     def save_model(self, vae: VAE, guide: AmortizedGuide) -> None:
         """Write the weights and the parts of the VAE and the guide."""
-        vae.save_pretrained(self.checkpoints)
-        guide.save_pretrained(self.checkpoints)
+        folder = self.subfolder("checkpoints")
+        vae.save_pretrained(folder)
+        guide.save_pretrained(folder)
 
     def load_model(self) -> tuple[VAE, AmortizedGuide]:
         """Read the VAE and the guide.
@@ -192,7 +271,7 @@ class RunFolder:
         Raises:
             ValueError: If the weights do not fit the parts.
         """
-        config = yaml.safe_load((self.path / "config.yaml").read_text())
+        config = self.read_config()
         for part in PARTS:
             import_object(config[part]["class_path"])  # a user's own class has to be imported to be built
         with isolated(seed=0):
@@ -204,27 +283,35 @@ class RunFolder:
             inference: {labels: fitted.state_dict() for labels, fitted in budgets.items()}
             for inference, budgets in mixtures.items()
         }
-        save_tree(self.checkpoints / "mixtures", states)
+        save_tree(self.subfolder("checkpoints") / "mixtures", states)
 
     def load_mixtures(self) -> dict[str, dict[str, FittedMixture]]:
         """Read fitted mixtures by inference and label budget."""
         from latentmix.experiments.runs.mixtures import FittedMixture
 
-        states = load_tree(self.checkpoints / "mixtures")
+        states = load_tree(inside(self.checkpoints, "mixtures.safetensors"))
         return {
             inference: {labels: FittedMixture.from_state_dict(state) for labels, state in budgets.items()}
             for inference, budgets in states.items()
         }
 
     def save_training(self, state: TrainingState) -> None:
-        """Write the state of training, for `latentmix resume`."""
-        save_tree(self.checkpoints / "training", state.state_dict())
+        """Write the state of training, for `latentmix resume`; that of the epoch before is kept, too."""
+        save_tree(self.subfolder("checkpoints") / TRAINING[state.epoch % 2], state.state_dict())
 
     def load_training(self) -> TrainingState | None:
-        """The state of training after the last complete epoch of a run, if there is one."""
-        if not (self.checkpoints / "training.safetensors").is_file():
-            return None
-        return TrainingState.from_state_dict(load_tree(self.checkpoints / "training"))
+        """The newest state of training that is whole, if there is one; broken ones are told in a warning."""
+        states: list[TrainingState] = []
+        for name in (*TRAINING, "training"):  # the last is that of earlier versions
+            file = inside(self.checkpoints, f"{name}.safetensors")
+            if file.is_file():
+                try:
+                    states.append(TrainingState.from_state_dict(load_tree(file)))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    warnings.warn(
+                        f"{file} is broken and left out, so that the epoch it ended is repeated: {error}", stacklevel=2
+                    )
+        return max(states, key=lambda state: state.epoch, default=None)
 
 
 @dataclass(frozen=True, repr=False)
@@ -267,17 +354,19 @@ class Run(Displayed):
         }
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, trust: Iterable[str] = ()) -> Run:
     """Read a run folder back.
 
     Args:
         path: The folder.
+        trust: Modules of classes of your own that the run may import, such as `("helpers",)`; LatentMix's own, torch's
+            and Pyro's need no mention, nor do those that you have imported already.
 
     Returns:
         The VAE, the guide and the mixtures, with the configuration and the figures; on the CPU.
 
     Raises:
-        ValueError: If the folder is not that of a finished run.
+        ValueError: If the folder is not that of a finished run, or it names a class of a module that is not trusted.
 
     Example:
         >>> from latentmix.experiments import ToFloat, load_run
@@ -285,8 +374,7 @@ def load_run(path: str | Path) -> Run:
         >>> latents = run.guide.encode(images, transform=ToFloat())  # doctest: +SKIP
         >>> run.mixtures["em"]["few"].classify(latents)  # doctest: +SKIP
     """
-    folder = RunFolder.existing(Path(path))
+    folder = RunFolder.existing(Path(path), trust)
     summary = folder.read_json("summary.json")
     vae, guide = folder.load_model()
-    config = yaml.safe_load((folder.path / "config.yaml").read_text())
-    return Run(vae.eval(), guide.eval(), folder.load_mixtures(), config, summary)
+    return Run(vae.eval(), guide.eval(), folder.load_mixtures(), folder.read_config(), summary)

@@ -29,13 +29,12 @@ from latentmix.inference import (
     ClosedFormVariance,
     EarlyStopping,
     StartPrior,
-    TrainingState,
     bound_of,
     fit,
 )
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE, MixturePrior, VampPrior
-from latentmix.models.pretrained import load_weights, read_weights
+from latentmix.models.pretrained import load_weights, pretrained_folder, read_weights
 from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["Session", "initialize", "run_experiment"]
@@ -64,9 +63,8 @@ def run_experiment(
     """
     RunFolder.refuse_existing(path)
     session = Session.prepare(experiment, tell)
-    folder = RunFolder.create(path)
-    folder.write_config(experiment.config)
-    return session.run(folder, progress=progress, pictures=pictures)
+    with RunFolder.create(path, experiment.config).locked() as folder:
+        return session.run(folder, progress=progress, pictures=pictures)
 
 
 @dataclass
@@ -138,13 +136,36 @@ class Session:
         tell(f"data: {dataset.name}, {sizes} {kind}, on {device}")
         return cls(experiment, dataset, seen, binarize, vae, guide, tell, began)
 
-    def run(
-        self, folder: RunFolder, *, progress: bool, pictures: bool = True, state: TrainingState | None = None
-    ) -> dict[str, Any]:
-        """Train, measure, fit the mixtures, draw and report; training resumes from `state`, if given."""
+    def run(self, folder: RunFolder, *, progress: bool, pictures: bool = True) -> dict[str, Any]:
+        """Do the stages of the run that are not done yet: train and measure, then draw and report.
+
+        Args:
+            folder: The run, locked; training resumes from its last complete epoch.
+            progress: Whether to show a progress bar during training.
+            pictures: Whether to draw figures and write the report.
+
+        Returns:
+            The figures of `summary.json`.
+
+        Raises:
+            ValueError: If the folder holds a run of another configuration, or was moved or removed meanwhile.
+        """
+        if folder.measured:
+            initialize(self.vae, self.guide, folder.path)
+        else:
+            self.measure(folder, self.train(folder, progress=progress))
+        if pictures:
+            self.tell("figures and report")
+            self.draw(folder)
+            folder.place("report.html")
+            write_report(folder.path)
+        summary: dict[str, Any] = folder.read_json("summary.json")
+        return summary
+
+    def measure(self, folder: RunFolder, history: list[dict[str, Any]]) -> None:
+        """Measure the VAE, fit the mixtures to its latents, and write both."""
         training, data, mixture = self.experiment.training, self.experiment.data, self.experiment.mixture
-        history = self.train(folder, progress=progress, state=state)
-        measured = {name: self.measure(name) for name in ("validation", "test")}
+        measured = {name: self.measure_split(name) for name in ("validation", "test")}
 
         began = time.perf_counter()
         latents = {
@@ -190,34 +211,33 @@ class Session:
             **measured,
             **figures,
         }
-        if pictures:
-            self.tell("figures and report")
-            draw_vae(
-                folder.figures,
-                self.vae,
-                self.guide,
-                self.dataset,
-                history,
-                summary,
-                attribute=data.attribute,
-                seed=training.seed,
-            )
-            draw_mixtures(
-                folder.figures,
-                latents["test"],
-                mixtures,
-                figures,
-                self.dataset.classes,
-                pictorial=self.dataset.pictorial,
-            )
-            summary["seconds"]["total"] = time.perf_counter() - self.began
         folder.write_json("summary.json", summary)
-        if pictures:
-            write_report(folder.path)
-        return summary
 
-    def train(self, folder: RunFolder, *, progress: bool, state: TrainingState | None = None) -> list[dict[str, Any]]:
-        """Train the VAE, save its weights, and return the record of each epoch."""
+    def draw(self, folder: RunFolder) -> None:
+        """Draw the figures of a run that is measured, from its files and its data."""
+        training, data = self.experiment.training, self.experiment.data
+        summary, place = folder.read_json("summary.json"), folder.subfolder("figures")
+        draw_vae(
+            place,
+            self.vae,
+            self.guide,
+            self.dataset,
+            folder.read_metrics(),
+            summary,
+            attribute=data.attribute,
+            seed=training.seed,
+        )
+        draw_mixtures(
+            place,
+            latents_of(self.guide, self.dataset.splits["test"], self.experiment.mixture.latents, training.seed + 1),
+            folder.load_mixtures(),
+            summary,
+            self.dataset.classes,
+            pictorial=self.dataset.pictorial,
+        )
+
+    def train(self, folder: RunFolder, *, progress: bool) -> list[dict[str, Any]]:
+        """Train the VAE from its last complete epoch, save its weights, and return the record of each epoch."""
         training = self.experiment.training
         transform = batch_transform(self.binarize)
         callbacks: list[Callback] = []
@@ -233,9 +253,12 @@ class Session:
         if training.patience is not None:
             callbacks.append(EarlyStopping(training.patience))
         if training.tensorboard:
-            callbacks.append(TensorBoard(folder.path / "tensorboard"))
+            callbacks.append(TensorBoard(folder.place("tensorboard")))
         callbacks.append(Checkpoints(folder))
         self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
+        state = folder.load_training()
+        if state is not None:
+            self.tell(f"from epoch {state.epoch}")
         result = fit(
             self.vae.model,
             self.guide,
@@ -256,7 +279,7 @@ class Session:
         folder.save_model(self.vae, self.guide)
         return [asdict(record) for record in result.history]
 
-    def measure(self, split: str) -> dict[str, Any]:
+    def measure_split(self, split: str) -> dict[str, Any]:
         """Figures of the VAE on a split."""
         options = self.experiment.measure
         return measure_vae(
@@ -289,8 +312,6 @@ def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
     Raises:
         ValueError: If there are no weights, or they do not fit; the message names the tensor and both shapes.
     """
-    inside = folder / "checkpoints"
-    folder = inside if inside.is_dir() else folder
     load_weights(vae, read_weights(folder, "vae"))
-    if (folder / "guide.safetensors").is_file():
+    if (pretrained_folder(folder) / "guide.safetensors").is_file():
         load_weights(guide, read_weights(folder, "guide"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 from jinja2 import Environment
 
 from latentmix.experiments.options.names import FITS
+from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.inference.tables import aligned
+from latentmix.models.files import inside, write_atomically
 
 __all__ = ["closing_words", "headline", "summary_table", "write_report"]
 
@@ -162,12 +163,10 @@ def write_report(folder: Path) -> Path:
         The path of the page.
 
     Raises:
-        ValueError: If there is no `summary.json`.
+        ValueError: If there is no `summary.json`, or a file or folder among them is a link.
     """
-    if not (folder / "summary.json").is_file():
-        raise ValueError(f"Expected summary.json in {folder}; the run is not finished.")
-    summary = json.loads((folder / "summary.json").read_text())
-    history = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.strip()]
+    run = RunFolder(folder)
+    summary, history = run.read_json("summary.json"), run.read_metrics()
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _typeset
     template = resources.files("latentmix.experiments.runs").joinpath("report.html")
@@ -188,13 +187,12 @@ def write_report(folder: Path) -> Path:
         budgets={budget: _worded(BUDGET_WORDS.get(budget, budget), pictorial) for budget, _, _ in rows},
         per_class=_per_class(rows),
         agreement=_agreement(summary),
-        figures=[
-            {**figure, "caption": _worded(figure["caption"], pictorial)} for figure in _figures(folder / "figures")
-        ],
-        config=_text(folder / "config.yaml"),
+        figures=[{**figure, "caption": _worded(figure["caption"], pictorial)} for figure in _figures(folder)],
+        config=_text(inside(folder, "config.yaml")),
     )
-    (folder / "report.html").write_text(html, encoding="utf-8")
-    return folder / "report.html"
+    page_file = inside(folder, "report.html")
+    write_atomically(page_file, html.encode())
+    return page_file
 
 
 def _worded(text: str, pictorial: bool) -> str:
@@ -308,7 +306,7 @@ def _agreement(summary: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _figures(folder: Path) -> list[dict[str, str]]:
-    """Name, caption and base64 text of the pictures, known ones first; a name may end in the label budget."""
+    """Name, caption and base64 text of a run's pictures, known ones first; a name may end in the label budget."""
     kinds = list(PICTURES)
 
     def place(path: Path) -> tuple[int, int, str]:
@@ -319,12 +317,12 @@ def _figures(folder: Path) -> list[dict[str, str]]:
         return path.stem.rpartition("_")[2]
 
     pictures = []
-    for path in sorted(folder.glob("*.png"), key=place):
+    for path in sorted(inside(folder, "figures").glob("*.png"), key=place):
         kind = place(path)[0]
         name, caption = PICTURES[kinds[kind]] if kind < len(kinds) else (path.stem.replace("_", " "), "")
         if kind < len(kinds) and budget_of(path) in BUDGET_WORDS:
             name += f", labels: {budget_of(path)}"
-        data = base64.b64encode(path.read_bytes()).decode()
+        data = base64.b64encode(inside(folder, f"figures/{path.name}").read_bytes()).decode()
         pictures.append({"name": name, "caption": caption, "data": data})
     return pictures
 

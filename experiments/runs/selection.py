@@ -87,7 +87,11 @@ class Choice:
 
 
 def choose(
-    source: Path, settings: Choice, out: Path, tell: Callable[[str], None] = lambda _: None
+    source: Path,
+    settings: Choice,
+    out: Path,
+    tell: Callable[[str], None] = lambda _: None,
+    trust: Sequence[str] = (),
 ) -> tuple[Selection, ModeReport]:
     """Compare mixtures of some points by every criterion, and write the comparison into a folder.
 
@@ -96,6 +100,7 @@ def choose(
         settings: Mixtures and criteria.
         out: A new folder, for `selection.json`, `selection.png` and `modes.json`.
         tell: Called with a sentence on each step.
+        trust: Modules that the run may import.
 
     Returns:
         The selection, and the mode report of the mixture that `settings.choosing` prefers.
@@ -104,7 +109,7 @@ def choose(
         ValueError: If the folder exists, the source cannot be read, an option is out of range or no fit succeeds.
     """
     RunFolder.refuse_existing(out)
-    points = read_points(source)
+    points = read_points(source, trust)
     taken, counted = _subsample(points, settings), f"{len(points):,} points"
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
@@ -139,17 +144,18 @@ def choose(
     return selection, report
 
 
-def read_points(source: Path) -> Array:
+def read_points(source: Path, trust: Sequence[str] = ()) -> Array:
     """The training latents of a finished run, or the points of a file: `n x D`.
 
     Args:
         source: The folder of a run, or a file as for `load_points`.
+        trust: Modules that the run may import.
 
     Raises:
         ValueError: If it is neither, or holds NaN or infinity.
     """
     if source.is_dir():
-        run = load_run(source)
+        run = load_run(source, trust)
         data = Data(**run.config["data"]).load()
         latents = latents_of(run.guide, data.train, run.config["mixture"]["latents"], run.config["seed"]).latents
         return np.asarray(latents, dtype=np.float64)

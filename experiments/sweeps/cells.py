@@ -24,6 +24,8 @@ from latentmix.experiments.options.experiment import Experiment, experiment_pars
 from latentmix.experiments.options.grids import Grid, cells_of, words_of
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.locks import FolderLock, LockedError
+from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["Cell", "RunCell", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
@@ -50,20 +52,26 @@ class Cell:
     reason: str = ""
 
 
-def base_configuration(preset: str, words: Sequence[str]) -> dict[str, Any]:
+def base_configuration(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> dict[str, Any]:
     """The configuration that a grid varies, as plain values.
 
     Args:
         preset: A preset, or a YAML file of options.
         words: Options of all cells, as words of the command line.
+        trust: Modules that a file of options may import.
     """
-    config = parse_experiment(preset, words)
+    config = parse_experiment(preset, words, trust)
     config.name = config.name or Path(preset).stem
     return plain(experiment_parser(), config)
 
 
 def plan(
-    preset: str, words: Sequence[str], grid: Grid, base: Mapping[str, Any], known: Iterable[str] = ()
+    preset: str,
+    words: Sequence[str],
+    grid: Grid,
+    base: Mapping[str, Any],
+    known: Iterable[str] = (),
+    trust: Iterable[str] = (),
 ) -> list[Cell]:
     """The cells of a grid, each with its configuration or with the reason why there is none.
 
@@ -75,6 +83,7 @@ def plan(
         grid: The values of every option that varies.
         base: The configuration that the grid varies.
         known: Identifiers of cells of an earlier grid, which are kept.
+        trust: Modules that a file of options may import.
     """
     names = {_digest_of(name): name for name in known}
     cells: dict[str, Cell] = {}
@@ -82,7 +91,7 @@ def plan(
         config: dict[str, Any] = {}
         status, reason = "waiting", ""
         try:
-            parsed = parse_experiment(preset, [*words, *words_of(options)])
+            parsed = parse_experiment(preset, [*words, *words_of(options)], trust)
             parsed.name = parsed.name or base["name"]
             config = Experiment.from_config(parsed).config
         except (argparse.ArgumentError, ValueError) as error:
@@ -102,17 +111,21 @@ def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping
         experiment: The experiment.
         path: The folder; a run in it that cannot be resumed is removed.
         pictures: Whether to draw figures and write the report.
+
+    Raises:
+        ValueError: If another process writes the folder, or that of the sweep was moved or removed.
     """
     from latentmix.experiments.runs.pipeline import Session, run_experiment
 
-    if (path / "config.yaml").is_file() and not (path / "error.txt").exists():
-        folder = RunFolder.existing(path)
-        state = folder.load_training() if _holds(path, experiment.config) else None
-        if state is not None:
+    if not path.parent.is_dir():
+        raise LockedError(f"Expected the folder of the sweep to stay in its place; got no {path.parent} any more.")
+    if _holds(path, experiment.config) and not (path / "error.txt").exists():
+        with RunFolder(path).locked() as folder:
             session = Session.prepare(experiment, _silent)
-            return session.run(folder, progress=False, pictures=pictures, state=state)
+            return session.run(folder, progress=False, pictures=pictures)
     if path.exists():
-        shutil.rmtree(path)
+        with FolderLock(path):
+            shutil.rmtree(path)
     return run_experiment(experiment, path, progress=False, pictures=pictures, tell=_silent)
 
 
@@ -140,22 +153,24 @@ def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Ru
         try:
             experiment = Experiment.from_config(experiment_parser().parse_object(cell.config))
             outcome["summary"] = dict(run(experiment, path, pictures))
+        except LockedError as error:
+            outcome |= {"status": "failed", "reason": str(error)}
         except Exception as error:
             unwritten = not (path / "config.yaml").exists()  # a refusal comes before the first file
             if unwritten and isinstance(error, argparse.ArgumentError | ValueError):
                 shutil.rmtree(path, ignore_errors=True)
                 outcome |= {"status": "refused", "reason": one_line(error)}
             else:
-                path.mkdir(parents=True, exist_ok=True)
-                (path / "error.txt").write_text(traceback.format_exc())
+                path.mkdir(exist_ok=True)
+                write_atomically(path / "error.txt", traceback.format_exc().encode())
                 outcome |= {"status": "failed", "reason": _describe(error)}
     messages = dict.fromkeys(" ".join(str(warning.message).split())[:200] for warning in caught)
     return cell, {**outcome, "seconds": time.perf_counter() - began, "warnings": list(messages)[:10]}
 
 
-def finished(cell: Cell, path: Path) -> dict[str, Any] | None:
-    """The summary of a cell's run, if its folder holds a finished run of that configuration."""
-    if not cell.config or not (path / "summary.json").is_file() or not _holds(path, cell.config):
+def finished(cell: Cell, path: Path, pictures: bool = False) -> dict[str, Any] | None:
+    """The summary of a cell's run, if its folder holds a finished run of that configuration, with pictures if asked."""
+    if not cell.config or not RunFolder(path).finished(pictures=pictures) or not _holds(path, cell.config):
         return None
     summary: dict[str, Any] = RunFolder(path).read_json("summary.json")
     return summary
@@ -164,7 +179,7 @@ def finished(cell: Cell, path: Path) -> dict[str, Any] | None:
 def _holds(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a folder holds a run of that configuration."""
     try:
-        return bool(yaml.safe_load((path / "config.yaml").read_text()) == config)
+        return bool(yaml.safe_load(inside(path, "config.yaml").read_text()) == config)
     except (OSError, yaml.YAMLError):
         return False
 

@@ -17,6 +17,7 @@ from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.grids import Grid, check_names
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import versions
+from latentmix.experiments.runs.locks import FolderLock
 from latentmix.experiments.sweeps.cells import Cell, RunCell, attempt, base_configuration, finished, plan, run_or_resume
 from latentmix.experiments.sweeps.tables import (
     Record,
@@ -27,7 +28,7 @@ from latentmix.experiments.sweeps.tables import (
     figures_of,
     group_of,
 )
-from latentmix.models.files import write_atomically
+from latentmix.models.files import inside, remove_unfinished, write_atomically
 
 __all__ = ["sweep"]
 
@@ -43,6 +44,7 @@ def sweep(
     n_jobs: int = 1,
     backend: str = "loky",
     pictures: bool = False,
+    trust: Sequence[str] = (),
     tell: Tell = print,
     run: RunCell | None = None,
 ) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def sweep(
         n_jobs: Cells at a time, -1 for as many as there are cores; with 1, cells run in this process.
         backend: joblib's back end: `loky`, `multiprocessing`, or `dask` or `ray` if installed.
         pictures: Whether every cell draws its figures and writes its report.
+        trust: Modules that a file of options may import.
         tell: Called with a line on each finished cell.
         run: Runs one cell; by default `run_or_resume`.
 
@@ -76,13 +79,13 @@ def sweep(
         >>> sweep("digits", ["--epochs", "5"], {"latent_dim": ["2", "10"]}, Path("runs/sizes"))  # doctest: +SKIP
     """
     jobs = _jobs(n_jobs, backend)
-    base = base_configuration(preset, words)
+    base = base_configuration(preset, words, trust)
     check_names(grid, base)
     earlier = _earlier(out, base)
     tell(f"reading the options of {prod(map(len, grid.values()))} cells")
     records: dict[str, Record] = {record["id"]: record for record in earlier["cells"]}
-    cells = plan(preset, words, grid, base, known=records)
-    records |= {cell.id: _record(cell, out, records.get(cell.id)) for cell in cells}
+    cells = plan(preset, words, grid, base, known=records, trust=trust)
+    records |= {cell.id: _record(cell, out, records.get(cell.id), pictures=pictures) for cell in cells}
     axes = {**earlier["grid"], **grid}
     results: dict[str, Any] = {
         "preset": base["name"],
@@ -95,21 +98,41 @@ def sweep(
         "backend": backend,
         "threads": _threads(jobs, backend) or torch.get_num_threads(),
     }
-    waiting = [cell for cell in cells if records[cell.id]["status"] == "waiting"]
     counts = counts_of([records[cell.id] for cell in cells])
     tell(f"{len(cells)} cells: {', '.join(f'{count} {status}' for status, count in counts.items() if count)}")
     out.mkdir(parents=True, exist_ok=True)
+    with FolderLock(out) as lock:
+        remove_unfinished(out)
+        _run_cells(out, results, records, cells, run or run_or_resume, pictures, tell, lock)
+        _draw(out, results)
+    tell(f"\n{as_text(results)}\n")
+    return results
+
+
+def _run_cells(
+    out: Path,
+    results: dict[str, Any],
+    records: dict[str, Record],
+    cells: Sequence[Cell],
+    run: RunCell,
+    pictures: bool,
+    tell: Tell,
+    lock: FolderLock,
+) -> None:
+    """Run the cells that wait, and write the tables after each."""
+    jobs, backend = results["n_jobs"], results["backend"]
+    waiting = [cell for cell in cells if records[cell.id]["status"] == "waiting"]
     try:
         _write(out, results, records)
+        inside(out, "cells").mkdir(exist_ok=True)
         with joblib.parallel_config(backend=backend, n_jobs=jobs):
             work = joblib.Parallel(return_as="generator_unordered", batch_size=1)(
-                joblib.delayed(attempt)(
-                    cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run or run_or_resume
-                )
+                joblib.delayed(attempt)(cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run)
                 for cell in waiting
             )
             with closing(work):
                 for number, (cell, outcome) in enumerate(work, 1):
+                    lock.check()
                     records[cell.id] = _record(cell, out, records[cell.id], outcome)
                     _write(out, results, records)
                     tell(f"[{number}/{len(waiting)}] {cell.id}: {_line(records[cell.id])}")
@@ -119,17 +142,22 @@ def sweep(
             f"; {len(cells) - left} of {len(cells)} cells are finished: the same command with --out {out} continues"
         ) from interrupt
     finally:
-        write_atomically(out / "sweep.md", as_markdown(results).encode())
-        write_atomically(out / "sweep.csv", as_csv(results).encode())
-    _draw(out, results)
-    tell(f"\n{as_text(results)}\n")
-    return results
+        lock.check()
+        write_atomically(inside(out, "sweep.md"), as_markdown(results).encode())
+        write_atomically(inside(out, "sweep.csv"), as_csv(results).encode())
 
 
-def _record(cell: Cell, out: Path, earlier: Record | None = None, outcome: Mapping[str, Any] | None = None) -> Record:
+def _record(
+    cell: Cell,
+    out: Path,
+    earlier: Record | None = None,
+    outcome: Mapping[str, Any] | None = None,
+    *,
+    pictures: bool = False,
+) -> Record:
     """The entry of a cell in `sweep.json`: its outcome, that of an earlier sweep, or that it is waiting."""
     options = {**(earlier or {}).get("options", {}), **cell.options}
-    summary = finished(cell, out / "cells" / cell.id) if outcome is None else outcome.get("summary")
+    summary = finished(cell, inside(out, f"cells/{cell.id}"), pictures) if outcome is None else outcome.get("summary")
     if outcome is None and earlier is not None and earlier["status"] == "done" and summary is not None:
         return {**earlier, "options": options}
     record: Record = {
@@ -161,7 +189,7 @@ def _record(cell: Cell, out: Path, earlier: Record | None = None, outcome: Mappi
 def _write(out: Path, results: dict[str, Any], records: Mapping[str, Record]) -> None:
     results["cells"] = list(records.values())
     results["counts"] = counts_of(results["cells"])
-    write_atomically(out / "sweep.json", json.dumps(results, indent=1).encode())
+    write_atomically(inside(out, "sweep.json"), json.dumps(results, indent=1).encode())
 
 
 def _draw(out: Path, results: Mapping[str, Any]) -> None:
@@ -181,7 +209,7 @@ def _draw(out: Path, results: Mapping[str, Any]) -> None:
         if record["status"] != "waiting" and record["options"].keys() == grid.keys()
     ]
     if cells and len(axes) <= 4:
-        save(sweep_overview(cells, axes), out / "sweep.png")
+        save(sweep_overview(cells, axes), inside(out, "sweep.png"))
 
 
 def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +221,7 @@ def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {"cells": [], "grid": {}}
     try:
-        earlier: dict[str, Any] = json.loads((out / "sweep.json").read_text())
+        earlier: dict[str, Any] = json.loads(inside(out, "sweep.json").read_text())
         was, now, today = _flat(earlier["base"]), _flat(base), renewed(earlier["base"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"Expected a new folder or that of a sweep, with a sweep.json; got {out}.") from error

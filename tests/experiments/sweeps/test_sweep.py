@@ -50,8 +50,7 @@ class Runs:
         self.options.append((experiment.training.epochs, experiment.data.seed))
         given = self.action(experiment, path) if self.action else None
         shutil.rmtree(path, ignore_errors=True)
-        folder = RunFolder.create(path)
-        folder.write_config(experiment.config)
+        folder = RunFolder.create(path, experiment.config)
         folder.write_json("summary.json", given or summary(-100.0 - experiment.data.seed))
         return given or summary(-100.0 - experiment.data.seed)
 

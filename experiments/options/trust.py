@@ -1,0 +1,202 @@
+"""Modules that a configuration may import: LatentMix's, torch's and Pyro's own classes, and what the user trusts.
+
+A configuration names classes by their import paths, and an import runs the module. A run or a file of options may be a
+stranger's, so that it imports none but those; the words that a user types name modules that the user trusts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyro.infer.autoguide import AutoGuide
+
+from latentmix.experiments.options.calls import CLASSES
+from latentmix.models.pretrained import Part
+
+__all__ = ["check_imports", "configuration_file", "named_modules", "trusted_modules"]
+
+OWN = ("latentmix.models.", "latentmix.guides.", "latentmix.inference.", "torch.optim.", "pyro.infer.")
+BASES = (Part, AutoGuide, *CLASSES.values())
+TEXTS = {
+    "name",
+    "description",
+    "init_from",
+    "device",
+    *(f"data.{name}" for name in ("source", "root", "cache", "attribute")),
+}
+PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
+
+
+def check_imports(config: Any, file: Path, trust: Iterable[str] = ()) -> None:
+    """Refuse a configuration that names code of other modules; nothing of theirs is imported.
+
+    Import paths are looked for wherever the option parser would: as classes, as arguments of classes at any depth, and
+    in YAML or files that a value stands for.
+
+    Args:
+        config: The configuration, as read from YAML.
+        file: Its file, for the message.
+        trust: Modules that it may import, with those within them.
+
+    Raises:
+        ValueError: If there is one; the message names it, and what to type.
+    """
+    trusted = tuple(trust)
+    for path, is_class in _named(config, "", {}):
+        if _is_trusted(path, trusted) or _is_known(path) or not (is_class or _is_there(path)):
+            continue
+        module = path.partition(".")[0]
+        raise ValueError(
+            f"Expected classes of LatentMix, torch.optim or pyro.infer, or of modules that you trust, in {file}; got "
+            f"{path}, whose module would run on this computer: if you know it and trust it, add --trust {module} (from "
+            f"Python, trust=({module!r},)), or list it as `trust: [{module}]` in {configuration_file()}."
+        )
+
+
+def trusted_modules(named: Iterable[str] = ()) -> tuple[str, ...]:
+    """Modules that are named, each alone or several by commas, and those of the user's configuration.
+
+    Args:
+        named: Import paths of modules.
+
+    Raises:
+        ValueError: If one is no import path, or the user's configuration is malformed.
+
+    Example:
+        >>> from latentmix.experiments.options.trust import trusted_modules
+        >>> trusted_modules(["mine,yours.parts"])[:2]
+        ('mine', 'yours.parts')
+    """
+    modules = [module.strip() for names in named for module in names.split(",")] + _configured()
+    for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"Expected modules to trust by their import paths, such as helpers; got {module!r}.")
+    return tuple(dict.fromkeys(modules))
+
+
+def configuration_file() -> Path:
+    """The user's configuration: LATENTMIX_CONFIG, or `latentmix/config.yaml` in the XDG configuration folder.
+
+    Example:
+        >>> from latentmix.experiments.options.trust import configuration_file
+        >>> configuration_file().suffix
+        '.yaml'
+    """
+    named = os.environ.get("LATENTMIX_CONFIG")
+    if named:
+        return Path(named).expanduser()
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or "")
+    return (home if home.is_absolute() else Path("~/.config").expanduser()) / "latentmix" / "config.yaml"
+
+
+def named_modules(words: Sequence[str]) -> list[str]:
+    """Modules of the classes that typed options name by import paths, those of LatentMix, torch and Pyro left out.
+
+    Args:
+        words: Options as words of the command line.
+
+    Example:
+        >>> from latentmix.experiments.options.trust import named_modules
+        >>> named_modules(["--prior", "mine.Prior(3)", "--optimizer=torch.optim.SGD", "--data.source", "images.npy"])
+        ['mine']
+    """
+    modules, option = [], ""
+    for word in words:
+        value = word
+        if word.startswith("--"):
+            option, _, value = word.removeprefix("--").partition("=")
+        if option not in TEXTS and "/" not in value and not os.path.isfile(value):
+            modules += [path.rpartition(".")[0] for path in PATH.findall(value) if not path.startswith(OWN)]
+    return list(dict.fromkeys(modules))
+
+
+def _configured() -> list[str]:
+    file = configuration_file()
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected your configuration in {file}; got {error}.") from error
+    try:
+        values = yaml.safe_load(text) or {}
+        modules = values.get("trust") or []
+        if isinstance(modules, list) and all(isinstance(module, str) for module in modules):
+            return modules
+    except (yaml.YAMLError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"Expected `trust: [module, ...]` in your configuration {file}; got something else.")
+
+
+def _named(node: Any, option: str, seen: dict[int, Any]) -> Iterator[tuple[str, bool]]:
+    """Import paths in a configuration, and whether each is named as a class."""
+    if isinstance(node, Mapping | list):
+        if id(node) in seen:  # by an alias of YAML
+            return
+        seen[id(node)] = node
+        for key, value in node.items() if isinstance(node, Mapping) else ((None, value) for value in node):
+            yield from _named(value, option if key is None else f"{option}.{key}".removeprefix("."), seen)
+    elif isinstance(node, str):
+        is_class = option.rpartition(".")[2] == "class_path"
+        if PATH.fullmatch(node.strip()):
+            if is_class or option not in TEXTS:
+                yield node.strip(), is_class
+        elif option not in TEXTS:
+            stands_for = _stands_for(node)
+            if isinstance(stands_for, dict | list):
+                yield from _named(stands_for, option, seen)
+
+
+def _stands_for(text: str) -> Any:
+    """The YAML in a value, or in the file that it names, as the option parser reads either."""
+    with suppress(yaml.YAMLError, ValueError, OSError, RecursionError):
+        return yaml.safe_load(Path(text).read_text("utf-8") if os.path.isfile(text) else text)
+    return None
+
+
+def _is_trusted(path: str, trusted: Iterable[str]) -> bool:
+    return any(path.startswith(f"{module}.") for module in trusted)
+
+
+def _is_known(path: str) -> bool:
+    """Whether a path leads to a part, an objective, an optimizer or a schedule of an own or an imported module.
+
+    A path in an own module that leads nowhere is left to the option parser, which names it.
+    """
+    if not path.startswith(OWN):
+        module, _, name = path.rpartition(".")
+        found = getattr(sys.modules.get(module), name, None)
+        return isinstance(found, type) and issubclass(found, BASES)
+    parts = path.split(".")
+    for length in range(len(parts) - 1, 1, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+            for part in parts[length:]:
+                found = getattr(found, part)
+        except ImportError:
+            continue
+        except AttributeError:
+            return True
+        return isinstance(found, type) and issubclass(found, BASES)
+    return True
+
+
+def _is_there(path: str) -> bool:
+    """Whether a word with dots would be a module here, and is no file name or other text."""
+    module = path.partition(".")[0]
+    with suppress(ImportError, ValueError, OSError):
+        return (
+            module in sys.modules
+            or importlib.util.find_spec(module) is not None
+            or PathFinder.find_spec(module, [os.getcwd()]) is not None
+        )
+    return False

@@ -1,0 +1,127 @@
+"""Locks of folders: one process at a time writes a run or a sweep."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from latentmix.models.files import inside
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FolderLock", "LockedError"]
+
+FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_held: set[tuple[int, int]] = set()  # a process's own: closing any handle of a file ends the process's lock on it
+
+
+class LockedError(ValueError):
+    """Raised where another process writes a folder, or where the folder was moved or replaced meanwhile."""
+
+
+class FolderLock:
+    """The right to write a folder, held within a block by one process, and released by the system when that ends.
+
+    It is a POSIX record lock on a file `lock` in the folder, which names the process and is removed after the block.
+    Forked processes do not inherit it.
+
+    Args:
+        folder: The folder; it exists.
+
+    Raises:
+        LockedError: At the start of the block, if another process, or another block of this one, holds the lock.
+        OSError: If the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from latentmix.experiments.runs.locks import FolderLock
+        >>> with tempfile.TemporaryDirectory() as folder, FolderLock(Path(folder)) as lock:
+        ...     lock.check()
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._handle: int | None = None
+        self._key = (0, 0)
+
+    def __enter__(self) -> Self:
+        path = inside(self.folder, "lock")
+        while self._handle is None:
+            if _key_of(path) in _held:
+                raise self._refused(os.getpid())
+            handle = os.open(path, FLAGS, 0o666)
+            try:
+                self._acquire(handle)
+            except BaseException:
+                os.close(handle)
+                raise
+            if _key_of(path) == _key_of(handle):
+                self._handle = handle
+            else:  # the holder before has removed the file
+                os.close(handle)
+        self._key = _key_of(self._handle)  # type: ignore[assignment]
+        _held.add(self._key)
+        os.ftruncate(self._handle, 0)
+        os.write(self._handle, f"{os.getpid()}\n".encode())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._handle is not None
+        path = self.folder / "lock"
+        with suppress(OSError):
+            if _key_of(path) == self._key:
+                path.unlink()
+        _held.discard(self._key)
+        os.close(self._handle)
+        self._handle = None
+
+    def check(self) -> None:
+        """Refuse to go on in a folder that is no longer the one that was locked.
+
+        Raises:
+            LockedError: If it was moved, replaced or removed.
+        """
+        if _key_of(self.folder / "lock") != self._key:
+            raise LockedError(
+                f"Expected the folder {self.folder} to stay in its place; got another, or none: it was moved, replaced "
+                "or removed, and nothing more is written (`latentmix resume` with its new place finishes a run)."
+            )
+
+    def _acquire(self, handle: int) -> None:
+        try:
+            if fcntl is None:
+                raise OSError("this system has none")
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.read(handle, 20).decode("ascii", "replace").strip()
+            raise self._refused(holder or "unknown") from error
+        except OSError as error:
+            warnings.warn(
+                f"{self.folder} cannot be locked ({error.strerror or error}): make sure that nothing else writes it.",
+                stacklevel=3,
+            )
+
+    def _refused(self, holder: int | str) -> LockedError:
+        return LockedError(
+            f"Expected a folder that no process is writing; got {self.folder}, which process {holder} writes: wait "
+            "until it ends, or end it."
+        )
+
+
+def _key_of(file: Path | int) -> tuple[int, int] | None:
+    """Device and number of a file; `None` if it is not there."""
+    try:
+        state = os.stat(file, follow_symlinks=False) if isinstance(file, Path) else os.fstat(file)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
