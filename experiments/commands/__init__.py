@@ -11,6 +11,9 @@ A command's module imports torch, Pyro and what depends on them within `main`, s
 from __future__ import annotations
 
 import argparse
+import difflib
+import errno
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +23,7 @@ __all__ = [
     "Usage",
     "UsageError",
     "add_numbers",
+    "comma_list",
     "command_parser",
     "complete_run",
     "new_folder",
@@ -48,10 +52,32 @@ class UsageError(ValueError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: "):
-            first = message.split(": ")[1].split()[0]
-            raise UsageError(f"Expected arguments and options out of `{self.prog} --help`; got {first}.")
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        raise UsageError(f"{_refusal(message, known)} (see `{self.prog} --help`).")
+
+
+def _refusal(message: str, known: list[str]) -> str:
+    """A message of argparse as "Expected ...; got ...", without a full stop."""
+    if (match := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
+        near = difflib.get_close_matches(match[1].partition("=")[0], known, n=1)
+        return f"Expected arguments and options of this command; got {match[1]}" + (
+            f": did you mean {near[0]}?" if near else ""
+        )
+    if (match := re.match(r"the following arguments are required: (.*)", message)) is not None:
+        return f"Expected {match[1].upper()}; got none"
+    if (match := re.match(r"argument (\S+): invalid (\w+) value: (.*)", message)) is not None:
+        kind = {"int": "a whole number", "float": "a number"}.get(match[2], "another value")
+        return f"Expected {kind} for {match[1]}; got {match[3]}"
+    if (match := re.match(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message)) is not None:
+        choices = match[3].replace("'", "").split(", ")
+        near = difflib.get_close_matches(match[2].strip("'"), choices, n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        return f"Expected {', '.join(choices)} for {match[1]}; got {match[2]}{hint}"
+    if (match := re.match(r"argument (\S+): expected (?:one|at least one) argument", message)) is not None:
+        return f"Expected a value after {match[1]}; got none"
+    if (match := re.match(r"argument (\S+): ignored explicit argument (.*)", message)) is not None:
+        return f"Expected no value for {match[1]}; got {match[2]}"
+    return f"Expected another command line; got: {message}"
 
 
 def command_parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -64,6 +90,23 @@ def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int
     """Add integer options: by name, the default and the help."""
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+
+
+def comma_list(option: str, text: str) -> list[str]:
+    """The words between the commas of an option's value, around which spaces are allowed.
+
+    Raises:
+        UsageError: If one is empty.
+
+    Example:
+        >>> from latentmix.experiments.commands import comma_list
+        >>> comma_list("--criteria", "bic, icl")
+        ['bic', 'icl']
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise UsageError(f"Expected words with commas between them for {option}, as in a,b; got {text!r}.")
+    return words
 
 
 def preset_words(words: list[str], example: str) -> None:
@@ -104,12 +147,21 @@ def complete_run(run: Callable[[], dict[str, Any]], path: Path) -> None:
 
     Raises:
         KeyboardInterrupt: With a hint to resume, if there is a run to resume.
+        ValueError: If the disk is full; the message names the file and how to continue.
     """
     from latentmix.experiments.runs.report import closing_words
 
     try:
         summary = run()
     except KeyboardInterrupt as interrupt:
-        hint = f"; `latentmix resume {path}` continues from the last complete epoch" if path.exists() else ""
+        resumable = (path / "config.yaml").is_file()
+        hint = f"; `latentmix resume {path}` continues from the last complete epoch" if resumable else ""
         raise KeyboardInterrupt(hint) from interrupt
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ValueError(
+            f"Expected room on the disk for {error.filename or f'the files of {path}'}; got none: make room, then "
+            f"`latentmix resume {path}` continues from the last complete epoch."
+        ) from error
     print(f"\n{closing_words(summary)}\nreport: {path / 'report.html'}\n{path}")

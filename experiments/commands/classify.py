@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, command_parser, refuse_existing
+from latentmix.experiments.commands import Usage, UsageError, command_parser, refuse_existing
 from latentmix.experiments.options.names import BUDGETS, FITS
 
 USAGE = Usage(80, "classify RUN IMAGES [--out FILE.csv]", "class probabilities of images (.npy, .npz, picture files)")
@@ -24,6 +24,9 @@ def main(words: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="a new CSV file for the table (default: print it)")
     arguments = parser.parse_args(words)
     refuse_existing(arguments.out)
+    for file in arguments.images:
+        if not file.exists():
+            raise UsageError(f"Expected images in files that are there; got {file}, which is missing.")
     names, text = classify(arguments.run, arguments.images, arguments.inference, arguments.labels)
     if arguments.out is None:
         sys.stdout.write(text)

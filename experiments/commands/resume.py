@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentmix.experiments.commands import Usage, command_parser, complete_run
+
+if TYPE_CHECKING:
+    from latentmix.experiments.runs.artifacts import RunFolder
 
 USAGE = Usage(30, "resume RUN", "continue an interrupted run")
 
@@ -19,9 +23,18 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.pipeline import Session
 
     folder = RunFolder.existing(path)
-    if (path / "summary.json").is_file():
+    if _is_finished(folder):
         raise ValueError(f"Expected an interrupted run; got {path}, which is finished.")
     experiment = folder.load_experiment()
     state = folder.load_training()
     print("from the start" if state is None else f"from epoch {state.epoch}")
     complete_run(lambda: Session.prepare(experiment).run(folder, progress=True, state=state), path)
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    """Whether a run has a summary that can be read; a truncated one is written anew."""
+    try:
+        folder.read_json("summary.json")
+    except ValueError:
+        return False
+    return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from latentmix.experiments.commands import Usage, command_parser, complete_run, new_folder, preset_words
 from latentmix.experiments.presets import presets
 
@@ -21,13 +23,14 @@ A part is a class by its name or import path, with arguments as in Python or as 
 
 def main(words: list[str]) -> None:
     """Run an experiment, print its table and, last, its folder."""
-    if "--help" in words or "-h" in words:
+    if {"--help", "-h"} & set(words):
         print_help()
         return
     preset_words(words, "run digits --epochs 5")
     parser = command_parser("run")
     parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
+    parser.add_argument("--print_config", action="store_true", help="print the complete configuration and exit")
     arguments, options = parser.parse_known_args(words)
 
     from latentmix.experiments.options.command_line import parse_experiment
@@ -38,8 +41,10 @@ def main(words: list[str]) -> None:
     name = Path(arguments.preset).stem
     config.name = config.name or name
     experiment = Experiment.from_config(config)
+    if arguments.print_config:
+        print(yaml.safe_dump(experiment.config, sort_keys=False), end="")
+        return
     out = arguments.out or new_folder(name)
-    print(f"run: {out}")
     complete_run(lambda: run_experiment(experiment, out), out)
 
 

@@ -7,7 +7,7 @@ import textwrap
 from itertools import groupby
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, add_numbers, command_parser, new_folder
+from latentmix.experiments.commands import Usage, add_numbers, comma_list, command_parser, new_folder
 
 USAGE = Usage(
     70,
@@ -55,8 +55,8 @@ def main(words: list[str]) -> None:
     source, out, names = (options.pop(name) for name in ("source", "out", "criteria"))
     settings = Choice(
         n_components=component_counts(options.pop("n_components")),
-        covariance_types=tuple(options.pop("covariance_types").split(",")),
-        criteria=CRITERIA if names is None else tuple(criterion_name(word) for word in names.split(",")),
+        covariance_types=tuple(comma_list("--covariance_types", options.pop("covariance_types"))),
+        criteria=CRITERIA if names is None else tuple(criterion_name(word) for word in comma_list("--criteria", names)),
         **options,
     )
     out = out or new_folder(f"select-{source.resolve().stem}")
@@ -79,10 +79,10 @@ def component_counts(text: str) -> list[int]:
     for part in text.split(","):
         first, dots, last = part.partition("..")
         if not first.strip().isdecimal() or (dots and not last.strip().isdecimal()):
-            raise ValueError(f"Expected numbers of components as 1..10 or 2,5,8; got {text!r}.")
+            raise ValueError(f"Expected --n_components as 1..10 or 2,5,8; got {text!r}.")
         counts.update(range(int(first), int(last if dots else first) + 1))
     if not counts or min(counts) < 1:
-        raise ValueError(f"Expected numbers of components from 1, as 1..10 or 2,5,8; got {text!r}.")
+        raise ValueError(f"Expected --n_components from 1, as 1..10 or 2,5,8; got {text!r}.")
     return sorted(counts)
 
 

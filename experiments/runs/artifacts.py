@@ -99,26 +99,26 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
-        """Make a new folder.
+        """Make a new folder, or take an empty one.
 
         Raises:
-            ValueError: If the path exists or cannot be made.
+            ValueError: If the path holds something or cannot be made.
         """
         cls.refuse_existing(path)
         try:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"Expected a new folder for the run; got {path}: {error.strerror}.") from error
         return cls(path)
 
     @staticmethod
     def refuse_existing(path: Path) -> None:
-        """Refuse a path that exists.
+        """Refuse a path that exists, but for an empty folder.
 
         Raises:
             ValueError: If it does.
         """
-        if path.exists():
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise ValueError(
                 f"Expected a new folder for the run; got {path}: it exists already, name another by --out."
             )
@@ -176,7 +176,12 @@ class RunFolder:
             raise ValueError(
                 f"Expected {name} in {self.path}; it is not there: `latentmix resume {self.path}` finishes the run."
             )
-        return json.loads(file.read_text())
+        try:
+            return json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"Expected JSON in {file}; got {error}: `latentmix resume {self.path}` writes it anew."
+            ) from error
 
     def save_model(self, vae: VAE, guide: AmortizedGuide) -> None:
         """Write the weights and the parts of the VAE and the guide."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from latentmix.experiments.options.calls import CLASSES
+from latentmix.experiments.options.classes import CLASSES
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
 from latentmix.experiments.options.grids import Grid, cells_of, words_of
