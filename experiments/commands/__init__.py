@@ -51,6 +51,15 @@ class UsageError(ValueError):
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, rest = super().parse_known_args(args, namespace)
+        own = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in rest:
+            near = difflib.get_close_matches(word.partition("=")[0], own, n=1, cutoff=0.75)
+            if word.startswith("--") and near:
+                self.error(f"unrecognized arguments: {word}")
+        return known, rest
+
     def error(self, message: str) -> NoReturn:
         known = [option for option in self._option_string_actions if option.startswith("--")]
         raise UsageError(f"{_refusal(message, known)} (see `{self.prog} --help`).")

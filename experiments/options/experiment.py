@@ -19,7 +19,6 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.options.classes import CLASSES
 from latentmix.experiments.options.literals import instantiated
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.mixture_fits import MixtureFits, add_mixture_arguments, unwrapped
@@ -67,9 +66,11 @@ class Experiment:
             ValueError: If an option is out of its range, or options do not go together.
         """
         parser = experiment_parser()
-        objects = instantiated(parser, config, CLASSES)
+        objects = instantiated(parser, config, {**PARTS, "objective": ELBO})
         training = Training(**{field.name: objects[field.name] for field in fields(Training)})
         values = plain(parser, config)
+        if values["latent_dim"] < 1:
+            raise ValueError(f"Expected --latent_dim of at least 1; got {values['latent_dim']}.")
         values["data"] |= objects.data.resolved_paths()
         if training.init_from is not None:
             values["init_from"] = str(Path(training.init_from).resolve())
@@ -163,7 +164,8 @@ def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: 
             made.step()
         except Exception as error:
             raise ValueError(
-                f"Expected --{name} to take steps of dense gradients; got {_call_of(optimizer)}: {one_line(error)}"
+                f"Expected --{name} to take steps of dense gradients; got {_call_of(optimizer)}: "
+                f"{one_line(error).rstrip('.')}."
             ) from error
         try:
             stepped = None if scheduler is None else scheduler(made)
@@ -173,7 +175,7 @@ def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: 
         except Exception as error:
             raise ValueError(
                 f"Expected --{schedule} to be a schedule of that optimizer for {epochs} epochs; got "
-                f"{_call_of(scheduler)}: {one_line(error)}"
+                f"{_call_of(scheduler)}: {one_line(error).rstrip('.')}."
             ) from error
 
 

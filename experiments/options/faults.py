@@ -139,7 +139,9 @@ def _missing(option: str, kind: type, given: set[str]) -> str | None:
     """The fault of a class whose required arguments are not all given."""
     for name, (type_, required) in argument_types(kind).items():
         if required and f"{option}.{name}" not in given:
-            return f"Expected {expected(type_)} as --{option}.{name}, which {kind.__name__} requires; got none."
+            return (
+                f"Expected a value for --{option}.{name}, which {kind.__name__} requires ({expected(type_)}); got none."
+            )
     return None
 
 

@@ -30,7 +30,8 @@ def one_line(error: BaseException) -> str:
             return f"Expected room on the disk for {error.filename or 'a file'}; got none: make room and try again."
         return f"Expected to read or write {error.filename or 'a file'}; got: {error.strerror}."
     text = str(error)
-    return tensor_fault(text) or (condensed(text) if 'Parser key "' in text else " ".join(text.split()))
+    nested = 'Parser key "' in text or "Does not validate" in text
+    return tensor_fault(text) or (condensed(text) if nested else " ".join(text.split()))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def expected(kind: Any) -> str:
         >>> expected(int | None)
         'a whole number'
         >>> expected(Sequence[int])
-        'whole numbers, as in 4,8'
+        'whole numbers such as 4,8'
         >>> expected(float | Literal["shared", "pixel"])
         'a number, shared or pixel'
     """
@@ -77,12 +77,12 @@ def _alternatives(kind: Any) -> list[str]:
         return [f"a class of {made.__name__}" if made else "the import path of a function"]
     if origin is tuple and Ellipsis not in inner:
         example = ", ".join(_LISTED.get(_first(part), "1").split(",")[0] for part in inner)
-        return [f"{len(inner)} {_many(inner[0])} in brackets, as in ({example})"]
+        return [f"{len(inner)} {_many(inner[0])} in brackets such as ({example})"]
     if origin in (list, tuple, set) or kind in (list, tuple, set) or _is_sequence(origin):
         part = _first(inner[0]) if inner else str
-        return [f"{_many(part)}, as in {_LISTED.get(part, 'a,b')}"]
+        return [f"{_many(part)} such as {_LISTED.get(part, 'a,b')}"]
     if kind is dict or origin is dict or _is_mapping(origin):
-        return ["a mapping, as in {name: value}"]
+        return ["a mapping such as {name: value}"]
     if kind in _PLAIN:
         return [_PLAIN[kind]]
     if isinstance(kind, type) and issubclass(kind, os.PathLike):
