@@ -167,7 +167,8 @@ def complete_run(run: Callable[[], dict[str, Any]], path: Path) -> None:
         hint = f"; `latentmix resume {path}` continues from the last complete epoch" if resumable else ""
         raise KeyboardInterrupt(hint) from interrupt
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full or not (path / "config.yaml").is_file():
             raise
         raise ValueError(
             f"Expected room on the disk for {error.filename or f'the files of {path}'}; got none: make room, then "

@@ -102,7 +102,8 @@ def split(text: str) -> list[str]:
             closers += CLOSING[OPENING.index(character)]
         elif character in CLOSING:
             if not closers.endswith(character):
-                raise ValueError(f"Expected brackets in pairs; got {character!r} too many in {text!r}.")
+                fault = f"{character!r} in the place of {closers[-1]!r}" if closers else f"{character!r} too many"
+                raise ValueError(f"Expected brackets in pairs; got {fault} in {text!r}.")
             closers = closers[:-1]
     if quote or closers:
         raise ValueError(f"Expected brackets and quotes in pairs; got no {quote or closers[-1]!r} in {text!r}.")

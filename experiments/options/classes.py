@@ -88,10 +88,13 @@ def unknown_class(option: str, text: str) -> str:
     word = match[0] if match else ""
     known = class_names(base)
     near = nearest(word.rpartition(".")[2], known)
+    others = [other for other, kind in CLASSES.items() if kind is not base and word in class_names(kind)]
     hint = ""
     if near is not None:
         arguments = re.sub(r"^[\s(=:]+|[\s)]+$", "", text.strip()[len(word) :])
         hint = f": did you mean '{near}({arguments})'?" if arguments else f": did you mean {near}?"
+    elif others:
+        hint = f": {word} is for --{others[0]}."
     elif "." in word:
         hint = f": {_missing(word, base)}."
     return (

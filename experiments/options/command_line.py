@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import re
@@ -93,7 +94,9 @@ def parse_settings[T](
     unknown = next((word for word in split if word.startswith("--") and word not in known), None)
     if unknown is not None:
         listed = ", ".join(name for name in known if name not in ("--help", f"--{prefix}") and not name.endswith("+"))
-        raise ValueError(f"Expected options out of {listed}; got {unknown}.")
+        near = difflib.get_close_matches(unknown, known, n=1)
+        hint = f": did you mean {near[0]}?" if near else "."
+        raise ValueError(f"Expected options out of {listed}; got {unknown}{hint}")
     objects = parser.instantiate(parser.parse_args(split))
     return objects[prefix] if prefix else kind(**vars(objects))
 
@@ -122,9 +125,8 @@ def option_words(words: Sequence[str], lists: Collection[str] = ()) -> list[str]
     known = _list_options() | set(lists)
     joined: list[str] = []
     for word in split:
-        several = len(joined) > 1 and _is_list(joined[-2], known) and not word.startswith("--")
-        if several:
-            joined[-1] += f",{word}"
+        if len(joined) > 1 and _is_list(joined[-2], known) and not word.startswith("--"):
+            joined[-1] = f"{joined[-1].rstrip(', ')},{word.lstrip(', ')}"
         else:
             joined.append(word)
     return [_bracketed(option, word, known) for option, word in zip(["", *joined], joined, strict=False)]

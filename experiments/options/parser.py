@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from yaml import SafeDumper, YAMLError, dump, safe_load
+from yaml import MappingNode, SafeDumper, SafeLoader, SequenceNode, YAMLError, compose, dump, safe_load
 
 from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.faults import Pair, first_fault, flat
@@ -26,17 +26,20 @@ def read_options(file: Path) -> dict[str, Any]:
         ValueError: If the file cannot be read, is no YAML, or holds no options by name.
     """
     try:
-        values = safe_load(file.read_text())
+        text = file.read_text()
+        node = compose(text, Loader=SafeLoader)
     except OSError as error:
         raise ValueError(f"Expected a file of options; got {file}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"Expected a file of options in YAML; got {file}, which is no text.") from error
     except YAMLError as error:
         raise ValueError(f"Expected options in YAML in {file}; got {yaml_fault(error)}.") from error
-    if not isinstance(values, Mapping):
-        kind = "nothing" if values is None else f"a {type(values).__name__}"
+    if not isinstance(node, MappingNode):
+        kind = "nothing" if node is None else "a list" if isinstance(node, SequenceNode) else "a single value"
         raise ValueError(f"Expected options by their names, as in `epochs: 5`, in {file}; got {kind}.")
-    return dict(values)
+    with suppress(ValueError, YAMLError):  # as of a date that there is not, which is a word to the parser
+        return dict(safe_load(text))
+    return {}
 
 
 class _Quoted(SafeDumper):
@@ -76,13 +79,18 @@ class OptionParser(ArgumentParser):
         if "expected one argument" in text:
             return f"Expected a value after {text.split()[1].rstrip(':')}; got none."
         untyped = "does not specify a type" in text
-        return (None if untyped else first_fault(self, pairs)) or condensed(text)
+        fault = None if untyped else first_fault(self, [pair for pair in pairs if pair[0] != "config"])
+        for file in (Path(value) for name, value in pairs if name == "config" and fault is not None):
+            if first_fault(self, flat(self, renewed(read_options(file)))) == fault:
+                return f"{fault[:-1]} (in {file}){fault[-1]}" if fault.endswith(".") else f"{fault} (in {file})"
+        return fault or condensed(text)
 
 
 def _pairs(parser: ArgumentParser, words: Sequence[str]) -> Iterator[Pair]:
     """The options that words of the command line set, those of a file in its place, each with its value."""
     for option, value in pairwise(words):
         if option == "--config":
+            yield "config", value
             yield from flat(parser, renewed(read_options(Path(value))))
         elif option.startswith("--"):
             yield option.removeprefix("--"), value

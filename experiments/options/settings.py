@@ -109,9 +109,11 @@ def compose_objective(elbo: ELBO, training: Training) -> Objective:
                 f"Expected Trace_ELBO or TraceMeanField_ELBO for --free_bits, which clamps a KL per dimension; got "
                 f"{type(elbo).__name__}."
             )
-        objective = FreeBits(training.free_bits, num_particles=elbo.num_particles)
+        with blaming("--free_bits"):
+            objective = FreeBits(training.free_bits, num_particles=elbo.num_particles)
     if training.beta != 1 or training.warmup:
-        objective = Weighted(objective, beta=training.beta, warmup=training.warmup)
+        with blaming("--beta"):
+            objective = Weighted(objective, beta=training.beta, warmup=training.warmup)
     return objective
 
 

@@ -19,11 +19,15 @@ _PARAMETER = re.compile(
     re.DOTALL,
 )
 _NUMBER = re.compile(r"(?<![\w.])-?(?:inf|nan|\d+\.?\d*(?:e[+-]?\d+)?)(?![\w.]*\w)")
-_SUPPORTS = {
-    "Boolean": "zeros and ones",
-    "Real": "finite numbers",
-    "IndependentConstraint(Real": "finite numbers",
-    "NonNegativeInteger": "whole numbers from 0 on",
+_PLAIN = {"Boolean": "zeros and ones", "Real": "finite numbers", "NonNegativeInteger": "whole numbers from 0 on"}
+_BOUNDED = {
+    "GreaterThan": "greater than {}",
+    "GreaterThanEq": "at least {}",
+    "LessThan": "less than {}",
+    "Interval": "in [{}, {}]",
+    "IntegerInterval": "whole numbers in [{}, {}]",
+    "HalfOpenInterval": "in [{}, {})",
+    "IntegerGreaterThan": "whole numbers from {} on",
 }
 
 
@@ -37,8 +41,8 @@ def tensor_fault(text: str) -> str | None:
         ...     torch.distributions.Beta(1.0, 1.0).log_prob(torch.tensor([0.5, 3.0]))
         ... except ValueError as error:
         ...     print(tensor_fault(str(error)))
-        Expected values in the support of Beta, Interval(lower_bound=0.0, upper_bound=1.0); got 0.5 ... 3: rescale \
-the data, or choose a likelihood for them.
+        Expected values in the support of Beta, in [0, 1]; got 0.5 ... 3: rescale the data, or choose a likelihood \
+for them.
     """
     site = _SITE.search(text)
     place = f" at site {site[1]!r}" if site else ""
@@ -59,7 +63,10 @@ the data, or choose a likelihood for them.
 
 def _support(text: str) -> str:
     inner = re.sub(r"^IndependentConstraint\((.*), \d+\)$", r"\1", text.strip())
-    return _SUPPORTS.get(inner.removesuffix("()"), inner.removesuffix("()"))
+    name, _, arguments = inner.partition("(")
+    bounds = [f"{float(bound):g}" for bound in re.findall(r"bound=(-?[\d.e+-]+)", arguments)]
+    words = _BOUNDED.get(name, "")
+    return words.format(*bounds) if words and words.count("{}") == len(bounds) else _PLAIN.get(name, name)
 
 
 def _range(text: str) -> str:

@@ -80,6 +80,8 @@ def _alternatives(kind: Any) -> list[str]:
         return [f"{len(inner)} {_many(inner[0])} in brackets such as ({example})"]
     if origin in (list, tuple, set) or kind in (list, tuple, set) or _is_sequence(origin):
         part = _first(inner[0]) if inner else str
+        if get_origin(part) is Literal:
+            return [f"one or more of {', '.join(choices(part))}"]
         return [f"{_many(part)} such as {_LISTED.get(part, 'a,b')}"]
     if kind is dict or origin is dict or _is_mapping(origin):
         return ["a mapping such as {name: value}"]

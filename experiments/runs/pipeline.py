@@ -322,13 +322,19 @@ def _differing_parts(modules: Mapping[str, nn.Module], folder: Path) -> str | No
             continue
         for part, now in describe(module)["init_args"].items():
             then = saved.get(part)
-            if isinstance(then, dict) and then != now:
-                differing.append(f"{part} {_call(then)} instead of {_call(now)}")
+            if not isinstance(then, dict) or then == now:
+                continue
+            if (theirs := _call(then)) != (ours := _call(now)):
+                differing.append(f"--{part} '{theirs}' instead of '{ours}'")
+            elif then["init_args"].get("latent_dim") != now["init_args"].get("latent_dim"):
+                differing.append(
+                    f"--latent_dim {then['init_args']['latent_dim']} instead of {now['init_args']['latent_dim']}"
+                )
     if not differing:
         return None
     return (
-        f"Expected weights of this VAE and guide for --init_from; got those of another one in {folder}, with "
-        f"{', '.join(differing)}: choose the parts of that run, or leave --init_from out."
+        f"Expected weights of this VAE and guide for --init_from; got those of one with "
+        f"{', '.join(dict.fromkeys(differing))} in {folder}: choose the same, or leave --init_from out."
     )
 
 
