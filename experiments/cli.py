@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import os
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `latentmix`; by default those of the process.
 
     Returns:
-        0; 1 after a sweep with failed cells; 2 after a refusal or an error; 130 after an interruption; 141 where nobody
-        reads the output any more, unless the command has more to do than to print.
+        0; 1 after a sweep with refused or failed cells; 2 after a refusal or an error; 130 after an interruption; 141 where
+        nobody reads the output any more, unless the command has more to do than to print.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -109,7 +110,9 @@ def find_command(name: str) -> Command:
     """
     known = find_commands()
     if name not in known:
-        raise UsageError(f"Expected a command out of {', '.join(known)}; got {name!r}.")
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        hint = f": did you mean {near[0]}?" if near else "."
+        raise UsageError(f"Expected a command out of {', '.join(known)}; got {name!r}{hint}")
     return known[name]
 
 

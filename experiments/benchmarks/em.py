@@ -112,11 +112,11 @@ def em_speed(
     """
     counts = [*(number for size in sizes for number in size), iterations, repeats, 1 if threads is None else threads]
     if min(counts) < 1:
-        raise ValueError(f"Expected sizes, iterations, repeats and threads of at least 1; got {min(counts)}.")
+        raise ValueError(f"Expected --sizes, --iterations, --repeats and --threads of at least 1; got {min(counts)}.")
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"Expected seconds finite and not negative; got {seconds}.")
+        raise ValueError(f"Expected --seconds finite and not negative; got {seconds}.")
     if dtype not in ("float64", "float32"):
-        raise ValueError(f"Expected dtype float64 or float32; got {dtype!r}.")
+        raise ValueError(f"Expected --dtype float64 or float32; got {dtype!r}.")
     for covariance_type in covariance_types:
         covariance_structure(covariance_type)
     for count, _, n_components in sizes:

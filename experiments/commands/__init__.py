@@ -11,7 +11,9 @@ A command's module imports torch, Pyro and what depends on them within `main`, s
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -26,6 +28,7 @@ __all__ = [
     "add_trust",
     "allowed_modules",
     "check_run",
+    "comma_list",
     "command_parser",
     "complete_run",
     "new_folder",
@@ -56,11 +59,42 @@ class UsageError(ValueError):
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, rest = super().parse_known_args(args, namespace)
+        own = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in rest:
+            near = difflib.get_close_matches(word.partition("=")[0], own, n=1, cutoff=0.75)
+            if word.startswith("--") and near:
+                self.error(f"unrecognized arguments: {word}")
+        return known, rest
+
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: "):
-            first = message.split(": ")[1].split()[0]
-            raise UsageError(f"Expected arguments and options out of `{self.prog} --help`; got {first}.")
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        raise UsageError(f"{_refusal(message, known)} (see `{self.prog} --help`).")
+
+
+def _refusal(message: str, known: list[str]) -> str:
+    """A message of argparse as "Expected ...; got ...", without a full stop."""
+    if (match := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
+        near = difflib.get_close_matches(match[1].partition("=")[0], known, n=1)
+        return f"Expected arguments and options of this command; got {match[1]}" + (
+            f": did you mean {near[0]}?" if near else ""
+        )
+    if (match := re.match(r"the following arguments are required: (.*)", message)) is not None:
+        return f"Expected {match[1].upper()}; got none"
+    if (match := re.match(r"argument (\S+): invalid (\w+) value: (.*)", message)) is not None:
+        kind = {"int": "a whole number", "float": "a number"}.get(match[2], "another value")
+        return f"Expected {kind} for {match[1]}; got {match[3]}"
+    if (match := re.match(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message)) is not None:
+        choices = match[3].replace("'", "").split(", ")
+        near = difflib.get_close_matches(match[2].strip("'"), choices, n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        return f"Expected {', '.join(choices)} for {match[1]}; got {match[2]}{hint}"
+    if (match := re.match(r"argument (\S+): expected (?:one|at least one) argument", message)) is not None:
+        return f"Expected a value after {match[1]}; got none"
+    if (match := re.match(r"argument (\S+): ignored explicit argument (.*)", message)) is not None:
+        return f"Expected no value for {match[1]}; got {match[2]}"
+    return f"Expected another command line; got: {message}"
 
 
 def command_parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -113,6 +147,23 @@ def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int
     """Add integer options: by name, the default and the help."""
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+
+
+def comma_list(option: str, text: str) -> list[str]:
+    """The words between the commas of an option's value, around which spaces are allowed.
+
+    Raises:
+        UsageError: If one is empty.
+
+    Example:
+        >>> from latentmix.experiments.commands import comma_list
+        >>> comma_list("--criteria", "bic, icl")
+        ['bic', 'icl']
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise UsageError(f"Expected words with commas between them for {option}, as in a,b; got {text!r}.")
+    return words
 
 
 def preset_words(words: list[str], example: str) -> None:

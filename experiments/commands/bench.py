@@ -10,7 +10,15 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, UsageError, add_numbers, command_parser, refuse_existing, write_result
+from latentmix.experiments.commands import (
+    Usage,
+    UsageError,
+    add_numbers,
+    comma_list,
+    command_parser,
+    refuse_existing,
+    write_result,
+)
 
 USAGE = Usage(
     110,
@@ -74,8 +82,8 @@ def bench_em(words: list[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="a new JSON file (default: none)")
     options = vars(parser.parse_args(words))
     out = options.pop("out")
-    sizes_of = [_size(word) for word in options.pop("sizes").split(",")]
-    types = options.pop("covariance_type").split(",")
+    sizes_of = [_size(word) for word in comma_list("--sizes", options.pop("sizes"))]
+    types = comma_list("--covariance_type", options.pop("covariance_type"))
     refuse_existing(out)
 
     os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn's array API mode needs it before SciPy is imported

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from latentmix.experiments.commands import (
     Usage,
+    UsageError,
     add_run,
     allowed_modules,
     check_run,
@@ -33,6 +34,9 @@ def main(words: list[str]) -> None:
     arguments = parser.parse_args(words)
     refuse_existing(arguments.out)
     check_run(arguments.run)
+    for file in arguments.images:
+        if not file.exists():
+            raise UsageError(f"Expected images in files that are there; got {file}, which is missing.")
     names, text = classify(
         arguments.run,
         arguments.images,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from latentmix.experiments.commands import (
     Usage,
     add_trust,
@@ -34,7 +36,7 @@ A part is a class by its name or import path, with arguments as in Python or as 
 
 def main(words: list[str]) -> None:
     """Run an experiment, print its table and, last, its folder."""
-    if "--help" in words or "-h" in words:
+    if {"--help", "-h"} & set(words):
         print_help()
         return
     preset_words(words, "run digits --epochs 5")
@@ -42,6 +44,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
     add_trust(parser, "a file of options")
+    parser.add_argument("--print_config", action="store_true", help="print the complete configuration and exit")
     arguments, options = parser.parse_known_args(words)
     preset_path(arguments.preset)
 
@@ -55,11 +58,13 @@ def main(words: list[str]) -> None:
     experiment = Experiment.from_config(config)
     device_of(experiment.training)
     check_options(experiment)
+    if arguments.print_config:
+        print(yaml.safe_dump(experiment.config, sort_keys=False), end="")
+        return
 
     from latentmix.experiments.runs.pipeline import run_experiment
 
     out = arguments.out or new_folder(name)
-    print(f"run: {out}")
     complete_run(lambda: run_experiment(experiment, out), out)
 
 

@@ -29,7 +29,7 @@ def main(words: list[str]) -> None:
     arguments = parser.parse_args(words)
     out: Path = arguments.out
     if arguments.n < 1:
-        raise UsageError(f"Expected at least one sample; got {arguments.n}.")
+        raise UsageError(f"Expected -n of at least 1; got {arguments.n}.")
     if out.suffix not in (".png", ".npy"):
         raise UsageError(f"Expected a .png or .npy file for the samples; got {out}.")
     refuse_existing(out)

@@ -13,6 +13,7 @@ from latentmix.experiments.commands import (
     add_numbers,
     add_trust,
     allowed_modules,
+    comma_list,
     command_parser,
     new_folder,
 )
@@ -70,8 +71,8 @@ def main(words: list[str]) -> None:
     trust = allowed_modules(trust, ["--criteria", names or ""])
     settings = Choice(
         n_components=counts,
-        covariance_types=tuple(options.pop("covariance_types").split(",")),
-        criteria=CRITERIA if names is None else tuple(criterion_name(word) for word in names.split(",")),
+        covariance_types=tuple(comma_list("--covariance_types", options.pop("covariance_types"))),
+        criteria=CRITERIA if names is None else tuple(criterion_name(word) for word in comma_list("--criteria", names)),
         **options,
     )
     out = out or new_folder(f"select-{source.resolve().stem}")
@@ -94,10 +95,10 @@ def component_counts(text: str) -> list[int]:
     for part in text.split(","):
         first, dots, last = part.partition("..")
         if not first.strip().isdecimal() or (dots and not last.strip().isdecimal()):
-            raise UsageError(f"Expected numbers of components as 1..10 or 2,5,8; got {text!r}.")
+            raise UsageError(f"Expected --n_components as 1..10 or 2,5,8; got {text!r}.")
         counts.update(range(int(first), int(last if dots else first) + 1))
     if not counts or min(counts) < 1:
-        raise UsageError(f"Expected numbers of components from 1, as 1..10 or 2,5,8; got {text!r}.")
+        raise UsageError(f"Expected --n_components from 1, as 1..10 or 2,5,8; got {text!r}.")
     return sorted(counts)
 
 

@@ -16,7 +16,7 @@ USAGE = Usage(
 
 
 def main(words: list[str]) -> int:
-    """Run a sweep, print its tables and, last, its folder; 1 if a cell failed."""
+    """Run a sweep, print its tables and, last, its folder; 1 if a cell was refused or failed."""
     preset_words(words, "sweep digits --grid epochs=5,10")
     parser = command_parser("sweep", epilog="--any.option value: an option of all cells, as for `latentmix run`")
     parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
@@ -46,4 +46,4 @@ def main(words: list[str]) -> int:
         trust=allowed_modules(arguments.trust, [*options, *typed]),
     )
     print(out)
-    return 1 if results["counts"]["failed"] else 0
+    return 1 if results["counts"]["failed"] or results["counts"]["refused"] else 0

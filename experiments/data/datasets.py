@@ -124,17 +124,19 @@ class Data:
         for name, least in (("labels_per_class", 1), ("limit", 1), ("size", 1), ("max_corrupt", 0), ("points", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"Expected {name} >= {least}; got {value}.")
+                raise ValueError(f"Expected --data.{name} of at least {least}; got {value}.")
         source, specific = find_source(self.source), specific_options()
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in specific and field.name not in source.parameters and value != field.default:
                 raise ValueError(
-                    f"Expected {field.name} with the source {' or '.join(specific[field.name])} alone; got {value!r} "
+                    f"Expected --data.{field.name} with the source {' or '.join(specific[field.name])} alone; got {value!r} "
                     f"with {self.source!r}."
                 )
         if not source.pictorial and self.binarize in ("static", "dynamic"):
-            raise ValueError(f"Expected binarize auto or none for the points of {self.source}; got {self.binarize}.")
+            raise ValueError(
+                f"Expected --data.binarize auto or none for the points of {self.source}; got {self.binarize}."
+            )
 
     def _filter(self, splits: Sequence[Split], classes: Sequence[int]) -> list[Split]:
         labels = [split.labels for split in splits if split.labels is not None]
@@ -146,11 +148,11 @@ class Data:
         absent = sorted(set(classes) - set(present))
         if absent or not classes:
             got = _listed(absent) or "none"
-            raise ValueError(f"Expected classes of {self.source!r}, which has {_listed(present)}; got {got}.")
+            raise ValueError(f"Expected --data.classes of {self.source!r}, which has {_listed(present)}; got {got}.")
         rows = [torch.isin(of_split, torch.tensor(classes)).nonzero().squeeze(1) for of_split in labels]
         if not all(map(len, rows)):
             raise ValueError(
-                f"Expected the classes {_listed(classes)} in every split of {self.source!r}; got one without."
+                f"Expected the --data.classes {_listed(classes)} in every split of {self.source!r}; got one without."
             )
         return [split.take(of_split) for split, of_split in zip(splits, rows, strict=True)]
 

@@ -97,7 +97,10 @@ def check_budget(labels: Tensor, classes: Sequence[int], per_class: int) -> None
     for label in classes:
         count = int((labels == label).sum())
         if count < per_class:
-            raise ValueError(f"Expected {per_class} or more training images of class {label} to label; got {count}.")
+            raise ValueError(
+                f"Expected {per_class} or more training images of class {label} to label; got {count}: lower "
+                "--data.labels_per_class, or raise --data.limit if it is set."
+            )
 
 
 def _has_small_class(labels: Tensor) -> bool:

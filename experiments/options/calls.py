@@ -8,23 +8,13 @@ import re
 from typing import Any
 
 import yaml
-from pyro.infer.elbo import ELBO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from latentmix.experiments.options.parts import LINKED, PARTS, import_object, subclasses
+from latentmix.experiments.options.classes import CLASSES, SUPPLIED, find_class, unknown_class
 
-__all__ = ["CLASSES", "call_form", "find_class", "literal", "split"]
+__all__ = ["call_form", "literal", "split"]
 
-CLASSES: dict[str, type] = {
-    **PARTS,
-    "objective": ELBO,
-    "optimizer": Optimizer,
-    "scheduler": LRScheduler,
-    "mixture.svi.optimizer": Optimizer,
-    "mixture.svi.scheduler": LRScheduler,
-}
-SUPPLIED = LINKED | {"params", "optimizer"}
 CALL = re.compile(r"([A-Za-z_][\w.]*)\s*\((.*)\)", re.DOTALL)
 KEYWORD = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)")
 MISSING = object()
@@ -58,10 +48,15 @@ def call_form(text: str, option: str = "") -> str | dict[str, Any]:
     if match is None:
         return text
     name, inside = match.groups()
+    split(text)  # refuses brackets and quotes without a partner, in the whole text
     pieces = split(inside) if inside.strip() else []
     kind = find_class(name, option)
     if kind is None:
-        raise ValueError(f"Expected a class of {option or 'LatentMix'} or an import path; got {name!r} in {text!r}.")
+        raise ValueError(
+            unknown_class(option, text)
+            if option in CLASSES
+            else f"Expected a class of LatentMix or an import path; got {name!r} in {text!r}."
+        )
     accepted = [
         parameter.name
         for parameter in inspect.signature(kind).parameters.values()
@@ -87,18 +82,6 @@ def call_form(text: str, option: str = "") -> str | dict[str, Any]:
     return {"class_path": name, "init_args": arguments if built_by_partial else _defaults(kind) | arguments}
 
 
-def find_class(name: str, option: str = "") -> type | None:
-    """The class of a short name or an import path, among those of an option or of all; `None` if there is none."""
-    if "." in name:
-        try:
-            kind = import_object(name)
-        except (ImportError, AttributeError, ValueError):
-            return None
-        return kind if isinstance(kind, type) else None
-    bases: list[type] = [CLASSES[option]] if option in CLASSES else list(dict.fromkeys(CLASSES.values()))
-    return next((kind for base in bases for kind in subclasses(base) if kind.__name__ == name), None)
-
-
 def split(text: str) -> list[str]:
     """The pieces between the commas outside brackets, parentheses and quotes.
 
@@ -119,7 +102,8 @@ def split(text: str) -> list[str]:
             closers += CLOSING[OPENING.index(character)]
         elif character in CLOSING:
             if not closers.endswith(character):
-                raise ValueError(f"Expected brackets in pairs; got {character!r} too many in {text!r}.")
+                fault = f"{character!r} in the place of {closers[-1]!r}" if closers else f"{character!r} too many"
+                raise ValueError(f"Expected brackets in pairs; got {fault} in {text!r}.")
             closers = closers[:-1]
     if quote or closers:
         raise ValueError(f"Expected brackets and quotes in pairs; got no {quote or closers[-1]!r} in {text!r}.")

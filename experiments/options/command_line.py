@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import os
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.options.calls import CLASSES, call_form, find_class, literal
+from latentmix.experiments.options.calls import call_form, literal
+from latentmix.experiments.options.classes import CLASSES, NAME, find_class, unknown_class
 from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import experiment_parser
+from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.options.mixture_fits import MixtureFits
+from latentmix.experiments.options.parser import OptionParser, read_options
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
 from latentmix.experiments.options.trust import check_imports, named_modules, trusted_modules
@@ -29,7 +33,10 @@ from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
 
-TEXTS = {"--description", "--name", "--data.source", "--data.root", "--data.cache", "--init_from"}
+TEXTS = {
+    *("--description", "--name", "--data.source", "--data.root", "--data.attribute", "--data.cache", "--init_from"),
+    *("--config", "--device"),
+}
 
 
 def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> Namespace:
@@ -41,22 +48,22 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
         trust: Modules that files of options may import besides.
 
     Raises:
-        ValueError: If there is no such preset or file, it names a class of another module, or an option's value is
-            malformed.
-        argparse.ArgumentError: If an option is unknown, or its value has the wrong type.
+        ValueError: If there is no such preset or file, it names a class of another module, or an option is unknown or
+            does not take its value.
 
     Example:
         >>> from latentmix.experiments.options.command_line import parse_experiment
         >>> parse_experiment("digits", ["--epochs", "3", "--prior", "MixturePrior(10)"]).prior.class_path
         'latentmix.models.MixturePrior'
     """
-    path = preset_path(preset)
+    file = preset_path(preset)
     split = option_words(words)
-    _check_files([str(path), *split], trusted_modules([*trust, *named_modules(words)]))
+    _check_files([str(file), *split], trusted_modules([*trust, *named_modules(words)]))
     values = [option_value(name.removeprefix("--"), word) for name, word in zip(["", *split], split, strict=False)]
+    read_options(file)  # refuses what is no file of options
     with kept_warnings():
         warnings.simplefilter("ignore")
-        config = experiment_parser().parse_args(["--config", str(path), *values])
+        config = experiment_parser().parse_args(["--config", str(file), *values])
     config.pop("config", None)
     return config
 
@@ -79,8 +86,7 @@ def parse_settings[T](
         lists: Names of list-valued options, besides those of an experiment.
 
     Raises:
-        ValueError: If an option is unknown, or the class refuses a value.
-        argparse.ArgumentError: If a value has the wrong type.
+        ValueError: If an option is unknown, or does not take its value.
 
     Example:
         >>> from latentmix.experiments.options.command_line import parse_settings
@@ -88,7 +94,7 @@ def parse_settings[T](
         >>> parse_settings(Measures, ["--samples", "10"])
         Measures(samples=10, images=1000)
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = OptionParser(exit_on_error=False)
     parser.add_class_arguments(kind, prefix or None)
     parser.set_defaults({f"{prefix}.{name}" if prefix else name: value for name, value in (defaults or {}).items()})
     split = option_words(words, lists)
@@ -96,13 +102,15 @@ def parse_settings[T](
     unknown = next((word for word in split if word.startswith("--") and word not in known), None)
     if unknown is not None:
         listed = ", ".join(name for name in known if name not in ("--help", f"--{prefix}") and not name.endswith("+"))
-        raise ValueError(f"Expected options out of {listed}; got {unknown}.")
+        near = difflib.get_close_matches(unknown, known, n=1)
+        hint = f": did you mean {near[0]}?" if near else "."
+        raise ValueError(f"Expected options out of {listed}; got {unknown}{hint}")
     objects = parser.instantiate(parser.parse_args(split))
     return objects[prefix] if prefix else kind(**vars(objects))
 
 
 def option_words(words: Sequence[str], lists: Collection[str] = ()) -> list[str]:
-    """Options as the parser takes them: `--option=value` as two words, and `1,4,8`, or `1`, as a list.
+    """Options as the parser takes them: `--option=value` as two words, and `1,4,8`, `1 4 8`, or `1`, as a list.
 
     Args:
         words: Words of the command line.
@@ -110,8 +118,10 @@ def option_words(words: Sequence[str], lists: Collection[str] = ()) -> list[str]
 
     Example:
         >>> from latentmix.experiments.options.command_line import option_words
-        >>> option_words(["--data.classes=1,4", "--epochs", "3"])
-        ['--data.classes', '[1,4]', '--epochs', '3']
+        >>> option_words(["--data.classes=1, 4", "--epochs", "3"])
+        ['--data.classes', '[1, 4]', '--epochs', '3']
+        >>> option_words(["--data.classes", "1", "4"])
+        ['--data.classes', '[1,4]']
     """
     split: list[str] = []
     for word in words:
@@ -121,7 +131,13 @@ def option_words(words: Sequence[str], lists: Collection[str] = ()) -> list[str]
     options = ["", *split]
     split = [_mixture(word) if option == "--mixture" else word for option, word in zip(options, split, strict=False)]
     known = _list_options() | set(lists)
-    return [_bracketed(option, word, known) for option, word in zip(options, split, strict=False)]
+    joined: list[str] = []
+    for word in split:
+        if len(joined) > 1 and _is_list(joined[-2], known) and not word.startswith("--"):
+            joined[-1] = f"{joined[-1].rstrip(', ')},{word.lstrip(', ')}"
+        else:
+            joined.append(word)
+    return [_bracketed(option, word, known) for option, word in zip(["", *joined], joined, strict=False)]
 
 
 def option_value(option: str, text: str) -> str:
@@ -138,18 +154,26 @@ def option_value(option: str, text: str) -> str:
         >>> option_value("optimizer.betas", "(0.9, 0.99)")
         '[0.9, 0.99]'
     """
-    named = re.fullmatch(r"[A-Za-z_][\w.]*", text.strip()) and option in (*PARTS, "objective")
-    whole = named and find_class(text.strip(), option) is not None
-    value: Any = call_form(f"{text}()" if whole else text, option) if option in CLASSES else text
-    if re.fullmatch(r"\(.*\)", text) and f"--{option}" not in TEXTS:
+    text = text if f"--{option}" in TEXTS else text.strip()
+    named = NAME.fullmatch(text) and option in (*PARTS, "objective")
+    whole = named and find_class(text, option) is not None
+    value: Any = text
+    if option in CLASSES:
+        with blaming(f"--{option}"):
+            value = call_form(f"{text}()" if whole else text, option)
+        if isinstance(value, str) and not (NAME.fullmatch(value) or value.startswith("{")):
+            raise ValueError(unknown_class(option, text))
+    elif re.fullmatch(r"\(.*\)", text) and f"--{option}" not in TEXTS:
         value = literal(text)
+    elif text == "None" and f"--{option}" not in TEXTS:
+        value = "null"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
     """Refuse a file of options, out of the files that words name, with classes of modules that are not trusted."""
     for option, word in zip(["", *words], words, strict=False):
-        if option not in TEXTS and not word.startswith("--") and os.path.isfile(word):
+        if option not in TEXTS - {"--config"} and not word.startswith("--") and os.path.isfile(word):
             config = None
             with suppress(yaml.YAMLError, ValueError):  # the option parser's own message names the place
                 config = yaml.safe_load(Path(word).read_text("utf-8"))
@@ -162,11 +186,15 @@ def _mixture(word: str) -> str:
     return today if isinstance(today, str) else json.dumps(today)
 
 
+def _is_list(option: str, lists: Collection[str]) -> bool:
+    return option.startswith("--") and option.rpartition(".")[2].strip("-") in lists
+
+
 def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
-    several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") and option not in TEXTS
-    listed = option.startswith("--") and option.strip("-").rpartition(".")[2] in lists
-    single = listed and re.fullmatch(r"[\w.+-]+", word)
-    return f"[{word}]" if several or (single and word not in ("null", "None")) else word
+    several = re.fullmatch(r"[\w.+-]+(\s*,\s*[\w.+-]+)+", word.strip()) and not word.startswith("--")
+    single = _is_list(option, lists) and re.fullmatch(r"[\w.+-]+", word)
+    listed = (several and option not in TEXTS) or (single and word not in ("null", "None"))
+    return f"[{word.strip()}]" if listed else word
 
 
 @cache

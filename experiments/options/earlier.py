@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-from yaml import SafeDumper, YAMLError, dump, safe_load
+from jsonargparse import Namespace
+from yaml import YAMLError, safe_load
 
-__all__ = ["ExperimentParser", "refuse_earlier_names", "renewed"]
+__all__ = ["refuse_earlier_names", "renewed"]
 
 _ALGORITHMS = {
     "svi": {"svi_steps": "epochs", "guide": "guide", "optimizer": "optimizer"},
@@ -81,25 +81,3 @@ def refuse_earlier_names(names: Iterable[str]) -> None:
     for name in names:
         if (now := _today(name)) != name:
             raise ValueError(f"Expected --{now}; got --{name}, its earlier name.")
-
-
-class _Quoted(SafeDumper):
-    """Dumps words in quotes, so that they stay words."""
-
-
-_Quoted.add_representer(str, lambda dumper, word: dumper.represent_scalar("tag:yaml.org,2002:str", word, style='"'))
-
-
-class ExperimentParser(ArgumentParser):
-    """A parser that also reads files of earlier versions."""
-
-    def parse_object(self, obj: Namespace | dict[str, Any], *arguments: Any, **options: Any) -> Namespace:
-        return super().parse_object(renewed(obj), *arguments, **options)
-
-    def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
-        loaded = None
-        with suppress(YAMLError, ValueError):  # the parser's own message names the place
-            loaded = safe_load(content)
-        if (today := renewed(loaded)) != loaded:
-            content = dump(today, Dumper=_Quoted, sort_keys=False)
-        return super().parse_string(content, *arguments, **options)

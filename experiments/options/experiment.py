@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,21 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro.infer import RenyiELBO, TraceEnum_ELBO, TraceTMC_ELBO
 from pyro.infer.elbo import ELBO
 from torch.optim import Adam
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.options.earlier import ExperimentParser
 from latentmix.experiments.options.literals import instantiated
-from latentmix.experiments.options.mixture_fits import MixtureFits, add_mixture_arguments
+from latentmix.experiments.options.messages import one_line
+from latentmix.experiments.options.mixture_fits import MixtureFits, add_mixture_arguments, unwrapped
+from latentmix.experiments.options.parser import OptionParser
 from latentmix.experiments.options.parts import LINKED, PARTS, import_object
 from latentmix.experiments.options.settings import Measures, Training, compose_objective
 from latentmix.inference import Objective
 from latentmix.models import Likelihood
 from latentmix.models.display import Displayed
+from latentmix.models.process_state import kept_warnings
+
+LONGEST_REHEARSAL = 10_000  # epochs
 
 __all__ = ["Experiment", "check_options", "experiment_parser", "plain"]
 
@@ -73,9 +79,11 @@ class Experiment(Displayed):
             ValueError: If an option is out of its range, or options do not go together.
         """
         parser = experiment_parser()
-        objects = instantiated(parser, config)
+        objects = instantiated(parser, config, {**PARTS, "objective": ELBO})
         training = Training(**{field.name: objects[field.name] for field in fields(Training)})
         values = plain(parser, config)
+        if values["latent_dim"] < 1:
+            raise ValueError(f"Expected --latent_dim of at least 1; got {values['latent_dim']}.")
         values["data"] |= objects.data.resolved_paths()
         if training.init_from is not None:
             values["init_from"] = str(Path(training.init_from).resolve())
@@ -109,7 +117,9 @@ class Experiment(Displayed):
 @cache
 def experiment_parser() -> ArgumentParser:
     """The options of an experiment, derived from the signatures of its parts."""
-    parser = ExperimentParser(exit_on_error=False, prog="latentmix run PRESET", add_help=False, allow_abbrev=False)
+    parser = OptionParser(
+        exit_on_error=False, prog="latentmix run PRESET", add_help=False, allow_abbrev=False, print_config=None
+    )
     parser.add_argument("--config", action="config", help="A YAML file of options; later options override it.")
     parser.add_argument("--name", type=str, default="", help="Name of the run; by default that of its preset.")
     parser.add_argument("--description", type=str, default="", help="A sentence on the experiment.")
@@ -148,25 +158,43 @@ def check_options(experiment: Experiment) -> None:
         if not whole or value < smallest:
             kind = type(experiment.elbo).__name__ + (why if name == "num_particles" else "")
             raise ValueError(
-                f"Expected a whole number as objective.{name} of at least {smallest} for {kind}; got {value}."
+                f"Expected a whole number as --objective.{name} of at least {smallest} for {kind}; got {value}."
             )
     training, svi = experiment.training, experiment.mixture.svi
-    _check_steps("optimizer", training.optimizer, "scheduler", training.scheduler)
+    _rehearse("optimizer", training.optimizer, "scheduler", training.scheduler, training.epochs)
     if svi.optimizer is not None or svi.scheduler is not None:
-        _check_steps("mixture.svi.optimizer", svi.optimizer or Adam, "mixture.svi.scheduler", svi.scheduler)
+        _rehearse("mixture.svi.optimizer", svi.optimizer or Adam, "mixture.svi.scheduler", svi.scheduler, svi.epochs)
 
 
-def _check_steps(name: str, optimizer: Any, schedule: str, scheduler: Any) -> None:
-    """Take a step of an optimizer, and of its schedule where there is one."""
+def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: int) -> None:
+    """Take a step of an optimizer, and those of its schedule, on a parameter that is thrown away."""
     leaf = torch.zeros(1, requires_grad=True)
     leaf.grad = torch.ones(1)
-    try:
-        made = optimizer([leaf])
-        made.step()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"Expected --{name} to take steps of dense gradients; got {error}") from error
-    try:
-        if scheduler is not None:
-            scheduler(made)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"Expected --{schedule} to be a schedule of that optimizer; got {error}") from error
+    with kept_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made = optimizer([leaf])
+            made.step()
+        except Exception as error:
+            raise ValueError(
+                f"Expected --{name} to take steps of dense gradients; got {_call_of(optimizer)}: "
+                f"{one_line(error).rstrip('.')}."
+            ) from error
+        try:
+            stepped = None if scheduler is None else scheduler(made)
+            plateau = isinstance(stepped, ReduceLROnPlateau)
+            for _ in range(0 if stepped is None else min(epochs, LONGEST_REHEARSAL)):
+                stepped.step(*([1.0] if plateau else []))
+        except Exception as error:
+            raise ValueError(
+                f"Expected --{schedule} to be a schedule of that optimizer for {epochs} epochs; got "
+                f"{_call_of(scheduler)}: {one_line(error).rstrip('.')}."
+            ) from error
+
+
+def _call_of(make: Any) -> str:
+    """A class and the arguments that differ from its defaults, as in `StepLR(step_size=0)`."""
+    made = unwrapped(make)
+    kind, given = (made.func, made.keywords) if isinstance(made, partial) else (made, {})
+    arguments = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    return f"{getattr(kind, '__name__', kind)}({arguments})"

@@ -7,11 +7,12 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from latentmix.experiments.options.calls import CLASSES, find_class, split
+from latentmix.experiments.options.calls import split
+from latentmix.experiments.options.classes import CLASSES, find_class
 from latentmix.experiments.options.earlier import refuse_earlier_names
 from latentmix.experiments.options.experiment import experiment_parser
-from latentmix.experiments.options.messages import unknown_option
 from latentmix.experiments.options.parts import LINKED
+from latentmix.experiments.options.unknown import unknown_option
 
 __all__ = ["Grid", "cells_of", "check_names", "parse_grid", "words_of"]
 
@@ -66,7 +67,7 @@ def check_names(grid: Grid, base: Mapping[str, Any]) -> None:
     for name in grid:
         owner = max((option for option in CLASSES if name.startswith(f"{option}.")), key=len, default=None)
         if name == "config" or (owner is None and name not in known):
-            raise ValueError(unknown_option([f"--{name}"]))
+            raise ValueError(unknown_option(experiment_parser(), [f"--{name}"]))
         if owner is None:
             continue
         argument = name[len(owner) + 1 :].split(".")[0]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from latentmix.experiments.options.messages import blaming
+
 __all__ = ["instantiated"]
 
 
-def instantiated(parser: ArgumentParser, config: Namespace) -> Namespace:
+def instantiated(parser: ArgumentParser, config: Namespace, options: Mapping[str, type]) -> Namespace:
     """Build the objects that a parsed configuration names, reading untyped arguments as Python literals.
 
     The option parser reads an untyped argument by the type of its default first, and accepts any word: 1 becomes 1.0
@@ -20,12 +24,19 @@ def instantiated(parser: ArgumentParser, config: Namespace) -> Namespace:
     Args:
         parser: The parser of the configuration.
         config: Classes in it are `class_path` and `init_args`, at any depth.
+        options: Options of classes, each with the base class of its values; errors of constructors name them.
 
     Raises:
-        ValueError: If a word is given where the default is a number or a boolean, or an assertion of a constructor
-            fails.
+        ValueError: If a word is given where the default is a number or a boolean, or a constructor raises an error.
     """
-    return parser.instantiate(config, instantiators=[(_build, object, True)])
+
+    def build(kind: Any, *values: Any, **arguments: Any) -> Any:
+        named = (name for name, base in options.items() if isinstance(kind, type) and issubclass(kind, base))
+        option = next(named, None)
+        with nullcontext() if option is None else blaming(f"--{option}"):
+            return _build(kind, *values, **arguments)
+
+    return parser.instantiate(config, instantiators=[(build, object, True)])
 
 
 def _build(kind: Any, *values: Any, **arguments: Any) -> Any:

@@ -2,79 +2,95 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
+import errno
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["one_line", "unknown_option"]
+from yaml import MarkedYAMLError, YAMLError
+
+from latentmix.experiments.options.tensor_words import tensor_fault
+
+__all__ = ["blaming", "condensed", "one_line", "yaml_fault"]
 
 NOISE = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
+PYTHON = re.compile(r"(?:typing|collections\.abc|types)\.(?=\w)|<class '([\w.]+)'>")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line, nested reports of the option parser condensed to their cause."""
+    """The message of an error in one line."""
+    if isinstance(error, YAMLError):
+        return f"Expected YAML; got {yaml_fault(error)}."
+    if isinstance(error, json.JSONDecodeError):
+        return f"Expected JSON; got {error.msg} in line {error.lineno}, column {error.colno}."
+    if isinstance(error, OSError) and error.strerror:
+        if error.errno in FULL:
+            return f"Expected room on the disk for {error.filename or 'a file'}; got none: make room and try again."
+        return f"Expected to read or write {error.filename or 'a file'}; got: {error.strerror}."
     text = str(error)
-    unknown = re.search(r"unrecognized arguments: (.*)", text)
-    if unknown is not None:
-        return unknown_option(unknown[1].split())
-    option = re.search(r'Parser key "([\w.]+)"', text)
+    nested = 'Parser key "' in text or "Does not validate" in text
+    return tensor_fault(text) or (condensed(text) if nested else " ".join(text.split()))
+
+
+@contextmanager
+def blaming(option: str) -> Iterator[None]:
+    """Name the option in the sentence of an error that comes of its value, of any kind of exception.
+
+    Args:
+        option: The option, with dashes.
+
+    Raises:
+        ValueError: In the place of every exception; it ends in the option, unless it names it already.
+
+    Example:
+        >>> from latentmix.experiments.options.messages import blaming
+        >>> with blaming("--likelihood"):
+        ...     raise ValueError("Expected var_x > 0; got -1.")
+        Traceback (most recent call last):
+        ValueError: Expected var_x > 0; got -1 (option --likelihood).
+    """
+    try:
+        yield
+    except Exception as error:
+        text = _parameter_fault(option, one_line(error))
+        if not isinstance(error, ValueError | OSError) or not text.startswith("Expected"):
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            text = f"Expected other values of {option}; got {kind}{text or 'no reason'}"
+        if not re.search(r"--\w", text):
+            text = f"{text.rstrip('.')} (option {option})."
+        raise ValueError(text) from error
+
+
+def _parameter_fault(option: str, text: str) -> str:
+    """A refusal of scikit-learn's parameter validation as "Expected ...; got ...", naming the argument's option."""
+    match = re.fullmatch(r"The '(\w+)' parameter of \w+ must be (.*)\. Got (.*) instead\.", text)
+    if match is None:
+        return text
+    name, allowed, given = match.groups()
+    plain = allowed.replace("an int", "a whole number").replace("a float", "a number").replace("an instance of ", "")
+    return f"Expected {plain} for {option}.{name}; got {given}."
+
+
+def condensed(text: str) -> str:
+    """A report of the option parser in one line: its cause, without the names of Python's types."""
     untyped = re.search(r"Parameter '(\w+)' from '([\w.]+)\.__init__' does not specify a type", text)
     if untyped is not None:
         return (
             f"Expected a class whose required arguments have a type; got {untyped[2]}, whose {untyped[1]!r} has none: "
             "call it from Python."
         )
-    if option is None and "Given value" in text:
-        stated = [line.strip(" -") for line in text.splitlines() if line.strip().startswith("- ")]
-        inner = [line for line in stated if not line.startswith(NOISE)]
-        return " ".join((inner or [text])[-1].split())
-    if option is None:
-        return " ".join(text.split())
-    reasons = [line.strip(" -") for line in text.splitlines()[1:] if line.strip()]
-    kept = [line for line in reasons if not line.startswith(NOISE)] or reasons or [text]
-    given = re.search(r"Given value: (.*)", text)
-    key, value = option[1], given[1] if given else ""
-    nested = re.search(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", text)
-    if nested:
-        key, value = f"{key}.{nested[1]}", nested[2]
-    from latentmix.experiments.options.parts import PARTS, subclasses
-
-    refused = re.search(r"class_path '([\w.]+)'.*Option '(\w+)' is not accepted", text, re.DOTALL)
-    if refused:
-        return _unknown_argument(key, value, refused[1], refused[2])
-    if "Expected a dot import path string" in text and key in PARTS:
-        known = ", ".join(kind.__name__ for kind in subclasses(PARTS[key]) if not inspect.isabstract(kind))
-        return f"Expected --{key} to be {known}, or the import path of a class of your own; got {value}."
-    reason = (
-        " ".join(kept[-1].split())
-        .replace("<class '", "")
-        .replace("'>", "")
-        .replace("Expected a int", "Expected an int")
-    )
-    return f"--{key}: {reason}" + (f" (got {value})" if value and value not in reason and len(value) < 80 else "")
+    option = re.search(r'Parser key "([\w.]+)"', text)
+    lines = [line.strip(" -") for line in re.sub(r'Parser key "[\w.]+":', "", text).splitlines() if line.strip(" -")]
+    kept = [line for line in lines if not line.startswith(NOISE)] or lines or ["no reason given"]
+    reason = PYTHON.sub(lambda match: match[1] or "", " ".join(kept[-1].split())).rstrip(".")
+    return f"Expected another value of --{option[1]}; got: {reason}." if option else reason
 
 
-def unknown_option(words: Sequence[str]) -> str:
-    """The sentence that refuses words which are no options of an experiment, with the nearest one that is."""
-    from latentmix.experiments.options.experiment import experiment_parser
-
-    options = [name for action in experiment_parser()._actions for name in action.option_strings]
-    near = difflib.get_close_matches(words[0], options, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"Expected options of an experiment; got {' '.join(words)}: {hint}`latentmix run --help` lists them."
-
-
-def _unknown_argument(key: str, value: str, path: str, argument: str) -> str:
-    from latentmix.experiments.options.parts import LINKED, import_object
-
-    if argument in LINKED:
-        return (
-            f"Expected no --{key}: {argument} follows from the experiment (--latent_dim, the data, the likelihood) "
-            f"for every part; got {value}."
-        )
-    parameters = inspect.signature(import_object(path)).parameters.values()
-    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    accepted = [item.name for item in parameters if item.name not in LINKED and item.kind not in open_ended]
-    part, name, known = key.rpartition(".")[0] or key, path.rpartition(".")[2], ", ".join(accepted) or "none"
-    return f"Expected --{part}.NAME with an argument of {name} ({known}); got {argument!r}."
+def yaml_fault(error: YAMLError) -> str:
+    """The fault in a YAML text and its place."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())[:120]
+    mark = error.problem_mark
+    return f"a fault in line {mark.line + 1}, column {mark.column + 1}: {error.problem}"

@@ -20,10 +20,11 @@ from pyro.infer.autoguide import (
 from torch import Tensor
 from torch.optim import Optimizer
 
+from latentmix.experiments.options.messages import blaming
 from latentmix.inference import NUTS, SVI
 from latentmix.models.mixture.covariances import covariance_structure
 
-__all__ = ["GUIDES", "MixtureFits", "add_mixture_arguments"]
+__all__ = ["GUIDES", "MixtureFits", "add_mixture_arguments", "unwrapped"]
 
 GUIDES = {
     kind.__name__: kind
@@ -66,21 +67,20 @@ class MixtureFits:
         for name in ("n_components", "n_init", "max_iter", "draws"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"Expected mixture.{name} of at least 1; got {value}.")
-        covariance_structure(self.covariance_type)
+                raise ValueError(f"Expected --mixture.{name} of at least 1; got {value}.")
+        with blaming("--mixture.covariance_type"):
+            covariance_structure(self.covariance_type)
         for name in ("tol", "reg_covar"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"Expected mixture.{name} of at least 0; got {getattr(self, name)}.")
+                raise ValueError(f"Expected --mixture.{name} of at least 0; got {getattr(self, name)}.")
         if not self.nuts.draws >= 0:
-            raise ValueError(f"Expected mixture.nuts.draws of at least 0; got {self.nuts.draws}.")
+            raise ValueError(f"Expected --mixture.nuts.draws of at least 0; got {self.nuts.draws}.")
         for name in ("svi", "nuts"):
             algorithm = _plain(getattr(self, name))
             object.__setattr__(self, name, algorithm)
             left_out = isinstance(algorithm, NUTS) and algorithm.draws == 0
-            try:
+            with blaming(f"--mixture.{name}"):
                 (copy.copy(algorithm).set_params(draws=1) if left_out else algorithm).check_params()
-            except ValueError as error:
-                raise ValueError(f"mixture.{name}: {error}") from error
 
 
 def add_mixture_arguments(parser: ArgumentParser) -> None:
@@ -103,10 +103,11 @@ def add_mixture_arguments(parser: ArgumentParser) -> None:
 def _plain(algorithm: Any) -> Any:
     """The algorithm with callables as a user would write them: a class, or a partial of it, not the parser's own."""
     options = algorithm.get_params()
-    return type(algorithm)(**{name: _unwrapped(value) for name, value in options.items()})
+    return type(algorithm)(**{name: unwrapped(value) for name, value in options.items()})
 
 
-def _unwrapped(value: Any) -> Any:
+def unwrapped(value: Any) -> Any:
+    """A callable of the option parser as a user would write it: a class, or a partial of it; else the value."""
     if isinstance(value, str) and value in GUIDES:
         return GUIDES[value]
     if not isinstance(value, partial) or isinstance(value.func, type) or not value.args:

@@ -30,7 +30,7 @@ def build_parts(parts: Mapping[str, Any]) -> tuple[VAE, AmortizedGuide]:
     parser = ArgumentParser(exit_on_error=False)
     for name, base in PARTS.items():
         parser.add_subclass_arguments(base, name, required=True)
-    objects = instantiated(parser, parser.parse_object(dict(parts)))
+    objects = instantiated(parser, parser.parse_object(dict(parts)), PARTS)
     vae = VAE(decoder=objects.decoder, prior=objects.prior, likelihood=objects.likelihood)
     if objects.encoder.latent_dim != vae.latent_dim or tuple(objects.encoder.shape) != vae.shape:
         raise ValueError(
@@ -48,9 +48,24 @@ def join(vae: VAE, guide: AmortizedGuide) -> tuple[VAE, AmortizedGuide]:
 
 
 def import_object(path: str) -> Any:
-    """The object of a dotted import path."""
+    """The object of a dotted import path.
+
+    Raises:
+        ValueError: If there is no such module, or nothing of that name in it.
+    """
     module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        missing = error.name or module
+        raise ValueError(
+            f"Expected to import {name} from {module}; got no module {missing}: run the command from the folder that "
+            f"holds {missing.partition('.')[0]}.py."
+            if isinstance(error, ModuleNotFoundError)
+            else f"Expected to import {name} from {module}; got {error}."
+        ) from error
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"Expected to import {path}; got no {name!r} in {module or 'no module'}.") from error
 
 
 def subclasses(base: type) -> list[type]:

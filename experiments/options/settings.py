@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from latentmix.experiments.options.messages import blaming
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
 from latentmix.inference.mixtures.points.validation import check_device
 
@@ -60,14 +61,14 @@ class Training:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
-            raise ValueError(f"Expected a seed in 0 ... 2**31 - 1; got {self.seed}.")
+            raise ValueError(f"Expected --seed in 0 ... 2**31 - 1; got {self.seed}.")
         for name in ("epochs", "batch_size", "patience", "start_prior"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"Expected {name} of at least 1; got {value}.")
+                raise ValueError(f"Expected --{name} of at least 1; got {value}.")
         if self.start_prior is not None and self.start_prior >= self.epochs:
             raise ValueError(
-                f"Expected start_prior below epochs, so that training continues after it; got {self.start_prior} of "
+                f"Expected --start_prior below --epochs, so that training continues after it; got {self.start_prior} of "
                 f"{self.epochs}."
             )
 
@@ -87,7 +88,7 @@ class Measures:
     def __post_init__(self) -> None:
         if self.samples < 0 or self.images < 1:
             raise ValueError(
-                f"Expected measure.samples of at least 0 and measure.images of at least 1; got {self.samples} and "
+                f"Expected --measure.samples of at least 0 and --measure.images of at least 1; got {self.samples} and "
                 f"{self.images}."
             )
 
@@ -108,9 +109,11 @@ def compose_objective(elbo: ELBO, training: Training) -> Objective:
                 f"Expected Trace_ELBO or TraceMeanField_ELBO for --free_bits, which clamps a KL per dimension; got "
                 f"{type(elbo).__name__}."
             )
-        objective = FreeBits(training.free_bits, num_particles=elbo.num_particles)
+        with blaming("--free_bits"):
+            objective = FreeBits(training.free_bits, num_particles=elbo.num_particles)
     if training.beta != 1 or training.warmup:
-        objective = Weighted(objective, beta=training.beta, warmup=training.warmup)
+        with blaming("--beta"):
+            objective = Weighted(objective, beta=training.beta, warmup=training.warmup)
     return objective
 
 
@@ -122,4 +125,5 @@ def device_of(training: Training) -> torch.device:
     """
     if training.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return check_device(training.device)
+    with blaming("--device"):
+        return check_device(training.device)

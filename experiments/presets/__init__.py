@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import resources
 from pathlib import Path
 
@@ -31,5 +32,12 @@ def preset_path(name: str) -> Path:
             return Path(name)
         raise ValueError(f"Expected a file with options; got {name!r}, which is not there.")
     if name not in presets():
-        raise ValueError(f"Expected a preset out of {', '.join(presets())}, or a .yaml file; got {name!r}.")
+        if Path(name).is_file():
+            return Path(name)
+        meant = [
+            file for file in (f"{name}.yaml", f"{name}.yml", str(Path(name) / "config.yaml")) if Path(file).is_file()
+        ]
+        meant += difflib.get_close_matches(name.lower(), presets(), n=1)
+        hint = f": did you mean {meant[0]}?" if meant else "."
+        raise ValueError(f"Expected a preset out of {', '.join(presets())}, or a .yaml file; got {name!r}{hint}")
     return Path(str(resources.files(__name__) / f"{name}.yaml"))

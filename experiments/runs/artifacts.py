@@ -119,10 +119,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any] | None = None) -> RunFolder:
-        """Make a new folder, with its `config.yaml` if there is a configuration, in one step.
+        """Make a new folder, or take an empty one, with its `config.yaml` if there is a configuration, in one step.
 
         Raises:
-            ValueError: If the path exists or cannot be made.
+            ValueError: If the path holds something or cannot be made.
         """
         cls.refuse_existing(path)
         beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
@@ -138,12 +138,12 @@ class RunFolder:
 
     @staticmethod
     def refuse_existing(path: Path) -> None:
-        """Refuse a path that exists.
+        """Refuse a path that exists, but for an empty folder.
 
         Raises:
             ValueError: If it does.
         """
-        if os.path.lexists(path):
+        if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
             raise ValueError(
                 f"Expected a new folder for the run; got {path}: it exists already, name another by --out."
             )
@@ -257,7 +257,12 @@ class RunFolder:
             raise ValueError(
                 f"Expected {name} in {self.path}; it is not there: `latentmix resume {self.path}` finishes the run."
             )
-        return json.loads(file.read_text())
+        try:
+            return json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"Expected JSON in {file}; got {error}: `latentmix resume {self.path}` writes it anew."
+            ) from error
 
     def save_model(self, vae: VAE, guide: AmortizedGuide) -> None:
         """Write the weights and the parts of the VAE and the guide."""

@@ -64,9 +64,9 @@ class ExPost:
         values["images"] = 1 if self.images is None else self.images
         for name in ("n_components", "images", "noise_images", "test_images", "samples", "draws", "max_iter"):
             if values[name] < 1:
-                raise ValueError(f"Expected {name} of at least 1; got {values[name]}.")
+                raise ValueError(f"Expected --{name} of at least 1; got {values[name]}.")
         if not self.reg_covar >= 0:
-            raise ValueError(f"Expected reg_covar of at least 0; got {self.reg_covar}.")
+            raise ValueError(f"Expected --reg_covar of at least 0; got {self.reg_covar}.")
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,10 @@ def check_fits(settings: MixtureFits, points: int, classes: Sequence[int]) -> in
     if not n_components:
         raise ValueError("Expected --mixture.n_components for images without labels; got none.")
     if points < n_components:
-        raise ValueError(f"Expected at least as many training images as components, {n_components}; got {points}.")
+        raise ValueError(
+            f"Expected at least as many training images as components, {n_components}; got {points}: lower "
+            "--mixture.n_components, or raise --data.limit if it is set."
+        )
     return n_components
 
 

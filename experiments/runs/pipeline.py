@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.pixels import Binarization, batch_transform, binarize_static, resolve_binarize
 from latentmix.experiments.options.experiment import Experiment, check_options
-from latentmix.experiments.options.parts import build_parts
+from latentmix.experiments.options.messages import blaming
+from latentmix.experiments.options.parts import LINKED, build_parts
 from latentmix.experiments.options.settings import device_of
 from latentmix.experiments.runs.artifacts import RunFolder, versions
 from latentmix.experiments.runs.callbacks import Checkpoints, TensorBoard, summary_writer
@@ -34,7 +36,7 @@ from latentmix.inference import (
 )
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE, MixturePrior, VampPrior
-from latentmix.models.pretrained import load_weights, pretrained_folder, read_weights
+from latentmix.models.pretrained import describe, load_weights, pretrained_folder, read_weights
 from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["Session", "initialize", "run_experiment"]
@@ -49,7 +51,7 @@ def run_experiment(
 
     Args:
         experiment: The experiment.
-        path: The folder; it must not exist.
+        path: The folder; it must be new, or empty.
         progress: Whether to show a progress bar during training.
         pictures: Whether to draw figures and write the report.
         tell: Called with a sentence on each step.
@@ -58,12 +60,13 @@ def run_experiment(
         The figures of `summary.json`.
 
     Raises:
-        ValueError: If the folder exists, the data cannot be read, or parts do not fit each other or the data; then
+        ValueError: If the folder holds something, the data cannot be read, or parts do not fit each other or the data; then
             nothing is written.
     """
     RunFolder.refuse_existing(path)
     session = Session.prepare(experiment, tell)
     with RunFolder.create(path, experiment.config).locked() as folder:
+        tell(f"run: {path}")
         return session.run(folder, progress=progress, pictures=pictures)
 
 
@@ -93,8 +96,13 @@ class Session:
     began: float
 
     @classmethod
-    def prepare(cls, experiment: Experiment, tell: Tell = print) -> Session:
+    def prepare(cls, experiment: Experiment, tell: Tell = print, dataset: Dataset | None = None) -> Session:
         """Load the data and build the networks; nothing is written.
+
+        Args:
+            experiment: The experiment.
+            tell: Called with a sentence on each step.
+            dataset: The data of the experiment, if they are loaded already.
 
         Raises:
             ValueError: If options, data and parts do not fit each other.
@@ -103,9 +111,14 @@ class Session:
         training, data = experiment.training, experiment.data
         check_options(experiment)
         device = device_of(training)
-        dataset = data.load().to(device)
+        if dataset is None:
+            with blaming("--data.source"):
+                dataset = data.load()
+        dataset = dataset.to(device)
         if dataset.pictorial and min(dataset.shape[1:]) < 6:
-            raise ValueError(f"Expected images of 6 x 6 pixels or more, for SSIM; got {dataset.shape[1:]}.")
+            raise ValueError(
+                f"Expected images of 6 x 6 pixels or more, for SSIM; got {dataset.shape[1:]} in --data.source {data.source}."
+            )
         check_fits(experiment.mixture, len(dataset.train), dataset.classes)
         with isolated(seed=training.seed):
             vae, guide = build_parts(experiment.parts(dataset.shape))
@@ -125,7 +138,8 @@ class Session:
         if training.start_prior is not None and not isinstance(vae.prior, MixturePrior):
             raise ValueError(f"Expected a MixturePrior for --start_prior; got {type(vae.prior).__name__}.")
         if training.init_from is not None:
-            initialize(vae, guide, Path(training.init_from))
+            with blaming("--init_from"):
+                initialize(vae, guide, Path(training.init_from))
         with isolated(seed=training.seed, validation=True), evaluation_mode(vae, guide):
             experiment.objective.rehearse(vae.model, guide, transform(seen["train"][:2]))
         if training.tensorboard:
@@ -312,6 +326,42 @@ def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
     Raises:
         ValueError: If there are no weights, or they do not fit; the message names the tensor and both shapes.
     """
-    load_weights(vae, read_weights(folder, "vae"))
-    if (pretrained_folder(folder) / "guide.safetensors").is_file():
-        load_weights(guide, read_weights(folder, "guide"))
+    folder = pretrained_folder(folder)
+    try:
+        load_weights(vae, read_weights(folder, "vae"))
+        if (folder / "guide.safetensors").is_file():
+            load_weights(guide, read_weights(folder, "guide"))
+    except ValueError as error:
+        raise ValueError(_differing_parts({"vae": vae, "guide": guide}, folder) or str(error)) from error
+
+
+def _differing_parts(modules: Mapping[str, nn.Module], folder: Path) -> str | None:
+    """The sentence that names the parts by which pre-trained weights are those of another VAE or guide."""
+    differing: list[str] = []
+    for name, module in modules.items():
+        try:
+            saved = json.loads((folder / f"{name}.json").read_text())["init_args"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        for part, now in describe(module)["init_args"].items():
+            then = saved.get(part)
+            if not isinstance(then, dict) or then == now:
+                continue
+            if (theirs := _call(then)) != (ours := _call(now)):
+                differing.append(f"--{part} '{theirs}' instead of '{ours}'")
+            elif then["init_args"].get("latent_dim") != now["init_args"].get("latent_dim"):
+                differing.append(
+                    f"--latent_dim {then['init_args']['latent_dim']} instead of {now['init_args']['latent_dim']}"
+                )
+    if not differing:
+        return None
+    return (
+        f"Expected weights of this VAE and guide for --init_from; got those of one with "
+        f"{', '.join(dict.fromkeys(differing))} in {folder}: choose the same, or leave --init_from out."
+    )
+
+
+def _call(part: Mapping[str, Any]) -> str:
+    """A described part as a call, without the arguments that follow from the experiment."""
+    given = {name: value for name, value in part.get("init_args", {}).items() if name not in LINKED}
+    return f"{str(part.get('class_path')).rpartition('.')[2]}({', '.join(f'{k}={v}' for k, v in given.items())})"

@@ -15,6 +15,7 @@ from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.points import load_points
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.figures.style import save
+from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.runs.artifacts import RunFolder, load_run
 from latentmix.experiments.runs.latents import latents_of
 from latentmix.inference.mixtures.analysis.candidates import Candidate
@@ -67,15 +68,16 @@ class Choice:
     def __post_init__(self) -> None:
         known = self._choosable()
         if not known or self.criterion not in (None, *known):
-            raise ValueError(f"Expected a criterion to choose by out of {', '.join(known)}; got {self.criterion!r}.")
+            raise ValueError(f"Expected --criterion to choose by out of {', '.join(known)}; got {self.criterion!r}.")
         for kind in self.covariance_types:
-            covariance_structure(kind)
+            with blaming("--covariance_types"):
+                covariance_structure(kind)
         least = {"points": 4, "starts": 1, "mode_starts": 2, "folds": 2, "draws": 50, "seed": 0}
         for option, fewest in least.items():
             if getattr(self, option) < fewest:
-                raise ValueError(f"Expected {option} of at least {fewest}; got {getattr(self, option)}.")
+                raise ValueError(f"Expected --{option} of at least {fewest}; got {getattr(self, option)}.")
         if self.seed >= 2**32 or self.n_jobs == 0:
-            raise ValueError(f"Expected a seed below 2**32 and n_jobs other than 0; got {self.seed}, {self.n_jobs}.")
+            raise ValueError(f"Expected --seed below 2**32 and --n-jobs other than 0; got {self.seed}, {self.n_jobs}.")
 
     @property
     def choosing(self) -> str:

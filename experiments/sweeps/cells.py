@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -10,15 +9,16 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from latentmix.experiments.options.calls import CLASSES
+from latentmix.experiments.data.base import Dataset
+from latentmix.experiments.options.classes import CLASSES
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
 from latentmix.experiments.options.grids import Grid, cells_of, words_of
@@ -28,7 +28,7 @@ from latentmix.experiments.runs.locks import FolderLock, LockedError
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["Cell", "RunCell", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
+__all__ = ["Cell", "RunCell", "attempt", "base_configuration", "finished", "plan", "rehearse", "run_or_resume"]
 
 RunCell = Callable[[Experiment, Path, bool], Mapping[str, Any]]
 
@@ -84,24 +84,72 @@ def plan(
         base: The configuration that the grid varies.
         known: Identifiers of cells of an earlier grid, which are kept.
         trust: Modules that a file of options may import.
+
+    Raises:
+        ValueError: If a value of the grid is none of its option, whatever the other options are.
     """
     names = {_digest_of(name): name for name in known}
     cells: dict[str, Cell] = {}
+    readable: set[tuple[str, str]] = set()
     for options in cells_of(grid):
         config: dict[str, Any] = {}
         status, reason = "waiting", ""
         try:
             parsed = parse_experiment(preset, [*words, *words_of(options)], trust)
+            readable.update(options.items())
             parsed.name = parsed.name or base["name"]
             config = Experiment.from_config(parsed).config
-        except (argparse.ArgumentError, ValueError) as error:
+        except ValueError as error:
             status, reason = "refused", one_line(error)
         except Exception as error:
             status, reason = "failed", _describe(error)
         name = _identify(options, config or {"base": base, "options": options})
         digest = _digest_of(name)
         cells.setdefault(digest, Cell(names.get(digest, name), options, config, status, reason))
+    _refuse_impossible(
+        preset, words, {item for cell in cells.values() for item in cell.options.items()} - readable, cells
+    )
     return list(cells.values())
+
+
+def _refuse_impossible(
+    preset: str, words: Sequence[str], unread: Iterable[tuple[str, str]], cells: Mapping[str, Cell]
+) -> None:
+    """Refuse a grid for a value that no cell could be read with and that is refused by itself, too."""
+    for name, value in sorted(unread):
+        try:
+            parse_experiment(preset, [*words, f"--{name}", value])
+        except ValueError as error:
+            reasons = [cell.reason for cell in cells.values() if cell.options[name] == value]
+            raise ValueError(next((reason for reason in reasons if repr(value) in reason), str(error))) from error
+
+
+def rehearse(cells: Iterable[Cell]) -> Iterator[Cell]:
+    """Build cells on their data, without training.
+
+    Each data set is read once, whatever the number of its cells.
+
+    Yields:
+        Every cell, with its reason if its parts, objective, optimizer, schedule and data do not go together.
+    """
+    by_data: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_data.setdefault(json.dumps(cell.config["data"]), []).append(cell)
+    for alike in by_data.values():
+        dataset: Dataset | None = None
+        for cell in alike:
+            try:
+                experiment = Experiment.from_config(experiment_parser().parse_object(cell.config))
+                dataset = dataset or experiment.data.load()
+                with kept_warnings():
+                    warnings.simplefilter("ignore")
+                    Session.prepare(experiment, _silent, dataset)
+            except ValueError as error:
+                yield replace(cell, status="refused", reason=one_line(error))
+            except Exception as error:
+                yield replace(cell, status="failed", reason=_describe(error))
+            else:
+                yield cell
 
 
 def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping[str, Any]:
@@ -157,7 +205,7 @@ def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Ru
             outcome |= {"status": "failed", "reason": str(error)}
         except Exception as error:
             unwritten = not (path / "config.yaml").exists()  # a refusal comes before the first file
-            if unwritten and isinstance(error, argparse.ArgumentError | ValueError):
+            if unwritten and isinstance(error, ValueError):
                 shutil.rmtree(path, ignore_errors=True)
                 outcome |= {"status": "refused", "reason": one_line(error)}
             else:

@@ -18,7 +18,16 @@ from latentmix.experiments.options.grids import Grid, check_names
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import versions
 from latentmix.experiments.runs.locks import FolderLock
-from latentmix.experiments.sweeps.cells import Cell, RunCell, attempt, base_configuration, finished, plan, run_or_resume
+from latentmix.experiments.sweeps.cells import (
+    Cell,
+    RunCell,
+    attempt,
+    base_configuration,
+    finished,
+    plan,
+    rehearse,
+    run_or_resume,
+)
 from latentmix.experiments.sweeps.tables import (
     Record,
     as_csv,
@@ -27,6 +36,7 @@ from latentmix.experiments.sweeps.tables import (
     counts_of,
     figures_of,
     group_of,
+    reasons_of,
 )
 from latentmix.models.files import inside, remove_unfinished, write_atomically
 
@@ -50,7 +60,8 @@ def sweep(
 ) -> dict[str, Any]:
     """Run every cell of a grid and compare them.
 
-    Each cell is a run folder `cells/ID`. `sweep.json` is updated after every cell; at the end, or after an
+    Every cell is built on its data before any is trained, and refused with a reason if that fails. Each of the
+    others is a run folder `cells/ID`. `sweep.json` is updated after every cell; at the end, or after an
     interruption, `sweep.md` and `sweep.csv` are written, and at the end `sweep.png`. Repeating the sweep on the same
     folder runs only unfinished cells, and another grid over the same base adds its cells.
 
@@ -70,7 +81,8 @@ def sweep(
         The contents of `sweep.json`: cells that are `done`, `refused` (with a `reason`), or `failed`.
 
     Raises:
-        ValueError: If an option, the back end or the preset is unknown, or the folder holds something else.
+        ValueError: If an option, the back end or the preset is unknown, a value of the grid is none of its option, or
+            the folder holds something else.
         KeyboardInterrupt: After finished cells are written; the message tells how to continue.
 
     Example:
@@ -85,6 +97,11 @@ def sweep(
     tell(f"reading the options of {prod(map(len, grid.values()))} cells")
     records: dict[str, Record] = {record["id"]: record for record in earlier["cells"]}
     cells = plan(preset, words, grid, base, known=records, trust=trust)
+    unfinished = [
+        cell for cell in cells if cell.status == "waiting" and finished(cell, out / "cells" / cell.id, pictures) is None
+    ]
+    rehearsed = {cell.id: cell for cell in rehearse(unfinished)}
+    cells = [rehearsed.get(cell.id, cell) for cell in cells]
     records |= {cell.id: _record(cell, out, records.get(cell.id), pictures=pictures) for cell in cells}
     axes = {**earlier["grid"], **grid}
     results: dict[str, Any] = {
@@ -100,6 +117,8 @@ def sweep(
     }
     counts = counts_of([records[cell.id] for cell in cells])
     tell(f"{len(cells)} cells: {', '.join(f'{count} {status}' for status, count in counts.items() if count)}")
+    for count, reason, where in reasons_of([records[cell.id] for cell in cells], "refused"):
+        tell(f"refused: {count} with {where}: {reason}" if where else f"refused: {count}: {reason}")
     out.mkdir(parents=True, exist_ok=True)
     with FolderLock(out) as lock:
         remove_unfinished(out)

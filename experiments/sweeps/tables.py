@@ -10,7 +10,7 @@ from typing import Any
 
 from latentmix.inference.tables import aligned
 
-__all__ = ["as_csv", "as_markdown", "as_text", "counts_of", "figures_of", "group_of"]
+__all__ = ["as_csv", "as_markdown", "as_text", "counts_of", "figures_of", "group_of", "reasons_of"]
 
 Record = dict[str, Any]
 

@@ -40,7 +40,7 @@ def find_source(name: str) -> Source:
             return source
     endings = " or ".join(suffix for source in sources().values() for suffix in source.suffixes)
     raise ValueError(
-        f"Expected source to be one of {', '.join(listed)}, or the path of a {endings} file; got {name!r}."
+        f"Expected --data.source to be one of {', '.join(listed)}, or the path of a {endings} file; got {name!r}."
     )
 
 

@@ -95,5 +95,5 @@ def test_a_command_is_added_by_one_file(
     assert main(["--help"]) == 0
     assert "say-hello NAME [--times N]                  a greeting" in capsys.readouterr().out
     assert main(["say-hello", "world", "--time", "3"]) == 2
-    assert "options out of `latentmix say-hello --help`; got --time." in capsys.readouterr().err
+    assert "got --time: did you mean --times? (see `latentmix say-hello --help`)" in capsys.readouterr().err
     sys.modules.pop(f"{commands.__name__}.say_hello")

@@ -118,7 +118,7 @@ def test_classify_arrays_and_pictures(finished, images, tmp_path, capsys):
     ("name", "content", "message"),
     [
         ("words.png", b"no picture", "cannot be read as one"),
-        ("missing.png", None, "cannot be read as one"),
+        ("missing.png", None, "missing.png, which is missing"),
         ("missing.npy", None, "missing.npy"),
     ],
 )

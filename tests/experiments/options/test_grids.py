@@ -33,8 +33,8 @@ BAD = {
     "a name twice": (["epochs=1", "epochs=2"], "--grid epochs=... twice"),
     "a value twice": (["epochs=1,2,1"], "Expected different values of epochs"),
     "an open bracket": (["decoder.hidden=[1,2"], "got no ']'"),
-    "a closed bracket": (["decoder.hidden=1],2"], "got ']' too many"),
-    "brackets crossed": (["decoder.hidden=[(1])"], "got ']' too many"),
+    "a closed bracket": (["decoder.hidden=1],2"], "got ']' in the place of ')'"),
+    "brackets crossed": (["decoder.hidden=[(1])"], "got ']' in the place of ')'"),
     "an open quote": (["likelihood=Gaussian('a)"], 'got no "\'"'),
 }
 CALLS = {
@@ -71,7 +71,7 @@ BAD_CALLS = {
     "ConvEncoder(channels=[8], [false])": "those without a name first",
     "MLPDecoder(hidden=)": "Expected a value for every argument",
     "MLPDecoder(,)": "Expected a value for every argument",
-    "MLPDecoder(: [)": "no ']'",
+    "MLPDecoder(: [)": "got ')' in the place of ']'",
 }
 
 
@@ -109,7 +109,7 @@ def test_bad_calls_are_refused(text):
 
 
 def test_a_class_of_another_option_is_refused():
-    with pytest.raises(ValueError, match="Expected a class of prior"):
+    with pytest.raises(ValueError, match="got 'Bernoulli\\(\\)': Bernoulli is for --likelihood"):
         call_form("Bernoulli()", "prior")
 
 

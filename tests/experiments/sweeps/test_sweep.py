@@ -91,12 +91,12 @@ def test_cells_are_the_product_with_stable_ids():
 def test_cells_run_or_are_refused_with_a_reason(tmp_path):
     out = tmp_path / "sweep"
     before = snapshot()
-    results = quick(out, "data.binarize=dynamic,none", "encoder=MLPEncoder,ConvEncoder([4, 4, 4])", "beta=1,x")
+    results = quick(out, "data.binarize=dynamic,none", "encoder=MLPEncoder,ConvEncoder([4, 4, 4])", "beta=1,-1")
     assert differences(before, snapshot()) == []
     assert results["counts"] == {"done": 1, "refused": 7, "failed": 0, "waiting": 0}
     assert json.loads((out / "sweep.json").read_text()) == results
     by_options = {tuple(cell["options"].values()): cell for cell in results["cells"]}
-    assert "beta" in by_options["dynamic", "MLPEncoder", "x"]["reason"]
+    assert "beta" in by_options["dynamic", "MLPEncoder", "-1"]["reason"]
     assert "zeros and ones" in by_options["none", "MLPEncoder", "1"]["reason"]
     assert "divisible by 8" in by_options["dynamic", "ConvEncoder([4, 4, 4])", "1"]["reason"]
     done = by_options["dynamic", "MLPEncoder", "1"]
