@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from latentmix.experiments.figures.dark import with_boxes
+from latentmix.models.files import write_atomically
 
 __all__ = [
     "FIT_STYLE",
@@ -105,6 +110,8 @@ def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure to `path` at 150 dots per inch, making its folder if needed.
 
+    A PNG file notes where it shows images, whose colours `dark_picture` keeps.
+
     Args:
         figure: The figure.
         path: The file; its suffix determines the format.
@@ -113,8 +120,39 @@ def save(figure: Figure, path: Path) -> Path:
         The path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, facecolor="white")
+    buffer = BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:] or None, dpi=150, facecolor="white")
+    data = buffer.getvalue()
+    write_atomically(path, with_boxes(data, _image_boxes(figure)) if path.suffix == ".png" else data)
     return path
+
+
+def _image_boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
+    """Left, top, right and bottom of every image with colours of its own, as fractions of a figure that was drawn.
+
+    Transparent rows and columns part the images of one array.
+    """
+    boxes = []
+    for image in figure.findobj(AxesImage):
+        pixels = np.asarray(image.get_array()) if isinstance(image, AxesImage) else np.empty(0)
+        if pixels.ndim != 3:
+            continue
+        opaque = pixels[..., 3] > 0 if pixels.shape[2] == 4 else np.ones(pixels.shape[:2], bool)
+        extent = image.get_window_extent().transformed(figure.transFigure.inverted())
+        rows, columns = (_runs(opaque.any(axis=axis)) for axis in (1, 0))
+        boxes += [
+            (extent.x0 + left * extent.width, 1 - extent.y1 + top * extent.height)
+            + (extent.x0 + right * extent.width, 1 - extent.y1 + bottom * extent.height)
+            for top, bottom in rows
+            for left, right in columns
+        ]
+    return boxes
+
+
+def _runs(present: NDArray[np.bool_]) -> list[tuple[float, float]]:
+    """Start and end of every run of true values, as fractions of the length."""
+    steps = np.flatnonzero(np.diff(present.astype(int), prepend=0, append=0)) / len(present)
+    return [(float(start), float(end)) for start, end in steps.reshape(-1, 2)]
 
 
 def check_same_length(**values: Sized) -> None:
