@@ -40,7 +40,8 @@ def main(words: list[str]) -> None:
     experiment = Experiment.from_config(config)
     out = arguments.out or new_folder(name)
     print(f"run: {out}")
-    complete_run(lambda: run_experiment(experiment, out), out)
+    command = ["latentmix", "run", *words]
+    complete_run(lambda: run_experiment(experiment, out, command=command), out)
 
 
 def print_help() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from latentmix.experiments.runs.latents import latents_of
 from latentmix.experiments.runs.measures import measure_prior, measure_vae
 from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
 from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae
+from latentmix.experiments.runs.provenance import provenance, record_command
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import (
@@ -44,7 +45,13 @@ Tell = Callable[[str], None]
 
 
 def run_experiment(
-    experiment: Experiment, path: Path, *, progress: bool = True, pictures: bool = True, tell: Tell = print
+    experiment: Experiment,
+    path: Path,
+    *,
+    progress: bool = True,
+    pictures: bool = True,
+    tell: Tell = print,
+    command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Run an experiment in a new folder.
 
@@ -54,6 +61,7 @@ def run_experiment(
         progress: Whether to show a progress bar during training.
         pictures: Whether to draw figures and write the report.
         tell: Called with a sentence on each step.
+        command: The words of the command line, for the report.
 
     Returns:
         The figures of `summary.json`.
@@ -66,6 +74,7 @@ def run_experiment(
     session = Session.prepare(experiment, tell)
     folder = RunFolder.create(path)
     folder.write_config(experiment.config)
+    record_command(folder, command)
     return session.run(folder, progress=progress, pictures=pictures)
 
 
@@ -167,6 +176,7 @@ class Session:
         summary = {
             "preset": self.experiment.config["name"],
             "description": self.experiment.config["description"],
+            **provenance(folder, self.experiment.config),
             "seed": training.seed,
             "device": str(device_of(training)),
             "threads": torch.get_num_threads(),
