@@ -59,10 +59,14 @@ def dark_picture(picture: Image.Image) -> Image.Image | None:
     if boxes is None:
         return None
     light = np.asarray(picture.convert("RGB"))
-    whiteness = light.min(axis=2, keepdims=True)
-    blackness = (255 - light.max(axis=2, keepdims=True)).astype(np.float32)
-    page, ink = (np.array(colour, np.float32) / 255 for colour in (PAGE, INK))
-    dark: NDArray[np.uint8] = np.rint((light - whiteness) + whiteness * page + blackness * ink).astype(np.uint8)
+    red, green, blue = np.moveaxis(light, 2, 0)
+    whiteness = np.minimum(np.minimum(red, green), blue)
+    blackness = 255 - np.maximum(np.maximum(red, green), blue)
+    dark = np.empty_like(light)
+    for channel, (page, ink) in enumerate(zip(PAGE, INK, strict=True)):
+        greys = (np.arange(256) * page / 255, np.arange(256) * ink / 255)
+        grey = greys[0].astype(np.float32)[whiteness] + greys[1].astype(np.float32)[blackness]
+        dark[..., channel] = light[..., channel] - whiteness + np.rint(grey).astype(np.uint8)
     height, width = light.shape[:2]
     for left, top, right, bottom in boxes:
         place = (slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width)))

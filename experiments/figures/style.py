@@ -140,12 +140,11 @@ def _image_boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
         opaque = pixels[..., 3] > 0 if pixels.shape[2] == 4 else np.ones(pixels.shape[:2], bool)
         extent = image.get_window_extent().transformed(figure.transFigure.inverted())
         rows, columns = (_runs(opaque.any(axis=axis)) for axis in (1, 0))
-        boxes += [
-            (extent.x0 + left * extent.width, 1 - extent.y1 + top * extent.height)
-            + (extent.x0 + right * extent.width, 1 - extent.y1 + bottom * extent.height)
-            for top, bottom in rows
-            for left, right in columns
-        ]
+        for top, bottom in rows:
+            for left, right in columns:
+                x0, x1 = (extent.x0 + part * extent.width for part in (left, right))
+                y0, y1 = (1 - extent.y1 + part * extent.height for part in (top, bottom))
+                boxes.append((float(x0), float(y0), float(x1), float(y1)))
     return boxes
 
 

@@ -187,10 +187,11 @@ def _confusion(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]
         matrix = np.asarray(row["confusion"], dtype=float)
         wrong = matrix - np.diag(np.diagonal(matrix))
         true, given = np.unravel_index(wrong.argmax(), wrong.shape)
+        shares = f"{_percent(np.trace(matrix) / matrix.sum())} on the diagonal"
         worst = f"most often confused: {names[true]} as {names[given]}, {wrong.max():.0f} times"
         parts.append(
             f"of {name} {BUDGET_WORDS[budget]} on {matrix.sum():,.0f} test {things(summary)}: "
-            f"{_percent(np.trace(matrix) / matrix.sum())} on the diagonal ({worst if wrong.any() else 'none is confused'})"
+            f"{shares} ({worst if wrong.any() else 'none is confused'})"
         )
     return f"Confusion matrices {', and '.join(parts)}." if len(parts) > 1 else f"Confusion matrix {parts[0]}."
 
@@ -227,9 +228,7 @@ def _classes(summary: Summary) -> list[str]:
 
 def _fits(summary: Summary, budget: str) -> dict[str, Mapping[str, Any]]:
     """The figures of EM and SVI under a label budget, by name."""
-    return {
-        name: summary["mixtures"][fit][budget] for fit, name in FITS.items() if budget in summary["mixtures"][fit]
-    }
+    return {name: summary["mixtures"][fit][budget] for fit, name in FITS.items() if budget in summary["mixtures"][fit]}
 
 
 def _count(number: int, thing: str, several: str = "") -> str:

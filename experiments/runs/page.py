@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +17,7 @@ from PIL import Image
 from latentmix.experiments.figures.dark import dark_picture
 from latentmix.models.files import write_atomically
 
-__all__ = ["Picture", "is_own_file", "load_picture", "number", "typeset", "write_page"]
+__all__ = ["Picture", "load_picture", "number", "typeset", "write_page"]
 
 MOST_PIXELS = 40_000_000
 PACKAGE = "latentmix.experiments.runs"
@@ -52,7 +51,7 @@ class Picture:
     reason: str = ""
 
 
-def load_picture(path: Path, name: str, caption: str, alternative: str) -> Picture:
+def load_picture(path: Path, name: str, caption: str, alternative: str, *, prefix: str = "picture") -> Picture:
     """A picture from a PNG file that `save` wrote, with its variant for dark mode.
 
     Pixels are stored without loss as WebP, which takes half the space of PNG. A file that is no picture, or one of
@@ -63,9 +62,10 @@ def load_picture(path: Path, name: str, caption: str, alternative: str) -> Pictu
         name: Heading of the picture.
         caption: A sentence below it.
         alternative: What it shows, for those who cannot see it.
+        prefix: Beginning of its address within the page.
     """
-    anchor = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "picture"
-    words = (name, caption, alternative, f"picture-{anchor}")
+    anchor = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+    words = (name, caption, alternative, f"{prefix}-{anchor}")
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             width, height = picture.size
@@ -95,14 +95,6 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> Path:
     environment.filters["number"] = typeset
     write_atomically(path, environment.get_template(template).render(values).encode())
     return path
-
-
-def is_own_file(path: Path) -> bool:
-    """Whether a path is a regular file itself, and not a link, which could show a file from elsewhere."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
 
 
 def number(value: Any, digits: int) -> str:

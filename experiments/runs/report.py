@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from latentmix.experiments.options.names import BUDGETS, FITS
-from latentmix.experiments.runs.captions import PICTURES, alternative_text, budget_of, kind_of, things
-from latentmix.experiments.runs.page import Picture, is_own_file, load_picture, number, typeset, write_page
+from latentmix.experiments.options.names import FITS
+from latentmix.experiments.runs.captions import things
+from latentmix.experiments.runs.page import number, typeset, write_page
+from latentmix.experiments.runs.page_contents import read_own_text, read_records, run_pictures
 from latentmix.inference.tables import aligned
 
 __all__ = ["closing_words", "headline", "summary_table", "write_report"]
@@ -113,10 +114,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         ValueError: If there is no `summary.json`, or it holds something else than the figures of a run.
     """
-    if not (folder / "summary.json").is_file():
-        raise ValueError(f"Expected summary.json in {folder}; the run is not finished.")
-    summary = json.loads((folder / "summary.json").read_text())
-    history = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.strip()]
+    summary, history = read_records(folder)
     try:
         return write_page(folder / "report.html", "report.html", _values(folder, summary, history))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -145,18 +143,16 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "budgets": {budget: BUDGET_WORDS.get(budget, budget).format(things=kind) for budget, _, _ in rows},
         "per_class": _per_class(rows),
         "agreement": _agreement(summary),
-        "pictures": _pictures(folder / "figures", summary, history),
-        "config": _text(folder / "config.yaml"),
+        "pictures": run_pictures(folder, summary, history),
+        "config": read_own_text(folder / "config.yaml"),
     }
 
 
 def _origin(folder: Path, summary: Mapping[str, Any]) -> dict[str, str]:
     """Date, command and folder of a run; a path that the user did not type is shortened to its last part."""
-    origin = {}
-    try:
+    origin: dict[str, str] = {}
+    with suppress(KeyError, TypeError, ValueError):
         origin["finished"] = f"{datetime.fromisoformat(summary['date']):%Y-%m-%d, %H:%M (%Z)}".replace(" ()", "")
-    except (KeyError, TypeError, ValueError):
-        pass
     command = summary.get("command")
     if isinstance(command, list) and command:
         origin["command"] = shlex.join(map(str, command))
@@ -263,27 +259,3 @@ def _agreement(summary: Mapping[str, Any]) -> dict[str, list[str]]:
         alike = figures.get("assigned_alike")
         tables[budget] = [*distances, "−" if alike is None else f"{typeset(100 * alike, 1)}%"]
     return tables
-
-
-def _pictures(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """The pictures of a run, known ones first; a name may end in the label budget. Links are left out."""
-    kinds, budgets = list(PICTURES), [*BUDGETS, None]
-
-    def place(path: Path) -> tuple[int, int, str]:
-        kind = kind_of(path.stem)
-        return (len(kinds) if kind is None else kinds.index(kind)), budgets.index(budget_of(path.stem)), path.stem
-
-    pictures = []
-    files = [] if folder.is_symlink() else [path for path in folder.glob("*.png") if is_own_file(path)]
-    for path in sorted(files, key=place):
-        kind, budget = kind_of(path.stem), budget_of(path.stem)
-        name, caption = PICTURES[kind] if kind else (path.stem.replace("_", " "), "")
-        if kind and budget:
-            name += f", labels: {budget}"
-        caption = caption.format(things=things(summary))
-        pictures.append(load_picture(path, name, caption, alternative_text(path.stem, summary, history)))
-    return pictures
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8") if is_own_file(path) else ""
