@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 __all__ = ["dark_picture", "with_boxes"]
