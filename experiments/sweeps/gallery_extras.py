@@ -151,7 +151,7 @@ EXTRAS = {
         },
     ),
     "attributes": Extra(
-        "latentmix run celeba",
+        "latentmix.experiments.figures.attribute_vectors",
         "digits",
         _attributes,
         {

@@ -40,7 +40,8 @@ EPOCHS = [{"training": {"loss": loss}, "validation": {"loss": loss + 1}} for los
         (
             "confusion_none",
             [
-                "of EM without labels on 20 test images: 85.0% on the diagonal (most often confused: cat as dog, 2 t"
+                "of EM without labels on 20 test images: 85.0% on the diagonal",
+                "(most often confused: cat as dog, 2 times)",
             ],
         ),
         ("confusion_none", ["of SVI without labels on 20 test images: 100.0% on the diagonal (none is confused)"]),
