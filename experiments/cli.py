@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `latentmix`; by default those of the process.
 
     Returns:
-        0; 1 after a sweep with refused or failed cells; 2 after a refusal or an error; 130 after an interruption; 141 where
-        nobody reads the output any more, unless the command has more to do than to print.
+        0; 1 after a sweep with refused or failed cells; 2 after a refusal or an error; 130 after an interruption; 141
+        where nobody reads the output any more, unless the command has more to do than to print.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words

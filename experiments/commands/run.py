@@ -65,7 +65,8 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.pipeline import run_experiment
 
     out = arguments.out or new_folder(name)
-    complete_run(lambda: run_experiment(experiment, out), out)
+    command = ["latentmix", "run", *words]
+    complete_run(lambda: run_experiment(experiment, out, command=command), out)
 
 
 def print_help() -> None:

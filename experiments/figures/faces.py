@@ -145,11 +145,12 @@ def _canvas(axes: Axes, cells: Array, *, apart: int = 0) -> tuple[int, list[floa
     rows, columns, height, width, _ = cells.shape
     gap = max(1, round(height / 14))
     shift = [column * (width + gap) + (2 * gap if column >= apart > 0 else 0) for column in range(columns)]
-    canvas = np.ones((rows * (height + gap) - gap, shift[-1] + width, 3))
+    canvas = np.ones((rows * (height + gap) - gap, shift[-1] + width, 4))
+    canvas[..., 3] = 0.0
     for row in range(rows):
         for column, left in enumerate(shift):
             top = row * (height + gap)
-            canvas[top : top + height, left : left + width] = cells[row, column]
+            canvas[top : top + height, left : left + width] = np.insert(cells[row, column], 3, 1.0, axis=2)
     axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="antialiased")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from latentmix.experiments.figures.dark import with_boxes
 from latentmix.models.files import write_atomically
 
 __all__ = [
@@ -108,6 +110,8 @@ def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure to `path` at 150 dots per inch, in one step, making its folder within another that is there.
 
+    A PNG file notes where it shows images, whose colours `dark_picture` keeps.
+
     Args:
         figure: The figure.
         path: The file; its suffix determines the format.
@@ -116,10 +120,38 @@ def save(figure: Figure, path: Path) -> Path:
         The path.
     """
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix.removeprefix("."), dpi=150, facecolor="white")
+    figure.savefig(picture, format=path.suffix[1:] or None, dpi=150, facecolor="white")
+    data = picture.getvalue()
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, picture.getvalue())
+    write_atomically(path, with_boxes(data, _image_boxes(figure)) if path.suffix == ".png" else data)
     return path
+
+
+def _image_boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
+    """Left, top, right and bottom of every image with colours of its own, as fractions of a figure that was drawn.
+
+    Transparent rows and columns part the images of one array.
+    """
+    boxes = []
+    for image in figure.findobj(AxesImage):
+        pixels = np.asarray(image.get_array()) if isinstance(image, AxesImage) else np.empty(0)
+        if pixels.ndim != 3:
+            continue
+        opaque = pixels[..., 3] > 0 if pixels.shape[2] == 4 else np.ones(pixels.shape[:2], bool)
+        extent = image.get_window_extent().transformed(figure.transFigure.inverted())
+        rows, columns = (_runs(opaque.any(axis=axis)) for axis in (1, 0))
+        for top, bottom in rows:
+            for left, right in columns:
+                x0, x1 = (extent.x0 + part * extent.width for part in (left, right))
+                y0, y1 = (1 - extent.y1 + part * extent.height for part in (top, bottom))
+                boxes.append((float(x0), float(y0), float(x1), float(y1)))
+    return boxes
+
+
+def _runs(present: NDArray[np.bool_]) -> list[tuple[float, float]]:
+    """Start and end of every run of true values, as fractions of the length."""
+    steps = np.flatnonzero(np.diff(present.astype(int), prepend=0, append=0)) / len(present)
+    return [(float(start), float(end)) for start, end in steps.reshape(-1, 2)]
 
 
 def check_same_length(**values: Sized) -> None:

@@ -163,10 +163,11 @@ def _show(axes: Axes, pixels: Array, columns: int, gap: int | None = None) -> in
     if gap is None:
         gap = max(1, round(height / 14))
     rows = -(-count // columns)
-    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
+    canvas[..., 3] = 0.0
     for k, tile in enumerate(pixels):
         top, left = (k // columns) * (height + gap), (k % columns) * (width + gap)
-        canvas[top : top + height, left : left + width] = tile
+        canvas[top : top + height, left : left + width] = np.insert(tile, 3, 1.0, axis=2)
     axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="antialiased")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

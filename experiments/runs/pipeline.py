@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from latentmix.experiments.runs.latents import latents_of
 from latentmix.experiments.runs.measures import measure_prior, measure_vae
 from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
 from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae
+from latentmix.experiments.runs.provenance import provenance, record_command
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import (
@@ -45,7 +46,13 @@ Tell = Callable[[str], None]
 
 
 def run_experiment(
-    experiment: Experiment, path: Path, *, progress: bool = True, pictures: bool = True, tell: Tell = print
+    experiment: Experiment,
+    path: Path,
+    *,
+    progress: bool = True,
+    pictures: bool = True,
+    tell: Tell = print,
+    command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Run an experiment in a new folder.
 
@@ -55,6 +62,7 @@ def run_experiment(
         progress: Whether to show a progress bar during training.
         pictures: Whether to draw figures and write the report.
         tell: Called with a sentence on each step.
+        command: The words of the command line, for the report.
 
     Returns:
         The figures of `summary.json`.
@@ -67,6 +75,7 @@ def run_experiment(
     session = Session.prepare(experiment, tell)
     with RunFolder.create(path, experiment.config).locked() as folder:
         tell(f"run: {path}")
+        record_command(folder, command)
         return session.run(folder, progress=progress, pictures=pictures)
 
 
@@ -202,6 +211,7 @@ class Session:
         summary = {
             "preset": self.experiment.config["name"],
             "description": self.experiment.config["description"],
+            **provenance(folder, self.experiment.config),
             "seed": training.seed,
             "device": str(device_of(training)),
             "threads": torch.get_num_threads(),

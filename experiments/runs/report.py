@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import base64
+import shlex
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-
 from latentmix.experiments.options.names import FITS
 from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.captions import things
+from latentmix.experiments.runs.page import number, typeset, write_page
+from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.inference.tables import aligned
-from latentmix.models.files import inside, write_atomically
+from latentmix.models.files import inside
 
 __all__ = ["closing_words", "headline", "summary_table", "write_report"]
 
@@ -22,59 +24,8 @@ Row = tuple[str, str, dict[str, Any]]
 NAMES: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS", "prior": "mixture prior"}
 BUDGET_WORDS = {
     "none": "no label: k-means from k-means++ seeds, components matched to classes one to one",
-    "few": "a few labelled images per class initialize the fit: means over draws of them",
+    "few": "a few labelled {things} per class initialize the fit: means over draws of them",
     "all": "all labels: the fit without labels, each component standing for its majority class",
-}
-PICTURES = {
-    "losses": (
-        "Training",
-        "Terms of the bound after each epoch. Reconstruction and KL divergence add up to the negative ELBO; training "
-        "figures are means over the epoch's minibatches.",
-    ),
-    "reconstruction": (
-        "Reconstructions",
-        "Test images above, and under each the likelihood's mean at the mean of q(z | x).",
-    ),
-    "generated": ("Generated images", "Mean images at draws of z from the prior p(z)."),
-    "interpolation": (
-        "Interpolations",
-        "Mean images on the way between the latents of two test images: in a straight line, and on a great circle.",
-    ),
-    "attribute": (
-        "Attribute vectors",
-        "Mean images as the difference between the mean latents with and without an attribute is added.",
-    ),
-    "points": (
-        "Data and samples",
-        "Test points and as many samples of the VAE, coloured by the component of the true mixture they belong to.",
-    ),
-    "coverage": ("Components covered", "Share of the samples in each component of the true mixture."),
-    "usage": (
-        "Use of the latents",
-        "KL divergence of q from the prior, dimension by dimension; dimensions near 0 are not used.",
-    ),
-    "map": ("Map of the latents", "Means of q for test data, in two dimensions."),
-    "decoded": (
-        "Decoded latents",
-        "Mean images over the two-dimensional latent, at quantiles of N(0, 1) on both axes.",
-    ),
-    "latent": (
-        "Latents and components",
-        "Latents coloured by the class of the image, with the mean and the 2-sigma ellipse of each component; above "
-        "two dimensions everything is projected on the first two principal components.",
-    ),
-    "em_against_svi": (
-        "EM against SVI",
-        "Log-likelihood per latent along the iterations (by default the first thirty steps of SVI are natural-gradient "
-        "steps, which are EM's own under flat priors; --mixture.svi.optimizer chooses another path); accuracy on the "
-        "test images for each budget of labels, whiskers spanning the draws of labelled images; and, component by "
-        "component after alignment, the weights of both fits and how far their means lie apart.",
-    ),
-    "confusion": (
-        "Confusion matrices",
-        "True classes in rows, classes of the components in columns: counts of test images as numbers, shares of the "
-        "true class as shades. With few labels, of the first draw of labelled images.",
-    ),
 }
 COLUMNS = ("accuracy", "precision", "recall", "f1")
 
@@ -100,10 +51,10 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         [
             budget,
             fit,
-            _number(row.get("log_likelihood"), 4),
-            _number(row.get("iterations"), 0) + ("" if row.get("converged", True) else "*"),
-            _number(row.get("seconds"), 2),
-            *(_number(row.get(name), 3) for name in COLUMNS),
+            number(row.get("log_likelihood"), 4),
+            number(row.get("iterations"), 0) + ("" if row.get("converged", True) else "*"),
+            number(row.get("seconds"), 2),
+            *(number(row.get(name), 3) for name in COLUMNS),
         ]
         for budget, fit, row in _rows(summary)
     ]
@@ -152,8 +103,8 @@ def closing_words(summary: Mapping[str, Any]) -> str:
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a run's folder from the files there.
 
-    The page contains its pictures and its style, and refers to nothing outside itself; sections without data are
-    omitted.
+    The page contains its pictures and its style, runs no script and refers to nothing outside itself; sections without
+    data are omitted. Links in the folder are not followed.
 
     Args:
         folder: The folder, with `summary.json`, and optionally `config.yaml`, `metrics.jsonl` and pictures in
@@ -163,53 +114,62 @@ def write_report(folder: Path) -> Path:
         The path of the page.
 
     Raises:
-        ValueError: If there is no `summary.json`, or a file or folder among them is a link.
+        ValueError: If there is no `summary.json`, it holds something else than the figures of a run, or a file or
+            folder among them is a link.
     """
     run = RunFolder(folder)
     summary, history = run.read_json("summary.json"), run.read_metrics()
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = _typeset
-    template = resources.files("latentmix.experiments.runs").joinpath("report.html")
-    page = environment.from_string(template.read_text("utf-8"))
+    try:
+        return write_page(inside(folder, "report.html"), "report.html", _values(folder, summary, history))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected the figures of a run in {folder / 'summary.json'}; got others, which make no report: {error}."
+        ) from error
+
+
+def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The variables of the template."""
     rows = _rows(summary)
-    pictorial = "coverage" not in summary
-    html = page.render(
-        summary=summary,
-        name=summary.get("preset") or folder.name,
-        pictorial=pictorial,
-        thing="image" if pictorial else "point",
-        things="images" if pictorial else "points",
-        splits=_splits(summary),
-        headlines=_headlines(summary),
-        history=history,
-        rows=rows,
-        classified=any("accuracy" in row for _, _, row in rows),
-        budgets={budget: _worded(BUDGET_WORDS.get(budget, budget), pictorial) for budget, _, _ in rows},
-        per_class=_per_class(rows),
-        agreement=_agreement(summary),
-        figures=[{**figure, "caption": _worded(figure["caption"], pictorial)} for figure in _figures(folder)],
-        config=_text(inside(folder, "config.yaml")),
-    )
-    page_file = inside(folder, "report.html")
-    write_atomically(page_file, html.encode())
-    return page_file
+    kind = things(summary)
+    return {
+        "summary": summary,
+        "name": summary.get("preset") or folder.name,
+        "origin": _origin(folder, summary),
+        "model": summary.get("model") or {},
+        "things": kind,
+        "thing": kind[:-1],
+        "classes": _class_names(summary),
+        "splits": _splits(summary),
+        "headlines": _headlines(summary),
+        "history": history,
+        "rows": rows,
+        "classified": any("accuracy" in row for _, _, row in rows),
+        "budgets": {budget: BUDGET_WORDS.get(budget, budget).format(things=kind) for budget, _, _ in rows},
+        "per_class": _per_class(rows),
+        "agreement": _agreement(summary),
+        "pictures": run_pictures(folder, summary, history),
+        "config": inside(folder, "config.yaml").read_text("utf-8"),
+    }
 
 
-def _worded(text: str, pictorial: bool) -> str:
-    """A sentence on images, reworded for points if the data are points."""
-    return text if pictorial else text.replace("image", "point")
+def _origin(folder: Path, summary: Mapping[str, Any]) -> dict[str, str]:
+    """Date, command and folder of a run; a path that the user did not type is shortened to its last part."""
+    origin: dict[str, str] = {}
+    with suppress(KeyError, TypeError, ValueError):
+        origin["finished"] = f"{datetime.fromisoformat(summary['date']):%Y-%m-%d, %H:%M (%Z)}".replace(" ()", "")
+    command = summary.get("command")
+    if isinstance(command, list) and command:
+        origin["command"] = shlex.join(map(str, command))
+    origin["folder"] = folder.resolve().name if folder.is_absolute() else str(folder)
+    return origin
 
 
-def _number(value: Any, digits: int) -> str:
-    """A number with a fixed number of decimals and separated thousands; a dash if it is missing."""
-    if not isinstance(value, int | float) or value != value:
-        return "-"
-    return f"{value:,.{digits}f}"
-
-
-def _typeset(value: Any, digits: int) -> str:
-    """A formatted number with a typographic minus."""
-    return _number(value, digits).replace("-", "−")
+def _class_names(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The name of each class, by its label."""
+    data = summary.get("data") or {}
+    classes = data.get("classes") or []
+    names = data.get("class_names") or classes
+    return {str(label): str(name) for label, name in zip(classes, names, strict=True)}
 
 
 def _rows(summary: Mapping[str, Any]) -> list[Row]:
@@ -229,25 +189,25 @@ def _rows(summary: Mapping[str, Any]) -> list[Row]:
 def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and unit of the figures at the top of the page."""
     test: Mapping[str, Any] = summary.get("test") or {}
-    coverage = summary.get("coverage")
+    coverage, kind = summary.get("coverage"), things(summary)
     wanted = [
-        ("Test ELBO", _typeset(test.get("elbo"), 2), f"nats per {'point' if coverage else 'image'}"),
-        ("Test log-likelihood", _typeset(test.get("iw_log_likelihood"), 2), "nats, importance-weighted"),
-        ("Test MSE", _typeset(test.get("mse"), 4), "per value" if coverage else "per pixel"),
-        ("Test SSIM", _typeset(test.get("ssim"), 3), "1 at best"),
+        ("Test ELBO", typeset(test.get("elbo"), 2), f"nats per {kind[:-1]}"),
+        ("Test log-likelihood", typeset(test.get("iw_log_likelihood"), 2), "nats, importance-weighted"),
+        ("Test MSE", typeset(test.get("mse"), 4), "per pixel" if kind == "images" else "per value"),
+        ("Test SSIM", typeset(test.get("ssim"), 3), "1 at best"),
     ]
     if coverage:
         wanted.append(("Components covered", str(coverage["covered"]), f"of {coverage['components']}"))
     rows = _rows(summary)
     budget = "few" if any(row[0] == "few" for row in rows) else "none"
     wanted += [
-        (f"Accuracy, {fit}", _typeset(row.get("accuracy"), 3), {"few": "few labels"}.get(budget, "no label"))
+        (f"Accuracy, {fit}", typeset(row.get("accuracy"), 3), {"few": "few labels"}.get(budget, "no label"))
         for name, fit, row in rows
         if name == budget
     ]
     wanted += [
-        ("Parameters", _typeset(summary.get("parameters"), 0), "of the VAE"),
-        ("Training", _typeset((summary.get("seconds") or {}).get("train"), 1), "seconds"),
+        ("Parameters", typeset(summary.get("parameters"), 0), "of the VAE"),
+        ("Training", typeset((summary.get("seconds") or {}).get("train"), 1), "seconds"),
     ]
     return [headline for headline in wanted if headline[1] != "−"]
 
@@ -270,13 +230,13 @@ def _splits(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
     columns = {
         title: place
         for title, place in SPLIT_COLUMNS.items()
-        if any(_number(figures.get(place[0]), 1) != "-" for figures in measured.values())
+        if any(number(figures.get(place[0]), 1) != "-" for figures in measured.values())
     }
     return [
         (
             split,
             {
-                title: _typeset(-figures[name] if title == "distortion" else figures.get(name), digits)
+                title: typeset(-figures[name] if title == "distortion" else figures.get(name), digits)
                 for title, (name, digits) in columns.items()
             },
         )
@@ -299,33 +259,7 @@ def _agreement(summary: Mapping[str, Any]) -> dict[str, list[str]]:
     """Distances of weights, means and covariances, and the fraction of equal assignments, by budget."""
     tables = {}
     for budget, figures in (summary.get("agreement") or {}).items():
-        distances = [_typeset(figures.get(name), 4) for name in ("weights", "means", "covariances")]
+        distances = [typeset(figures.get(name), 4) for name in ("weights", "means", "covariances")]
         alike = figures.get("assigned_alike")
-        tables[budget] = [*distances, "−" if alike is None else f"{_typeset(100 * alike, 1)}%"]
+        tables[budget] = [*distances, "−" if alike is None else f"{typeset(100 * alike, 1)}%"]
     return tables
-
-
-def _figures(folder: Path) -> list[dict[str, str]]:
-    """Name, caption and base64 text of a run's pictures, known ones first; a name may end in the label budget."""
-    kinds = list(PICTURES)
-
-    def place(path: Path) -> tuple[int, int, str]:
-        kind = next((k for k, start in enumerate(kinds) if path.stem.startswith(start)), len(kinds))
-        return kind, [*BUDGET_WORDS, budget_of(path)].index(budget_of(path)), path.stem
-
-    def budget_of(path: Path) -> str:
-        return path.stem.rpartition("_")[2]
-
-    pictures = []
-    for path in sorted(inside(folder, "figures").glob("*.png"), key=place):
-        kind = place(path)[0]
-        name, caption = PICTURES[kinds[kind]] if kind < len(kinds) else (path.stem.replace("_", " "), "")
-        if kind < len(kinds) and budget_of(path) in BUDGET_WORDS:
-            name += f", labels: {budget_of(path)}"
-        data = base64.b64encode(inside(folder, f"figures/{path.name}").read_bytes()).decode()
-        pictures.append({"name": name, "caption": caption, "data": data})
-    return pictures
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.is_file() else ""

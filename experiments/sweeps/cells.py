@@ -132,6 +132,8 @@ def rehearse(cells: Iterable[Cell]) -> Iterator[Cell]:
     Yields:
         Every cell, with its reason if its parts, objective, optimizer, schedule and data do not go together.
     """
+    from latentmix.experiments.runs.pipeline import Session
+
     by_data: dict[str, list[Cell]] = {}
     for cell in cells:
         by_data.setdefault(json.dumps(cell.config["data"]), []).append(cell)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -73,27 +72,142 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.references: list[str] = []
+        self.anchors: list[str] = []
+        self.alternatives: list[str] = []
         self.words = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self.anchors += [value or "" for name, value in attrs if name == "id"]
+        self.alternatives += [value or "" for name, value in attrs if name == "alt"]
 
     def handle_data(self, data: str) -> None:
         self.words += data
 
 
-def test_holds_every_picture_and_refers_to_nothing_outside(run: Path) -> None:
+def test_holds_every_picture_light_and_dark_and_refers_to_nothing_outside(run: Path) -> None:
     text = write_report(run).read_text("utf-8")
     page = Page(text)
-    assert page.tags.count("img") == len(PICTURES) == len(page.references)
-    for name in PICTURES:
-        data = base64.b64encode((run / "figures" / f"{name}.png").read_bytes()).decode()
-        assert f"data:image/png;base64,{data}" in page.references
+    data = [reference for reference in page.references if not reference.startswith("#")]
+    assert page.tags.count("img") == page.tags.count("source") == len(PICTURES)
+    assert len(data) == 2 * len(PICTURES) == len(set(data))
+    assert all(reference.startswith("data:image/webp;base64,") for reference in data)
     assert not re.search(r"https?://|file:|url\(|@import", text)
+    assert "script" not in page.tags
     assert str(run) not in text
     assert page.words.index("labels: none.") < page.words.index("labels: few.")
+
+
+def test_contents_link_every_section_and_every_picture(run: Path) -> None:
+    text = write_report(run).read_text("utf-8")
+    page = Page(text)
+    links = {reference[1:] for reference in page.references if reference.startswith("#")}
+    assert len(set(page.anchors)) == len(page.anchors)
+    assert links == set(page.anchors)
+    contents = set(re.findall(r'href="#([^"]+)"', text[text.index("<nav") : text.index("</nav>")]))
+    assert contents == {anchor for anchor in page.anchors if not anchor.endswith("-large")}
+    assert len(contents) == 4 + 1 + len(PICTURES)
+
+
+def test_pictures_open_at_full_size_and_close_by_links(run: Path) -> None:
+    text = write_report(run).read_text("utf-8")
+    assert text.count('title="Open at full size"') == len(PICTURES)
+    assert '<div class="frame" id="picture-losses-large"' in text
+    assert '<a class="close" href="#picture-losses">Close</a>' in text
+    assert '<a class="open" href="#picture-losses-large"' in text
+
+
+def test_alternative_texts_say_more_than_names(run: Path) -> None:
+    page = Page(write_report(run).read_text("utf-8"))
+    assert len(page.alternatives) == len(PICTURES)
+    assert page.alternatives[0].startswith("Curves of the terms of the bound over 2 epochs")
+    assert any("100.0% on the diagonal" in text for text in page.alternatives)
+
+
+def test_shows_date_command_and_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Page(write_report(run).read_text("utf-8")).words
+    assert run.name in words
+    command = ["latentmix", "run", "digits", "--prior", "MixturePrior(10, covariance_type=full)"]
+    values = {**summary(), "command": command, "date": "2026-11-29T09:36:01+01:00", "model": {"prior": "Vamp<i>"}}
+    (run / "summary.json").write_text(json.dumps(values))
+    monkeypatch.chdir(run.parent)
+    page = Page(write_report(Path(run.name)).read_text("utf-8"))
+    assert "2026-11-29, 09:36 (UTC+01:00)" in page.words
+    assert "latentmix run digits --prior 'MixturePrior(10, covariance_type=full)'" in page.words
+    assert "Vamp<i>" in page.words
+
+
+def test_class_names_stand_in_the_tables(run: Path) -> None:
+    values = summary()
+    values["data"] |= {"classes": [1, 4], "class_names": ["cat & dog", "bird"]}
+    (run / "summary.json").write_text(json.dumps(values))
+    text = write_report(run).read_text("utf-8")
+    assert text.count('<th class="word" scope="row">cat &amp; dog</th>') == 3
+    assert "classes cat & dog, bird:" in Page(text).words
+
+
+def test_points_are_called_points(run: Path) -> None:
+    values = summary()
+    del values["test"]["ssim"]
+    (run / "summary.json").write_text(json.dumps(values))
+    words = Page(write_report(run).read_text("utf-8")).words
+    assert "100 test points" in words
+    assert "nats per point" in words
+    assert "labelled points" in words
+    assert "{things}" not in words
+
+
+HOSTILE = "\"'><script>alert(1)</script><img src=https://example.org/x onerror=alert(1)>"
+
+
+def hostile(value: Any) -> Any:
+    """The value with every string replaced, and every key that is not of the format extended."""
+    if isinstance(value, dict):
+        return {key: hostile(item) for key, item in value.items()} | {HOSTILE: HOSTILE}
+    if isinstance(value, list):
+        return [HOSTILE for _ in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_nothing_in_a_run_becomes_markup(run: Path) -> None:
+    values = hostile(summary() | {"command": ["a"], "date": "b", "measure": "c", "device": "d"})
+    fits = {"few": hostile(figures(0.5)) | {"per_class": {HOSTILE: {}}}, HOSTILE: {"accuracy": HOSTILE}}
+    values["mixtures"] = {"em": fits, HOSTILE: fits}
+    values["agreement"] = {HOSTILE: {"weights": HOSTILE}}
+    (run / "summary.json").write_text(json.dumps(values))
+    (run / "config.yaml").write_text(HOSTILE)
+    (run / "figures" / f"{HOSTILE.replace('/', '')}.png").write_bytes((run / "figures/extra.png").read_bytes())
+    (run / "figures" / f"broken{HOSTILE.replace('/', '')}.png").write_bytes(b"")
+    text = write_report(run).read_text("utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.tags.count("img") == len(PICTURES) + 1
+    assert all(re.match(r"#[a-z0-9-]+$|data:image/webp;base64,[A-Za-z0-9+/=]+$", link) for link in page.references)
+    assert HOSTILE in page.words
+    assert "default-src 'none'" in text
+
+
+def test_links_are_not_followed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    private = save(Figure(figsize=(0.2, 0.2)), tmp_path_factory.mktemp("private") / "secret.png")
+    (run / "figures/linked.png").symlink_to(private)
+    (run / "config.yaml").unlink()
+    (run / "config.yaml").symlink_to(private.with_name("secret.yaml"))
+    private.with_name("secret.yaml").write_text("password: 1")
+    page = Page(write_report(run).read_text("utf-8"))
+    assert page.tags.count("img") == len(PICTURES)
+    assert "password" not in page.words
+    (run / "figures").rename(run.parent / f"{run.name}-moved")
+    (run / "figures").symlink_to(run.parent / f"{run.name}-moved")
+    assert "img" not in Page(write_report(run).read_text("utf-8")).tags
+
+
+@pytest.mark.parametrize("values", [[], 3, {"mixtures": {"em": [1]}}, {"data": {"classes": 3}}])
+def test_a_summary_of_something_else_is_one_sentence(values: Any, run: Path) -> None:
+    (run / "summary.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"^Expected the figures of a run in .*summary\.json; got others"):
+        write_report(run)
 
 
 def test_shows_the_figures(run: Path) -> None:

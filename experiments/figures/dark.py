@@ -1,0 +1,82 @@
+"""Dark variants of pictures, for pages in dark mode."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["dark_picture", "with_boxes"]
+
+Box = Sequence[float]
+
+PAGE, INK = (0x15, 0x18, 0x1C), (0xE8, 0xE8, 0xE8)
+KEY = "Images"
+HEADER = 33  # bytes of a PNG file's signature and first chunk
+
+
+def with_boxes(png: bytes, boxes: Sequence[Box]) -> bytes:
+    """A PNG file with a text chunk that holds the boxes of its images.
+
+    Args:
+        png: The file.
+        boxes: Left, top, right and bottom of each image, as fractions of the picture; `dark_picture` keeps their
+            colours.
+    """
+    values = [[round(value, 5) for value in box] for box in boxes]
+    body = b"tEXt" + f"{KEY}\0{json.dumps(values)}".encode("latin-1")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:HEADER] + chunk + png[HEADER:]
+
+
+def dark_picture(picture: Image.Image) -> Image.Image | None:
+    """A picture on white, redrawn for a dark page: white and black change places, hues and images stay.
+
+    A colour is hue, whiteness (its least channel) and blackness (what its greatest channel lacks). The last two are
+    exchanged, which is linear in mixtures of a colour with greys, so that edges and transparent marks stay smooth.
+
+    Args:
+        picture: A picture that `save` wrote.
+
+    Returns:
+        The dark variant; `None` for a picture of unknown origin, which may show images anywhere.
+
+    Example:
+        >>> from io import BytesIO
+        >>> from PIL import Image
+        >>> from latentmix.experiments.figures.dark import dark_picture, with_boxes
+        >>> buffer = BytesIO()
+        >>> Image.new("RGB", (4, 4), "white").save(buffer, "PNG")
+        >>> dark_picture(Image.open(BytesIO(with_boxes(buffer.getvalue(), [])))).getpixel((0, 0))
+        (21, 24, 28)
+    """
+    boxes = _boxes(picture)
+    if boxes is None:
+        return None
+    light = np.asarray(picture.convert("RGB"))
+    red, green, blue = np.moveaxis(light, 2, 0)
+    whiteness = np.minimum(np.minimum(red, green), blue)
+    blackness = 255 - np.maximum(np.maximum(red, green), blue)
+    dark = np.empty_like(light)
+    for channel, (page, ink) in enumerate(zip(PAGE, INK, strict=True)):
+        greys = (np.arange(256) * page / 255, np.arange(256) * ink / 255)
+        grey = greys[0].astype(np.float32)[whiteness] + greys[1].astype(np.float32)[blackness]
+        dark[..., channel] = light[..., channel] - whiteness + np.rint(grey).astype(np.uint8)
+    height, width = light.shape[:2]
+    for left, top, right, bottom in boxes:
+        place = (slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width)))
+        dark[place] = light[place]
+    return Image.fromarray(dark)
+
+
+def _boxes(picture: Image.Image) -> list[Box] | None:
+    try:
+        boxes = json.loads(picture.info[KEY])
+        good = all(len(box) == 4 and all(0 <= float(value) <= 1 for value in box) for box in boxes)
+    except (KeyError, ValueError, TypeError):
+        return None
+    return list(boxes) if good else None

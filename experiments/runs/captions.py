@@ -1,0 +1,243 @@
+"""Names and captions of a run's pictures, and texts that say what they show to those who cannot see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from latentmix.experiments.options.names import BUDGETS, FITS
+
+__all__ = ["PICTURES", "alternative_text", "budget_of", "kind_of", "things"]
+
+Summary = Mapping[str, Any]
+
+BUDGET_WORDS = {"none": "without labels", "few": "with few labels", "all": "with all labels"}
+PICTURES = {
+    "losses": (
+        "Training",
+        "Terms of the bound after each epoch. Reconstruction and KL divergence add up to the negative ELBO; training "
+        "figures are means over the epoch's minibatches.",
+    ),
+    "reconstruction": (
+        "Reconstructions",
+        "Test images above, and under each the likelihood's mean at the mean of q(z | x).",
+    ),
+    "generated": ("Generated images", "Mean images at draws of z from the prior p(z)."),
+    "interpolation": (
+        "Interpolations",
+        "Mean images on the way between the latents of two test images: in a straight line, and on a great circle.",
+    ),
+    "attribute": (
+        "Attribute vectors",
+        "Mean images as the difference between the mean latents with and without an attribute is added.",
+    ),
+    "points": (
+        "Data and samples",
+        "Test points and as many samples of the VAE, coloured by the component of the true mixture they belong to.",
+    ),
+    "coverage": ("Components covered", "Share of the samples in each component of the true mixture."),
+    "usage": (
+        "Use of the latents",
+        "KL divergence of q from the prior, dimension by dimension; dimensions near 0 are not used.",
+    ),
+    "map": ("Map of the latents", "Means of q for test data, in two dimensions."),
+    "decoded": ("Decoded latents", "Mean images over the two-dimensional latent."),
+    "latent": (
+        "Latents and components",
+        "Latents coloured by class, with the mean and the 2-sigma ellipse of each component.",
+    ),
+    "em_against_svi": (
+        "EM against SVI",
+        "Log-likelihood per latent along the iterations (by default the first thirty steps of SVI are natural-gradient "
+        "steps, which are EM's own under flat priors; --mixture.svi.optimizer chooses another path); accuracy on the "
+        "test {things} for each budget of labels, whiskers spanning the draws of labelled {things}; and, component by "
+        "component after alignment, the weights of both fits and how far their means lie apart.",
+    ),
+    "confusion": (
+        "Confusion matrices",
+        "True classes in rows, classes of the components in columns: counts of test {things} as numbers, shares of the "
+        "true class as shades. With few labels, of the first draw of labelled {things}.",
+    ),
+}
+
+
+def things(summary: Summary) -> str:
+    """`images` or `points`: what the data of a run are."""
+    test = summary.get("test") or {}
+    return "images" if "ssim" in test or not (test or "coverage" in summary) else "points"
+
+
+def kind_of(stem: str) -> str | None:
+    """The key of `PICTURES` for a file name without its ending; `None` for another picture."""
+    return next((kind for kind in PICTURES if stem.startswith(kind)), None)
+
+
+def budget_of(stem: str) -> str | None:
+    """The label budget that ends a file name without its ending, if one does."""
+    budget = stem.rpartition("_")[2]
+    return budget if budget in BUDGETS else None
+
+
+def alternative_text(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]] = ()) -> str:
+    """What a picture of a run shows, in a sentence or two with its main figures.
+
+    Args:
+        stem: The picture's file name without its ending.
+        summary: The contents of `summary.json`; without the figures that a text needs, it is the picture's name.
+        history: The records of `metrics.jsonl`.
+
+    Example:
+        >>> from latentmix.experiments.runs.captions import alternative_text
+        >>> alternative_text("usage", {"test": {"kl_per_dimension": [0.0, 1.5], "active": [False, True]}})
+        'Bars of the KL divergence of 2 latent dimensions, from 1.50 down to 0.00 nats; 1 is active.'
+    """
+    kind = kind_of(stem)
+    text = TEXTS.get(stem, TEXTS.get(kind or ""))
+    name = PICTURES[kind][0] if kind else stem.replace("_", " ")
+    try:
+        return text(stem, summary, history) if text else f"{name}."
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return f"{name}."
+
+
+def _losses(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    first, last = history[0]["training"]["loss"], history[-1]["training"]["loss"]
+    validation = (history[-1].get("validation") or {}).get("loss")
+    ending = "" if validation is None else f", and ends at {_figure(validation)} on validation data"
+    return (
+        f"Curves of the terms of the bound over {_count(len(history), 'epoch')}: in training the negative ELBO goes "
+        f"from {_figure(first)} to {_figure(last)} nats{ending}."
+    )
+
+
+def _usage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    values, active = summary["test"]["kl_per_dimension"], sum(map(bool, summary["test"]["active"]))
+    return (
+        f"Bars of the KL divergence of {_count(len(values), 'latent dimension')}, from {_figure(max(values))} down to "
+        f"{_figure(min(values))} nats; {active} {'is' if active == 1 else 'are'} active."
+    )
+
+
+def _reconstructions(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    test = summary["test"]
+    return (
+        "A row of test images over their reconstructions; over all test images the mean squared error is "
+        f"{_figure(test['mse'], 4)} and the structural similarity {_figure(test['ssim'], 3)} of 1."
+    )
+
+
+def _map(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    names = _classes(summary)
+    groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
+    size = summary.get("model", {}).get("latent_dim")
+    space = "" if size is None else f" from {size} dimensions"
+    return f"Scatter plots of the means of q for test {things(summary)}{groups}{space}, a colour and marker per group."
+
+
+def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    coverage = summary["coverage"]
+    view = "in space, side by side" if stem.endswith("space") else "for every pair of coordinates"
+    return (
+        f"Test points and samples of the VAE {view}, coloured by component: the samples cover {coverage['covered']} "
+        f"of {coverage['components']} components, and {_percent(coverage['outside'])} of them lie in none."
+    )
+
+
+def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    coverage = summary["coverage"]
+    missed = [str(k) for k, covered in enumerate(coverage["covered_components"], 1) if not covered]
+    ending = f"; not covered: {', '.join(missed)}" if missed else ""
+    return (
+        f"Bars of the share of samples in each of {coverage['components']} components: {coverage['covered']} are "
+        f"covered{ending}."
+    )
+
+
+def _latents(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    names, budget = _classes(summary), str(budget_of(stem))
+    groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
+    scores = [
+        f"{name} gives {_percent(row['accuracy'])} of them the class of their component"
+        for name, row in _fits(summary, budget).items()
+        if "accuracy" in row
+    ]
+    ending = f": {', '.join(scores)}" if scores else ""
+    return (
+        f"Latents of test {things(summary)}{groups} under the ellipses of the mixtures that EM and SVI fitted "
+        f"{BUDGET_WORDS[budget]}, side by side{ending}."
+    )
+
+
+def _comparison(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    ends = [
+        f"{name} ends at {_figure(row['log_likelihood'], 4)} nats per latent after "
+        f"{_count(row['iterations'], 'iteration')}"
+        for name, row in _fits(summary, "none").items()
+    ]
+    alike = _percent(summary["agreement"]["none"]["assigned_alike"])
+    return f"{' and '.join(ends)}; they assign {alike} of the latents to the same component."
+
+
+def _confusion(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    names, budget = _classes(summary), str(budget_of(stem))
+    parts = []
+    for name, row in _fits(summary, budget).items():
+        matrix = np.asarray(row["confusion"], dtype=float)
+        wrong = matrix - np.diag(np.diagonal(matrix))
+        true, given = np.unravel_index(wrong.argmax(), wrong.shape)
+        shares = f"{_percent(np.trace(matrix) / matrix.sum())} on the diagonal"
+        worst = f"most often confused: {names[true]} as {names[given]}, {wrong.max():.0f} times"
+        parts.append(
+            f"of {name} {BUDGET_WORDS[budget]} on {matrix.sum():,.0f} test {things(summary)}: "
+            f"{shares} ({worst if wrong.any() else 'none is confused'})"
+        )
+    return f"Confusion matrices {', and '.join(parts)}." if len(parts) > 1 else f"Confusion matrix {parts[0]}."
+
+
+def _fixed(text: str) -> Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]:
+    return lambda stem, summary, history: text
+
+
+TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
+    "losses": _losses,
+    "reconstruction": _reconstructions,
+    "generated": _fixed("A grid of mean images at draws from the prior."),
+    "interpolation": _fixed(
+        "Two test images at the sides, and between them two rows of images that turn one into the other: along a "
+        "straight line, and along a great circle."
+    ),
+    "attribute": _fixed("Rows of images as the vector of an attribute is added to their latents, from left to right."),
+    "points": _clouds,
+    "coverage": _coverage,
+    "usage": _usage,
+    "map": _map,
+    "decoded": _fixed("A square of mean images, decoded at a grid over the two latent dimensions."),
+    "latent": _latents,
+    "em_against_svi": _comparison,
+    "confusion": _confusion,
+}
+
+
+def _classes(summary: Summary) -> list[str]:
+    """Names of the classes."""
+    data = summary.get("data") or {}
+    return [str(name) for name in data.get("class_names") or data.get("classes") or ()]
+
+
+def _fits(summary: Summary, budget: str) -> dict[str, Mapping[str, Any]]:
+    """The figures of EM and SVI under a label budget, by name."""
+    return {name: summary["mixtures"][fit][budget] for fit, name in FITS.items() if budget in summary["mixtures"][fit]}
+
+
+def _count(number: int, thing: str, several: str = "") -> str:
+    return f"{number:,} {thing if number == 1 else several or f'{thing}s'}"
+
+
+def _figure(value: float, digits: int = 2) -> str:
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"

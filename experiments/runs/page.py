@@ -1,0 +1,115 @@
+"""Self-contained HTML pages with their pictures, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from typing import Any, final
+
+from jinja2 import Environment, FunctionLoader
+from PIL import Image
+
+from latentmix.experiments.figures.dark import dark_picture
+from latentmix.models.files import write_atomically
+
+__all__ = ["Picture", "load_picture", "number", "typeset", "write_page"]
+
+MOST_PIXELS = 40_000_000
+PACKAGE = "latentmix.experiments.runs"
+
+
+@final
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a page.
+
+    Attributes:
+        name: Its heading.
+        caption: A sentence below it.
+        alternative: What it shows, for those who cannot see it.
+        anchor: Its address within the page.
+        light: Its data; empty if it cannot be shown.
+        dark: The data of its variant for dark mode; empty if there is none.
+        width: Width in pixels.
+        height: Height in pixels.
+        reason: Why it cannot be shown.
+    """
+
+    name: str
+    caption: str
+    alternative: str
+    anchor: str
+    light: str = ""
+    dark: str = ""
+    width: int = 0
+    height: int = 0
+    reason: str = ""
+
+
+def load_picture(path: Path, name: str, caption: str, alternative: str, *, prefix: str = "picture") -> Picture:
+    """A picture from a PNG file that `save` wrote, with its variant for dark mode.
+
+    Pixels are stored without loss as WebP, which takes half the space of PNG. A file that is no picture, or one of
+    more than 40 million pixels, is replaced by the reason.
+
+    Args:
+        path: The file.
+        name: Heading of the picture.
+        caption: A sentence below it.
+        alternative: What it shows, for those who cannot see it.
+        prefix: Beginning of its address within the page.
+    """
+    anchor = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+    words = (name, caption, alternative, f"{prefix}-{anchor}")
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            width, height = picture.size
+            if width * height > MOST_PIXELS:
+                return Picture(*words, reason=f"{path.name} has {width:,} x {height:,} pixels, too many for this page.")
+            picture.load()
+            dark = dark_picture(picture)
+            data = [_data(part) if part is not None else "" for part in (picture.convert("RGB"), dark)]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return Picture(*words, reason=f"{path.name} cannot be read as a PNG picture.")
+    return Picture(*words, *data, width, height)
+
+
+def write_page(path: Path, template: str, values: Mapping[str, Any]) -> Path:
+    """Write a page from a template of this folder; every value is escaped.
+
+    Args:
+        path: The file.
+        template: Name of the template.
+        values: Its variables.
+
+    Returns:
+        The path.
+    """
+    loader = FunctionLoader(lambda name: resources.files(PACKAGE).joinpath(name).read_text("utf-8"))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    environment.filters["number"] = typeset
+    write_atomically(path, environment.get_template(template).render(values).encode())
+    return path
+
+
+def number(value: Any, digits: int) -> str:
+    """A number with a fixed number of decimals and separated thousands; a dash if it is missing."""
+    if not isinstance(value, int | float) or value != value:
+        return "-"
+    return f"{value:,.{digits}f}"
+
+
+def typeset(value: Any, digits: int) -> str:
+    """A formatted number with a typographic minus."""
+    return number(value, digits).replace("-", "−")
+
+
+def _data(picture: Image.Image) -> str:
+    buffer = BytesIO()
+    picture.save(buffer, "WEBP", lossless=True, quality=30, method=1)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,59 @@
+"""Where a run comes from: its command, its date and its model in words, for its summary and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from latentmix.experiments.options.parts import PARTS
+from latentmix.experiments.runs.artifacts import RunFolder
+
+__all__ = ["provenance", "record_command"]
+
+FILE = "command.json"
+
+
+def record_command(folder: RunFolder, command: Sequence[str] | None) -> None:
+    """Write the words of the command line that starts a run to `command.json`, so that `resume` keeps them.
+
+    Args:
+        folder: The run.
+        command: The words as typed; `None` for a run that Python code starts.
+    """
+    if command is not None:
+        folder.write_json(FILE, {"command": list(command)})
+
+
+def provenance(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The command of a run as a list of words (`None` if none was recorded), the current time, and its model.
+
+    Args:
+        folder: The run.
+        config: Its complete configuration.
+
+    Returns:
+        `command`, `date` in ISO 8601 with the offset from UTC, and `model`: `latent_dim` and every part in call form.
+    """
+    command = folder.read_json(FILE)["command"] if (folder.path / FILE).is_file() else None
+    parts = {part: _call(config[part]) for part in (*PARTS, "objective")}
+    return {
+        "command": command,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "model": {"latent_dim": config["latent_dim"], **parts},
+    }
+
+
+def _call(part: Any) -> str:
+    """A part of a configuration as `Name(argument=value, ...)`, without arguments that are not set."""
+    if not isinstance(part, Mapping) or "class_path" not in part:
+        return str(part)
+    name = str(part["class_path"]).rpartition(".")[2]
+    arguments = [
+        f"{key}={_value(value)}" for key, value in (part.get("init_args") or {}).items() if value not in (None, False)
+    ]
+    return f"{name}({', '.join(arguments)})" if arguments else name
+
+
+def _value(value: Any) -> str:
+    return f"[{', '.join(map(_value, value))}]" if isinstance(value, list) else _call(value)

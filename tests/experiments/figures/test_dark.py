@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from latentmix.experiments import figures
+from latentmix.experiments.figures.dark import INK, PAGE, dark_picture, with_boxes
+
+Pixels = NDArray[np.uint8]
+
+
+def opened(pixels: Pixels, boxes: list[list[float]]) -> Image.Image:
+    """A picture of `H x W x 3` pixels with images in some boxes."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return Image.open(BytesIO(with_boxes(buffer.getvalue(), boxes)))
+
+
+def dark(pixels: Pixels, boxes: list[list[float]] | None = None) -> Pixels:
+    picture = dark_picture(opened(pixels, boxes or []))
+    assert picture is not None
+    return np.asarray(picture)
+
+
+def test_black_and_white_change_places() -> None:
+    pixels = np.array([[[255, 255, 255], [0, 0, 0]]], np.uint8)
+    assert dark(pixels).tolist() == [[list(PAGE), list(INK)]]
+
+
+def test_hues_stay_and_mixtures_with_white_stay_mixtures() -> None:
+    blue = np.array([0, 114, 178])
+    white = np.full(3, 255)
+    shares = np.linspace(0, 1, 11)[:, None]
+    drawn = dark((shares * blue + (1 - shares) * white).round().astype(np.uint8)[None])[0].astype(float)
+    assert drawn[-1].argmax() == 2
+    assert drawn[-1].argmin() == 0
+    np.testing.assert_allclose(drawn, shares * drawn[-1] + (1 - shares) * drawn[0], atol=1.5)
+
+
+def test_images_stay_as_they_are() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 20, 3)).astype(np.uint8)
+    drawn = dark(pixels, [[0.25, 0.2, 0.75, 1.0]])
+    inside = np.zeros((10, 20), bool)
+    inside[2:, 5:15] = True
+    np.testing.assert_array_equal(drawn[inside], pixels[inside])
+    assert (drawn[~inside] != pixels[~inside]).any(axis=1).mean() > 0.9
+
+
+def test_a_picture_of_unknown_origin_has_no_variant() -> None:
+    picture = Image.new("RGB", (2, 2), "white")
+    assert dark_picture(picture) is None
+    for text in ("", "{}x", "3", "[3]", "[[0, 0, 1]]", '[[0, 0, 1, "a"]]', "[[0, 0, 1, 1e99]]", "[[0, 0, 1, NaN]]"):
+        picture.info["Images"] = text
+        assert dark_picture(picture) is None, text
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_saved_figures_note_each_of_their_images(channels: int, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).uniform(size=(24, channels, 8, 8))
+    with Image.open(figures.save(figures.generated(images), tmp_path / "generated.png")) as picture:
+        boxes = json.loads(picture.info["Images"])
+        variant = dark_picture(picture)
+        light = np.asarray(picture.convert("RGB"))
+    assert variant is not None
+    assert len(boxes) == 24
+    drawn, kept = np.asarray(variant), np.zeros(light.shape[:2], bool)
+    height, width = kept.shape
+    for left, top, right, bottom in boxes:
+        kept[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
+    np.testing.assert_array_equal(drawn[kept], light[kept])
+    assert tuple(drawn[0, 0]) == PAGE
+    assert (light[~kept] == 255).mean() > 0.9  # outside the boxes there is paper and text alone
+
+
+def test_charts_are_redrawn_throughout(tmp_path: Path) -> None:
+    figure = figures.confusion_matrices({"EM": [[3, 1], [0, 4]]}, [3, 8])
+    with Image.open(figures.save(figure, tmp_path / "confusion.png")) as picture:
+        assert json.loads(picture.info["Images"]) == []
+        variant = dark_picture(picture)
+    assert variant is not None
+    assert np.asarray(variant).mean() < 100
+
+
+def test_files_of_other_kinds_are_saved(tmp_path: Path) -> None:
+    figure = figures.latent_usage([1.0, 2.0], [True, True])
+    assert figures.save(figure, tmp_path / "usage.svg").read_text().startswith("<?xml")
+    assert [path.name for path in tmp_path.iterdir()] == ["usage.svg"]

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from latentmix.experiments.runs.captions import PICTURES, alternative_text, things
+
+
+def fit(confusion: list[list[int]]) -> dict[str, Any]:
+    total = sum(map(sum, confusion))
+    accuracy = sum(row[k] for k, row in enumerate(confusion)) / total
+    return {"accuracy": accuracy, "log_likelihood": -1.5, "iterations": 7, "confusion": confusion}
+
+
+def summary(**changed: Any) -> dict[str, Any]:
+    em, svi = fit([[8, 2], [1, 9]]), fit([[10, 0], [0, 10]])
+    return {
+        "data": {"classes": [0, 1], "class_names": ["cat", "dog"]},
+        "test": {"mse": 0.0123, "ssim": 0.9, "kl_per_dimension": [0.5, 2.0], "active": [False, True]},
+        "mixtures": {"em": {"none": em}, "svi": {"none": svi}},
+        "agreement": {"none": {"assigned_alike": 0.973}},
+        **changed,
+    }
+
+
+COVERAGE = {"covered": 1, "components": 2, "covered_components": [True, False], "outside": 0.125}
+EPOCHS = [{"training": {"loss": loss}, "validation": {"loss": loss + 1}} for loss in (1234.5, 99.0)]
+
+
+@pytest.mark.parametrize(
+    ("stem", "phrases"),
+    [
+        ("losses", ["over 2 epochs", "from 1,234.50 to 99.00 nats", "100.00 on validation data"]),
+        ("usage", ["2 latent dimensions, from 2.00 down to 0.50 nats; 1 is active"]),
+        ("reconstructions", ["0.0123", "0.900 of 1"]),
+        ("map", ["test images of 2 classes"]),
+        ("latents_none", ["without labels", "EM gives 85.0% of them", "SVI gives 100.0%"]),
+        ("em_against_svi", ["EM ends at −1.5000 nats per latent after 7 iterations", "97.3% of the latents"]),
+        (
+            "confusion_none",
+            [
+                "of EM without labels on 20 test images: 85.0% on the diagonal",
+                "(most often confused: cat as dog, 2 times)",
+            ],
+        ),
+        ("confusion_none", ["of SVI without labels on 20 test images: 100.0% on the diagonal (none is confused)"]),
+    ],
+)
+def test_a_text_says_what_is_seen(stem: str, phrases: list[str]) -> None:
+    text = alternative_text(stem, summary(), EPOCHS)
+    assert all(phrase in text for phrase in phrases), text
+
+
+@pytest.mark.parametrize("stem", ["points_in_space", "points_pairwise", "coverage"])
+def test_points_are_called_points(stem: str) -> None:
+    values = summary(coverage=COVERAGE, test={"mse": 0.1})
+    text = alternative_text(stem, values)
+    assert "image" not in text
+    assert "of 2 components" in text
+    assert ("not covered: 2" in text) == (stem == "coverage")
+    assert things(values) == "points"
+
+
+@pytest.mark.parametrize("stem", [*PICTURES, "latents_few", "confusion_all", "mine"])
+@pytest.mark.parametrize("values", [{}, {"test": 3, "mixtures": [], "data": None}, {"test": {"active": None}}])
+def test_a_text_without_figures_is_the_name(stem: str, values: dict[str, Any]) -> None:
+    assert alternative_text(stem, values).strip(".")
+    assert "None" not in alternative_text(stem, values)
