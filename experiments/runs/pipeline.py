@@ -199,6 +199,7 @@ class Session:
                 self.dataset,
                 history,
                 summary,
+                latents=latents["test"],
                 attribute=data.attribute,
                 seed=training.seed,
             )
