@@ -78,7 +78,7 @@ def em_against_svi(
         _accuracy(figure.add_subplot(grid[0, 1]), mixtures, thing)
     _weights(figure.add_subplot(grid[1, 0]), labels, {"em": first, "svi": second})
     _distances(figure.add_subplot(grid[1, 1]), labels, distances)
-    title(figure, f"EM against SVI from one start: {assigned_alike:.1%} of the latents are assigned alike")
+    title(figure, f"EM against SVI from one start: {assigned_alike:.1%} assigned alike")
     few = any("accuracy_min" in budget for fit in mixtures.values() for budget in fit.values())
     sentences = ["SVI's curve is its best so far, for single steps can overshoot"]
     sentences += ["few labels: mean and range over draws of them"] if few else []
@@ -136,7 +136,7 @@ def _accuracy(axes: Axes, mixtures: Mapping[str, Mapping[str, Any]], thing: str)
             ends += [low, value, high]
             axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=1.6, clip_on=False)
             axes.plot(value, row + shift, marker, color=colour, markersize=8, clip_on=False, zorder=3, **_face(name))
-            place = axes.annotate(f"{value:.3f}", (1.0, row + shift), (6, 0), textcoords="offset points")
+            place = axes.annotate(f"{value:.3f}", (1.0, row + shift), (9, 0), textcoords="offset points")
             place.xycoords = axes.get_yaxis_transform()
             place.set(fontsize=SMALL, color=INK, va="center", ha="left", annotation_clip=False)
     low, high = min(ends), max(ends)

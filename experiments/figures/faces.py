@@ -56,7 +56,7 @@ def interpolations(
     check_same_length(straight=line, spherical=arc)
     count = len(line)
     cell = min(1.0, (WIDTH - 0.9) / (count + 2))
-    figure = new_figure(cell * (count + 2) + 0.9, 2 * cell + 1.8)
+    figure = new_figure(cell * (count + 2) + 0.9, 2 * cell + 1.35)
     grid = figure.add_gridspec(2, 3, width_ratios=[1, count, 1])
     for column, image in zip((0, 2), ends, strict=True):
         axes = figure.add_subplot(grid[:, column])

@@ -21,7 +21,7 @@ from latentmix.experiments.figures.style import (
     GREY,
     INK,
     PAPER,
-    SHADE,
+    RULE,
     WIDTH,
     Array,
     as_array,
@@ -75,7 +75,8 @@ def latent_scatter(
 
     Two-dimensional latents have a panel for each mixture. Longer ones are projected on their `latent_plane`, with a
     panel for each component: there, ellipses of all components would cover each other. Colours are those of the
-    classes, or of the components if there are none; line and marker are those of the mixture.
+    classes, or of the components if there are none, but ink for later mixtures in a common panel; line and marker are
+    those of the mixture.
 
     Args:
         latents: An `N x D` array with D of at least 2.
@@ -83,7 +84,7 @@ def latent_scatter(
         mixtures: Components by the name of the fit, the k-th of all of them aligned.
         classes: The labels that occur.
         names: Names of the classes; by default their numbers.
-        kind: Word for a class.
+        kind: Word for the classes, over the legend.
         heading: Title of the figure.
         caption: Text below the figure, such as the type of the covariances.
         points: Most latents to draw, evenly spaced in the N.
@@ -166,7 +167,7 @@ class _Scene:
         size = float(np.clip(18_000 / len(self.drawn), 7, 24))
         chosen = self.styles if chosen is None else set(chosen)
         grey = np.ones(len(self.drawn), bool) if self.targets is None else ~np.isin(self.targets, list(chosen))
-        tone = GREY if self.targets is None else SHADE
+        tone = GREY if self.targets is None else RULE
         axes.scatter(*self.drawn[grey].T, s=size, color=tone, linewidths=0)
         for label, (colour, marker) in self.styles.items() if self.targets is not None else ():
             if label in chosen:
@@ -228,11 +229,11 @@ def _one_by_one(scene: _Scene) -> Figure:
         owners = [parts[fit][1].classes for fit in fits]
         scene.points(axes, [owner[k] for owner in owners[:1] if owner])
         for fit in fits:
-            scene.component(axes, fit, k)
-        alike = len({named[fit][k] for fit in fits}) == 1
-        _frame(
-            axes, scene, named[fits[0]][k] if alike else ", ".join(f"{parts[fit][0]}: {named[fit][k]}" for fit in fits)
-        )
+            scene.component(axes, fit, k, INK if fit else None)  # a dashed line over one of its colour is not seen
+        heading = named[fits[0]][k]
+        if any(named[fit][k] != heading for fit in fits):
+            heading = ", ".join(f"{parts[fit][0]}: {named[fit][k]}" for fit in fits)
+        _frame(axes, scene, heading)
     for axes in panels[count:]:
         axes.remove()
     corner = panels[(rows - 1) * columns]

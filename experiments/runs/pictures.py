@@ -183,7 +183,11 @@ def _draw_map(
         classes, names = None, None
     else:
         assert split.labels is not None
-        values, name, classes = split.labels.cpu()[rows].numpy(), _kind(dataset.truth is not None), dataset.classes
+        values, name, classes = (
+            split.labels.cpu()[rows].numpy(),
+            "true component" if dataset.truth else "class",
+            dataset.classes,
+        )
     picture = figures.latent_map(
         projections.points,
         values,
@@ -202,7 +206,7 @@ def _thing(pictorial: bool) -> str:
 
 def _kind(known: bool) -> str:
     """Word for a class, which is a component of the true mixture where that is known."""
-    return "true component" if known else "class"
+    return "component" if known else "class"
 
 
 def _shown(split: Split, count: int = 12) -> torch.Tensor:
@@ -248,16 +252,17 @@ def draw_mixtures(
             continue
         if budget != "all" and latents.latents.shape[1] > 1:
             order = results["agreement"][budget]["order"]
+            drawn = _by_class(em, classes, len(order))
             scatter = figures.latent_scatter(
                 latents.latents,
                 latents.labels,
                 {
-                    "EM": _components(em, list(range(len(order))), em, shown),
-                    "SVI": _components(svi, order, em, shown),
+                    "EM": _components(em, drawn, em, drawn, shown),
+                    "SVI": _components(svi, [order[k] for k in drawn], em, drawn, shown),
                 },
                 classes,
                 names=names,
-                kind=kind,
+                kind=f"true {kind}",
                 heading=HEADINGS[budget].replace("image", thing),
                 caption=f"covariance type: {em.mixture.covariance_type}",
             )
@@ -274,8 +279,7 @@ def draw_mixtures(
     agreement = results["agreement"]["none"]
     em, svi = mixtures["em"]["none"], mixtures["svi"]["none"]
     named = component_names(em.component_classes, shown, len(agreement["order"]))
-    rank = {label: place for place, label in enumerate(classes)}
-    drawn = sorted(range(len(named)), key=lambda k: (rank[em.component_classes[k]] if rank else 0, k))
+    drawn = _by_class(em, classes, len(named))
     picture = figures.em_against_svi(
         {name: results["mixtures"][name]["none"]["curve"] for name in FITS},
         results["mixtures"],
@@ -325,15 +329,24 @@ def _letters(number: int) -> str:
     return (_letters(number // 26 - 1) if number >= 26 else "") + ascii_lowercase[number % 26]
 
 
+def _by_class(fit: FittedMixture, classes: Sequence[int], n_components: int) -> list[int]:
+    """The components in the order of their classes."""
+    return sorted(range(n_components), key=lambda k: classes.index(fit.component_classes[k]) if classes else k)
+
+
 def _components(
-    fit: FittedMixture, order: Sequence[int], like: FittedMixture, shown: Mapping[int, str]
+    fit: FittedMixture, places: Sequence[int], like: FittedMixture, aligned: Sequence[int], shown: Mapping[int, str]
 ) -> figures.Components:
-    """The components of a fit in an order, each named as that of another fit unless it stands for another class."""
+    """The components of a fit at these places.
+
+    Each is named as the component of another fit that it is aligned with, unless it stands for another class.
+    """
     with isolated():
         parameters = fit.mixture.parameters_
-        means, covariances = parameters.means[order], parameters.expanded_covariances()[order]
-    names = component_names(like.component_classes, shown, len(order))
-    classes = [fit.component_classes[k] for k in order] if fit.component_classes else []
-    for k, (own, other) in enumerate(zip(classes, like.component_classes, strict=False)):
-        names[k] = names[k] if own == other else shown[own]
+        means, covariances = parameters.means[places], parameters.expanded_covariances()[places]
+    named = component_names(like.component_classes, shown, len(places))
+    names = [named[k] for k in aligned]
+    classes = [fit.component_classes[k] for k in places] if fit.component_classes else []
+    for k, label in enumerate(classes):
+        names[k] = names[k] if label == like.component_classes[aligned[k]] else shown[label]
     return figures.Components(means, covariances, classes, names)
