@@ -51,7 +51,7 @@ def confusion_matrices(
     down = 1 if count <= ABREAST else len(matrices)
     across = -(-len(matrices) // down)
     longest = max(text_width(name, SMALL) for name in shown)
-    room = (WIDTH - 1.3 - longest * across) / across - 0.4
+    room = (WIDTH - 1.6 - longest) / across - 0.2
     cell = min(room / count, 1.0 if down == 1 else 0.5)
     turned = longest > cell - 0.08
     height = down * (cell * count + 0.75 + (longest if turned else 0.15)) + 0.8
@@ -72,11 +72,12 @@ def confusion_matrices(
         accuracy = np.trace(matrix) / max(matrix.sum(), 1.0)
         axes.set_title((titles or {}).get(name, f"{name}: accuracy {accuracy:.3f}"), fontsize=11, color=INK)
         axes.set_xticks(range(count), shown, rotation=90 if turned else 0)
-        axes.set_yticks(range(count), shown)
+        outer = down > 1 or axes is panels[0]
+        axes.set_yticks(range(count), shown if outer else [])
         axes.tick_params(labelsize=SMALL, length=0, labelcolor=INK)
         axes.set_xlabel(f"assigned {kind}", fontsize=SMALL, color=INK)
         axes.spines[:].set_color(MUTED)
-        axes.set_ylabel(f"true {kind}", fontsize=SMALL, color=INK)
+        axes.set_ylabel(f"true {kind}" if outer else "", fontsize=SMALL, color=INK)
     bar = figure.colorbar(image, ax=list(panels), ticks=[0.0, 0.5, 1.0], aspect=5 * height, fraction=0.05)
     bar.ax.set_yticklabels(["0%", "50%", "100%"], fontsize=SMALL, color=INK)
     bar.set_label(f"share of the true {kind}", fontsize=SMALL, color=INK)

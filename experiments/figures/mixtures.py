@@ -127,14 +127,17 @@ def latent_scatter(
     return figure
 
 
-def draw_ellipse(axes: Axes, mean: Array, covariance: Array, colour: str, *, line: str = "-") -> None:
+def draw_ellipse(
+    axes: Axes, mean: Array, covariance: Array, colour: str, *, line: str = "-", width: float = 1.7
+) -> None:
     """Draw the 2-sigma ellipse of a Normal in the plane, given 2 means and a `2 x 2` covariance."""
     scales, directions = np.linalg.eigh(covariance)
-    width, height = 4.0 * np.sqrt(scales.clip(0.0))
+    across, up = 4.0 * np.sqrt(scales.clip(0.0))
     angle = float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
-    ellipse = Ellipse((mean[0], mean[1]), width, height, angle=angle, facecolor="none", zorder=3)
-    ellipse.set(edgecolor=colour, linewidth=1.7, linestyle=line)
-    ellipse.set_path_effects([withStroke(linewidth=2.7, foreground=PAPER, alpha=0.6)])
+    ellipse = Ellipse((mean[0], mean[1]), across, up, angle=angle, facecolor="none", zorder=3)
+    ellipse.set(edgecolor=colour, linewidth=width, linestyle=line)
+    if line == "-":
+        ellipse.set_path_effects([withStroke(linewidth=width + 1.0, foreground=PAPER, alpha=0.6)])
     axes.add_patch(ellipse)
 
 
@@ -174,14 +177,18 @@ class _Scene:
                 x, y = self.drawn[self.targets == label].T
                 axes.scatter(x, y, s=size, color=colour, marker=marker, linewidths=0, alpha=0.75)
 
-    def component(self, axes: Axes, fit: int, k: int, colour: str | None = None) -> None:
-        """Draw the mean and the ellipse of a component of the fit of that place, by default in its colour."""
+    def component(self, axes: Axes, fit: int, k: int, *, over: bool = False) -> None:
+        """Draw the mean and the ellipse of a component of the fit of that place.
+
+        Over an earlier fit they are of ink and thinner, because a dashed line over one of its colour is not seen.
+        """
         components = list(self.mixtures.values())[fit]
         mean = self.plane.project(components.means)[k]
         covariance = self.plane.project_covariances(components.covariances)[k]
-        colour = colour or self.colour(components, k)
-        draw_ellipse(axes, mean, covariance, colour, line=LINES[fit % len(LINES)])
-        marks = {"markerfacecolor": PAPER, "markeredgewidth": 1.5, "markersize": 6.5 - fit, "zorder": 4}
+        colour = INK if over else self.colour(components, k)
+        line = LINES[fit % len(LINES)]
+        draw_ellipse(axes, mean, covariance, colour, line=line, width=1.2 if over else 2.4)
+        marks = {"markerfacecolor": INK if over else PAPER, "markersize": 4 if over else 8, "zorder": 4}
         axes.plot(*mean, MEANS[fit % len(MEANS)], color=colour, **marks)
 
     def window(self) -> tuple[Array, Array]:
@@ -229,7 +236,7 @@ def _one_by_one(scene: _Scene) -> Figure:
         owners = [parts[fit][1].classes for fit in fits]
         scene.points(axes, [owner[k] for owner in owners[:1] if owner])
         for fit in fits:
-            scene.component(axes, fit, k, INK if fit else None)  # a dashed line over one of its colour is not seen
+            scene.component(axes, fit, k, over=fit > 0)
         heading = named[fits[0]][k]
         if any(named[fit][k] != heading for fit in fits):
             heading = ", ".join(f"{parts[fit][0]}: {named[fit][k]}" for fit in fits)

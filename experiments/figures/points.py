@@ -90,10 +90,10 @@ def points_in_space(
             axis.set_major_locator(MaxNLocator(4))
             axis.set_tick_params(labelsize=SMALL, colors=MUTED, labelcolor=INK)
             axis.set_pane_color(SHADE)
-    _legend(figure, styles, names)
     title(figure, "Data and samples of the model, by component of the true mixture")
     if caption:
         note(figure, caption)
+    _legend(figure, styles, names)
     return figure
 
 
@@ -158,10 +158,10 @@ def points_pairwise(
             if row:
                 axes.set_xlabel(AXES[across], fontsize=12)
         panels[row, 1].set_title(name, fontsize=11, fontweight="bold")
-    _legend(figure, styles, names, ellipses=True)
     title(figure, "Data and samples of the model, by pairs of coordinates")
     if caption:
         note(figure, caption)
+    _legend(figure, styles, names, ellipses=True)
     return figure
 
 
@@ -218,12 +218,12 @@ def coverage(
     if not reached.all():
         missed = Patch(facecolor=MISSED, hatch="////", edgecolor=PAPER, linewidth=0, label="samples, not covered")
         handles.append(missed)
-    legend_below(figure, handles)
     title(figure, f"The samples cover {reached.sum()} of {count} components")
     sentences = [] if outside is None else [f"{outside:.1%} of the samples lie in no component"]
     sentences += [caption] if caption else []
     if sentences:
         note(figure, ". ".join(sentences))
+    legend_below(figure, handles)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -175,9 +176,13 @@ def shortened(label: str, length: int = 26) -> str:
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Width of the longest line of a text, in inches."""
+    return max(_line_width(line, size, weight) for line in text.split("\n"))
+
+
+@lru_cache(4096)
+def _line_width(line: str, size: float, weight: str) -> float:
     font = FontProperties(size=size, weight=weight)
-    measure = TextToPath().get_text_width_height_descent
-    return max(float(measure(line, font, ismath=False)[0]) for line in text.split("\n")) / 72
+    return float(TextToPath().get_text_width_height_descent(line, font, ismath=False)[0]) / 72
 
 
 def wrapped(text: str, width: float, size: float, weight: str = "normal") -> str:

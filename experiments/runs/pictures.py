@@ -183,11 +183,8 @@ def _draw_map(
         classes, names = None, None
     else:
         assert split.labels is not None
-        values, name, classes = (
-            split.labels.cpu()[rows].numpy(),
-            "true component" if dataset.truth else "class",
-            dataset.classes,
-        )
+        values, classes = split.labels.cpu()[rows].numpy(), dataset.classes
+        name = "class" if dataset.truth is None else "true component"
     picture = figures.latent_map(
         projections.points,
         values,
