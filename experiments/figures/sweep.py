@@ -179,16 +179,15 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
                     ring = {"markeredgecolor": INK, "markeredgewidth": 1.8} if (label,) in best else {}
                     axes.plot(value, height, "o", color=DOTS[row % len(DOTS)], markersize=8, clip_on=False, **ring)
                     left = value > (low + high) / 2
-                    text = axes.annotate(number(value, metric.decimals), (value, height), (-9 if left else 9, 0))
-                    text.set(fontsize=SMALL, color=INK, ha="right" if left else "left", va="center")
-                    text.anncoords = "offset points"
+                    value_text = axes.annotate(number(value, metric.decimals), (value, height), (-9 if left else 9, 0))
+                    value_text.set(fontsize=SMALL, color=INK, ha="right" if left else "left", va="center")
+                    value_text.anncoords = "offset points"
             axes.set_yticks(range(len(block)), [names[label, group] for label in block] if column == 0 else [])
             axes.tick_params(axis="y", length=0)
             axes.set_xticks(inner_ticks(low, high, 3))
             if row == 0:
-                axes.set_title(
-                    wrapped(metric.name, (WIDTH - 1.9) / columns, 11, "bold"), fontsize=11, fontweight="bold"
-                )
+                text = wrapped(metric.name, (WIDTH - 1.9) / columns, 11, "bold")
+                axes.set_title(text, fontsize=11, fontweight="bold")
             if row < len(groups) - 1 and not metric.grouped:
                 axes.tick_params(axis="x", labelbottom=False)
     for axes in [axes for axes in panels.ravel() if not axes.get_visible()]:
