@@ -106,13 +106,14 @@ def latent_scatter(
         notes += [f"the first {PANELS} of {count} components"] if count > PANELS else []
     notes += [caption] if caption else []
     notes += [f"{len(rows):,} of {len(data):,} latents drawn"] if len(rows) < len(data) else []
+    faces = [PAPER, *[PAPER if data.shape[1] == 2 else INK] * (len(LINES) - 1)]
     handles: list[Any] = [
         Line2D([], [], linestyle="", marker=marker, color=colour, markersize=7, label=shown[label])
         for label, (colour, marker) in (scene.styles if targets is not None else {}).items()
     ]
     handles += [
-        Line2D([], [], color=INK, linewidth=1.8, linestyle=line, marker=mark, markerfacecolor=PAPER, label=name)
-        for name, line, mark in zip(mixtures, LINES, MEANS, strict=False)
+        Line2D([], [], color=INK, linewidth=1.8, linestyle=line, marker=mark, markerfacecolor=face, label=name)
+        for name, line, mark, face in zip(mixtures, LINES, MEANS, faces, strict=False)
     ]
     title(figure, heading)
     note(figure, "; ".join(notes))

@@ -22,6 +22,7 @@ from latentmix.experiments.figures.style import (
     new_figure,
     note,
     title,
+    wrapped,
 )
 from latentmix.inference.mixtures.analysis.candidates import Candidate
 from latentmix.inference.mixtures.analysis.criteria import Criterion
@@ -31,7 +32,7 @@ from latentmix.models.mixture.covariances import CovarianceType
 __all__ = ["selection_panels"]
 
 Style = dict[CovarianceType, tuple[str, str]]
-ABREAST = 2
+ABREAST, HEADING = 2, 2.7  # panels abreast, and the width of their titles in inches
 
 
 def selection_panels(selection: Selection, *, heading: str | None = None) -> Figure:
@@ -82,7 +83,8 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
 def _criterion(axes: Axes, selection: Selection, criterion: Criterion, styles: Style) -> None:
     fits = [candidate for candidate in selection.candidates if candidate.model == "mixture"]
     known = [candidate for candidate in fits if criterion.value(candidate) is not None]
-    axes.set_title(f"{criterion.title or criterion.label}: {'lower' if criterion.lower else 'higher'} is better")
+    heading = f"{criterion.title or criterion.label}: {'lower' if criterion.lower else 'higher'} is better"
+    axes.set_title(wrapped(heading, HEADING, 11))
     axes.set_xlabel("number of components K")
     axes.set_ylabel(", ".join(filter(None, ["above the lowest" * criterion.lower, criterion.unit])))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -133,7 +135,7 @@ def _mark(axes: Axes, best: Candidate, criterion: Criterion, base: float, styles
 
 
 def _process(axes: Axes, selection: Selection, criterion: Criterion, styles: Style) -> None:
-    axes.set_title("Dirichlet process: components in use")
+    axes.set_title(wrapped("Dirichlet process: components in use", HEADING, 11))
     axes.set_xlabel("component, by descending weight")
     axes.set_ylabel("weight")
     axes.set_yscale("log")

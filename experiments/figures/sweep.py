@@ -169,17 +169,17 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
             mine = [figure_of(cell, name) for cell in block.values()]
             low, high = _span(mine if metric.grouped else together, metric.limits)
             axes.set(xlim=(low, high), ylim=(len(block) - 0.45, -0.55))
-            for height, (label, cell) in enumerate(block.items()):
-                axes.axhline(height, color=RULE, linewidth=0.8, zorder=0)
+            for spot, (label, cell) in enumerate(block.items()):
+                axes.axhline(spot, color=RULE, linewidth=0.8, zorder=0)
                 value = figure_of(cell, name)
                 if cell["status"] != "done":
                     colour = FAILED if cell["status"] == "failed" else MUTED
-                    axes.text(low, height, f" {cell['status']}", va="center", fontsize=SMALL, color=colour)
+                    axes.text(low, spot, f" {cell['status']}", va="center", fontsize=SMALL, color=colour)
                 elif math.isfinite(value):
                     ring = {"markeredgecolor": INK, "markeredgewidth": 1.8} if (label,) in best else {}
-                    axes.plot(value, height, "o", color=DOTS[row % len(DOTS)], markersize=8, clip_on=False, **ring)
+                    axes.plot(value, spot, "o", color=DOTS[row % len(DOTS)], markersize=8, clip_on=False, **ring)
                     left = value > (low + high) / 2
-                    value_text = axes.annotate(number(value, metric.decimals), (value, height), (-9 if left else 9, 0))
+                    value_text = axes.annotate(number(value, metric.decimals), (value, spot), (-9 if left else 9, 0))
                     value_text.set(fontsize=SMALL, color=INK, ha="right" if left else "left", va="center")
                     value_text.anncoords = "offset points"
             axes.set_yticks(range(len(block)), [names[label, group] for label in block] if column == 0 else [])
