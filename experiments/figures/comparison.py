@@ -168,7 +168,7 @@ def _distances(axes: Axes, labels: Sequence[str], distances: Any) -> None:
     axes.vlines(places, 0.0, distances, color=MUTED, linewidth=1.2)
     axes.plot(places, distances, "s", color=MUTED, markersize=6, clip_on=False)
     axes.set(xlim=(-0.6, len(places) - 0.4), ylim=(0.0, max(1.15 * float(np.max(distances)), 0.1)))
-    axes.set(title=f"Distances of their means: at most {np.max(distances):.2g}", ylabel="in sd of the latents")
+    axes.set(title=f"Distances of their means\nat most {np.max(distances):.2g}", ylabel="in sd of the latents")
     _components(axes, labels)
 
 

@@ -31,6 +31,7 @@ from latentmix.experiments.figures.style import (
     legend_below,
     new_figure,
     note,
+    shortened,
     title,
 )
 
@@ -124,7 +125,8 @@ def latent_scatter(
                 {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": scene.colour(components, k), "lw": 1.6}
                 for k in range(len(as_array(components.means)))
             ]
-            write_apart(figure, axes, plane.project(components.means), scene.names(components), boxes=badges, pad=3.5)
+            badged = [shortened(name, 12) for name in scene.names(components)]
+            write_apart(figure, axes, plane.project(components.means), badged, boxes=badges, pad=3.5)
     return figure
 
 

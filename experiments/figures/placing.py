@@ -15,7 +15,7 @@ __all__ = ["write_apart"]
 
 Box = tuple[float, float, float, float]
 WAYS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1), (-1, 2), (1, 2), (2, 1), (-2, 1))
-REACHES = (9.0, 18.0, 30.0, 45.0, 60.0)
+REACHES = (9.0, 18.0, 30.0, 45.0, 60.0, 80.0, 105.0)
 
 
 def write_apart(
@@ -41,7 +41,8 @@ def write_apart(
         boxes: The box around each text; texts with boxes may cover their own place, others stand beside it.
         pad: Room of a box around its text, in points.
     """
-    figure.draw_without_rendering()
+    for _ in range(2):  # as `Figure.savefig` does, for the layout to settle
+        figure.draw_without_rendering()
     unit = figure.dpi / 72
     dots = axes.transData.transform(places)
     window = tuple(float(end) for end in axes.get_window_extent().extents)
@@ -56,7 +57,7 @@ def write_apart(
             area = (box[2] - box[0]) * (box[3] - box[1])
             overlaps = sum(_overlap(box, other) for other in taken)
             away = 0.0 if boxes else 400.0 * _nearer_another(box, dots, k)
-            return 10.0 * overlaps + area - _overlap(box, window) + away + 0.5 * choice[0]
+            return 10.0 * (overlaps + area - _overlap(box, window)) + away + 0.5 * choice[0]
 
         best = min(choices, key=cost)
         taken.append(_box(dot, best, extent, unit))

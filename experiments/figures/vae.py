@@ -160,7 +160,7 @@ def losses(history: Sequence[Mapping[str, Any]], *, thing: str = "image") -> Fig
             if np.isfinite(curve).any():
                 marker = "o" if np.isfinite(curve).sum() == 1 else ""
                 axes.plot(epochs, curve, line, color=colour, linewidth=1.8, marker=marker)
-                ends.append(f"{split}: {curve[np.isfinite(curve)][-1]:.2f} at the end".replace("-", "−"))
+                ends.append(f"{split} ends at {curve[np.isfinite(curve)][-1]:.2f}".replace("-", "−"))
         if best is not None:
             axes.axvline(best, color=MUTED, linestyle=":", linewidth=1.4)
         axes.set_title(TERMS[name])
