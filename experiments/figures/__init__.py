@@ -1,9 +1,10 @@
 """Figures, as functions from arrays to matplotlib figures without global state."""
 
 from latentmix.experiments.figures.comparison import em_against_svi
+from latentmix.experiments.figures.confusion import confusion_matrices
 from latentmix.experiments.figures.faces import attribute_vectors, interpolations
 from latentmix.experiments.figures.latents import latent_map, latent_usage
-from latentmix.experiments.figures.mixtures import Components, confusion_matrices, latent_scatter
+from latentmix.experiments.figures.mixtures import Components, latent_scatter
 from latentmix.experiments.figures.points import coverage, points_in_space, points_pairwise
 from latentmix.experiments.figures.rate_distortion import rate_distortion
 from latentmix.experiments.figures.style import save

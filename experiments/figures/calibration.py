@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from latentmix.experiments.figures.style import INK, MUTED, clean, new_figure, title
+from latentmix.experiments.figures.style import BLUE, INK, MUTED, SHADE, VERMILION, clean, new_figure, title
 from latentmix.inference.diagnostics.calibration import CalibrationReport
 
 __all__ = ["ecdf_differences"]
 
-INSIDE, OUTSIDE, BAND = "#0072B2", "#D55E00", "#dcdcdc"
+INSIDE, OUTSIDE, BAND = BLUE, VERMILION, SHADE
 
 
 def ecdf_differences(
@@ -37,7 +37,7 @@ def ecdf_differences(
     if not quantities or not all(quantities) or any(names != quantities[0] for names in quantities):
         raise ValueError(f"Expected reports with ranks of the same quantities; got {quantities}.")
     names = quantities[0]
-    across = min(len(names), 5)
+    across = min(len(names), 3)
     down = -(-len(names) // across)
     figure = new_figure(2.4 * across + 0.6, 1.95 * down * len(rows) + 0.9)
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]

@@ -9,23 +9,33 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentmix.experiments.figures.style import (
     FIT_STYLE,
+    INK,
     MUTED,
+    PAPER,
+    SMALL,
+    WIDTH,
     as_array,
     check_same_length,
     clean,
+    legend_below,
     new_figure,
+    note,
+    shortened,
+    text_width,
     title,
 )
 from latentmix.experiments.options.names import FITS
 
 __all__ = ["em_against_svi"]
 
-BUDGET_WORDS = {"none": "no label", "few": "few labels\n(mean, min–max)", "all": "all labels"}
+BUDGET_WORDS = {"none": "no label", "few": "few labels", "all": "all labels"}
+NAMED = 24  # most components whose names are written
 
 
 def em_against_svi(
@@ -35,9 +45,13 @@ def em_against_svi(
     mean_distances: ArrayLike | Tensor,
     *,
     assigned_alike: float,
-    names: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    spread: float = 1.0,
+    thing: str = "image",
 ) -> Figure:
     """Draw both fits of a mixture from one start: their log-likelihoods, accuracies and components.
+
+    SVI's curve is its best value so far: the trial points of a quasi-Newton method may overshoot.
 
     Args:
         traces: For `em` and `svi`, the log-likelihood per latent after each iteration, nats.
@@ -47,101 +61,122 @@ def em_against_svi(
         weights: For `em` and `svi`, K weights after Hungarian alignment.
         mean_distances: K distances between the means of aligned components.
         assigned_alike: Fraction of the latents that both fits assign to the same component.
-        names: Names of the components, the class of each; by default they are numbered from 1.
+        names: Names of the K components, in the order in which they are drawn; by default they are numbered from 1.
+        spread: Unit of the distances, the standard deviation of the latents.
+        thing: Word for a datum.
     """
-    first, second, distances = as_array(weights["em"]), as_array(weights["svi"]), as_array(mean_distances)
-    labels = np.arange(1, len(first) + 1) if not names else np.asarray(names)
+    first, second = as_array(weights["em"]), as_array(weights["svi"])
+    distances = as_array(mean_distances) / (spread or 1.0)
+    labels = [str(k + 1) for k in range(len(first))] if not names else [shortened(name, 18) for name in names]
     check_same_length(weights_of_em=first, weights_of_svi=second, mean_distances=distances, names=labels)
-    order = np.argsort(labels, kind="stable")
     accuracies = any("accuracy" in budget for fit in mixtures.values() for budget in fit.values())
 
-    figure = new_figure(13.0 if accuracies else 9.5, 4.4)
-    grid = figure.add_gridspec(2, 3 if accuracies else 2, width_ratios=[1.15, 0.85, 1.1][: 3 if accuracies else 2])
-    _traces(figure.add_subplot(grid[:, 0]), traces)
+    figure = new_figure(WIDTH, 7.0)
+    grid = figure.add_gridspec(2, 2)
+    _traces(figure.add_subplot(grid[0, 0] if accuracies else grid[0, :]), traces)
     if accuracies:
-        _accuracy(figure.add_subplot(grid[:, 1]), mixtures)
-    upper = figure.add_subplot(grid[0, -1])
-    lower = figure.add_subplot(grid[1, -1], sharex=upper)
-    _components(upper, lower, {"em": first[order], "svi": second[order]}, distances[order])
-    lower.set_xticks(range(len(labels)), [str(name) for name in labels[order]])
-    lower.set_xlabel("component" if not names else "component, by the class it stands for")
-    title(figure, f"EM against SVI from one start: {assigned_alike:.1%} of the latents are assigned alike")
+        _accuracy(figure.add_subplot(grid[0, 1]), mixtures, thing)
+    _weights(figure.add_subplot(grid[1, 0]), labels, {"em": first, "svi": second})
+    _distances(figure.add_subplot(grid[1, 1]), labels, distances)
+    title(figure, f"EM against SVI from one start: {assigned_alike:.1%} assigned alike")
+    few = any("accuracy_min" in budget for fit in mixtures.values() for budget in fit.values())
+    sentences = ["SVI's curve is its best so far, for single steps can overshoot"]
+    sentences += ["few labels: mean and range over draws of them"] if few else []
+    note(figure, "; ".join(sentences))
+    handles = [
+        Line2D([], [], color=colour, marker=marker, markersize=8, linestyle=line, label=name, **_face(name))
+        for (name, (colour, marker)), line in zip(FIT_STYLE.items(), ("-", "--"), strict=True)
+    ]
+    legend_below(figure, handles)
     return figure
+
+
+def _face(name: str) -> dict[str, Any]:
+    """Hollow marks for EM, so that marks of SVI at the same place are seen."""
+    return {"markerfacecolor": PAPER} if name == "EM" else {}
 
 
 def _traces(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
     clean(axes)
+    lines = ["iteration"]
     for fit, name in FITS.items():
         colour, marker = FIT_STYLE[name]
         trace = as_array(traces[fit])
-        width, line = (4.0, "-") if fit == "em" else (1.6, "--")
-        axes.plot(np.arange(1, len(trace) + 1), trace, line, color=colour, linewidth=width, alpha=0.9)
-        label = f"{name} ends at {trace[-1]:.4f} after {len(trace):,} iterations".replace("-", "−")
-        axes.plot(len(trace), trace[-1], marker, color=colour, markersize=7, label=label)
-    axes.set_xscale("log")
-    axes.set(title="Log-likelihood along the iterations", xlabel="iteration", ylabel="nats per latent")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom - 0.2 * (top - bottom), top)
-    axes.legend(fontsize=9.5, frameon=False, loc="lower right", handlelength=1.0)
+        best = np.fmax.accumulate(trace) if fit == "svi" else trace
+        width, line = (4.0, "-") if fit == "em" else (1.8, "--")
+        axes.plot(np.arange(1, len(best) + 1), best, line, color=colour, linewidth=width)
+        axes.plot(len(best), best[-1], marker, color=colour, markersize=8, **_face(name))
+        lines.append(f"{name}: {best[-1]:.4f} after {len(best):,} iterations".replace("-", "−"))
+    longest = max(len(trace) for trace in traces.values())
+    if longest > 50:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.set(title="Log-likelihood", xlabel="\n".join(lines), ylabel="nats per latent")
 
 
-def _accuracy(axes: Axes, mixtures: Mapping[str, Mapping[str, Any]]) -> None:
+def _accuracy(axes: Axes, mixtures: Mapping[str, Mapping[str, Any]], thing: str) -> None:
+    """Draw a row for each budget and fit, with the numbers beside the panel."""
     clean(axes)
-    ends = []
-    for shift, (fit, name) in zip((-0.16, 0.16), FITS.items(), strict=True):
+    axes.grid(False, axis="y")
+    ends: list[float] = []
+    budgets = [budget for budget in BUDGET_WORDS if any("accuracy" in fit.get(budget, {}) for fit in mixtures.values())]
+    for shift, (fit, name) in zip((-0.18, 0.18), FITS.items(), strict=True):
         colour, marker = FIT_STYLE[name]
-        for k, budget in enumerate(BUDGET_WORDS):
+        for row, budget in enumerate(budgets):
             figures = mixtures.get(fit, {}).get(budget, {})
             if "accuracy" not in figures:
                 continue
             value = figures["accuracy"]
             low, high = (figures.get(f"accuracy_{end}", value) for end in ("min", "max"))
-            ends += [low, high]
-            axes.errorbar(
-                k + shift,
-                value,
-                yerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
-                fmt=marker,
-                color=colour,
-                markersize=8,
-                capsize=4,
-            )
-            axes.annotate(
-                f"{value:.3f}",
-                (k + shift, high),
-                xytext=(8 if shift < 0 else -8, 8),
-                textcoords="offset points",
-                ha="right" if shift < 0 else "left",
-                fontsize=9.5,
-                color=colour,
-            )
+            ends += [low, value, high]
+            axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=1.6, clip_on=False)
+            axes.plot(value, row + shift, marker, color=colour, markersize=8, clip_on=False, zorder=3, **_face(name))
+            place = axes.annotate(f"{value:.3f}", (1.0, row + shift), (9, 0), textcoords="offset points")
+            place.xycoords = axes.get_yaxis_transform()
+            place.set(fontsize=SMALL, color=INK, va="center", ha="left", annotation_clip=False)
     low, high = min(ends), max(ends)
-    span = max(high - low, 0.04)
-    axes.set_xticks(range(3), BUDGET_WORDS.values())
-    axes.set(xlim=(-0.6, 2.6), ylim=(low - 0.12 * span, high + 0.32 * span))
-    axes.set_yticks([tick for tick in axes.get_yticks() if low - 0.12 * span <= tick <= 1.0])
-    axes.set(title="Accuracy on the test images", ylabel="accuracy")
-    handles = [
-        Line2D([], [], linestyle="", color=colour, marker=marker, markersize=8, label=name)
-        for name, (colour, marker) in FIT_STYLE.items()
-    ]
-    axes.legend(handles=handles, fontsize=9.5, frameon=False, loc="upper center", ncols=2)
+    reach = max(high - low, 0.1)
+    top = min(1.0, high + 0.15 * reach)
+    axes.set(xlim=(max(0.0, min(low - 0.15 * reach, top - reach)), top), ylim=(len(budgets) - 0.5, -0.5))
+    axes.set_yticks(range(len(budgets)), [BUDGET_WORDS[budget] for budget in budgets])
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.set(title=f"Accuracy on the test {thing}s", xlabel="accuracy")
 
 
-def _components(upper: Axes, lower: Axes, weights: Mapping[str, Any], distances: Any) -> None:
-    clean((upper, lower))
-    places = np.arange(len(distances))
-    upper.vlines(places, weights["em"], weights["svi"], color=MUTED, linewidth=1.2, zorder=1)
+def _weights(axes: Axes, labels: Sequence[str], weights: Mapping[str, Any]) -> None:
+    clean(axes)
+    places = np.arange(len(labels))
+    axes.vlines(places, weights["em"], weights["svi"], color=MUTED, linewidth=1.2, zorder=1)
     for fit, name in FITS.items():
         colour, marker = FIT_STYLE[name]
-        size, face = (9.0, "white") if fit == "em" else (5.5, colour)
-        upper.plot(places, weights[fit], marker, color=colour, markersize=size, markerfacecolor=face, label=name)
-    upper.set(title="Components after alignment", ylabel="weight")
-    upper.tick_params(labelbottom=False)
-    upper.set_ylim(0.0, 1.35 * max(np.max(weights["em"]), np.max(weights["svi"])))
-    upper.legend(fontsize=9.5, frameon=False, loc="upper right", ncols=2)
-    lower.vlines(places, 0.0, distances, color=MUTED, linewidth=1.2)
-    lower.plot(places, distances, "s", color=MUTED, markersize=6, clip_on=False)
-    lower.set(xlim=(-0.6, len(places) - 0.4), ylim=(0.0, max(1.2 * float(np.max(distances)), 1e-9)))
-    lower.set(ylabel="distance of\nthe means")
+        size = 9.0 if fit == "em" else 5.5
+        axes.plot(places, weights[fit], marker, color=colour, markersize=size, **_face(name))
+    axes.set(title="Weights of aligned components", ylabel="weight", xlim=(-0.6, len(places) - 0.4))
+    axes.set_ylim(0.0, 1.15 * max(np.max(weights["em"]), np.max(weights["svi"])))
+    _components(axes, labels)
+
+
+def _distances(axes: Axes, labels: Sequence[str], distances: Any) -> None:
+    clean(axes)
+    places = np.arange(len(labels))
+    axes.vlines(places, 0.0, distances, color=MUTED, linewidth=1.2)
+    axes.plot(places, distances, "s", color=MUTED, markersize=6, clip_on=False)
+    axes.set(xlim=(-0.6, len(places) - 0.4), ylim=(0.0, max(1.15 * float(np.max(distances)), 0.1)))
+    axes.set(title=f"Distances of their means\nat most {np.max(distances):.2g}", ylabel="in sd of the latents")
+    _components(axes, labels)
+
+
+def _components(axes: Axes, labels: Sequence[str]) -> None:
+    """Name the components on the horizontal axis."""
+    axes.set_xlabel("component")
+    if len(labels) <= NAMED:
+        turned = max(text_width(label, SMALL) for label in labels) > 0.8 * (WIDTH / 2 - 0.9) / len(labels)
+        axes.set_xticks(range(len(labels)), labels, rotation=90 if turned else 0)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

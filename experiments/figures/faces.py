@@ -14,6 +14,9 @@ from torch import Tensor
 from latentmix.experiments.figures.style import (
     INK,
     MUTED,
+    SMALL,
+    VERMILION,
+    WIDTH,
     Array,
     as_array,
     as_pixels,
@@ -25,7 +28,7 @@ from latentmix.experiments.figures.style import (
 
 __all__ = ["attribute_vectors", "interpolations"]
 
-FRAME = "#D55E00"
+FRAME = VERMILION
 
 
 def interpolations(
@@ -52,21 +55,21 @@ def interpolations(
         raise ValueError(f"Expected 2 endpoints and at least 2 images between; got {len(ends)} and {len(line)}.")
     check_same_length(straight=line, spherical=arc)
     count = len(line)
-    cell = min(1.0, 9.2 / count)
-    figure = new_figure(cell * (count + 2) + 0.9, 2 * cell + 1.5)
+    cell = min(1.0, (WIDTH - 0.9) / (count + 2))
+    figure = new_figure(cell * (count + 2) + 0.9, 2 * cell + 1.35)
     grid = figure.add_gridspec(2, 3, width_ratios=[1, count, 1])
     for column, image in zip((0, 2), ends, strict=True):
         axes = figure.add_subplot(grid[:, column])
         _canvas(axes, image[None, None])
-        axes.set_title("original", fontsize=10, color=INK)
+        axes.set_title("original", fontsize=SMALL, color=INK)
     ways = {"Straight: along the line between the latents": line, "Spherical: along the great arc": arc}
     for row, (name, images) in enumerate(ways.items()):
         axes = figure.add_subplot(grid[row, 1])
         _, centres = _canvas(axes, images[None])
-        axes.set_title(name, fontsize=10.5, color=INK)
+        axes.set_title(name, fontsize=11, color=INK)
         if row:
             axes.set_xticks(centres, [f"{fraction:.0%}" for fraction in np.linspace(0.0, 1.0, count)])
-            axes.tick_params(length=0, labelsize=9.5, labelcolor=INK)
+            axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK)
     title(figure, "From one image to another through the latents")
     note(figure, "Mean images; below them, the share of the way. The first and the last are the reconstructions")
     return figure
@@ -108,20 +111,15 @@ def attribute_vectors(
         cells[name] = flat.reshape(len(first), len(steps), *flat.shape[1:])
 
     columns = len(steps) + 1
-    abreast = min(len(cells), max(1, int(12.0 / (0.8 * columns))))
-    lines = -(-len(cells) // abreast)
-    cell = min(0.95, 12.0 / (abreast * columns))
-    width, height = abreast * (cell * columns + 0.5), lines * (cell * len(first) + 0.75)
-    figure = new_figure(max(5.0, width + 0.2), height + 0.85)
+    cell = min(0.95, (WIDTH - 0.7) / columns)
+    figure = new_figure(max(5.0, cell * columns + 0.7), len(cells) * (cell * len(first) + 0.75) + 0.85)
     figure.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr, call-arg]
-    panels = figure.subplots(lines, abreast, squeeze=False).ravel()
-    for axes in panels[len(cells) :]:
-        axes.remove()
-    for axes, (name, images) in zip(panels, cells.items(), strict=False):
+    panels = figure.subplots(len(cells), 1, squeeze=False).ravel()
+    for axes, (name, images) in zip(panels, cells.items(), strict=True):
         side, centres = _canvas(axes, np.concatenate([first[:, None], images], axis=1), apart=1)
         axes.set_title(name.replace("_", " "), fontsize=11, fontweight="bold", color=INK)
         axes.set_xticks(centres, ["original", *(_signed(step) for step in steps)])
-        axes.tick_params(length=0, labelsize=9.5, labelcolor=INK, pad=5)
+        axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK, pad=5)
         bottom, top = axes.get_ylim()
         for centre, step in zip(centres[1:], steps, strict=True):
             if step == 0:

@@ -1,10 +1,10 @@
-"""Mixtures over a VAE's latents: their components, and confusion matrices."""
+"""Components of mixtures over a VAE's latents, drawn over the latents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,18 +15,31 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentmix.experiments.figures.placing import write_apart
+from latentmix.experiments.figures.planes import Plane, latent_plane
 from latentmix.experiments.figures.style import (
+    GREY,
     INK,
-    MUTED,
+    PAPER,
+    RULE,
+    WIDTH,
     Array,
     as_array,
+    class_names,
     class_styles,
     clean,
+    legend_below,
     new_figure,
+    note,
+    shortened,
     title,
 )
 
-__all__ = ["Components", "confusion_matrices", "latent_scatter"]
+__all__ = ["Components", "draw_ellipse", "latent_scatter"]
+
+LINES = ("-", "--", ":", "-.")
+MEANS = ("o", "D", "s", "^")
+PANELS = 20  # most components in panels of their own
 
 
 @final
@@ -38,11 +51,13 @@ class Components:
         means: A `K x D` array.
         covariances: A `K x D x D` array.
         classes: The class of each component; `None` or empty without classes.
+        names: The name of each component; by default that of its class, or its number from 1 without classes.
     """
 
     means: ArrayLike | Tensor
     covariances: ArrayLike | Tensor
     classes: Sequence[int] | None = None
+    names: Sequence[str] | None = None
 
 
 def latent_scatter(
@@ -51,184 +66,197 @@ def latent_scatter(
     mixtures: Mapping[str, Components],
     classes: Sequence[int],
     *,
+    names: Sequence[str] | None = None,
+    kind: str = "class",
     heading: str = "Latents and the components of the mixtures",
+    caption: str | None = None,
     points: int = 2500,
 ) -> Figure:
-    """Draw latents by class under the 2-sigma ellipses and means of one or more mixtures, side by side.
+    """Draw latents by class under the 2-sigma ellipses and means of one or more mixtures.
 
-    Above two dimensions latents, means and covariances are projected together on the first two principal
-    components of the latents.
+    Two-dimensional latents have a panel for each mixture. Longer ones are projected on their `latent_plane`, with a
+    panel for each component: there, ellipses of all components would cover each other. Colours are those of the
+    classes, or of the components if there are none, but ink for later mixtures in a common panel; line and marker are
+    those of the mixture.
 
     Args:
         latents: An `N x D` array with D of at least 2.
         labels: N labels out of `classes`; `None` without labels.
-        mixtures: Components by the name of the fit.
+        mixtures: Components by the name of the fit, the k-th of all of them aligned.
         classes: The labels that occur.
+        names: Names of the classes; by default their numbers.
+        kind: Word for the classes, over the legend.
         heading: Title of the figure.
+        caption: Text below the figure, such as the type of the covariances.
         points: Most latents to draw, evenly spaced in the N.
     """
     data = as_array(latents)
-    if data.ndim != 2 or data.shape[1] < 2:
-        raise ValueError(f"Expected latents of shape N x D with D >= 2; got {data.shape}.")
-    origin, plane, names = _plane(data)
-    projected = (data - origin) @ plane
+    plane = latent_plane(data)
     rows = np.linspace(0, len(data) - 1, min(points, len(data))).astype(int)
-    drawn = projected[rows]
+    drawn = plane.project(data[rows])
     targets = None if labels is None else as_array(labels)[rows]
-    styles = dict(zip(classes, class_styles(len(classes)), strict=True))
-
-    projections = {
-        name: ((as_array(c.means) - origin) @ plane, plane.T @ as_array(c.covariances) @ plane)
-        for name, c in mixtures.items()
-    }
-    low, high = _window(drawn, projections.values())
-    aspect = float((high[1] - low[1]) / (high[0] - low[0]))
-    width = 5.2 if len(mixtures) > 1 else 7.4
-    figure = new_figure(width * len(mixtures) + 0.8, width * aspect + 1.6)
-    panels = figure.subplots(1, len(mixtures), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, (name, components) in zip(panels, mixtures.items(), strict=True):
-        clean(axes, grid=False)
-        _points(axes, drawn, targets, styles)
-        _ellipses(axes, *projections[name], components.classes or None, styles)
-        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-        axes.set_box_aspect(aspect)
-        axes.set(title=name, xlabel=names[0])
-        axes.title.set(fontsize=11, fontweight="bold")
-        axes.xaxis.label.set_fontsize(12 if data.shape[1] == 2 else 10)
-    panels[0].yaxis.label.set_fontsize(12 if data.shape[1] == 2 else 10)
-    panels[0].set_ylabel(names[1])
-    _legend(figure, styles if targets is not None else {}, any(c.classes for c in mixtures.values()))
-    details = [f"{data.shape[1]} dimensions projected on 2"] if data.shape[1] > 2 else []
-    details += [f"{len(rows):,} of {len(data):,} drawn"] if len(rows) < len(data) else []
-    title(figure, f"{heading} ({', '.join(details)})" if details else heading)
-    return figure
-
-
-def confusion_matrices(
-    matrices: Mapping[str, ArrayLike | Tensor],
-    classes: Sequence[int],
-    *,
-    titles: Mapping[str, str] | None = None,
-    heading: str = "Test images by true class and by the class of their component",
-) -> Figure:
-    """Draw confusion matrices side by side: counts as numbers, fractions of the true class as colour.
-
-    Args:
-        matrices: `K x K` counts by the name of the fit, true classes in rows.
-        classes: The K classes.
-        titles: Title of each panel by the name of the fit; by default the name and the accuracy.
-        heading: Title of the figure.
-    """
-    count = len(classes)
-    cell = max(0.42, 2.4 / count)
-    figure = new_figure(len(matrices) * (cell * count + 0.75) + 0.9, cell * count + 1.4)
-    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
-    for axes, (name, values) in zip(panels, matrices.items(), strict=True):
-        matrix = as_array(values)
-        if matrix.shape != (count, count):
-            raise ValueError(f"Expected a {count} x {count} confusion matrix for {name}; got {matrix.shape}.")
-        totals = matrix.sum(axis=1, keepdims=True)
-        fractions = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
-        image = axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
-        for row, column in np.argwhere(matrix > 0):
-            colour = "white" if fractions[row, column] > 0.55 else INK
-            number = axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour)
-            number.set_fontsize(9 if count > 5 else 11)
-        accuracy = np.trace(matrix) / max(matrix.sum(), 1.0)
-        axes.set_title((titles or {}).get(name, f"{name}: accuracy {accuracy:.3f}"), fontsize=11, color=INK)
-        axes.set_xticks(range(count), [str(c) for c in classes])
-        axes.set_yticks(range(count), [str(c) for c in classes])
-        axes.tick_params(labelsize=10, length=0, labelcolor=INK)
-        axes.set_xlabel("class of the component", fontsize=10, color=INK)
-        axes.spines[:].set_color(MUTED)
-    panels[0].set_ylabel("true class", fontsize=10, color=INK)
-    bar = figure.colorbar(image, cax=panels[-1].inset_axes((1.04, 0.0, 0.045, 1.0)), ticks=[0.0, 0.5, 1.0])
-    bar.ax.set_yticklabels(["0%", "50%", "100%"], fontsize=9.5)
-    bar.set_label("share of the true class", fontsize=10, color=INK)
-    bar.outline.set_visible(False)
-    title(figure, heading)
-    return figure
-
-
-def _plane(data: Array) -> tuple[Array, Array, tuple[str, str]]:
-    """Origin (D), directions (D x 2) and names of the two axes of the figure."""
+    shown = class_names(classes, names)
+    scene = _Scene(plane, drawn, targets, dict(zip(classes, class_styles(len(classes)), strict=True)), shown, mixtures)
+    notes = ["Marks and ellipses: means and two standard deviations of the components"]
     if data.shape[1] == 2:
-        return np.zeros(2), np.eye(2), ("z₁", "z₂")
-    origin = data.mean(axis=0)
-    _, scales, directions = np.linalg.svd(data - origin, full_matrices=False)
-    explained = scales**2 / np.sum(scales**2)
-    first, second = (f"principal component {k + 1} ({explained[k]:.0%} of the variance)" for k in range(2))
-    return origin, directions[:2].T, (first, second)
-
-
-def _window(drawn: Array, components: Iterable[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Lower and upper corner of the window: all points, and ellipses up to a limit."""
-    low, high = drawn.min(axis=0), drawn.max(axis=0)
-    reach = 0.25 * (high - low).max()
-    ends = [low, high]
-    for means, covariances in components:
-        radii = 2.0 * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
-        ends.append((means - radii).min(axis=0).clip(min=low - reach))
-        ends.append((means + radii).max(axis=0).clip(max=high + reach))
-    low, high = np.min(ends, axis=0), np.max(ends, axis=0)
-    half = 0.53 * (high - low)
-    half = np.maximum(half, [half[1], 0.6 * half[0]]).clip(1e-6)
-    centre = (low + high) / 2.0
-    return centre - half, centre + half
-
-
-def _points(axes: Axes, drawn: Array, targets: Array | None, styles: Mapping[int, tuple[str, str]]) -> None:
-    size = float(np.clip(18_000 / len(drawn), 7, 24))
-    if targets is None:
-        axes.scatter(drawn[:, 0], drawn[:, 1], s=size, color="#9a9a9a", linewidths=0)
-        return
-    for label, (colour, marker) in styles.items():
-        x, y = drawn[targets == label].T
-        axes.scatter(x, y, s=size, color=colour, marker=marker, linewidths=0, alpha=0.75)
-
-
-def _ellipses(
-    axes: Axes,
-    means: Array,
-    covariances: Array,
-    classes: Sequence[int] | None,
-    styles: Mapping[int, tuple[str, str]],
-) -> None:
-    """Draw `K x 2` means and the 2-sigma ellipses of `K x 2 x 2` covariances."""
-    for k, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
-        scales, directions = np.linalg.eigh(covariance)
-        width, height = 4.0 * np.sqrt(scales.clip(0.0))
-        angle = float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
-        colour = INK if classes is None else styles[classes[k]][0]
-        ellipse = Ellipse((mean[0], mean[1]), width, height, angle=angle, facecolor="none", zorder=3)
-        ellipse.set(edgecolor=colour, linewidth=1.8)
-        ellipse.set_path_effects([withStroke(linewidth=2.8, foreground="white", alpha=0.6)])
-        axes.add_patch(ellipse)
-        if classes is None:
-            axes.plot(*mean, "P", color=INK, markersize=9, markeredgecolor="white", zorder=4)
-            continue
-        name = axes.text(mean[0], mean[1], str(classes[k]), ha="center", va="center", fontsize=10, zorder=4)
-        name.set(fontweight="bold", color=INK)
-        name.set_bbox({"boxstyle": "circle,pad=0.22", "facecolor": "white", "edgecolor": colour, "lw": 1.8})
-
-
-def _legend(figure: Figure, styles: Mapping[int, tuple[str, str]], named: bool) -> None:
-    handles = [Line2D([], [], linestyle="", label="class:")] if styles else []
-    handles += [
-        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=7, label=str(label))
-        for label, (colour, marker) in styles.items()
+        figure = _side_by_side(scene)
+    else:
+        figure = _one_by_one(scene)
+        notes[0] += f", {data.shape[1]} dimensions projected on 2"
+        count = max(len(as_array(c.means)) for c in mixtures.values())
+        notes += [f"the first {PANELS} of {count} components"] if count > PANELS else []
+    notes += [caption] if caption else []
+    notes += [f"{len(rows):,} of {len(data):,} latents drawn"] if len(rows) < len(data) else []
+    faces = [PAPER, *[PAPER if data.shape[1] == 2 else INK] * (len(LINES) - 1)]
+    handles: list[Any] = [
+        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=7, label=shown[label])
+        for label, (colour, marker) in (scene.styles if targets is not None else {}).items()
     ]
-    handles.append(Line2D([], [], color=INK, linewidth=2, label="2-sigma ellipse"))
-    mean = Line2D([], [], linestyle="", color=INK, marker="P", markersize=9, label="mean")
-    if named:
-        mean.set(marker="o", markerfacecolor="white", markersize=11, label="mean, with the component's class")
-    handles.append(mean)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(len(handles), 13),
-        fontsize=9.5,
-        frameon=False,
-        columnspacing=1.2,
-        handletextpad=0.4,
-    )
+    handles += [
+        Line2D([], [], color=INK, linewidth=1.8, linestyle=line, marker=mark, markerfacecolor=face, label=name)
+        for name, line, mark, face in zip(mixtures, LINES, MEANS, faces, strict=False)
+    ]
+    title(figure, heading)
+    note(figure, "; ".join(notes))
+    legend_below(figure, handles, kind if targets is not None else None)
+    if data.shape[1] == 2:
+        for axes, (_, components) in zip(figure.axes, mixtures.items(), strict=True):
+            badges = [
+                {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": scene.colour(components, k), "lw": 1.6}
+                for k in range(len(as_array(components.means)))
+            ]
+            badged = [shortened(name, 12) for name in scene.names(components)]
+            write_apart(figure, axes, plane.project(components.means), badged, boxes=badges, pad=3.5)
+    return figure
+
+
+def draw_ellipse(
+    axes: Axes, mean: Array, covariance: Array, colour: str, *, line: str = "-", width: float = 1.7
+) -> None:
+    """Draw the 2-sigma ellipse of a Normal in the plane, given 2 means and a `2 x 2` covariance."""
+    scales, directions = np.linalg.eigh(covariance)
+    across, up = 4.0 * np.sqrt(scales.clip(0.0))
+    angle = float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
+    ellipse = Ellipse((mean[0], mean[1]), across, up, angle=angle, facecolor="none", zorder=3)
+    ellipse.set(edgecolor=colour, linewidth=width, linestyle=line)
+    if line == "-":
+        ellipse.set_path_effects([withStroke(linewidth=width + 1.0, foreground=PAPER, alpha=0.6)])
+    axes.add_patch(ellipse)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What every panel draws from: projected latents, styles and names of the classes, and the mixtures."""
+
+    plane: Plane
+    drawn: Array
+    targets: Array | None
+    styles: Mapping[int, tuple[str, str]]
+    shown: Mapping[int, str]
+    mixtures: Mapping[str, Components]
+
+    def names(self, components: Components) -> list[str]:
+        if components.names is not None:
+            return list(components.names)
+        if components.classes:
+            return [self.shown[label] for label in components.classes]
+        return [str(k + 1) for k in range(len(as_array(components.means)))]
+
+    def colour(self, components: Components, k: int) -> str:
+        """Colour of a component: that of its class, or one of its own."""
+        if components.classes:
+            return self.styles[components.classes[k]][0]
+        return class_styles(len(as_array(components.means)))[k][0]
+
+    def points(self, axes: Axes, chosen: Iterable[int] | None = None) -> None:
+        """Draw the latents, those of the chosen classes in colour and all others in grey."""
+        size = float(np.clip(18_000 / len(self.drawn), 7, 24))
+        chosen = self.styles if chosen is None else set(chosen)
+        grey = np.ones(len(self.drawn), bool) if self.targets is None else ~np.isin(self.targets, list(chosen))
+        tone = GREY if self.targets is None else RULE
+        axes.scatter(*self.drawn[grey].T, s=size, color=tone, linewidths=0)
+        for label, (colour, marker) in self.styles.items() if self.targets is not None else ():
+            if label in chosen:
+                x, y = self.drawn[self.targets == label].T
+                axes.scatter(x, y, s=size, color=colour, marker=marker, linewidths=0, alpha=0.75)
+
+    def component(self, axes: Axes, fit: int, k: int, *, over: bool = False) -> None:
+        """Draw the mean and the ellipse of a component of the fit of that place.
+
+        Over an earlier fit they are of ink and thinner, because a dashed line over one of its colour is not seen.
+        """
+        components = list(self.mixtures.values())[fit]
+        mean = self.plane.project(components.means)[k]
+        covariance = self.plane.project_covariances(components.covariances)[k]
+        colour = INK if over else self.colour(components, k)
+        line = LINES[fit % len(LINES)]
+        draw_ellipse(axes, mean, covariance, colour, line=line, width=1.2 if over else 2.4)
+        marks = {"markerfacecolor": INK if over else PAPER, "markersize": 4 if over else 8, "zorder": 4}
+        axes.plot(*mean, MEANS[fit % len(MEANS)], color=colour, **marks)
+
+    def window(self) -> tuple[Array, Array]:
+        """Lower and upper corner of a square window: all points, and ellipses up to a limit."""
+        low, high = self.drawn.min(axis=0), self.drawn.max(axis=0)
+        reach = 0.25 * (high - low).max()
+        ends = [low, high]
+        for components in self.mixtures.values():
+            means = self.plane.project(components.means)
+            covariances = self.plane.project_covariances(components.covariances)
+            radii = 2.0 * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+            ends.append((means - radii).min(axis=0).clip(min=low - reach))
+            ends.append((means + radii).max(axis=0).clip(max=high + reach))
+        low, high = np.min(ends, axis=0), np.max(ends, axis=0)
+        half = max(0.53 * float((high - low).max()), 1e-6)
+        centre = (low + high) / 2.0
+        return centre - half, centre + half
+
+
+def _side_by_side(scene: _Scene) -> Figure:
+    """A panel for each mixture, with all of its components."""
+    figure = new_figure(WIDTH, 0.94 * WIDTH / len(scene.mixtures) + 1.5)
+    panels = figure.subplots(1, len(scene.mixtures), squeeze=False, sharex=True, sharey=True)[0]
+    for fit, (axes, (name, components)) in enumerate(zip(panels, scene.mixtures.items(), strict=True)):
+        scene.points(axes)
+        for k in range(len(as_array(components.means))):
+            scene.component(axes, fit, k)
+        _frame(axes, scene, name)
+        axes.set_xlabel(scene.plane.names[0])
+    panels[0].set_ylabel(scene.plane.names[1])
+    return figure
+
+
+def _one_by_one(scene: _Scene) -> Figure:
+    """A panel for each component, with that of every mixture."""
+    named = [scene.names(components) for components in scene.mixtures.values()]
+    count = min(max(map(len, named)), PANELS)
+    columns = min(count, 3 if count in (5, 6, 9) else 4)
+    rows = -(-count // columns)
+    figure = new_figure(WIDTH, rows * (0.92 * WIDTH / columns + 0.3) + 1.6)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for k, axes in enumerate(panels[:count]):
+        fits = [fit for fit, names in enumerate(named) if k < len(names)]
+        parts = list(scene.mixtures.items())
+        owners = [parts[fit][1].classes for fit in fits]
+        scene.points(axes, [owner[k] for owner in owners[:1] if owner])
+        for fit in fits:
+            scene.component(axes, fit, k, over=fit > 0)
+        heading = named[fits[0]][k]
+        if any(named[fit][k] != heading for fit in fits):
+            heading = ", ".join(f"{parts[fit][0]}: {named[fit][k]}" for fit in fits)
+        _frame(axes, scene, heading)
+    for axes in panels[count:]:
+        axes.remove()
+    corner = panels[(rows - 1) * columns]
+    corner.set_xlabel(scene.plane.names[0].replace(" (", "\n("))
+    corner.set_ylabel(scene.plane.names[1].replace(" (", "\n("))
+    for axes in panels[count - columns : (rows - 1) * columns]:
+        axes.xaxis.set_tick_params(labelbottom=True)
+    return figure
+
+
+def _frame(axes: Axes, scene: _Scene, heading: str) -> None:
+    clean(axes, grid=False)
+    low, high = scene.window()
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), title=heading)
+    axes.set_box_aspect(1.0)
+    axes.title.set(fontsize=11, fontweight="bold")

@@ -6,34 +6,40 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse, Patch
-from matplotlib.patheffects import withStroke
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from latentmix.experiments.figures.mixtures import Components
+from latentmix.experiments.figures.mixtures import Components, draw_ellipse
 from latentmix.experiments.figures.style import (
+    BLUE,
+    GREY,
     INK,
     MUTED,
+    PAPER,
+    SHADE,
+    SMALL,
+    VERMILION,
+    WIDTH,
     Array,
     as_array,
     check_same_length,
+    class_names,
     class_styles,
     clean,
+    legend_below,
     new_figure,
     note,
+    text_width,
     title,
 )
 
 __all__ = ["coverage", "points_in_space", "points_pairwise"]
 
-COVERED, MISSED = "#0072B2", "#D55E00"
-OUTSIDE = "#9a9a9a"
+COVERED, MISSED, OUTSIDE = BLUE, VERMILION, GREY
 AXES = ("x₁", "x₂", "x₃")
 PAIRS = ((0, 1), (0, 2), (1, 2))
 
@@ -44,6 +50,7 @@ def points_in_space(
     components_real: ArrayLike | Tensor,
     components_sampled: ArrayLike | Tensor,
     *,
+    names: Sequence[str] | None = None,
     caption: str | None = None,
     points: int = 2000,
 ) -> Figure:
@@ -54,6 +61,7 @@ def points_in_space(
         sampled: An `M x 3` array.
         components_real: N components, numbered from 0; -1 for none.
         components_sampled: M components of the same mixture.
+        names: Names of the components of the true mixture; by default their numbers from 0.
         caption: Text below the figure, such as a two-sample statistic.
         points: Most points per panel, evenly spaced in the arrays.
 
@@ -65,9 +73,9 @@ def points_in_space(
         ['Data', 'Samples of the model']
     """
     clouds = _clouds(real, sampled, components_real, components_sampled, points)
-    figure = new_figure(11.0, 5.4)
+    figure = new_figure(WIDTH, 5.0)
     low, high = _window(clouds)
-    styles = _styles(clouds)
+    styles = _styles(clouds, 0 if names is None else len(names))
     for place, (name, (x, owners)) in enumerate(clouds.items()):
         axes: Any = figure.add_subplot(1, 2, place + 1, projection="3d")
         for component, (colour, marker) in styles.items():
@@ -79,13 +87,13 @@ def points_in_space(
         axes.set_title(name, fontsize=11, fontweight="bold", color=INK)
         for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
             axis.label.set(fontsize=12, color=INK)
-            axis.set_major_locator(MaxNLocator(5))
-            axis.set_tick_params(labelsize=9, colors=MUTED, labelcolor=INK)
-            axis.set_pane_color("#f6f6f6")
-    _legend(figure, styles)
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_tick_params(labelsize=SMALL, colors=MUTED, labelcolor=INK)
+            axis.set_pane_color(SHADE)
     title(figure, "Data and samples of the model, by component of the true mixture")
     if caption:
         note(figure, caption)
+    _legend(figure, styles, names)
     return figure
 
 
@@ -96,6 +104,7 @@ def points_pairwise(
     components_sampled: ArrayLike | Tensor,
     mixture: Components,
     *,
+    names: Sequence[str] | None = None,
     caption: str | None = None,
     points: int = 2000,
 ) -> Figure:
@@ -106,6 +115,7 @@ def points_pairwise(
         sampled: An `M x 3` array.
         components_real: N components, numbered from 0; -1 for none.
         components_sampled: M components of the same mixture.
+        names: Names of the components of the true mixture; by default their numbers from 0.
         mixture: Means and covariances of the true components; their 2-sigma ellipses are those of the marginals.
         caption: Text below the figure, such as a two-sample statistic.
         points: Most points per panel, evenly spaced in the arrays.
@@ -129,7 +139,7 @@ def points_pairwise(
         raise ValueError(f"Expected components below {len(means)}; got {highest}.")
     styles = _styles(clouds, len(means))
     low, high = _window(clouds, means, covariances)
-    figure = new_figure(11.6, 7.9)
+    figure = new_figure(WIDTH, 6.6)
     panels = figure.subplots(2, 3)
     for row, (name, (x, owners)) in enumerate(clouds.items()):
         for axes, pair in zip(panels[row], PAIRS, strict=True):
@@ -139,17 +149,19 @@ def points_pairwise(
                 mine = x[owners == component]
                 axes.scatter(mine[:, across], mine[:, up], s=8, color=colour, marker=marker, linewidths=0, alpha=0.6)
             for k, mean in enumerate(means):
-                _ellipse(axes, mean[list(pair)], covariances[k][np.ix_(pair, pair)], styles[k][0])
+                draw_ellipse(axes, mean[list(pair)], covariances[k][np.ix_(pair, pair)], styles[k][0])
             axes.set(xlim=(low[across], high[across]), ylim=(low[up], high[up]))
             axes.set_box_aspect(1.0)
-            axes.set_ylabel(AXES[up], fontsize=12, rotation=0, labelpad=8)
+            axes.set_ylabel(AXES[up], fontsize=12, rotation=0, labelpad=6)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
             if row:
                 axes.set_xlabel(AXES[across], fontsize=12)
         panels[row, 1].set_title(name, fontsize=11, fontweight="bold")
-    _legend(figure, styles, ellipses=True)
     title(figure, "Data and samples of the model, by pairs of coordinates")
     if caption:
         note(figure, caption)
+    _legend(figure, styles, names, ellipses=True)
     return figure
 
 
@@ -158,6 +170,7 @@ def coverage(
     expected: ArrayLike | Tensor,
     covered: ArrayLike | Tensor,
     *,
+    names: Sequence[str] | None = None,
     outside: float | None = None,
     caption: str | None = None,
 ) -> Figure:
@@ -167,6 +180,7 @@ def coverage(
         fractions: K fractions of the samples, one per component.
         expected: K fractions of samples from the true mixture.
         covered: Whether each of the K components counts as covered.
+        names: Names of the components; by default their numbers from 0.
         outside: Fraction of the samples in no component.
         caption: Text below the figure, such as a two-sample statistic.
 
@@ -180,20 +194,19 @@ def coverage(
     if not len(sampled):
         raise ValueError("Expected at least one component; got none.")
     count = len(sampled)
-    figure = new_figure(float(np.clip(0.62 * count + 1.6, 6.4, 11.0)), 4.0)
+    shown = list(class_names(range(count), names).values())
+    figure = new_figure(WIDTH, 4.4)
     axes = figure.add_subplot()
     clean(axes)
     axes.grid(False, axis="x")
     places = np.arange(count)
     for kind, colour, hatch in ((True, COVERED, ""), (False, MISSED, "////")):
         mine = places[reached == kind]
-        axes.bar(mine, sampled[mine], 0.62, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+        axes.bar(mine, sampled[mine], 0.62, color=colour, hatch=hatch, edgecolor=PAPER, linewidth=0)
     axes.hlines(true, places - 0.4, places + 0.4, color=INK, linewidth=2.2, zorder=3)
-    top = 1.4 * float(max(sampled.max(), true.max(), 1e-9))
-    for place in places[~reached]:
-        height = max(sampled[place], true[place])
-        axes.text(place, height + 0.015 * top, "not\ncovered", ha="center", va="bottom", fontsize=9, color="#a04300")
-    axes.set_xticks(places, [str(k + 1) for k in places])
+    top = 1.08 * float(max(sampled.max(), true.max(), 1e-9))
+    turned = max(text_width(name, SMALL) for name in shown) > 0.8 * (WIDTH - 1.2) / count
+    axes.set_xticks(places, shown, rotation=90 if turned else 0)
     axes.tick_params(axis="x", length=0)
     axes.set(xlim=(-0.7, count - 0.3), ylim=(0.0, top), xlabel="component of the true mixture")
     axes.set_ylabel("share of the samples")
@@ -203,14 +216,14 @@ def coverage(
     if reached.any():
         handles.append(Patch(facecolor=COVERED, label="samples, covered"))
     if not reached.all():
-        missed = Patch(facecolor=MISSED, hatch="////", edgecolor="white", linewidth=0, label="samples, not covered")
+        missed = Patch(facecolor=MISSED, hatch="////", edgecolor=PAPER, linewidth=0, label="samples, not covered")
         handles.append(missed)
-    axes.legend(handles=handles, fontsize=9.5, frameon=False, loc="upper center", ncols=3)
     title(figure, f"The samples cover {reached.sum()} of {count} components")
     sentences = [] if outside is None else [f"{outside:.1%} of the samples lie in no component"]
     sentences += [caption] if caption else []
     if sentences:
         note(figure, ". ".join(sentences))
+    legend_below(figure, handles)
     return figure
 
 
@@ -261,25 +274,13 @@ def _window(
     return low - margin, high + margin
 
 
-def _ellipse(axes: Axes, mean: Array, covariance: Array, colour: str) -> None:
-    """Draw the 2-sigma ellipse of a Normal in the plane."""
-    scales, directions = np.linalg.eigh(covariance)
-    width, height = 4.0 * np.sqrt(scales.clip(0.0))
-    angle = float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
-    ellipse = Ellipse((mean[0], mean[1]), width, height, angle=angle, facecolor="none", zorder=3)
-    ellipse.set(edgecolor=colour, linewidth=1.6)
-    ellipse.set_path_effects([withStroke(linewidth=2.6, foreground="white", alpha=0.7)])
-    axes.add_patch(ellipse)
-
-
-def _legend(figure: Figure, styles: Mapping[int, tuple[str, str]], *, ellipses: bool = False) -> None:
-    handles: Sequence[Line2D] = [
-        *(
-            Line2D([], [], linestyle="", marker=m, color=c, markersize=7, label=str(k + 1) if k >= 0 else "none")
-            for k, (c, m) in sorted(styles.items(), key=lambda style: (style[0] < 0, style[0]))
-        ),
-        *([Line2D([], [], color=INK, linewidth=1.8, label="2-sigma\nellipse")] if ellipses else []),
+def _legend(
+    figure: Figure, styles: Mapping[int, tuple[str, str]], names: Sequence[str] | None, *, ellipses: bool = False
+) -> None:
+    shown = {-1: "none", **class_names(range(max(styles) + 1), names)}
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=7, label=shown[k])
+        for k, (colour, marker) in sorted(styles.items(), key=lambda style: (style[0] < 0, style[0]))
     ]
-    ncols = -(-len(handles) // 26)
-    legend = figure.legend(handles=handles, loc="outside right center", ncols=ncols, fontsize=9.5, frameon=False)
-    legend.set_title("component", FontProperties(size=10))
+    handles += [Line2D([], [], color=INK, linewidth=1.7, label="2-sigma ellipse")] if ellipses else []
+    legend_below(figure, handles, "component of the true mixture")

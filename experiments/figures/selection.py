@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -11,7 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from latentmix.experiments.figures.style import INK, MUTED, class_styles, clean, new_figure, note
+from latentmix.experiments.figures.style import (
+    INK,
+    MUTED,
+    PAPER,
+    SMALL,
+    WIDTH,
+    class_styles,
+    clean,
+    legend_below,
+    new_figure,
+    note,
+    title,
+    wrapped,
+)
 from latentmix.inference.mixtures.analysis.candidates import Candidate
 from latentmix.inference.mixtures.analysis.criteria import Criterion
 from latentmix.inference.mixtures.analysis.selected import Selection
@@ -20,7 +32,7 @@ from latentmix.models.mixture.covariances import CovarianceType
 __all__ = ["selection_panels"]
 
 Style = dict[CovarianceType, tuple[str, str]]
-WIDE = 3
+ABREAST, HEADING = 2, 2.7  # panels abreast, and the width of their titles in inches
 
 
 def selection_panels(selection: Selection, *, heading: str | None = None) -> Figure:
@@ -45,9 +57,9 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
     """
     types = list(dict.fromkeys(candidate.covariance_type for candidate in selection.candidates))
     styles: Style = dict(zip(types, class_styles(len(types)), strict=True))
-    columns = min(WIDE, len(selection.criteria))
+    columns = min(ABREAST, len(selection.criteria))
     rows = math.ceil(len(selection.criteria) / columns)
-    figure = new_figure(max(4.1 * columns, 8.5), 3.3 * rows + 1.3)
+    figure = new_figure(WIDTH, 3.1 * rows + 1.7)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, criterion in zip(panels, selection.measured(), strict=False):
         clean(axes)
@@ -61,20 +73,18 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
         Line2D([], [], color=colour, marker=marker, markersize=6, label=kind)
         for kind, (colour, marker) in styles.items()
     ]
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=10)
     points = f"{selection.n_points:,} points, {selection.n_features} feature{'s' * (selection.n_features > 1)}"
-    text = heading or f"How many components? {points}"
-    length = int(9.5 * (float(figure.get_size_inches()[0]) - 1.1 * len(handles)))
-    text = "\n".join(textwrap.wrap(text, length))  # the legend fills the rest of the line
-    figure.suptitle(text, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
-    note(figure, _caption(selection, float(figure.get_size_inches()[0])))
+    title(figure, heading or f"How many components? {points}")
+    note(figure, _caption(selection))
+    legend_below(figure, handles)
     return figure
 
 
 def _criterion(axes: Axes, selection: Selection, criterion: Criterion, styles: Style) -> None:
     fits = [candidate for candidate in selection.candidates if candidate.model == "mixture"]
     known = [candidate for candidate in fits if criterion.value(candidate) is not None]
-    axes.set_title(f"{criterion.title or criterion.label}: {'lower' if criterion.lower else 'higher'} is better")
+    heading = f"{criterion.title or criterion.label}: {'lower' if criterion.lower else 'higher'} is better"
+    axes.set_title(wrapped(heading, HEADING, 11))
     axes.set_xlabel("number of components K")
     axes.set_ylabel(", ".join(filter(None, ["above the lowest" * criterion.lower, criterion.unit])))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -89,7 +99,7 @@ def _criterion(axes: Axes, selection: Selection, criterion: Criterion, styles: S
         values = [_number(candidate, criterion) - base for candidate in line]
         axes.plot(places, values, "-", color=colour, linewidth=1.5, alpha=0.9)
         for place, value, candidate in zip(places, values, line, strict=True):
-            face = "white" if criterion.doubts(candidate) else None
+            face = PAPER if criterion.doubts(candidate) else None
             axes.plot(place, value, marker, color=colour, markersize=5.5, markerfacecolor=face)
     low, high = _range(known, best, criterion, base)
     axes.set_ylim(low, high)
@@ -118,14 +128,14 @@ def _mark(axes: Axes, best: Candidate, criterion: Criterion, base: float, styles
         textcoords="offset points",
         ha="right" if right else "left",
         va="top" if criterion.lower else "bottom",
-        fontsize=10,
+        fontsize=SMALL,
         fontweight="bold",
         color=INK,
     )
 
 
 def _process(axes: Axes, selection: Selection, criterion: Criterion, styles: Style) -> None:
-    axes.set_title("Dirichlet process: components in use")
+    axes.set_title(wrapped("Dirichlet process: components in use", HEADING, 11))
     axes.set_xlabel("component, by descending weight")
     axes.set_ylabel("weight")
     axes.set_yscale("log")
@@ -153,9 +163,9 @@ def _process(axes: Axes, selection: Selection, criterion: Criterion, styles: Sty
         "\n".join([f"weights above {selection.min_weight:.2g}", *lines]),
         transform=axes.transAxes,
         va="bottom",
-        fontsize=9.5,
+        fontsize=SMALL,
         color=INK,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
+        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 2},
     )
 
 
@@ -166,7 +176,7 @@ def _number(candidate: Candidate, criterion: Criterion) -> float:
 
 
 def _range(known: Sequence[Candidate], best: Candidate, criterion: Criterion, base: float) -> tuple[float, float]:
-    """Limits that include the best of every covariance type, the neighbours of the best and half of its line."""
+    """Limits that include the best of every type, the best with its bar and neighbours, and half of its line."""
     top = _number(best, criterion) - base
     gaps = [(candidate, abs(_number(candidate, criterion) - base - top)) for candidate in known]
     values = {
@@ -181,12 +191,12 @@ def _range(known: Sequence[Candidate], best: Candidate, criterion: Criterion, ba
     own = sorted(values[best.covariance_type])
     reach = max([*(min(line) for line in values.values()), *neighbours, own[len(own) // 2]]) * 1.7
     reach = min(reach, max(gap for _, gap in gaps)) or 1.0
-    if criterion.lower:
-        return top - 0.22 * reach, top + 1.1 * reach
-    return top - 1.1 * reach, top + 0.28 * reach
+    low, high = (0.22, 1.1) if criterion.lower else (1.1, 0.28)
+    bar = 1.1 * (criterion.error(best) or 0.0)
+    return top - max(low * reach, bar), top + max(high * reach, bar)
 
 
-def _caption(selection: Selection, width: float) -> str:
+def _caption(selection: Selection) -> str:
     folds = (
         f"{selection.held_out:.0f} folds"
         if selection.held_out >= 1
@@ -206,4 +216,4 @@ def _caption(selection: Selection, width: float) -> str:
     if any(candidate.weights for candidate in selection.candidates):
         sentences.append("*: the Dirichlet process with the highest bound of the evidence")
     sentences.append("lines leave a panel where they are far from the best")
-    return "\n".join(textwrap.wrap("; ".join(sentences), int(13.5 * width)))
+    return "; ".join(sentences)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.textpath import TextToPath
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -17,19 +21,35 @@ from latentmix.experiments.figures.dark import with_boxes
 from latentmix.models.files import write_atomically
 
 __all__ = [
+    "BLUE",
     "FIT_STYLE",
+    "GREY",
     "INK",
+    "LARGE",
     "MUTED",
+    "PAPER",
+    "PURPLE",
+    "RED",
+    "RULE",
+    "SHADE",
+    "SMALL",
+    "VERMILION",
+    "WIDTH",
     "Array",
     "as_array",
     "as_pixels",
     "check_same_length",
+    "class_names",
     "class_styles",
     "clean",
+    "legend_below",
     "new_figure",
     "note",
     "save",
+    "shortened",
+    "text_width",
     "title",
+    "wrapped",
 ]
 
 Array = NDArray[np.float64]
@@ -77,33 +97,33 @@ def as_pixels(images: ArrayLike | Tensor) -> Array:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` x `height` inches with constrained layout, not managed by pyplot."""
-    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     return figure
 
 
 def title(figure: Figure, text: str) -> None:
-    """Write a title over the whole figure."""
-    figure.suptitle(text, fontsize=12, fontweight="bold", color=INK)
+    """Write a title over the whole figure, in as many lines as its width asks for."""
+    figure.suptitle(wrapped(text, _room(figure), LARGE, "bold"), fontsize=LARGE, fontweight="bold", color=INK)
 
 
 def note(figure: Figure, text: str) -> None:
-    """Write a caption under the whole figure."""
-    figure.supxlabel(text, fontsize=9.5, color=MUTED)
+    """Write a caption under the whole figure, in as many lines as its width asks for."""
+    figure.supxlabel(wrapped(text, _room(figure), SMALL), fontsize=SMALL, color=MUTED)
 
 
 def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
     """Style axes with small ticks, without a box, and with a faint grid."""
     for panel in [axes] if isinstance(axes, Axes) else axes:
-        panel.set_facecolor("white")
+        panel.set_facecolor(PAPER)
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color(MUTED)
-        panel.tick_params(labelsize=9.5, colors=MUTED, labelcolor=INK)
-        panel.xaxis.label.set(fontsize=10, color=INK)
-        panel.yaxis.label.set(fontsize=10, color=INK)
-        panel.title.set(fontsize=10.5, color=INK)
+        panel.tick_params(labelsize=SMALL, colors=MUTED, labelcolor=INK)
+        panel.xaxis.label.set(fontsize=SMALL, color=INK)
+        panel.yaxis.label.set(fontsize=SMALL, color=INK)
+        panel.title.set(fontsize=11, color=INK)
         if grid:
-            panel.grid(True, color="#e3e3e3", linewidth=0.7)
+            panel.grid(True, color=RULE, linewidth=0.6)
         panel.set_axisbelow(True)
 
 
@@ -164,3 +184,101 @@ def check_same_length(**values: Sized) -> None:
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
         raise ValueError(f"Expected {' and '.join(lengths)} of one length; got {counts}.")
+
+
+PAPER = "white"
+BLUE, VERMILION, PURPLE, RED = "#0072B2", "#D55E00", "#7b3294", "#a01800"
+GREY, RULE, SHADE = "#9a9a9a", "#dedede", "#ececec"  # points without a class, lines, areas
+
+WIDTH = 7.6  # inches; wider figures cannot be read on a narrow screen
+SMALL, LARGE = 10.0, 13.0  # points
+
+
+def class_names(classes: Sequence[int], names: Sequence[str] | None = None, *, length: int = 18) -> dict[int, str]:
+    """The name of each class for a picture, shortened to `length` characters; by default its number.
+
+    Raises:
+        ValueError: If there are not as many names as classes.
+    """
+    if names is not None:
+        check_same_length(classes=classes, names=names)
+    return {label: shortened(str(name), length) for label, name in zip(classes, names or list(classes), strict=True)}
+
+
+def shortened(label: str, length: int = 26) -> str:
+    """A label, its middle elided if it is long."""
+    half = (length - 1) // 2
+    return label if len(label) <= length else f"{label[:half]}…{label[-half:]}"
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of the longest line of a text, in inches."""
+    return max(_line_width(line, size, weight) for line in text.split("\n"))
+
+
+@lru_cache(4096)
+def _line_width(line: str, size: float, weight: str) -> float:
+    font = FontProperties(size=size, weight=weight)
+    return float(TextToPath().get_text_width_height_descent(line, font, ismath=False)[0]) / 72
+
+
+def wrapped(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """A text broken between words into the fewest lines of at most `width` inches, of about one length.
+
+    Its own lines are kept.
+    """
+    return "\n".join(line for part in text.split("\n") for line in _lines(part.split(" "), width, size, weight))
+
+
+def _lines(words: list[str], width: float, size: float, weight: str) -> list[str]:
+    lines = _filled(words, width, size, weight)
+    for narrower in np.linspace(0.95, 0.5, 10) * width if len(lines) > 1 else ():
+        shorter = _filled(words, float(narrower), size, weight)
+        if len(shorter) > len(lines):
+            break
+        lines = shorter
+    return lines
+
+
+def _filled(words: list[str], width: float, size: float, weight: str) -> list[str]:
+    lines = [words[0]]
+    for word in words[1:]:
+        longer = f"{lines[-1]} {word}"
+        lines[-1:] = [longer] if text_width(longer, size, weight) <= width else [lines[-1], word]
+    return lines
+
+
+def _room(figure: Figure) -> float:
+    """Width for texts over or under the whole figure, in inches."""
+    return float(figure.get_size_inches()[0]) - 0.3
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], heading: str | None = None) -> None:
+    """Write one legend under the panels and over the caption, in as few lines as its width allows.
+
+    The layout reserves its height. Call it after `note`.
+    """
+    widths = [text_width(str(handle.get_label()), SMALL) + 0.6 for handle in handles]
+    rows = next(
+        rows
+        for rows in range(1, len(handles) + 1)
+        if rows == len(handles) or sum(max(widths[k : k + rows]) for k in range(0, len(widths), rows)) <= _room(figure)
+    )
+    height = float(figure.get_size_inches()[1])
+    lines = figure.get_supxlabel().count("\n") + 1 if figure.get_supxlabel() else 0
+    reserved = (0.21 * (rows + (heading is not None)) + 0.12) / height
+    figure.legend(
+        handles=handles,
+        title=heading,
+        loc="lower center",
+        bbox_to_anchor=(0.5, (0.08 + 0.17 * lines) / height),
+        ncols=-(-len(handles) // rows),
+        fontsize=SMALL,
+        title_fontsize=SMALL,
+        labelcolor=INK,
+        frameon=False,
+        columnspacing=1.2,
+        handletextpad=0.4,
+        borderaxespad=0.0,
+    )
+    figure.get_layout_engine().set(rect=(0.0, reserved, 1.0, 1.0 - reserved))  # type: ignore[union-attr, call-arg]

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from latentmix.experiments.figures.style import INK, MUTED, clean, new_figure, note, title
+from latentmix.experiments.figures.style import (
+    BLUE,
+    INK,
+    MUTED,
+    PURPLE,
+    RED,
+    RULE,
+    SMALL,
+    VERMILION,
+    WIDTH,
+    clean,
+    new_figure,
+    note,
+    shortened,
+    title,
+    wrapped,
+)
 from latentmix.experiments.figures.tableau import (
     FAILED,
     METRICS,
     Cell,
     Key,
     best_cells,
-    elided,
     figure_of,
     group_of,
     inner_ticks,
@@ -27,8 +41,9 @@ from latentmix.experiments.figures.tableau import (
 __all__ = ["sweep_overview"]
 
 STATUSES = {"done": "done", "refused": "refused (hatched)", "failed": "failed (×)"}
-DOTS = ("#0072B2", "#D55E00", "#7b3294", "#a01800")
+DOTS = (BLUE, VERMILION, PURPLE, RED)
 FEW = 40
+ABREAST = 3
 
 
 def sweep_overview(
@@ -72,9 +87,13 @@ def sweep_overview(
         if done and not any(name in (cell.get("figures") or {}) for cell in done):
             raise ValueError(f"Expected a finished cell with the figure {name!r}; got none.")
     drawn = drawn or ["elbo"]
-    figure = _rows(grid, drawn) if len(axes) == 1 else tableau(grid, axes, drawn)
-    title(figure, heading or f"Sweep over {', '.join(axes)}: {len(grid):,} cell{'s' * (len(grid) > 1)}")
-    note(figure, _caption(grid, axes, drawn, float(figure.get_size_inches()[0])))
+    text = heading or f"Sweep over {', '.join(axes)}: {len(grid):,} cell{'s' * (len(grid) > 1)}"
+    caption = _caption(grid, axes, drawn)
+    if len(axes) > 1:
+        return tableau(grid, axes, drawn, heading=text, caption=caption)
+    figure = _rows(grid, drawn)
+    title(figure, text)
+    note(figure, caption)
     return figure
 
 
@@ -98,74 +117,87 @@ def _grid(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> dict[Key,
     return grid
 
 
-def _caption(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metrics: Sequence[str], width: float) -> str:
-    """Numbers of cells by status, and the legend, wrapped to a `width` in inches."""
+def _caption(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metrics: Sequence[str]) -> str:
+    """Numbers of cells by status, the legend, and what ELBOs are measured against."""
     counts = {name: sum(cell["status"] == name for cell in grid.values()) for name in STATUSES}
     words = STATUSES if len(axes) > 1 else {name: name for name in STATUSES}
     sentences = [f"{count:,} {words[name]}" for name, count in counts.items() if count]
     missing = math.prod(len(labels) for labels in axes.values()) - len(grid)
     sentences += [f"{missing:,} not run"] if missing else []
-    grouped = any(metric_of(name).grouped for name in metrics)
-    groups = len({group_of(cell) for cell in grid.values() if cell["status"] == "done"})
     if any(best_cells(grid, name) for name in metrics):
-        sentences.append("ringed: the best" if len(axes) == 1 else "framed: the best; darker is better")
-        neither = [metric_of(name).name.split(",")[0] for name in metrics if not metric_of(name).better]
-        sentences[-1] += f" (for {', '.join(neither)}: higher)" if neither and len(axes) > 1 else ""
-    if grouped and groups > 1:
-        sentences.append("ELBOs compare within one measure only")
-    return "\n".join(textwrap.wrap("; ".join(sentences), int(13.5 * width)))
+        sentences.append("ringed: the best" if len(axes) == 1 else "framed: the best; darker colour is better")
+    neither = [metric_of(name).name.split(",")[0] for name in metrics if not metric_of(name).better]
+    if neither and len(axes) > 1:
+        sentences.append(f"grey ({', '.join(neither)}): darker is higher, not better")
+    groups = list(dict.fromkeys(group_of(cell) for cell in grid.values() if cell["status"] == "done"))
+    if any(metric_of(name).grouped for name in metrics):
+        sentences += ["ELBOs compare within one measure only"] if len(groups) > 1 else []
+        sentences += [f"measure of the ELBOs: {groups[0]}"] if len(groups) == 1 and groups[0] else []
+    return "; ".join(sentences)
 
 
 def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
-    """Draw a row of dots for each cell of one axis, grouped."""
+    """Draw a row of dots for each cell of one axis, grouped, and at most three metrics abreast."""
     groups = list(dict.fromkeys(group_of(cell) for cell in grid.values() if cell["status"] == "done")) or [""]
     blocks: dict[str, dict[str, Cell]] = {group: {} for group in groups}
     for (label,), cell in grid.items():
         blocks[group_of(cell) if group_of(cell) in blocks else groups[-1]][label] = cell
     named = len(groups) > 1
-    heights = [len(block) for block in blocks.values()]
-    height = 0.5 if named else 0.38
-    figure = new_figure(
-        min(13.0, 2.6 + 2.3 * max(2, len(metrics))), height * len(grid) + 0.45 * len(groups) * named + 1.6
-    )
-    panels = figure.subplots(len(groups), len(metrics), squeeze=False, height_ratios=heights)
-    for column, name in enumerate(metrics):
+    names = {
+        (label, group): "\n".join([shortened(label), *([wrapped(group, 1.9, SMALL)] if named else [])])
+        for group, block in blocks.items()
+        for label in block
+    }
+    lines = -(-len(metrics) // ABREAST)
+    columns = -(-len(metrics) // lines)
+    row_height = 0.22 + 0.17 * max(text.count("\n") + 1 for text in names.values())
+    block_heights = [len(block) for block in blocks.values()]
+    height = lines * (row_height * len(grid) + 0.4 * len(groups) + 0.35) + 0.9
+    figure = new_figure(WIDTH, height)
+    panels = figure.subplots(lines * len(groups), columns, squeeze=False, height_ratios=block_heights * lines)
+    for axes in panels.ravel():
+        axes.set_visible(False)
+    for place, name in enumerate(metrics):
         metric, best = metric_of(name), best_cells(grid, name)
+        first, column = place // columns * len(groups), place % columns
         together = [figure_of(cell, name) for cell in grid.values()]
         for row, (group, block) in enumerate(blocks.items()):
-            axes = panels[row, column]
+            axes = panels[first + row, column]
+            axes.set_visible(True)
             clean(axes)
             axes.grid(False, axis="y")
             mine = [figure_of(cell, name) for cell in block.values()]
-            low, high = _span(mine if metric.grouped else together)
+            low, high = _span(mine if metric.grouped else together, metric.limits)
             axes.set(xlim=(low, high), ylim=(len(block) - 0.45, -0.55))
-            for place, (label, cell) in enumerate(block.items()):
-                axes.axhline(place, color="#ededed", linewidth=1.0, zorder=0)
+            for spot, (label, cell) in enumerate(block.items()):
+                axes.axhline(spot, color=RULE, linewidth=0.8, zorder=0)
                 value = figure_of(cell, name)
                 if cell["status"] != "done":
                     colour = FAILED if cell["status"] == "failed" else MUTED
-                    axes.text(low, place, f" {cell['status']}", va="center", fontsize=9.5, color=colour)
+                    axes.text(low, spot, f" {cell['status']}", va="center", fontsize=SMALL, color=colour)
                 elif math.isfinite(value):
-                    ring = {"markeredgecolor": "black", "markeredgewidth": 1.8} if (label,) in best else {}
-                    axes.plot(value, place, "o", color=DOTS[row % len(DOTS)], markersize=8, **ring)
-                    text = number(value, metric.decimals)
-                    axes.annotate(
-                        text, (value, place), (8, 0), textcoords="offset points", va="center", fontsize=9.5, color=INK
-                    )
-            names = [f"{elided(label)}\n{group}" if named else elided(label) for label in block]
-            axes.set_yticks(range(len(block)), names if column == 0 else [])
+                    ring = {"markeredgecolor": INK, "markeredgewidth": 1.8} if (label,) in best else {}
+                    axes.plot(value, spot, "o", color=DOTS[row % len(DOTS)], markersize=8, clip_on=False, **ring)
+                    left = value > (low + high) / 2
+                    value_text = axes.annotate(number(value, metric.decimals), (value, spot), (-9 if left else 9, 0))
+                    value_text.set(fontsize=SMALL, color=INK, ha="right" if left else "left", va="center")
+                    value_text.anncoords = "offset points"
+            axes.set_yticks(range(len(block)), [names[label, group] for label in block] if column == 0 else [])
             axes.tick_params(axis="y", length=0)
-            axes.set_xticks(inner_ticks(low, high))
+            axes.set_xticks(inner_ticks(low, high, 3))
             if row == 0:
-                axes.set_title(metric.name, fontsize=10.5, fontweight="bold")
+                text = wrapped(metric.name, (WIDTH - 1.9) / columns, 11, "bold")
+                axes.set_title(text, fontsize=11, fontweight="bold")
             if row < len(groups) - 1 and not metric.grouped:
                 axes.tick_params(axis="x", labelbottom=False)
+    for axes in [axes for axes in panels.ravel() if not axes.get_visible()]:
+        axes.remove()
     return figure
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """The range of an axis, with room for numbers to the right of the dots."""
+def _span(values: Sequence[float], limits: tuple[float, float]) -> tuple[float, float]:
+    """The range of an axis, within the limits of its values."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     reach = high - low if high > low else 0.2 * abs(high) or 1.0
-    return low - 0.12 * reach, high + 0.55 * reach
+    return max(low - 0.12 * reach, limits[0]), min(high + 0.12 * reach, limits[1])

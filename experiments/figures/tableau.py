@@ -17,7 +17,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from latentmix.experiments.figures.style import INK, MUTED, new_figure
+from latentmix.experiments.figures.style import (
+    GREY,
+    INK,
+    LARGE,
+    MUTED,
+    PAPER,
+    RED,
+    SHADE,
+    SMALL,
+    WIDTH,
+    new_figure,
+    note,
+    shortened,
+    text_width,
+    title,
+    wrapped,
+)
 
 __all__ = [
     "METRICS",
@@ -25,7 +41,6 @@ __all__ = [
     "Key",
     "Metric",
     "best_cells",
-    "elided",
     "figure_of",
     "group_of",
     "inner_ticks",
@@ -37,11 +52,11 @@ __all__ = [
 Cell = Mapping[str, Any]
 Key = tuple[str, ...]
 
-REFUSED, HATCH, FAILED = "#ededed", "#b5b5b5", "#a01800"
+REFUSED, HATCH, FAILED = SHADE, GREY, RED
 GROUP_HUES = ("Blues", "Oranges", "Purples", "Reds")
-COMMON_HUE = "Greens"
+COMMON_HUE, NEUTRAL_HUE = "Greens", "Greys"
 COLUMNS = 21  # of a full page
-PAGE, CELL_HEIGHT = 12.8, 0.32  # inches
+PAGE, CELL_HEIGHT, BAR, APART = 12.8, 0.34, 1.7, 0.3  # inches: a full page, a cell, a colour bar, between panels
 ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
 
 
@@ -55,21 +70,23 @@ class Metric:
         decimals: Most decimals of a number.
         better: Whether higher (1) or lower (-1) is better, or neither (0).
         grouped: Whether only cells of one group are comparable.
+        limits: The lowest and the highest value that is possible.
     """
 
     name: str
     decimals: int = 3
     better: int = 0
     grouped: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 METRICS = {
     "elbo": Metric("ELBO, nats", 1, 1, grouped=True),
-    "log_likelihood": Metric("log-likelihood, nats", 1, 1, grouped=True),
-    "mse": Metric("MSE", 4, -1),
-    "ssim": Metric("SSIM", 3, 1),
+    "log_likelihood": Metric("E log p(x | z), nats", 1, 1, grouped=True),
+    "mse": Metric("MSE", 4, -1, limits=(0.0, math.inf)),
+    "ssim": Metric("SSIM", 3, 1, limits=(-1.0, 1.0)),
     "kl": Metric("KL divergence, nats", 1),
-    "accuracy": Metric("accuracy", 3, 1),
+    "accuracy_em_none": Metric("accuracy: EM, no labels", 3, 1, limits=(0.0, 1.0)),
 }
 
 
@@ -99,60 +116,86 @@ def best_cells(grid: Mapping[Key, Cell], name: str) -> set[Key]:
     return best
 
 
-def elided(label: str, length: int = 26) -> str:
-    """A label, its middle elided if it is long."""
-    half = (length - 1) // 2
-    return label if len(label) <= length else f"{label[:half]}…{label[-half:]}"
-
-
-def tableau(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metrics: Sequence[str]) -> Figure:
-    """Draw a tableau of each metric, without a title.
+def tableau(
+    grid: Mapping[Key, Cell],
+    axes: Mapping[str, Sequence[str]],
+    metrics: Sequence[str],
+    *,
+    heading: str,
+    caption: str,
+) -> Figure:
+    """Draw a tableau of each metric.
 
     Args:
         grid: Cells by their labels, in the order of the axes.
         axes: The labels of each of two to four axes.
         metrics: The metrics.
+        heading: Title of the figure.
+        caption: Text below the figure.
     """
     parts = arrange(grid, axes)
     rows, columns = (math.prod(len(axes[name]) for name in part) for part in parts)
-    left = max(sum(_longest(axes[name]) + 0.16 for name in parts[0]), _longest(_corner(parts)) + 0.1) + 0.1
-    cell = max(float(np.clip((PAGE - left) / columns, 0.3, 0.62)), 2.0 / columns)
-    width, height = cell * columns, CELL_HEIGHT * rows
-    turned = _longest(axes[parts[1][-1]]) > cell - 0.06
-    top = 0.34 + (_longest(axes[parts[1][-1]]) if turned else 0.16) + 0.12 + 0.26 * (len(parts[1]) - 1)
-
-    abreast = int(np.clip((PAGE - left) / (width + 0.3), 1, len(metrics)))
+    left = (
+        max(sum(_longest(axes[name]) + 0.16 for name in parts[0]), text_width("\n".join(_corner(parts)), SMALL) + 0.1)
+        + 0.1
+    )
+    names = [wrapped(metric_of(name).name, 2.0, 11, "bold") for name in metrics]
+    most = WIDTH if left + 0.5 * columns <= WIDTH else PAGE
+    narrowest = max(BAR, 0.5 * columns, *(text_width(name, 11, "bold") for name in names))
+    abreast = int(np.clip((most - left) / (narrowest + APART), 1, len(metrics)))
     lines = -(-len(metrics) // abreast)
     abreast = -(-len(metrics) // lines)
-    bars_abreast = max(1, int(width / 1.7))
-    below = [0.3 + 0.56 * (-(-len(_scales(grid, metric_of(name))) // bars_abreast)) for name in metrics]
-    bottoms = [max(below[line * abreast : (line + 1) * abreast]) for line in range(lines)]
-    page = (left + abreast * (width + 0.3), 0.5 + lines * (top + height) + sum(bottoms) + 0.4)
-    figure = new_figure(max(page[0], 6.5), page[1])
+    cell = float(np.clip((most - left) / abreast - APART, min(narrowest, most - left), max(0.62 * columns, narrowest)))
+    cell /= columns
+    width, height = cell * columns, CELL_HEIGHT * rows
+    turned = _longest(axes[parts[1][-1]]) > cell - 0.06
+    top = 0.19 * max(name.count("\n") + 1 for name in names) + 0.26 * (len(parts[1]) - 1)
+    top += (_longest(axes[parts[1][-1]]) if turned else 0.16) + 0.26
+
+    labels = {name: _bar_labels(_scales(grid, metric_of(name))) for name in metrics}
+    step = 0.4 + 0.17 * max((label.count("\n") + bool(label) for each in labels.values() for label in each), default=0)
+    bars_abreast = max(1, int((width + APART) / (BAR + APART)))
+    bottoms = [
+        0.2
+        + step * max(-(-len(labels[name]) // bars_abreast) for name in metrics[line * abreast : (line + 1) * abreast])
+        for line in range(lines)
+    ]
+    page = left + abreast * (width + APART)
+    figure = new_figure(max(page, 6.5), 1.0)
     figure.set_layout_engine("none")
+    title(figure, heading)
+    note(figure, caption)
+    head = 0.4 + LARGE / 60 * (figure.get_suptitle().count("\n") + 1)
+    foot = 0.15 + SMALL / 60 * (figure.get_supxlabel().count("\n") + 1)
+    figure.set_size_inches(figure.get_size_inches()[0], head + lines * (top + height) + sum(bottoms) + foot)
 
     def add(x: float, y: float, wide: float, high: float) -> Axes:
         """Axes in inches from the left and from the top."""
         size = figure.get_size_inches()
-        x += max(0.0, size[0] - page[0]) / 2
+        x += max(0.0, size[0] - page) / 2
         return figure.add_axes((x / size[0], 1.0 - (y + high) / size[1], wide / size[0], high / size[1]))
 
     for place, name in enumerate(metrics):
-        x = left + (place % abreast) * (width + 0.3)
+        x = left + (place % abreast) * (width + APART)
         line = place // abreast
-        y = 0.5 + line * (top + height) + sum(bottoms[:line]) + top
+        y = head + line * (top + height) + sum(bottoms[:line]) + top
         panel = add(x, y, width, height)
         scales = _paint(panel, grid, axes, parts, name, cell)
         _labels(panel, axes, parts, first=place % abreast == 0, turned=turned)
-        heading = panel.annotate(metric_of(name).name, (0.5, 1.0), (0, 72 * top - 10), **ABOVE)
-        heading.set(fontsize=11, fontweight="bold", color=INK, ha="center", va="top")
-        for k, (scale, colours) in enumerate(scales.items()):
-            in_row = min(bars_abreast, len(scales))
-            wide = min(3.2, (width - 0.3 * (in_row - 1)) / in_row)
-            start = x + (width - in_row * wide - 0.3 * (in_row - 1)) / 2
-            spot = start + (k % in_row) * (wide + 0.3), y + height + 0.15 + 0.56 * (k // in_row)
-            _bar(figure, add(*spot, wide, 0.12), *colours, label=scale)
+        above = panel.annotate(names[place], (0.5, 1.0), (0, 72 * top - 6), **ABOVE)
+        above.set(fontsize=11, fontweight="bold", color=INK, ha="center", va="top")
+        in_row = min(bars_abreast, len(scales))
+        long = min(3.2, (width - APART * (in_row - 1)) / max(in_row, 1))
+        start = x + (width - in_row * long - APART * (in_row - 1)) / 2
+        for k, (colours, label) in enumerate(zip(scales.values(), labels[name], strict=True)):
+            spot = start + (k % in_row) * (long + APART), y + height + 0.15 + step * (k // in_row)
+            _bar(figure, add(*spot, long, 0.12), *colours, label=label)
     return figure
+
+
+def _bar_labels(scales: Mapping[str, Any]) -> list[str]:
+    """The measure of each of several scales, broken to the width of its bar."""
+    return [wrapped(scale, BAR, SMALL) if len(scales) > 1 else "" for scale in scales]
 
 
 def arrange(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]]) -> tuple[Key, Key]:
@@ -209,11 +252,12 @@ def _paint(
     }
     scales = {}
     canvas = np.ones((len(rows), len(columns), 3))
-    size = 9.0 if width >= 0.5 else 8.5
+    size = 9.5 if width >= 0.5 else 8.5
     room = int((72 * width - 4) / (0.6 * size))
     decimals = _decimals([figure_of(grid[key], name) for key in grid], metric.decimals, room)
     for k, (scale, members) in enumerate(_scales(grid, metric).items()):
-        colours = _colours(GROUP_HUES[k % len(GROUP_HUES)] if metric.grouped else COMMON_HUE, metric.better)
+        hue = GROUP_HUES[k % len(GROUP_HUES)] if metric.grouped else COMMON_HUE if metric.better else NEUTRAL_HUE
+        colours = _colours(hue, metric.better)
         norm, extend = _range(np.array([figure_of(grid[key], name) for key in members]))
         scales[scale] = (colours, norm, extend)
         for key in members:
@@ -222,7 +266,7 @@ def _paint(
                 canvas[place[key]] = colours(float(norm(value)))[:3]
             text = _short(value, decimals, room) if math.isfinite(value) else "–"
             dark = float(canvas[place[key]] @ (0.299, 0.587, 0.114)) < 0.55
-            _write(panel, place[key], text if len(text) <= room else "", "white" if dark else INK, size)
+            _write(panel, place[key], text if len(text) <= room else "", PAPER if dark else INK, size)
     panel.imshow(canvas, aspect="auto", interpolation="nearest")
     for key, cell in grid.items():
         i, j = place[key]
@@ -235,7 +279,7 @@ def _paint(
     _rule(panel, [len(axes[part[-1]]) if len(part) > 1 else 0 for part in parts], (len(rows), len(columns)))
     for key in best_cells(grid, name):
         i, j = place[key]
-        frame = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="none", edgecolor="black", linewidth=2.2, zorder=4)
+        frame = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="none", edgecolor=INK, linewidth=2.4, zorder=4)
         frame.set_clip_on(False)
         panel.add_patch(frame)
     return scales
@@ -251,24 +295,24 @@ def _rule(panel: Axes, blocks: Sequence[int], shape: tuple[int, int]) -> None:
     for axis, block in enumerate(blocks):
         draw = panel.axvline if axis else panel.axhline
         for line in range(1, shape[axis]):
-            draw(line - 0.5, color="white", linewidth=4.5 if block and line % block == 0 else 1.0, zorder=2)
-    panel.spines[:].set_color("#c4c4c4")
+            draw(line - 0.5, color=PAPER, linewidth=4.5 if block and line % block == 0 else 1.0, zorder=2)
+    panel.spines[:].set_color(GREY)
 
 
 def _labels(
     panel: Axes, axes: Mapping[str, Sequence[str]], parts: tuple[Key, Key], *, first: bool, turned: bool
 ) -> None:
     """Write the labels of the inner axes beside the cells, those of the outer axes outside, and the axes' names."""
-    rows, columns = ([[elided(label) for label in axes[name]] for name in part] for part in parts)
+    rows, columns = ([[shortened(label) for label in axes[name]] for name in part] for part in parts)
     blocks = [len(part[0]) if len(part) > 1 else 1 for part in (rows, columns)]
-    panel.tick_params(length=0, labelsize=9.5, labelcolor=INK, pad=4, top=True, labeltop=True, labelbottom=False)
+    panel.tick_params(length=0, labelsize=SMALL, labelcolor=INK, pad=4, top=True, labeltop=True, labelbottom=False)
     panel.set_xticks(range(len(columns[-1]) * blocks[1]), columns[-1] * blocks[1], rotation=90 if turned else 0)
     panel.set_yticks(range(len(rows[-1]) * blocks[0]), rows[-1] * blocks[0] if first else [])
     if len(columns) > 1:
         beyond = 72 * (_longest(columns[-1]) if turned else 0.16) + 10
         for k, label in enumerate(columns[0]):
             name = panel.annotate(label, ((k + 0.5) / blocks[1], 1.0), (0, beyond), **ABOVE)
-            name.set(fontsize=10, fontweight="bold", color=INK, ha="center", va="bottom")
+            name.set(fontsize=SMALL, fontweight="bold", color=INK, ha="center", va="bottom")
     if not first:
         panel.set_yticks([])
         return
@@ -276,9 +320,9 @@ def _labels(
         beyond = 72 * (_longest(rows[-1]) + 0.16)
         for k, label in enumerate(rows[0]):
             name = panel.annotate(label, (0.0, 1.0 - (k + 0.5) / blocks[0]), (-beyond, 0), **ABOVE)
-            name.set(fontsize=10, fontweight="bold", color=INK, ha="right", va="center")
+            name.set(fontsize=SMALL, fontweight="bold", color=INK, ha="right", va="center")
     names = panel.annotate("\n".join(_corner(parts)), (0.0, 1.0), (-6, 6), **ABOVE)
-    names.set(fontsize=9.5, color=MUTED, ha="right", va="bottom")
+    names.set(fontsize=SMALL, color=MUTED, ha="right", va="bottom")
 
 
 def _corner(parts: tuple[Key, Key]) -> list[str]:
@@ -289,10 +333,10 @@ def _bar(figure: Figure, axes: Axes, colours: Colormap, norm: Normalize, extend:
     """Draw a colour bar."""
     mappable = ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", extend=extend)
-    bar.set_ticks(inner_ticks(float(norm.vmin or 0.0), float(norm.vmax or 0.0)))
-    bar.ax.tick_params(labelsize=9, length=2, labelcolor=INK)
+    bar.set_ticks(inner_ticks(float(norm.vmin or 0.0), float(norm.vmax or 0.0), 3))
+    bar.ax.tick_params(labelsize=9.5, length=2, labelcolor=INK)
     bar.outline.set_visible(False)
-    bar.set_label(label, fontsize=9.5, color=INK)
+    bar.set_label(label, fontsize=SMALL, color=INK)
 
 
 def _colours(hue: str, better: int) -> Colormap:
@@ -337,10 +381,10 @@ def _short(value: float, decimals: int, room: int) -> str:
     return text
 
 
-def inner_ticks(low: float, high: float) -> list[float]:
-    """About four round numbers inside a scale, far enough from its ends for their labels."""
+def inner_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers inside a scale, far enough from its ends for their labels."""
     margin = 0.07 * (high - low)
-    ticks = [float(tick) for tick in MaxNLocator(4).tick_values(low, high)]
+    ticks = [float(tick) for tick in MaxNLocator(count).tick_values(low, high)]
     return [tick for tick in ticks if low + margin <= tick <= high - margin]
 
 
@@ -350,5 +394,5 @@ def number(value: float, decimals: int) -> str:
 
 
 def _longest(labels: Sequence[str]) -> float:
-    """Approximate length of the longest label, in inches."""
-    return max(0.6 * 9.5 * len(elided(label)) / 72 for label in labels)
+    """Length of the longest label, in inches."""
+    return max(text_width(shortened(label), SMALL) for label in labels)

@@ -8,16 +8,24 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentmix.experiments.figures.style import (
+    BLUE,
+    INK,
+    MUTED,
+    SMALL,
+    VERMILION,
+    WIDTH,
     Array,
     as_array,
     as_pixels,
     check_same_length,
     clean,
+    legend_below,
     new_figure,
     note,
     title,
@@ -25,11 +33,11 @@ from latentmix.experiments.figures.style import (
 
 __all__ = ["decoded_grid", "generated", "losses", "reconstructions"]
 
-TRAINING, VALIDATION = "#0072B2", "#D55E00"
+SPLITS = {"training": (BLUE, "-"), "validation": (VERMILION, "--")}
 TERMS = {
-    "reconstruction": "Reconstruction: −E log p(x | z)",
-    "kl": "KL divergence of q(z | x) from p(z)",
-    "loss": "Both together: negative ELBO",
+    "reconstruction": "Reconstruction\n−E log p(x | z)",
+    "kl": "KL divergence\nof q(z | x) from p(z)",
+    "loss": "Negative ELBO\nboth together",
 }
 
 
@@ -50,14 +58,18 @@ def reconstructions(
     """
     above, below = as_pixels(originals), as_pixels(means)
     check_same_length(originals=above, means=below)
-    count = len(above)
-    cell = min(1.0, 9.6 / count)
-    figure = new_figure(max(5.0, cell * count + 1.7), 2 * cell + 0.95)
+    count, (height, width) = len(above), above.shape[1:3]
+    columns = count if count <= 8 else -(-count // (-(-count // 8)))
+    bands = -(-count // columns)
+    cell = min(1.0, (WIDTH - 1.5) / columns)
+    figure = new_figure(max(5.0, cell * columns + 1.5), bands * 2 * cell * height / width + 0.95)
+    blank = np.ones((bands * columns - count, *above.shape[1:]))
+    paired = (np.concatenate([each, blank]).reshape(bands, columns, *each.shape[1:]) for each in (above, below))
     axes = figure.add_subplot()
-    gap = _show(axes, np.concatenate([above, below]), count)
-    height = above.shape[1]
-    axes.set_yticks([height / 2 - 0.5, height * 1.5 + gap - 0.5], ["original", "reconstruction"])
-    axes.tick_params(left=False, labelsize=10.5, labelcolor="#1a1a1a")
+    gap = _show(axes, np.stack(list(paired), axis=1).reshape(-1, *above.shape[1:]), columns)
+    axes.set_yticks([row * (height + gap) + height / 2 - 0.5 for row in range(2 * bands)])
+    axes.set_yticklabels(["original", "reconstruction"] * bands)
+    axes.tick_params(left=False, labelsize=SMALL, labelcolor=INK)
     title(figure, "Test images over their reconstructions")
     figures = [f"{name} {value:.4f}" for name, value in (("MSE", mse), ("SSIM", ssim)) if value is not None]
     if figures:
@@ -73,78 +85,101 @@ def generated(images: ArrayLike | Tensor) -> Figure:
     """
     pixels = as_pixels(images)
     columns = len(pixels)
-    if columns > 12:
-        target = np.sqrt(3.0 * len(pixels))
-        columns = min(range(8, 17), key=lambda width: (-len(pixels) % width, abs(width - target)))
+    if columns > 8:
+        target = np.sqrt(1.5 * len(pixels))
+        columns = min(range(5, 11), key=lambda width: (-len(pixels) % width, abs(width - target)))
     rows = -(-len(pixels) // columns)
-    cell = min(0.85, 9.0 / columns)
-    figure = new_figure(max(4.5, cell * columns + 0.3), cell * rows + 0.85)
+    cell = min(1.0, (WIDTH - 0.3) / columns)
+    figure = new_figure(max(4.5, cell * columns + 0.3), cell * rows * pixels.shape[1] / pixels.shape[2] + 0.85)
     _show(figure.add_subplot(), pixels, columns)
     title(figure, "Images generated from the prior")
     note(figure, "Each is the mean image at one draw of z")
     return figure
 
 
-def decoded_grid(images: ArrayLike | Tensor, values: ArrayLike | Tensor) -> Figure:
+def decoded_grid(
+    images: ArrayLike | Tensor, first: ArrayLike | Tensor, second: ArrayLike | Tensor, *, covered: float | None = None
+) -> Figure:
     """Show decoded images on a grid over a two-dimensional latent.
 
     Args:
-        images: An `n² x C x H x W` array in [0, 1]: image `i * n + j` is decoded at `z1 = values[j]` and
-            `z2 = values[i]`.
-        values: n ascending coordinates, usually the quantiles `(i + 1/2) / n` of N(0, 1).
+        images: An `nm x C x H x W` array in [0, 1]: image `i * m + j` is decoded at `z1 = first[j]` and
+            `z2 = second[i]`.
+        first: m ascending coordinates.
+        second: n ascending coordinates.
+        covered: Fraction of the latents between the first and the last coordinate of each axis, for the caption.
     """
-    pixels, ticks = as_pixels(images), as_array(values)
-    n = len(ticks)
-    if len(pixels) != n * n:
-        raise ValueError(f"Expected {n * n} images for {n} values on each axis; got {len(pixels)}.")
-    upwards = pixels.reshape(n, n, *pixels.shape[1:])[::-1].reshape(pixels.shape)
-    figure = new_figure(7.2, 7.6)
-    axes = figure.add_subplot()
-    gap = _show(axes, upwards, n, gap=1)
+    pixels, across, up = as_pixels(images), as_array(first), as_array(second)
+    m, n = len(across), len(up)
+    if len(pixels) != n * m:
+        raise ValueError(f"Expected {n * m} images for {m} and {n} values of z1 and z2; got {len(pixels)}.")
+    upwards = pixels.reshape(n, m, *pixels.shape[1:])[::-1].reshape(pixels.shape)
     height, width = pixels.shape[1:3]
-    stride = -(-n // 8)
-    shown = np.arange((n - 1) % stride // 2, n, stride)
-    names = [f"{ticks[k]:.2f}".replace("-", "−") for k in shown]
-    axes.set_xticks(shown * (width + gap) + width / 2 - 0.5, names)
-    axes.set_yticks((n - 1 - shown) * (height + gap) + height / 2 - 0.5, names)
-    axes.tick_params(labelsize=9.5, length=3)
-    axes.set_xlabel("z₁", fontsize=12)
-    axes.set_ylabel("z₂", fontsize=12, rotation=0, labelpad=10)
+    figure = new_figure(WIDTH, (WIDTH - 1.0) * n * height / (m * width) + 1.4)
+    axes = figure.add_subplot()
+    gap = _show(axes, upwards, m, gap=1)
+    named = [(k, f"{value:.2f}".replace("-", "−")) for k, value in enumerate(across)]
+    shown = named[(m - 1) % -(-m // 6) // 2 :: -(-m // 6)]
+    axes.set_xticks([k * (width + gap) + width / 2 - 0.5 for k, _ in shown], [text for _, text in shown])
+    named = [(n - 1 - k, f"{value:.2f}".replace("-", "−")) for k, value in enumerate(up)]
+    shown = named[(n - 1) % -(-n // 8) // 2 :: -(-n // 8)]
+    axes.set_yticks([k * (height + gap) + height / 2 - 0.5 for k, _ in shown], [text for _, text in shown])
+    axes.tick_params(labelsize=SMALL, length=3, labelcolor=INK)
+    axes.set_xlabel("z₁", fontsize=12, color=INK)
+    axes.set_ylabel("z₂", fontsize=12, rotation=0, labelpad=10, color=INK)
     title(figure, "The latent plane, decoded")
-    note(figure, f"Mean images at {n} × {n} latents, spaced evenly in probability under N(0, 1)")
+    spread = "" if covered is None else f", over {covered:.0%} of the samples of q(z | x) on each axis"
+    note(figure, f"Mean images at {m} × {n} evenly spaced latents{spread}")
     return figure
 
 
-def losses(history: Sequence[Mapping[str, Any]]) -> Figure:
+def losses(history: Sequence[Mapping[str, Any]], *, thing: str = "image") -> Figure:
     """Draw the terms of the bound, epoch by epoch, on training and validation data.
 
+    The epoch of the lowest validation loss is marked.
+
     Args:
-        history: One mapping per epoch, `dataclasses.asdict` of an `EpochRecord`; terms are in nats per image, and
+        history: One mapping per epoch, `dataclasses.asdict` of an `EpochRecord`; terms are in nats per datum, and
             those that are NaN throughout are omitted.
+        thing: Word for a datum.
     """
     if not history:
         raise ValueError("Expected a history of at least one epoch; got none.")
     epochs = np.array([record["epoch"] for record in history])
-    curves = {name: {split: _term(history, split, name) for split in ("training", "validation")} for name in TERMS}
+    curves = {name: {split: _term(history, split, name) for split in SPLITS} for name in TERMS}
     shown = [name for name in TERMS if any(np.isfinite(curve).any() for curve in curves[name].values())]
-    figure = new_figure(max(4.6, 3.7 * len(shown)), 3.5)
+    validated = curves["loss"]["validation"]
+    best = int(epochs[np.nanargmin(validated)]) if np.isfinite(validated).any() else None
+    figure = new_figure(WIDTH, 3.9)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, name in zip(panels, shown, strict=True):
         clean(axes)
-        for split, colour, line in (("training", TRAINING, "-"), ("validation", VALIDATION, "--")):
+        ends = ["epoch"]
+        for split, (colour, line) in SPLITS.items():
             curve = curves[name][split]
             if np.isfinite(curve).any():
                 marker = "o" if np.isfinite(curve).sum() == 1 else ""
-                label = f"{split}, {curve[np.isfinite(curve)][-1]:.2f} at the end".replace("-", "−")
-                axes.plot(epochs, curve, line, color=colour, linewidth=1.8, label=label, marker=marker)
+                axes.plot(epochs, curve, line, color=colour, linewidth=1.8, marker=marker)
+                ends.append(f"{split} ends at {curve[np.isfinite(curve)][-1]:.2f}".replace("-", "−"))
+        if best is not None:
+            axes.axvline(best, color=MUTED, linestyle=":", linewidth=1.4)
         axes.set_title(TERMS[name])
-        axes.legend(fontsize=9.5, frameon=False)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axes.set_xlabel("\n".join(ends))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(6))
         if len(epochs) < 4:
             axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    panels[0].set_ylabel("nats per image")
+    panels[0].set_ylabel(f"nats per {thing}")
     title(figure, "Training, epoch by epoch")
+    handles = [
+        Line2D([], [], color=colour, linestyle=line, linewidth=1.8, label=split)
+        for split, (colour, line) in SPLITS.items()
+        if any(np.isfinite(curves[name][split]).any() for name in shown)
+    ]
+    if best is not None:
+        mark = f"lowest validation loss: epoch {best}"
+        handles.append(Line2D([], [], color=MUTED, linestyle=":", linewidth=1.4, label=mark))
+    legend_below(figure, handles)
     return figure
 
 

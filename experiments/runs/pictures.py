@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import norm
 
 from latentmix.experiments import figures
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.pixels import ToFloat
+from latentmix.experiments.figures.style import class_names
 from latentmix.experiments.options.names import BUDGETS, FITS
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import reconstruct
@@ -26,10 +28,11 @@ from latentmix.models import VAE, MixtureParameters
 __all__ = ["draw_mixtures", "draw_vae"]
 
 MAPPED = 1000
+COVERED = 0.99  # fraction of the samples of q between the ends of each axis of `decoded_grid`
 CONFUSIONS = {
-    "none": "Test images by class: no label, components matched to classes one to one",
-    "few": "Test images by class: components seeded by the first draw of a few labelled images",
-    "all": "Test images by class: components of the fit without labels, by their majority class",
+    "none": "Test images by {kind}: no label, components matched one to one",
+    "few": "Test images by {kind}: components seeded by the first draw of a few labelled images",
+    "all": "Test images by {kind}: components of the fit without labels, by their majority",
 }
 HEADINGS = {
     "none": "Test latents and the mixtures fitted without labels",
@@ -45,6 +48,8 @@ def draw_vae(
     history: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
     *,
+    latents: LatentSplit,
+    names: Sequence[str] | None = None,
     attribute: str | None = None,
     seed: int,
 ) -> None:
@@ -57,12 +62,14 @@ def draw_vae(
         dataset: The data.
         history: One mapping per epoch.
         summary: The figures of the run.
+        latents: Latents of the test data.
+        names: Names of the classes; by default their numbers.
         attribute: The attribute that the experiment uses as labels, if any.
         seed: Seed of samples from the prior.
     """
-    figures.save(figures.losses(history), folder / "losses.png")
+    figures.save(figures.losses(history, thing=_thing(dataset.pictorial)), folder / "losses.png")
     test = summary["test"]
-    if "kl_per_dimension" in test and vae.latent_dim > 2:
+    if "kl_per_dimension" in test and vae.latent_dim > 1:
         usage = figures.latent_usage(test["kl_per_dimension"], test["active"])
         figures.save(usage, folder / "usage.png")
     if dataset.pictorial:
@@ -70,8 +77,8 @@ def draw_vae(
         _draw_interpolation(folder, vae, guide, dataset.test)
         _draw_attributes(folder, vae, guide, dataset, attribute)
     elif dataset.truth is not None and dataset.shape == (3,):
-        _draw_points(folder, vae, dataset, dataset.truth, summary["coverage"], seed=seed)
-    _draw_map(folder, vae, guide, dataset, attribute, seed=seed)
+        _draw_points(folder, vae, dataset, dataset.truth, summary["coverage"], names, seed=seed)
+    _draw_map(folder, latents, dataset, attribute, names, seed=seed)
 
 
 def _draw_images(
@@ -89,11 +96,18 @@ def _draw_images(
         figures.generated(vae.generate(64 if dataset.shape[0] == 1 else 20, seed=seed)), folder / "generated.png"
     )
     if vae.latent_dim == 2:
-        values = norm.ppf((np.arange(20) + 0.5) / 20)
-        second, first = np.meshgrid(values, values, indexing="ij")
-        plane = torch.from_numpy(np.stack([first, second], -1).reshape(-1, 2)).float()
-        images = vae.decode(plane.to(next(vae.parameters()).device))
-        figures.save(figures.decoded_grid(images, values), folder / "decoded_grid.png")
+        _draw_plane(folder, vae, guide, split, seed=seed)
+
+
+def _draw_plane(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, *, seed: int, steps: int = 20) -> None:
+    """Decode a two-dimensional latent where the samples of q are, evenly on both axes."""
+    samples = guide.draw(split.x, transform=ToFloat(), seed=seed).double()
+    ends = torch.tensor([(1 - COVERED) / 2, (1 + COVERED) / 2], dtype=samples.dtype, device=samples.device)
+    low, high = samples.quantile(ends, dim=0)
+    first, second = (torch.linspace(float(a), float(b), steps) for a, b in zip(low, high, strict=True))
+    up, across = torch.meshgrid(second, first, indexing="ij")
+    images = vae.decode(torch.stack([across, up], -1).reshape(-1, 2).to(next(vae.parameters()).device))
+    figures.save(figures.decoded_grid(images, first, second, covered=COVERED), folder / "decoded_grid.png")
 
 
 def _draw_interpolation(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, steps: int = 9) -> None:
@@ -122,49 +136,74 @@ def _draw_attributes(
 
 
 def _draw_points(
-    folder: Path, vae: VAE, dataset: Dataset, truth: MixtureParameters, measured: Mapping[str, Any], *, seed: int
+    folder: Path,
+    vae: VAE,
+    dataset: Dataset,
+    truth: MixtureParameters,
+    measured: Mapping[str, Any],
+    names: Sequence[str] | None,
+    *,
+    seed: int,
 ) -> None:
+    names = list(map(str, dataset.classes)) if names is None else names
     real = dataset.test.x.cpu().double()
     sampled = vae.generate(len(real), mean=False, seed=seed).cpu().double()
     of_real, of_sampled = (truth.log_joint(x).argmax(1) for x in (real, sampled))
     energy = measured["energy"]
     caption = f"Energy distance {energy['statistic']:.4f}, p = {energy['p_value']:.3f} by permutations"
     components = figures.Components(truth.means, truth.expanded_covariances())
-    figures.save(
-        figures.points_in_space(real, sampled, of_real, of_sampled, caption=caption), folder / "points_in_space.png"
-    )
-    pairwise = figures.points_pairwise(real, sampled, of_real, of_sampled, components, caption=caption)
+    space = figures.points_in_space(real, sampled, of_real, of_sampled, names=names, caption=caption)
+    figures.save(space, folder / "points_in_space.png")
+    pairwise = figures.points_pairwise(real, sampled, of_real, of_sampled, components, names=names, caption=caption)
     figures.save(pairwise, folder / "points_pairwise.png")
     bars = figures.coverage(
-        measured["shares"], measured["expected"], measured["covered_components"], outside=measured["outside"]
+        *(measured[name] for name in ("shares", "expected", "covered_components")),
+        names=names,
+        outside=measured["outside"],
     )
     figures.save(bars, folder / "coverage.png")
 
 
 def _draw_map(
-    folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, attribute: str | None, *, seed: int
+    folder: Path,
+    latents: LatentSplit,
+    dataset: Dataset,
+    attribute: str | None,
+    names: Sequence[str] | None,
+    *,
+    seed: int,
 ) -> None:
-    split = dataset.test
-    columns = chosen_attributes(dataset, attribute)
-    if vae.latent_dim < 2 or len(split) < 4 or (split.labels is None and not columns):
+    split, columns = dataset.test, chosen_attributes(dataset, attribute)
+    if latents.latents.shape[1] < 2 or len(split) < 4 or (split.labels is None and not columns):
         return
-    projections = project(guide.encode(split.x, transform=ToFloat()), limit=MAPPED, seed=seed)
+    projections = project(latents.latents, limit=MAPPED, seed=seed)
     rows = torch.from_numpy(projections.rows)
     if columns and split.attributes is not None:
         values, name = split.attributes[:, columns[0]].cpu()[rows].numpy(), dataset.attributes[columns[0]]
+        classes, names = None, None
     else:
         assert split.labels is not None
-        values, name = split.labels.cpu()[rows].numpy(), "class" if dataset.truth is None else "component"
-    numbered = None if dataset.truth is None else {label: str(label + 1) for label in dataset.classes}
+        values, classes = split.labels.cpu()[rows].numpy(), dataset.classes
+        name = "class" if dataset.truth is None else "true component"
     picture = figures.latent_map(
         projections.points,
         values,
         name=name,
-        names_of_values=numbered,
-        explained=projections.explained,
+        classes=classes,
+        names=names,
+        axes=projections.plane.names,
         total=len(split),
     )
     figures.save(picture, folder / "map.png")
+
+
+def _thing(pictorial: bool) -> str:
+    return "image" if pictorial else "point"
+
+
+def _kind(known: bool) -> str:
+    """Word for a class, which is a component of the true mixture where that is known."""
+    return "component" if known else "class"
 
 
 def _shown(split: Split, count: int = 12) -> torch.Tensor:
@@ -184,57 +223,127 @@ def draw_mixtures(
     results: Mapping[str, Any],
     classes: Sequence[int],
     *,
+    names: Sequence[str] | None = None,
     pictorial: bool = True,
 ) -> None:
     """Draw latents under the components of both fits, confusion matrices, and EM against SVI.
+
+    Components of SVI are drawn in the order of those of EM that they are aligned with, so that a component has one name
+    in every picture.
 
     Args:
         folder: Folder of the pictures.
         latents: Latents of the test images.
         mixtures: Fitted mixtures by inference and label budget.
-        results: The figures of `fit_mixtures`.
+        results: The figures of `fit_mixtures`, and `coverage` if the data are drawn from a known mixture.
         classes: The classes.
+        names: Their names; by default their numbers.
         pictorial: Whether the data are images, and not points.
     """
-
-    def worded(heading: str) -> str:
-        return heading if pictorial else heading.replace("image", "point")
-
+    shown = class_names(classes, names)
+    kind, thing = _kind("coverage" in results), _thing(pictorial)
     for budget in BUDGETS:
-        fitted = {name: mixtures[inference].get(budget) for inference, name in FITS.items()}
-        if any(fit is None for fit in fitted.values()):
+        fitted = {inference: mixtures[inference].get(budget) for inference in FITS}
+        em, svi = fitted["em"], fitted["svi"]
+        if em is None or svi is None:
             continue
         if budget != "all" and latents.latents.shape[1] > 1:
-            components = {
-                name: figures.Components(parameters.means, parameters.expanded_covariances(), fit.component_classes)
-                for name, fit in fitted.items()
-                if fit is not None and (parameters := fit.mixture.parameters_)
-            }
-            with isolated():
-                scatter = figures.latent_scatter(
-                    latents.latents, latents.labels, components, classes, heading=worded(HEADINGS[budget])
-                )
+            order = results["agreement"][budget]["order"]
+            drawn = _by_class(em, classes, len(order))
+            scatter = figures.latent_scatter(
+                latents.latents,
+                latents.labels,
+                {
+                    "EM": _components(em, drawn, em, drawn, shown),
+                    "SVI": _components(svi, [order[k] for k in drawn], em, drawn, shown),
+                },
+                classes,
+                names=names,
+                kind=f"true {kind}",
+                heading=HEADINGS[budget].replace("image", thing),
+                caption=f"covariance type: {em.mixture.covariance_type}",
+            )
             figures.save(scatter, folder / f"latents_{budget}.png")
         if classes:
             matrices = {
                 name: np.asarray(results["mixtures"][inference][budget]["confusion"])
                 for inference, name in FITS.items()
             }
-            confusion = figures.confusion_matrices(matrices, classes, heading=worded(CONFUSIONS[budget]))
+            heading = CONFUSIONS[budget].format(kind=kind).replace("image", thing)
+            confusion = figures.confusion_matrices(matrices, classes, names=names, kind=kind, heading=heading)
             figures.save(confusion, folder / f"confusion_{budget}.png")
 
     agreement = results["agreement"]["none"]
-    em = mixtures["em"]["none"]
-    svi = mixtures["svi"]["none"]
+    em, svi = mixtures["em"]["none"], mixtures["svi"]["none"]
+    named = component_names(em.component_classes, shown, len(agreement["order"]))
+    drawn = _by_class(em, classes, len(named))
     picture = figures.em_against_svi(
         {name: results["mixtures"][name]["none"]["curve"] for name in FITS},
         results["mixtures"],
         {
-            "em": em.mixture.parameters_.weights,
-            "svi": svi.mixture.parameters_.weights[torch.tensor(agreement["order"])],
+            "em": em.mixture.parameters_.weights[drawn],
+            "svi": svi.mixture.parameters_.weights[agreement["order"]][drawn],
         },
-        agreement["means_per_component"],
+        np.asarray(agreement["means_per_component"])[drawn],
         assigned_alike=agreement["assigned_alike"],
-        names=em.component_classes or None,
+        names=[named[k] for k in drawn],
+        spread=float(np.sqrt(latents.latents.var(axis=0).mean())),
+        thing=thing,
     )
     figures.save(picture, folder / "em_against_svi.png")
+
+
+def component_names(component_classes: Sequence[int], shown: Mapping[int, str], n_components: int) -> list[str]:
+    """Names of the components: their number from 1, or their class, with a letter where several have one class.
+
+    Args:
+        component_classes: The class of each component; empty without classes.
+        shown: The name of each class.
+        n_components: Number of the components.
+
+    Example:
+        >>> from latentmix.experiments.runs.pictures import component_names
+        >>> component_names([4, 1, 4], {1: "1", 4: "4"}, 3)
+        ['4a', '1', '4b']
+        >>> component_names([], {}, 2)
+        ['1', '2']
+    """
+    if not component_classes:
+        return [str(k + 1) for k in range(n_components)]
+    counts, seen = Counter(component_classes), Counter[int]()
+    names = []
+    for label in component_classes:
+        name = shown[label]
+        if counts[label] > 1:
+            name += " " * name[-1:].isalpha() + _letters(seen[label])
+        seen[label] += 1
+        names.append(name)
+    return names
+
+
+def _letters(number: int) -> str:
+    """a, b, ..., z, aa, ab, ..."""
+    return (_letters(number // 26 - 1) if number >= 26 else "") + ascii_lowercase[number % 26]
+
+
+def _by_class(fit: FittedMixture, classes: Sequence[int], n_components: int) -> list[int]:
+    """The components in the order of their classes."""
+    return sorted(range(n_components), key=lambda k: classes.index(fit.component_classes[k]) if classes else k)
+
+
+def _components(
+    fit: FittedMixture, places: Sequence[int], like: FittedMixture, aligned: Sequence[int], shown: Mapping[int, str]
+) -> figures.Components:
+    """The components of a fit at these places.
+
+    Each is named as the component of another fit that it is aligned with, unless it stands for another class.
+    """
+    with isolated():
+        parameters = fit.mixture.parameters_
+        means, covariances = parameters.means[places], parameters.expanded_covariances()[places]
+    named = component_names(like.component_classes, shown, len(places))
+    names = [named[k] for k in aligned]
+    classes = [fit.component_classes[k] for k in places] if fit.component_classes else []
+    for k, label in enumerate(classes):
+        names[k] = names[k] if label == like.component_classes[aligned[k]] else shown[label]
+    return figures.Components(means, covariances, classes, names)

@@ -241,6 +241,9 @@ class Session:
         """Draw the figures of a run that is measured, from its files and its data."""
         training, data = self.experiment.training, self.experiment.data
         summary, place = folder.read_json("summary.json"), folder.subfolder("figures")
+        latents = latents_of(
+            self.guide, self.dataset.splits["test"], self.experiment.mixture.latents, training.seed + 1
+        )
         draw_vae(
             place,
             self.vae,
@@ -248,12 +251,13 @@ class Session:
             self.dataset,
             folder.read_metrics(),
             summary,
+            latents=latents,
             attribute=data.attribute,
             seed=training.seed,
         )
         draw_mixtures(
             place,
-            latents_of(self.guide, self.dataset.splits["test"], self.experiment.mixture.latents, training.seed + 1),
+            latents,
             folder.load_mixtures(),
             summary,
             self.dataset.classes,

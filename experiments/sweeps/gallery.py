@@ -12,8 +12,8 @@ import joblib
 
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.presets import presets
-from latentmix.experiments.runs.page import Picture, load_picture, write_page
 from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.page import Picture, load_picture, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.sweeps.cells import Cell, attempt, base_configuration, finished, run_or_resume
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Extra, Job

@@ -219,11 +219,7 @@ def _draw(out: Path, results: Mapping[str, Any]) -> None:
     grid = results["grid"]
     axes = {name: values for name, values in grid.items() if len(values) > 1} or dict(list(grid.items())[:1])
     cells = [
-        {
-            **record,
-            "options": {name: record["options"][name] for name in axes},
-            "figures": {**record["figures"], "accuracy": record["figures"].get("accuracy_em_none")},
-        }
+        {**record, "options": {name: record["options"][name] for name in axes}}
         for record in results["cells"]
         if record["status"] != "waiting" and record["options"].keys() == grid.keys()
     ]

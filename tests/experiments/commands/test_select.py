@@ -18,6 +18,8 @@ from latentmix.experiments.runs.selection import Choice, choose, read_points
 from latentmix.inference.mixtures.analysis.selection import CRITERIA, Candidate, Selection
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 
+from tests.experiments.figures.layout import overlapping
+
 QUICK = ["--n_components", "1..3", "--covariance_types", "full,spherical", "--starts", "1", "--folds", "2"]
 QUICK += ["--draws", "80", "--mode_starts", "3"]
 
@@ -236,7 +238,7 @@ def planted(**changes: object) -> Selection:
 
 def test_picture_has_a_panel_for_each_criterion(tmp_path: Path) -> None:
     figure = selection_panels(planted())
-    titles = [axes.get_title() for axes in figure.axes]
+    titles = [axes.get_title().replace("\n", " ") for axes in figure.axes]
     assert titles == [
         "BIC: lower is better",
         "AIC: lower is better",
@@ -257,6 +259,12 @@ def test_picture_has_a_panel_for_each_criterion(tmp_path: Path) -> None:
     assert [tuple(line.get_xdata()) for line in first.lines if line.get_marker() == "x"] == [(3,)]
     hollow = [line for line in figure.axes[4].lines if line.get_markerfacecolor() == "white"]
     assert [tuple(line.get_xdata()) for line in hollow] == [(3,)]
+    assert not overlapping(figure)
+    for axes, criterion in zip(figure.axes, planted().measured(), strict=True):
+        for (bar,) in (line.get_segments() for line in axes.collections if len(line.get_segments()) == 1):
+            low, high = axes.get_ylim()
+            assert criterion.refits
+            assert low < bar[:, 1].min() < bar[:, 1].max() < high  # a bar of one standard error is not clipped
     assert "full: 2\ndiag: 2 *" in figure.axes[5].texts[0].get_text()
     caption = figure.get_supxlabel().replace("\n", " ")
     assert "hollow: unreliable PSIS-LOO" in caption

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from latentmix.experiments import figures
+from latentmix.experiments.figures.planes import latent_plane
 from latentmix.experiments.runs.projections import project
 
 RANDOM = np.random.default_rng(0)
@@ -99,20 +100,25 @@ def test_generated_and_reconstructions_of_colour_images() -> None:
 def test_latent_map() -> None:
     planes = {"PCA": RANDOM.normal(size=(40, 2)), "t-SNE": RANDOM.normal(size=(40, 2))}
     has = torch.arange(40) % 4 == 0
-    figure = figures.latent_map(planes, has, name="Blond_Hair", explained=(0.31, 0.2), total=1000)
+    axes = ("principal component 1", "principal component 2 (20% of the variance)")
+    figure = figures.latent_map(planes, has, name="Blond_Hair", axes=axes, total=1000)
     words = texts(figure)
     assert {"Latents by Blond Hair (40 of 1,000 drawn)", "no", "yes", "PCA", "t-SNE"} < set(words)
-    assert "principal component 2 (20% of the variance)" in words
+    assert "principal component 2\n(20% of the variance)" in words
     assert within(figure)
     rare = figure.axes[0].collections[-1]
     assert np.asarray(rare.get_offsets()) == pytest.approx(planes["PCA"][::4])
 
 
 def test_latent_map_of_named_classes() -> None:
-    figure = figures.latent_map({"PCA": np.eye(2)}, [4, 1], name="class", names_of_values={1: "one", 4: "four"})
+    figure = figures.latent_map(
+        {"z": np.eye(2)}, [4, 1], name="class", classes=(1, 4), names=("one", "four"), axes=("z₁", "z₂")
+    )
     words = texts(figure)
-    assert {"one", "four", "principal component 1"} < set(words)
+    assert {"one", "four", "z₁", "z₂"} < set(words)
     assert not any("t-SNE" in text for text in words)
+    panel = figure.axes[0]
+    assert np.ptp(panel.get_xlim()) == pytest.approx(np.ptp(panel.get_ylim()))  # one scale on both axes
 
 
 def test_latent_usage() -> None:
@@ -152,7 +158,7 @@ def test_projections() -> None:
     assert len(projections.rows) == 60
     centred = latents - latents.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(centred.T))
-    assert projections.explained == pytest.approx(values[[-1, -2]] / values.sum(), rel=1e-5)
+    assert projections.plane.explained == pytest.approx(values[[-1, -2]] / values.sum(), rel=1e-5)
     expected = np.abs((centred @ vectors[:, [-1, -2]])[projections.rows])
     assert np.abs(projections.points["PCA"]) == pytest.approx(expected, abs=1e-4)
     for name, points in projections.points.items():
@@ -166,7 +172,25 @@ def test_projections() -> None:
 def test_projections_of_collapsed_latents() -> None:
     projections = project(np.full((10, 3), 0.1))
     assert all(not points.any() for points in projections.points.values())
-    assert projections.explained == (0.0, 0.0)
+    assert projections.plane.explained == (0.0, 0.0)
+
+
+def test_two_dimensional_latents_are_drawn_as_they_are() -> None:
+    latents = RANDOM.normal(size=(50, 2)) @ [[-3.0, 1.0], [0.0, -1.0]] + 7.0
+    projections = project(latents)
+    assert list(projections.points) == ["z"]
+    assert np.array_equal(projections.points["z"], latents)
+    assert np.array_equal(projections.plane.project(latents), latents)
+    assert projections.plane.names == ("z₁", "z₂")
+
+
+def test_signs_of_principal_components_do_not_depend_on_the_order_of_the_latents() -> None:
+    latents = RANDOM.normal(size=(80, 4)) * [4.0, 3.0, 1.0, 1.0]
+    plane, turned = latent_plane(latents), latent_plane(latents[::-1])
+    assert plane.directions == pytest.approx(turned.directions)
+    assert (plane.directions.max(axis=0) == np.abs(plane.directions).max(axis=0)).all()
+    covariance = np.cov(latents.T)
+    assert plane.project_covariances(covariance) == pytest.approx(np.cov(plane.project(latents).T))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +204,11 @@ def test_projections_of_collapsed_latents() -> None:
         (lambda: figures.attribute_vectors(images(2, 1, 4, 4), {"Male": images(2, 1, 1, 5, 5)}, [0.0]), "of one size"),
         (lambda: figures.latent_map({}, [1], name="class"), "at least one projection"),
         (lambda: figures.latent_map({"PCA": np.eye(2)}, [1, 2, 3], name="class"), "3 x 2 for PCA"),
-        (lambda: figures.latent_map({"PCA": np.eye(2)}, [1, 2], name="class", names_of_values={1: "a"}), "none for 2"),
+        (lambda: figures.latent_map({"PCA": np.eye(2)}, [1, 2], name="class", classes=[1]), "among the classes; got 2"),
+        (
+            lambda: figures.latent_map({"z": np.eye(2)}, [1, 2], name="class", classes=[1, 2], names=["a"]),
+            "2 classes, 1 names",
+        ),
         (lambda: figures.latent_usage([1.0, 2.0], [True]), "of one length; got 2 kl_per_dim, 1 active"),
         (lambda: figures.latent_usage([], []), "at least one latent dimension"),
         (lambda: figures.rate_distortion({}), "at least one model"),

@@ -59,7 +59,7 @@ def test_images(channels: int, tmp_path: Path) -> None:
     drawn = {
         "reconstructions": figures.reconstructions(originals, torch.from_numpy(originals), mse=0.0123, ssim=0.87),
         "generated": figures.generated(torch.rand(30, channels, 8, 8)),
-        "decoded_grid": figures.decoded_grid(images(25, channels), np.linspace(-1.5, 1.5, 5)),
+        "decoded_grid": figures.decoded_grid(images(20, channels), np.linspace(-1.5, 1.5, 5), np.arange(4.0)),
     }
     for name, figure in drawn.items():
         path = figures.save(figure, tmp_path / "figures" / f"{name}.png")
@@ -71,7 +71,7 @@ def test_images(channels: int, tmp_path: Path) -> None:
 def test_decoded_grid_has_second_latent_upwards() -> None:
     pixels = np.zeros((4, 1, 2, 2))
     pixels[1] = 1.0  # z1 high, z2 low
-    canvas = np.asarray(figures.decoded_grid(pixels, [-1.0, 1.0]).axes[0].get_images()[0].get_array())
+    canvas = np.asarray(figures.decoded_grid(pixels, [-1.0, 1.0], [-1.0, 1.0]).axes[0].get_images()[0].get_array())
     assert canvas[-2:, -2:].min() == 1.0
     assert canvas[:2].min() == 0.0
     assert canvas[-2:, :2].max() == 0.0
@@ -85,8 +85,8 @@ def test_latent_scatter(dim: int, classes: int, tmp_path: Path) -> None:
     fits = {"EM": components(classes, dim, names), "SVI": components(classes, dim, names[::-1])}
     figure = figures.latent_scatter(torch.randn(200, dim), torch.from_numpy(labels), fits, names, points=150)
     words = texts(figure)
-    assert len(figure.axes) == 2
-    assert "150 of 200 drawn" in words
+    assert len(figure.axes) == (2 if dim == 2 else classes)
+    assert "150 of 200 latents drawn" in words.replace("\n", " ")
     assert ("% of the variance" in words) == (dim > 2)
     assert figures.save(figure, tmp_path / "latents.png").stat().st_size > 10_000
 
@@ -114,8 +114,22 @@ def test_losses(validation: bool, terms: bool, panels: int) -> None:
     words = texts(figure)
     assert len(figure.axes) == panels
     assert "nats per image" in words
-    assert "training, 20.00 at the end" in words
-    assert ("validation" in words) == validation
+    assert "training ends at 20.00" in words
+    assert ("validation ends at 20.00" in words) == validation
+    assert ("lowest validation loss: epoch 5" in words) == validation
+    assert not any(axes.get_legend() for axes in figure.axes)  # it would cover the lines
+
+
+def test_the_epoch_of_the_lowest_validation_loss_is_marked() -> None:
+    history = [record(epoch) for epoch in range(1, 6)]
+    for epoch, loss in zip(history, (5.0, 3.0, 2.5, 2.7, 4.0), strict=True):
+        epoch["validation"] = {**epoch["validation"], "loss": loss}
+    figure = figures.losses(history, thing="point")
+    words = texts(figure)
+    assert "lowest validation loss: epoch 3" in words
+    assert "image" not in words
+    for axes in figure.axes:
+        assert [3, 3] in [list(line.get_xdata()) for line in axes.lines]
 
 
 @pytest.mark.parametrize("classes", [[1, 4, 8], list(range(10))])
@@ -129,24 +143,43 @@ def test_confusion_matrices(classes: list[int]) -> None:
     assert "<SVI>" in words
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_em_against_svi(labelled: bool) -> None:
-    plain = {"accuracy": 0.8} if labelled else {}
-    few = {"accuracy": 0.9, "accuracy_min": 0.85, "accuracy_max": 0.95}
+def comparison(labelled: bool = True, **changes: Any) -> Figure:
+    plain = {"accuracy": 0.95} if labelled else {}
+    few = {"accuracy": 0.9, "accuracy_min": 0.85, "accuracy_max": 1.0}
     budgets = {"none": plain, "few": few, "all": plain} if labelled else {"none": plain}
-    figure = figures.em_against_svi(
-        {"em": [-3.0, -2.5], "svi": np.linspace(-3.0, -2.4, 300).tolist()},
+    options: dict[str, Any] = {"assigned_alike": 0.973, "names": ["1", "4", "8"] if labelled else None}
+    return figures.em_against_svi(
+        {"em": [-3.0, -2.5], "svi": [-3.0, -1e6, *np.linspace(-3.0, -2.4, 297), -2.5]},
         {"em": budgets, "svi": budgets},
         {"em": [0.5, 0.3, 0.2], "svi": torch.tensor([0.4, 0.4, 0.2])},
-        [0.1, 0.0, 0.2],
-        assigned_alike=0.973,
-        names=[8, 1, 4] if labelled else None,
+        [0.001, 0.0, 0.002],
+        **{**options, **changes},
     )
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_em_against_svi(labelled: bool) -> None:
+    figure = comparison(labelled)
     words = texts(figure)
     assert "97.3%" in words
-    assert "SVI ends at −2.4000 after 300 iterations" in words
+    assert "SVI: −2.4000 after 300 iterations" in words
     assert len(figure.axes) == (4 if labelled else 3)
     assert ("0.900" in words) == labelled
+    assert "Accuracy on the test points" in texts(comparison(thing="point"))
+
+
+def test_trial_points_of_svi_are_left_out_and_axes_are_not_stretched() -> None:
+    figure = comparison()
+    traces, accuracy, weights, distances = figure.axes
+    curves = [np.asarray(line.get_ydata()) for line in traces.lines if len(line.get_ydata()) > 1]
+    assert all((np.diff(curve) >= 0).all() for curve in curves)
+    assert traces.get_ylim()[0] > -3.1
+    assert "its best so far" in figure.get_supxlabel()
+    assert accuracy.get_xlim()[1] <= 1.0
+    assert np.ptp(accuracy.get_xlim()) >= 0.1
+    assert weights.get_ylim()[0] == 0.0
+    assert distances.get_ylim() == (0.0, 0.1)  # distances of nothing are seen as nothing
+    assert comparison(spread=0.001).axes[3].get_ylim()[1] > 2.0
 
 
 def test_classes_differ_in_colour_and_marker() -> None:
@@ -164,7 +197,10 @@ def test_classes_differ_in_colour_and_marker() -> None:
             r"Expected images of shape N x C x H x W .* \(4, 2, 8, 8\)",
         ),
         (lambda: figures.reconstructions(images(3), images(2)), "Expected originals and means of one length"),
-        (lambda: figures.decoded_grid(images(8), [0.0, 1.0, 2.0]), "Expected 9 images for 3 values .* got 8"),
+        (
+            lambda: figures.decoded_grid(images(8), [0.0, 1.0, 2.0], [0.0, 1.0]),
+            "Expected 6 images for 3 and 2 .* got 8",
+        ),
         (lambda: figures.latent_scatter(np.zeros((4, 1)), None, {}, []), r"D >= 2; got \(4, 1\)"),
         (lambda: figures.confusion_matrices({"EM": np.eye(2)}, [1, 4, 8]), "Expected a 3 x 3 confusion matrix for EM"),
         (lambda: figures.losses([]), "at least one epoch"),

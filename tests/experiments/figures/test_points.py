@@ -38,7 +38,15 @@ def test_points_in_space() -> None:
     figure = figures.points_in_space(torch.from_numpy(CLOUD), CLOUD, OWNERS, owners, caption="Energy distance 0.01")
     words = texts(figure)
     assert [axes.name for axes in figure.axes] == ["3d", "3d"]
-    assert {"Data", "Samples of the model", "component", "1", "10", "none", "Energy distance 0.01"} < words
+    assert {
+        "Data",
+        "Samples of the model",
+        "component of the true mixture",
+        "0",
+        "9",
+        "none",
+        "Energy distance 0.01",
+    } < words
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
 
 
@@ -52,7 +60,7 @@ def test_points_pairwise_draws_marginal_ellipses() -> None:
     truth = mixture()
     drawn = {}
     figure = figures.points_pairwise(CLOUD, CLOUD + 1.0, OWNERS, OWNERS, truth, points=50)
-    assert {"Data", "Samples of the model", "x₁", "x₃", "2-sigma\nellipse"} < texts(figure)
+    assert {"Data", "Samples of the model", "x₁", "x₃", "2-sigma ellipse"} < texts(figure)
     for axes, pair in zip(figure.axes, [(0, 1), (0, 2), (1, 2)] * 2, strict=True):
         assert len(axes.patches) == 10
         assert sum(len(np.asarray(dots.get_offsets())) for dots in axes.collections) == 50
@@ -68,11 +76,30 @@ def test_coverage() -> None:
     shares, expected = [0.5, 0.0, 0.4], [0.4, 0.3, 0.3]
     figure = figures.coverage(shares, expected, [True, False, True], outside=0.1, caption="Energy distance 0.01")
     words = texts(figure)
-    assert {"The samples cover 2 of 3 components", "not\ncovered", "samples, not covered"} < words
+    assert {"The samples cover 2 of 3 components", "samples, covered", "samples, not covered"} < words
     assert "10.0% of the samples lie in no component. Energy distance 0.01" in words
     assert sorted(bar.get_height() for bar in figure.axes[0].patches) == sorted(shares)
     (marks,) = figure.axes[0].collections
     assert [segment[0, 1] for segment in marks.get_segments()] == expected
+
+
+def test_components_have_one_name_and_one_colour_in_every_picture() -> None:
+    names, owners = ["2", "5", "7"], np.arange(60) % 3
+    drawn = (
+        figures.points_in_space(CLOUD, CLOUD, np.zeros(60), owners % 2, names=names),
+        figures.points_pairwise(CLOUD, CLOUD, owners, owners, mixture(3), names=names),
+        figures.latent_scatter(CLOUD, owners, {"EM": mixture(3)}, range(3), names=names),
+        figures.latent_map({"z": CLOUD[:, :2]}, owners, name="true component", classes=range(3), names=names),
+    )
+    styles = [
+        [(text.get_text(), line.get_color()) for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)]
+        for figure in drawn
+        for legend in figure.legends
+    ]
+    assert [style[:3] for style in styles] == [styles[0][:3]] * 4
+    assert [name for name, _ in styles[0]] == names
+    bars = figures.coverage([0.2] * 3, [0.3] * 3, [True] * 3, names=names).axes[0]
+    assert [label.get_text() for label in bars.get_xticklabels()] == names
 
 
 def test_coverage_of_all() -> None:

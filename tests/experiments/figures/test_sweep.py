@@ -11,7 +11,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from latentmix.experiments import figures
+from latentmix.experiments.figures.style import INK
 from latentmix.experiments.figures.tableau import arrange, number
+
+from tests.experiments.figures.layout import overlapping, texts
 
 RANDOM = np.random.default_rng(0)
 AXES = {
@@ -43,29 +46,6 @@ def other(options: Mapping[str, str], status: str) -> dict[str, Any]:
 def every(axes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     cells = [dict(zip(axes, labels, strict=True)) for labels in itertools.product(*axes.values())]
     return [done(cell, elbo=RANDOM.normal(-500, 300), mse=RANDOM.uniform(0.01, 0.04)) for cell in cells]
-
-
-def texts(figure: Figure) -> list[str]:
-    figure.draw_without_rendering()
-    return [text.get_text().strip() for text in figure.findobj(matplotlib.text.Text) if text.get_visible()]
-
-
-def overlapping(figure: Figure) -> list[tuple[str, str]]:
-    """Texts that overlap one another, or leave the figure."""
-    figure.draw_without_rendering()
-    width, height = figure.bbox.size
-    boxes = [
-        (text.get_text().strip(), text.get_window_extent().padded(-1))
-        for text in figure.findobj(matplotlib.text.Text)
-        if text.get_visible() and text.get_text().strip()
-    ]
-    boxes = list({(labels, tuple(box.extents)): (labels, box) for labels, box in boxes}.values())
-    outside = [(s, "edge") for s, b in boxes if b.x0 < 0 or b.y0 < 0 or b.x1 > width or b.y1 > height]
-    corners = np.array([box.extents for _, box in boxes])
-    met = np.minimum(corners[:, None, 2:], corners[None, :, 2:]) > np.maximum(
-        corners[:, None, :2], corners[None, :, :2]
-    )
-    return outside + [(boxes[a][0], boxes[b][0]) for a, b in np.argwhere(met.all(axis=2)) if a < b]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +98,7 @@ def test_every_measure_has_its_own_colours() -> None:
     blue, orange = canvas[0, 1], canvas[1, 0]
     assert blue[2] > blue[0]
     assert orange[0] > orange[2]
-    frames = [p.get_xy() for p in panel.patches if p.get_edgecolor()[:3] == to_rgb("black")]
+    frames = [p.get_xy() for p in panel.patches if p.get_edgecolor()[:3] == to_rgb(INK)]
     assert sorted(frames) == [(-0.5, 0.5), (0.5, -0.5)]
     assert any("ELBOs compare within one measure only" in text.replace("\n", " ") for text in texts(figure))
 
@@ -149,22 +129,65 @@ def test_an_outlying_cell_does_not_bleach_the_others() -> None:
 def test_rows_of_one_axis() -> None:
     names = ["Bernoulli", "Gaussian(0.1)", "Laplace", "DiscretizedLogistic"]
     cells = [
-        done({"likelihood": names[0]}, elbo=-98.04, mse=0.0123, accuracy=0.9),
-        done({"likelihood": names[1]}, elbo=-250.0, mse=0.0234, accuracy=float("nan")),
+        done({"likelihood": names[0]}, elbo=-98.04, mse=0.0123, accuracy_em_none=0.9),
+        done({"likelihood": names[1]}, elbo=-250.0, mse=0.0234, accuracy_em_none=float("nan")),
         done({"likelihood": names[2]}, elbo=600.0, mse=0.0345),
         other({"likelihood": names[3]}, "refused"),
     ]
     figure = figures.sweep_overview(cells, {"likelihood": names})
     words = texts(figure)
-    assert {"−98.0", "0.0123", "0.900", "ELBO, nats", "MSE", "accuracy", "Laplace\ndensity"} < set(words)
+    assert {"−98.0", "0.0123", "0.900", "ELBO, nats", "MSE", "accuracy: EM,\nno labels", "Laplace\ndensity"} < set(
+        words
+    )
     assert words.count("refused") == 3
     assert "3 done; 1 refused; ringed: the best; ELBOs compare within one measure only" in words
     assert not overlapping(figure)
-    rings = [line for axes in figure.axes for line in axes.lines if line.get_markeredgecolor() == "black"]
+    rings = [line for axes in figure.axes for line in axes.lines if line.get_markeredgecolor() == INK]
     assert sorted(float(np.ravel(line.get_xdata())[0]) for line in rings) == [0.0123, 600.0]
     upper, lower = figure.axes[0], figure.axes[3]
     assert upper.get_xlim()[1] < 0 < lower.get_xlim()[1]  # one range per measure
     assert figure.axes[1].get_xlim() == figure.axes[4].get_xlim()
+
+
+def test_axes_stay_within_the_limits_of_their_metric() -> None:
+    names = ["Bernoulli", "Laplace"]
+    cells = [done({"likelihood": name}, mse=0.1 * k, accuracy_em_none=1.0 - 0.4 * k) for k, name in enumerate(names)]
+    error, accuracy = figures.sweep_overview(cells, {"likelihood": names}).axes[:2]
+    assert error.get_xlim()[0] == 0.0
+    assert accuracy.get_xlim()[1] == 1.0
+    assert max(accuracy.get_xticks()) <= 1.0
+
+
+def test_what_is_neither_better_nor_worse_is_grey_and_the_caption_says_so() -> None:
+    axes = {"likelihood": ["Gaussian(0.1)", "Laplace"], "beta": ["1", "4"]}
+    cells = every(axes)
+    for k, cell in enumerate(cells):
+        cell["figures"]["kl"] = 10.0 * k
+    figure = figures.sweep_overview(cells, axes, metrics=["mse", "kl"])
+    error, divergence = (np.asarray(axes.get_images()[0].get_array()) for axes in (figure.axes[0], figure.axes[2]))
+    assert np.ptp(divergence, axis=2).max() < 0.01
+    assert np.ptp(error, axis=2).max() > 0.1
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert "darker colour is better; grey (KL divergence): darker is higher, not better" in caption
+
+
+@pytest.mark.parametrize("varied", [2, 3, 4])
+def test_labels_of_measures_and_panels_have_room(varied: int) -> None:
+    axes = {"likelihood": ["Bernoulli", "Gaussian(0.1)"], "latent_dim": ["2", "10"], "beta": ["1", "4"]}
+    axes["family"] = ["DiagonalNormal", "FullNormal"]
+    axes = dict(list(axes.items())[:varied])
+    cells = every(axes)
+    for cell in cells:
+        cell["group"] = "mass on {0, 1}, binarize=dynamic" if cell["group"] != "density" else "density"
+        more = {"log_likelihood": -123.4, "ssim": 0.5, "kl": 12.3, "accuracy_em_none": 1.0}
+        cell["figures"] = {**cell["figures"], **more}
+    figure = figures.sweep_overview(cells, axes)
+    assert not overlapping(figure)
+    assert figure.get_size_inches()[0] < 9.0
+    words = [text.replace("\n", " ") for text in texts(figure)]
+    assert "accuracy: EM, no labels" in words
+    same = figures.sweep_overview([cell | {"group": "mass on {0, 1}"} for cell in cells], axes)
+    assert "measure of the ELBOs: mass on {0, 1}" in same.get_supxlabel().replace("\n", " ")
 
 
 def test_a_sweep_without_a_finished_cell() -> None:

@@ -1,0 +1,86 @@
+"""Confusion matrices, side by side or below one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from latentmix.experiments.figures.style import (
+    INK,
+    MUTED,
+    PAPER,
+    SMALL,
+    WIDTH,
+    as_array,
+    class_names,
+    new_figure,
+    text_width,
+    title,
+)
+
+__all__ = ["confusion_matrices"]
+
+ABREAST = 5  # most classes of matrices that stand side by side
+
+
+def confusion_matrices(
+    matrices: Mapping[str, ArrayLike | Tensor],
+    classes: Sequence[int],
+    *,
+    names: Sequence[str] | None = None,
+    kind: str = "class",
+    titles: Mapping[str, str] | None = None,
+    heading: str = "Test images by true class and by the class of their component",
+) -> Figure:
+    """Draw confusion matrices: counts as numbers, fractions of the true class as colour.
+
+    Args:
+        matrices: `K x K` counts by the name of the fit, true classes in rows.
+        classes: The K classes.
+        names: Their names; by default their numbers.
+        kind: Word for a class.
+        titles: Title of each panel by the name of the fit; by default the name and the accuracy.
+        heading: Title of the figure.
+    """
+    count = len(classes)
+    shown = list(class_names(classes, names).values())
+    down = 1 if count <= ABREAST else len(matrices)
+    across = -(-len(matrices) // down)
+    longest = max(text_width(name, SMALL) for name in shown)
+    room = (WIDTH - 1.6 - longest) / across - 0.2
+    cell = min(room / count, 1.0 if down == 1 else 0.5)
+    turned = longest > cell - 0.08
+    height = down * (cell * count + 0.75 + (longest if turned else 0.15)) + 0.8
+    figure = new_figure(WIDTH, height)
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axes, (name, values) in zip(panels, matrices.items(), strict=True):
+        matrix = as_array(values)
+        if matrix.shape != (count, count):
+            raise ValueError(f"Expected a {count} x {count} confusion matrix for {name}; got {matrix.shape}.")
+        totals = matrix.sum(axis=1, keepdims=True)
+        fractions = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+        image = axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
+        size = min(11.0, 72 * (cell - 0.04) / (0.64 * len(f"{matrix.max():.0f}")))
+        for row, column in np.argwhere(matrix > 0) if size >= 6 else ():
+            colour = PAPER if fractions[row, column] > 0.55 else INK
+            number = axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour)
+            number.set_fontsize(size)
+        accuracy = np.trace(matrix) / max(matrix.sum(), 1.0)
+        axes.set_title((titles or {}).get(name, f"{name}: accuracy {accuracy:.3f}"), fontsize=11, color=INK)
+        axes.set_xticks(range(count), shown, rotation=90 if turned else 0)
+        outer = down > 1 or axes is panels[0]
+        axes.set_yticks(range(count), shown if outer else [])
+        axes.tick_params(labelsize=SMALL, length=0, labelcolor=INK)
+        axes.set_xlabel(f"assigned {kind}", fontsize=SMALL, color=INK)
+        axes.spines[:].set_color(MUTED)
+        axes.set_ylabel(f"true {kind}" if outer else "", fontsize=SMALL, color=INK)
+    bar = figure.colorbar(image, ax=list(panels), ticks=[0.0, 0.5, 1.0], aspect=5 * height, fraction=0.05)
+    bar.ax.set_yticklabels(["0%", "50%", "100%"], fontsize=SMALL, color=INK)
+    bar.set_label(f"share of the true {kind}", fontsize=SMALL, color=INK)
+    bar.outline.set_visible(False)
+    title(figure, heading)
+    return figure

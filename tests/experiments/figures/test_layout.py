@@ -1,0 +1,167 @@
+"""Every picture at few and many classes and dimensions, under short and long names: texts have room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from latentmix.experiments import figures
+from latentmix.experiments.figures.style import WIDTH, shortened, text_width, wrapped
+
+from tests.experiments.figures.layout import overlapping, texts
+
+LONG = ("Iris-setosa", "Iris-versicolor", "Iris-virginica", "T-shirt/top", "Trouser", "Ankle boot", "Sneaker", "Bag")
+LONG = (*LONG, "a class whose name is far too long", "another class whose name is too long")
+SENTENCE = "Test images by class: components seeded by the first draw of a few labelled images, from one start"
+
+
+def names_of(classes: int, named: bool) -> list[str] | None:
+    return list(LONG[:classes]) if named else None
+
+
+def components(k: int, dim: int, classes: list[int] | None, spread: float = 1.5, seed: int = 0) -> figures.Components:
+    random = np.random.default_rng(seed)
+    factors = random.normal(size=(k, dim, dim)) / dim
+    covariances = factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(dim)
+    return figures.Components(random.normal(size=(k, dim)) * spread, covariances, classes)
+
+
+def cloud(n: int, dim: int) -> NDArray[np.float64]:
+    return np.random.default_rng(1).normal(size=(n, dim)) * 2.0
+
+
+def check(figure: Figure) -> None:
+    assert not overlapping(figure)
+    assert figure.get_size_inches()[0] <= WIDTH + 1e-9
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 6, 10])
+def test_confusion_matrices(classes: int, named: bool) -> None:
+    matrix = np.diag([980] * classes)
+    figure = figures.confusion_matrices(
+        {"EM": matrix, "SVI": matrix}, range(classes), names=names_of(classes, named), heading=SENTENCE
+    )
+    check(figure)
+    assert figure.get_suptitle().replace("\n", " ") == SENTENCE
+    assert shortened(LONG[1], 18) in texts(figure) if named else "1" in texts(figure)
+
+
+@pytest.mark.parametrize(("classes", "named"), [(2, False), (3, True), (10, False), (10, True)])
+@pytest.mark.parametrize("dim", [2, 10])
+def test_latents(dim: int, classes: int, named: bool) -> None:
+    labels = np.arange(120) % classes
+    fits = {name: components(classes, dim, list(range(classes)), seed=seed) for seed, name in enumerate(("EM", "SVI"))}
+    names = names_of(classes, named)
+    figure = figures.latent_scatter(
+        cloud(120, dim), labels, fits, range(classes), names=names, heading=SENTENCE, caption="covariance type: full"
+    )
+    check(figure)
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert "covariance type: full" in caption
+    assert len(figure.axes) == (2 if dim == 2 else classes)
+    values = {name: cloud(120, 2) for name in (["z"] if dim == 2 else ["PCA", "t-SNE"])}
+    check(figures.latent_map(values, labels, name="class", classes=range(classes), names=names, axes=("z₁", "z₂")))
+
+
+@pytest.mark.parametrize("k", [4, 30])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_latents_without_labels(dim: int, k: int) -> None:
+    fits = {"EM": components(k, dim, None), "SVI": components(k, dim, None)}
+    figure = figures.latent_scatter(cloud(90, dim), None, fits, [])
+    figure.draw_without_rendering()
+    if k < 30 or dim > 2:
+        check(figure)
+    assert {str(number + 1) for number in range(min(k, 20))} <= set(texts(figure))
+    assert ("the first 20 of 30 components" in figure.get_supxlabel().replace("\n", " ")) == (k == 30 and dim == 3)
+
+
+def test_marks_of_components_at_one_place_do_not_cover_each_other() -> None:
+    crowd = components(10, 2, list(range(10)), spread=0.05)
+    figure = figures.latent_scatter(cloud(200, 2), np.arange(200) % 10, {"EM": crowd, "SVI": crowd}, range(10))
+    texts(figure)
+    for axes in figure.axes:
+        boxes = [text.get_bbox_patch().get_window_extent().padded(-1) for text in axes.texts]
+        assert len(boxes) == 10
+        assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_ellipses_of_two_fits_differ_by_their_line_and_are_labelled(dim: int) -> None:
+    fits = {name: components(3, dim, [0, 1, 2]) for name in ("EM", "SVI")}
+    figure = figures.latent_scatter(cloud(60, dim), np.arange(60) % 3, fits, range(3))
+    lines = {patch.get_linestyle() for axes in figure.axes for patch in axes.patches}
+    assert lines == {"-", "--"}
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["0", "1", "2", "EM", "SVI"]
+    assert [line.get_linestyle() for line in legend.get_lines()[-2:]] == ["-", "--"]
+
+
+@pytest.mark.parametrize(
+    ("k", "named", "labelled"), [(2, False, True), (10, True, True), (10, False, False), (60, False, True)]
+)
+def test_em_against_svi(k: int, named: bool, labelled: bool) -> None:
+    few: dict[str, Any] = {"accuracy": 0.9, "accuracy_min": 0.85, "accuracy_max": 1.0}
+    budgets = {"none": {"accuracy": 1.0}, "few": few, "all": {"accuracy": 0.8}} if labelled else {"none": {}}
+    figure = figures.em_against_svi(
+        {"em": np.linspace(-9.2, -8.4, 30).tolist(), "svi": [-9.2, -20000.0, -8.3, -8.4]},
+        {"em": budgets, "svi": budgets},
+        {"em": np.full(k, 1 / k), "svi": np.full(k, 1 / k)},
+        np.full(k, 1e-6),
+        assigned_alike=0.973,
+        names=names_of(k, named),
+    )
+    check(figure)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 10, 64])
+def test_use_of_the_latents(dims: int) -> None:
+    used = np.arange(dims) < max(dims // 2, 1)
+    figure = figures.latent_usage(np.linspace(2.0, 0.0, dims), used)
+    check(figure)
+    width = figure.axes[0].patches[-1].get_window_extent().width
+    assert width < 0.2 * figure.bbox.width  # few bars stay narrow
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 2000])
+@pytest.mark.parametrize("validated", [True, False])
+def test_losses(epochs: int, validated: bool) -> None:
+    bound = {"loss": 12345.678, "log_likelihood": -12000.5, "kl": 345.2}
+    history = [
+        {"epoch": epoch, "training": bound, "validation": bound if validated else None}
+        for epoch in range(1, epochs + 1)
+    ]
+    check(figures.losses(history, thing="point"))
+
+
+@pytest.mark.parametrize(("k", "named"), [(2, True), (10, False), (10, True)])
+def test_points(k: int, named: bool) -> None:
+    names, x, owners = names_of(k, named), cloud(60, 3), np.arange(60) % k
+    caption = "Energy distance 0.0123, p = 0.005 by permutations"
+    check(figures.points_pairwise(x, x, owners, owners, components(k, 3, None), names=names, caption=caption))
+    check(figures.coverage(np.full(k, 1 / k), np.full(k, 1 / k), np.arange(k) % 2, names=names, outside=0.1))
+    figure = figures.points_in_space(x, x, owners, np.zeros(60), names=names, caption=caption)
+    assert {shortened(name, 18) for name in names or map(str, range(k))} <= set(texts(figure))
+
+
+@pytest.mark.parametrize("count", [1, 12, 64])
+def test_images(count: int) -> None:
+    images = np.random.default_rng(0).uniform(size=(count, 1, 8, 8))
+    for figure in (figures.generated(images), figures.reconstructions(images, images, mse=0.01, ssim=0.5)):
+        check(figure)
+    check(figures.decoded_grid(images[:1].repeat(120, axis=0), np.linspace(-30, 40, 12), np.linspace(-2000, 1, 10)))
+
+
+def test_wrapped_lines_are_short_and_of_about_one_length() -> None:
+    lines = wrapped(SENTENCE, 5.0, 13, "bold").split("\n")
+    assert " ".join(lines) == SENTENCE
+    widths = [text_width(line, 13, "bold") for line in lines]
+    assert max(widths) <= 5.0
+    assert min(widths) > 0.6 * max(widths)
+    assert wrapped("one\ntwo", 9.0, 10) == "one\ntwo"
+    assert wrapped("incomprehensibilities", 0.1, 10) == "incomprehensibilities"
