@@ -24,7 +24,8 @@ from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
 
-TEXTS = {"--description", "--name", "--data.source", "--data.root", "--data.cache", "--init_from"}
+WORDS = {"--data.classes", "--data.columns"}  # lists of words, which may look like other values of YAML
+TEXTS = {"--description", "--name", "--data.source", "--data.root", "--data.cache", "--init_from", "--data.label"}
 
 
 def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
@@ -144,6 +145,8 @@ def _mixture(word: str) -> str:
 
 
 def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
+    if option in WORDS and not re.fullmatch(r"\[.*|-.*|null|None|\d+(,\d+)*", word):
+        return json.dumps([each.strip() for each in word.split(",")])
     several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") and option not in TEXTS
     listed = option.startswith("--") and option.strip("-").rpartition(".")[2] in lists
     single = listed and re.fullmatch(r"[\w.+-]+", word)

@@ -132,9 +132,10 @@ class Session:
             experiment.objective.rehearse(vae.model, guide, transform(seen["train"][:2]))
         if training.tensorboard:
             summary_writer()
-        classes = f" of classes {', '.join(map(str, dataset.classes))}" if dataset.classes else " without labels"
+        classes = f" of classes {', '.join(dataset.class_names)}" if dataset.classes else " without labels"
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-        kind = f"images{classes}, binarize={binarize}" if dataset.pictorial else f"points{classes}"
+        standardised = ", standardised" if dataset.standardisation is not None else ""
+        kind = f"images{classes}, binarize={binarize}" if dataset.pictorial else f"points{classes}{standardised}"
         tell(f"data: {dataset.name}, {sizes} {kind}, on {device}")
         return cls(experiment, dataset, seen, binarize, vae, guide, tell, began)
 
@@ -159,6 +160,7 @@ class Session:
             labels_per_class=data.labels_per_class,
             seed=training.seed,
             label_seed=data.seed,
+            class_names=self.dataset.class_names,
             tell=self.tell,
         )
         mixture_seconds = time.perf_counter() - began
@@ -176,7 +178,8 @@ class Session:
             "latents": mixture.latents,
             "data": {
                 "source": self.dataset.name,
-                "classes": list(self.dataset.classes),
+                "shape": list(self.dataset.shape),
+                **self.dataset.schema.as_dict(),
                 "binarize": self.binarize,
                 **{name: len(split) for name, split in self.dataset.splits.items()},
                 "labels_per_class": data.labels_per_class,

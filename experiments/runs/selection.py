@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.data.points import load_points
+from latentmix.experiments.data.schema import Schema
+from latentmix.experiments.data.tables import SUFFIXES, read_table
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.figures.style import save
 from latentmix.experiments.runs.artifacts import RunFolder, load_run
@@ -87,7 +88,13 @@ class Choice:
 
 
 def choose(
-    source: Path, settings: Choice, out: Path, tell: Callable[[str], None] = lambda _: None
+    source: Path,
+    settings: Choice,
+    out: Path,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    label: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> tuple[Selection, ModeReport]:
     """Compare mixtures of some points by every criterion, and write the comparison into a folder.
 
@@ -96,6 +103,8 @@ def choose(
         settings: Mixtures and criteria.
         out: A new folder, for `selection.json`, `selection.png` and `modes.json`.
         tell: Called with a sentence on each step.
+        label: See `read_points`.
+        columns: See `read_points`.
 
     Returns:
         The selection, and the mode report of the mixture that `settings.choosing` prefers.
@@ -104,7 +113,7 @@ def choose(
         ValueError: If the folder exists, the source cannot be read, an option is out of range or no fit succeeds.
     """
     RunFolder.refuse_existing(out)
-    points = read_points(source)
+    points = read_points(source, label, columns)
     taken, counted = _subsample(points, settings), f"{len(points):,} points"
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
@@ -139,23 +148,30 @@ def choose(
     return selection, report
 
 
-def read_points(source: Path) -> Array:
+def read_points(source: Path, label: str | None = None, columns: Sequence[str] | None = None) -> Array:
     """The training latents of a finished run, or the points of a file: `n x D`.
 
     Args:
-        source: The folder of a run, or a file as for `load_points`.
+        source: The folder of a run, or a file as for `read_table`.
+        label: A column of labels, which is left out.
+        columns: The columns that are features; by default all others.
 
     Raises:
         ValueError: If it is neither, or holds NaN or infinity.
     """
     if source.is_dir():
         run = load_run(source)
-        data = Data(**run.config["data"]).load()
+        data = Data(**run.config["data"]).load(Schema.from_dict(run.summary["data"]))
         latents = latents_of(run.guide, data.train, run.config["mixture"]["latents"], run.config["seed"]).latents
         return np.asarray(latents, dtype=np.float64)
-    if not source.is_file() or source.suffix not in (".npy", ".csv"):
-        raise ValueError(f"Expected the folder of a run, or a .npy or .csv file of points; got {str(source)!r}.")
-    return load_points(source)
+    if not source.is_file() or source.suffix not in SUFFIXES:
+        raise ValueError(
+            f"Expected the folder of a run, or a {', '.join(SUFFIXES)} file of points; got {str(source)!r}."
+        )
+    points = read_table(source, label=label, columns=columns).values
+    if len(points) < 4:
+        raise ValueError(f"Expected at least four points in {str(source)!r}; got {len(points)}.")
+    return points
 
 
 def _subsample(points: Array, settings: Choice) -> Array:
