@@ -1,4 +1,4 @@
-"""`latentmix classify`: class probabilities of images under the mixtures of a run."""
+"""`latentmix classify`: class probabilities of images, or points, under the mixtures of a run."""
 
 from __future__ import annotations
 
@@ -20,26 +20,31 @@ from latentmix.experiments.commands import (
 )
 from latentmix.experiments.options.names import BUDGETS, FITS
 
-USAGE = Usage(80, "classify RUN IMAGES [--out FILE.csv]", "class probabilities of images (.npy, .npz, picture files)")
+USAGE = Usage(80, "classify RUN FILES [--out FILE.csv]", "class probabilities of images or points (files, folders)")
 
 
 def main(words: list[str]) -> None:
-    """Print, or write to a file, a table with a row per image."""
+    """Print, or write to a file, a table with a row per image or point."""
     parser = command_parser("classify")
     add_run(parser)
-    parser.add_argument("images", type=Path, nargs="+", help=".npy or .npz arrays, or picture files")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        help=".npy or .npz arrays; picture files or folders of them; for a run on points .csv or .parquet tables",
+    )
     parser.add_argument("--inference", choices=tuple(FITS), default="em", help="which fit of the mixture")
     parser.add_argument("--labels", choices=BUDGETS, help="which label budget (default: few)")
     parser.add_argument("--out", type=Path, help="a new CSV file for the table (default: print it)")
     arguments = parser.parse_args(words)
     refuse_existing(arguments.out)
     check_run(arguments.run)
-    for file in arguments.images:
+    for file in arguments.files:
         if not file.exists():
-            raise UsageError(f"Expected images in files that are there; got {file}, which is missing.")
+            raise UsageError(f"Expected files that are there; got {file}, which is missing.")
     names, text = classify(
         arguments.run,
-        arguments.images,
+        arguments.files,
         arguments.inference,
         arguments.labels,
         trust=allowed_modules(arguments.trust),
@@ -48,30 +53,33 @@ def main(words: list[str]) -> None:
         sys.stdout.write(text)
     else:
         write_result(arguments.out, text)
-        print(f"{len(names)} images: {arguments.out}")
+        print(f"{len(names)} {text.partition(',')[0]}s: {arguments.out}")
 
 
 def classify(
     path: Path, files: Sequence[Path], inference: str, budget: str | None, *, trust: Sequence[str] = ()
 ) -> tuple[list[str], str]:
-    """Classify images by a finished run.
+    """Classify images, or points, by a finished run.
 
     Args:
         path: The folder of the run.
-        files: `.npy` or `.npz` arrays, or picture files.
+        files: `.npy` or `.npz` arrays; picture files or folders of them; for a run on points `.csv` or `.parquet`
+            tables, too, whose columns are matched by name.
         inference: The fit of the mixture, `em` or `svi`.
         budget: The label budget, `none`, `few` or `all`; by default `few` if the run has it, else `none`.
         trust: Modules that the run may import.
 
     Returns:
-        The names of the images, and a table of comma-separated values with the columns `image`, `predicted` and a
-        probability per class, or per component without classes.
+        The names of the images or points, and a table of comma-separated values with the columns `image` or `point`,
+        `predicted` and a probability per class, or per component without classes.
 
     Raises:
-        ValueError: If the run has no such budget or is not on images, or an image cannot be read.
+        ValueError: If the run has no such budget, or a file cannot be read or holds other data than the run's.
     """
     from latentmix.experiments.data.pictures import load_images
     from latentmix.experiments.data.pixels import ToFloat
+    from latentmix.experiments.data.schema import Schema
+    from latentmix.experiments.data.tables import load_tables
     from latentmix.experiments.runs.artifacts import load_run
 
     run = load_run(path, trust)
@@ -80,17 +88,20 @@ def classify(
     if budget not in budgets:
         raise ValueError(f"Expected a label budget of this run, {', '.join(budgets)}; got {budget!r}.")
     fitted = budgets[budget]
-    if len(run.vae.shape) != 3:
-        raise ValueError(f"Expected a run on images, to classify images by; got one on points in {path}.")
-    names, images = load_images(files, run.vae.shape)
-    probabilities = fitted.classify(run.guide.encode(images, transform=ToFloat()))
-    columns = [f"class {label}" for label in fitted.classes] or [
-        f"component {index}" for index in range(probabilities.shape[1])
-    ]
-    labels = [fitted.classes[index] if fitted.classes else int(index) for index in probabilities.argmax(1)]
+    if len(run.vae.shape) == 3:
+        names, data = load_images(files, run.vae.shape)
+    else:
+        known, schema = run.config["data"], Schema.from_dict(run.summary["data"])
+        names, data = load_tables(files, run.vae.shape, schema, label=known.get("label"), columns=known.get("columns"))
+    probabilities = fitted.classify(run.guide.encode(data, transform=ToFloat()))
+    classes = fitted.class_names or tuple(map(str, range(probabilities.shape[1])))
+    kind = "class" if fitted.classes else "component"
+    labels = [classes[index] for index in probabilities.argmax(1)]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "predicted", *columns])
+    table.writerow(
+        ["image" if len(run.vae.shape) == 3 else "point", "predicted", *(f"{kind} {name}" for name in classes)]
+    )
     for name, label, row in zip(names, labels, probabilities, strict=True):
         table.writerow([name, label, *(f"{value:.4f}" for value in row)])
     return names, text.getvalue()

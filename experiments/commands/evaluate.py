@@ -38,7 +38,7 @@ def main(words: list[str]) -> None:
     check_run(arguments.run)
 
     from latentmix.experiments.data.datasets import Data
-    from latentmix.experiments.data.sources import specific_options
+    from latentmix.experiments.data.sources import find_source, specific_options
     from latentmix.experiments.options.command_line import option_words, parse_settings
     from latentmix.experiments.runs.artifacts import load_run
 
@@ -47,7 +47,8 @@ def main(words: list[str]) -> None:
     words = option_words(options)
     sources = [value for option, value in pairwise(words) if option == "--data.source"]
     if sources and sources[-1] != known["source"]:
-        known = {name: value for name, value in known.items() if name not in specific_options()}
+        dropped = set(specific_options()) - set(find_source(sources[-1]).parameters)
+        known = {name: value for name, value in known.items() if name not in dropped}
     data = parse_settings(Data, options, prefix="data", defaults=known)
 
     from latentmix.experiments.runs.evaluation import evaluate_run

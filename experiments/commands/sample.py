@@ -38,12 +38,15 @@ def main(words: list[str]) -> None:
     import numpy as np
 
     from latentmix.experiments import figures
+    from latentmix.experiments.data.schema import Schema
     from latentmix.experiments.runs.artifacts import load_run
 
-    vae = load_run(arguments.run, allowed_modules(arguments.trust)).vae
+    run = load_run(arguments.run, allowed_modules(arguments.trust))
+    vae, units = run.vae, Schema.from_dict(run.summary["data"]).standardisation
     if len(vae.shape) != 3 and out.suffix == ".png":
         raise ValueError(f"Expected a .npy file for samples that are points, not images; got {out}.")
     samples = vae.generate(arguments.n, seed=arguments.seed)
+    samples = samples if units is None else units.restore(samples)
     if out.suffix == ".npy":
         array = io.BytesIO()
         np.save(array, samples.numpy())

@@ -20,7 +20,7 @@ from latentmix.experiments.commands import (
 
 USAGE = Usage(
     70,
-    "select RUN|FILE.npy|FILE.csv [--n_components 1..10] [--out DIR]",
+    "select RUN|FILE [--n_components 1..10] [--out DIR]",
     "how many components: criteria, picture, modes",
     lasting=True,
 )
@@ -39,8 +39,12 @@ def main(words: list[str]) -> None:
     """Print every criterion for mixtures of a run's latents, or of points, and, last, the folder of the results."""
     parser = command_parser("select", epilog=criteria_help() if {"-h", "--help"} & set(words) else None)
     parser.add_argument(
-        "source", type=Path, help="a run's folder, for its training latents, or a .npy or .csv of points"
+        "source",
+        type=Path,
+        help="a run's folder, for its training latents, or a .npy, .npz, .csv or .parquet file of points",
     )
+    parser.add_argument("--label", metavar="COLUMN", help="column of labels in the file, which is left out")
+    parser.add_argument("--columns", metavar="NAMES", help="columns of the file to take, by commas (default: all)")
     parser.add_argument(
         "--n_components", default="1..10", metavar="K", help="numbers of components, as 1..10 or 2,5,8 (default: 1..10)"
     )
@@ -68,6 +72,7 @@ def main(words: list[str]) -> None:
     from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 
     out, names, trust = (options.pop(name) for name in ("out", "criteria", "trust"))
+    label, columns = options.pop("label"), options.pop("columns")
     trust = allowed_modules(trust, ["--criteria", names or ""])
     settings = Choice(
         n_components=counts,
@@ -76,7 +81,8 @@ def main(words: list[str]) -> None:
         **options,
     )
     out = out or new_folder(f"select-{source.resolve().stem}")
-    selection, report = choose(source, settings, out, print, trust)
+    columns = comma_list("--columns", columns) if columns else None
+    selection, report = choose(source, settings, out, print, trust=trust, label=label, columns=columns)
     print(f"\n{selection.table()}\n\n{report.table()}\n\n{out}")
 
 

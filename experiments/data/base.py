@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from latentmix.experiments.data.schema import Schema, Standardisation
 from latentmix.models import MixtureParameters
 from latentmix.models.display import Displayed
 
@@ -22,7 +23,7 @@ class Split(Displayed):
     """Data and their labels.
 
     Args:
-        x: An `N x C x H x W` uint8 tensor of images, or an `N x D` float32 tensor of points.
+        x: An `N x C x H x W` uint8 tensor of images, or an `N x D` float tensor of points, float32 in a `Dataset`.
         labels: N int64 labels, as the data set names them; `None` if it has none.
         attributes: An `N x A` boolean tensor of named attributes; `None` if there are none.
     """
@@ -33,6 +34,11 @@ class Split(Displayed):
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def things(self) -> str:
+        """The kind of the data: `images` or `points`."""
+        return "images" if self.x.dim() == 4 else "points"
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on another device."""
@@ -63,7 +69,10 @@ class Dataset(Displayed):
         test: Data for reported figures.
         classes: The labels that occur in any split, ascending; empty if the data set has no labels.
         attributes: Names of the columns of `Split.attributes`; empty if there are none.
-        truth: The mixture that the data were drawn from, if known.
+        truth: The mixture that the data were drawn from, in the data's units, if known.
+        class_names: The name of each class.
+        columns: The name of each feature of points; empty if they have none.
+        standardisation: Centre and scale by which the points of all splits are standardised; `None` if they are not.
     """
 
     name: str
@@ -73,6 +82,18 @@ class Dataset(Displayed):
     classes: tuple[int, ...] = ()
     attributes: tuple[str, ...] = ()
     truth: MixtureParameters | None = None
+    class_names: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    standardisation: Standardisation | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """Classes, columns and units, as other data have to have them."""
+        return Schema(self.classes, self.class_names, self.columns, self.standardisation)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Points in the data's units: `N x D`, from `N x D` points as the splits hold them."""
+        return x if self.standardisation is None else self.standardisation.restore(x)
 
     def shown(self) -> dict[str, Any]:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
@@ -110,12 +131,16 @@ class Reading(Displayed):
 
     Args:
         splits: All data in one split, training and test data, or training, validation and test data; `Data` divides
-            one or two into three.
+            one or two into three, and draws a split that is `None` from the first.
         attributes: Names of the columns of `Split.attributes`.
+        class_names: Names of labels; a label without one is its own name.
+        columns: Names of the features of points.
     """
 
-    splits: Sequence[Split]
+    splits: Sequence[Split | None]
     attributes: tuple[str, ...] = ()
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
 
 @final
@@ -129,7 +154,6 @@ class Source:
             `None` is passed only to a parameter without a default.
         suffixes: Endings of paths that stand for the name, if the source is a file.
         shared_root: Whether `root` defaults to the environment variable LATENTMIX_DATA.
-        pictorial: Whether the data are images.
         truth: The mixture that the data of some classes are drawn from, if known.
     """
 
@@ -137,7 +161,6 @@ class Source:
     read: Callable[..., Reading]
     suffixes: tuple[str, ...] = ()
     shared_root: bool = True
-    pictorial: bool = True
     truth: Callable[[Collection[int] | None], MixtureParameters] | None = None
 
     @property

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import batched
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import PIL
@@ -23,10 +23,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-__all__ = ["CachedImages", "cache_folder", "cached_images", "decode", "some"]
+__all__ = ["CachedImages", "Channels", "cache_folder", "cached_images", "decode", "some"]
+
+Channels = Literal["auto", 1, 3]
 
 FORMAT = 2  # of the cache and of `decode`; increase it when either changes
 BATCH = 256
+GREYS = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
 NAMED = 3
 
 
@@ -34,7 +37,7 @@ class CachedImages(NamedTuple):
     """Decoded images of a folder.
 
     Attributes:
-        pixels: An `N x 3 x size x size` uint8 tensor over a memory-mapped file; pages are read on use, and writes
+        pixels: An `N x channels x height x width` uint8 tensor over a memory-mapped file; pages are read on use, and writes
             remain in memory.
         rows: Positions in the list of files of the N readable ones, ascending.
     """
@@ -111,7 +114,13 @@ def _upper_bytes(image: Image.Image) -> Image.Image:
 
 
 def cached_images(
-    folder: Path, names: Sequence[str], *, size: int, cache: str | None = None, max_corrupt: int = 10
+    folder: Path,
+    names: Sequence[str],
+    *,
+    size: int | tuple[int, int],
+    channels: Channels = 3,
+    cache: str | None = None,
+    max_corrupt: int = 10,
 ) -> CachedImages:
     """Images of a folder from the cache, decoded into it on first use.
 
@@ -123,7 +132,8 @@ def cached_images(
     Args:
         folder: Folder of the files.
         names: Names of the files, relative to the folder.
-        size: Side of the images, in pixels.
+        size: Side of the images, or height and width, in pixels.
+        channels: 3 for RGB, 1 for grey; `auto` is 1 if all images are grey.
         cache: Folder of the cache, see `cache_folder`.
         max_corrupt: Most unreadable files.
 
@@ -142,11 +152,11 @@ def cached_images(
         (torch.Size([1, 3, 16, 16]), tensor([0]))
     """
     folder = folder.resolve()
-    place = cache_folder(cache) / _digest(folder, names, size)
+    place = cache_folder(cache) / _digest(folder, names, size, channels)
     stored = _stored(place)
     if stored is None:
         try:
-            _write(place, folder, names, size, max_corrupt)
+            _write(place, folder, names, size, channels, max_corrupt)
         except OSError as error:
             raise ValueError(
                 f"Expected to keep the decoded images of {str(folder)!r} in {str(place.parent)!r}; got {error}: name "
@@ -169,8 +179,9 @@ def cached_images(
     return CachedImages(torch.from_numpy(pixels), rows)
 
 
-def _digest(folder: Path, names: Sequence[str], size: int) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, str(folder), size]).encode())
+def _digest(folder: Path, names: Sequence[str], size: int | tuple[int, int], channels: Channels) -> str:
+    key = [FORMAT, PIL.__version__, str(folder), size, *([] if channels == 3 else [channels])]
+    digest = hashlib.sha256(json.dumps(key).encode())
     for name in names:
         try:
             state = os.stat(folder / name)
@@ -195,19 +206,28 @@ def _stored(place: Path) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
         return None
 
 
-def _write(place: Path, folder: Path, names: Sequence[str], size: int, max_corrupt: int) -> None:
+def _write(
+    place: Path,
+    folder: Path,
+    names: Sequence[str],
+    size: int | tuple[int, int],
+    channels: Channels,
+    max_corrupt: int,
+) -> None:
+    depth = channels if isinstance(channels, int) else 1 if all(_is_grey(folder / name) for name in names) else 3
+    height, width = (size, size) if isinstance(size, int) else size
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="writing-", dir=place.parent) as writing:
         complete, corrupt = Path(writing) / "complete", dict[str, str]()
         complete.mkdir()
-        with open(complete / "pixels.bin", "wb") as file, closing(_decoded(folder, names, size)) as images:
+        with open(complete / "pixels.bin", "wb") as file, closing(_decoded(folder, names, size, depth)) as images:
             for name, decoded in images:
                 if isinstance(decoded, Exception):
                     corrupt[name] = " ".join(str(decoded).replace(f"{folder}/", "").split()) or type(decoded).__name__
                     _refuse_corrupt(folder, corrupt, max_corrupt)
                 else:
                     file.write(decoded.tobytes())
-        shape = (len(names) - len(corrupt), 3, size, size)
+        shape = (len(names) - len(corrupt), depth, height, width)
         index = {"folder": str(folder), "shape": shape, "corrupt": corrupt}
         (complete / "index.json").write_text(json.dumps(index))
         if _stored(place) is None:  # else another process was faster
@@ -215,10 +235,21 @@ def _write(place: Path, folder: Path, names: Sequence[str], size: int, max_corru
             complete.rename(place)
 
 
-def _decoded(folder: Path, names: Sequence[str], size: int) -> Generator[tuple[str, NDArray[np.uint8] | Exception]]:
+def _is_grey(path: Path) -> bool:
+    """Whether an image is grey by its mode; files that cannot be read, which are skipped later, count as grey."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in GREYS
+    except Exception:  # as in decoding
+        return True
+
+
+def _decoded(
+    folder: Path, names: Sequence[str], size: int | tuple[int, int], channels: int
+) -> Generator[tuple[str, NDArray[np.uint8] | Exception]]:
     def attempt(name: str) -> NDArray[np.uint8] | Exception:
         try:
-            return decode(folder / name, size)
+            return decode(folder / name, size, channels=channels)
         except Exception as error:  # Pillow's decoders raise exceptions of many kinds on what is no image
             return error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latentmix.experiments.data.folders import image_names
 from latentmix.experiments.data.image_cache import decode
 from latentmix.experiments.data.sources.arrays import load_file
 
@@ -18,7 +19,7 @@ def load_images(files: Sequence[Path], shape: tuple[int, ...]) -> tuple[list[str
     """Images from files, pictures decoded as those of training are.
 
     Args:
-        files: `.npy` or `.npz` files of arrays, or picture files.
+        files: `.npy` or `.npz` files of arrays, picture files, or folders of these.
         shape: Channels, height and width; pictures are cropped and resized to it, arrays must have it.
 
     Returns:
@@ -33,6 +34,10 @@ def load_images(files: Sequence[Path], shape: tuple[int, ...]) -> tuple[list[str
         if file.suffix in (".npy", ".npz"):
             images, _ = load_file(str(file))
             names += [f"{file.name}:{index}" for index in range(len(images))]
+        elif file.is_dir():
+            listed = image_names(file)
+            images = torch.cat([_decode(file / name, shape) for name in listed])
+            names += listed
         else:
             images = _decode(file, shape)
             names.append(file.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -88,8 +88,13 @@ def draw_labelled(labels: Tensor, classes: Sequence[int], per_class: int, seed: 
     return torch.cat(draws)
 
 
-def check_budget(labels: Tensor, classes: Sequence[int], per_class: int) -> None:
+def check_budget(labels: Tensor, classes: Sequence[int] | Mapping[int, str], per_class: int) -> None:
     """Refuse a label budget that some class cannot meet.
+
+    Args:
+        labels: N int64 labels of the training split.
+        classes: The classes, perhaps with their names.
+        per_class: Images per class.
 
     Raises:
         ValueError: If a class has fewer than `per_class` images.
@@ -97,8 +102,9 @@ def check_budget(labels: Tensor, classes: Sequence[int], per_class: int) -> None
     for label in classes:
         count = int((labels == label).sum())
         if count < per_class:
+            name = classes[label] if isinstance(classes, Mapping) else label
             raise ValueError(
-                f"Expected {per_class} or more training images of class {label} to label; got {count}: lower "
+                f"Expected {per_class} or more training data of class {name} to label; got {count}: lower "
                 "--data.labels_per_class, or raise --data.limit if it is set."
             )
 

@@ -33,9 +33,10 @@ from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
 
+WORDS = {"--data.classes", "--data.columns"}  # lists of words, which may look like other values of YAML
 TEXTS = {
-    *("--description", "--name", "--data.source", "--data.root", "--data.attribute", "--data.cache", "--init_from"),
-    *("--config", "--device"),
+    *("--description", "--name", "--data.source", "--data.root", "--data.attribute", "--data.cache", "--data.label"),
+    *("--init_from", "--config", "--device"),
 }
 
 
@@ -191,6 +192,8 @@ def _is_list(option: str, lists: Collection[str]) -> bool:
 
 
 def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
+    if option in WORDS and not re.fullmatch(r"\[.*|-.*|null|None|\d+(\s*,\s*\d+)*", word.strip()):
+        return json.dumps([each.strip() for each in word.split(",")])
     several = re.fullmatch(r"[\w.+-]+(\s*,\s*[\w.+-]+)+", word.strip()) and not word.startswith("--")
     single = _is_list(option, lists) and re.fullmatch(r"[\w.+-]+", word)
     listed = (several and option not in TEXTS) or (single and word not in ("null", "None"))

@@ -11,6 +11,7 @@ import torch
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
 from latentmix.experiments.runs.artifacts import Run
 from latentmix.experiments.runs.latents import LatentSplit, latents_of
@@ -38,7 +39,7 @@ def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str
     Raises:
         ValueError: If the data cannot be read, or their shape, values or classes are not those of the run.
     """
-    dataset = replace(data, labels_per_class=1).load()
+    dataset = replace(data, labels_per_class=1).load(Schema.from_dict(run.summary["data"]))
     if dataset.shape != run.vae.shape:
         raise ValueError(f"Expected data of shape {run.vae.shape} for this run; got {dataset.shape}.")
     chosen = dataset.splits[split] if split != "all" else _concatenated(dataset)
@@ -77,14 +78,14 @@ def _measure_mixtures(run: Run, latents: LatentSplit) -> dict[str, Any]:
         for budget, fitted in budgets.items():
             figures: dict[str, Any] = {"log_likelihood": float(fitted.mixture.score(latents.latents))}
             if latents.labels is not None and fitted.classes:
-                unknown = sorted(set(latents.labels.tolist()) - set(fitted.classes))
-                if unknown:
-                    raise ValueError(
-                        f"Expected images of the classes {list(fitted.classes)} of this run; got classes {unknown} "
-                        "too: choose with --data.classes."
-                    )
                 assigned = np.asarray(fitted.mixture.predict(latents.latents))
-                figures |= classification(latents.labels, fitted.predict(latents.latents), assigned, fitted.classes)
+                figures |= classification(
+                    latents.labels,
+                    fitted.predict(latents.latents),
+                    assigned,
+                    fitted.classes,
+                    fitted.class_names,
+                )
             mixtures[inference][budget] = figures
     return mixtures
 

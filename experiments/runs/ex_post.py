@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import ToFloat, binarize_static, resolve_binarize
+from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.runs.artifacts import Run
 from latentmix.inference import ExPostFit, GaussianMixture, ex_post_priors, log_likelihoods
 from latentmix.inference.ex_post import Form
@@ -111,7 +112,7 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
             mixture is requested for a VAE whose prior is not N(0, I).
     """
     data = Data(**run.config["data"])
-    dataset = data.load()
+    dataset = data.load(Schema.from_dict(run.summary["data"]))
     binarize = resolve_binarize(data.binarize, run.vae.likelihood)
     train = dataset.train.x[: settings.images]
     if len(train) < max(settings.n_components):

@@ -107,13 +107,13 @@ def measure_prior(
     """
     figures: dict[str, dict[str, Any]] = {}
     if isinstance(vae.prior, MixturePrior) and dataset.classes:
-        figures["prior"] = _classify(vae.prior, latents, dataset.classes)
+        figures["prior"] = _classify(vae.prior, latents, dataset)
     if dataset.truth is not None:
         figures["coverage"] = measure_samples(vae, dataset, dataset.truth, seed=seed)
     return figures
 
 
-def _classify(prior: MixturePrior, latents: Mapping[str, LatentSplit], classes: tuple[int, ...]) -> dict[str, Any]:
+def _classify(prior: MixturePrior, latents: Mapping[str, LatentSplit], dataset: Dataset) -> dict[str, Any]:
     device, dtype = prior.means.device, prior.means.dtype
     assigned = {
         name: prior.responsibilities(torch.from_numpy(split.latents).to(device, dtype)).argmax(1).cpu().numpy()
@@ -122,18 +122,19 @@ def _classify(prior: MixturePrior, latents: Mapping[str, LatentSplit], classes: 
     train, test = latents["train"].labels, latents["test"].labels
     assert train is not None
     assert test is not None
-    component_classes = map_by_majority(assigned["train"], train, prior.n_components, classes)
-    figures = classification(test, np.asarray(component_classes)[assigned["test"]], assigned["test"], classes)
+    component_classes = map_by_majority(assigned["train"], train, prior.n_components, dataset.classes)
+    predicted = np.asarray(component_classes)[assigned["test"]]
+    figures = classification(test, predicted, assigned["test"], dataset.classes, dataset.class_names)
     return {"component_classes": [int(label) for label in component_classes], **figures}
 
 
 def measure_samples(vae: VAE, dataset: Dataset, truth: MixtureParameters, *, seed: int) -> dict[str, Any]:
-    """Samples of the VAE against points: coverage of the true mixture's components, and a two-sample test.
+    """Samples of the VAE against points, in the data's units: coverage of the true components, and a two-sample test.
 
     As many samples are drawn as there are test points, noise of the likelihood included.
     """
-    real = dataset.test.x
-    sampled = vae.generate(len(real), mean=False, seed=seed)
+    real = dataset.restore(dataset.test.x)
+    sampled = dataset.restore(vae.generate(len(real), mean=False, seed=seed))
     coverage = component_coverage(sampled, truth)
     return {
         "components": len(truth.weights),

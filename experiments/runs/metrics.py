@@ -66,7 +66,11 @@ def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_siz
 
 
 def classification(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], assignments: NDArray[np.int64], classes: Sequence[int]
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    assignments: NDArray[np.int64],
+    classes: Sequence[int],
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Metrics of classification and clustering.
 
@@ -75,17 +79,19 @@ def classification(
         predicted: N predicted labels.
         assignments: N components, for the indices that compare partitions.
         classes: The classes, in the order of the confusion matrix.
+        class_names: Their names; by default the labels.
 
     Returns:
-        `accuracy`; `precision`, `recall` and `f1`, their means over the classes that occur; `per_class`; `confusion`,
+        `accuracy`; `precision`, `recall` and `f1`, their means over the classes that occur; `per_class`, by name;
+        `confusion`,
         true classes by row; `ari` and `nmi`, adjusted Rand index and normalised mutual information.
     """
     columns = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0.0)
     present = columns[3] > 0
     names = ("precision", "recall", "f1", "support")
     per_class = {
-        str(label): {name: float(column[row]) for name, column in zip(names, columns, strict=True)}
-        for row, label in enumerate(classes)
+        name: {figure: float(column[row]) for figure, column in zip(names, columns, strict=True)}
+        for row, name in enumerate(class_names or map(str, classes))
     }
     macro = {name: float(np.mean(column[present])) for name, column in zip(names[:3], columns[:3], strict=True)}
     return {

@@ -36,11 +36,17 @@ class FittedMixture:
         mixture: The fitted mixture.
         classes: The classes, ascending; empty without labels.
         component_classes: The class of each component; empty without labels.
+        class_names: The name of each class; by default the label.
     """
 
     mixture: GaussianMixture
     classes: tuple[int, ...]
     component_classes: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            object.__setattr__(self, "class_names", tuple(map(str, self.classes)))
 
     def classify(self, latents: Tensor | NDArray[np.floating]) -> NDArray[np.float64]:
         """Probabilities of the classes: an `N x n_classes` array from `N x latent_dim` latents.
@@ -60,13 +66,18 @@ class FittedMixture:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        classes = {"classes": list(self.classes), "component_classes": list(self.component_classes)}
-        return {**mixture_state(self.mixture), **classes}
+        return {
+            **mixture_state(self.mixture),
+            "classes": list(self.classes),
+            "component_classes": list(self.component_classes),
+            "class_names": list(self.class_names),
+        }
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> FittedMixture:
-        """The mixture that `state_dict` gave."""
-        return cls(load_mixture(state), tuple(state["classes"]), tuple(state["component_classes"]))
+        """The mixture that `state_dict`, also that of an earlier version, gave."""
+        classes, components = tuple(state["classes"]), tuple(state["component_classes"])
+        return cls(load_mixture(state), classes, components, tuple(state.get("class_names", ())))
 
 
 def fit_mixtures(
@@ -78,6 +89,7 @@ def fit_mixtures(
     labels_per_class: int,
     seed: int,
     label_seed: int,
+    class_names: Sequence[str] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, dict[str, FittedMixture]], dict[str, Any]]:
     """Fit the same mixtures by EM and by enumerated SVI, each pair from one start, and measure both.
@@ -95,6 +107,7 @@ def fit_mixtures(
         labels_per_class: Labelled images per class of the `few` budget.
         seed: Seed of the starts.
         label_seed: Seed of the first draw of labelled images.
+        class_names: The name of each class; by default the label.
         tell: Is called with a sentence on each step.
 
     Returns:
@@ -105,7 +118,8 @@ def fit_mixtures(
         ValueError: If there are fewer training points than components, or neither classes nor `n_components`.
     """
     n_components = check_fits(settings, len(train.latents), classes)
-    side_by_side = _SideBySide(train, test, tuple(classes), settings, n_components)
+    names = tuple(class_names or map(str, classes))
+    side_by_side = _SideBySide(train, test, tuple(classes), names, settings, n_components)
 
     tell(f"mixtures of {n_components} components, no labels: EM from {settings.n_init} starts, SVI from the best")
     starts = [side_by_side.fit("em", seed + index) for index in range(settings.n_init)]
@@ -152,7 +166,7 @@ def fit_mixtures(
             if index == 0:
                 figures["agreement"]["few"] = side_by_side.agreement(fits)
             for inference, mixture in fits.items():
-                fitted = FittedMixture(mixture, side_by_side.classes, side_by_side.classes)
+                fitted = FittedMixture(mixture, side_by_side.classes, side_by_side.classes, names)
                 draws[inference].append(side_by_side.measure(fitted))
                 mixtures[inference].setdefault("few", fitted)
         for inference in FITS:
@@ -168,10 +182,10 @@ def check_fits(settings: MixtureFits, points: int, classes: Sequence[int]) -> in
     """
     n_components = settings.n_components or len(classes)
     if not n_components:
-        raise ValueError("Expected --mixture.n_components for images without labels; got none.")
+        raise ValueError("Expected --mixture.n_components for data without labels; got none.")
     if points < n_components:
         raise ValueError(
-            f"Expected at least as many training images as components, {n_components}; got {points}: lower "
+            f"Expected at least as many training data as components, {n_components}; got {points}: lower "
             "--mixture.n_components, or raise --data.limit if it is set."
         )
     return n_components
@@ -220,6 +234,7 @@ class _SideBySide:
     train: LatentSplit
     test: LatentSplit
     classes: tuple[int, ...]
+    class_names: tuple[str, ...]
     settings: MixtureFits
     n_components: int
 
@@ -267,7 +282,7 @@ class _SideBySide:
         assignments = np.asarray(mixture.predict(self.train.latents))
         mapping = map_by_matching if budget == "none" else map_by_majority
         mapped = mapping(assignments, self.train.labels, self.n_components, self.classes)
-        return FittedMixture(mixture, self.classes, tuple(int(label) for label in mapped))
+        return FittedMixture(mixture, self.classes, tuple(int(label) for label in mapped), self.class_names)
 
     def measure(self, fitted: FittedMixture) -> dict[str, Any]:
         """The figures of one fit."""
@@ -288,6 +303,7 @@ class _SideBySide:
                 fitted.predict(self.test.latents),
                 np.asarray(mixture.predict(self.test.latents)),
                 self.classes,
+                self.class_names,
             )
         return figures
 

@@ -153,9 +153,10 @@ class Session:
             experiment.objective.rehearse(vae.model, guide, transform(seen["train"][:2]))
         if training.tensorboard:
             summary_writer()
-        classes = f" of classes {', '.join(map(str, dataset.classes))}" if dataset.classes else " without labels"
+        classes = f" of classes {', '.join(dataset.class_names)}" if dataset.classes else " without labels"
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-        kind = f"images{classes}, binarize={binarize}" if dataset.pictorial else f"points{classes}"
+        standardised = ", standardised" if dataset.standardisation is not None else ""
+        kind = f"images{classes}, binarize={binarize}" if dataset.pictorial else f"points{classes}{standardised}"
         tell(f"data: {dataset.name}, {sizes} {kind}, on {device}")
         return cls(experiment, dataset, seen, binarize, vae, guide, tell, began)
 
@@ -203,6 +204,7 @@ class Session:
             labels_per_class=data.labels_per_class,
             seed=training.seed,
             label_seed=data.seed,
+            class_names=self.dataset.class_names,
             tell=self.tell,
         )
         mixture_seconds = time.perf_counter() - began
@@ -221,7 +223,8 @@ class Session:
             "latents": mixture.latents,
             "data": {
                 "source": self.dataset.name,
-                "classes": list(self.dataset.classes),
+                "shape": list(self.dataset.shape),
+                **self.dataset.schema.as_dict(),
                 "binarize": self.binarize,
                 **{name: len(split) for name, split in self.dataset.splits.items()},
                 "labels_per_class": data.labels_per_class,
@@ -253,6 +256,7 @@ class Session:
             summary,
             latents=latents,
             attribute=data.attribute,
+            names=self.dataset.class_names,
             seed=training.seed,
         )
         draw_mixtures(
@@ -261,6 +265,7 @@ class Session:
             folder.load_mixtures(),
             summary,
             self.dataset.classes,
+            names=self.dataset.class_names,
             pictorial=self.dataset.pictorial,
         )
 

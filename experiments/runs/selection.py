@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.data.points import load_points
+from latentmix.experiments.data.schema import Schema
+from latentmix.experiments.data.tables import SUFFIXES, read_table
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.figures.style import save
 from latentmix.experiments.options.messages import blaming
@@ -93,7 +94,10 @@ def choose(
     settings: Choice,
     out: Path,
     tell: Callable[[str], None] = lambda _: None,
+    *,
     trust: Sequence[str] = (),
+    label: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> tuple[Selection, ModeReport]:
     """Compare mixtures of some points by every criterion, and write the comparison into a folder.
 
@@ -103,6 +107,8 @@ def choose(
         out: A new folder, for `selection.json`, `selection.png` and `modes.json`.
         tell: Called with a sentence on each step.
         trust: Modules that the run may import.
+        label: See `read_points`.
+        columns: See `read_points`.
 
     Returns:
         The selection, and the mode report of the mixture that `settings.choosing` prefers.
@@ -111,7 +117,7 @@ def choose(
         ValueError: If the folder exists, the source cannot be read, an option is out of range or no fit succeeds.
     """
     RunFolder.refuse_existing(out)
-    points = read_points(source, trust)
+    points = read_points(source, trust=trust, label=label, columns=columns)
     taken, counted = _subsample(points, settings), f"{len(points):,} points"
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
@@ -146,24 +152,33 @@ def choose(
     return selection, report
 
 
-def read_points(source: Path, trust: Sequence[str] = ()) -> Array:
+def read_points(
+    source: Path, *, trust: Sequence[str] = (), label: str | None = None, columns: Sequence[str] | None = None
+) -> Array:
     """The training latents of a finished run, or the points of a file: `n x D`.
 
     Args:
-        source: The folder of a run, or a file as for `load_points`.
+        source: The folder of a run, or a file as for `read_table`.
         trust: Modules that the run may import.
+        label: A column of labels, which is left out.
+        columns: The columns that are features; by default all others.
 
     Raises:
         ValueError: If it is neither, or holds NaN or infinity.
     """
     if source.is_dir():
         run = load_run(source, trust)
-        data = Data(**run.config["data"]).load()
+        data = Data(**run.config["data"]).load(Schema.from_dict(run.summary["data"]))
         latents = latents_of(run.guide, data.train, run.config["mixture"]["latents"], run.config["seed"]).latents
         return np.asarray(latents, dtype=np.float64)
-    if not source.is_file() or source.suffix not in (".npy", ".csv"):
-        raise ValueError(f"Expected the folder of a run, or a .npy or .csv file of points; got {str(source)!r}.")
-    return load_points(source)
+    if not source.is_file() or source.suffix not in SUFFIXES:
+        raise ValueError(
+            f"Expected the folder of a run, or a {', '.join(SUFFIXES)} file of points; got {str(source)!r}."
+        )
+    points = read_table(source, label=label, columns=columns).values
+    if len(points) < 4:
+        raise ValueError(f"Expected at least four points in {str(source)!r}; got {len(points)}.")
+    return points
 
 
 def _subsample(points: Array, settings: Choice) -> Array:

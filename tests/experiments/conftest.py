@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the decoded files, in any order."""
     names: list[str] = []
 
-    def counting(path: Path, size: int) -> NDArray[np.uint8]:
+    def counting(path: Path, size: int, **options: Any) -> NDArray[np.uint8]:
         names.append(path.name)
-        return decode(path, size)
+        return decode(path, size, **options)
 
     monkeypatch.setattr(image_cache, "decode", counting)
     return names

@@ -19,8 +19,8 @@ def sources() -> dict[str, Source]:
 
     Example:
         >>> from latentmix.experiments.data.sources import sources
-        >>> sources()["gmm3d"].pictorial
-        False
+        >>> list(sources()["gmm3d"].parameters)
+        ['points', 'seed']
     """
     modules = [importlib.import_module(module.name) for module in pkgutil.iter_modules(__path__, f"{__name__}.")]
     return {source.name: source for module in modules for source in getattr(module, "SOURCES", ())}
@@ -38,7 +38,7 @@ def find_source(name: str) -> Source:
     for source in sources().values():
         if source.suffixes and name.endswith(source.suffixes):
             return source
-    endings = " or ".join(suffix for source in sources().values() for suffix in source.suffixes)
+    endings = ", ".join(suffix for source in sources().values() for suffix in source.suffixes)
     raise ValueError(
         f"Expected --data.source to be one of {', '.join(listed)}, or the path of a {endings} file; got {name!r}."
     )

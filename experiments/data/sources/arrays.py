@@ -1,8 +1,9 @@
-"""Images in a file of arrays, `.npz` or `.npy`."""
+"""Arrays in a file, `.npz` or `.npy`, and images in them."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +12,69 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentmix.experiments.data.base import Reading, Source, Split
 from latentmix.experiments.data.pixels import to_bytes
 
-__all__ = ["SOURCES", "load_file"]
+__all__ = ["images_of_arrays", "load_file", "read_arrays"]
+
+KEYS = {"points": "x", "x": "x", "images": "x", "y": "labels", "labels": "labels", "columns": "columns"}
 
 
-def load_file(path: str) -> tuple[Tensor, Tensor | None]:
-    """Images, and labels if there are any, from a file of arrays; nothing is unpickled.
+def load_file(path: str) -> tuple[Tensor, NDArray[Any] | None]:
+    """Images, and labels if there are any, from a file of arrays, see `read_arrays` and `images_of_arrays`."""
+    return images_of_arrays(read_arrays(Path(path).expanduser()), path)
 
-    A `.npy` file holds only images; a `.npz` file holds `images` (or `x`) and, if they are labelled, `labels`
-    (or `y`). Images are `N x H x W`, `N x C x H x W` or `N x H x W x C` with C 1 or 3 (channels first if the shape is
+
+def images_of_arrays(arrays: Mapping[str, NDArray[Any]], path: str) -> tuple[Tensor, NDArray[Any] | None]:
+    """Images, and labels if there are any, in the arrays of a file.
+
+    Images are `N x H x W`, `N x C x H x W` or `N x H x W x C` with C 1 or 3 (channels first if the shape is
     ambiguous): uint8 in 0..255, or floats in [0, 1] or booleans, which are scaled by 255 and rounded.
+
+    Args:
+        arrays: What `read_arrays` gave.
+        path: The file, for messages.
 
     Returns:
         An `N x C x H x W` uint8 tensor, and its N labels or `None`.
 
     Raises:
-        ValueError: On a missing or unreadable file, and on images or labels of another shape, type or range.
+        ValueError: On images or labels of another shape, type or range.
     """
-    arrays = _read_arrays(Path(path).expanduser())
-    images = _to_images(arrays["images"], path)
-    labels = arrays.get("labels")
-    return images, None if labels is None else _to_labels(labels, len(images), path)
+    images, labels = _to_images(arrays["x"], path), arrays.get("labels")
+    if labels is not None:
+        expected = (len(images),)
+        _require(labels.shape == expected, f"labels of shape {expected} in {path!r}, one per image", labels.shape)
+    return images, labels
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, label: str | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of a file; nothing is unpickled.
+
+    Args:
+        path: A `.npy` file of one array; or a `.npz` file of an array `x` (or `images`, or `points`) and optionally of
+            `labels` (or `y`) and of `columns`.
+        label: The name of the array of labels in a `.npz` file, if it is another.
+
+    Returns:
+        The arrays under the names `x`, `labels` and `columns`.
+
+    Raises:
+        ValueError: On a missing or unreadable file, and on a file without `x`.
+    """
     if not path.is_file():
-        raise ValueError(f"Expected a file of images at {str(path)!r}; got no such file.")
+        raise ValueError(f"Expected a file of images or points at {str(path)!r}; got no such file.")
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return {"images": loaded}
+            return {"x": loaded}
         with loaded:
             names = sorted(loaded.files)
-            keys = {"x": "images", "images": "images", "y": "labels", "labels": "labels"}
+            keys = {**KEYS, label: "labels"} if label in names else KEYS
             arrays = {name: loaded[key] for key, name in keys.items() if key in names}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         cause = "pickled objects" if "allow_pickle" in str(error) else "something else"
         raise ValueError(f"Expected arrays of numbers in {str(path)!r}; got {cause}.") from error
-    _require("images" in arrays, f"an array 'images' (or 'x') in {str(path)!r}", names)
+    _require("x" in arrays, f"an array 'x' (or 'images', or 'points') in {str(path)!r}", names)
     return arrays
 
 
@@ -85,21 +109,6 @@ def _to_images(images: NDArray[Any], path: str) -> Tensor:
     return to_bytes(torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)))
 
 
-def _to_labels(labels: NDArray[Any], count: int, path: str) -> Tensor:
-    _require(labels.shape == (count,), f"labels of shape ({count},) in {path!r}, one per image", labels.shape)
-    _require(np.issubdtype(labels.dtype, np.integer), f"integer labels in {path!r}", labels.dtype)
-    _require(labels.min() >= 0, f"labels >= 0 in {path!r}", labels.min())
-    _require(labels.max() < 2**63, f"labels below 2**63 in {path!r}", labels.max())
-    return torch.from_numpy(labels.astype(np.int64))
-
-
 def _require(condition: bool | np.bool_, expected: str, got: object) -> None:
     if not condition:
         raise ValueError(f"Expected {expected}; got {got}.")
-
-
-def _read(source: str) -> Reading:
-    return Reading([Split(*load_file(source))])
-
-
-SOURCES = (Source("file", _read, suffixes=(".npz", ".npy")),)

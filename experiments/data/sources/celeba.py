@@ -22,7 +22,7 @@ PARTS = ("training", "validation", "test")
 def load_celeba(
     root: str | None,
     *,
-    size: int = 64,
+    size: int | tuple[int, int] = 64,
     attribute: str | None = None,
     cache: str | None = None,
     max_corrupt: int = 10,
@@ -38,13 +38,13 @@ def load_celeba(
 
     Args:
         root: The folder that holds `celeba`.
-        size: Side of the images, in pixels.
+        size: Side of the images, or height and width, in pixels.
         attribute: Name of the attribute whose values, 0 and 1, are the labels; by default there are none.
         cache: Folder of the cache, see `cache_folder`.
         max_corrupt: Most missing or unreadable files.
 
     Returns:
-        For training, validation and test `N x 3 x size x size` uint8 images, N labels or `None`, and `N x A` boolean
+        For training, validation and test `N x 3 x height x width` uint8 images, N labels or `None`, and `N x A` boolean
         attributes; and the A names of the attributes.
 
     Raises:
@@ -104,7 +104,7 @@ def _near(attribute: str, names: Sequence[str]) -> str:
 def _read(
     root: str | None,
     max_corrupt: int,
-    size: int = 64,
+    size: int | tuple[int, int] = 64,
     attribute: str | None = None,
     cache: str | None = None,
 ) -> Reading:

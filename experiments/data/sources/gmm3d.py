@@ -87,4 +87,4 @@ def _read(points: int, seed: int) -> Reading:
     return Reading([Split(*gmm3d(points, seed))])
 
 
-SOURCES = (Source("gmm3d", _read, pictorial=False, truth=three_dimensional_mixture),)
+SOURCES = (Source("gmm3d", _read, truth=three_dimensional_mixture),)

@@ -1,49 +1,45 @@
-"""Any folder of images, decoded to RGB bytes through a cache."""
+"""Any folder of images, decoded to bytes through a cache."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from mimetypes import MimeTypes
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latentmix.experiments.data.base import Reading, Source, Split
-from latentmix.experiments.data.image_cache import cached_images, some
+from latentmix.experiments.data.folders import Layout, image_names
+from latentmix.experiments.data.image_cache import CachedImages, Channels, cached_images
+from latentmix.experiments.data.labels import number_labels
 
 __all__ = ["SOURCES", "load_image_folder"]
 
-EXTENSIONS = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-)
-FORMATS = MimeTypes()  # the standard library's own table, the same on every machine
-
 
 def load_image_folder(
-    root: str | None, *, size: int = 64, cache: str | None = None, max_corrupt: int = 10
+    root: str | None,
+    *,
+    size: int | tuple[int, int] = 64,
+    channels: Channels = 3,
+    cache: str | None = None,
+    max_corrupt: int = 10,
 ) -> tuple[Tensor, Tensor | None]:
-    """All images under a folder, in the order of their names.
+    """All images under a folder, of all splits, in the order of their names.
 
-    If every image is in one of several sub-folders, these are the classes, numbered from 0 in the order of their names;
-    if some images are beside the sub-folders there are no labels, and a warning names those images. Links are followed,
-    and every folder is read once, under its own name rather than that of a link. Hidden files and folders are skipped;
-    a warning names images of other formats, broken links, and links to folders that have been read.
+    Sub-folders are splits and classes as `Layout.of` says; the classes are numbered by `number_labels`.
 
     Args:
-        root: The folder; it is searched recursively for files with the suffixes in `EXTENSIONS`, in either case.
-        size: Side of the images, in pixels.
+        root: The folder; it is searched by `image_names`.
+        size: Side of the images, or height and width, in pixels.
+        channels: 3 for RGB, 1 for grey; `auto` is 1 if all images are grey.
         cache: Folder of the cache, see `cache_folder`.
         max_corrupt: Most unreadable files.
 
     Returns:
-        An `N x 3 x size x size` uint8 tensor, and N labels or `None`.
+        An `N x channels x height x width` uint8 tensor, and N labels or `None`.
 
     Raises:
-        ValueError: If there is no such folder or no image in it, or a folder below it cannot be read; and as
-            `cached_images` does.
+        ValueError: As `image_names`, `Layout.of` and `cached_images` do.
 
     Example:
         >>> import tempfile
@@ -55,72 +51,52 @@ def load_image_folder(
         >>> images.shape, labels
         (torch.Size([1, 3, 16, 16]), None)
     """
+    layout, images = _load(root, size, channels, cache, max_corrupt)
+    return images.pixels, _labels(root, layout, images)[0]
+
+
+def _load(
+    root: str | None, size: int | tuple[int, int], channels: Channels, cache: str | None, max_corrupt: int
+) -> tuple[Layout, CachedImages]:
     if root is None:
         raise ValueError("Expected a folder of images for image_folder; got none: name it by --data.root DIR.")
     folder = Path(root).expanduser()
-    names = _image_names(folder)
-    if not names:
-        raise ValueError(
-            f"Expected images ({', '.join(EXTENSIONS)}) in the folder {str(folder)!r} or below it; got "
-            f"{'none' if folder.is_dir() else 'no such folder'}."
-        )
-    images = cached_images(folder, names, size=size, cache=cache, max_corrupt=max_corrupt)
-    groups = [Path(name).parts[0] if "/" in name else None for name in names]
-    classes = sorted({group for group in groups if group is not None})
-    if len(classes) > 1 and None in groups:
-        stray = [name for name, group in zip(names, groups, strict=True) if group is None]
-        warnings.warn(
-            f"{len(stray):,} of {len(names):,} images lie beside the sub-folders of {str(folder)!r}, so that there are "
-            f"no labels: {some(stray)}. Move them into sub-folders to have these as classes.",
-            stacklevel=2,
-        )
-    if None in groups or len(classes) < 2:
-        return images.pixels, None
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = torch.tensor([numbers[group] for group in groups if group is not None])
-    return images.pixels, labels[images.rows]
+    layout = Layout.of(folder, image_names(folder))
+    return layout, cached_images(
+        folder, layout.names, size=size, channels=channels, cache=cache, max_corrupt=max_corrupt
+    )
 
 
-def _image_names(folder: Path) -> list[str]:
-    """Names of the image files below a folder, relative to it, with forward slashes, sorted."""
-    names, skipped = list[str](), list[str]()
-    read = set[str]()
-    starts = [folder]  # links come after all other folders, so that these keep their own names
-    for start in starts:
-        for place, folders, files in os.walk(start, onerror=_refuse_unreadable):
-            real = os.path.realpath(place)
-            below = Path(place).relative_to(folder)
-            if real in read:
-                folders.clear()
-                if real not in map(os.path.realpath, Path(place).parents):  # else it is a cycle, and nothing is skipped
-                    skipped.append(f"{below.as_posix()} (is read already)")
-                continue
-            read.add(real)
-            visible = sorted(name for name in folders if not name.startswith("."))
-            folders[:] = [name for name in visible if not os.path.islink(os.path.join(place, name))]
-            starts += [Path(place, name) for name in visible if name not in folders]
-            for name in sorted(name for name in files if not name.startswith(".")):
-                kind, _ = FORMATS.guess_type(name)
-                if name.lower().endswith(EXTENSIONS):
-                    names.append((below / name).as_posix())
-                elif not os.path.exists(os.path.join(place, name)):
-                    skipped.append(f"{(below / name).as_posix()} (a broken link)")
-                elif kind is not None and kind.startswith("image/"):
-                    skipped.append(f"{(below / name).as_posix()} ({kind})")
-    if skipped:
-        warnings.warn(
-            f"{len(skipped):,} files and links in {str(folder)!r} are left out: {some(skipped)}.", stacklevel=3
-        )
-    return sorted(names)
+def _labels(root: str | None, layout: Layout, images: CachedImages) -> tuple[Tensor | None, dict[int, str]]:
+    """Labels of the readable images, and the names of the classes."""
+    if not layout.classes:
+        return None, {}
+    labels, names = number_labels(np.array(layout.classes), repr(root))
+    return labels[images.rows], names
 
 
-def _refuse_unreadable(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise ValueError(f"Expected folders that can be read; got {error}.") from error
-
-
-def _read(root: str | None, max_corrupt: int, size: int = 64, cache: str | None = None) -> Reading:
-    return Reading([Split(*load_image_folder(root, size=size, cache=cache, max_corrupt=max_corrupt))])
+def _read(
+    root: str | None,
+    max_corrupt: int,
+    seed: int,
+    size: int | tuple[int, int] = 64,
+    channels: Channels = 3,
+    cache: str | None = None,
+) -> Reading:
+    layout, images = _load(root, size, channels, cache, max_corrupt)
+    labels, names = _labels(root, layout, images)
+    whole = Split(images.pixels, labels)
+    if not layout.splits:
+        return Reading([whole], class_names=names)
+    of_split = np.array(layout.splits)[images.rows.numpy()]
+    generator, splits = torch.Generator().manual_seed(seed), list[Split | None]()
+    for name in ("train", "validation", "test"):
+        rows = torch.from_numpy((of_split == name).nonzero()[0])
+        order = torch.randperm(len(rows), generator=generator)  # names are in the order of the classes
+        splits.append(whole.take(rows[order]) if len(rows) else None)
+    if splits[0] is None:
+        raise ValueError(f"Expected training images that can be read in {root!r}; got none.")
+    return Reading(splits, class_names=names)
 
 
 SOURCES = (Source("image_folder", _read, shared_root=False),)

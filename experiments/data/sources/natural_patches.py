@@ -14,7 +14,7 @@ BLOCKS = (3, 5)  # rows and columns of the blocks of a photograph
 STRIDE = 9
 
 
-def load_patches(size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+def load_patches(size: int | tuple[int, int] = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Overlapping colour patches of the two photographs that scikit-learn carries, 427 x 640 pixels each.
 
     A photograph is cut into 3 x 5 blocks of 142 x 128 pixels: in every row of blocks one is for validation, one for
@@ -23,11 +23,11 @@ def load_patches(size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     858 validation and 858 test patches.
 
     Args:
-        size: Side of the patches, in pixels.
+        size: Side of the patches, or height and width, in pixels.
         seed: Seed of the order of the patches within a split; the split itself does not depend on it.
 
     Returns:
-        For training, validation and test an `N x 3 x size x size` uint8 tensor, and N labels: 0 for the photograph of
+        For training, validation and test an `N x 3 x height x width` uint8 tensor, and N labels: 0 for the photograph of
         the temple, 1 for the flower.
 
     Raises:
@@ -42,21 +42,22 @@ def load_patches(size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
 
     photographs = np.stack(datasets.load_sample_images().images)
     high, wide = photographs.shape[1] // BLOCKS[0], photographs.shape[2] // BLOCKS[1]
-    if size > min(high, wide):
-        raise ValueError(
-            f"Expected patches of at most {min(high, wide)} pixels for natural_patches; got --data.size {size}."
-        )
+    height, width = (size, size) if isinstance(size, int) else size
+    if height > high or width > wide:
+        most = min(high, wide) if isinstance(size, int) else f"{high} x {wide}"
+        got = size if isinstance(size, int) else f"{height}x{width}"
+        raise ValueError(f"Expected patches of at most {most} pixels for natural_patches; got --data.size {got}.")
     generator = torch.Generator().manual_seed(seed)
     splits = []
     for blocks in _blocks():
         corners = [
             (row * high + down, column * wide + across)
             for row, column in blocks
-            for down in range(0, high - size + 1, STRIDE)
-            for across in range(0, wide - size + 1, STRIDE)
+            for down in range(0, high - height + 1, STRIDE)
+            for across in range(0, wide - width + 1, STRIDE)
         ]
-        cut = np.stack([photographs[:, top : top + size, left : left + size] for top, left in corners], 1)
-        patches = torch.from_numpy(cut.reshape(-1, size, size, 3)).permute(0, 3, 1, 2)
+        cut = np.stack([photographs[:, top : top + height, left : left + width] for top, left in corners], 1)
+        patches = torch.from_numpy(cut.reshape(-1, height, width, 3)).permute(0, 3, 1, 2)
         labels = torch.arange(len(photographs)).repeat_interleave(len(corners))
         order = torch.randperm(len(patches), generator=generator)
         splits.append((patches[order].contiguous(), labels[order]))
@@ -73,7 +74,7 @@ def _blocks() -> list[list[tuple[int, int]]]:
     return [[block for block in every if block not in held_out], validation, test]
 
 
-def _read(seed: int, size: int = 32) -> Reading:
+def _read(seed: int, size: int | tuple[int, int] = 32) -> Reading:
     return Reading([Split(*part) for part in load_patches(size, seed)])
 
 

@@ -20,7 +20,7 @@ def read(points: int, seed: int, size: int = 3) -> Reading:
     x = torch.linspace(0, 1, points)[:, None].expand(-1, size)
     return Reading([Split(x, torch.arange(points) % 2)])
 
-SOURCES = (Source("line", read, suffixes=(".line",), pictorial=False), Source("segment", read, pictorial=False))
+SOURCES = (Source("line", read, suffixes=(".line",)), Source("segment", read))
 """
 
 
@@ -37,7 +37,8 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_sources_are_those_of_the_documentation() -> None:
     assert set(sources()) == {
-        *("digits", "mnist", "fashion_mnist", "kmnist", "file", "celeba", "image_folder", "natural_patches", "gmm3d")
+        *("digits", "mnist", "fashion_mnist", "kmnist", "file", "celeba", "image_folder", "natural_patches", "gmm3d"),
+        "iris",
     }
     for name in sources():
         assert f"`{name}`" in Data.__doc__ or name == "file"
@@ -46,6 +47,9 @@ def test_sources_are_those_of_the_documentation() -> None:
 def test_options_of_a_source_are_the_parameters_of_its_reader() -> None:
     assert specific_options() == {
         "size": ["celeba", "image_folder", "natural_patches"],
+        "channels": ["image_folder"],
+        "label": ["file"],
+        "columns": ["file"],
         "attribute": ["celeba"],
         "cache": ["celeba", "image_folder"],
         "max_corrupt": ["celeba", "image_folder"],
@@ -63,7 +67,7 @@ def test_a_source_is_added_by_one_file() -> None:
         Data("segment", attribute="Male").load()
     with pytest.raises(ValueError, match="Expected binarize auto or none for the points of segment; got static"):
         Data("segment", binarize="static").load()
-    with pytest.raises(ValueError, match=r"one of .*segment, or the path of a \.npz or \.npy or \.line file; got 'x'"):
+    with pytest.raises(ValueError, match=r"one of .*segment, or the path of a \.csv, .*\.npz, \.line file; got 'x'"):
         find_source("x")
 
 

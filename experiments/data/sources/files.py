@@ -1,0 +1,35 @@
+"""A file of images or points: `.npz`, `.npy`, `.csv` or `.parquet`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from latentmix.experiments.data.base import Reading, Source, Split
+from latentmix.experiments.data.labels import number_labels
+from latentmix.experiments.data.sources.arrays import images_of_arrays, read_arrays
+from latentmix.experiments.data.tables import SUFFIXES, read_table, table_of_arrays
+
+__all__ = ["SOURCES"]
+
+
+def _read(source: str, label: str | None = None, columns: list[str] | None = None) -> Reading:
+    path = Path(source).expanduser()
+    arrays = read_arrays(path, label) if path.suffix in (".npy", ".npz") else {}
+    if arrays and arrays["x"].ndim > 2:
+        if columns is not None or (label is not None and "labels" not in arrays):
+            raise ValueError(f"Expected points in {source!r}, to name columns of them; got images.")
+        x, labels = images_of_arrays(arrays, source)
+        names: tuple[str, ...] = ()
+    else:
+        options = {"label": label, "columns": columns}
+        table = table_of_arrays(arrays, path, **options) if arrays else read_table(path, **options)
+        x, labels, names = torch.from_numpy(table.values), table.labels, table.columns
+    if labels is None:
+        return Reading([Split(x)], columns=names)
+    numbers, class_names = number_labels(labels, repr(source))
+    return Reading([Split(x, numbers)], class_names=class_names, columns=names)
+
+
+SOURCES = (Source("file", _read, suffixes=SUFFIXES),)

@@ -1,0 +1,283 @@
+"""Points from a file, `.csv`, `.parquet`, `.npy` or `.npz`, with the names of their columns and with labels."""
+
+from __future__ import annotations
+
+import csv
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, TextIO, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentmix.experiments.data.schema import Schema
+from latentmix.experiments.data.sources.arrays import read_arrays
+
+__all__ = ["SUFFIXES", "Table", "load_tables", "read_table", "table_of_arrays"]
+
+SUFFIXES = (".csv", ".parquet", ".npy", ".npz")
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """Points of a file.
+
+    Args:
+        values: An `n x D` array of finite numbers, in float64.
+        columns: The names of the D features; empty if they have none.
+        labels: n whole numbers, booleans or words; `None` if there are none.
+    """
+
+    values: NDArray[np.float64]
+    columns: tuple[str, ...] = ()
+    labels: NDArray[Any] | None = None
+
+
+def read_table(
+    path: Path, *, label: str | None = None, columns: Sequence[str] | None = None, labelled: bool = True
+) -> Table:
+    """The points of a file; nothing is unpickled.
+
+    A `.csv` file holds values separated by commas, with or without a line of names; a `.parquet` file is read by
+    pandas, which needs pyarrow. A `.npy` file holds an `n x D` array, or n numbers; a `.npz` file
+    holds such an array as `x`, and optionally `labels` (or `y`) and D names as `columns`.
+
+    Args:
+        path: The file.
+        label: The column, or the array of a `.npz` file, that holds the labels.
+        columns: The columns that are features, in this order; by default all but `label`.
+        labelled: Whether `label` has to be there.
+
+    Raises:
+        ValueError: If the file is missing, cannot be read or lacks a column, or a feature holds something else than
+            finite numbers; the message names column and row: lines of a `.csv` count from 1, other rows from 0.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from latentmix.experiments.data.tables import read_table
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "points.csv").write_text("x,y,kind\n0,1,a\n2,3,b\n")
+        ...     table = read_table(Path(folder, "points.csv"), label="kind")
+        >>> table.values.shape, table.columns, table.labels.tolist()
+        ((2, 2), ('x', 'y'), ['a', 'b'])
+    """
+    if not path.is_file():
+        raise ValueError(f"Expected a file of points at {str(path)!r}; got no such file.")
+    choice = _Choice(path, label, columns, labelled)
+    if path.suffix == ".csv":
+        return _read_csv(path, choice)
+    if path.suffix == ".parquet":
+        return _of_columns(_read_parquet(path), choice)
+    arrays = read_arrays(path, label)
+    return table_of_arrays(arrays, path, label=label, columns=columns, labelled=labelled)
+
+
+def table_of_arrays(
+    arrays: Mapping[str, NDArray[Any]],
+    path: Path,
+    *,
+    label: str | None = None,
+    columns: Sequence[str] | None = None,
+    labelled: bool = True,
+) -> Table:
+    """The points in arrays that `read_arrays` gave; the arguments are those of `read_table`."""
+    values, labels = arrays["x"], arrays.get("labels")
+    if labels is not None and labels.shape != values.shape[:1]:
+        raise ValueError(f"Expected labels of shape {values.shape[:1]} in {str(path)!r}; got {labels.shape}.")
+    choice = _Choice(path, None if labels is not None else label, columns, labelled)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"Expected an array of numbers in {str(path)!r}; got one of {values.dtype}.")
+    if values.ndim != 2 or not values.shape[1]:
+        raise ValueError(f"Expected points of shape n x D in {str(path)!r}; got {values.shape}.")
+    names = arrays.get("columns")
+    if names is not None:
+        if names.shape != values.shape[1:] or names.dtype.kind != "U":
+            raise ValueError(
+                f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got an array of "
+                f"{names.dtype}, shape {names.shape}."
+            )
+        return _of_columns(dict(zip(names.tolist(), values.T, strict=False)), choice, labels)
+    choice.features(())
+    return Table(_finite(np.asarray(values, dtype=np.float64), (), path), (), labels)
+
+
+def load_tables(
+    files: Sequence[Path],
+    shape: tuple[int, ...],
+    schema: Schema,
+    *,
+    label: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> tuple[list[str], Tensor]:
+    """Points from files, as a model of a schema sees them.
+
+    Args:
+        files: Files as for `read_table`.
+        shape: The number of features.
+        schema: Columns and units of the training data.
+        label: A column of labels, which is left out where it is there.
+        columns: The columns that are features; by default all others.
+
+    Returns:
+        A name for each of the N points, and an `N x D` float32 tensor.
+
+    Raises:
+        ValueError: If a file cannot be read, or has other columns.
+    """
+    names, parts = list[str](), list[Tensor]()
+    for file in files:
+        table = read_table(file, label=label, columns=columns, labelled=False)
+        points = schema.arrange(torch.from_numpy(table.values), table.columns, repr(str(file)))
+        if points.shape[1:] != shape:
+            raise ValueError(f"Expected points with {shape[0]} features for this run; got {points.shape[1]} in {file}.")
+        names += [f"{file.name}:{index}" for index in range(len(points))]
+        parts.append(points if schema.standardisation is None else schema.standardisation.standardise(points))
+    return names, torch.cat(parts).float()
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The columns of a file that are read."""
+
+    path: Path
+    label: str | None
+    columns: Sequence[str] | None
+    labelled: bool
+
+    def features(self, names: Sequence[str]) -> list[str]:
+        """The names of the features, out of those of all columns."""
+        where, distinct = repr(str(self.path)), set(names)
+        if "" in distinct or len(distinct) < len(names):
+            twice = next((name for name in names if not name or names.count(name) > 1), "")
+            got = f"{twice!r} {names.count(twice)} times" if twice else f"none for column {names.index('') + 1}"
+            raise ValueError(f"Expected a name of its own for every column of {where}; got {got}.")
+        wanted = [] if self.label is None or not self.labelled else [self.label]
+        absent = [name for name in [*wanted, *(self.columns or ())] if name not in distinct]
+        if absent:
+            there = f"which has {', '.join(names)}" if names else "whose columns have no names"
+            raise ValueError(f"Expected columns of {where}, {there}; got {', '.join(map(repr, absent))}.")
+        chosen = [name for name in self.columns or names if name != self.label]
+        if names and not chosen:
+            raise ValueError(f"Expected a column of numbers beside the labels in {where}; got none.")
+        return chosen
+
+
+def _read_csv(path: Path, choice: _Choice) -> Table:
+    where, values, lines, labels = repr(str(path)), array("d"), array("q"), list[str]()
+    names, features, label = list[str](), list[int](), -1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = _filled_rows(file)
+            line, first = next(rows, (0, []))
+            if choice.label in first or not any(map(_is_number, first)):
+                names = first
+            chosen = choice.features(names) if first else []
+            features = [names.index(name) for name in chosen] if names else list(range(len(first)))
+            label = names.index(choice.label) if choice.label in names else -1
+            for line, words in rows if names else chain([(line, first)] * bool(first), rows):
+                if len(words) != len(first):
+                    raise ValueError(
+                        f"Expected {len(first)} values in every line of {where}; got {len(words)} in line {line}."
+                    )
+                try:
+                    values.extend([float(words[place]) for place in features])
+                except ValueError:
+                    place = next(place for place in features if not _is_number(words[place]))
+                    raise _refusal(words[place], names[place] if names else place + 1, f"line {line}", path) from None
+                lines.append(line)
+                if label >= 0:
+                    labels.append(words[label])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"Expected comma-separated numbers in {where}; got something else: {error}.") from error
+    if "" in labels:
+        raise _refusal("", names[label], f"line {lines[labels.index('')]}", path, "labels")
+    columns = tuple(names[place] for place in features) if names else ()
+    table = np.array(values).reshape(len(lines), len(features))
+    return Table(_finite(table, columns, path, lines), columns, np.array(labels, dtype=str) if label >= 0 else None)
+
+
+def _filled_rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """The number and the words of every line that is not empty."""
+    rows = csv.reader(file)
+    for row in rows:
+        words = [word.strip() for word in row]
+        if any(words):
+            yield rows.line_num, words
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_parquet(path: Path) -> dict[str, Any]:
+    import pandas  # type: ignore[import-untyped]
+
+    try:
+        frame = pandas.read_parquet(path)
+    except ImportError:
+        raise ValueError(
+            f"Expected pyarrow to read {str(path)!r}; got none: install it (pip install pyarrow), or write the table "
+            "as .csv."
+        ) from None
+    except Exception as error:  # pyarrow raises exceptions of many kinds on what is no Parquet
+        cause = " ".join(str(error).split())
+        raise ValueError(f"Expected a Parquet table in {str(path)!r}; got something else: {cause:.200}.") from error
+    names = list(map(str, frame.columns))
+    return {name: frame.iloc[:, place] for place, name in enumerate(names)} if len(set(names)) == len(names) else {}
+
+
+def _of_columns(named: Mapping[str, Any], choice: _Choice, labels: NDArray[Any] | None = None) -> Table:
+    """A table of arrays or pandas series by their names."""
+    features, label = choice.features(list(named)), choice.label
+    values = np.stack([_numbers(named[name], name, choice.path) for name in features], axis=1)
+    if label in named:
+        labels = _words(named[label], label, choice.path)
+    return Table(_finite(values, features, choice.path), tuple(features), labels)
+
+
+def _numbers(column: Any, name: str, path: Path) -> NDArray[np.float64]:
+    from latentmix.inference.mixtures.points.arrays import as_array
+
+    try:
+        return np.asarray(as_array(column), dtype=np.float64)
+    except ValueError:
+        row = next((row for row, value in enumerate(column) if not isinstance(value, int | float)), 0)
+        raise _refusal(list(column)[row], name, f"row {row}", path) from None
+
+
+def _words(column: Any, name: str, path: Path) -> NDArray[Any]:
+    """Labels of a column: whole numbers or booleans as they are, any others as words."""
+    if hasattr(column, "isna"):
+        if column.isna().any():
+            raise _refusal("", name, f"row {int(column.isna().to_numpy().argmax())}", path, "labels")
+        column = column.to_numpy()
+    return column.astype(str) if column.dtype.kind == "O" else column
+
+
+def _finite(
+    values: NDArray[np.float64], columns: Sequence[str], path: Path, lines: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, place = map(int, np.argwhere(bad)[0])
+        at = f"row {row}" if lines is None else f"line {lines[row]}"
+        raise _refusal(values[row, place], columns[place] if columns else place + 1, at, path, "finite numbers")
+    return values
+
+
+def _refusal(value: Any, column: str | int, place: str, path: Path, expected: str = "numbers") -> ValueError:
+    got = "none" if value == "" else f"{value!r:.60}" if isinstance(value, str) else f"{value}"
+    hint = ": name it by --data.label, or others by --data.columns" if expected == "numbers" and value != "" else ""
+    return ValueError(f"Expected {expected} in column {column!r} of {str(path)!r}; got {got} in {place}{hint}.")
