@@ -32,9 +32,9 @@ class Displayed:
         ... class Result(Displayed):
         ...     losses: list[float]
         ...     weights: torch.Tensor
-        >>> Result([3.0] * 9 + [1.5], torch.zeros(64, 10))
+        >>> Result([3.0] * 19 + [1.5], torch.zeros(64, 10))
         Result
-          losses   10 numbers, 3 ... 1.5
+          losses   20 numbers, 3 ... 1.5
           weights  64 x 10, float32
     """
 

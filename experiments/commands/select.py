@@ -65,7 +65,7 @@ def main(words: list[str]) -> None:
     options = vars(parser.parse_args(words))
     source = options.pop("source")
     if not source.exists():
-        raise UsageError(f"Expected the folder of a run, or a .npy or .csv file of points; got {str(source)!r}.")
+        raise UsageError(f"Expected the folder of a run, or a file of points, that is there; got {str(source)!r}.")
     counts = component_counts(options.pop("n_components"))
 
     from latentmix.experiments.runs.selection import Choice, choose

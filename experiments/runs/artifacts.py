@@ -20,6 +20,7 @@ import yaml
 from torch import Tensor
 
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.names import BUDGETS
 from latentmix.experiments.options.parts import PARTS, import_object, join
 from latentmix.experiments.options.trust import check_imports, trusted_modules
 from latentmix.experiments.runs.locks import FolderLock
@@ -342,8 +343,10 @@ class Run(Displayed):
         named = {"ELBO": "elbo", "log p(x), importance-weighted": "iw_log_likelihood", "MSE": "mse", "SSIM": "ssim"}
         figures = {name: test[key] for name, key in named.items() if key in test}
         accuracies = {
-            f"accuracy, {inference}": ", ".join(
-                f"{row['accuracy']:.3f} ({labels})" for labels, row in budgets.items() if "accuracy" in row
+            f"accuracy, {inference.upper()}": ", ".join(
+                f"{budgets[labels]['accuracy']:.3f} (labels: {labels})"
+                for labels in BUDGETS
+                if "accuracy" in budgets.get(labels, {})
             )
             for inference, budgets in self.summary.get("mixtures", {}).items()
             if isinstance(budgets, dict)

@@ -47,9 +47,7 @@ class MixturePosterior(Displayed):
     Example:
         >>> import torch
         >>> from latentmix.inference.mixtures.draws import MixturePosterior
-        >>> from latentmix.inference.tables import aligned
-    from latentmix.models.display import Displayed
-    from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.models.mixture.covariances import covariance_structure
         >>> means, ones = torch.randn(2, 50, 1, 3), torch.ones(2, 50, 1)
         >>> sites = {"weights": ones, "means": means, "scales": ones[..., None].expand(2, 50, 1, 3)}
         >>> draws = MixturePosterior(sites, covariance_structure("diag"), torch.zeros(3))

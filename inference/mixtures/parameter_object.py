@@ -30,7 +30,7 @@ def whole(least: int) -> Requirement:
     """A whole number of at least `least`."""
     return Requirement(
         f"a whole number of at least {least}",
-        lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= least,
+        lambda value: not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least,
     )
 
 
@@ -39,7 +39,7 @@ def real(least: float, *, above: bool = False, below: float | None = None) -> Re
     words = f"above {least}" if above else f"of at least {least}"
 
     def met(value: Any) -> bool:
-        number = isinstance(value, Real) and not isinstance(value, bool)
+        number = not isinstance(value, bool) and isinstance(value, Real)
         return number and (value > least or (value == least and not above)) and (below is None or value < below)
 
     return Requirement(f"a number {words}" + (f" and below {below}" if below is not None else ""), met)

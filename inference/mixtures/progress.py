@@ -71,6 +71,6 @@ class Progress:
 
 def warn(message: str, category: type[Warning] | None = None) -> None:
     """Warn, by default of an unreliable fit (`ConvergenceWarning`), at the calling line outside this package."""
-    if category is None:
-        from sklearn.exceptions import ConvergenceWarning as category
-    warnings.warn(message, category, stacklevel=2, skip_file_prefixes=_SKIPPED)
+    from sklearn.exceptions import ConvergenceWarning
+
+    warnings.warn(message, category or ConvergenceWarning, stacklevel=2, skip_file_prefixes=_SKIPPED)

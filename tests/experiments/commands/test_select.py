@@ -140,8 +140,9 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path: Path, name: str, cont
 def test_bad_options_are_refused_in_one_sentence_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    out = tmp_path / "results"
-    assert main(["select", str(tmp_path / "none.npy"), *words, "--out", str(out)]) == 2
+    out, empty = tmp_path / "results", tmp_path / "empty.npy"
+    empty.touch()
+    assert main(["select", str(empty), *words, "--out", str(out)]) == 2
     assert message in only_line(capsys)
     assert not out.exists()
 

@@ -88,7 +88,7 @@ BAD = {
     "floor": (["run", "digits", "--mixture.reg_covar", "-1"], "mixture.reg_covar of at least 0"),
     "warmup": (
         ["run", "digits", "--mixture.nuts.warmup", "-1"],
-        "a whole number in the range [0, inf) for --mixture.nuts.warmup; got -1",
+        "Expected warmup of NUTS to be a whole number of at least 0; got -1 (option --mixture.nuts)",
     ),
     "earlier name": (
         ["run", "digits", "--mixture.svi_steps", "5"],

@@ -314,6 +314,8 @@ def test_elbos_are_ranked_within_a_measure_only():
     assert text.index("| 2 | Expected grey values. | likelihood=Laplace or Logistic, objective=A\\|B |") > refused
     assert text.index("| 1 | Expected one \\| the other. |") > text.index("| 2 | Expected grey")
     assert text.index("RuntimeError: no") > failed
+    assert "| ELBO | E_q log p(x\\|z) | KL(q, prior) | MSE | SSIM | accuracy EM none | accuracy EM few |" in text
+    assert "log-lik" not in text.replace("expected log-likelihood E_q log p(x|z)", "")
     assert "| 900.00 | 905.00 | 5.00 | 0.1000 | 0.500 | 0.500 | 0.750 |" in text
 
 
