@@ -170,6 +170,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
     assert 2 < whole["epochs"] < 40
     for name in ("test", "epochs", "preset"):
         assert resumed[name] == whole[name]
+    assert resumed["command"] == ["latentmix", "run", "digits_mlp2", *words, "--out", str(folder)]
     assert main(["resume", str(folder)]) == 2
 
 

@@ -28,7 +28,7 @@ TINY = [
 
 
 def drawing_functions() -> set[str]:
-    """Public functions of `figures` that return a figure, apart from the empty one and the frame of `sweep_overview`."""
+    """Public functions of `figures` that return a figure, apart from parts of others."""
     names = set()
     for found in pkgutil.iter_modules(figures.__path__):
         part = importlib.import_module(f"{figures.__name__}.{found.name}")
