@@ -116,6 +116,17 @@ def test_an_interrupted_gallery_continues(runs: list[str], tmp_path: Path, monke
     assert (tmp_path / "g/calibration/calibration.png").stat().st_mtime_ns == drawn
 
 
+def test_a_folder_of_something_else_is_left_alone(runs: list[str], tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "runs/digits")
+    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery; got .*runs, which holds"):
+        gallery(tmp_path / "runs", names=["digits"])
+    gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
+    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery --full; got "):
+        gallery(tmp_path / "g", names=["digits"], full=True)
+    assert runs == ["digits"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits"]
+
+
 def test_a_failure_makes_the_exit_code_1_and_the_page_all_the_same(
     runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
