@@ -116,7 +116,10 @@ def test_an_interrupted_gallery_continues(runs: list[str], tmp_path: Path, monke
     assert (tmp_path / "g/calibration/calibration.png").stat().st_mtime_ns == drawn
 
 
-def test_a_folder_of_something_else_is_left_alone(runs: list[str], tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXTRAS", {})
     RunFolder.create(tmp_path / "runs/digits")
     with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery; got .*runs, which holds"):
         gallery(tmp_path / "runs", names=["digits"])
