@@ -25,7 +25,7 @@ help:
 	@echo 'make verify   run the long proofs that are not up to date    (ARGS="NAME --force")'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make bench    measure the speed of SVI and of EM'
-	@echo 'make gallery  draw the pictures of the README anew'
+	@echo 'make gallery  draw every picture at full length into one page, and those of the README anew'
 	@echo 'make clean    remove build products and caches; .venv and runs/ stay'
 
 setup: $(STAMP)
@@ -63,13 +63,10 @@ lint: setup
 	@$(RUN) mypy .typing/latentmix tests/verify
 
 gallery: setup
-	@folder="$$(mktemp -d)"; trap 'rm -rf "$$folder"' EXIT; \
-	$(LATENTMIX) run digits_mlp2 --epochs 60 --mixture.draws 3 --out "$$folder/plane"; \
-	$(LATENTMIX) run digits --out "$$folder/digits"; \
-	$(LATENTMIX) run gmm3d --prior 'MixturePrior(10, covariance_type=full)' --start_prior 20 --out "$$folder/points"; \
-	cp "$$folder/points/figures/points_pairwise.png" experiments/gallery/points.png; \
-	cp "$$folder/digits/figures/em_against_svi.png" experiments/gallery/em_against_svi.png; \
-	cp "$$folder/plane/figures/latents_none.png" experiments/gallery/latents.png
+	@$(LATENTMIX) gallery --full --presets digits,digits_mlp2,gmm3d --n-jobs $(WORKERS) --out runs/gallery-full
+	@cp runs/gallery-full/gmm3d-mixture-prior/figures/points_pairwise.png experiments/gallery/points.png
+	@cp runs/gallery-full/digits/figures/em_against_svi.png experiments/gallery/em_against_svi.png
+	@cp runs/gallery-full/digits_mlp2/figures/latents_none.png experiments/gallery/latents.png
 
 bench: setup
 	@$(LATENTMIX) bench svi

@@ -73,10 +73,10 @@ def load_picture(path: Path, name: str, caption: str, alternative: str, *, prefi
                 return Picture(*words, reason=f"{path.name} has {width:,} x {height:,} pixels, too many for this page.")
             picture.load()
             dark = dark_picture(picture)
-            data = [_data(part) if part is not None else "" for part in (picture.convert("RGB"), dark)]
+            light = _data(picture.convert("RGB"))
+            return Picture(*words, light, "" if dark is None else _data(dark), width, height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return Picture(*words, reason=f"{path.name} cannot be read as a PNG picture.")
-    return Picture(*words, *data, width, height)
 
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> Path:

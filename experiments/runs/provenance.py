@@ -12,6 +12,7 @@ from latentmix.experiments.runs.artifacts import RunFolder
 __all__ = ["provenance", "record_command"]
 
 FILE = "command.json"
+UNSPOKEN = {"max_plate_nesting", "strict_enumeration_warning", "tail_adaptive_beta"}
 
 
 def record_command(folder: RunFolder, command: Sequence[str] | None) -> None:
@@ -45,12 +46,14 @@ def provenance(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _call(part: Any) -> str:
-    """A part of a configuration as `Name(argument=value, ...)`, without arguments that are not set."""
+    """A part of a configuration as `Name(argument=value, ...)`, without what is not set, and Pyro's technicalities."""
     if not isinstance(part, Mapping) or "class_path" not in part:
         return str(part)
     name = str(part["class_path"]).rpartition(".")[2]
     arguments = [
-        f"{key}={_value(value)}" for key, value in (part.get("init_args") or {}).items() if value not in (None, False)
+        f"{key}={_value(value)}"
+        for key, value in (part.get("init_args") or {}).items()
+        if value not in (None, False) and key not in UNSPOKEN
     ]
     return f"{name}({', '.join(arguments)})" if arguments else name
 

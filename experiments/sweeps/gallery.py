@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from latentmix.experiments.runs.page import Picture, load_picture, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.sweeps.cells import Cell, attempt, base_configuration, finished, run_or_resume
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Extra, Job
+from latentmix.models.files import write_atomically
 
 __all__ = ["DRAWN", "VARIANTS", "Outcome", "gallery"]
 
@@ -105,7 +107,7 @@ def gallery(
         The entries in the order of the page.
 
     Raises:
-        ValueError: If a preset is unknown.
+        ValueError: If a preset is unknown, or the folder holds something else.
         KeyboardInterrupt: With a hint to continue.
     """
     known = list(presets())
@@ -115,7 +117,7 @@ def gallery(
     chosen = list(dict.fromkeys(names or known))
     runs = {name: (name, _quick(name, full)) for name in chosen}
     runs |= {name: (of, [*_quick(of, full), *words]) for name, (of, words) in VARIANTS.items() if of in chosen}
-    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, full)
     outcomes = []
     try:
         for outcome in _run(runs, out, n_jobs, tell):
@@ -129,6 +131,19 @@ def gallery(
     outcomes.sort(key=lambda outcome: order.index(outcome.name))
     _write(out, outcomes, full)
     return outcomes
+
+
+def _claim(out: Path, full: bool) -> None:
+    """Make the folder, or refuse one that holds something else than a gallery of that length: its runs are replaced."""
+    mark = out / "gallery.json"
+    kept = json.loads(mark.read_text()) if mark.is_file() else None
+    if kept != {"full": full} and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"Expected a new folder, or that of a gallery{' --full' if full else ''}; got {out}, which holds something "
+            "else: name another by --out."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, json.dumps({"full": full}).encode())
 
 
 def _quick(preset: str, full: bool) -> list[str]:

@@ -78,9 +78,8 @@ def _sweep(job: Job) -> None:
 
 
 def _select(job: Job) -> None:
-    quick = {} if job.full else {"points": 500, "starts": 1, "mode_starts": 4, "folds": 2, "draws": 50}
-    counts = range(1, 21) if job.full else (2, 6, 10, 14)
-    choose(job.out / "digits", Choice(n_components=tuple(counts), n_jobs=job.n_jobs, **quick), job.folder)
+    quick = Choice((2, 6, 10, 14), points=500, starts=1, mode_starts=4, folds=2, draws=50, n_jobs=job.n_jobs)
+    choose(job.out / "digits", Choice(range(1, 21), n_jobs=job.n_jobs) if job.full else quick, job.folder)
 
 
 def _attributes(job: Job) -> None:

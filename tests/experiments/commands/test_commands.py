@@ -170,6 +170,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
     assert 2 < whole["epochs"] < 40
     for name in ("test", "epochs", "preset"):
         assert resumed[name] == whole[name]
+    assert resumed["command"] == ["latentmix", "run", "digits_mlp2", *words, "--out", str(folder)]
     assert main(["resume", str(folder)]) == 2
 
 
@@ -254,7 +255,7 @@ def test_a_run_changes_nothing_process_wide(finished, tmp_path):
 
 def test_the_report_holds_every_figure(finished):
     page = (finished / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(list((finished / "figures").glob("*.png"))) == 12
+    assert page.count("data:image/webp;base64,") == 2 * len(list((finished / "figures").glob("*.png"))) == 24
     assert not re.search(r"(src|href)=[\"']?(http|file|/)", page)
 
 

@@ -23,9 +23,9 @@ def test_a_run_knows_its_command_its_date_and_its_model(tmp_path: Path) -> None:
         "encoder": "MLPEncoder(hidden=[64, 64])",
         "decoder": "MLPDecoder(hidden=[64, 64])",
         "prior": "StandardNormal",
-        "likelihood": "Gaussian(var_x=shared)",
+        "likelihood": "Gaussian(var_x=shared, min_var=0.0001)",
         "family": "DiagonalNormal(scale=log_variance)",
-        "objective": "Trace_ELBO",
+        "objective": "Trace_ELBO(num_particles=1)",
     }
     assert json.loads(json.dumps(known)) == known
 

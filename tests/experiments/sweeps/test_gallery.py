@@ -28,7 +28,7 @@ TINY = [
 
 
 def drawing_functions() -> set[str]:
-    """Public functions of `figures` that return a figure, apart from the empty one."""
+    """Public functions of `figures` that return a figure, apart from parts of others."""
     names = set()
     for found in pkgutil.iter_modules(figures.__path__):
         part = importlib.import_module(f"{figures.__name__}.{found.name}")
@@ -36,7 +36,7 @@ def drawing_functions() -> set[str]:
             function = getattr(part, name)
             if inspect.isfunction(function) and inspect.signature(function).return_annotation == "Figure":
                 names.add(name)
-    return names - {"new_figure"}
+    return names - {"new_figure", "tableau"}
 
 
 def test_every_drawing_function_is_in_the_gallery() -> None:
@@ -114,6 +114,20 @@ def test_an_interrupted_gallery_continues(runs: list[str], tmp_path: Path, monke
     gallery(tmp_path / "g", names=["digits_mlp2"], tell=lambda _: None)
     assert runs == ["digits_mlp2", "digits"]
     assert (tmp_path / "g/calibration/calibration.png").stat().st_mtime_ns == drawn
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXTRAS", {})
+    RunFolder.create(tmp_path / "runs/digits")
+    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery; got .*runs, which holds"):
+        gallery(tmp_path / "runs", names=["digits"])
+    gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
+    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery --full; got "):
+        gallery(tmp_path / "g", names=["digits"], full=True)
+    assert runs == ["digits"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits"]
 
 
 def test_a_failure_makes_the_exit_code_1_and_the_page_all_the_same(
