@@ -59,7 +59,7 @@ def latent_plane(latents: ArrayLike | Tensor) -> Plane:
         >>> latent_plane(latents[:, :2]).names
         ('z₁', 'z₂')
         >>> latent_plane(latents).names[0]
-        'principal component 1 (62% of the variance)'
+        'principal component 1 (75% of the variance)'
     """
     data = as_array(latents)
     if data.ndim != 2 or data.shape[1] < 2:
