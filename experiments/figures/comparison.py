@@ -20,6 +20,7 @@ from latentmix.experiments.figures.style import (
     PAPER,
     SMALL,
     WIDTH,
+    Line,
     as_array,
     check_same_length,
     clean,
@@ -83,9 +84,10 @@ def em_against_svi(
     sentences = ["SVI's curve is its best so far, for single steps can overshoot"]
     sentences += ["few labels: mean and range over draws of them"] if few else []
     note(figure, "; ".join(sentences))
+    lines: tuple[Line, ...] = ("-", "--")
     handles = [
         Line2D([], [], color=colour, marker=marker, markersize=8, linestyle=line, label=name, **_face(name))
-        for (name, (colour, marker)), line in zip(FIT_STYLE.items(), ("-", "--"), strict=True)
+        for (name, (colour, marker)), line in zip(FIT_STYLE.items(), lines, strict=True)
     ]
     legend_below(figure, handles)
     return figure

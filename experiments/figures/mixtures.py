@@ -24,6 +24,7 @@ from latentmix.experiments.figures.style import (
     RULE,
     WIDTH,
     Array,
+    Line,
     as_array,
     class_names,
     class_styles,
@@ -37,7 +38,7 @@ from latentmix.experiments.figures.style import (
 
 __all__ = ["Components", "draw_ellipse", "latent_scatter"]
 
-LINES = ("-", "--", ":", "-.")
+LINES: tuple[Line, ...] = ("-", "--", ":", "-.")
 MEANS = ("o", "D", "s", "^")
 PANELS = 20  # most components in panels of their own
 
@@ -131,7 +132,7 @@ def latent_scatter(
 
 
 def draw_ellipse(
-    axes: Axes, mean: Array, covariance: Array, colour: str, *, line: str = "-", width: float = 1.7
+    axes: Axes, mean: Array, covariance: Array, colour: str, *, line: Line = "-", width: float = 1.7
 ) -> None:
     """Draw the 2-sigma ellipse of a Normal in the plane, given 2 means and a `2 x 2` covariance."""
     scales, directions = np.linalg.eigh(covariance)
@@ -174,7 +175,8 @@ class _Scene:
         chosen = self.styles if chosen is None else set(chosen)
         grey = np.ones(len(self.drawn), bool) if self.targets is None else ~np.isin(self.targets, list(chosen))
         tone = GREY if self.targets is None else RULE
-        axes.scatter(*self.drawn[grey].T, s=size, color=tone, linewidths=0)
+        x, y = self.drawn[grey].T
+        axes.scatter(x, y, s=size, color=tone, linewidths=0)
         for label, (colour, marker) in self.styles.items() if self.targets is not None else ():
             if label in chosen:
                 x, y = self.drawn[self.targets == label].T
@@ -191,8 +193,9 @@ class _Scene:
         colour = INK if over else self.colour(components, k)
         line = LINES[fit % len(LINES)]
         draw_ellipse(axes, mean, covariance, colour, line=line, width=1.2 if over else 2.4)
-        marks = {"markerfacecolor": INK if over else PAPER, "markersize": 4 if over else 8, "zorder": 4}
-        axes.plot(*mean, MEANS[fit % len(MEANS)], color=colour, **marks)
+        face, size = (INK, 4) if over else (PAPER, 8)
+        mark = MEANS[fit % len(MEANS)]
+        axes.plot(*mean, mark, color=colour, markerfacecolor=face, markersize=size, zorder=4)
 
     def window(self) -> tuple[Array, Array]:
         """Lower and upper corner of a square window: all points, and ellipses up to a limit."""

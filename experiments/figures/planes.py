@@ -59,7 +59,7 @@ def latent_plane(latents: ArrayLike | Tensor) -> Plane:
         >>> latent_plane(latents[:, :2]).names
         ('z₁', 'z₂')
         >>> latent_plane(latents).names[0]
-        'principal component 1 (62% of the variance)'
+        'principal component 1 (75% of the variance)'
     """
     data = as_array(latents)
     if data.ndim != 2 or data.shape[1] < 2:
@@ -78,5 +78,5 @@ def latent_plane(latents: ArrayLike | Tensor) -> Plane:
         directions = vectors[:, [-1, -2]]
         directions = directions * np.sign(directions[np.abs(directions).argmax(axis=0), [0, 1]])
         explained = (float(values[-1] / total), float(values[-2] / total))
-    first, second = (f"principal component {k + 1} ({part:.0%} of the variance)" for k, part in enumerate(explained))
-    return Plane(origin, directions, (first, second), explained)
+    names = [f"principal component {k + 1} ({part:.0%} of the variance)" for k, part in enumerate(explained)]
+    return Plane(origin, directions, (names[0], names[1]), explained)

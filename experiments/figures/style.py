@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Sequence, Sized
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -36,6 +37,7 @@ __all__ = [
     "VERMILION",
     "WIDTH",
     "Array",
+    "Line",
     "as_array",
     "as_pixels",
     "check_same_length",
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+Line = Literal["-", "--", ":", "-."]
 
 INK = "#1a1a1a"
 MUTED = "#595959"
@@ -200,9 +203,9 @@ def class_names(classes: Sequence[int], names: Sequence[str] | None = None, *, l
     Raises:
         ValueError: If there are not as many names as classes.
     """
-    if names is not None:
-        check_same_length(classes=classes, names=names)
-    return {label: shortened(str(name), length) for label, name in zip(classes, names or list(classes), strict=True)}
+    labels = [str(label) for label in classes] if names is None else names
+    check_same_length(classes=classes, names=labels)
+    return {label: shortened(name, length) for label, name in zip(classes, labels, strict=True)}
 
 
 def shortened(label: str, length: int = 26) -> str:

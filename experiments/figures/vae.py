@@ -21,6 +21,7 @@ from latentmix.experiments.figures.style import (
     VERMILION,
     WIDTH,
     Array,
+    Line,
     as_array,
     as_pixels,
     check_same_length,
@@ -33,7 +34,7 @@ from latentmix.experiments.figures.style import (
 
 __all__ = ["decoded_grid", "generated", "losses", "reconstructions"]
 
-SPLITS = {"training": (BLUE, "-"), "validation": (VERMILION, "--")}
+SPLITS: dict[str, tuple[str, Line]] = {"training": (BLUE, "-"), "validation": (VERMILION, "--")}
 TERMS = {
     "reconstruction": "Reconstruction\n−E log p(x | z)",
     "kl": "KL divergence\nof q(z | x) from p(z)",

@@ -6,12 +6,13 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from latentmix.experiments import figures
 from latentmix.experiments.figures.planes import latent_plane
 from latentmix.experiments.runs.projections import project
+
+from tests.experiments.figures.layout import overlapping, texts
 
 RANDOM = np.random.default_rng(0)
 
@@ -28,23 +29,6 @@ def images(*shape: int) -> NDArray[np.float64]:
     return RANDOM.uniform(size=shape)
 
 
-def texts(figure: Figure) -> list[str]:
-    figure.draw_without_rendering()
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_visible()]
-
-
-def within(figure: Figure) -> bool:
-    """Whether no text leaves the figure."""
-    figure.draw_without_rendering()
-    width, height = figure.bbox.size
-    boxes = [
-        text.get_window_extent()
-        for text in figure.findobj(matplotlib.text.Text)
-        if text.get_visible() and text.get_text().strip()
-    ]
-    return all(b.x0 >= -1 and b.y0 >= -1 and b.x1 <= width + 1 and b.y1 <= height + 1 for b in boxes)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("count", [8, 10])
 def test_interpolations(channels: int, count: int) -> None:
@@ -55,7 +39,7 @@ def test_interpolations(channels: int, count: int) -> None:
     assert {"0%", "100%"} < set(words)
     assert any(text.startswith("Straight") for text in words)
     assert any(text.startswith("Spherical") for text in words)
-    assert within(figure)
+    assert not overlapping(figure)
 
 
 def test_interpolations_run_from_the_first_image_to_the_second() -> None:
@@ -76,7 +60,7 @@ def test_attribute_vectors(attributes: list[str]) -> None:
     words = texts(figure)
     assert len(figure.axes) == len(attributes)
     assert {"Blond Hair", "original", "−2", "0", "+1"} < set(words)
-    assert within(figure)
+    assert not overlapping(figure)
     frame = figure.axes[0].patches[0]
     zero = figure.axes[0].get_xticks()[3]  # the original, -2, -1, 0
     assert frame.get_x() < zero < frame.get_x() + frame.get_width()
@@ -92,7 +76,7 @@ def test_attribute_vectors_without_a_reconstruction() -> None:
 def test_generated_and_reconstructions_of_colour_images() -> None:
     pixels = images(20, 3, 64, 64)
     for figure in (figures.generated(pixels), figures.reconstructions(pixels[:10], pixels[10:])):
-        assert within(figure)
+        assert not overlapping(figure)
         canvas = np.asarray(figure.axes[0].get_images()[0].get_array())
         assert canvas[:64, :64, :3] == pytest.approx(pixels[0].transpose(1, 2, 0))
 
@@ -105,7 +89,7 @@ def test_latent_map() -> None:
     words = texts(figure)
     assert {"Latents by Blond Hair (40 of 1,000 drawn)", "no", "yes", "PCA", "t-SNE"} < set(words)
     assert "principal component 2\n(20% of the variance)" in words
-    assert within(figure)
+    assert not overlapping(figure)
     rare = figure.axes[0].collections[-1]
     assert np.asarray(rare.get_offsets()) == pytest.approx(planes["PCA"][::4])
 
@@ -134,7 +118,7 @@ def test_rate_distortion_names_every_model_without_overlap() -> None:
     figure = figures.rate_distortion(models, measure="mass on {0, 1}")
     assert set(models) < set(texts(figure))
     assert any("mass on {0, 1}" in text for text in texts(figure))
-    assert within(figure)
+    assert not overlapping(figure)
     written = [text for text in figure.axes[0].texts if text.get_text() in models]
     boxes = [matplotlib.text.Text.get_window_extent(text) for text in written]
     assert len(boxes) == len(models)

@@ -1,0 +1,169 @@
+"""The pictures of a run: one plane, one name and one colour for the same thing, and words that fit the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from latentmix.experiments.data.base import Dataset
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.options.mixture_fits import MixtureFits
+from latentmix.experiments.runs import pictures
+from latentmix.experiments.runs.latents import LatentSplit
+from latentmix.experiments.runs.mixtures import fit_mixtures
+from latentmix.guides import AmortizedGuide, MLPEncoder
+from latentmix.inference import SVI
+from latentmix.models import VAE, Bernoulli, Gaussian, MLPDecoder, StandardNormal
+
+from tests.experiments.figures.layout import overlapping, texts
+
+Drawn = dict[str, Figure]
+BOUND = {"loss": 10.0, "log_likelihood": -8.0, "kl": 2.0}
+HISTORY = [{"epoch": epoch, "training": BOUND, "validation": BOUND} for epoch in (1, 2, 3)]
+COVERAGE = {"covered_components": [True, False, True], "outside": 0.1, "energy": {"statistic": 0.1, "p_value": 0.5}}
+COVERAGE |= {"shares": [0.3, 0.0, 0.6], "expected": [1 / 3] * 3}
+LONG = ["Iris-setosa", "Iris-versicolor", "Iris-virginica"]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Drawn]:
+    """Draws every picture of a run without training, and returns the figures in place of files."""
+
+    def draw(dataset: Dataset, latent_dim: int, names: list[str] | None = None, **fits: Any) -> Drawn:
+        caught: Drawn = {}
+        monkeypatch.setattr(pictures.figures, "save", lambda figure, path: caught.update({path.stem: figure}))
+        torch.manual_seed(0)
+        shape = dataset.shape
+        likelihood = Bernoulli() if dataset.pictorial else Gaussian(0.1)
+        decoder = MLPDecoder(latent_dim=latent_dim, hidden=(8,), shape=shape, outputs=likelihood.outputs)
+        vae = VAE(decoder=decoder, prior=StandardNormal(latent_dim), likelihood=likelihood)
+        guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=latent_dim, hidden=(8,), shape=shape))
+        train, test = (latents(split.labels, latent_dim) for split in (dataset.train, dataset.test))
+        settings = MixtureFits(n_init=1, draws=1, svi=SVI(epochs=3), **fits)
+        options = {"labels_per_class": 4, "seed": 0, "label_seed": 0}
+        mixtures, figures = fit_mixtures(train, test, dataset.classes, settings, **options)
+        figures |= {} if dataset.truth is None else {"coverage": COVERAGE}
+        measured = {"kl_per_dimension": [1.0] * latent_dim, "active": [True] * latent_dim, "mse": 0.1, "ssim": 0.5}
+        summary = {"test": measured, **figures}
+        pictures.draw_vae(Path(), vae, guide, dataset, HISTORY, summary, latents=test, names=names, seed=0)
+        pictures.draw_mixtures(
+            Path(), test, mixtures, figures, dataset.classes, names=names, pictorial=dataset.pictorial
+        )
+        return caught
+
+    return draw
+
+
+def latents(labels: torch.Tensor | None, latent_dim: int) -> LatentSplit:
+    """A cluster of latents for each class, longest along the diagonal."""
+    assert labels is not None
+    random, classes = np.random.default_rng(0), labels.cpu().numpy()
+    centres = np.random.default_rng(1).normal(size=(10, latent_dim)) * 4
+    values = (
+        centres[classes] + random.normal(size=(len(classes), latent_dim)) + 2 * random.normal(size=(len(classes), 1))
+    )
+    return LatentSplit(values, classes)
+
+
+def digits() -> Dataset:
+    return Data(source="digits", classes=(1, 4, 8), limit=150).load()
+
+
+def gmm3d() -> Dataset:
+    return Data(source="gmm3d", classes=(2, 5, 7), points=240).load()
+
+
+def points_of(figure: Figure, panel: int) -> np.ndarray[Any, Any]:
+    offsets = [np.asarray(dots.get_offsets()) for dots in figure.axes[panel].collections]
+    return np.unique(np.concatenate([part for part in offsets if len(part)]).round(9), axis=0)
+
+
+@pytest.mark.parametrize("latent_dim", [2, 5])
+def test_map_and_components_are_drawn_in_one_plane(drawn: Callable[..., Drawn], latent_dim: int) -> None:
+    figures = drawn(digits(), latent_dim)
+    shown, below = figures["map"].axes[0], figures["latents_none"].axes[0]
+    assert points_of(figures["map"], 0) == pytest.approx(points_of(figures["latents_none"], 0))
+    assert points_of(figures["map"], 0) == pytest.approx(points_of(figures["latents_few"], 0))
+    assert shown.get_xlabel() == below.get_xlabel()
+    assert shown.get_ylabel() == below.get_ylabel()
+    assert shown.get_xlabel() == ("z₁" if latent_dim == 2 else shown.get_xlabel())
+    assert ("decoded_grid" in figures) == (latent_dim == 2)
+    assert "usage" in figures
+
+
+def test_long_names_are_in_every_picture_of_classes_and_have_room(drawn: Callable[..., Drawn]) -> None:
+    figures = drawn(digits(), 2, LONG)
+    shown = {"map", "latents_none", "latents_few", "confusion_none", "confusion_few", "confusion_all", "em_against_svi"}
+    for name in shown:
+        assert set(LONG) <= set(texts(figures[name])), name
+        assert name == "confusion_all" or not overlapping(figures[name]), name
+
+
+def test_components_of_a_known_mixture_are_numbered_and_coloured_alike(drawn: Callable[..., Drawn]) -> None:
+    figures = drawn(gmm3d(), 2)
+    legends = {
+        name: dict(zip(map(str, [2, 5, 7]), [line.get_color() for line in legend.get_lines()], strict=False))
+        for name in ("map", "latents_none", "points_in_space", "points_pairwise")
+        for legend in figures[name].legends
+        if [text.get_text() for text in legend.get_texts()][:3] == ["2", "5", "7"]
+    }
+    assert list(legends) == ["map", "latents_none", "points_in_space", "points_pairwise"]
+    assert all(colours == legends["map"] for colours in legends.values())
+    for name, panel in (("coverage", 0), ("em_against_svi", 2), ("confusion_none", 0)):
+        axes = figures[name].axes[panel]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "5", "7"], name
+
+
+def test_points_are_not_called_images(drawn: Callable[..., Drawn]) -> None:
+    for name, figure in drawn(gmm3d(), 3).items():
+        assert not any("image" in text for text in texts(figure)), name
+
+
+def test_the_type_of_the_covariances_is_said(drawn: Callable[..., Drawn]) -> None:
+    figures = drawn(digits(), 2, covariance_type="tied")
+    assert "covariance type: tied" in figures["latents_none"].get_supxlabel().replace("\n", " ")
+
+
+def test_several_components_of_one_class_have_names_of_their_own(drawn: Callable[..., Drawn]) -> None:
+    figures = drawn(digits(), 2, n_components=5)
+    named = [label.get_text() for label in figures["em_against_svi"].axes[2].get_xticklabels()]
+    assert len(set(named)) == 5
+    assert {name[0] for name in named} <= {"1", "4", "8"}
+    assert set(named) <= set(texts(figures["latents_none"]))
+
+
+def test_decoded_images_cover_the_samples_of_the_posterior() -> None:
+    torch.manual_seed(0)
+    decoder = MLPDecoder(latent_dim=2, hidden=(8,), shape=(1, 8, 8))
+    vae = VAE(decoder=decoder, prior=StandardNormal(2), likelihood=Bernoulli())
+    guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(8,), shape=(1, 8, 8)))
+    split, seen = digits().test, []
+    samples = torch.randn(5000, 2) * torch.tensor([3.0, 0.1]) + torch.tensor([-20.0, 5.0])
+    guide.draw = lambda *_, **__: samples  # type: ignore[method-assign]
+    decode = vae.decode
+    vae.decode = lambda z: seen.append(z) or decode(z)  # type: ignore[method-assign, func-returns-value]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures.figures, "save", lambda figure, path: None)
+        pictures._draw_plane(Path(), vae, guide, split, seed=0)
+    (grid,) = seen
+    ends = samples.quantile(torch.tensor([0.005, 0.995]), dim=0)
+    torch.testing.assert_close(torch.stack([grid.min(0).values, grid.max(0).values]), ends)
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        ([4, 1, 4], ["4a", "1", "4b"]),
+        ([], ["1", "2", "3"]),
+        ([1] * 28, [f"1{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["1aa", "1ab"]),
+    ],
+)
+def test_names_of_components(classes: list[int], names: list[str]) -> None:
+    assert pictures.component_names(classes, {1: "1", 4: "4"}, len(names)) == names
+    assert pictures.component_names([0, 0], {0: "Bag"}, 2) == ["Bag a", "Bag b"]
