@@ -30,7 +30,7 @@ class Data:
     | path of a `.npz` or `.npy` file | its images, or points | 64/16/20 |
     | path of a `.csv` or `.parquet` file | its points | 64/16/20 |
     | `celeba` | faces in CelebA's own layout in `root`, in colour | official |
-    | `image_folder` | every image below `root`; several sub-folders are classes | folders `train`, `val` and `test`, or 64/16/20 |
+    | `image_folder` | every image below `root`; sub-folders are classes | folders `train`, `val`, `test`, or 64/16/20 |
     | `natural_patches` | patches of scikit-learn's two photographs, in colour; labels: which | apart in space |
     | `gmm3d` | points of a known mixture of ten Gaussians in three dimensions; labels: components | 64/16/20 |
     | `iris` | four measures of 150 flowers of three species | 64/16/20 |

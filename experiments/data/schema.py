@@ -109,7 +109,10 @@ class Schema:
                     "without names."
                 )
             return x
-        for wrong, got in ((set(self.columns) - set(columns), "none named"), (set(columns) - set(self.columns), "also")):
+        for wrong, got in (
+            (set(self.columns) - set(columns), "none named"),
+            (set(columns) - set(self.columns), "also"),
+        ):
             if wrong:
                 raise ValueError(
                     f"Expected the columns {', '.join(self.columns)} in {where}; got {got} "

@@ -148,16 +148,21 @@ def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
     if option in WORDS and not re.fullmatch(r"\[.*|-.*|null|None|\d+(,\d+)*", word):
         return json.dumps([each.strip() for each in word.split(",")])
     several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") and option not in TEXTS
-    listed = option.startswith("--") and option.strip("-").rpartition(".")[2] in lists
+    name = option.strip("-")
+    listed = option.startswith("--") and (name if name.startswith("data.") else name.rpartition(".")[2]) in lists
     single = listed and re.fullmatch(r"[\w.+-]+", word)
     return f"[{word}]" if several or (single and word not in ("null", "None")) else word
 
 
 @cache
 def _list_options() -> set[str]:
-    """Names of the list-valued arguments, of LatentMix's own parts and of an experiment's settings."""
-    classes: list[type] = [Data, Measures, MixtureFits, Training]
+    """Names of the list-valued arguments, of LatentMix's own parts and of an experiment's settings.
+
+    Those of the data are `data.NAME`: networks have `channels`, too.
+    """
+    classes: list[type] = [Measures, MixtureFits, Training]
     for base in PARTS.values():
         classes += subclasses(base)
     arguments = [item for kind in classes for item in inspect.signature(kind).parameters.items()]
+    arguments += [(f"data.{name}", argument) for name, argument in inspect.signature(Data).parameters.items()]
     return {name for name, argument in arguments if re.match(r"(Sequence|list|tuple)\[", str(argument.annotation))}

@@ -17,7 +17,7 @@ __all__ = ["SOURCES"]
 def _read(source: str, label: str | None = None, columns: list[str] | None = None) -> Reading:
     path = Path(source).expanduser()
     arrays = read_arrays(path, label) if path.suffix in (".npy", ".npz") else {}
-    if arrays and arrays["x"].ndim > 2:
+    if "images" in arrays or ("x" in arrays and arrays["x"].ndim > 2):
         if columns is not None or (label is not None and "labels" not in arrays):
             raise ValueError(f"Expected points in {source!r}, to name columns of them; got images.")
         x, labels = images_of_arrays(arrays, source)
