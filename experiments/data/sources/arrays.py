@@ -70,7 +70,7 @@ def read_arrays(path: Path, label: str | None = None) -> dict[str, NDArray[Any]]
             return {"x": loaded}
         with loaded:
             names = sorted(loaded.files)
-            keys = {**KEYS, label: "labels"} if label in names else KEYS
+            keys = KEYS if label is None or label not in names else {**KEYS, label: "labels"}
             arrays = {name: loaded[key] for key, name in keys.items() if key in names}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         cause = "pickled objects" if "allow_pickle" in str(error) else "something else"

@@ -23,8 +23,10 @@ def _read(source: str, label: str | None = None, columns: list[str] | None = Non
         x, labels = images_of_arrays(arrays, source)
         names: tuple[str, ...] = ()
     else:
-        options = {"label": label, "columns": columns}
-        table = table_of_arrays(arrays, path, **options) if arrays else read_table(path, **options)
+        if arrays:
+            table = table_of_arrays(arrays, path, label=label, columns=columns)
+        else:
+            table = read_table(path, label=label, columns=columns)
         x, labels, names = torch.from_numpy(table.values), table.labels, table.columns
     if labels is None:
         return Reading([Split(x)], columns=names)

@@ -169,9 +169,7 @@ class TestSchema:
 
     def test_classes_are_matched_by_name(self) -> None:
         assert self.schema.relabel({0: "dog"}, "images") == {0: 5}
-        with pytest.raises(
-            ValueError, match=r"images of the classes \[cat, dog\] of this run; got classes \[cow\] too"
-        ):
+        with pytest.raises(ValueError, match=r"images of the classes \[cat, dog\] of this run; got classes \[cow\]"):
             self.schema.relabel({0: "cat", 1: "cow"}, "images")
         assert Schema((0, 1)).relabel({0: "cat", 1: "dog"}, "images") == {0: 0, 1: 1}
 
