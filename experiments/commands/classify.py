@@ -95,13 +95,11 @@ def classify(
         names, data = load_tables(files, run.vae.shape, schema, label=known.get("label"), columns=known.get("columns"))
     probabilities = fitted.classify(run.guide.encode(data, transform=ToFloat()))
     classes = fitted.class_names or tuple(map(str, range(probabilities.shape[1])))
-    kind = "class" if fitted.classes else "component"
+    kind, thing = "class" if fitted.classes else "component", "image" if len(run.vae.shape) == 3 else "point"
     labels = [classes[index] for index in probabilities.argmax(1)]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        ["image" if len(run.vae.shape) == 3 else "point", "predicted", *(f"{kind} {name}" for name in classes)]
-    )
+    table.writerow([thing, "predicted", *(f"{kind} {name}" for name in classes)])
     for name, label, row in zip(names, labels, probabilities, strict=True):
         table.writerow([name, label, *(f"{value:.4f}" for value in row)])
     return names, text.getvalue()

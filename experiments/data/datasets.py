@@ -30,7 +30,7 @@ class Data:
     | path of a `.npz` or `.npy` file | its images, or points | 64/16/20 |
     | path of a `.csv` or `.parquet` file | its points | 64/16/20 |
     | `celeba` | faces in CelebA's own layout in `root`, in colour | official |
-    | `image_folder` | every image below `root`; several sub-folders are classes | folders `train`, `val` and `test`, or 64/16/20 |
+    | `image_folder` | every image below `root`; sub-folders are classes | folders `train`, `val`, `test`, or 64/16/20 |
     | `natural_patches` | patches of scikit-learn's two photographs, in colour; labels: which | apart in space |
     | `gmm3d` | points of a known mixture of ten Gaussians in three dimensions; labels: components | 64/16/20 |
     | `iris` | four measures of 150 flowers of three species | 64/16/20 |
@@ -120,10 +120,12 @@ class Data:
             names = dict(sorted((own[label], name) for label, name in names.items()))
         if parts[0].labels is not None:
             check_budget(parts[0].labels, names, self.labels_per_class)
-        parts, units = self._in_units(parts, reading.columns, schema)
+        (train, validation, test), units = self._in_units(parts, reading.columns, schema)
         return Dataset(
             self.source,
-            *parts,
+            train,
+            validation,
+            test,
             classes=tuple(names),
             attributes=reading.attributes,
             truth=source.truth(chosen) if source.truth else None,
@@ -200,8 +202,9 @@ class Data:
 
     def _complete(self, splits: Sequence[Split | None]) -> list[Split]:
         """Training, validation and test data; those that are missing are drawn from the training data."""
-        train, *others = splits
-        validation, test = [*[None] * (2 - len(others)), *others]
+        train = splits[0]
+        validation = splits[1] if len(splits) == 3 else None
+        test = splits[-1] if len(splits) > 1 else None
         assert train is not None
         if test is None:
             train, test = self._divide(train)

@@ -123,8 +123,8 @@ class Layout:
         if len(kept) < len(names):
             beside = sorted(set(names) - set(kept))
             warnings.warn(
-                f"{len(beside):,} of {len(names):,} images lie beside the splits {', '.join(found)} of {where}, and are "
-                f"left out: {some(beside)}.",
+                f"{len(beside):,} of {len(names):,} images lie beside the splits {', '.join(found)} of {where}, and "
+                f"are left out: {some(beside)}.",
                 stacklevel=3,
             )
         parts = [name.split("/") for name in kept]

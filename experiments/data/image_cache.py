@@ -37,8 +37,8 @@ class CachedImages(NamedTuple):
     """Decoded images of a folder.
 
     Attributes:
-        pixels: An `N x channels x height x width` uint8 tensor over a memory-mapped file; pages are read on use, and writes
-            remain in memory.
+        pixels: An `N x channels x height x width` uint8 tensor over a memory-mapped file; pages are read on use, and
+            writes remain in memory.
         rows: Positions in the list of files of the N readable ones, ascending.
     """
 

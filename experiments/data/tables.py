@@ -42,11 +42,11 @@ class Table:
 def read_table(
     path: Path, *, label: str | None = None, columns: Sequence[str] | None = None, labelled: bool = True
 ) -> Table:
-    """The points of a file; nothing is unpickled.
+    r"""The points of a file; nothing is unpickled.
 
     A `.csv` file holds values separated by commas, with or without a line of names; a `.parquet` file is read by
-    pandas, which needs pyarrow. A `.npy` file holds an `n x D` array, or n numbers; a `.npz` file
-    holds such an array as `x`, and optionally `labels` (or `y`) and D names as `columns`.
+    pandas, which needs pyarrow. A `.npy` file holds an `n x D` array, or n numbers; a `.npz` file holds such an array
+    as `x`, and optionally `labels` (or `y`) and D names as `columns`.
 
     Args:
         path: The file.
@@ -74,7 +74,8 @@ def read_table(
     if path.suffix == ".csv":
         return _read_csv(path, choice)
     if path.suffix == ".parquet":
-        return _of_columns(_read_parquet(path), choice)
+        frame = _read_parquet(path)
+        return _of_columns(list(map(str, frame.columns)), [frame.iloc[:, i] for i in range(frame.shape[1])], choice)
     arrays = read_arrays(path, label)
     return table_of_arrays(arrays, path, label=label, columns=columns, labelled=labelled)
 
@@ -88,7 +89,7 @@ def table_of_arrays(
     labelled: bool = True,
 ) -> Table:
     """The points in arrays that `read_arrays` gave; the arguments are those of `read_table`."""
-    values, labels = arrays["x"], arrays.get("labels")
+    values, labels = arrays["x"] if "x" in arrays else arrays["images"], arrays.get("labels")
     if labels is not None and labels.shape != values.shape[:1]:
         raise ValueError(f"Expected labels of shape {values.shape[:1]} in {str(path)!r}; got {labels.shape}.")
     choice = _Choice(path, None if labels is not None else label, columns, labelled)
@@ -104,7 +105,7 @@ def table_of_arrays(
                 f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got an array of "
                 f"{names.dtype}, shape {names.shape}."
             )
-        return _of_columns(dict(zip(names.tolist(), values.T, strict=False)), choice, labels)
+        return _of_columns(names.tolist(), list(values.T), choice, labels)
     choice.features(())
     return Table(_finite(np.asarray(values, dtype=np.float64), (), path), (), labels)
 
@@ -172,36 +173,34 @@ class _Choice:
 
 def _read_csv(path: Path, choice: _Choice) -> Table:
     where, values, lines, labels = repr(str(path)), array("d"), array("q"), list[str]()
-    names, features, label = list[str](), list[int](), -1
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = _filled_rows(file)
-            line, first = next(rows, (0, []))
-            if choice.label in first or not any(map(_is_number, first)):
-                names = first
-            chosen = choice.features(names) if first else []
-            features = [names.index(name) for name in chosen] if names else list(range(len(first)))
-            label = names.index(choice.label) if choice.label in names else -1
-            for line, words in rows if names else chain([(line, first)] * bool(first), rows):
-                if len(words) != len(first):
+            start = next(rows, (0, list[str]()))
+            width, named = len(start[1]), choice.label in start[1] or not any(map(_is_number, start[1]))
+            names = start[1] if named else []
+            columns = choice.features(names)
+            features = [names.index(name) for name in columns] if named else list(range(width))
+            label = names.index(choice.label) if choice.label in names else None
+            for line, words in rows if named else chain([start], rows):
+                if len(words) != width:
                     raise ValueError(
-                        f"Expected {len(first)} values in every line of {where}; got {len(words)} in line {line}."
+                        f"Expected {width} values in every line of {where}; got {len(words)} in line {line}."
                     )
                 try:
                     values.extend([float(words[place]) for place in features])
                 except ValueError:
-                    place = next(place for place in features if not _is_number(words[place]))
-                    raise _refusal(words[place], names[place] if names else place + 1, f"line {line}", path) from None
+                    wrong = next(place for place in features if not _is_number(words[place]))
+                    column = names[wrong] if named else wrong + 1
+                    raise _refusal(words[wrong], column, f"line {line}", path) from None
                 lines.append(line)
-                if label >= 0:
-                    labels.append(words[label])
+                labels += [] if label is None else [words[label]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"Expected comma-separated numbers in {where}; got something else: {error}.") from error
-    if "" in labels:
+    if label is not None and "" in labels:
         raise _refusal("", names[label], f"line {lines[labels.index('')]}", path, "labels")
-    columns = tuple(names[place] for place in features) if names else ()
-    table = np.array(values).reshape(len(lines), len(features))
-    return Table(_finite(table, columns, path, lines), columns, np.array(labels, dtype=str) if label >= 0 else None)
+    table = _finite(np.array(values).reshape(len(lines), len(features)), columns, path, lines)
+    return Table(table, tuple(columns), None if label is None else np.array(labels, dtype=str))
 
 
 def _filled_rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
@@ -221,7 +220,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _read_parquet(path: Path) -> dict[str, Any]:
+def _read_parquet(path: Path) -> Any:
     import pandas  # type: ignore[import-untyped]
 
     try:
@@ -234,13 +233,17 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     except Exception as error:  # pyarrow raises exceptions of many kinds on what is no Parquet
         cause = " ".join(str(error).split())
         raise ValueError(f"Expected a Parquet table in {str(path)!r}; got something else: {cause:.200}.") from error
-    names = list(map(str, frame.columns))
-    return {name: frame.iloc[:, place] for place, name in enumerate(names)} if len(set(names)) == len(names) else {}
+    return frame
 
 
-def _of_columns(named: Mapping[str, Any], choice: _Choice, labels: NDArray[Any] | None = None) -> Table:
-    """A table of arrays or pandas series by their names."""
-    features, label = choice.features(list(named)), choice.label
+def _of_columns(
+    names: Sequence[str], columns: Sequence[Any], choice: _Choice, labels: NDArray[Any] | None = None
+) -> Table:
+    """A table of named columns, arrays or pandas series."""
+    features, label = choice.features(names), choice.label
+    if not features:
+        raise ValueError(f"Expected columns of numbers in {str(choice.path)!r}; got none.")
+    named = dict(zip(names, columns, strict=True))
     values = np.stack([_numbers(named[name], name, choice.path) for name in features], axis=1)
     if label in named:
         labels = _words(named[label], label, choice.path)

@@ -188,7 +188,8 @@ def _mixture(word: str) -> str:
 
 
 def _is_list(option: str, lists: Collection[str]) -> bool:
-    return option.startswith("--") and option.rpartition(".")[2].strip("-") in lists
+    name = option.strip("-")
+    return option.startswith("--") and (name if name.startswith("data.") else name.rpartition(".")[2]) in lists
 
 
 def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
@@ -202,9 +203,13 @@ def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
 
 @cache
 def _list_options() -> set[str]:
-    """Names of the list-valued arguments, of LatentMix's own parts and of an experiment's settings."""
-    classes: list[type] = [Data, Measures, MixtureFits, Training]
+    """Names of the list-valued arguments, of LatentMix's own parts and of an experiment's settings.
+
+    Those of the data are `data.NAME`: networks have `channels`, too.
+    """
+    classes: list[type] = [Measures, MixtureFits, Training]
     for base in PARTS.values():
         classes += subclasses(base)
     arguments = [item for kind in classes for item in inspect.signature(kind).parameters.items()]
+    arguments += [(f"data.{name}", argument) for name, argument in inspect.signature(Data).parameters.items()]
     return {name for name, argument in arguments if re.match(r"(Sequence|list|tuple)\[", str(argument.annotation))}

@@ -39,6 +39,8 @@ def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str
     Raises:
         ValueError: If the data cannot be read, or their shape, values or classes are not those of the run.
     """
+    if data.channels == "auto":
+        data = replace(data, channels=1 if run.vae.shape[0] == 1 else 3)
     dataset = replace(data, labels_per_class=1).load(Schema.from_dict(run.summary["data"]))
     if dataset.shape != run.vae.shape:
         raise ValueError(f"Expected data of shape {run.vae.shape} for this run; got {dataset.shape}.")

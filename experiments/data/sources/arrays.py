@@ -16,7 +16,7 @@ from latentmix.experiments.data.pixels import to_bytes
 
 __all__ = ["images_of_arrays", "load_file", "read_arrays"]
 
-KEYS = {"points": "x", "x": "x", "images": "x", "y": "labels", "labels": "labels", "columns": "columns"}
+KEYS = {"points": "x", "x": "x", "images": "images", "y": "labels", "labels": "labels", "columns": "columns"}
 
 
 def load_file(path: str) -> tuple[Tensor, NDArray[Any] | None]:
@@ -40,7 +40,8 @@ def images_of_arrays(arrays: Mapping[str, NDArray[Any]], path: str) -> tuple[Ten
     Raises:
         ValueError: On images or labels of another shape, type or range.
     """
-    images, labels = _to_images(arrays["x"], path), arrays.get("labels")
+    images = _to_images(arrays["images"] if "images" in arrays else arrays["x"], path)
+    labels = arrays.get("labels")
     if labels is not None:
         expected = (len(images),)
         _require(labels.shape == expected, f"labels of shape {expected} in {path!r}, one per image", labels.shape)
@@ -56,10 +57,10 @@ def read_arrays(path: Path, label: str | None = None) -> dict[str, NDArray[Any]]
         label: The name of the array of labels in a `.npz` file, if it is another.
 
     Returns:
-        The arrays under the names `x`, `labels` and `columns`.
+        The arrays under the names `images`, or else `x`, and `labels` and `columns`.
 
     Raises:
-        ValueError: On a missing or unreadable file, and on a file without `x`.
+        ValueError: On a missing or unreadable file, and on a file without images and points.
     """
     if not path.is_file():
         raise ValueError(f"Expected a file of images or points at {str(path)!r}; got no such file.")
@@ -69,12 +70,13 @@ def read_arrays(path: Path, label: str | None = None) -> dict[str, NDArray[Any]]
             return {"x": loaded}
         with loaded:
             names = sorted(loaded.files)
-            keys = {**KEYS, label: "labels"} if label in names else KEYS
+            keys = KEYS if label is None or label not in names else {**KEYS, label: "labels"}
             arrays = {name: loaded[key] for key, name in keys.items() if key in names}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         cause = "pickled objects" if "allow_pickle" in str(error) else "something else"
         raise ValueError(f"Expected arrays of numbers in {str(path)!r}; got {cause}.") from error
-    _require("x" in arrays, f"an array 'x' (or 'images', or 'points') in {str(path)!r}", names)
+    present = "x" in arrays or "images" in arrays
+    _require(present, f"an array 'images' (or 'x', or 'points') in {str(path)!r}", names)
     return arrays
 
 

@@ -17,14 +17,16 @@ __all__ = ["SOURCES"]
 def _read(source: str, label: str | None = None, columns: list[str] | None = None) -> Reading:
     path = Path(source).expanduser()
     arrays = read_arrays(path, label) if path.suffix in (".npy", ".npz") else {}
-    if arrays and arrays["x"].ndim > 2:
+    if "images" in arrays or ("x" in arrays and arrays["x"].ndim > 2):
         if columns is not None or (label is not None and "labels" not in arrays):
             raise ValueError(f"Expected points in {source!r}, to name columns of them; got images.")
         x, labels = images_of_arrays(arrays, source)
         names: tuple[str, ...] = ()
     else:
-        options = {"label": label, "columns": columns}
-        table = table_of_arrays(arrays, path, **options) if arrays else read_table(path, **options)
+        if arrays:
+            table = table_of_arrays(arrays, path, label=label, columns=columns)
+        else:
+            table = read_table(path, label=label, columns=columns)
         x, labels, names = torch.from_numpy(table.values), table.labels, table.columns
     if labels is None:
         return Reading([Split(x)], columns=names)

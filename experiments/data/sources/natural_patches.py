@@ -27,8 +27,8 @@ def load_patches(size: int | tuple[int, int] = 32, seed: int = 0) -> list[tuple[
         seed: Seed of the order of the patches within a split; the split itself does not depend on it.
 
     Returns:
-        For training, validation and test an `N x 3 x height x width` uint8 tensor, and N labels: 0 for the photograph of
-        the temple, 1 for the flower.
+        For training, validation and test an `N x 3 x height x width` uint8 tensor, and N labels: 0 for the photograph
+        of the temple, 1 for the flower.
 
     Raises:
         ValueError: If the patches are larger than the blocks.

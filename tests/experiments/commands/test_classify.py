@@ -35,7 +35,9 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
             encoded.append(transform(images))
             return torch.zeros(len(images), 2)
 
-        fitted = SimpleNamespace(classes=(0, 1), classify=lambda latents: np.full((len(latents), 2), 0.5))
+        fitted = SimpleNamespace(
+            classes=(0, 1), class_names=("0", "1"), classify=lambda latents: np.full((len(latents), 2), 0.5)
+        )
         run = SimpleNamespace(
             mixtures={"em": {"none": fitted}}, vae=SimpleNamespace(shape=shape), guide=SimpleNamespace(encode=encode)
         )

@@ -17,7 +17,7 @@ from latentmix.models import MixturePrior
 from tests.experiments.data.celeba_folder import make_celeba
 
 GREY = ["digits", "digits_mlp2", "mnist_conv16", "mnist_conv64", "mnist_mlp2", "mnist_mlp40"]
-PRESETS = sorted([*GREY, "celeba", "gmm3d", "natural_patches"])
+PRESETS = sorted([*GREY, "celeba", "gmm3d", "natural_patches", "points"])
 QUICK = [
     *("--epochs", "1", "--data.source", "digits", "--data.limit", "120", "--data.classes", "1,4,8"),
     *("--data.labels_per_class", "2", "--mixture.draws", "2", "--mixture.n_init", "1", "--mixture.svi.epochs", "3"),
@@ -74,6 +74,15 @@ def test_gmm3d_reports_the_components_that_samples_cover(tmp_path, capsys):
     assert "ssim" not in summary["test"]
     assert pictures >= {"points_in_space", "points_pairwise", "coverage", "map", "usage"}
     assert "Components covered" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_points_are_standardised_flowers_by_default(tmp_path, capsys):
+    summary, pictures = run_of("points", tmp_path / "run")
+    assert summary["data"]["class_names"] == ["setosa", "versicolor", "virginica"]
+    assert summary["data"]["shape"] == [4]
+    assert set(summary["mixtures"]["em"]["few"]["per_class"]) == {"setosa", "versicolor", "virginica"}
+    assert "points of classes setosa, versicolor, virginica, standardised" in capsys.readouterr().out
+    assert pictures >= {"losses", "map", "latents_none", "confusion_few"}
 
 
 def test_a_mixture_prior_classifies_by_itself(tmp_path, capsys):

@@ -299,7 +299,7 @@ class TestFiles:
             Data(str(path)).load()
 
     def test_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"Expected a file of images at .*; got no such file\."):
+        with pytest.raises(ValueError, match=r"Expected a file of images or points at .*; got no such file\."):
             Data(str(tmp_path / "none.npz")).load()
 
 

@@ -100,10 +100,10 @@ class TestCache:
         assert len(decoded) == 120
 
     def test_interruption_leaves_nothing(self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def interrupted(path: Path, size: int) -> NDArray[np.uint8]:
+        def interrupted(path: Path, size: int, **options: int) -> NDArray[np.uint8]:
             if path.name == NAMES[25]:
                 raise KeyboardInterrupt
-            return decode(path, size)
+            return decode(path, size, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(image_cache, "decode", interrupted)
@@ -134,12 +134,12 @@ class TestCache:
     def test_the_cache_of_a_faster_process_stays(
         self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def slow(path: Path, size: int) -> NDArray[np.uint8]:
+        def slow(path: Path, size: int, **options: int) -> NDArray[np.uint8]:
             if path.name == NAMES[0]:
                 with monkeypatch.context() as patch:
                     patch.setattr(image_cache, "decode", decode)
                     load(original)
-            return decode(path, size)
+            return decode(path, size, **options)
 
         monkeypatch.setattr(image_cache, "decode", slow)
         faces = load(original)

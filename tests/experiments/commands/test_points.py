@@ -1,0 +1,108 @@
+"""A run on a table: named classes and columns, units of the data, and the table gone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from latentmix.experiments import load_run
+from latentmix.experiments.cli import main
+from latentmix.experiments.options.command_line import parse_experiment
+
+NAMES = ["length", "width", "height"]
+BRIEF = ["--epochs", "2", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "2"]
+
+
+def table(seed: int = 0) -> pandas.DataFrame:
+    random = np.random.default_rng(seed)
+    kinds = np.array(["rose", "lily", "iris"])[np.arange(90) % 3]
+    points = random.normal(1000 * (np.arange(90) % 3)[:, None], [10, 1, 0.1], (90, 3))
+    return pandas.DataFrame(points, columns=NAMES).assign(kind=kinds)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose table is gone."""
+    folder = tmp_path_factory.mktemp("runs")
+    table().to_csv(folder / "flowers.csv", index=False)
+    options = ["--data.source", str(folder / "flowers.csv"), "--data.label", "kind", "--data.classes", "rose,lily"]
+    assert main(["run", "points", *BRIEF, *options, "--out", str(folder / "one")]) == 0
+    (folder / "flowers.csv").unlink()
+    return folder / "one"
+
+
+def test_names_and_units_are_kept(finished: Path) -> None:
+    run = load_run(finished)
+    data = run.summary["data"]
+    assert (data["classes"], data["class_names"], data["columns"]) == ([1, 2], ["lily", "rose"], NAMES)
+    assert 400 < data["standardisation"]["centre"][0] < 600
+    for budgets in run.mixtures.values():
+        for budget, fitted in budgets.items():
+            assert fitted.class_names == ("lily", "rose")
+            assert set(run.summary["mixtures"]["em"][budget]["per_class"]) == {"lily", "rose"}
+
+
+def test_classify_matches_columns_by_name(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = table(1)[:6]
+    new.to_csv(tmp_path / "new.csv", index=False)
+    new[["height", "kind", "length", "width"]].to_csv(tmp_path / "other.csv", index=False)
+    np.save(tmp_path / "new.npy", new[NAMES].to_numpy())
+    tables = []
+    for name in ("new.csv", "other.csv", "new.npy"):
+        assert main(["classify", str(finished), str(tmp_path / name)]) == 0
+        rows = list(csv.reader(capsys.readouterr().out.splitlines()))
+        assert rows[0] == ["point", "predicted", "class lily", "class rose"]
+        assert [row[0] for row in rows[1:]] == [f"{name}:{index}" for index in range(6)]
+        assert {row[1] for row in rows[1:]} <= {"lily", "rose"}
+        tables.append([row[1:] for row in rows])
+    assert tables[0] == tables[1] == tables[2]
+    for changed, message in (
+        (new.drop(columns="width"), "none named 'width'"),
+        (new.assign(weight=1), "got also 'weight'"),
+        (new.assign(width=["wide"] * 6), "numbers in column 'width' of"),
+    ):
+        changed.to_csv(tmp_path / "wrong.csv", index=False)
+        assert main(["classify", str(finished), str(tmp_path / "wrong.csv")]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_evaluate_matches_classes_by_name(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = table(2)
+    new[new["kind"] == "rose"].to_csv(tmp_path / "roses.csv", index=False)  # alone, rose would be class 0
+    words = ["evaluate", str(finished), "--split", "all", "--data.source", str(tmp_path / "roses.csv")]
+    assert main([*words, "--data.classes", "null", "--out", str(tmp_path / "out.json")]) == 0
+    assert "30 points" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "out.json").read_text())["mixtures"]["em"]["few"]
+    assert figures["per_class"]["rose"]["support"] == 30
+    new.to_csv(tmp_path / "all.csv", index=False)
+    assert main([*words[:-1], str(tmp_path / "all.csv"), "--data.classes", "null"]) == 2
+    assert "points of the classes [lily, rose] of this run; got classes [iris] too" in capsys.readouterr().err
+
+
+def test_samples_are_in_the_units_of_the_data(finished: Path, tmp_path: Path) -> None:
+    assert main(["sample", str(finished), "-n", "50", "--out", str(tmp_path / "samples.npy")]) == 0
+    assert 300 < np.load(tmp_path / "samples.npy")[:, 0].mean() < 700
+
+
+def test_select_leaves_the_labels_out(tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "flowers.csv", index=False)
+    words = ["select", str(tmp_path / "flowers.csv"), "--n_components", "1,2", "--covariance_types", "diag"]
+    words += ["--criteria", "bic", "--starts", "1", "--mode_starts", "2", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert main([*words, "--label", "kind", "--columns", "width, height"]) == 0
+    assert json.loads((tmp_path / "out/selection.json").read_text())["features"] == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "classes"),
+    [("setosa,virginica", ["setosa", "virginica"]), ("no,yes", ["no", "yes"]), ("1e3", ["1e3"]), ("1,4", [1, 4])],
+)
+def test_names_of_classes_are_words(word: str, classes: list[object]) -> None:
+    assert parse_experiment("points", ["--data.classes", word]).data.classes == classes
+    assert parse_experiment("points", ["--data.columns", "1,on"]).data.columns == ["1", "on"]
+    assert parse_experiment("points", ["--data.channels", "1"]).data.channels == 1
