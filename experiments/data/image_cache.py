@@ -23,6 +23,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from latentmix.models.files import write_atomically
+
 __all__ = ["CachedImages", "cache_folder", "cached_images", "decode", "some"]
 
 FORMAT = 2  # of the cache and of `decode`; increase it when either changes
@@ -207,9 +209,11 @@ def _write(place: Path, folder: Path, names: Sequence[str], size: int, max_corru
                     _refuse_corrupt(folder, corrupt, max_corrupt)
                 else:
                     file.write(decoded.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
         shape = (len(names) - len(corrupt), 3, size, size)
         index = {"folder": str(folder), "shape": shape, "corrupt": corrupt}
-        (complete / "index.json").write_text(json.dumps(index))
+        write_atomically(complete / "index.json", json.dumps(index).encode())
         if _stored(place) is None:  # else another process was faster
             shutil.rmtree(place, ignore_errors=True)
             complete.rename(place)

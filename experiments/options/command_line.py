@@ -23,13 +23,13 @@ from latentmix.experiments.options.experiment import experiment_parser
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
-from latentmix.experiments.options.trust import check_imports, named_modules, trusted_modules
+from latentmix.experiments.options.trust import TEXTS, check_imports, named_modules, trusted_modules
 from latentmix.experiments.presets import preset_path
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
 
-TEXTS = {"--description", "--name", "--data.source", "--data.root", "--data.cache", "--init_from"}
+WORDS = {f"--{name}" for name in TEXTS}
 
 
 def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> Namespace:
@@ -92,6 +92,7 @@ def parse_settings[T](
     parser.add_class_arguments(kind, prefix or None)
     parser.set_defaults({f"{prefix}.{name}" if prefix else name: value for name, value in (defaults or {}).items()})
     split = option_words(words, lists)
+    _check_files(split, ())
     known = [name for action in parser._actions for name in action.option_strings if name != "-h"]
     unknown = next((word for word in split if word.startswith("--") and word not in known), None)
     if unknown is not None:
@@ -141,7 +142,7 @@ def option_value(option: str, text: str) -> str:
     named = re.fullmatch(r"[A-Za-z_][\w.]*", text.strip()) and option in (*PARTS, "objective")
     whole = named and find_class(text.strip(), option) is not None
     value: Any = call_form(f"{text}()" if whole else text, option) if option in CLASSES else text
-    if re.fullmatch(r"\(.*\)", text) and f"--{option}" not in TEXTS:
+    if re.fullmatch(r"\(.*\)", text) and option not in TEXTS:
         value = literal(text)
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -149,11 +150,12 @@ def option_value(option: str, text: str) -> str:
 def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
     """Refuse a file of options, out of the files that words name, with classes of modules that are not trusted."""
     for option, word in zip(["", *words], words, strict=False):
-        if option not in TEXTS and not word.startswith("--") and os.path.isfile(word):
+        if option not in WORDS and not word.startswith("--") and os.path.isfile(word):
             config = None
             with suppress(yaml.YAMLError, ValueError):  # the option parser's own message names the place
                 config = yaml.safe_load(Path(word).read_text("utf-8"))
-            check_imports(config, Path(word), trust)
+            name = option.removeprefix("--").replace("config", "")
+            check_imports(config, Path(word), trust, option=name)
 
 
 def _mixture(word: str) -> str:
@@ -163,7 +165,7 @@ def _mixture(word: str) -> str:
 
 
 def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
-    several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") and option not in TEXTS
+    several = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", word) and not word.startswith("--") and option not in WORDS
     listed = option.startswith("--") and option.strip("-").rpartition(".")[2] in lists
     single = listed and re.fullmatch(r"[\w.+-]+", word)
     return f"[{word}]" if several or (single and word not in ("null", "None")) else word

@@ -22,7 +22,7 @@ from pyro.infer.autoguide import AutoGuide
 from latentmix.experiments.options.calls import CLASSES
 from latentmix.models.pretrained import Part
 
-__all__ = ["check_imports", "configuration_file", "named_modules", "trusted_modules"]
+__all__ = ["TEXTS", "check_imports", "configuration_file", "named_modules", "trusted_modules"]
 
 OWN = ("latentmix.models.", "latentmix.guides.", "latentmix.inference.", "torch.optim.", "pyro.infer.")
 BASES = (Part, AutoGuide, *CLASSES.values())
@@ -36,7 +36,7 @@ TEXTS = {
 PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 
 
-def check_imports(config: Any, file: Path, trust: Iterable[str] = ()) -> None:
+def check_imports(config: Any, file: Path, trust: Iterable[str] = (), *, option: str = "") -> None:
     """Refuse a configuration that names code of other modules; nothing of theirs is imported.
 
     Import paths are looked for wherever the option parser would: as classes, as arguments of classes at any depth, and
@@ -46,12 +46,13 @@ def check_imports(config: Any, file: Path, trust: Iterable[str] = ()) -> None:
         config: The configuration, as read from YAML.
         file: Its file, for the message.
         trust: Modules that it may import, with those within them.
+        option: The option whose value the configuration is, such as `data`; by default it is a whole one.
 
     Raises:
         ValueError: If there is one; the message names it, and what to type.
     """
     trusted = tuple(trust)
-    for path, is_class in _named(config, "", file.parent, {}):
+    for path, is_class in _named(config, option, file.parent, {}):
         module = path.partition(".")[0]
         if _is_trusted(path, trusted):
             if is_class and not _is_there(path):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.options.command_line import parse_experiment, parse_settings
 from latentmix.experiments.options.trust import check_imports, named_modules, trusted_modules
 
 HELPERS = """
@@ -99,6 +100,18 @@ def test_code_of_other_modules_is_refused_and_not_imported(
 )
 def test_own_classes_and_texts_pass(helpers: Path, config: Any) -> None:
     check_imports(config, Path("config.yaml"))
+    assert not (helpers / "imported").exists()
+
+
+def test_files_of_settings_are_checked_too(helpers: Path) -> None:
+    (helpers / "data.yaml").write_text("class_path: own_helpers.P")
+    for words in (["--data", "data.yaml"], ["--data=data.yaml"]):
+        with pytest.raises(ValueError, match="if you know it and trust it"):
+            parse_settings(Data, words, prefix="data")
+        with pytest.raises(ValueError, match="if you know it and trust it"):
+            parse_experiment("digits", words)
+    (helpers / "data.yaml").write_text("source: own_helpers.P")
+    check_imports({"source": "own_helpers.P"}, Path("data.yaml"), option="data")
     assert not (helpers / "imported").exists()
 
 
