@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -162,6 +163,32 @@ def test_a_folder_that_changes_under_a_run_is_an_error(
     assert how == "replaced" or not folder.exists()
     if how == "moved":
         assert main(["resume", str(tmp_path / "moved")]) == 0
+
+
+@pytest.mark.parametrize("name", ["training-even", "summary", "two", "report"])
+def test_a_full_disk_is_told_by_the_file_and_by_what_resumes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    whole: dict[str, bytes],
+    name: str,
+) -> None:
+    folder = tmp_path / "run"
+    opened = os.open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> int:
+        if f".{name}." in Path(path).name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "open", full)
+        assert run(folder) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latentmix: ")]
+    assert f"{name}." in error
+    assert f"No space left on device; once that is mended, `latentmix resume {folder}` finishes the run" in error
+    assert main(["resume", str(folder)]) == 0
+    assert contents(folder) == whole
 
 
 def test_a_run_beside_a_live_one_is_refused(
