@@ -85,6 +85,12 @@ def dispatch(words: list[str], streams: StandardStreams) -> int:
         print(f"latentmix {version('latentmix')}")
         return 0
     command = find_command(words[0])
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            "Expected a working folder that is there; got one that was removed: change to another."
+        ) from error
     streams.output.lasting = command.USAGE.lasting
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro

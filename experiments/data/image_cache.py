@@ -23,6 +23,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from latentmix.models.files import write_atomically
+
 __all__ = ["CachedImages", "Channels", "cache_folder", "cached_images", "decode", "some"]
 
 Channels = Literal["auto", 1, 3]
@@ -227,9 +229,11 @@ def _write(
                     _refuse_corrupt(folder, corrupt, max_corrupt)
                 else:
                     file.write(decoded.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
         shape = (len(names) - len(corrupt), depth, height, width)
         index = {"folder": str(folder), "shape": shape, "corrupt": corrupt}
-        (complete / "index.json").write_text(json.dumps(index))
+        write_atomically(complete / "index.json", json.dumps(index).encode())
         if _stored(place) is None:  # else another process was faster
             shutil.rmtree(place, ignore_errors=True)
             complete.rename(place)

@@ -27,17 +27,14 @@ from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parser import OptionParser, read_options
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
-from latentmix.experiments.options.trust import check_imports, named_modules, trusted_modules
+from latentmix.experiments.options.trust import TEXTS, check_imports, named_modules, trusted_modules
 from latentmix.experiments.presets import preset_path
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
 
 WORDS = {"--data.classes", "--data.columns"}  # lists of words, which may look like other values of YAML
-TEXTS = {
-    *("--description", "--name", "--data.source", "--data.root", "--data.attribute", "--data.cache", "--data.label"),
-    *("--init_from", "--config", "--device"),
-}
+UNREAD = {f"--{name}" for name in TEXTS}
 
 
 def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> Namespace:
@@ -99,6 +96,7 @@ def parse_settings[T](
     parser.add_class_arguments(kind, prefix or None)
     parser.set_defaults({f"{prefix}.{name}" if prefix else name: value for name, value in (defaults or {}).items()})
     split = option_words(words, lists)
+    _check_files(split, ())
     known = [name for action in parser._actions for name in action.option_strings if name != "-h"]
     unknown = next((word for word in split if word.startswith("--") and word not in known), None)
     if unknown is not None:
@@ -155,7 +153,7 @@ def option_value(option: str, text: str) -> str:
         >>> option_value("optimizer.betas", "(0.9, 0.99)")
         '[0.9, 0.99]'
     """
-    text = text if f"--{option}" in TEXTS else text.strip()
+    text = text if option in TEXTS else text.strip()
     named = NAME.fullmatch(text) and option in (*PARTS, "objective")
     whole = named and find_class(text, option) is not None
     value: Any = text
@@ -164,9 +162,9 @@ def option_value(option: str, text: str) -> str:
             value = call_form(f"{text}()" if whole else text, option)
         if isinstance(value, str) and not (NAME.fullmatch(value) or value.startswith("{")):
             raise ValueError(unknown_class(option, text))
-    elif re.fullmatch(r"\(.*\)", text) and f"--{option}" not in TEXTS:
+    elif re.fullmatch(r"\(.*\)", text) and option not in TEXTS:
         value = literal(text)
-    elif text == "None" and f"--{option}" not in TEXTS:
+    elif text == "None" and option not in TEXTS:
         value = "null"
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -174,11 +172,12 @@ def option_value(option: str, text: str) -> str:
 def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
     """Refuse a file of options, out of the files that words name, with classes of modules that are not trusted."""
     for option, word in zip(["", *words], words, strict=False):
-        if option not in TEXTS - {"--config"} and not word.startswith("--") and os.path.isfile(word):
+        if option not in UNREAD and not word.startswith("--") and os.path.isfile(word):
             config = None
             with suppress(yaml.YAMLError, ValueError):  # the option parser's own message names the place
                 config = yaml.safe_load(Path(word).read_text("utf-8"))
-            check_imports(config, Path(word), trust)
+            name = option.removeprefix("--").replace("config", "")
+            check_imports(config, Path(word), trust, option=name)
 
 
 def _mixture(word: str) -> str:
@@ -197,7 +196,7 @@ def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
         return json.dumps([each.strip() for each in word.split(",")])
     several = re.fullmatch(r"[\w.+-]+(\s*,\s*[\w.+-]+)+", word.strip()) and not word.startswith("--")
     single = _is_list(option, lists) and re.fullmatch(r"[\w.+-]+", word)
-    listed = (several and option not in TEXTS) or (single and word not in ("null", "None"))
+    listed = (several and option not in UNREAD) or (single and word not in ("null", "None"))
     return f"[{word.strip()}]" if listed else word
 
 

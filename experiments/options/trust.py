@@ -22,7 +22,7 @@ from pyro.infer.autoguide import AutoGuide
 from latentmix.experiments.options.calls import CLASSES
 from latentmix.models.pretrained import Part
 
-__all__ = ["check_imports", "configuration_file", "named_modules", "trusted_modules"]
+__all__ = ["TEXTS", "check_imports", "configuration_file", "named_modules", "trusted_modules"]
 
 OWN = ("latentmix.models.", "latentmix.guides.", "latentmix.inference.", "torch.optim.", "pyro.infer.")
 BASES = (Part, AutoGuide, *CLASSES.values())
@@ -31,12 +31,12 @@ TEXTS = {
     "description",
     "init_from",
     "device",
-    *(f"data.{name}" for name in ("source", "root", "cache", "attribute")),
+    *(f"data.{name}" for name in ("source", "root", "cache", "attribute", "label")),
 }
 PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 
 
-def check_imports(config: Any, file: Path, trust: Iterable[str] = ()) -> None:
+def check_imports(config: Any, file: Path, trust: Iterable[str] = (), *, option: str = "") -> None:
     """Refuse a configuration that names code of other modules; nothing of theirs is imported.
 
     Import paths are looked for wherever the option parser would: as classes, as arguments of classes at any depth, and
@@ -46,15 +46,23 @@ def check_imports(config: Any, file: Path, trust: Iterable[str] = ()) -> None:
         config: The configuration, as read from YAML.
         file: Its file, for the message.
         trust: Modules that it may import, with those within them.
+        option: The option whose value the configuration is, such as `data`; by default it is a whole one.
 
     Raises:
         ValueError: If there is one; the message names it, and what to type.
     """
     trusted = tuple(trust)
-    for path, is_class in _named(config, "", {}):
-        if _is_trusted(path, trusted) or _is_known(path) or not (is_class or _is_there(path)):
-            continue
+    for path, is_class in _named(config, option, file.parent, {}):
         module = path.partition(".")[0]
+        if _is_trusted(path, trusted):
+            if is_class and not _is_there(path):
+                raise ValueError(
+                    f"Expected the module {module} of {path} in {file} to be found; got none: run the command in its "
+                    "folder, or put that on PYTHONPATH."
+                )
+            continue
+        if _is_known(path) or not (is_class or _is_there(path)):
+            continue
         raise ValueError(
             f"Expected classes of LatentMix, torch.optim or pyro.infer, or of modules that you trust, in {file}; got "
             f"{path}, whose module would run on this computer: if you know it and trust it, add --trust {module} (from "
@@ -137,30 +145,32 @@ def _configured() -> list[str]:
     raise ValueError(f"Expected `trust: [module, ...]` in your configuration {file}; got something else.")
 
 
-def _named(node: Any, option: str, seen: dict[int, Any]) -> Iterator[tuple[str, bool]]:
-    """Import paths in a configuration, and whether each is named as a class."""
+def _named(node: Any, option: str, folder: Path, seen: dict[int, Any]) -> Iterator[tuple[str, bool]]:
+    """Import paths in a configuration of a folder, and whether each is named as a class."""
     if isinstance(node, Mapping | list):
         if id(node) in seen:  # by an alias of YAML
             return
         seen[id(node)] = node
         for key, value in node.items() if isinstance(node, Mapping) else ((None, value) for value in node):
-            yield from _named(value, option if key is None else f"{option}.{key}".removeprefix("."), seen)
+            yield from _named(value, option if key is None else f"{option}.{key}".removeprefix("."), folder, seen)
     elif isinstance(node, str):
         is_class = option.rpartition(".")[2] == "class_path"
-        if PATH.fullmatch(node.strip()):
-            if is_class or option not in TEXTS:
-                yield node.strip(), is_class
-        elif option not in TEXTS:
-            stands_for = _stands_for(node)
-            if isinstance(stands_for, dict | list):
-                yield from _named(stands_for, option, seen)
+        if (is_class or option not in TEXTS) and PATH.fullmatch(node.strip()):
+            yield node.strip(), is_class
+        if option not in TEXTS:
+            for inner, place in _stands_for(node, folder):
+                if isinstance(inner, dict | list):
+                    yield from _named(inner, option, place, seen)
 
 
-def _stands_for(text: str) -> Any:
-    """The YAML in a value, or in the file that it names, as the option parser reads either."""
-    with suppress(yaml.YAMLError, ValueError, OSError, RecursionError):
-        return yaml.safe_load(Path(text).read_text("utf-8") if os.path.isfile(text) else text)
-    return None
+def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
+    """The YAML in a value, and in files that it may name, as the option parser reads either; each with its folder."""
+    for source in (None, Path(text), folder / text):
+        with suppress(yaml.YAMLError, ValueError, OSError, RecursionError):
+            if source is None:
+                yield yaml.safe_load(text), folder
+            elif os.path.isfile(source):
+                yield yaml.safe_load(source.read_text("utf-8")), source.parent
 
 
 def _is_trusted(path: str, trusted: Iterable[str]) -> bool:

@@ -69,10 +69,12 @@ def main() -> None:
     import torch
 
     from latentmix.experiments.cli import find_commands
+    from latentmix.experiments.options.command_line import parse_experiment
     from latentmix.experiments.runs import pipeline  # noqa: F401
 
     torch.set_num_threads(1)
     find_commands()
+    parse_experiment(RUN[1], [])  # imports what a run does
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "whole").mkdir()
@@ -85,7 +87,11 @@ def main() -> None:
             if number % shares == share:
                 place = root / str(number)
                 place.mkdir()
-                outcomes.append({"trial": vars(trial), **attempt(trial, place, duration, whole)})
+                try:
+                    outcome = attempt(trial, place, duration, whole)
+                except Exception as error:
+                    outcome = {"whole": False, "finished before": False, "differ": [], "log": f"{error!r:.2000}"}
+                outcomes.append({"trial": vars(trial), **outcome})
                 print(json.dumps(outcomes[-1]), file=sys.stderr, flush=True)
     print(json.dumps(outcomes))
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from unittest import mock
 
@@ -12,6 +13,7 @@ import yaml
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.options.grids import parse_grid
 from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.locks import FolderLock, LockedError
 from latentmix.experiments.runs.pipeline import run_experiment
 from latentmix.experiments.sweeps.cells import base_configuration, plan
 from latentmix.experiments.sweeps.sweep import sweep
@@ -62,8 +64,8 @@ def stubbed(out, *grid, action=None, words=(), **options):
     return results, runs, lines
 
 
-def quick(out, *grid, **options):
-    return sweep("digits_mlp2", QUICK, parse_grid(grid), out, tell=lambda _: None, **options)
+def quick(out, *grid, words=QUICK, **options):
+    return sweep("digits_mlp2", words, parse_grid(grid), out, tell=lambda _: None, **options)
 
 
 def statuses(results):
@@ -253,6 +255,31 @@ def test_an_interrupted_sweep_resumes_from_the_last_epoch(tmp_path, monkeypatch)
     resumed = quick(out, *grid)
     assert [cell["figures"] for cell in resumed["cells"]] == [cell["figures"] for cell in whole["cells"]]
     assert started[0] == 2
+
+
+def test_a_second_sweep_of_a_folder_is_refused(tmp_path):
+    out = tmp_path / "sweep"
+    stubbed(out, "data.seed=0")
+    with FolderLock(out), pytest.raises(LockedError, match=f"which process {os.getpid()} writes"):
+        stubbed(out, "data.seed=0,1")
+
+
+def test_a_cell_that_another_process_runs_is_left_alone(tmp_path):
+    out = tmp_path / "sweep"
+    (cell,) = stubbed(out, "data.seed=0")[0]["cells"]
+    folder = out / "cells" / cell["id"]
+    (folder / "summary.json").unlink()
+    with FolderLock(folder), mock.patch("latentmix.experiments.sweeps.sweep._draw"):
+        (again,) = quick(out, "data.seed=0", words=[])["cells"]
+    assert (again["status"], again["reason"][:45]) == ("failed", "Expected a folder that no process is writing;")
+    assert [file.name for file in folder.iterdir()] == ["config.yaml"]
+
+
+def test_a_folder_that_vanishes_ends_the_sweep_and_is_not_made_again(tmp_path):
+    out = tmp_path / "sweep"
+    with pytest.raises(LockedError, match="it was moved, replaced or removed"):
+        stubbed(out, "data.seed=0,1", action=lambda experiment, path: out.rename(tmp_path / "moved"))
+    assert not (out / "sweep.json").exists()
 
 
 def test_an_interruption_keeps_finished_cells(tmp_path):

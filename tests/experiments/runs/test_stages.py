@@ -1,0 +1,244 @@
+"""A run that dies at any moment is finished by `resume`; a folder that changes under a run is an error."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmix.experiments.cli import main
+from latentmix.experiments.runs import pipeline
+from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.locks import FolderLock
+from latentmix.models import files
+
+QUICK = [
+    *("--epochs", "2", "--data.limit", "100", "--data.classes", "1,4", "--data.labels_per_class", "2"),
+    *("--encoder.hidden", "8", "--decoder.hidden", "8", "--mixture.draws", "1", "--mixture.n_init", "1"),
+    *("--mixture.svi.epochs", "3"),
+]
+MOMENTS = [
+    *(("training-odd.safetensors", "before"), ("metrics.jsonl", "after"), ("training-even.safetensors", "before")),
+    *(("vae.json", "after"), ("mixtures.safetensors", "after"), ("summary.json", "before"), ("summary.json", "after")),
+    *(("two.png", "before"), ("report.html", "before"), ("report.html", "after")),
+]
+
+
+class Death(BaseException):
+    """A kill that this process survives."""
+
+
+@pytest.fixture(autouse=True)
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take longer than all the rest; clocks stand still, so that files are compared by their bytes."""
+
+    def draw(folder: Path, *_: Any, **__: Any) -> None:
+        for name in ("one", "two"):
+            files.write_atomically(folder / f"{name}.png", name.encode())
+
+    monkeypatch.setattr(pipeline, "draw_vae", draw)
+    monkeypatch.setattr(pipeline, "draw_mixtures", lambda *_, **__: None)
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+
+
+def run(folder: Path) -> int:
+    return main(["run", "digits_mlp2", *QUICK, "--out", str(folder)])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes().replace(str(folder).encode(), b"")
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        plain_pictures.__wrapped__(patch)  # type: ignore[attr-defined]
+        assert run(folder) == 0
+    return contents(folder)
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, name: str, when: str, act: Callable[[], int]) -> None:
+    """Let a command die while it writes a file of that name."""
+    replace = os.replace
+
+    def dying(source: Any, target: Any) -> None:
+        if Path(target).name == name and when == "before":
+            raise Death
+        replace(source, target)
+        if Path(target).name == name:
+            raise Death
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", dying)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a dead process cleans nothing up
+        with pytest.raises(Death):
+            act()
+
+
+@pytest.mark.parametrize(("name", "when"), MOMENTS)
+def test_death_at_every_file_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes], name: str, when: str
+) -> None:
+    folder = tmp_path / "run"
+    kill(monkeypatch, name, when, lambda: run(folder))
+    finished = (name, when) == ("report.html", "after")
+    assert main(["resume", str(folder)]) == (2 if finished else 0)
+    with suppress(FileNotFoundError):
+        (folder / "lock").unlink()  # of the process that died, which would not hold it
+    left = contents(folder)
+    assert {name: left[name] for name in whole} == whole
+    assert finished or left.keys() == whole.keys()
+
+
+def test_death_in_a_resumed_run_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+) -> None:
+    folder = tmp_path / "run"
+    kill(monkeypatch, "training-odd.safetensors", "after", lambda: run(folder))
+    kill(monkeypatch, "mixtures.safetensors", "after", lambda: main(["resume", str(folder)]))
+    kill(monkeypatch, "two.png", "before", lambda: main(["resume", str(folder)]))
+    assert main(["resume", str(folder)]) == 0
+    assert contents(folder) == whole
+
+
+@pytest.mark.parametrize("broken", [["even"], ["odd"], ["odd", "even"]])
+def test_a_broken_state_of_training_is_told_and_the_other_taken(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    whole: dict[str, bytes],
+    broken: list[str],
+) -> None:
+    folder = tmp_path / "run"
+    kill(monkeypatch, "vae.json", "before", lambda: run(folder))
+    for name in broken:
+        file = folder / "checkpoints" / f"training-{name}.safetensors"
+        file.write_bytes(file.read_bytes()[:1000])
+    capsys.readouterr()
+    assert main(["resume", str(folder)]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("is broken and left out") == len(broken)
+    assert ("from epoch" in told.out) == (len(broken) == 1)
+    older = {"checkpoints/training-odd.safetensors"} if broken == ["odd"] else set()  # it stays as it is
+    left = contents(folder)
+    assert left.keys() == whole.keys()
+    assert {name for name in whole if left[name] != whole[name]} == older
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "one.png"])
+def test_a_folder_that_changes_under_a_run_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str, name: str
+) -> None:
+    folder = tmp_path / "run"
+    replace = os.replace
+
+    def changing(source: Any, target: Any) -> None:
+        replace(source, target)
+        if Path(target).name == name and folder.exists():
+            if how == "moved":
+                folder.rename(tmp_path / "moved")
+            else:
+                shutil.rmtree(folder)
+            if how == "replaced":
+                folder.mkdir()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", changing)
+        assert run(folder) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len([line for line in errors if line.startswith("latentmix: Expected")]) == 1
+    assert how == "replaced" or not folder.exists()
+    if how == "moved":
+        assert main(["resume", str(tmp_path / "moved")]) == 0
+
+
+@pytest.mark.parametrize("name", ["training-even", "summary", "two", "report"])
+def test_a_full_disk_is_told_by_the_file_and_by_what_resumes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    whole: dict[str, bytes],
+    name: str,
+) -> None:
+    folder = tmp_path / "run"
+    opened = os.open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> int:
+        if f".{name}." in Path(path).name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "open", full)
+        assert run(folder) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latentmix: ")]
+    assert f"{name}." in error
+    assert f"No space left on device; once that is mended, `latentmix resume {folder}` finishes the run" in error
+    assert main(["resume", str(folder)]) == 0
+    assert contents(folder) == whole
+
+
+def test_a_run_beside_a_live_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    kill(monkeypatch, "summary.json", "before", lambda: run(folder))
+    with FolderLock(folder):
+        before = contents(folder)
+        assert main(["resume", str(folder)]) == 2
+        assert contents(folder) == before
+    assert f"which process {os.getpid()} writes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("linked", ["checkpoints", "figures", "metrics.jsonl", "report.html", "summary.json", "lock"])
+def test_nothing_is_written_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], linked: str
+) -> None:
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    kill(monkeypatch, "vae.json", "before", lambda: run(folder))
+    if (folder / linked).is_dir():
+        (folder / linked).rename(elsewhere)
+    else:
+        (folder / linked).unlink(missing_ok=True)
+        elsewhere.mkdir()
+        (elsewhere / "file").write_text("mine")
+    before = contents(elsewhere)
+    (folder / linked).symlink_to(elsewhere if "." not in linked and linked != "lock" else elsewhere / "file")
+    assert main(["resume", str(folder)]) == 2
+    assert "which is not followed" in capsys.readouterr().err
+    assert contents(elsewhere) == before
+
+
+def test_a_link_among_the_figures_is_not_in_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: dict[str, bytes]
+) -> None:
+    for name, data in whole.items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(data)
+    (tmp_path / "private").write_text("secret")
+    (tmp_path / "run" / "figures" / "x.png").symlink_to(tmp_path / "private")
+    assert main(["report", str(tmp_path / "run")]) == 2
+    assert "x.png, which is not followed" in capsys.readouterr().err
+    assert (tmp_path / "run" / "report.html").read_bytes() == whole["report.html"]
+    (tmp_path / "run" / "figures" / "x.png").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    assert main(["report", str(tmp_path / "link")]) == 0
+
+
+def test_a_last_line_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
+    assert RunFolder(tmp_path).read_metrics() == [{"epoch": 1}]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) == {"epoch": 1}
