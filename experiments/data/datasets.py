@@ -130,11 +130,13 @@ class Data:
             value = getattr(self, field.name)
             if field.name in specific and field.name not in source.parameters and value != field.default:
                 raise ValueError(
-                    f"Expected --data.{field.name} with the source {' or '.join(specific[field.name])} alone; got {value!r} "
-                    f"with {self.source!r}."
+                    f"Expected --data.{field.name} with the source {' or '.join(specific[field.name])} alone; got "
+                    f"{value!r} with {self.source!r}."
                 )
         if not source.pictorial and self.binarize in ("static", "dynamic"):
-            raise ValueError(f"Expected --data.binarize auto or none for the points of {self.source}; got {self.binarize}.")
+            raise ValueError(
+                f"Expected --data.binarize auto or none for the points of {self.source}; got {self.binarize}."
+            )
 
     def _filter(self, splits: Sequence[Split], classes: Sequence[int]) -> list[Split]:
         labels = [split.labels for split in splits if split.labels is not None]

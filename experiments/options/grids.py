@@ -11,8 +11,8 @@ from latentmix.experiments.options.calls import split
 from latentmix.experiments.options.classes import CLASSES, find_class
 from latentmix.experiments.options.earlier import refuse_earlier_names
 from latentmix.experiments.options.experiment import experiment_parser
-from latentmix.experiments.options.unknown import unknown_option
 from latentmix.experiments.options.parts import LINKED
+from latentmix.experiments.options.unknown import unknown_option
 
 __all__ = ["Grid", "cells_of", "check_names", "parse_grid", "words_of"]
 

@@ -94,5 +94,3 @@ def _pairs(parser: ArgumentParser, words: Sequence[str]) -> Iterator[Pair]:
             yield from flat(parser, renewed(read_options(Path(value))))
         elif option.startswith("--"):
             yield option.removeprefix("--"), value
-
-

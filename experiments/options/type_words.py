@@ -55,7 +55,9 @@ def base_class(kind: Any) -> type | None:
 
 
 def _is_plain(kind: type) -> bool:
-    return kind in _PLAIN or kind in _UNTYPED or kind.__module__ == "builtins" or issubclass(kind, os.PathLike | Mapping)
+    return (
+        kind in _PLAIN or kind in _UNTYPED or kind.__module__ == "builtins" or issubclass(kind, os.PathLike | Mapping)
+    )
 
 
 def _members(kind: Any) -> list[Any]:

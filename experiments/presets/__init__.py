@@ -34,7 +34,9 @@ def preset_path(name: str) -> Path:
     if name not in presets():
         if Path(name).is_file():
             return Path(name)
-        meant = [file for file in (f"{name}.yaml", f"{name}.yml", str(Path(name) / "config.yaml")) if Path(file).is_file()]
+        meant = [
+            file for file in (f"{name}.yaml", f"{name}.yml", str(Path(name) / "config.yaml")) if Path(file).is_file()
+        ]
         meant += difflib.get_close_matches(name.lower(), presets(), n=1)
         hint = f": did you mean {meant[0]}?" if meant else "."
         raise ValueError(f"Expected a preset out of {', '.join(presets())}, or a .yaml file; got {name!r}{hint}")

@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.parser import read_options
 from latentmix.experiments.options.parts import PARTS, import_object, join
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide
@@ -158,7 +159,7 @@ class RunFolder:
         Raises:
             ValueError: If the configuration is none of an experiment.
         """
-        values = yaml.safe_load((self.path / "config.yaml").read_text())
+        values = read_options(self.path / "config.yaml")
         return Experiment.from_config(experiment_parser().parse_object(values))
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
@@ -194,7 +195,7 @@ class RunFolder:
         Raises:
             ValueError: If the weights do not fit the parts.
         """
-        config = yaml.safe_load((self.path / "config.yaml").read_text())
+        config = read_options(self.path / "config.yaml")
         for part in PARTS:
             import_object(config[part]["class_path"])  # a user's own class has to be imported to be built
         with isolated(seed=0):
@@ -267,5 +268,5 @@ def load_run(path: str | Path) -> Run:
     folder = RunFolder.existing(Path(path))
     summary = folder.read_json("summary.json")
     vae, guide = folder.load_model()
-    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    config = read_options(folder.path / "config.yaml")
     return Run(vae.eval(), guide.eval(), folder.load_mixtures(), config, summary)

@@ -167,7 +167,7 @@ def write_report(folder: Path) -> Path:
     if not (folder / "summary.json").is_file():
         raise ValueError(f"Expected summary.json in {folder}; the run is not finished.")
     summary = json.loads((folder / "summary.json").read_text())
-    history = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.strip()]
+    history = _history(folder / "metrics.jsonl")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _typeset
     template = resources.files("latentmix.experiments.runs").joinpath("report.html")
@@ -327,6 +327,19 @@ def _figures(folder: Path) -> list[dict[str, str]]:
         data = base64.b64encode(path.read_bytes()).decode()
         pictures.append({"name": name, "caption": caption, "data": data})
     return pictures
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    """The records of the epochs, as in `metrics.jsonl`."""
+    history = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        try:
+            history += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(
+                f"Expected JSON in every line of {path}; got {error} in line {number}: remove it."
+            ) from error
+    return history
 
 
 def _text(path: Path) -> str:

@@ -98,7 +98,9 @@ def plan(
         name = _identify(options, config or {"base": base, "options": options})
         digest = _digest_of(name)
         cells.setdefault(digest, Cell(names.get(digest, name), options, config, status, reason))
-    _refuse_impossible(preset, words, {item for cell in cells.values() for item in cell.options.items()} - readable, cells)
+    _refuse_impossible(
+        preset, words, {item for cell in cells.values() for item in cell.options.items()} - readable, cells
+    )
     return list(cells.values())
 
 

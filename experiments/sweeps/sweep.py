@@ -94,7 +94,9 @@ def sweep(
     tell(f"reading the options of {prod(map(len, grid.values()))} cells")
     records: dict[str, Record] = {record["id"]: record for record in earlier["cells"]}
     cells = plan(preset, words, grid, base, known=records)
-    unfinished = [cell for cell in cells if cell.status == "waiting" and finished(cell, out / "cells" / cell.id) is None]
+    unfinished = [
+        cell for cell in cells if cell.status == "waiting" and finished(cell, out / "cells" / cell.id) is None
+    ]
     rehearsed = {cell.id: cell for cell in rehearse(unfinished)}
     cells = [rehearsed.get(cell.id, cell) for cell in cells]
     records |= {cell.id: _record(cell, out, records.get(cell.id)) for cell in cells}

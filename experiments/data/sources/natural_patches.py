@@ -43,7 +43,9 @@ def load_patches(size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     photographs = np.stack(datasets.load_sample_images().images)
     high, wide = photographs.shape[1] // BLOCKS[0], photographs.shape[2] // BLOCKS[1]
     if size > min(high, wide):
-        raise ValueError(f"Expected patches of at most {min(high, wide)} pixels for natural_patches; got --data.size {size}.")
+        raise ValueError(
+            f"Expected patches of at most {min(high, wide)} pixels for natural_patches; got --data.size {size}."
+        )
     generator = torch.Generator().manual_seed(seed)
     splits = []
     for blocks in _blocks():

@@ -28,7 +28,14 @@ CLASSES = {
 }
 WHOLE = (
     *("epochs", "batch_size", "latent_dim", "patience", "warmup", "start_prior", "seed", "data.limit", "data.seed"),
-    *("data.labels_per_class", "data.size", "data.points", "data.max_corrupt", "mixture.n_components", "measure.images"),
+    *(
+        "data.labels_per_class",
+        "data.size",
+        "data.points",
+        "data.max_corrupt",
+        "mixture.n_components",
+        "measure.images",
+    ),
     *("mixture.n_init", "mixture.max_iter", "mixture.draws", "mixture.svi.epochs", "mixture.svi.batch_size"),
     *("mixture.nuts.draws", "mixture.nuts.chains", "measure.samples"),
 )
@@ -51,7 +58,7 @@ def cases() -> dict[str, tuple[list[str], str]]:
             (f"{right} 3", f"did you mean '{right}(3)'?"),
             (f"{right}(3", f"did you mean '{right}(3)'?"),
             (f"{right}(3))", f"got ')' too many in '{right}(3))' (option --{option})"),
-            (f"{right}('3)", "Expected brackets and quotes in pairs; got no \"'\""),
+            (f"{right}('3)", 'Expected brackets and quotes in pairs; got no "\'"'),
             ("Nothing_like_it", f"for --{option}, or the import path of a class of your own; got 'Nothing_like_it'."),
             ("nowhere.Own", "no module nowhere: run the command from the folder that holds nowhere.py"),
             (f"{right}(a, nonsense=1, nonsense=2)", f"Expected arguments of {right} out of"),
@@ -67,19 +74,31 @@ def cases() -> dict[str, tuple[list[str], str]]:
     for option in BOOLEANS:
         listed[f"{option} maybe"] = ([f"--{option}", "maybe"], f"Expected true or false for --{option}; got 'maybe'")
     for option, word in CHOICES.items():
-        listed[f"{option} {word[:-1]}"] = ([f"--{option}", word[:-1]], f"for --{option}; got {word[:-1]!r}: did you mean")
+        listed[f"{option} {word[:-1]}"] = (
+            [f"--{option}", word[:-1]],
+            f"for --{option}; got {word[:-1]!r}: did you mean",
+        )
     return listed
 
 
 CASES = cases() | {
-    "closed choices": (["--likelihood", "Gaussian(pixels)"], "Expected a number, shared or pixel for --likelihood.var_x"),
-    "closed choices of an option": (["--likelihood", "Gaussian", "--likelihood.var_x", "pixels"], "did you mean pixel?"),
+    "closed choices": (
+        ["--likelihood", "Gaussian(pixels)"],
+        "Expected a number, shared or pixel for --likelihood.var_x",
+    ),
+    "closed choices of an option": (
+        ["--likelihood", "Gaussian", "--likelihood.var_x", "pixels"],
+        "did you mean pixel?",
+    ),
     "a part of a name": (["--objective", "Renyi"], "got 'Renyi': did you mean RenyiELBO?"),
     "a class of another option": (["--prior", "Bernoulli"], "Bernoulli is for --likelihood"),
     "an import path of another kind": (["--encoder", "latentmix.models.Bernoulli"], "is no subclass of Encoder"),
     "no such name in a module": (["--encoder", "latentmix.guides.Own"], "no 'Own' in latentmix.guides"),
     "an argument within a call": (["--prior", "MixturePrior(many)"], "a whole number for --prior.n_components"),
-    "a choice within a call": (["--prior", "MixturePrior(2, bad)"], "full, diag, tied, spherical or tied_diag for --pri"),
+    "a choice within a call": (
+        ["--prior", "MixturePrior(2, bad)"],
+        "full, diag, tied, spherical or tied_diag for --pri",
+    ),
     "an unknown argument": (["--prior", "MixturePrior(2, components=3)"], "did you mean --prior.n_components?"),
     "an argument of another class": (["--prior.n_components", "3"], "it is one of MixturePrior, VampPrior"),
     "a missing argument": (["--scheduler", "StepLR"], "a value for --scheduler.step_size, which StepLR requires"),
@@ -97,8 +116,14 @@ CASES = cases() | {
     "a letter": (["--epoch", "3"], "did you mean --epochs?"),
     "a dash": (["-epochs", "3"], "did you mean --epochs?"),
     "a stray word": (["--epochs", "3", "4"], "got 4: quote a value that has spaces"),
-    "a step of none": (["--scheduler", "StepLR", "--scheduler.step_size", "0"], "got StepLR(step_size=0): integer modulo"),
-    "a schedule too short": (["--scheduler", "OneCycleLR(0.1, total_steps=3)"], "Expected --scheduler to be a schedule"),
+    "a step of none": (
+        ["--scheduler", "StepLR", "--scheduler.step_size", "0"],
+        "got StepLR(step_size=0): integer modulo",
+    ),
+    "a schedule too short": (
+        ["--scheduler", "OneCycleLR(0.1, total_steps=3)"],
+        "Expected --scheduler to be a schedule",
+    ),
     "a period of none": (["--scheduler", "CosineAnnealingLR(0)"], "got CosineAnnealingLR(T_max=0)"),
     "a schedule of the mixture": (
         ["--mixture.svi.optimizer", "Adam", "--mixture.svi.scheduler", "StepLR(0)"],
@@ -106,7 +131,10 @@ CASES = cases() | {
     ),
     "too large a rate": (["--optimizer", "SGD(-1)"], "got SGD(lr=-1.0, fused=True): Invalid learning rate"),
     "few data": (["--data.limit", "60"], "got 2: lower --data.labels_per_class, or raise --data.limit"),
-    "few points": (["--data.limit", "60", "--data.labels_per_class", "1", "--mixture.n_components", "61"], "--data.limit"),
+    "few points": (
+        ["--data.limit", "60", "--data.labels_per_class", "1", "--mixture.n_components", "61"],
+        "--data.limit",
+    ),
     "no data": (["--data.limit", "0"], "Expected --data.limit of at least 1"),
     "no device": (["--device", "cudaa"], "(option --device)"),
     "no weights": (["--init_from", "nowhere"], "(option --init_from)"),

@@ -86,7 +86,10 @@ BAD = {
     "part's own refusal": (["run", "digits", "--encoder.hidden", "-5"], "Expected hidden to hold positive integers"),
     "latent_dim": (["run", "digits", "--latent_dim", "0"], "Expected --latent_dim of at least 1"),
     "floor": (["run", "digits", "--mixture.reg_covar", "-1"], "mixture.reg_covar of at least 0"),
-    "warmup": (["run", "digits", "--mixture.nuts.warmup", "-1"], "a whole number in the range [0, inf) for --mixture.nuts.warmup; got -1"),
+    "warmup": (
+        ["run", "digits", "--mixture.nuts.warmup", "-1"],
+        "a whole number in the range [0, inf) for --mixture.nuts.warmup; got -1",
+    ),
     "earlier name": (
         ["run", "digits", "--mixture.svi_steps", "5"],
         "Expected --mixture.svi.epochs; got --mix",
