@@ -17,11 +17,15 @@ USAGE = Usage(80, "classify RUN IMAGES [--out FILE.csv]", "class probabilities o
 def main(words: list[str]) -> None:
     """Print, or write to a file, a table with a row per image."""
     parser = command_parser("classify")
-    parser.add_argument("run", type=Path, help="the folder of the run")
-    parser.add_argument("images", type=Path, nargs="+", help=".npy or .npz arrays, or picture files")
-    parser.add_argument("--inference", choices=tuple(FITS), default="em", help="which fit of the mixture")
-    parser.add_argument("--labels", choices=BUDGETS, help="which label budget (default: few)")
-    parser.add_argument("--out", type=Path, help="a new CSV file for the table (default: print it)")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of the run")
+    parser.add_argument("images", metavar="IMAGES", type=Path, nargs="+", help=".npy or .npz arrays, or picture files")
+    parser.add_argument("--inference", choices=tuple(FITS), default="em", help="which fit of the mixture (default: em)")
+    parser.add_argument(
+        "--labels",
+        choices=BUDGETS,
+        help="the fit by how many labels: none, a few per class, or all (default: few, or none without classes)",
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="a new CSV file for the table (default: print it)")
     arguments = parser.parse_args(words)
     refuse_existing(arguments.out)
     for file in arguments.images:

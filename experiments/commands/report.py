@@ -12,7 +12,7 @@ USAGE = Usage(100, "report RUN", "write report.html again")
 def main(words: list[str]) -> None:
     """Write `report.html` from the files of a run, and print its path."""
     parser = command_parser("report")
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of the run")
     path: Path = parser.parse_args(words).run
 
     from latentmix.experiments.runs.artifacts import RunFolder

@@ -16,7 +16,7 @@ USAGE = Usage(30, "resume RUN", "continue an interrupted run")
 def main(words: list[str]) -> None:
     """Resume a run, print its table and, last, its folder."""
     parser = command_parser("resume")
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of the run")
     path: Path = parser.parse_args(words).run
 
     from latentmix.experiments.runs.artifacts import RunFolder

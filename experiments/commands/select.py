@@ -29,7 +29,10 @@ def main(words: list[str]) -> None:
     """Print every criterion for mixtures of a run's latents, or of points, and, last, the folder of the results."""
     parser = command_parser("select", epilog=criteria_help() if {"-h", "--help"} & set(words) else None)
     parser.add_argument(
-        "source", type=Path, help="a run's folder, for its training latents, or a .npy or .csv of points"
+        "source",
+        metavar="RUN|FILE",
+        type=Path,
+        help="a run's folder, for its training latents, or a .npy or .csv of points",
     )
     parser.add_argument(
         "--n_components", default="1..10", metavar="K", help="numbers of components, as 1..10 or 2,5,8 (default: 1..10)"

@@ -163,7 +163,7 @@ def test_every_cell_is_built_before_any_is_run_and_data_are_read_once(tmp_path, 
     monkeypatch.setattr(Data, "load", counted)
     monkeypatch.setattr(Session, "prepare", classmethod(prepared))
     grid = ("data.seed=0,1", "prior=StandardNormal,MixturePrior(2)", "objective=Trace_ELBO,TraceMeanField_ELBO")
-    results, runs, lines = stubbed(tmp_path / "sweep", *grid, words=QUICK, action=lambda *_: events.append("run"))
+    results, _, lines = stubbed(tmp_path / "sweep", *grid, words=QUICK, action=lambda *_: events.append("run"))
     assert events == ["load 0", *["build 0"] * 4, "load 1", *["build 1"] * 4, *["run"] * 6]
     assert results["counts"] == {"done": 6, "refused": 2, "failed": 0, "waiting": 0}
     assert "8 cells: 2 refused, 6 waiting" in lines
