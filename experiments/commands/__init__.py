@@ -101,7 +101,7 @@ def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
 
 
-def comma_list(option: str, text: str) -> list[str]:
+def comma_list(option: str, text: str) -> list[Any]:
     """The words between the commas of an option's value, around which spaces are allowed.
 
     Raises:

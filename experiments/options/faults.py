@@ -92,7 +92,7 @@ def _class_fault(option: str, value: Any) -> str | None:
     if kind is None or not issubclass(kind, CLASSES[option]):
         return unknown_class(option, path)
     if inspect.isabstract(kind):
-        missing = ", ".join(sorted(kind.__abstractmethods__))
+        missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
         return f"Expected a class that defines {missing} for --{option}; got {path}, which is abstract."
     for name, given in _arguments(value).items():
         if (sentence := _argument_fault(f"{option}.{name}", option, kind, given)) is not None:
