@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 def _refusal(message: str, known: list[str]) -> str:
     """A message of argparse as "Expected ...; got ...", without a full stop."""
     if (match := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
-        near = difflib.get_close_matches(match[1].partition("=")[0], known, n=1)
+        near = difflib.get_close_matches(match[1].partition("=")[0], known, n=1, cutoff=0.7)
         return f"Expected arguments and options of this command; got {match[1]}" + (
             f": did you mean {near[0]}?" if near else ""
         )

@@ -63,7 +63,9 @@ def test_a_source_is_added_by_one_file() -> None:
         ValueError, match=r"Expected --data\.attribute with the source celeba alone; got 'Male' with 'segment'"
     ):
         Data("segment", attribute="Male").load()
-    with pytest.raises(ValueError, match="Expected --data.binarize auto or none for the points of segment; got static"):
+    with pytest.raises(
+        ValueError, match=r"Expected --data\.binarize auto or none for the points of segment; got static"
+    ):
         Data("segment", binarize="static").load()
     with pytest.raises(ValueError, match=r"one of .*segment, or the path of a \.npz or \.npy or \.line file; got 'x'"):
         find_source("x")
