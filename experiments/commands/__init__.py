@@ -76,7 +76,7 @@ class _Parser(argparse.ArgumentParser):
 def _refusal(message: str, known: list[str]) -> str:
     """A message of argparse as "Expected ...; got ...", without a full stop."""
     if (match := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
-        near = difflib.get_close_matches(match[1].partition("=")[0], known, n=1)
+        near = difflib.get_close_matches(match[1].partition("=")[0], known, n=1, cutoff=0.7)
         return f"Expected arguments and options of this command; got {match[1]}" + (
             f": did you mean {near[0]}?" if near else ""
         )
@@ -105,7 +105,7 @@ def command_parser(command: str, epilog: str | None = None) -> argparse.Argument
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the folder of a run, and the modules that it may import."""
-    parser.add_argument("run", type=Path, help="the folder of the run")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of the run")
     add_trust(parser, "the run")
 
 
@@ -149,7 +149,7 @@ def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
 
 
-def comma_list(option: str, text: str) -> list[str]:
+def comma_list(option: str, text: str) -> list[Any]:
     """The words between the commas of an option's value, around which spaces are allowed.
 
     Raises:

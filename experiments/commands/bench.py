@@ -41,7 +41,11 @@ def main(words: list[str]) -> None:
         bench_em(words[1:])
         return
     parser = command_parser("bench")
-    parser.add_argument("name", choices=("svi", "em"), help="of an epoch of SVI, or of EM: `latentmix bench em --help`")
+    parser.add_argument(
+        "name",
+        choices=("svi", "em"),
+        help="what is measured: an epoch of SVI, or iterations of EM, whose options `latentmix bench em --help` lists",
+    )
     parser.parse_args(words)
     bench_svi()
 

@@ -29,13 +29,18 @@ def main(words: list[str]) -> None:
     add_run(parser)
     parser.add_argument(
         "files",
+        metavar="FILE",
         type=Path,
         nargs="+",
         help=".npy or .npz arrays; picture files or folders of them; for a run on points .csv or .parquet tables",
     )
-    parser.add_argument("--inference", choices=tuple(FITS), default="em", help="which fit of the mixture")
-    parser.add_argument("--labels", choices=BUDGETS, help="which label budget (default: few)")
-    parser.add_argument("--out", type=Path, help="a new CSV file for the table (default: print it)")
+    parser.add_argument("--inference", choices=tuple(FITS), default="em", help="which fit of the mixture (default: em)")
+    parser.add_argument(
+        "--labels",
+        choices=BUDGETS,
+        help="the fit by how many labels: none, a few per class, or all (default: few, or none without classes)",
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="a new CSV file for the table (default: print it)")
     arguments = parser.parse_args(words)
     refuse_existing(arguments.out)
     check_run(arguments.run)

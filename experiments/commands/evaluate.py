@@ -26,11 +26,25 @@ USAGE = Usage(
 
 def main(words: list[str]) -> None:
     """Print the figures of a run, and write them to a file if asked."""
-    parser = command_parser("evaluate", epilog="--data.source, --data.root, ...: data other than the run's")
+    parser = command_parser(
+        "evaluate",
+        epilog="--data.source, --data.root, --data.classes, ...: other data than the run's, as for `latentmix run`",
+    )
     add_run(parser)
-    parser.add_argument("--split", choices=("train", "validation", "test", "all"), default="test")
-    parser.add_argument("--samples", type=int, default=0, help="of q, for log p(x) by importance weighting")
-    parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test", "all"),
+        default="test",
+        help="data to measure on (default: test)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="samples of q per datum, for log p(x) by importance weighting (default: 0, without)",
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="a new JSON file for the figures")
     arguments, options = parser.parse_known_args(words)
     if arguments.samples < 0:
         raise UsageError(f"Expected --samples of at least 0; got {arguments.samples}.")

@@ -20,17 +20,22 @@ USAGE = Usage(
     "ex-post RUN [--n_components 10,50,100] [--out FILE.json]",
     "swap the prior for mixtures of the training latents",
 )
-OPTIONS = (
-    "options of the comparison: --n_components 10,50,100, --forms samples,expected,noise_aware, --covariance_type, "
-    "--images, --noise_images, --test_images, --samples, --draws, --max_iter, --reg_covar, --seed"
-)
+OPTIONS = """\
+options of the comparison:
+  --n_components 10,50,100                 components of the mixtures
+  --forms samples,expected,noise_aware     what the mixtures are fitted to
+  --covariance_type TYPE                   full or diag
+  --images, --noise_images, --test_images  how many images the mixtures are fitted to, and measured on
+  --samples, --draws                       samples of q per image, and how often they are drawn
+  --max_iter, --reg_covar, --seed          of EM
+"""
 
 
 def main(words: list[str]) -> None:
     """Print the gain of each prior, and write the gains to a file if asked."""
     parser = command_parser("ex-post", epilog=OPTIONS)
     add_run(parser)
-    parser.add_argument("--out", type=Path, help="a new JSON file for the figures")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="a new JSON file for the figures")
     arguments, options = parser.parse_known_args(words)
     refuse_existing(arguments.out)
     check_run(arguments.run)

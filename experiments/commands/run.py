@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import yaml
@@ -24,13 +23,25 @@ USAGE = Usage(
     "train a VAE, fit both mixtures, report",
     lasting=True,
 )
-PARTS = """
-A part is a class by its name or import path, with arguments as in Python or as options of their own:
+HELP = """usage: latentmix run PRESET|FILE.yaml [--out DIR] [--print_config] [options]
+
+Trains a VAE, fits mixtures to its latents by EM and by SVI, and writes figures and a report into a new folder.
+
+  PRESET           {presets}
+  FILE.yaml        a file of options, such as the config.yaml of a run
+  --out DIR        folder of the run, new or empty (default: runs/PRESET-DATE-TIME)
+  --trust MODULE   a module of your own whose classes FILE.yaml may name; repeatable
+  --print_config   print the complete configuration as YAML, and run nothing
+
+A list is typed as 256,128. A class is typed by its name, or by the import path of one of your own, with its
+arguments as in Python or as options of their own; --optimizer.lr 0.01 alone changes an argument of the preset's class:
   --likelihood Bernoulli | ContinuousBernoulli | 'Gaussian(0.1)' | 'Gaussian(shared)' | 'Laplace(pixel)' | ...
   --prior StandardNormal | 'MixturePrior(10, covariance_type=full)' | VampPrior --prior.n_components 50 | ...
   --family DiagonalNormal | FullNormal | AutoregressiveFlow
+  --optimizer 'Adam(lr=0.01)' | SGD --optimizer.lr 0.1 | ...   --scheduler 'StepLR(10)' | ...
   --objective Trace_ELBO | TraceMeanField_ELBO | TraceEnum_ELBO (enumerates a MixturePrior) |
               'RenyiELBO(alpha=0, num_particles=5)', with --beta, --warmup, --free_bits
+
 """
 
 
@@ -72,6 +83,6 @@ def main(words: list[str]) -> None:
 def print_help() -> None:
     """Print every option of an experiment."""
     from latentmix.experiments.options.experiment import experiment_parser
+    from latentmix.experiments.options.help_text import options_help
 
-    print(f"usage: latentmix run PRESET|FILE.yaml [--out DIR] [options]\n\npresets: {', '.join(presets())}\n{PARTS}")
-    print(re.sub(r"^usage:.*?\n\n", "", experiment_parser().format_help(), flags=re.DOTALL))
+    print(HELP.format(presets=", ".join(presets())) + options_help(experiment_parser()), end="")

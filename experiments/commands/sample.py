@@ -23,9 +23,15 @@ def main(words: list[str]) -> None:
     """Draw mean images, or points, from the prior into a picture or an array, and print the file."""
     parser = command_parser("sample")
     add_run(parser)
-    parser.add_argument("-n", type=int, default=64, help="how many images, or points")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a new .png or .npy file")
+    parser.add_argument("-n", type=int, default=64, metavar="N", help="how many images, or points (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (default: 0)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("samples.png"),
+        metavar="FILE",
+        help="a new .png or .npy file (default: samples.png)",
+    )
     arguments = parser.parse_args(words)
     out: Path = arguments.out
     if arguments.n < 1:

@@ -40,6 +40,7 @@ def main(words: list[str]) -> None:
     parser = command_parser("select", epilog=criteria_help() if {"-h", "--help"} & set(words) else None)
     parser.add_argument(
         "source",
+        metavar="RUN|FILE",
         type=Path,
         help="a run's folder, for its training latents, or a .npy, .npz, .csv or .parquet file of points",
     )

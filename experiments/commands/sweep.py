@@ -15,16 +15,45 @@ USAGE = Usage(
 )
 
 
+EPILOG = """\
+Any other option is one of all cells, as for `latentmix run`. Every combination is a cell; those that cannot be
+built are listed before any is trained. Exit code: 0 if all cells are done, 1 if one was refused or failed, 2 if
+nothing was run.
+"""
+
+
 def main(words: list[str]) -> int:
     """Run a sweep, print its tables and, last, its folder; 1 if a cell was refused or failed."""
     preset_words(words, "sweep digits --grid epochs=5,10")
-    parser = command_parser("sweep", epilog="--any.option value: an option of all cells, as for `latentmix run`")
-    parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
-    parser.add_argument("--grid", action="append", default=[], metavar="NAME=V1,V2,...", help="an option that varies")
-    parser.add_argument("--n-jobs", type=int, default=1, help="cells at a time; -1 for as many as there are cores")
-    parser.add_argument("--backend", default="loky", help="joblib's back end: loky, multiprocessing, dask, ray")
+    parser = command_parser("sweep", epilog=EPILOG)
+    parser.add_argument("preset", metavar="PRESET", help="a preset (`latentmix list`) or a YAML file of options")
+    parser.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="NAME=V1,V2,...",
+        help="an option that varies and its values, as in prior=StandardNormal,VampPrior; repeat it to vary several",
+    )
+    parser.add_argument(
+        "--n-jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="cells at a time; -1 for as many as there are cores (default: 1)",
+    )
+    parser.add_argument(
+        "--backend",
+        default="loky",
+        metavar="NAME",
+        help="joblib's back end: loky, multiprocessing, dask, ray (default: loky)",
+    )
     parser.add_argument("--pictures", action="store_true", help="figures and a report for every cell")
-    parser.add_argument("--out", type=Path, help="folder of the sweep, new or to be continued")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the sweep, new or to be continued (default: runs/PRESET-sweep-DATE-TIME)",
+    )
     add_trust(parser, "a file of options")
     arguments, options = parser.parse_known_args(words)
     preset_path(arguments.preset)

@@ -159,8 +159,8 @@ class Data:
             value = getattr(self, field.name)
             if field.name in specific and field.name not in source.parameters and value != field.default:
                 raise ValueError(
-                    f"Expected --data.{field.name} with the source {' or '.join(specific[field.name])} alone; got {value!r} "
-                    f"with {self.source!r}."
+                    f"Expected --data.{field.name} with the source {' or '.join(specific[field.name])} alone; got "
+                    f"{value!r} with {self.source!r}."
                 )
 
     @property

@@ -181,10 +181,11 @@ def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: 
                 f"{one_line(error).rstrip('.')}."
             ) from error
         try:
-            stepped = None if scheduler is None else scheduler(made)
-            plateau = isinstance(stepped, ReduceLROnPlateau)
-            for _ in range(0 if stepped is None else min(epochs, LONGEST_REHEARSAL)):
-                stepped.step(*([1.0] if plateau else []))
+            if scheduler is not None:
+                stepped = scheduler(made)
+                loss = [1.0] if isinstance(stepped, ReduceLROnPlateau) else []
+                for _ in range(min(epochs, LONGEST_REHEARSAL)):
+                    stepped.step(*loss)
         except Exception as error:
             raise ValueError(
                 f"Expected --{schedule} to be a schedule of that optimizer for {epochs} epochs; got "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,6 +91,9 @@ def _class_fault(option: str, value: Any) -> str | None:
     kind = _kind_of(option, value)
     if kind is None or not issubclass(kind, CLASSES[option]):
         return unknown_class(option, path)
+    if inspect.isabstract(kind):
+        missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
+        return f"Expected a class that defines {missing} for --{option}; got {path}, which is abstract."
     for name, given in _arguments(value).items():
         if (sentence := _argument_fault(f"{option}.{name}", option, kind, given)) is not None:
             return sentence

@@ -80,10 +80,12 @@ class OptionParser(ArgumentParser):
             return f"Expected a value after {text.split()[1].rstrip(':')}; got none."
         untyped = "does not specify a type" in text
         fault = None if untyped else first_fault(self, [pair for pair in pairs if pair[0] != "config"])
-        for file in (Path(value) for name, value in pairs if name == "config" and fault is not None):
+        if fault is None:
+            return condensed(text)
+        for file in (Path(value) for name, value in pairs if name == "config"):
             if first_fault(self, flat(self, renewed(read_options(file)))) == fault:
-                return f"{fault[:-1]} (in {file}){fault[-1]}" if fault.endswith(".") else f"{fault} (in {file})"
-        return fault or condensed(text)
+                return f"{fault[:-1]} (in {file})." if fault.endswith(".") else f"{fault} (in {file})"
+        return fault
 
 
 def _pairs(parser: ArgumentParser, words: Sequence[str]) -> Iterator[Pair]:

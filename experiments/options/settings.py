@@ -68,8 +68,8 @@ class Training:
                 raise ValueError(f"Expected --{name} of at least 1; got {value}.")
         if self.start_prior is not None and self.start_prior >= self.epochs:
             raise ValueError(
-                f"Expected --start_prior below --epochs, so that training continues after it; got {self.start_prior} of "
-                f"{self.epochs}."
+                "Expected --start_prior below --epochs, so that training continues after it; got "
+                f"{self.start_prior} of {self.epochs}."
             )
 
 

@@ -55,8 +55,8 @@ for them.
     if (match := _PARAMETER.search(text)) is not None:
         name, kind, support, values = match.groups()
         return (
-            f"Expected {name} of {kind}{place} in its range, {_support(support)}; got {_range(values)}: rescale the data "
-            "to the order of 1, or lower --optimizer.lr."
+            f"Expected {name} of {kind}{place} in its range, {_support(support)}; got {_range(values)}: rescale the "
+            "data to the order of 1, or lower --optimizer.lr."
         )
     return None
 

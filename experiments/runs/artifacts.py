@@ -21,6 +21,7 @@ from torch import Tensor
 
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
 from latentmix.experiments.options.names import BUDGETS
+from latentmix.experiments.options.parser import read_options
 from latentmix.experiments.options.parts import PARTS, import_object, join
 from latentmix.experiments.options.trust import check_imports, trusted_modules
 from latentmix.experiments.runs.locks import FolderLock
@@ -221,7 +222,7 @@ class RunFolder:
             ValueError: If there is one.
         """
         file = inside(self.path, "config.yaml")
-        config: dict[str, Any] = yaml.safe_load(file.read_text())
+        config = read_options(file)
         check_imports(config, file, self.trust)
         return config
 
@@ -239,13 +240,23 @@ class RunFolder:
         write_atomically(self.place("metrics.jsonl"), lines.encode())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`, without a last one that is cut off; none if there is no such file."""
+        """The lines of `metrics.jsonl`, without a last one that is cut off; none if there is no such file.
+
+        Raises:
+            ValueError: If another line is broken.
+        """
         file = inside(self.path, "metrics.jsonl")
         lines = file.read_text().splitlines() if file.is_file() else []
-        try:
-            return [json.loads(line) for line in lines if line.strip()]
-        except json.JSONDecodeError:
-            return [json.loads(line) for line in lines[:-1] if line.strip()]
+        records: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                records += [json.loads(line)] if line.strip() else []
+            except ValueError as error:
+                if number < len(lines):
+                    raise ValueError(
+                        f"Expected JSON in every line of {file}; got {error} in line {number}: remove it."
+                    ) from error
+        return records
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run.

@@ -68,8 +68,8 @@ def run_experiment(
         The figures of `summary.json`.
 
     Raises:
-        ValueError: If the folder holds something, the data cannot be read, or parts do not fit each other or the data; then
-            nothing is written.
+        ValueError: If the folder holds something, the data cannot be read, or parts do not fit each other or the data;
+            then nothing is written.
     """
     RunFolder.refuse_existing(path)
     session = Session.prepare(experiment, tell)
@@ -126,7 +126,8 @@ class Session:
         dataset = dataset.to(device)
         if dataset.pictorial and min(dataset.shape[1:]) < 6:
             raise ValueError(
-                f"Expected images of 6 x 6 pixels or more, for SSIM; got {dataset.shape[1:]} in --data.source {data.source}."
+                "Expected images of 6 x 6 pixels or more, for SSIM; got "
+                f"{dataset.shape[1:]} in --data.source {data.source}."
             )
         check_fits(experiment.mixture, len(dataset.train), dataset.classes)
         with isolated(seed=training.seed):

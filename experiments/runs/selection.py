@@ -68,7 +68,11 @@ class Choice:
 
     def __post_init__(self) -> None:
         known = self._choosable()
-        if not known or self.criterion not in (None, *known):
+        if not known:
+            raise ValueError(
+                f"Expected one of the --criteria to choose a mixture by, such as bic; got {', '.join(self.criteria)}."
+            )
+        if self.criterion not in (None, *known):
             raise ValueError(f"Expected --criterion to choose by out of {', '.join(known)}; got {self.criterion!r}.")
         for kind in self.covariance_types:
             with blaming("--covariance_types"):

@@ -85,8 +85,8 @@ def test_a_failing_library_is_named_and_the_process_state_restored(monkeypatch: 
         ({"sizes": [(3, 0, 2)]}, "of at least 1; got 0"),
         ({"iterations": 0}, "of at least 1; got 0"),
         ({"threads": 0}, "of at least 1; got 0"),
-        ({"seconds": -1.0}, "Expected seconds finite and not negative; got -1.0"),
-        ({"dtype": "float16"}, "Expected dtype float64 or float32; got 'float16'"),
+        ({"seconds": -1.0}, "Expected --seconds finite and not negative; got -1.0"),
+        ({"dtype": "float16"}, "Expected --dtype float64 or float32; got 'float16'"),
         ({"covariance_types": ["round"]}, "Expected covariance_type in"),
     ],
 )

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from latentmix.experiments.cli import main
+from latentmix.experiments.options.experiment import experiment_parser
+from latentmix.experiments.options.faults import known_options
 
 FORBIDDEN = re.compile(
     r"Literal|Sequence|Union|Optional|NoneType|Callable|Namespace|typing|collections\.abc|<class|dot import path|"
@@ -246,3 +248,14 @@ def test_the_printed_configuration_is_complete_and_runs(
     assert main(["run", "mine.yaml", "--print_config"]) == 0
     assert capsys.readouterr().out == printed.out
     assert [file.name for file in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_the_help_of_an_experiment_lists_every_option_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert not FORBIDDEN.search(text), FORBIDDEN.search(text)
+    for option in known_options(experiment_parser()):
+        assert f"--{option} " in text
+    assert "--data.classes (whole numbers such as 4,8)" in text
+    assert "MLPEncoder(hidden)" in text
+    assert max(map(len, text.splitlines())) <= 125

@@ -319,7 +319,7 @@ class TestOptions:
     )
     def test_an_option_of_another_source_is_refused(self, source: str, option: str, value: object) -> None:
         got = re.escape(f"{value!r} with {source!r}.")
-        with pytest.raises(ValueError, match=rf"Expected {option} with the source .* alone; got {got}$"):
+        with pytest.raises(ValueError, match=rf"Expected --data\.{option} with the source .* alone; got {got}$"):
             Data(source, **cast(dict[str, Any], {option: value})).load()
 
     @pytest.mark.parametrize("source", ["digits", "natural_patches", "gmm3d"])
@@ -351,7 +351,7 @@ class TestClassesAndBudgets:
             Data(str(tmp_path / "some.npy"), classes=[1]).load()
 
     def test_budget_larger_than_a_class(self) -> None:
-        message = r"Expected 112 or more training images of class 8 to label; got 111\."
+        message = r"Expected 112 or more training images of class 8 to label; got 111: lower --data\.labels_per_class"
         assert Data(classes=[8], labels_per_class=111).load().classes == (8,)
         with pytest.raises(ValueError, match=message):
             Data(classes=[8], labels_per_class=112).load()
@@ -360,11 +360,11 @@ class TestClassesAndBudgets:
 
     @pytest.mark.parametrize("field", ["labels_per_class", "limit", "size", "points"])
     def test_numbers_below_one(self, field: str) -> None:
-        with pytest.raises(ValueError, match=rf"Expected {field} >= 1; got 0\."):
+        with pytest.raises(ValueError, match=rf"Expected --data\.{field} of at least 1; got 0\."):
             Data(**cast(dict[str, Any], {field: 0})).load()
 
     def test_negative_bound(self) -> None:
-        with pytest.raises(ValueError, match=r"Expected max_corrupt >= 0; got -1\."):
+        with pytest.raises(ValueError, match=r"Expected --data\.max_corrupt of at least 0; got -1\."):
             Data("celeba", max_corrupt=-1).load()
 
     def test_draw(self, digits: Dataset) -> None:
@@ -458,7 +458,7 @@ class TestRareClasses:
     @pytest.mark.parametrize("classes", [None, [0, 1]])
     def test_without_training_data_are_refused(self, celeba: Path, cache: Path, classes: list[int] | None) -> None:
         only_in(celeba, rows=(4,))
-        with pytest.raises(ValueError, match=r"Expected 1 or more training images of class 1 to label; got 0\."):
+        with pytest.raises(ValueError, match=r"Expected 1 or more training images of class 1 to label; got 0: "):
             faces(celeba, classes=classes)
 
     @pytest.mark.parametrize("classes", [None, [0, 1]])
@@ -473,7 +473,9 @@ class TestRareClasses:
 
     def test_chosen_alone_are_refused_where_a_split_has_none(self, celeba: Path, cache: Path) -> None:
         only_in(celeba, rows=(0, 1))
-        with pytest.raises(ValueError, match=r"Expected the classes 1 in every split of 'celeba'; got one without\."):
+        with pytest.raises(
+            ValueError, match=r"Expected the --data\.classes 1 in every split of 'celeba'; got one without\."
+        ):
             faces(celeba, classes=[1])
 
     def test_every_test_image_is_in_the_figures(self, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ BAD = {
     "a name twice": (["epochs=1", "epochs=2"], "--grid epochs=... twice"),
     "a value twice": (["epochs=1,2,1"], "Expected different values of epochs"),
     "an open bracket": (["decoder.hidden=[1,2"], "got no ']'"),
-    "a closed bracket": (["decoder.hidden=1],2"], "got ']' in the place of ')'"),
+    "a closed bracket": (["decoder.hidden=1],2"], "got ']' too many"),
     "brackets crossed": (["decoder.hidden=[(1])"], "got ']' in the place of ')'"),
     "an open quote": (["likelihood=Gaussian('a)"], 'got no "\'"'),
 }

@@ -72,15 +72,26 @@ def refusal(words, out, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--decoder.hidden", "[20]"], r"'decoder.body.0.bias' of shape (20,); got (16,)"),
-        (["--encoder.hidden", "[20]"], r"of shape (20,); got (16,)"),
-        (["--likelihood", "Gaussian(shared)"], "of shape (); got none"),
-        (["--prior", "MixturePrior(2)"], "got none"),
+        (["--decoder.hidden", "[20]"], "with --decoder 'MLPDecoder(hidden=[16])' instead of 'MLPDecoder(hidden=[20])'"),
+        (["--encoder.hidden", "[20]"], "with --encoder 'MLPEncoder(hidden=[16])' instead of 'MLPEncoder(hidden=[20])'"),
+        (["--likelihood", "Gaussian(shared)"], "with --likelihood 'Bernoulli()' instead of 'Gaussian(var_x=shared"),
+        (["--prior", "MixturePrior(2)"], "with --prior 'StandardNormal()' instead of 'MixturePrior(n_components=2"),
+        (["--latent_dim", "3"], "with --latent_dim 2 instead of 3 in"),
     ],
-    ids=["decoder", "encoder", "likelihood", "prior"],
+    ids=["decoder", "encoder", "likelihood", "prior", "latent_dim"],
 )
-def test_weights_that_do_not_fit_are_named_with_both_shapes(finished, tmp_path, capsys, options, message):
-    assert message in refusal(["--init_from", str(finished), *options], tmp_path / "run", capsys)
+def test_weights_of_other_parts_are_refused_by_the_names_of_these(finished, tmp_path, capsys, options, message):
+    line = refusal(["--init_from", str(finished), *options], tmp_path / "run", capsys)
+    assert message in line
+    assert line.endswith("choose the same, or leave --init_from out.")
+
+
+def test_weights_without_a_description_are_named_with_both_shapes(finished, tmp_path, capsys):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    shutil.copy(finished / "checkpoints" / "vae.safetensors", folder)
+    words = ["--init_from", str(folder), "--decoder.hidden", "[20]"]
+    assert "'decoder.body.0.bias' of shape (20,); got (16,)" in refusal(words, tmp_path / "run", capsys)
 
 
 def test_a_folder_without_weights(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from unittest import mock
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 import yaml
 
+from latentmix.experiments.cli import main
+from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.options.grids import parse_grid
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.locks import FolderLock, LockedError
-from latentmix.experiments.runs.pipeline import run_experiment
+from latentmix.experiments.runs.pipeline import Session, run_experiment
 from latentmix.experiments.sweeps.cells import base_configuration, plan
 from latentmix.experiments.sweeps.sweep import sweep
 from latentmix.experiments.sweeps.tables import as_csv, as_markdown, as_text, figures_of, group_of
@@ -128,6 +131,58 @@ def test_a_grid_may_be_refused_throughout(tmp_path):
     results = quick(tmp_path / "sweep", "data.classes=[1,11],[11,12]")
     assert statuses(results) == ["refused", "refused"]
     assert "11" in results["cells"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["prior=StandardNormal,Vamp"], "got 'Vamp': did you mean VampPrior?"),
+        (["latent_dim=2,3", "optimizer.lr=0.1,fast"], "a number for --optimizer.lr; got 'fast'"),
+        (["prior=StandardNormal,VampPrior", "prior.n_components=3,x"], "a number for --prior.n_components; got 'x'"),
+    ],
+)
+def test_a_value_that_is_none_of_its_option_refuses_the_sweep(tmp_path, grid, message):
+    with pytest.raises(
+        ValueError, match=re.escape(message.replace("a number for --prior", "a whole number for --prior"))
+    ):
+        stubbed(tmp_path / "sweep", *grid)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_cell_is_built_before_any_is_run_and_data_are_read_once(tmp_path, monkeypatch):
+    events = []
+    load, prepare = Data.load, Session.prepare.__func__
+
+    def counted(data):
+        events.append(f"load {data.seed}")
+        return load(data)
+
+    def prepared(kind, experiment, *arguments):
+        events.append(f"build {experiment.data.seed}")
+        return prepare(kind, experiment, *arguments)
+
+    monkeypatch.setattr(Data, "load", counted)
+    monkeypatch.setattr(Session, "prepare", classmethod(prepared))
+    grid = ("data.seed=0,1", "prior=StandardNormal,MixturePrior(2)", "objective=Trace_ELBO,TraceMeanField_ELBO")
+    results, _, lines = stubbed(tmp_path / "sweep", *grid, words=QUICK, action=lambda *_: events.append("run"))
+    assert events == ["load 0", *["build 0"] * 4, "load 1", *["build 1"] * 4, *["run"] * 6]
+    assert results["counts"] == {"done": 6, "refused": 2, "failed": 0, "waiting": 0}
+    assert "8 cells: 2 refused, 6 waiting" in lines
+    (line,) = (line for line in lines if line.startswith("refused: "))
+    assert "prior=MixturePrior(2), objective=TraceMeanField_ELBO" in line
+    assert "analytic KL divergence" in line
+
+
+def test_a_refused_cell_makes_the_exit_code_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("latentmix.experiments.sweeps.sweep.run_or_resume", Runs())
+    monkeypatch.setattr("latentmix.experiments.sweeps.sweep._draw", lambda *_: None)
+    words = ["sweep", "digits_mlp2", *QUICK, "--grid", "data.classes=[1,4],[1,11]", "--out", str(tmp_path / "sweep")]
+    assert main(words) == 1
+    assert "[1/1] data.classes" in capsys.readouterr().out
+    assert main([*words[:-3], "data.classes=[1,4]", "--out", str(tmp_path / "sweep")]) == 1
+    assert main([*words[:-3], "data.classes=[1,4]", "--out", str(tmp_path / "other")]) == 0
+    assert main([*words[:-3], "prior=Vamp", "--out", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_finished_cells_are_not_run_again_and_cells_are_added(tmp_path):

@@ -125,7 +125,7 @@ class TestDataset:
         assert ToFloat()(x) is x
 
     def test_too_few_points(self) -> None:
-        with pytest.raises(ValueError, match=r"Expected points >= 1; got 0\."):
+        with pytest.raises(ValueError, match=r"Expected --data.points of at least 1; got 0\."):
             Data("gmm3d", points=0).load()
         with pytest.raises(ValueError, match="Expected 5 or more training images of class"):
             Data("gmm3d", points=30).load()

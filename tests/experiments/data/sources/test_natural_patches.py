@@ -70,5 +70,7 @@ class TestPatches:
         assert len(Data("natural_patches", size=64, classes=[1]).load().train) == 648
 
     def test_too_large(self) -> None:
-        with pytest.raises(ValueError, match=r"Expected patches of at most 128 pixels for natural_patches; got 129\."):
+        with pytest.raises(
+            ValueError, match=r"Expected patches of at most 128 pixels for natural_patches; got --data.size 129\."
+        ):
             Data("natural_patches", size=129).load()

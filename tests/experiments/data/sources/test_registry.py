@@ -63,9 +63,13 @@ def test_a_source_is_added_by_one_file() -> None:
     assert (dataset.name, dataset.shape, dataset.classes) == ("segment", (2,), (0, 1))
     assert Data("segment", points=50).load().shape == (3,)
     assert find_source("points.line").name == "line"
-    with pytest.raises(ValueError, match=r"Expected attribute with the source celeba alone; got 'Male' with 'segment'"):
+    with pytest.raises(
+        ValueError, match=r"Expected --data\.attribute with the source celeba alone; got 'Male' with 'segment'"
+    ):
         Data("segment", attribute="Male").load()
-    with pytest.raises(ValueError, match="Expected binarize auto or none for the points of segment; got static"):
+    with pytest.raises(
+        ValueError, match=r"Expected --data\.binarize auto or none for the points of segment; got static"
+    ):
         Data("segment", binarize="static").load()
     with pytest.raises(ValueError, match=r"one of .*segment, or the path of a \.csv, .*\.npz, \.line file; got 'x'"):
         find_source("x")
