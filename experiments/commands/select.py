@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from latentmix.experiments.commands import Usage, add_numbers, command_parser, new_folder
+from latentmix.experiments.reading.limits import MAX_GIB
 
 USAGE = Usage(
     70,
@@ -46,13 +47,15 @@ def main(words: list[str]) -> None:
         "--criterion", metavar="NAME", help="criterion that chooses the mixture of the mode report (default: bic)"
     )
     add_numbers(parser, NUMBERS)
+    limit = f"most memory of the points of a file, in GiB (default: {MAX_GIB:g})"
+    parser.add_argument("--max_gib", type=float, default=MAX_GIB, metavar="N", help=limit)
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: runs/select-NAME-DATE-TIME)")
     options = vars(parser.parse_args(words))
 
     from latentmix.experiments.runs.selection import Choice, choose
     from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 
-    source, out, names = (options.pop(name) for name in ("source", "out", "criteria"))
+    source, out, names, max_gib = (options.pop(name) for name in ("source", "out", "criteria", "max_gib"))
     settings = Choice(
         n_components=component_counts(options.pop("n_components")),
         covariance_types=tuple(options.pop("covariance_types").split(",")),
@@ -60,7 +63,7 @@ def main(words: list[str]) -> None:
         **options,
     )
     out = out or new_folder(f"select-{source.resolve().stem}")
-    selection, report = choose(source, settings, out, print)
+    selection, report = choose(source, settings, out, print, max_gib=max_gib)
     print(f"\n{selection.table()}\n\n{report.table()}\n\n{out}")
 
 

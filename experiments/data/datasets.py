@@ -13,6 +13,7 @@ import torch
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.sources import find_source, specific_options
 from latentmix.experiments.data.splits import check_budget, held_out_fifth, shortened
+from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
 
 __all__ = ["Data"]
 
@@ -56,6 +57,8 @@ class Data:
             `~/.cache/latentmix`.
         max_corrupt: Most unreadable files of `celeba` and `image_folder`; they are reported and skipped.
         points: Number of points of `gmm3d`.
+        max_pixels: Most pixels of a picture of `celeba` and `image_folder` before it is resized.
+        max_gib: Most memory of an array of a file, or of the points of `gmm3d`, in GiB.
 
     Example:
         >>> from latentmix.experiments.data.datasets import Data
@@ -76,6 +79,8 @@ class Data:
     cache: str | None = None
     max_corrupt: int = 10
     points: int = 10_000
+    max_pixels: int = MAX_PIXELS
+    max_gib: float = MAX_GIB
 
     def load(self) -> Dataset:
         """Read the data, select their classes and split them; the global random state is not touched.
@@ -121,10 +126,13 @@ class Data:
         return self.root or (os.environ.get("LATENTMIX_DATA") if shared else None) or None
 
     def _check_options(self) -> None:
-        for name, least in (("labels_per_class", 1), ("limit", 1), ("size", 1), ("max_corrupt", 0), ("points", 1)):
+        leasts = {"labels_per_class": 1, "limit": 1, "size": 1, "max_corrupt": 0, "points": 1, "max_pixels": 1}
+        for name, least in leasts.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"Expected {name} >= {least}; got {value}.")
+        if not self.max_gib > 0:
+            raise ValueError(f"Expected max_gib above 0; got {self.max_gib}.")
         source, specific = find_source(self.source), specific_options()
         for field in fields(self):
             value = getattr(self, field.name)

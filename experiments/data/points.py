@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from latentmix.experiments.reading.arrays import read_array
+from latentmix.experiments.reading.limits import MAX_GIB, refuse_larger
+from latentmix.models.reading import read_text
 
 __all__ = ["load_points"]
 
 Array = NDArray[np.float64]
 
 
-def load_points(path: Path) -> Array:
+def load_points(path: Path, *, max_gib: float = MAX_GIB) -> Array:
     r"""The points of a file: an `n x D` array.
 
     Args:
         path: A `.npy` file of an `n x D` array (or of `n` numbers), or a `.csv` file of numbers with or without a line
             of names.
+        max_gib: Most memory of the points, and most text of a table, in GiB.
 
     Raises:
         ValueError: If it is neither, has fewer than four points, or holds NaN or infinity.
@@ -32,7 +38,7 @@ def load_points(path: Path) -> Array:
         ...     load_points(Path(folder, "points.csv")).shape
         (4, 2)
     """
-    points = _array(path) if path.suffix == ".npy" else _rows(path)
+    points = _array(path, max_gib) if path.suffix == ".npy" else _rows(path, max_gib)
     points = points[:, None] if points.ndim == 1 else points
     if points.ndim != 2 or len(points) < 4 or not points.shape[1]:
         raise ValueError(f"Expected at least four points, n x D, in {str(path)!r}; got shape {points.shape}.")
@@ -42,22 +48,18 @@ def load_points(path: Path) -> Array:
     return points
 
 
-def _array(path: Path) -> Array:
-    try:
-        array = np.load(path, allow_pickle=False)
-        if np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array):
-            return np.asarray(array, dtype=np.float64)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"Expected an array of numbers in {str(path)!r}; got something else.") from error
-    raise ValueError(f"Expected an array of numbers in {str(path)!r}; got one of {array.dtype}.")
+def _array(path: Path, max_gib: float) -> Array:
+    return np.asarray(read_array(path, max_gib=max_gib, option="--max_gib"), dtype=np.float64)
 
 
-def _rows(path: Path) -> Array:
+def _rows(path: Path, max_gib: float) -> Array:
+    refuse_larger(path.stat().st_size, max_gib, "a table", path, "--max_gib")
+    text = read_text(path, "comma-separated numbers", most=int(max_gib * 2**30))
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(map(str.strip, row))]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"Expected comma-separated numbers in {str(path)!r}; got something else.") from error
+        rows = csv.reader(io.StringIO(text, newline=""))
+        lines = [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise ValueError(f"Expected comma-separated numbers in {str(path)!r}; got something else ({error}).") from error
     named = bool(lines) and not any(map(_is_number, lines[0][1]))
     points: list[list[float]] = []
     for number, row in lines[1 if named else 0 :]:

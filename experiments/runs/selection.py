@@ -15,6 +15,7 @@ from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.points import load_points
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.figures.style import save
+from latentmix.experiments.reading.limits import MAX_GIB
 from latentmix.experiments.runs.artifacts import RunFolder, load_run
 from latentmix.experiments.runs.latents import latents_of
 from latentmix.inference.mixtures.analysis.candidates import Candidate
@@ -87,7 +88,12 @@ class Choice:
 
 
 def choose(
-    source: Path, settings: Choice, out: Path, tell: Callable[[str], None] = lambda _: None
+    source: Path,
+    settings: Choice,
+    out: Path,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    max_gib: float = MAX_GIB,
 ) -> tuple[Selection, ModeReport]:
     """Compare mixtures of some points by every criterion, and write the comparison into a folder.
 
@@ -96,6 +102,7 @@ def choose(
         settings: Mixtures and criteria.
         out: A new folder, for `selection.json`, `selection.png` and `modes.json`.
         tell: Called with a sentence on each step.
+        max_gib: Most memory of the points of a file, in GiB.
 
     Returns:
         The selection, and the mode report of the mixture that `settings.choosing` prefers.
@@ -104,7 +111,7 @@ def choose(
         ValueError: If the folder exists, the source cannot be read, an option is out of range or no fit succeeds.
     """
     RunFolder.refuse_existing(out)
-    points = read_points(source)
+    points = read_points(source, max_gib=max_gib)
     taken, counted = _subsample(points, settings), f"{len(points):,} points"
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
@@ -139,11 +146,12 @@ def choose(
     return selection, report
 
 
-def read_points(source: Path) -> Array:
+def read_points(source: Path, *, max_gib: float = MAX_GIB) -> Array:
     """The training latents of a finished run, or the points of a file: `n x D`.
 
     Args:
         source: The folder of a run, or a file as for `load_points`.
+        max_gib: Most memory of the points of a file, in GiB.
 
     Raises:
         ValueError: If it is neither, or holds NaN or infinity.
@@ -153,9 +161,9 @@ def read_points(source: Path) -> Array:
         data = Data(**run.config["data"]).load()
         latents = latents_of(run.guide, data.train, run.config["mixture"]["latents"], run.config["seed"]).latents
         return np.asarray(latents, dtype=np.float64)
-    if not source.is_file() or source.suffix not in (".npy", ".csv"):
+    if not source.exists() or source.suffix not in (".npy", ".csv"):
         raise ValueError(f"Expected the folder of a run, or a .npy or .csv file of points; got {str(source)!r}.")
-    return load_points(source)
+    return load_points(source, max_gib=max_gib)
 
 
 def _subsample(points: Array, settings: Choice) -> Array:

@@ -40,9 +40,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the decoded files, in any order."""
     names: list[str] = []
 
-    def counting(path: Path, size: int) -> NDArray[np.uint8]:
+    def counting(path: Path, size: int, **options: int) -> NDArray[np.uint8]:
         names.append(path.name)
-        return decode(path, size)
+        return decode(path, size, **options)
 
     monkeypatch.setattr(image_cache, "decode", counting)
     return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,25 @@ from torch import Tensor
 
 from latentmix.experiments.data.base import Reading, Source, Split
 from latentmix.experiments.data.pixels import to_bytes
+from latentmix.experiments.reading.arrays import read_array, read_arrays
+from latentmix.experiments.reading.limits import MAX_GIB
 
 __all__ = ["SOURCES", "load_file"]
 
 
-def load_file(path: str) -> tuple[Tensor, Tensor | None]:
+def load_file(
+    path: str, *, max_gib: float = MAX_GIB, option: str = "--data.max_gib"
+) -> tuple[Tensor, Tensor | None]:
     """Images, and labels if there are any, from a file of arrays; nothing is unpickled.
 
     A `.npy` file holds only images; a `.npz` file holds `images` (or `x`) and, if they are labelled, `labels`
     (or `y`). Images are `N x H x W`, `N x C x H x W` or `N x H x W x C` with C 1 or 3 (channels first if the shape is
     ambiguous): uint8 in 0..255, or floats in [0, 1] or booleans, which are scaled by 255 and rounded.
+
+    Args:
+        path: The file.
+        max_gib: Most memory of an array, in GiB.
+        option: The option that raises it, for the message.
 
     Returns:
         An `N x C x H x W` uint8 tensor, and its N labels or `None`.
@@ -30,27 +38,21 @@ def load_file(path: str) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: On a missing or unreadable file, and on images or labels of another shape, type or range.
     """
-    arrays = _read_arrays(Path(path).expanduser())
+    arrays = _read_arrays(Path(path).expanduser(), max_gib, option)
     images = _to_images(arrays["images"], path)
     labels = arrays.get("labels")
     return images, None if labels is None else _to_labels(labels, len(images), path)
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
+def _read_arrays(path: Path, max_gib: float, option: str) -> dict[str, NDArray[Any]]:
+    if not path.exists():
         raise ValueError(f"Expected a file of images at {str(path)!r}; got no such file.")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"images": loaded}
-        with loaded:
-            names = sorted(loaded.files)
-            keys = {"x": "images", "images": "images", "y": "labels", "labels": "labels"}
-            arrays = {name: loaded[key] for key, name in keys.items() if key in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        cause = "pickled objects" if "allow_pickle" in str(error) else "something else"
-        raise ValueError(f"Expected arrays of numbers in {str(path)!r}; got {cause}.") from error
-    _require("images" in arrays, f"an array 'images' (or 'x') in {str(path)!r}", names)
+    if path.suffix == ".npy":
+        return {"images": read_array(path, max_gib=max_gib, option=option)}
+    keys = {"x": "images", "images": "images", "y": "labels", "labels": "labels"}
+    stored, names = read_arrays(path, keys, max_gib=max_gib, option=option)
+    arrays = {name: stored[key] for key, name in keys.items() if key in stored}
+    _require("images" in arrays, f"an array 'images' (or 'x') in {str(path)!r}", names or "no array")
     return arrays
 
 
@@ -98,8 +100,8 @@ def _require(condition: bool | np.bool_, expected: str, got: object) -> None:
         raise ValueError(f"Expected {expected}; got {got}.")
 
 
-def _read(source: str) -> Reading:
-    return Reading([Split(*load_file(source))])
+def _read(source: str, max_gib: float = MAX_GIB) -> Reading:
+    return Reading([Split(*load_file(source, max_gib=max_gib))])
 
 
 SOURCES = (Source("file", _read, suffixes=(".npz", ".npy")),)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latentmix.experiments.data.base import Reading, Source, Split
 from latentmix.experiments.data.image_cache import cached_images, some
+from latentmix.experiments.reading.limits import MAX_PIXELS
 
 __all__ = ["SOURCES", "load_image_folder"]
 
@@ -23,7 +24,12 @@ FORMATS = MimeTypes()  # the standard library's own table, the same on every mac
 
 
 def load_image_folder(
-    root: str | None, *, size: int = 64, cache: str | None = None, max_corrupt: int = 10
+    root: str | None,
+    *,
+    size: int = 64,
+    cache: str | None = None,
+    max_corrupt: int = 10,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Tensor, Tensor | None]:
     """All images under a folder, in the order of their names.
 
@@ -37,6 +43,7 @@ def load_image_folder(
         size: Side of the images, in pixels.
         cache: Folder of the cache, see `cache_folder`.
         max_corrupt: Most unreadable files.
+        max_pixels: Most pixels of a picture before it is resized.
 
     Returns:
         An `N x 3 x size x size` uint8 tensor, and N labels or `None`.
@@ -64,7 +71,9 @@ def load_image_folder(
             f"Expected images ({', '.join(EXTENSIONS)}) in the folder {str(folder)!r} or below it; got "
             f"{'none' if folder.is_dir() else 'no such folder'}."
         )
-    images = cached_images(folder, names, size=size, cache=cache, max_corrupt=max_corrupt)
+    images = cached_images(
+        folder, names, size=size, cache=cache, max_corrupt=max_corrupt, max_pixels=max_pixels
+    )
     groups = [Path(name).parts[0] if "/" in name else None for name in names]
     classes = sorted({group for group in groups if group is not None})
     if len(classes) > 1 and None in groups:
@@ -119,8 +128,11 @@ def _refuse_unreadable(error: OSError) -> None:
         raise ValueError(f"Expected folders that can be read; got {error}.") from error
 
 
-def _read(root: str | None, max_corrupt: int, size: int = 64, cache: str | None = None) -> Reading:
-    return Reading([Split(*load_image_folder(root, size=size, cache=cache, max_corrupt=max_corrupt))])
+def _read(
+    root: str | None, max_corrupt: int, size: int = 64, cache: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Reading:
+    options = {"size": size, "max_corrupt": max_corrupt, "max_pixels": max_pixels}
+    return Reading([Split(*load_image_folder(root, cache=cache, **options))])
 
 
 SOURCES = (Source("image_folder", _read, shared_root=False),)
