@@ -18,5 +18,5 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.artifacts import RunFolder
     from latentmix.experiments.runs.report import write_report
 
-    RunFolder.existing(path).read_json("summary.json")
+    RunFolder.existing(path).read_summary()
     print(write_report(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +14,17 @@ import safetensors.torch
 import yaml
 from torch import Tensor
 
-from latentmix.experiments.options.experiment import Experiment, experiment_parser
-from latentmix.experiments.options.parts import PARTS, import_object, join
+from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
+from latentmix.experiments.options.parts import join
+from latentmix.experiments.options.stored import read_configuration
 from latentmix.experiments.runs.mixtures import FittedMixture
+from latentmix.experiments.runs.stored import read_summary
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
 from latentmix.models.files import write_atomically
+from latentmix.models.reading import damaged, read_json, read_tensors
 
 __all__ = ["Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
 
@@ -60,25 +64,19 @@ def load_tree(path: Path) -> Any:
         ValueError: If the file is missing or has another format.
     """
     file = path.with_suffix(".safetensors")
-    if not file.is_file():
-        raise ValueError(f"Expected the file {file}; it is not there.")
-    try:
-        with safetensors.safe_open(file, framework="pt") as stored:
-            structure = json.loads(stored.metadata()["structure"])
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise ValueError(f"Expected safetensors with a structure in {file}; got {error}.") from error
+    tensors, metadata = read_tensors(file)
+    with damaged(file, "safetensors with a structure"):
+        return _tree(json.loads(metadata["structure"]), tensors)
 
-    def tree(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$tensor" in node:
-                return tensors[node["$tensor"]]
-            return {tree(key): tree(value) for key, value in node["$dict"]}
-        if isinstance(node, list):
-            return [tree(value) for value in node]
-        return node
 
-    return tree(structure)
+def _tree(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(node, dict):
+        if "$tensor" in node:
+            return tensors[node["$tensor"]]
+        return {_tree(key, tensors): _tree(value, tensors) for key, value in node["$dict"]}
+    if isinstance(node, list):
+        return [_tree(value, tensors) for value in node]
+    return node
 
 
 def versions() -> dict[str, str]:
@@ -158,8 +156,7 @@ class RunFolder:
         Raises:
             ValueError: If the configuration is none of an experiment.
         """
-        values = yaml.safe_load((self.path / "config.yaml").read_text())
-        return Experiment.from_config(experiment_parser().parse_object(values))
+        return Experiment.from_config(read_configuration(self.path / "config.yaml"))
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, one line per epoch."""
@@ -171,12 +168,23 @@ class RunFolder:
         Raises:
             ValueError: If it is missing, as in an unfinished run.
         """
-        file = self.path / name
-        if not file.is_file():
+        self._require(name)
+        return read_json(self.path / name, "the figures of a run")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The figures of a finished run.
+
+        Raises:
+            ValueError: If they are missing, as in an unfinished run, or damaged.
+        """
+        self._require("summary.json")
+        return read_summary(self.path / "summary.json")
+
+    def _require(self, name: str) -> None:
+        if not (self.path / name).exists():
             raise ValueError(
                 f"Expected {name} in {self.path}; it is not there: `latentmix resume {self.path}` finishes the run."
             )
-        return json.loads(file.read_text())
 
     def save_model(self, vae: VAE, guide: AmortizedGuide) -> None:
         """Write the weights and the parts of the VAE and the guide."""
@@ -189,9 +197,7 @@ class RunFolder:
         Raises:
             ValueError: If the weights do not fit the parts.
         """
-        config = yaml.safe_load((self.path / "config.yaml").read_text())
-        for part in PARTS:
-            import_object(config[part]["class_path"])  # a user's own class has to be imported to be built
+        read_configuration(self.path / "config.yaml")  # which imports a user's own classes, needed to build them
         with isolated(seed=0):
             return join(VAE.from_pretrained(self.checkpoints), AmortizedGuide.from_pretrained(self.checkpoints))
 
@@ -206,10 +212,14 @@ class RunFolder:
     def load_mixtures(self) -> dict[str, dict[str, FittedMixture]]:
         """Read fitted mixtures by inference and label budget."""
         states = load_tree(self.checkpoints / "mixtures")
-        return {
-            inference: {labels: FittedMixture.from_state_dict(state) for labels, state in budgets.items()}
-            for inference, budgets in states.items()
-        }
+        mixtures: dict[str, dict[str, FittedMixture]] = {}
+        file = self.checkpoints / "mixtures.safetensors"
+        with damaged(file, "fitted mixtures"):
+            for inference, budgets in states.items():
+                for labels, state in budgets.items():
+                    with damaged(file, f"the mixture {inference!r:.20}, {labels!r:.20}"):
+                        mixtures.setdefault(inference, {})[labels] = FittedMixture.from_state_dict(state)
+        return mixtures
 
     def save_training(self, state: TrainingState) -> None:
         """Write the state of training, for `latentmix resume`."""
@@ -217,9 +227,12 @@ class RunFolder:
 
     def load_training(self) -> TrainingState | None:
         """The state of training after the last complete epoch of a run, if there is one."""
-        if not (self.checkpoints / "training.safetensors").is_file():
+        file = self.checkpoints / "training.safetensors"
+        if not file.exists():
             return None
-        return TrainingState.from_state_dict(load_tree(self.checkpoints / "training"))
+        saved = load_tree(self.checkpoints / "training")
+        with damaged(file, "a state of training"):
+            return TrainingState.from_state_dict(saved)
 
 
 @dataclass(frozen=True)
@@ -260,7 +273,27 @@ def load_run(path: str | Path) -> Run:
         >>> run.mixtures["em"]["few"].classify(latents)  # doctest: +SKIP
     """
     folder = RunFolder.existing(Path(path))
-    summary = folder.read_json("summary.json")
+    summary = folder.read_summary()
+    config = plain(experiment_parser(), read_configuration(folder.path / "config.yaml"))
     vae, guide = folder.load_model()
-    config = yaml.safe_load((folder.path / "config.yaml").read_text())
-    return Run(vae.eval(), guide.eval(), folder.load_mixtures(), config, summary)
+    mixtures = folder.load_mixtures()
+    _check_latents(folder.path, vae, guide, mixtures)
+    return Run(vae.eval(), guide.eval(), mixtures, config, summary)
+
+
+def _check_latents(path: Path, vae: VAE, guide: AmortizedGuide, mixtures: Mapping[str, Any]) -> None:
+    """Refuse a guide, or mixtures, of another number of latent dimensions than the VAE's."""
+    found = {"guide": guide.encoder.latent_dim}
+    for inference, budgets in mixtures.items():
+        found |= {f"mixture {inference}, {budget}": fit.mixture.n_features_in_ for budget, fit in budgets.items()}
+    for name, length in found.items():
+        if length != vae.latent_dim:
+            raise ValueError(
+                f"Expected the {name} in {path / 'checkpoints'} of {vae.latent_dim} latent dimensions, as the VAE; got "
+                f"{length}: restore the files of one run."
+            )
+    if tuple(guide.encoder.shape) != tuple(vae.shape):
+        raise ValueError(
+            f"Expected the guide in {path / 'checkpoints'} of data {tuple(vae.shape)}, as the VAE; got "
+            f"{tuple(guide.encoder.shape)}: restore the files of one run."
+        )

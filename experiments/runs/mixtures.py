@@ -18,6 +18,7 @@ from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.names import FITS
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import classification
+from latentmix.experiments.runs.mixture_checks import check_components
 from latentmix.experiments.runs.mixture_state import load_mixture, mixture_state
 from latentmix.inference import EM, GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor
@@ -65,8 +66,14 @@ class FittedMixture:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> FittedMixture:
-        """The mixture that `state_dict` gave."""
-        return cls(load_mixture(state), tuple(state["classes"]), tuple(state["component_classes"]))
+        """The mixture that `state_dict` gave.
+
+        Raises:
+            ValueError: If a parameter is not finite or of another shape or dtype, or classes are not those of components.
+        """
+        mixture = load_mixture(state)
+        check_components(state["classes"], state["component_classes"], mixture.n_components)
+        return cls(mixture, tuple(state["classes"]), tuple(state["component_classes"]))
 
 
 def fit_mixtures(

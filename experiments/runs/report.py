@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from jinja2 import Environment
 
 from latentmix.experiments.options.names import FITS
+from latentmix.experiments.runs.stored import read_history, read_summary
 from latentmix.inference.tables import aligned
 
 __all__ = ["closing_words", "headline", "summary_table", "write_report"]
@@ -162,12 +162,12 @@ def write_report(folder: Path) -> Path:
         The path of the page.
 
     Raises:
-        ValueError: If there is no `summary.json`.
+        ValueError: If there is no `summary.json`, or it or `metrics.jsonl` is damaged.
     """
-    if not (folder / "summary.json").is_file():
+    if not (folder / "summary.json").exists():
         raise ValueError(f"Expected summary.json in {folder}; the run is not finished.")
-    summary = json.loads((folder / "summary.json").read_text())
-    history = [json.loads(line) for line in _text(folder / "metrics.jsonl").splitlines() if line.strip()]
+    summary = read_summary(folder / "summary.json", complete=False)
+    history = read_history(folder / "metrics.jsonl")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _typeset
     template = resources.files("latentmix.experiments.runs").joinpath("report.html")

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from latentmix.experiments.options.calls import CLASSES
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
 from latentmix.experiments.options.grids import Grid, cells_of, words_of
 from latentmix.experiments.options.messages import one_line
+from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import Session, run_experiment
 from latentmix.models.process_state import kept_warnings
@@ -156,15 +156,17 @@ def finished(cell: Cell, path: Path) -> dict[str, Any] | None:
     """The summary of a cell's run, if its folder holds a finished run of that configuration."""
     if not cell.config or not (path / "summary.json").is_file() or not _holds(path, cell.config):
         return None
-    summary: dict[str, Any] = RunFolder(path).read_json("summary.json")
-    return summary
+    try:
+        return RunFolder(path).read_summary()
+    except ValueError:  # a damaged one: the run is resumed
+        return None
 
 
 def _holds(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a folder holds a run of that configuration."""
     try:
-        return bool(yaml.safe_load((path / "config.yaml").read_text()) == config)
-    except (OSError, yaml.YAMLError):
+        return read_options(path / "config.yaml") == config
+    except ValueError:
         return False
 
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from latentmix.inference.evaluation import Bound
 from latentmix.inference.isolation import RandomState
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
+from latentmix.inference.svi.saved import check_optimizer, check_saved, check_schedule, restoring
 from latentmix.models.arguments import first_mismatch
 
 __all__ = ["Callback", "DivergenceError", "EpochRecord", "TrainingState"]
@@ -212,7 +213,13 @@ class TrainingState:
 
     @classmethod
     def from_state_dict(cls, saved: dict[str, Any]) -> TrainingState:
-        """The state that `state_dict` returned; `fit` loads it into the parameters of model and guide."""
+        """The state that `state_dict` returned; `fit` loads it into the parameters of model and guide.
+
+        Raises:
+            StateError: If a part is missing or of another kind, counters contradict each other, or a parameter is not
+                finite.
+        """
+        check_saved(saved)
         counters = {name: saved[name] for name in _COUNTERS}
         counters["drop_last"] = saved.get("drop_last", False)  # absent from states of earlier versions
         history = [_record(record) for record in saved["history"]]
@@ -230,6 +237,7 @@ class TrainingState:
 
         Raises:
             ValueError: If an earlier fit had other parameters, or optimizer or schedule cannot be made.
+            StateError: If the states of optimizer, schedule, callbacks or generators are none of this fit.
         """
         saved = self.state_dict() if self.started else None
         self.parameters = parameters
@@ -250,12 +258,24 @@ class TrainingState:
         )
         self.epoch, self.batch, self.stopped = (saved[name] for name in ("epoch", "batch", "stopped"))
         self.history = [_record(record) for record in saved["history"]]
-        self.optimizer.load_state_dict(_cloned(saved["optimizer"]))
+        copies = [leaf.detach().clone().requires_grad_() for leaf in parameters.values()]
+        try:
+            rehearsed = make_optimizer(optimizer, copies)
+        except ValueError:  # the function makes it of the leaves alone
+            rehearsed = None
+        if rehearsed is not None:
+            check_optimizer(rehearsed, saved["optimizer"], finite=not self.stopped)
+        with restoring("the state of the optimizer of this fit"):
+            self.optimizer.load_state_dict(_cloned(saved["optimizer"]))
         if self.scheduler is not None and saved["scheduler"] is not None:
-            self.scheduler.load_state_dict(saved["scheduler"])
-        for callback, own in zip(callbacks, saved["callbacks"], strict=False):
-            callback.load_state_dict(own)
-        RandomState.from_state_dict(saved["random"]).restore()
+            check_schedule(_plain(self.scheduler.state_dict()), saved["scheduler"])
+            with restoring("the state of the schedule of this fit"):
+                self.scheduler.load_state_dict(saved["scheduler"])
+        with restoring("the states of the callbacks of this fit"):
+            for callback, own in zip(callbacks, saved["callbacks"], strict=False):
+                callback.load_state_dict(own)
+        with restoring("the states of the random generators"):
+            RandomState.from_state_dict(saved["random"]).restore()
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Append the record of an epoch, step the schedule, and call the callbacks, which may end the fit."""
