@@ -312,7 +312,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    warnings.warn(f"Waiting for another process that decodes images into {str(folder)!r}.", stacklevel=5)
+                    warnings.warn(
+                        f"Waiting for another process that decodes images into {str(folder)!r}.", stacklevel=5
+                    )
                     fcntl.flock(handle, fcntl.LOCK_EX)
                 for left in folder.glob("writing-*"):
                     shutil.rmtree(left, ignore_errors=True)

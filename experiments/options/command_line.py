@@ -20,6 +20,7 @@ from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
 from latentmix.experiments.presets import preset_path
+from latentmix.experiments.reading.options import read_options
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
@@ -35,7 +36,8 @@ def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
         words: Options as words of the command line.
 
     Raises:
-        ValueError: If there is no such preset or file, or an option's value is malformed.
+        ValueError: If there is no such preset or file, the file is no mapping of options or exceeds a limit, or an
+            option's value is malformed.
         argparse.ArgumentError: If an option is unknown, or its value has the wrong type.
 
     Example:
@@ -43,11 +45,13 @@ def parse_experiment(preset: str, words: Sequence[str]) -> Namespace:
         >>> parse_experiment("digits", ["--epochs", "3", "--prior", "MixturePrior(10)"]).prior.class_path
         'latentmix.models.MixturePrior'
     """
+    file = preset_path(preset)
+    read_options(file)
     split = option_words(words)
     values = [option_value(name.removeprefix("--"), word) for name, word in zip(["", *split], split, strict=False)]
     with kept_warnings():
         warnings.simplefilter("ignore")
-        config = experiment_parser().parse_args(["--config", str(preset_path(preset)), *values])
+        config = experiment_parser().parse_args(["--config", str(file), *values])
     config.pop("config", None)
     return config
 

@@ -7,8 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse._loaders_dumpers import yaml_load
 from yaml import SafeDumper, YAMLError, dump, safe_load
+
+from latentmix.experiments.reading.options import check_yaml, read_options
 
 __all__ = ["ExperimentParser", "refuse_earlier_names", "renewed"]
 
@@ -51,9 +54,12 @@ def renewed(config: Any) -> Any:
 def _mapping(option: str, value: Any) -> Mapping[str, Any]:
     """Options as they are, or those of the file, or of the YAML, that a word stands for."""
     options = value
-    with suppress(YAMLError, ValueError, OSError):
-        if isinstance(value, str):
-            options = safe_load(Path(value).read_text() if Path(value).is_file() else value)
+    if isinstance(value, str) and len(value) < 1000 and "\0" not in value and Path(value).is_file():
+        options = read_options(Path(value))
+    elif isinstance(value, str):
+        with suppress(YAMLError, ValueError, RecursionError):
+            check_yaml(value)
+            options = safe_load(value)
     if isinstance(options, Namespace):
         return vars(options)
     if not isinstance(options, Mapping):
@@ -90,15 +96,31 @@ class _Quoted(SafeDumper):
 _Quoted.add_representer(str, lambda dumper, word: dumper.represent_scalar("tag:yaml.org,2002:str", word, style='"'))
 
 
+def _load(text: str) -> Any:
+    """The value of YAML, wherever it stands, within the limits on files of options."""
+    if len(text) > 100 or not _SHORT.isdisjoint(text):
+        check_yaml(text)
+    return yaml_load(text)
+
+
+_SHORT = set("&*!\n")
+_MODE = "latentmix"
+set_loader(_MODE, _load, exceptions=(YAMLError, RecursionError))
+
+
 class ExperimentParser(ArgumentParser):
     """A parser that also reads files of earlier versions."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"parser_mode": _MODE, **options})
 
     def parse_object(self, obj: Namespace | dict[str, Any], *arguments: Any, **options: Any) -> Namespace:
         return super().parse_object(renewed(obj), *arguments, **options)
 
     def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
         loaded = None
-        with suppress(YAMLError, ValueError):  # the parser's own message names the place
+        with suppress(YAMLError, ValueError, RecursionError):  # the parser's own message names the place
+            check_yaml(content)
             loaded = safe_load(content)
         if (today := renewed(loaded)) != loaded:
             content = dump(today, Dumper=_Quoted, sort_keys=False)

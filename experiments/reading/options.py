@@ -12,7 +12,18 @@ from latentmix.models.reading import read_text
 
 __all__ = ["check_yaml", "read_options"]
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_BASE):  # type: ignore[misc]
+    """Plain values; a date stays a word."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
 _NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
@@ -40,7 +51,7 @@ def read_options(path: Path, expected: str = "options by their names") -> dict[s
     text = read_text(path, expected, most=MAX_OPTIONS_BYTES)
     try:
         check_yaml(text)
-        values = yaml.load(text, _LOADER)
+        values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"Expected {expected} in {path}; got {_problem(error)}: correct the file.") from error
     except (ValueError, RecursionError) as error:
@@ -52,7 +63,7 @@ def read_options(path: Path, expected: str = "options by their names") -> dict[s
 
 
 def check_yaml(text: str) -> None:
-    """Refuse YAML that exceeds a limit, names a key twice, has keys that are no words, or tags.
+    r"""Refuse YAML that exceeds a limit, names a key twice, has keys that are no words, or tags.
 
     Args:
         text: The text; it is parsed, and no value of it is built.
@@ -63,7 +74,7 @@ def check_yaml(text: str) -> None:
     Example:
         >>> from latentmix.experiments.reading.options import check_yaml
         >>> check_yaml("epochs: 3")
-        >>> check_yaml("epochs: 3\\nepochs: 5")
+        >>> check_yaml("epochs: 3\nepochs: 5")
         Traceback (most recent call last):
             ...
         yaml.error.MarkedYAMLError: 'epochs' twice
@@ -72,7 +83,7 @@ def check_yaml(text: str) -> None:
     sizes: dict[str, int] = {}
     stack: list[_Level] = []
     total = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             _check_tag(event)
             if stack:

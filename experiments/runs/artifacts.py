@@ -138,6 +138,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def training_file(self) -> Path:
+        """The state of training."""
+        return self.checkpoints / "training.safetensors"
+
+    @property
     def figures(self) -> Path:
         """Folder of the pictures."""
         return self.path / "figures"
@@ -227,11 +232,10 @@ class RunFolder:
 
     def load_training(self) -> TrainingState | None:
         """The state of training after the last complete epoch of a run, if there is one."""
-        file = self.checkpoints / "training.safetensors"
-        if not file.exists():
+        if not self.training_file.exists():
             return None
         saved = load_tree(self.checkpoints / "training")
-        with damaged(file, "a state of training"):
+        with damaged(self.training_file, "a state of training"):
             return TrainingState.from_state_dict(saved)
 
 

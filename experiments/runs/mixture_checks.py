@@ -1,4 +1,4 @@
-"""Checks of mixtures in files: shapes, dtypes, finite values, weights that sum to one, positive definite covariances."""
+"""Checks of mixtures in files: shapes, dtypes, finite values, weights on the simplex, definite covariances."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class FittedMixture:
         """The mixture that `state_dict` gave.
 
         Raises:
-            ValueError: If a parameter is not finite or of another shape or dtype, or classes are not those of components.
+            ValueError: If a parameter is not finite or of another shape or dtype, or a component has no class.
         """
         mixture = load_mixture(state)
         check_components(state["classes"], state["component_classes"], mixture.n_components)

@@ -34,7 +34,9 @@ from latentmix.inference import (
     fit,
 )
 from latentmix.inference.isolation import isolated
+from latentmix.inference.svi.saved import StateError
 from latentmix.models import VAE, MixturePrior, VampPrior
+from latentmix.models.allocation import BoundedAllocation
 from latentmix.models.pretrained import load_weights, read_weights
 from latentmix.models.pyro_modules import evaluation_mode
 
@@ -109,7 +111,8 @@ class Session:
         if dataset.pictorial and min(dataset.shape[1:]) < 6:
             raise ValueError(f"Expected images of 6 x 6 pixels or more, for SSIM; got {dataset.shape[1:]}.")
         check_fits(experiment.mixture, len(dataset.train), dataset.classes)
-        with isolated(seed=training.seed):
+        bound = BoundedAllocation(training.max_gib * 2**30, "networks", "take smaller ones, or allow more by --max_gib")
+        with isolated(seed=training.seed), bound:
             vae, guide = build_parts(experiment.parts(dataset.shape))
         vae.to(device)
         guide.to(device)
@@ -143,6 +146,11 @@ class Session:
     ) -> dict[str, Any]:
         """Train, measure, fit the mixtures, draw and report; training resumes from `state`, if given."""
         training, data, mixture = self.experiment.training, self.experiment.data, self.experiment.mixture
+        if state is not None and state.epoch > training.epochs:
+            raise ValueError(
+                f"Expected a state of training of at most {training.epochs} epochs, those of the run, in "
+                f"{folder.training_file}; got one of {state.epoch:,}: train anew, or resume from a copy."
+            )
         history = self.train(folder, progress=progress, state=state)
         measured = {name: self.measure(name) for name in ("validation", "test")}
 
@@ -236,23 +244,26 @@ class Session:
             callbacks.append(TensorBoard(folder.path / "tensorboard"))
         callbacks.append(Checkpoints(folder))
         self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
-        result = fit(
-            self.vae.model,
-            self.guide,
-            self.seen["train"],
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            drop_last=training.drop_last,
-            objective=self.experiment.objective,
-            optimizer=training.optimizer,
-            scheduler=training.scheduler,
-            transform=transform,
-            validation=self.seen["validation"],
-            callbacks=callbacks,
-            seed=training.seed,
-            state=state,
-            progress=progress,
-        )
+        try:
+            result = fit(
+                self.vae.model,
+                self.guide,
+                self.seen["train"],
+                epochs=training.epochs,
+                batch_size=training.batch_size,
+                drop_last=training.drop_last,
+                objective=self.experiment.objective,
+                optimizer=training.optimizer,
+                scheduler=training.scheduler,
+                transform=transform,
+                validation=self.seen["validation"],
+                callbacks=callbacks,
+                seed=training.seed,
+                state=state,
+                progress=progress,
+            )
+        except StateError as error:
+            raise ValueError(f"{folder.training_file}: {error}") from error
         folder.save_model(self.vae, self.guide)
         return [asdict(record) for record in result.history]
 
@@ -291,6 +302,6 @@ def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
     """
     inside = folder / "checkpoints"
     folder = inside if inside.is_dir() else folder
-    load_weights(vae, read_weights(folder, "vae"))
-    if (folder / "guide.safetensors").is_file():
-        load_weights(guide, read_weights(folder, "guide"))
+    load_weights(vae, read_weights(folder, "vae"), folder / "vae.safetensors")
+    if (folder / "guide.safetensors").exists():
+        load_weights(guide, read_weights(folder, "guide"), folder / "guide.safetensors")

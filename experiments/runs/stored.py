@@ -28,7 +28,12 @@ SUMMARY: dict[str, Any] = {
     "test": SPLIT,
     "mixtures": {},
 }
-COVERAGE = {"components": WHOLE, "covered": WHOLE, "outside": NUMBER, "energy": {"statistic": NUMBER, "p_value": NUMBER}}
+COVERAGE = {
+    "components": WHOLE,
+    "covered": WHOLE,
+    "outside": NUMBER,
+    "energy": {"statistic": NUMBER, "p_value": NUMBER},
+}
 FIT = {"log_likelihood": NUMBER, "iterations": NUMBER, "seconds": NUMBER}
 MOST = 1e300  # a number that can be printed
 

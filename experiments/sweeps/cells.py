@@ -25,6 +25,8 @@ from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import Session, run_experiment
+from latentmix.experiments.runs.stored import read_summary
+from latentmix.experiments.sweeps.tables import figures_of, group_of
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["Cell", "RunCell", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
@@ -157,9 +159,11 @@ def finished(cell: Cell, path: Path) -> dict[str, Any] | None:
     if not cell.config or not (path / "summary.json").is_file() or not _holds(path, cell.config):
         return None
     try:
-        return RunFolder(path).read_summary()
-    except ValueError:  # a damaged one: the run is resumed
+        summary = read_summary(path / "summary.json", complete=False)
+        figures_of(summary), group_of(summary, {}), summary["threads"], summary["seconds"]["total"]
+    except (ValueError, KeyError):  # a damaged one: the run is resumed
         return None
+    return summary
 
 
 def _holds(path: Path, config: Mapping[str, Any]) -> bool:

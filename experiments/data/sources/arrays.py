@@ -18,9 +18,7 @@ from latentmix.experiments.reading.limits import MAX_GIB
 __all__ = ["SOURCES", "load_file"]
 
 
-def load_file(
-    path: str, *, max_gib: float = MAX_GIB, option: str = "--data.max_gib"
-) -> tuple[Tensor, Tensor | None]:
+def load_file(path: str, *, max_gib: float = MAX_GIB, option: str = "--data.max_gib") -> tuple[Tensor, Tensor | None]:
     """Images, and labels if there are any, from a file of arrays; nothing is unpickled.
 
     A `.npy` file holds only images; a `.npz` file holds `images` (or `x`) and, if they are labelled, `labels`

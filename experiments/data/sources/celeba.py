@@ -71,9 +71,7 @@ def load_celeba(
     pictures = folder / "img_align_celeba"
     if (pictures / pictures.name).is_dir():
         pictures = pictures / pictures.name
-    images = cached_images(
-        pictures, files, size=size, cache=cache, max_corrupt=max_corrupt, max_pixels=max_pixels
-    )
+    images = cached_images(pictures, files, size=size, cache=cache, max_corrupt=max_corrupt, max_pixels=max_pixels)
     attributes = torch.from_numpy(np.stack([present[files[row]] for row in images.rows.tolist()]))
     labels = None if attribute is None else attributes[:, names.index(attribute)].long()
     counts = np.bincount(part[order][images.rows.numpy()], minlength=3).tolist()

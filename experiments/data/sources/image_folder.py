@@ -71,9 +71,7 @@ def load_image_folder(
             f"Expected images ({', '.join(EXTENSIONS)}) in the folder {str(folder)!r} or below it; got "
             f"{'none' if folder.is_dir() else 'no such folder'}."
         )
-    images = cached_images(
-        folder, names, size=size, cache=cache, max_corrupt=max_corrupt, max_pixels=max_pixels
-    )
+    images = cached_images(folder, names, size=size, cache=cache, max_corrupt=max_corrupt, max_pixels=max_pixels)
     groups = [Path(name).parts[0] if "/" in name else None for name in names]
     classes = sorted({group for group in groups if group is not None})
     if len(classes) > 1 and None in groups:

@@ -128,7 +128,7 @@ class TestCache:
     def test_changed_files_are_decoded_again(self, celeba: Path, decoded: list[str]) -> None:
         load(celeba)
         path = celeba / "celeba/img_align_celeba" / NAMES[0]
-        content, before = path.read_bytes(), path.stat()
+        before = path.stat()
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
         load(celeba)
         assert len(decoded) == 80
