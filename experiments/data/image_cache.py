@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import batched
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
@@ -111,7 +111,7 @@ def decode(
         ((3, 16, 16), [255, 0, 0])
     """
     height, width = (size, size) if isinstance(size, int) else size
-    with open_regular(path) as stored, Image.open(stored) as file:
+    with open_regular(path) as stored, _pillow(stored, max_pixels, option) as file:
         if file.format not in PILLOW_FORMATS:
             raise ValueError(f"Expected a picture in one of {', '.join(PILLOW_FORMATS)}; got {file.format}")
         if file.width * file.height > max_pixels:
@@ -129,6 +129,17 @@ def decode(
     fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _pillow(stored: BinaryIO, max_pixels: int, option: str) -> Image.Image:
+    try:
+        return Image.open(stored)
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError("Expected a picture; got other content") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"Expected a picture of at most {max_pixels:,} pixels; got more: allow more by {option}"
+        ) from (error)
 
 
 @contextmanager

@@ -100,7 +100,29 @@ def _load(text: str) -> Any:
     """The value of YAML, wherever it stands, within the limits on files of options."""
     if len(text) > 100 or not _SHORT.isdisjoint(text):
         check_yaml(text)
-    return yaml_load(text)
+    value = yaml_load(text)
+    _check_classes(value)
+    return value
+
+
+def _check_classes(tree: Any, place: str = "") -> None:
+    """Refuse classes whose `class_path` is no word, or whose `init_args` are no mapping, at any depth.
+
+    Raises:
+        ValueError: If there is one; the message names its place.
+    """
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(tree, Namespace):
+        tree = vars(tree)
+    if isinstance(tree, Mapping):
+        items = tree.items()
+        for name, kind, expected in (("class_path", str, "a word"), ("init_args", Mapping | Namespace, "a mapping")):
+            if name in tree and not isinstance(tree[name], kind):
+                raise ValueError(f"Expected {expected} as {place}{name}; got {tree[name]!r:.60}.")
+    elif isinstance(tree, list | tuple):
+        items = enumerate(tree)
+    for name, value in items:
+        _check_classes(value, f"{place}{name}.")
 
 
 _SHORT = set("&*!\n")
@@ -115,6 +137,7 @@ class ExperimentParser(ArgumentParser):
         super().__init__(*arguments, **{"parser_mode": _MODE, **options})
 
     def parse_object(self, obj: Namespace | dict[str, Any], *arguments: Any, **options: Any) -> Namespace:
+        _check_classes(obj)
         return super().parse_object(renewed(obj), *arguments, **options)
 
     def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:

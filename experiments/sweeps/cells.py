@@ -27,6 +27,7 @@ from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.pipeline import Session, run_experiment
 from latentmix.experiments.runs.stored import read_summary
 from latentmix.experiments.sweeps.tables import figures_of, group_of
+from latentmix.experiments.sweeps.workers import end_with
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["Cell", "RunCell", "attempt", "base_configuration", "finished", "plan", "run_or_resume"]
@@ -117,7 +118,9 @@ def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping
     return run_experiment(experiment, path, progress=False, pictures=pictures, tell=_silent)
 
 
-def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: RunCell) -> tuple[Cell, dict[str, Any]]:
+def attempt(
+    cell: Cell, path: Path, threads: int | None, pictures: bool, run: RunCell, parent: int | None = None
+) -> tuple[Cell, dict[str, Any]]:
     """Run a cell, possibly in a worker process.
 
     Args:
@@ -126,10 +129,13 @@ def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Ru
         threads: Number of torch threads to set in this process; by default it is left as it is.
         pictures: Whether to draw figures and write the report.
         run: Runs the experiment.
+        parent: The process of the sweep, with which a worker that it has started ends.
 
     Returns:
         The cell, and its `status`, `reason`, `seconds`, `warnings` and, if it is done, `summary`.
     """
+    if parent is not None:
+        end_with(parent)
     if threads is not None:
         torch.set_num_threads(threads)
     began = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from math import isfinite, prod
@@ -105,7 +106,7 @@ def sweep(
         with joblib.parallel_config(backend=backend, n_jobs=jobs):
             work = joblib.Parallel(return_as="generator_unordered", batch_size=1)(
                 joblib.delayed(attempt)(
-                    cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run or run_or_resume
+                    cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run or run_or_resume, os.getpid()
                 )
                 for cell in waiting
             )

@@ -34,10 +34,11 @@ def restoring(what: str) -> Iterator[None]:
     except StateError:
         raise
     except _WRONG as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = " ".join(str(error).split())[:200]
         if isinstance(error, ValueError) and text.startswith("Expected"):
-            raise
-        cause = f"none with {text}" if isinstance(error, KeyError) else f"another ({text})"
+            raise StateError(text) from error
+        cause = f"none with {text}" if isinstance(error, KeyError) else "other values"
+        cause += f" ({text})" if type(error) in (ValueError, RuntimeError) else ""
         raise StateError(f"Expected {what} in the state of training; got {cause}: {REMEDY}.") from error
 
 

@@ -167,7 +167,7 @@ class TrainingState:
             weights: Tensors by name, as `copy_weights` gives them.
 
         Raises:
-            ValueError: If names or shapes differ; nothing is copied then.
+            ValueError: If names, shapes or dtypes differ; nothing is copied then.
         """
         targets = {**self.parameters, **self.buffers}
         mismatch = first_mismatch(targets, weights)
@@ -179,6 +179,11 @@ class TrainingState:
                     "one of the two: resume with the model and guide of the first fit."
                 )
             raise ValueError(f"Expected {name!r} of shape {expected} in the state of training; got {given}.")
+        for name, target in targets.items():
+            if weights[name].dtype != target.dtype:
+                raise ValueError(
+                    f"Expected {name!r} of {target.dtype} in the state of training; got {weights[name].dtype}."
+                )
         for name, target in targets.items():
             target.copy_(weights[name])
 
@@ -251,7 +256,8 @@ class TrainingState:
             callback.on_fit_begin(self)
         if saved is None:
             return
-        self.load_weights({**saved["parameters"], **saved["buffers"]})
+        with restoring("the weights of this fit"):
+            self.load_weights({**saved["parameters"], **saved["buffers"]})
         device = next(iter(parameters.values())).device
         self.order, self.totals = (
             None if saved[name] is None else saved[name].to(device) for name in ("order", "totals")
