@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +55,7 @@ def renewed(config: Any) -> Any:
 def _mapping(option: str, value: Any) -> Mapping[str, Any]:
     """Options as they are, or those of the file, or of the YAML, that a word stands for."""
     options = value
-    if isinstance(value, str) and len(value) < 1000 and "\0" not in value and Path(value).is_file():
+    if isinstance(value, str) and os.path.isfile(value):
         options = read_options(Path(value))
     elif isinstance(value, str):
         with suppress(YAMLError, ValueError, RecursionError):

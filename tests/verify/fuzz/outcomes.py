@@ -38,7 +38,7 @@ class Outcome:
         return self.status in ("finished", "refused")
 
 
-def outcome_of(words: Sequence[str], *, seconds: int = 60) -> Outcome:
+def outcome_of(words: Sequence[str], *, seconds: int = 180) -> Outcome:
     """Run a command.
 
     Args:
