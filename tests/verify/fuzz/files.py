@@ -192,7 +192,7 @@ def _npy(draws: random.Random) -> bytes:
         lambda: _saved(np.array(["a", "b", "c", "d"])),
         lambda: _saved(np.array([{"a": 1}, None], dtype=object), pickled=True),
         lambda: _saved(np.full((8, 2), np.nan)),
-        lambda: _saved(np.arange(9, dtype="datetime64[s]")),
+        lambda: _saved(np.arange(9).astype("datetime64[s]")),
         lambda: _saved(good.astype(np.float16)),
     ]
     return draws.choice(choices)()
@@ -214,7 +214,7 @@ def _npz(draws: random.Random) -> bytes:
         arrays["labels"] = np.array([None] * 30, dtype=object)
         np.savez(data, **arrays)
     elif kind == 6:
-        np.savez_compressed(data, images=np.zeros((3 * 2**30 // 784, 28, 28), np.uint8)[: draws.choice([9, 40_000])])
+        np.savez_compressed(data, images=np.zeros((draws.choice([9, 40_000]), 28, 28), np.uint8))
     elif kind == 7:
         np.savez(data, **arrays)
         packed = bytearray(data.getvalue())
