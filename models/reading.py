@@ -163,7 +163,7 @@ it anew.
         yield
     except _WRONG as error:
         text = one_sentence(error)
-        if text.startswith("Expected") and isinstance(error, ValueError):
+        if isinstance(error, ValueError) and text.startswith(("Expected", f"{path}: ")):
             if str(path) in text:
                 raise
             raise ValueError(f"{path}: {text}") from error

@@ -51,6 +51,7 @@ def check_mixture(tensors: Mapping[str, Any], kind: str, n_components: Any) -> N
         if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, torch.float64):
             got = getattr(tensor, "dtype", type(tensor).__name__)
             raise ValueError(f"Expected {name} of a mixture in float32 or float64; got {got}.")
+    for name, tensor in given.items():
         if tensor.dtype != means.dtype:
             raise ValueError(f"Expected {name} of a mixture in {means.dtype}, as its means; got {tensor.dtype}.")
         shape = shapes.get(name, stored)
