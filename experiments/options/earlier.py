@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_loader
-from jsonargparse._loaders_dumpers import yaml_load
+from jsonargparse._loaders_dumpers import yaml_load as _yaml_load
 from yaml import SafeDumper, YAMLError, dump, safe_load
 
 from latentmix.experiments.reading.options import check_yaml, read_options
@@ -101,7 +101,8 @@ def _load(text: str) -> Any:
     """The value of YAML, wherever it stands, within the limits on files of options."""
     if len(text) > 100 or not _SHORT.isdisjoint(text):
         check_yaml(text)
-    value = yaml_load(text)
+    parse: Any = _yaml_load
+    value = parse(text)
     _check_classes(value)
     return value
 

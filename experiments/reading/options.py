@@ -139,7 +139,7 @@ class _Level:
         self.keys.add(word)
 
 
-_RESOLVER = yaml.resolver.Resolver()
+_RESOLVER: Any = yaml.resolver.Resolver()
 
 
 def _check_tag(event: Any) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def _spoil_tree(tree: Any, draws: random.Random) -> None:
     elif isinstance(value, Tensor) and draws.random() < 0.8:
         parent[last] = _spoilt(value, draws)
     else:
-        parent[last] = draws.choice([*ODD, lambda: 10**11, lambda: torch.zeros(3)])()
+        odd: list[Callable[[], Any]] = [*ODD, lambda: 10**11, lambda: torch.zeros(3)]
+        parent[last] = draws.choice(odd)()
 
 
 def _spoilt(tensor: Tensor, draws: random.Random) -> Tensor | None:
