@@ -1,6 +1,6 @@
 """Experiments: data sets, presets, run folders, figures, reports, sweeps, benchmarks and the command line.
 
-Imports point one way: presets, benchmarks < data < options < figures < runs < sweeps < commands < cli.
+Imports point one way: presets, benchmarks, reading < data < options < figures < runs < sweeps < commands < cli.
 """
 
 from __future__ import annotations

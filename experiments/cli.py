@@ -140,6 +140,8 @@ def sentence(error: Exception) -> str:
 
         return one_line(error)
     text = " ".join(str(error).split()) or "no reason given"
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return f"Expected memory for what was asked; got no more ({text:.200}): take fewer data, samples or components."
     return f"{type(error).__name__}: {text:.300} (--debug shows where)"
 
 

@@ -13,9 +13,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from latentmix.models.allocation import BoundedAllocation
 from latentmix.models.arguments import first_mismatch
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_random_state
+from latentmix.models.reading import damaged, read_json, read_tensors
 
 __all__ = [
     "Part",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _PACKAGE = __name__.partition(".")[0]
+SLACK = 2**26  # bytes that the construction of a module may take besides its weights
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
@@ -137,13 +140,15 @@ def build(description: Any) -> Any:
         return [build(value) for value in description]
     if not isinstance(description, dict):
         return description
-    path = description["class_path"]
+    path, arguments = description["class_path"], description["init_args"]
+    if not isinstance(path, str) or not isinstance(arguments, dict):
+        raise ValueError(f"Expected a class_path and init_args of a part; got {description!r:.80}.")
     kind = _class_at(_public(path))
     if kind is None:
         raise ValueError(f"Expected the class {path} to be imported before weights are loaded into it; got none.")
     if not issubclass(kind, Part):
         raise ValueError(f"Expected a part of a VAE or guide; got the class {path}, which is none and is not called.")
-    return kind(**{name: build(value) for name, value in description["init_args"].items()})
+    return kind(**{name: build(value) for name, value in arguments.items()})
 
 
 def pretrained_folder(folder: str | Path) -> Path:
@@ -193,20 +198,23 @@ def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) 
     """
     folder = pretrained_folder(folder)
     file = inside(folder, f"{name}.json")
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(f"Expected {file.name} in {folder}; it is not there.")
-    try:
-        with kept_random_state(), torch.inference_mode(False):
-            module = build(json.loads(file.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"Expected the description of a module in {file}; got {error}.") from error
+    description = read_json(file, "the description of a module")
+    weights = read_weights(folder, name)
+    bound = BoundedAllocation(
+        SLACK + 16 * sum(tensor.numel() for tensor in weights.values()),
+        f"a module of the size of {name}.safetensors in {file}",
+        "take the description that was saved with the weights",
+    )
+    with damaged(file, "the description of a module"), kept_random_state(), torch.inference_mode(False), bound:
+        module = build(description)
     if not isinstance(module, kind):
         raise ValueError(f"Expected a {kind.__name__} in {file}; got {type(module).__name__}.")
-    weights = read_weights(folder, name)
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         module.to(dtypes.pop())
-    load_weights(module, weights)
+    load_weights(module, weights, folder / f"{name}.safetensors")
     return module
 
 
@@ -218,24 +226,40 @@ def read_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
     """
     folder = pretrained_folder(folder)
     file = inside(folder, f"{name}.safetensors")
-    if not file.is_file():
+    if not file.exists():
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
         reason = f"{pickled[0]}, which can run code when it is opened and never is: convert it" if pickled else "none"
         raise ValueError(f"Expected {file.name} in {folder}; got {reason}.")
-    try:
-        return safetensors.torch.load_file(file)
-    except Exception as error:
-        raise ValueError(f"Expected safetensors in {file}; got {error}.") from error
+    return read_tensors(file)[0]
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+def load_weights(module: nn.Module, weights: dict[str, Tensor], file: Path | None = None) -> None:
     """Load weights into a module.
 
+    Args:
+        module: The module.
+        weights: Tensors by name, as `module.state_dict()` gives them.
+        file: The file that they are from, for messages.
+
     Raises:
-        ValueError: If a tensor is missing, unknown, or of another shape.
+        ValueError: If a tensor is missing, unknown, of another shape or dtype, or not finite where the module's own is;
+            nothing is loaded then.
     """
-    mismatch = first_mismatch(dict(sorted(module.state_dict().items())), weights)
+    own = dict(sorted(module.state_dict().items()))
+    where = "" if file is None else f" in {file}"
+    mismatch = first_mismatch(own, weights)
     if mismatch is not None:
         expected, given = ("none" if shape is None else shape for shape in mismatch[1:])
-        raise ValueError(f"Expected weights {mismatch.name!r} of shape {expected}; got {given}.")
+        raise ValueError(f"Expected weights {mismatch.name!r} of shape {expected}; got {given}{where}.")
+    for name, tensor in weights.items():
+        if tensor.dtype != own[name].dtype:
+            raise ValueError(
+                f"Expected weights {name!r} of {own[name].dtype}; got {tensor.dtype}{where}: convert them before they "
+                "are saved."
+            )
+        if tensor.is_floating_point() and bool((~tensor.isfinite() & own[name].cpu().isfinite()).any()):
+            raise ValueError(
+                f"Expected finite weights {name!r}; got NaN or infinity{where}: take weights of a fit that has not "
+                "diverged."
+            )
     module.load_state_dict(weights)

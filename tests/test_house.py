@@ -23,7 +23,7 @@ ORDERS = {
         ["importance", "ex_post", "start_prior"],
     ],
     "experiments": [
-        ["presets", "benchmarks"],
+        ["presets", "benchmarks", "reading"],
         ["data"],
         ["options"],
         ["figures"],

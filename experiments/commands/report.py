@@ -20,6 +20,6 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.report import write_report
 
     folder = RunFolder.existing(path)
-    folder.read_json("summary.json")
+    folder.read_summary()
     with folder.locked():
         print(write_report(path))

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 from latentmix.experiments.data.datasets import Data
@@ -24,11 +23,12 @@ from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import experiment_parser
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.options.mixture_fits import MixtureFits
-from latentmix.experiments.options.parser import OptionParser, read_options
+from latentmix.experiments.options.parser import OptionParser
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
 from latentmix.experiments.options.trust import TEXTS, check_imports, named_modules, trusted_modules
 from latentmix.experiments.presets import preset_path
+from latentmix.experiments.reading.options import read_options
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
@@ -46,8 +46,8 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
         trust: Modules that files of options may import besides.
 
     Raises:
-        ValueError: If there is no such preset or file, it names a class of another module, or an option is unknown or
-            does not take its value.
+        ValueError: If there is no such preset or file, the file is no mapping of options, exceeds a limit or names a
+            class of another module, or an option is unknown or does not take its value.
 
     Example:
         >>> from latentmix.experiments.options.command_line import parse_experiment
@@ -55,10 +55,10 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
         'latentmix.models.MixturePrior'
     """
     file = preset_path(preset)
+    read_options(file)
     split = option_words(words)
     _check_files([str(file), *split], trusted_modules([*trust, *named_modules(words)]))
     values = [option_value(name.removeprefix("--"), word) for name, word in zip(["", *split], split, strict=False)]
-    read_options(file)  # refuses what is no file of options
     with kept_warnings():
         warnings.simplefilter("ignore")
         config = experiment_parser().parse_args(["--config", str(file), *values])
@@ -174,8 +174,8 @@ def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
     for option, word in zip(["", *words], words, strict=False):
         if option not in UNREAD and not word.startswith("--") and os.path.isfile(word):
             config = None
-            with suppress(yaml.YAMLError, ValueError):  # the option parser's own message names the place
-                config = yaml.safe_load(Path(word).read_text("utf-8"))
+            with suppress(ValueError):  # the option parser refuses the file, or takes the word as it is
+                config = read_yaml(Path(word), "options")
             name = option.removeprefix("--").replace("config", "")
             check_imports(config, Path(word), trust, option=name)
 

@@ -45,6 +45,11 @@ def _build(kind: Any, *values: Any, **arguments: Any) -> Any:
         return kind(*values, **literals)
     except AssertionError as error:
         raise ValueError(f"Expected other arguments of {kind.__name__}; got an assertion: {error}.") from error
+    except (TypeError, AttributeError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        shown = ", ".join(f"{name}={value!r:.40}" for name, value in literals.items())
+        raise ValueError(
+            f"Expected arguments that {kind.__name__} takes; got {shown:.200}: `latentmix run --help` describes them."
+        ) from error
 
 
 def _literal(kind: Any, name: str, value: Any) -> Any:

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from yaml import MappingNode, SafeDumper, SafeLoader, SequenceNode, YAMLError, compose, dump, safe_load
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
+from jsonargparse._loaders_dumpers import yaml_load as _yaml_load
+from yaml import SafeDumper, YAMLError, dump
 
 from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.faults import Pair, first_fault, flat
-from latentmix.experiments.options.messages import condensed, yaml_fault
+from latentmix.experiments.options.messages import condensed
 from latentmix.experiments.options.unknown import unknown_option
+from latentmix.experiments.reading.options import check_yaml, parse_yaml, read_options
 
-__all__ = ["OptionParser", "read_options"]
-
-
-def read_options(file: Path) -> dict[str, Any]:
-    """The options of a YAML file.
-
-    Raises:
-        ValueError: If the file cannot be read, is no YAML, or holds no options by name.
-    """
-    try:
-        text = file.read_text()
-        node = compose(text, Loader=SafeLoader)
-    except OSError as error:
-        raise ValueError(f"Expected a file of options; got {file}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"Expected a file of options in YAML; got {file}, which is no text.") from error
-    except YAMLError as error:
-        raise ValueError(f"Expected options in YAML in {file}; got {yaml_fault(error)}.") from error
-    if not isinstance(node, MappingNode):
-        kind = "nothing" if node is None else "a list" if isinstance(node, SequenceNode) else "a single value"
-        raise ValueError(f"Expected options by their names, as in `epochs: 5`, in {file}; got {kind}.")
-    with suppress(ValueError, YAMLError):  # as of a date that there is not, which is a word to the parser
-        return dict(safe_load(text))
-    return {}
+__all__ = ["OptionParser"]
 
 
 class _Quoted(SafeDumper):
@@ -49,8 +28,46 @@ class _Quoted(SafeDumper):
 _Quoted.add_representer(str, lambda dumper, word: dumper.represent_scalar("tag:yaml.org,2002:str", word, style='"'))
 
 
+def _load(text: str) -> Any:
+    """The value of YAML, wherever it stands, within the limits on files of options."""
+    if len(text) > 100 or not _SHORT.isdisjoint(text):
+        check_yaml(text)
+    parse: Any = _yaml_load
+    value = parse(text)
+    _check_classes(value)
+    return value
+
+
+def _check_classes(tree: Any, place: str = "") -> None:
+    """Refuse classes whose `class_path` is no word, or whose `init_args` are no mapping, at any depth.
+
+    Raises:
+        ValueError: If there is one; the message names its place.
+    """
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(tree, Namespace):
+        tree = vars(tree)
+    if isinstance(tree, Mapping):
+        items = tree.items()
+        for name, kind, expected in (("class_path", str, "a word"), ("init_args", Mapping | Namespace, "a mapping")):
+            if name in tree and not isinstance(tree[name], kind):
+                raise ValueError(f"Expected {expected} as {place}{name}; got {tree[name]!r:.60}.")
+    elif isinstance(tree, list | tuple):
+        items = enumerate(tree)
+    for name, value in items:
+        _check_classes(value, f"{place}{name}.")
+
+
+_SHORT = set("&*!\n")
+_MODE = "latentmix"
+set_loader(_MODE, _load, exceptions=(YAMLError, RecursionError))
+
+
 class OptionParser(ArgumentParser):
     """A parser of options whose refusals are sentences that name the option, what it takes and what it was given."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"parser_mode": _MODE, **options})
 
     def parse_args(self, args: Sequence[str], *arguments: Any, **options: Any) -> Namespace:  # type: ignore[override]
         try:
@@ -59,6 +76,7 @@ class OptionParser(ArgumentParser):
             raise ValueError(self._refusal(list(_pairs(self, args)), error)) from error
 
     def parse_object(self, obj: Namespace | dict[str, Any], *arguments: Any, **options: Any) -> Namespace:
+        _check_classes(obj)
         try:
             return super().parse_object(renewed(obj), *arguments, **options)
         except ArgumentError as error:
@@ -66,8 +84,8 @@ class OptionParser(ArgumentParser):
 
     def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
         loaded = None
-        with suppress(YAMLError, ValueError):  # `read_options` names the place
-            loaded = safe_load(content)
+        with suppress(YAMLError, ValueError, RecursionError):  # `read_options` names the place
+            loaded = parse_yaml(content)
         if (today := renewed(loaded)) != loaded:
             content = dump(today, Dumper=_Quoted, sort_keys=False)
         return super().parse_string(content, *arguments, **options)

@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from latentmix.experiments.options.messages import blaming
+from latentmix.experiments.reading.limits import MAX_NETWORK_GIB
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
 from latentmix.inference.mixtures.points.validation import check_device
 
@@ -42,6 +43,7 @@ class Training:
         seed: Seed of the initial weights, of training and of the mixtures' starts.
         device: A torch device; `auto` uses a GPU if there is one.
         tensorboard: Whether to write TensorBoard logs into the run folder (requires the extra `tensorboard`).
+        max_gib: Most memory of the weights of the VAE and the guide, in GiB; training takes about four times as much.
     """
 
     epochs: int = 20
@@ -58,6 +60,7 @@ class Training:
     seed: int = 0
     device: str = "auto"
     tensorboard: bool = False
+    max_gib: float = MAX_NETWORK_GIB
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
@@ -66,6 +69,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected --{name} of at least 1; got {value}.")
+        if not self.max_gib > 0:
+            raise ValueError(f"Expected --max_gib above 0; got {self.max_gib}.")
         if self.start_prior is not None and self.start_prior >= self.epochs:
             raise ValueError(
                 "Expected --start_prior below --epochs, so that training continues after it; got "

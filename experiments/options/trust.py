@@ -20,6 +20,7 @@ import yaml
 from pyro.infer.autoguide import AutoGuide
 
 from latentmix.experiments.options.calls import CLASSES
+from latentmix.experiments.reading.options import parse_yaml, read_options, read_yaml
 from latentmix.models.pretrained import Part
 
 __all__ = ["TEXTS", "check_imports", "configuration_file", "named_modules", "trusted_modules"]
@@ -129,19 +130,11 @@ def named_modules(words: Sequence[str]) -> list[str]:
 
 def _configured() -> list[str]:
     file = configuration_file()
-    try:
-        text = file.read_text("utf-8")
-    except FileNotFoundError:
+    if not file.is_file():
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Expected your configuration in {file}; got {error}.") from error
-    try:
-        values = yaml.safe_load(text) or {}
-        modules = values.get("trust") or []
-        if isinstance(modules, list) and all(isinstance(module, str) for module in modules):
-            return modules
-    except (yaml.YAMLError, AttributeError, RecursionError):
-        pass
+    modules = read_options(file, "your configuration").get("trust") or []
+    if isinstance(modules, list) and all(isinstance(module, str) for module in modules):
+        return modules
     raise ValueError(f"Expected `trust: [module, ...]` in your configuration {file}; got something else.")
 
 
@@ -168,9 +161,9 @@ def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
     for source in (None, Path(text), folder / text):
         with suppress(yaml.YAMLError, ValueError, OSError, RecursionError):
             if source is None:
-                yield yaml.safe_load(text), folder
+                yield parse_yaml(text), folder
             elif os.path.isfile(source):
-                yield yaml.safe_load(source.read_text("utf-8")), source.parent
+                yield read_yaml(source, "options"), source.parent
 
 
 def _is_trusted(path: str, trusted: Iterable[str]) -> bool:

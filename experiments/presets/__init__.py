@@ -28,7 +28,7 @@ def preset_path(name: str) -> Path:
         ValueError: If it is neither.
     """
     if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
+        if Path(name).exists():
             return Path(name)
         raise ValueError(f"Expected a file with options; got {name!r}, which is not there.")
     if name not in presets():

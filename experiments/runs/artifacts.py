@@ -8,8 +8,8 @@ import platform
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,20 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import yaml
+from jsonargparse import ArgumentError, Namespace
 from torch import Tensor
 
-from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
+from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS
-from latentmix.experiments.options.parser import read_options
-from latentmix.experiments.options.parts import PARTS, import_object, join
+from latentmix.experiments.options.parts import join
 from latentmix.experiments.options.trust import check_imports, trusted_modules
+from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.locks import FolderLock
+from latentmix.experiments.runs.stored import read_history, read_summary
 from latentmix.guides import AmortizedGuide
 from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
 from latentmix.models.display import Displayed, brief
 from latentmix.models.files import inside, remove_unfinished, write_atomically
+from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
@@ -74,25 +78,19 @@ def load_tree(path: Path) -> Any:
         ValueError: If the file is missing or has another format.
     """
     file = path.with_suffix(".safetensors")
-    if not file.is_file():
-        raise ValueError(f"Expected the file {file}; it is not there.")
-    try:
-        with safetensors.safe_open(file, framework="pt") as stored:
-            structure = json.loads(stored.metadata()["structure"])
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise ValueError(f"Expected safetensors with a structure in {file}; got {error}.") from error
+    tensors, metadata = read_tensors(file)
+    with damaged(file, "safetensors with a structure"):
+        return _tree(json.loads(metadata["structure"]), tensors)
 
-    def tree(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$tensor" in node:
-                return tensors[node["$tensor"]]
-            return {tree(key): tree(value) for key, value in node["$dict"]}
-        if isinstance(node, list):
-            return [tree(value) for value in node]
-        return node
 
-    return tree(structure)
+def _tree(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(node, dict):
+        if "$tensor" in node:
+            return tensors[node["$tensor"]]
+        return {_tree(key, tensors): _tree(value, tensors) for key, value in node["$dict"]}
+    if isinstance(node, list):
+        return [_tree(value, tensors) for value in node]
+    return node
 
 
 def versions() -> dict[str, str]:
@@ -183,8 +181,11 @@ class RunFolder:
 
     @property
     def measured(self) -> bool:
-        """Whether training and measuring are done."""
-        return inside(self.path, "summary.json").is_file()
+        """Whether training and measuring are done; figures that cannot be read are measured anew."""
+        file = inside(self.path, "summary.json")
+        with suppress(ValueError):
+            return file.is_file() and bool(read_summary(file, complete=False))
+        return False
 
     @property
     def checkpoints(self) -> Path:
@@ -215,24 +216,26 @@ class RunFolder:
         """Write a JSON file."""
         write_atomically(self.place(name), json.dumps(values, indent=2).encode())
 
-    def read_config(self) -> dict[str, Any]:
-        """The configuration, in which no class is named of a module that is not trusted.
+    def read_config(self) -> Namespace:
+        """The configuration, complete with defaults; the classes that it names are imported.
 
         Raises:
-            ValueError: If there is one.
+            ValueError: If it cannot be read, is none of an experiment, or names a class of a module that is not
+                trusted; then nothing is imported.
         """
         file = inside(self.path, "config.yaml")
-        config = read_options(file)
-        check_imports(config, file, self.trust)
-        return config
+        values = read_options(file, "the configuration of a run")
+        check_imports(values, file, self.trust)
+        try:
+            return experiment_parser().parse_object(values)
+        except (ArgumentError, ValueError) as error:
+            raise ValueError(
+                f"Expected the configuration of a run in {file}; got another: {one_line(error)}"
+            ) from error
 
     def load_experiment(self) -> Experiment:
-        """The experiment of `config.yaml`.
-
-        Raises:
-            ValueError: If the configuration is none of an experiment.
-        """
-        return Experiment.from_config(experiment_parser().parse_object(self.read_config()))
+        """The experiment of `config.yaml`; raises as `read_config` does."""
+        return Experiment.from_config(self.read_config())
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, one line per epoch."""
@@ -243,20 +246,9 @@ class RunFolder:
         """The lines of `metrics.jsonl`, without a last one that is cut off; none if there is no such file.
 
         Raises:
-            ValueError: If another line is broken.
+            ValueError: If another line is no record of an epoch.
         """
-        file = inside(self.path, "metrics.jsonl")
-        lines = file.read_text().splitlines() if file.is_file() else []
-        records: list[dict[str, Any]] = []
-        for number, line in enumerate(lines, 1):
-            try:
-                records += [json.loads(line)] if line.strip() else []
-            except ValueError as error:
-                if number < len(lines):
-                    raise ValueError(
-                        f"Expected JSON in every line of {file}; got {error} in line {number}: remove it."
-                    ) from error
-        return records
+        return read_history(inside(self.path, "metrics.jsonl"))
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run.
@@ -264,17 +256,26 @@ class RunFolder:
         Raises:
             ValueError: If it is missing, as in an unfinished run.
         """
+        return read_json(self._require(name), "the figures of a run")
+
+    def read_summary(self, *, complete: bool = True) -> dict[str, Any]:
+        """The figures of a finished run.
+
+        Args:
+            complete: Whether all figures that a run writes have to be there.
+
+        Raises:
+            ValueError: If they are missing, as in an unfinished run, or damaged.
+        """
+        return read_summary(self._require("summary.json"), complete=complete)
+
+    def _require(self, name: str) -> Path:
         file = inside(self.path, name)
-        if not file.is_file():
+        if not file.exists():
             raise ValueError(
                 f"Expected {name} in {self.path}; it is not there: `latentmix resume {self.path}` finishes the run."
             )
-        try:
-            return json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(
-                f"Expected JSON in {file}; got {error}: `latentmix resume {self.path}` writes it anew."
-            ) from error
+        return file
 
     def save_model(self, vae: VAE, guide: AmortizedGuide) -> None:
         """Write the weights and the parts of the VAE and the guide."""
@@ -288,9 +289,7 @@ class RunFolder:
         Raises:
             ValueError: If the weights do not fit the parts.
         """
-        config = self.read_config()
-        for part in PARTS:
-            import_object(config[part]["class_path"])  # a user's own class has to be imported to be built
+        self.read_config()  # which imports a user's own classes, needed to build them
         with isolated(seed=0):
             return join(VAE.from_pretrained(self.checkpoints), AmortizedGuide.from_pretrained(self.checkpoints))
 
@@ -306,11 +305,15 @@ class RunFolder:
         """Read fitted mixtures by inference and label budget."""
         from latentmix.experiments.runs.mixtures import FittedMixture
 
-        states = load_tree(inside(self.checkpoints, "mixtures.safetensors"))
-        return {
-            inference: {labels: FittedMixture.from_state_dict(state) for labels, state in budgets.items()}
-            for inference, budgets in states.items()
-        }
+        file = inside(self.checkpoints, "mixtures.safetensors")
+        states = load_tree(file)
+        mixtures: dict[str, dict[str, FittedMixture]] = {}
+        with damaged(file, "fitted mixtures"):
+            for inference, budgets in states.items():
+                for labels, state in budgets.items():
+                    with damaged(file, f"the mixture {inference!r:.20}, {labels!r:.20}"):
+                        mixtures.setdefault(inference, {})[labels] = FittedMixture.from_state_dict(state)
+        return mixtures
 
     def save_training(self, state: TrainingState) -> None:
         """Write the state of training, for `latentmix resume`; that of the epoch before is kept, too."""
@@ -321,13 +324,14 @@ class RunFolder:
         states: list[TrainingState] = []
         for name in (*TRAINING, "training"):  # the last is that of earlier versions
             file = inside(self.checkpoints, f"{name}.safetensors")
-            if file.is_file():
-                try:
-                    states.append(TrainingState.from_state_dict(load_tree(file)))
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    warnings.warn(
-                        f"{file} is broken and left out, so that the epoch it ended is repeated: {error}", stacklevel=2
-                    )
+            if not file.exists():
+                continue
+            try:
+                saved = load_tree(file)
+                with damaged(file, "a state of training"):
+                    states.append(TrainingState.from_state_dict(saved))
+            except ValueError as error:
+                warnings.warn(f"{error} The epoch that it ended is repeated.", stacklevel=2)
         return max(states, key=lambda state: state.epoch, default=None)
 
 
@@ -394,6 +398,26 @@ def load_run(path: str | Path, trust: Iterable[str] = ()) -> Run:
         >>> run.mixtures["em"]["few"].classify(latents)  # doctest: +SKIP
     """
     folder = RunFolder.existing(Path(path), trust)
-    summary = folder.read_json("summary.json")
+    summary, config = folder.read_summary(), plain(experiment_parser(), folder.read_config())
     vae, guide = folder.load_model()
-    return Run(vae.eval(), guide.eval(), folder.load_mixtures(), folder.read_config(), summary)
+    mixtures = folder.load_mixtures()
+    _check_latents(folder.path, vae, guide, mixtures)
+    return Run(vae.eval(), guide.eval(), mixtures, config, summary)
+
+
+def _check_latents(path: Path, vae: VAE, guide: AmortizedGuide, mixtures: Mapping[str, Any]) -> None:
+    """Refuse a guide, or mixtures, of another number of latent dimensions than the VAE's."""
+    found = {"guide": guide.encoder.latent_dim}
+    for inference, budgets in mixtures.items():
+        found |= {f"mixture {inference}, {budget}": fit.mixture.n_features_in_ for budget, fit in budgets.items()}
+    for name, length in found.items():
+        if length != vae.latent_dim:
+            raise ValueError(
+                f"Expected the {name} in {path / 'checkpoints'} of {vae.latent_dim} latent dimensions, as the VAE; got "
+                f"{length}: restore the files of one run."
+            )
+    if tuple(guide.encoder.shape) != tuple(vae.shape):
+        raise ValueError(
+            f"Expected the guide in {path / 'checkpoints'} of data {tuple(vae.shape)}, as the VAE; got "
+            f"{tuple(guide.encoder.shape)}: restore the files of one run."
+        )

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentmix.experiments.options.mixture_fits import GUIDES
+from latentmix.experiments.runs.mixture_checks import check_mixture
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
 from latentmix.inference.mixtures.gaussian import ALGORITHMS
 from latentmix.models import MixtureParameters
@@ -67,20 +68,45 @@ def load_mixture(state: Mapping[str, Any]) -> GaussianMixture:
     """
     mixture = GaussianMixture(**(_built(state["options"]) if "options" in state else _earlier(state)))
     kind = state.get("structure", mixture.covariance_type)
-    if kind not in covariance_types():
+    if not isinstance(kind, str) or kind not in covariance_types():
         raise ValueError(
             f"Expected a registered covariance type in a file; got {kind!r}: import the module that registers it."
+        )
+    if "options" in state:
+        check_mixture(state["parameters"], kind, mixture.n_components)
+    learned = {name: state["learned"][name] for name in LEARNED}
+    check_mixture({name.removesuffix("_"): tensor for name, tensor in learned.items()}, kind, mixture.n_components)
+    if learned["lower_bounds_"].ndim != 1 or not learned["lower_bounds_"].is_floating_point():
+        raise ValueError("Expected lower_bounds_ of a mixture as a list of floats; got another tensor.")
+    scalars = _scalars(state["scalars"])
+    if scalars["n_features_in_"] != learned["means_"].shape[1]:
+        raise ValueError(
+            f"Expected n_features_in_ of a mixture to be the length of its means, {learned['means_'].shape[1]}; got "
+            f"{scalars['n_features_in_']}."
         )
     if "names" in state:
         mixture.feature_names_in_ = np.asarray(state["names"], object)
     if "options" in state:
         weights, means, covariances, factors = (state["parameters"][name] for name in PARAMETERS)
         mixture.parameters_ = MixtureParameters(weights, means, covariances, covariance_structure(kind), factors)
-    for name, tensor in state["learned"].items():
+    for name, tensor in learned.items():
         setattr(mixture, name, tensor.numpy())
-    for name, value in state["scalars"].items():
+    for name, value in scalars.items():
         setattr(mixture, name, value)
     return mixture
+
+
+def _scalars(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts and figures of a fit.
+
+    Raises:
+        ValueError: If one is no number, or the number of features is missing.
+    """
+    scalars = {name: saved[name] for name in SCALARS if name in saved or name == "n_features_in_"}
+    for name, value in scalars.items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"Expected {name} of a mixture as a number; got {value!r:.60}.")
+    return scalars
 
 
 @final

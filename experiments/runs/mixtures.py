@@ -18,6 +18,7 @@ from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.names import FITS
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import classification
+from latentmix.experiments.runs.mixture_checks import check_components
 from latentmix.experiments.runs.mixture_state import load_mixture, mixture_state
 from latentmix.inference import EM, GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor
@@ -75,9 +76,15 @@ class FittedMixture:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> FittedMixture:
-        """The mixture that `state_dict`, also that of an earlier version, gave."""
+        """The mixture that `state_dict`, also that of an earlier version, gave.
+
+        Raises:
+            ValueError: If a parameter is not finite or of another shape or dtype, or a component has no class.
+        """
+        mixture = load_mixture(state)
+        check_components(state["classes"], state["component_classes"], mixture.n_components)
         classes, components = tuple(state["classes"]), tuple(state["component_classes"])
-        return cls(load_mixture(state), classes, components, tuple(state.get("class_names", ())))
+        return cls(mixture, classes, components, tuple(state.get("class_names", ())))
 
 
 def fit_mixtures(

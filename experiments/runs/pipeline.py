@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,9 +35,13 @@ from latentmix.inference import (
     fit,
 )
 from latentmix.inference.isolation import isolated
+from latentmix.inference.svi.saved import StateError
 from latentmix.models import VAE, MixturePrior, VampPrior
+from latentmix.models.allocation import BoundedAllocation
+from latentmix.models.files import inside
 from latentmix.models.pretrained import describe, load_weights, pretrained_folder, read_weights
 from latentmix.models.pyro_modules import evaluation_mode
+from latentmix.models.reading import read_json
 
 __all__ = ["Session", "initialize", "run_experiment"]
 
@@ -130,7 +133,8 @@ class Session:
                 f"{dataset.shape[1:]} in --data.source {data.source}."
             )
         check_fits(experiment.mixture, len(dataset.train), dataset.classes)
-        with isolated(seed=training.seed):
+        bound = BoundedAllocation(training.max_gib * 2**30, "networks", "take smaller ones, or allow more by --max_gib")
+        with isolated(seed=training.seed), bound:
             vae, guide = build_parts(experiment.parts(dataset.shape))
         vae.to(device)
         guide.to(device)
@@ -184,8 +188,7 @@ class Session:
             self.draw(folder)
             folder.place("report.html")
             write_report(folder.path)
-        summary: dict[str, Any] = folder.read_json("summary.json")
-        return summary
+        return folder.read_summary()
 
     def measure(self, folder: RunFolder, history: list[dict[str, Any]]) -> None:
         """Measure the VAE, fit the mixtures to its latents, and write both."""
@@ -244,7 +247,7 @@ class Session:
     def draw(self, folder: RunFolder) -> None:
         """Draw the figures of a run that is measured, from its files and its data."""
         training, data = self.experiment.training, self.experiment.data
-        summary, place = folder.read_json("summary.json"), folder.subfolder("figures")
+        summary, place = folder.read_summary(), folder.subfolder("figures")
         latents = latents_of(
             self.guide, self.dataset.splits["test"], self.experiment.mixture.latents, training.seed + 1
         )
@@ -291,25 +294,33 @@ class Session:
         callbacks.append(Checkpoints(folder))
         self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
         state = folder.load_training()
+        if state is not None and state.epoch > training.epochs:
+            raise ValueError(
+                f"Expected a state of training of at most {training.epochs} epochs, those of the run, in "
+                f"{folder.checkpoints}; got one of {state.epoch:,}: train anew, or resume from a copy."
+            )
         if state is not None:
             self.tell(f"from epoch {state.epoch}")
-        result = fit(
-            self.vae.model,
-            self.guide,
-            self.seen["train"],
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            drop_last=training.drop_last,
-            objective=self.experiment.objective,
-            optimizer=training.optimizer,
-            scheduler=training.scheduler,
-            transform=transform,
-            validation=self.seen["validation"],
-            callbacks=callbacks,
-            seed=training.seed,
-            state=state,
-            progress=progress,
-        )
+        try:
+            result = fit(
+                self.vae.model,
+                self.guide,
+                self.seen["train"],
+                epochs=training.epochs,
+                batch_size=training.batch_size,
+                drop_last=training.drop_last,
+                objective=self.experiment.objective,
+                optimizer=training.optimizer,
+                scheduler=training.scheduler,
+                transform=transform,
+                validation=self.seen["validation"],
+                callbacks=callbacks,
+                seed=training.seed,
+                state=state,
+                progress=progress,
+            )
+        except StateError as error:
+            raise ValueError(f"{folder.checkpoints}: {error}") from error
         folder.save_model(self.vae, self.guide)
         return [asdict(record) for record in result.history]
 
@@ -348,9 +359,9 @@ def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
     """
     folder = pretrained_folder(folder)
     try:
-        load_weights(vae, read_weights(folder, "vae"))
-        if (folder / "guide.safetensors").is_file():
-            load_weights(guide, read_weights(folder, "guide"))
+        load_weights(vae, read_weights(folder, "vae"), folder / "vae.safetensors")
+        if (folder / "guide.safetensors").exists():
+            load_weights(guide, read_weights(folder, "guide"), folder / "guide.safetensors")
     except ValueError as error:
         raise ValueError(_differing_parts({"vae": vae, "guide": guide}, folder) or str(error)) from error
 
@@ -360,8 +371,8 @@ def _differing_parts(modules: Mapping[str, nn.Module], folder: Path) -> str | No
     differing: list[str] = []
     for name, module in modules.items():
         try:
-            saved = json.loads((folder / f"{name}.json").read_text())["init_args"]
-        except (OSError, ValueError, KeyError, TypeError):
+            saved = read_json(inside(folder, f"{name}.json"), "the description of a module")["init_args"]
+        except (ValueError, KeyError, TypeError):
             continue
         for part, now in describe(module)["init_args"].items():
             then = saved.get(part)

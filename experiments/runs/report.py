@@ -16,6 +16,7 @@ from latentmix.experiments.runs.page import number, typeset, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.inference.tables import aligned
 from latentmix.models.files import inside
+from latentmix.models.reading import read_text
 
 __all__ = ["closing_words", "headline", "summary_table", "write_report"]
 
@@ -118,7 +119,7 @@ def write_report(folder: Path) -> Path:
             folder among them is a link.
     """
     run = RunFolder(folder)
-    summary, history = run.read_json("summary.json"), run.read_metrics()
+    summary, history = run.read_summary(complete=False), run.read_metrics()
     try:
         return write_page(inside(folder, "report.html"), "report.html", _values(folder, summary, history))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -130,7 +131,7 @@ def write_report(folder: Path) -> Path:
 def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The variables of the template."""
     rows = _rows(summary)
-    kind = things(summary)
+    kind, config = things(summary), inside(folder, "config.yaml")
     return {
         "summary": summary,
         "name": summary.get("preset") or folder.name,
@@ -148,7 +149,7 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "per_class": _per_class(rows),
         "agreement": _agreement(summary),
         "pictures": run_pictures(folder, summary, history),
-        "config": inside(folder, "config.yaml").read_text("utf-8"),
+        "config": read_text(config, "a configuration") if config.exists() else "",
     }
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.options.classes import CLASSES
@@ -23,8 +22,12 @@ from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
 from latentmix.experiments.options.grids import Grid, cells_of, words_of
 from latentmix.experiments.options.messages import one_line
+from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.locks import FolderLock, LockedError
+from latentmix.experiments.runs.stored import read_summary
+from latentmix.experiments.sweeps.tables import figures_of, group_of
+from latentmix.experiments.sweeps.workers import end_with
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_warnings
 
@@ -179,7 +182,9 @@ def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping
     return run_experiment(experiment, path, progress=False, pictures=pictures, tell=_silent)
 
 
-def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: RunCell) -> tuple[Cell, dict[str, Any]]:
+def attempt(
+    cell: Cell, path: Path, threads: int | None, pictures: bool, run: RunCell, parent: int | None = None
+) -> tuple[Cell, dict[str, Any]]:
     """Run a cell, possibly in a worker process.
 
     Args:
@@ -188,10 +193,13 @@ def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: Ru
         threads: Number of torch threads to set in this process; by default it is left as it is.
         pictures: Whether to draw figures and write the report.
         run: Runs the experiment.
+        parent: The process of the sweep, with which a worker that it has started ends.
 
     Returns:
         The cell, and its `status`, `reason`, `seconds`, `warnings` and, if it is done, `summary`.
     """
+    if parent is not None:
+        end_with(parent)
     if threads is not None:
         torch.set_num_threads(threads)
     began = time.perf_counter()
@@ -222,15 +230,19 @@ def finished(cell: Cell, path: Path, pictures: bool = False) -> dict[str, Any] |
     """The summary of a cell's run, if its folder holds a finished run of that configuration, with pictures if asked."""
     if not cell.config or not RunFolder(path).finished(pictures=pictures) or not _holds(path, cell.config):
         return None
-    summary: dict[str, Any] = RunFolder(path).read_json("summary.json")
+    try:
+        summary = read_summary(inside(path, "summary.json"), complete=False)
+        figures_of(summary), group_of(summary, {}), summary["threads"], summary["seconds"]["total"]
+    except (ValueError, KeyError):  # a damaged one: the run is resumed
+        return None
     return summary
 
 
 def _holds(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a folder holds a run of that configuration."""
     try:
-        return bool(yaml.safe_load(inside(path, "config.yaml").read_text()) == config)
-    except (OSError, yaml.YAMLError):
+        return read_options(inside(path, "config.yaml")) == config
+    except ValueError:
         return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from math import isfinite, prod
@@ -39,6 +40,7 @@ from latentmix.experiments.sweeps.tables import (
     reasons_of,
 )
 from latentmix.models.files import inside, remove_unfinished, write_atomically
+from latentmix.models.reading import one_sentence, read_json
 
 __all__ = ["sweep"]
 
@@ -146,7 +148,9 @@ def _run_cells(
         inside(out, "cells").mkdir(exist_ok=True)
         with joblib.parallel_config(backend=backend, n_jobs=jobs):
             work = joblib.Parallel(return_as="generator_unordered", batch_size=1)(
-                joblib.delayed(attempt)(cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run)
+                joblib.delayed(attempt)(
+                    cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run, os.getpid()
+                )
                 for cell in waiting
             )
             with closing(work):
@@ -236,10 +240,13 @@ def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {"cells": [], "grid": {}}
     try:
-        earlier: dict[str, Any] = json.loads(inside(out, "sweep.json").read_text())
+        earlier: dict[str, Any] = _checked(read_json(inside(out, "sweep.json"), "the results of a sweep"))
         was, now, today = _flat(earlier["base"]), _flat(base), renewed(earlier["base"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"Expected a new folder or that of a sweep, with a sweep.json; got {out}.") from error
+        raise ValueError(
+            f"Expected a new folder or that of a sweep, with a sweep.json; got {out}: {one_sentence(error)}: name "
+            "another folder by --out."
+        ) from error
     if today != earlier["base"]:
         raise ValueError(
             f"Expected a new folder, or that of a sweep by this version; got {out}, whose options have the names of an "
@@ -251,6 +258,31 @@ def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
             f"Expected the preset and options of the sweep in {out}; got another {', '.join(other[:5])}: name another "
             "folder by --out."
         )
+    return earlier
+
+
+def _checked(earlier: Any) -> dict[str, Any]:
+    """The contents of a `sweep.json`.
+
+    Raises:
+        ValueError: If a part that tables and pictures need is missing or of another kind.
+    """
+    for name, kind in (("base", dict), ("grid", dict), ("cells", list)):
+        if not isinstance(earlier, dict) or not isinstance(earlier.get(name), kind):
+            raise ValueError(f"no {name} in its sweep.json")
+    texts = ("id", "status", "reason", "group")
+    for record in earlier["cells"]:
+        right = (
+            isinstance(record, dict)
+            and all(isinstance(record.get(name), str) for name in texts)
+            and all(isinstance(record.get(name), dict) for name in ("options", "figures"))
+            and all(isinstance(value, str) for value in record["options"].values())
+            and all(isinstance(value, int | float) for value in [record.get("seconds"), *record["figures"].values()])
+        )
+        if not right or (record["status"] == "done" and "elbo" not in record["figures"]):
+            raise ValueError("a cell in its sweep.json that is none")
+    if not all(isinstance(value, str) for values in earlier["grid"].values() for value in values):
+        raise ValueError("a grid in its sweep.json that is none")
     return earlier
 
 

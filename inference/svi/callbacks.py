@@ -99,6 +99,6 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Callback.load_state_dict`."""
-        self.best_loss = state["best_loss"]
-        self.best_epoch = state["best_epoch"]
-        self.best = dict(state["best"])
+        self.best_loss = float(state["best_loss"])
+        self.best_epoch = int(state["best_epoch"])
+        self.best = {name: tensor.detach() for name, tensor in state["best"].items()}

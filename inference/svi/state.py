@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from latentmix.inference.evaluation import Bound
 from latentmix.inference.isolation import RandomState
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
+from latentmix.inference.svi.saved import check_optimizer, check_saved, check_schedule, restoring
 from latentmix.models.arguments import first_mismatch
 from latentmix.models.display import Displayed
 
@@ -181,7 +182,7 @@ class TrainingState(Displayed):
             weights: Tensors by name, as `copy_weights` gives them.
 
         Raises:
-            ValueError: If names or shapes differ; nothing is copied then.
+            ValueError: If names, shapes or dtypes differ; nothing is copied then.
         """
         targets = {**self.parameters, **self.buffers}
         mismatch = first_mismatch(targets, weights)
@@ -193,6 +194,11 @@ class TrainingState(Displayed):
                     "one of the two: resume with the model and guide of the first fit."
                 )
             raise ValueError(f"Expected {name!r} of shape {expected} in the state of training; got {given}.")
+        for name, target in targets.items():
+            if weights[name].dtype != target.dtype:
+                raise ValueError(
+                    f"Expected {name!r} of {target.dtype} in the state of training; got {weights[name].dtype}."
+                )
         for name, target in targets.items():
             target.copy_(weights[name])
 
@@ -227,7 +233,13 @@ class TrainingState(Displayed):
 
     @classmethod
     def from_state_dict(cls, saved: dict[str, Any]) -> TrainingState:
-        """The state that `state_dict` returned; `fit` loads it into the parameters of model and guide."""
+        """The state that `state_dict` returned; `fit` loads it into the parameters of model and guide.
+
+        Raises:
+            StateError: If a part is missing or of another kind, counters contradict each other, or a parameter is not
+                finite.
+        """
+        check_saved(saved)
         counters = {name: saved[name] for name in _COUNTERS}
         counters["drop_last"] = saved.get("drop_last", False)  # absent from states of earlier versions
         history = [_record(record) for record in saved["history"]]
@@ -245,6 +257,7 @@ class TrainingState(Displayed):
 
         Raises:
             ValueError: If an earlier fit had other parameters, or optimizer or schedule cannot be made.
+            StateError: If the states of optimizer, schedule, callbacks or generators are none of this fit.
         """
         saved = self.state_dict() if self.started else None
         self.parameters = parameters
@@ -258,19 +271,32 @@ class TrainingState(Displayed):
             callback.on_fit_begin(self)
         if saved is None:
             return
-        self.load_weights({**saved["parameters"], **saved["buffers"]})
+        with restoring("the weights of this fit"):
+            self.load_weights({**saved["parameters"], **saved["buffers"]})
         device = next(iter(parameters.values())).device
         self.order, self.totals = (
             None if saved[name] is None else saved[name].to(device) for name in ("order", "totals")
         )
         self.epoch, self.batch, self.stopped = (saved[name] for name in ("epoch", "batch", "stopped"))
         self.history = [_record(record) for record in saved["history"]]
-        self.optimizer.load_state_dict(_cloned(saved["optimizer"]))
+        copies = [leaf.detach().clone().requires_grad_() for leaf in parameters.values()]
+        try:
+            rehearsed = make_optimizer(optimizer, copies)
+        except ValueError:  # the function makes it of the leaves alone
+            rehearsed = None
+        if rehearsed is not None:
+            check_optimizer(rehearsed, saved["optimizer"], finite=not self.stopped)
+        with restoring("the state of the optimizer of this fit"):
+            self.optimizer.load_state_dict(_cloned(saved["optimizer"]))
         if self.scheduler is not None and saved["scheduler"] is not None:
-            self.scheduler.load_state_dict(saved["scheduler"])
-        for callback, own in zip(callbacks, saved["callbacks"], strict=False):
-            callback.load_state_dict(own)
-        RandomState.from_state_dict(saved["random"]).restore()
+            check_schedule(_plain(self.scheduler.state_dict()), saved["scheduler"])
+            with restoring("the state of the schedule of this fit"):
+                self.scheduler.load_state_dict(saved["scheduler"])
+        with restoring("the states of the callbacks of this fit"):
+            for callback, own in zip(callbacks, saved["callbacks"], strict=False):
+                callback.load_state_dict(own)
+        with restoring("the states of the random generators"):
+            RandomState.from_state_dict(saved["random"]).restore()
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Append the record of an epoch, step the schedule, and call the callbacks, which may end the fit."""
