@@ -28,7 +28,7 @@ from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
 from latentmix.experiments.options.trust import TEXTS, check_imports, named_modules, trusted_modules
 from latentmix.experiments.presets import preset_path
-from latentmix.experiments.reading.options import read_options
+from latentmix.experiments.reading.options import read_options, read_yaml
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
