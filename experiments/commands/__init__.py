@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 __all__ = [
     "Usage",
     "UsageError",
+    "add_limit",
     "add_numbers",
     "add_run",
     "add_trust",
@@ -147,6 +148,19 @@ def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int
     """Add integer options: by name, the default and the help."""
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+
+
+class _Limit(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        if not values > 0:
+            raise UsageError(f"Expected --{self.dest} above 0; got {values}.")
+        setattr(namespace, self.dest, values)
+
+
+def add_limit(parser: argparse.ArgumentParser, name: str, default: float, text: str) -> None:
+    """Add a limit above 0, whole if the default is."""
+    words = f"{text} (default: {f'{default:,}'.removesuffix('.0')})"
+    parser.add_argument(f"--{name}", type=type(default), default=default, metavar="N", help=words, action=_Limit)
 
 
 def comma_list(option: str, text: str) -> list[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from latentmix.experiments.commands import (
     Usage,
     UsageError,
+    add_limit,
     add_run,
     allowed_modules,
     check_run,
@@ -19,6 +20,7 @@ from latentmix.experiments.commands import (
     write_result,
 )
 from latentmix.experiments.options.names import BUDGETS, FITS
+from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
 
 USAGE = Usage(80, "classify RUN FILES [--out FILE.csv]", "class probabilities of images or points (files, folders)")
 
@@ -40,6 +42,8 @@ def main(words: list[str]) -> None:
         choices=BUDGETS,
         help="the fit by how many labels: none, a few per class, or all (default: few, or none without classes)",
     )
+    add_limit(parser, "max_pixels", MAX_PIXELS, "most pixels of a picture before it is resized")
+    add_limit(parser, "max_gib", MAX_GIB, "most memory of an array or a table, in GiB")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a new CSV file for the table (default: print it)")
     arguments = parser.parse_args(words)
     refuse_existing(arguments.out)
@@ -53,6 +57,8 @@ def main(words: list[str]) -> None:
         arguments.inference,
         arguments.labels,
         trust=allowed_modules(arguments.trust),
+        max_pixels=arguments.max_pixels,
+        max_gib=arguments.max_gib,
     )
     if arguments.out is None:
         sys.stdout.write(text)
@@ -62,7 +68,14 @@ def main(words: list[str]) -> None:
 
 
 def classify(
-    path: Path, files: Sequence[Path], inference: str, budget: str | None, *, trust: Sequence[str] = ()
+    path: Path,
+    files: Sequence[Path],
+    inference: str,
+    budget: str | None,
+    *,
+    trust: Sequence[str] = (),
+    max_pixels: int = MAX_PIXELS,
+    max_gib: float = MAX_GIB,
 ) -> tuple[list[str], str]:
     """Classify images, or points, by a finished run.
 
@@ -73,6 +86,8 @@ def classify(
         inference: The fit of the mixture, `em` or `svi`.
         budget: The label budget, `none`, `few` or `all`; by default `few` if the run has it, else `none`.
         trust: Modules that the run may import.
+        max_pixels: Most pixels of a picture before it is resized.
+        max_gib: Most memory of an array or a table, in GiB.
 
     Returns:
         The names of the images or points, and a table of comma-separated values with the columns `image` or `point`,
@@ -88,16 +103,19 @@ def classify(
     from latentmix.experiments.runs.artifacts import load_run
 
     run = load_run(path, trust)
-    budgets = run.mixtures[inference]
+    budgets = run.mixtures.get(inference)
+    if not budgets:
+        raise ValueError(f"Expected a fit of this run, {', '.join(run.mixtures)}; got {inference!r}.")
     budget = budget or ("few" if "few" in budgets else "none")
     if budget not in budgets:
         raise ValueError(f"Expected a label budget of this run, {', '.join(budgets)}; got {budget!r}.")
     fitted = budgets[budget]
     if len(run.vae.shape) == 3:
-        names, data = load_images(files, run.vae.shape)
+        names, data = load_images(files, run.vae.shape, max_pixels=max_pixels, max_gib=max_gib)
     else:
         known, schema = run.config["data"], Schema.from_dict(run.summary["data"])
-        names, data = load_tables(files, run.vae.shape, schema, label=known.get("label"), columns=known.get("columns"))
+        chosen = {name: known.get(name) for name in ("label", "columns")}
+        names, data = load_tables(files, run.vae.shape, schema, **chosen, max_gib=max_gib)
     probabilities = fitted.classify(run.guide.encode(data, transform=ToFloat()))
     classes = fitted.class_names or tuple(map(str, range(probabilities.shape[1])))
     kind, thing = "class" if fitted.classes else "component", "image" if len(run.vae.shape) == 3 else "point"

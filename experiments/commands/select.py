@@ -10,6 +10,7 @@ from pathlib import Path
 from latentmix.experiments.commands import (
     Usage,
     UsageError,
+    add_limit,
     add_numbers,
     add_trust,
     allowed_modules,
@@ -17,6 +18,7 @@ from latentmix.experiments.commands import (
     command_parser,
     new_folder,
 )
+from latentmix.experiments.reading.limits import MAX_GIB
 
 USAGE = Usage(
     70,
@@ -61,6 +63,7 @@ def main(words: list[str]) -> None:
         "--criterion", metavar="NAME", help="criterion that chooses the mixture of the mode report (default: bic)"
     )
     add_numbers(parser, NUMBERS)
+    add_limit(parser, "max_gib", MAX_GIB, "most memory of the points of a file, in GiB")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: runs/select-NAME-DATE-TIME)")
     add_trust(parser, "the run")
     options = vars(parser.parse_args(words))
@@ -72,7 +75,7 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.selection import Choice, choose
     from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 
-    out, names, trust = (options.pop(name) for name in ("out", "criteria", "trust"))
+    out, names, trust, max_gib = (options.pop(name) for name in ("out", "criteria", "trust", "max_gib"))
     label, columns = options.pop("label"), options.pop("columns")
     trust = allowed_modules(trust, ["--criteria", names or ""])
     settings = Choice(
@@ -83,7 +86,8 @@ def main(words: list[str]) -> None:
     )
     out = out or new_folder(f"select-{source.resolve().stem}")
     columns = comma_list("--columns", columns) if columns else None
-    selection, report = choose(source, settings, out, print, trust=trust, label=label, columns=columns)
+    points = {"label": label, "columns": columns, "max_gib": max_gib}
+    selection, report = choose(source, settings, out, print, trust=trust, **points)
     print(f"\n{selection.table()}\n\n{report.table()}\n\n{out}")
 
 

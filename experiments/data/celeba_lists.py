@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from latentmix.models.reading import read_text
+
 __all__ = ["read_attributes", "read_partition"]
 
 
@@ -83,14 +85,9 @@ class _List:
         path = folder / f"{name}.txt"
         if not path.exists() and (folder / f"{name}.csv").exists():
             path = folder / f"{name}.csv"
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            raise ValueError(
-                f"Expected {path.name} beside img_align_celeba in {str(folder)!r}; got no such file."
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {error}.") from error
+        if not path.exists():
+            raise ValueError(f"Expected {path.name} beside img_align_celeba in {str(folder)!r}; got no such file.")
+        text = read_text(path, "a list of CelebA")
         lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         if len(lines) < 3:  # an image of each part
             raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {len(lines)} lines.")

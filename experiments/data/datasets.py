@@ -15,6 +15,7 @@ from latentmix.experiments.data.base import Dataset, Reading, Split
 from latentmix.experiments.data.schema import Schema, Standardisation
 from latentmix.experiments.data.sources import find_source, specific_options
 from latentmix.experiments.data.splits import check_budget, held_out_fifth, shortened
+from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
 
 __all__ = ["Data"]
 
@@ -62,6 +63,8 @@ class Data:
             `~/.cache/latentmix`.
         max_corrupt: Most unreadable files of `celeba` and `image_folder`; they are reported and skipped.
         points: Number of points of `gmm3d`.
+        max_pixels: Most pixels of a picture of `celeba` and `image_folder` before it is resized.
+        max_gib: Most memory of an array or a table of a file, or of the points of `gmm3d`, in GiB.
         label: The column of a file that holds the labels, or the array of a `.npz` file (by default `labels` or `y`).
         columns: The columns of a file that are features, in this order; by default all but `label`.
         standardise: Whether every feature of points has mean 0 and standard deviation 1 in the training data; bound
@@ -87,6 +90,8 @@ class Data:
     cache: str | None = None
     max_corrupt: int = 10
     points: int = 10_000
+    max_pixels: int = MAX_PIXELS
+    max_gib: float = MAX_GIB
     label: str | None = None
     columns: list[str] | None = None
     standardise: bool = False
@@ -150,10 +155,13 @@ class Data:
         return self.root or (os.environ.get("LATENTMIX_DATA") if shared else None) or None
 
     def _check_options(self) -> None:
-        for name, least in (("labels_per_class", 1), ("limit", 1), ("size", 1), ("max_corrupt", 0), ("points", 1)):
+        leasts = {"labels_per_class": 1, "limit": 1, "size": 1, "max_corrupt": 0, "points": 1, "max_pixels": 1}
+        for name, least in leasts.items():
             value = getattr(self, name)
             if isinstance(value, int) and value < least:
                 raise ValueError(f"Expected --data.{name} of at least {least}; got {value}.")
+        if not self.max_gib > 0:
+            raise ValueError(f"Expected --data.max_gib above 0; got {self.max_gib}.")
         source, specific = find_source(self.source), specific_options()
         for field in fields(self):
             value = getattr(self, field.name)

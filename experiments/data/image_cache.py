@@ -8,9 +8,9 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import batched
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,19 +19,25 @@ import numpy as np
 import PIL
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from latentmix.experiments.reading.limits import MAX_PIXELS
+from latentmix.experiments.reading.pictures import decode, is_grey, picture_limit
 from latentmix.models.files import write_atomically
 
-__all__ = ["CachedImages", "Channels", "cache_folder", "cached_images", "decode", "some"]
+try:
+    import fcntl
+except ImportError:  # on Windows processes are not told apart from their remains
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["CachedImages", "Channels", "cache_folder", "cached_images", "some"]
 
 Channels = Literal["auto", 1, 3]
 
-FORMAT = 2  # of the cache and of `decode`; increase it when either changes
+FORMAT = 3  # of the cache and of `decode`; increase it when either changes
 BATCH = 256
-GREYS = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
 NAMED = 3
 
 
@@ -62,59 +68,6 @@ def cache_folder(cache: str | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "latentmix"
 
 
-def decode(path: Path, size: int | tuple[int, int], *, channels: int = 3) -> NDArray[np.uint8]:
-    """The centre of an image in the aspect ratio of `size`, oriented by its EXIF data and resized bicubically.
-
-    The filter is antialiased, and the pixels of an image of that size are unchanged. The first of several frames is
-    read; transparent pixels are composited on white; 16-bit greys lose their lower byte.
-
-    Args:
-        path: A file of any format that Pillow knows.
-        size: The height and width of the result, or its side where it is square, in pixels.
-        channels: 3 for RGB, 1 for grey (the luma of ITU-R 601-2).
-
-    Returns:
-        A `channels x height x width` array of bytes.
-
-    Raises:
-        ValueError: If the range of the pixels is unknown, as with 32 bits.
-        Exception: Any that Pillow raises on a file that is truncated or no image.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from PIL import Image
-        >>> from latentmix.experiments.data.image_cache import decode
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Image.new("RGB", (80, 60), "red").save(f"{folder}/red.png")
-        ...     pixels = decode(Path(folder) / "red.png", 16)
-        >>> pixels.shape, pixels[:, 0, 0].tolist()
-        ((3, 16, 16), [255, 0, 0])
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I;16"):
-        image = _upper_bytes(image)
-    elif image.mode in ("I", "F"):
-        raise ValueError("Expected pixels of 1, 8 or 16 bits; got 32 bits, of no known range")
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    fitted = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def _upper_bytes(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image in 8 bits, with an alpha channel if one of its greys is transparent."""
-    values = np.asarray(image)
-    grey = Image.fromarray((values >> 8).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if transparent is None:
-        return grey
-    return Image.merge("LA", (grey, Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))))
-
-
 def cached_images(
     folder: Path,
     names: Sequence[str],
@@ -123,13 +76,15 @@ def cached_images(
     channels: Channels = 3,
     cache: str | None = None,
     max_corrupt: int = 10,
+    max_pixels: int = MAX_PIXELS,
 ) -> CachedImages:
     """Images of a folder from the cache, decoded into it on first use.
 
-    The key of a cache is the resolved folder, the names, sizes and modification times of the files, the size of the
-    images and the version of the decoder. Decoding shows a progress bar on a terminal. A cache is moved into place when
-    it is complete, and may be deleted at any time. Files that are missing or cannot be decoded are skipped, with one
-    warning that names the first of them.
+    The key of a cache is the resolved folder; the names, sizes, inodes, and times of modification and of change of the
+    files; height, width and `channels` of the images, `max_pixels` and the version of the decoder. Decoding shows a
+    progress bar on a terminal. A cache is moved into place when it is complete, is decoded again when it is damaged,
+    and may be deleted at any time. One process at a time decodes into a folder; it removes what killed ones have left
+    there. Files that are missing or cannot be decoded are skipped, with one warning that names the first of them.
 
     Args:
         folder: Folder of the files.
@@ -138,9 +93,11 @@ def cached_images(
         channels: 3 for RGB, 1 for grey; `auto` is 1 if all images are grey.
         cache: Folder of the cache, see `cache_folder`.
         max_corrupt: Most unreadable files.
+        max_pixels: Most pixels of a picture before it is resized, and of the images.
 
     Raises:
-        ValueError: If more than `max_corrupt` files, or all of them, cannot be read, or the cache cannot be written.
+        ValueError: If more than `max_corrupt` files, or all of them, cannot be read, the images are to have more than
+            `max_pixels`, or the cache cannot be written.
 
     Example:
         >>> import tempfile
@@ -153,27 +110,31 @@ def cached_images(
         >>> images.pixels.shape, images.rows
         (torch.Size([1, 3, 16, 16]), tensor([0]))
     """
-    folder = folder.resolve()
-    place = cache_folder(cache) / _digest(folder, names, size, channels)
-    stored = _stored(place)
+    height, width = (size, size) if isinstance(size, int) else size
+    if height * width > max_pixels:
+        raise ValueError(
+            f"Expected images of at most {max_pixels:,} pixels; got {height:,} x {width:,}: allow more by "
+            "--data.max_pixels."
+        )
+    wanted = _Wanted(folder.resolve(), names, (height, width), channels, max_pixels)
+    place = cache_folder(cache) / wanted.digest()
+    stored = wanted.stored(place)
     if stored is None:
         try:
-            _write(place, folder, names, size, channels, max_corrupt)
+            stored = wanted.write(place, max_corrupt)
         except OSError as error:
             raise ValueError(
-                f"Expected to keep the decoded images of {str(folder)!r} in {str(place.parent)!r}; got {error}: name "
-                "another folder by --data.cache DIR or LATENTMIX_CACHE."
+                f"Expected to keep the decoded images of {str(wanted.folder)!r} in {str(place.parent)!r}; got {error}: "
+                "name another folder by --data.cache DIR or LATENTMIX_CACHE."
             ) from error
-        stored = _stored(place)
-        assert stored is not None
     index, pixels = stored
     corrupt: dict[str, str] = index["corrupt"]
-    _refuse_corrupt(folder, corrupt, max_corrupt)
+    _refuse_corrupt(wanted.folder, corrupt, max_corrupt)
     if len(corrupt) == len(names):
-        raise ValueError(f"Expected images in {str(folder)!r}; got none that can be read: {_causes(corrupt)}.")
+        raise ValueError(f"Expected images in {str(wanted.folder)!r}; got none that can be read: {_causes(corrupt)}.")
     if corrupt:
         warnings.warn(
-            f"{len(corrupt)} of {len(names):,} files in {str(folder)!r} cannot be read and are left out: "
+            f"{len(corrupt)} of {len(names):,} files in {str(wanted.folder)!r} cannot be read and are left out: "
             f"{_causes(corrupt)}.",
             stacklevel=2,
         )
@@ -181,88 +142,149 @@ def cached_images(
     return CachedImages(torch.from_numpy(pixels), rows)
 
 
-def _digest(folder: Path, names: Sequence[str], size: int | tuple[int, int], channels: Channels) -> str:
-    key = [FORMAT, PIL.__version__, str(folder), size, *([] if channels == 3 else [channels])]
-    digest = hashlib.sha256(json.dumps(key).encode())
-    for name in names:
+class _Wanted(NamedTuple):
+    """The images that a cache is to hold.
+
+    Attributes:
+        folder: Folder of the files, resolved.
+        names: Names of the files.
+        size: Height and width.
+        channels: As for `cached_images`.
+        max_pixels: As for `cached_images`.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    size: tuple[int, int]
+    channels: Channels
+    max_pixels: int
+
+    def digest(self) -> str:
+        """The key of the cache, as a word."""
+        key = [FORMAT, PIL.__version__, str(self.folder), self.size, self.channels, self.max_pixels]
+        digest = hashlib.sha256(json.dumps(key).encode())
+        for name in self.names:
+            try:
+                state = os.stat(self.folder / name)
+                times = (state.st_mtime_ns, state.st_ctime_ns)  # the second changes whatever `touch` and `cp -p` do
+                digest.update(json.dumps([name, state.st_size, state.st_ino, *times]).encode())
+            except OSError:
+                digest.update(json.dumps([name]).encode())
+        return digest.hexdigest()[:32]
+
+    def stored(self, place: Path) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
+        """The index and the pixels of a cache; `None` if it is absent, incomplete or damaged."""
+        file = place / "pixels.bin"
         try:
-            state = os.stat(folder / name)
-            digest.update(json.dumps([name, state.st_size, state.st_mtime_ns]).encode())
-        except OSError:
-            digest.update(json.dumps([name]).encode())
-    return digest.hexdigest()[:32]
-
-
-def _stored(place: Path) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
-    """The index and the pixels of a cache; `None` if it is absent or incomplete."""
-    try:
-        index = json.loads((place / "index.json").read_text())
-        shape = tuple(index["shape"])
-        if not shape[0]:
-            return index, np.empty(shape, np.uint8)
-        if (place / "pixels.bin").stat().st_size != np.prod(shape):
+            index = json.loads((place / "index.json").read_text())
+            corrupt, depth = index["corrupt"], index["shape"][1]
+            shape = self._shape(corrupt, depth)
+            whole = index == _index(index["folder"], shape, corrupt, file)
+            if not whole or depth not in ((1, 3) if self.channels == "auto" else (self.channels,)):
+                return None
+            if not all(isinstance(cause, str) for cause in corrupt.values()):
+                return None
+            if not shape[0]:
+                return index, np.empty(shape, np.uint8)
+            # "c": private pages, writable for torch without changing the file
+            return index, np.memmap(file, np.uint8, mode="c", shape=shape)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
-        # "c": private pages, writable for torch without changing the file
-        return index, np.memmap(place / "pixels.bin", np.uint8, mode="c", shape=shape)
-    except (OSError, ValueError, KeyError):
-        return None
 
+    def write(self, place: Path, max_corrupt: int) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+        """Decode the images into a cache, unless another process has, and read it."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(place.parent):
+            stored = self.stored(place)
+            if stored is not None:  # another process was faster
+                return stored
+            with tempfile.TemporaryDirectory(prefix="writing-", dir=place.parent) as writing:
+                complete = Path(writing) / "complete"
+                complete.mkdir()
+                with picture_limit(self.max_pixels):
+                    self._write_pixels(complete, max_corrupt)
+                shutil.rmtree(place, ignore_errors=True)
+                complete.rename(place)
+            stored = self.stored(place)
+        if stored is None:
+            raise ValueError(
+                f"Expected the decoded images in {str(place)!r} to stay; got them removed or changed: retry."
+            )
+        return stored
 
-def _write(
-    place: Path,
-    folder: Path,
-    names: Sequence[str],
-    size: int | tuple[int, int],
-    channels: Channels,
-    max_corrupt: int,
-) -> None:
-    depth = channels if isinstance(channels, int) else 1 if all(_is_grey(folder / name) for name in names) else 3
-    height, width = (size, size) if isinstance(size, int) else size
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="writing-", dir=place.parent) as writing:
-        complete, corrupt = Path(writing) / "complete", dict[str, str]()
-        complete.mkdir()
-        with open(complete / "pixels.bin", "wb") as file, closing(_decoded(folder, names, size, depth)) as images:
+    def _write_pixels(self, place: Path, max_corrupt: int) -> None:
+        depth, corrupt = self.channels, dict[str, str]()
+        if depth == "auto":
+            grey = all(is_grey(self.folder / name, max_pixels=self.max_pixels) for name in self.names)
+            depth = 1 if grey else 3
+        with open(place / "pixels.bin", "wb") as file, closing(self._decoded(depth)) as images:
             for name, decoded in images:
                 if isinstance(decoded, Exception):
-                    corrupt[name] = " ".join(str(decoded).replace(f"{folder}/", "").split()) or type(decoded).__name__
-                    _refuse_corrupt(folder, corrupt, max_corrupt)
+                    text = " ".join(str(decoded).replace(f"{self.folder}/", "").split())
+                    corrupt[name] = text or type(decoded).__name__
+                    _refuse_corrupt(self.folder, corrupt, max_corrupt)
                 else:
                     file.write(decoded.tobytes())
             file.flush()
             os.fsync(file.fileno())
-        shape = (len(names) - len(corrupt), depth, height, width)
-        index = {"folder": str(folder), "shape": shape, "corrupt": corrupt}
-        write_atomically(complete / "index.json", json.dumps(index).encode())
-        if _stored(place) is None:  # else another process was faster
-            shutil.rmtree(place, ignore_errors=True)
-            complete.rename(place)
+        index = _index(str(self.folder), self._shape(corrupt, depth), corrupt, place / "pixels.bin")
+        write_atomically(place / "index.json", json.dumps(index).encode())
+
+    def _shape(self, corrupt: dict[str, str], depth: int) -> tuple[int, int, int, int]:
+        return (sum(name not in corrupt for name in self.names), depth, *self.size)
+
+    def _decoded(self, channels: int) -> Generator[tuple[str, NDArray[np.uint8] | Exception]]:
+        def attempt(name: str) -> NDArray[np.uint8] | Exception:
+            try:
+                return decode(self.folder / name, self.size, channels=channels, max_pixels=self.max_pixels)
+            except Exception as error:  # Pillow's decoders raise exceptions of many kinds on what is no image
+                return error
+
+        Image.init()  # its plugins, before threads ask for them
+        bar = tqdm(total=len(self.names), desc="decoding images", unit=" images", disable=None, dynamic_ncols=True)
+        with bar, ThreadPoolExecutor() as threads:
+            for batch in batched(self.names, BATCH):
+                for name, decoded in zip(batch, threads.map(attempt, batch), strict=True):
+                    yield name, decoded
+                    bar.update()
 
 
-def _is_grey(path: Path) -> bool:
-    """Whether an image is grey by its mode; files that cannot be read, which are skipped later, count as grey."""
+def _index(folder: str, shape: tuple[int, ...], corrupt: dict[str, str], file: Path) -> dict[str, Any]:
+    """The content of `index.json`: the file of pixels is known by its size and times, and the index by a digest."""
+    state = os.stat(file)
+    index: dict[str, Any] = {
+        "folder": folder,
+        "shape": list(shape),
+        "corrupt": corrupt,
+        "pixels": [state.st_size, state.st_mtime_ns, state.st_ctime_ns],
+    }
+    index["digest"] = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+    return index
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """A block for one process at a time, which first removes what killed ones have left in the folder."""
+    handle = None
     try:
-        with Image.open(path) as image:
-            return image.mode in GREYS
-    except Exception:  # as in decoding
-        return True
-
-
-def _decoded(
-    folder: Path, names: Sequence[str], size: int | tuple[int, int], channels: int
-) -> Generator[tuple[str, NDArray[np.uint8] | Exception]]:
-    def attempt(name: str) -> NDArray[np.uint8] | Exception:
-        try:
-            return decode(folder / name, size, channels=channels)
-        except Exception as error:  # Pillow's decoders raise exceptions of many kinds on what is no image
-            return error
-
-    bar = tqdm(total=len(names), desc="decoding images", unit=" images", disable=None, dynamic_ncols=True)
-    with bar, ThreadPoolExecutor() as threads:
-        for batch in batched(names, BATCH):
-            for name, decoded in zip(batch, threads.map(attempt, batch), strict=True):
-                yield name, decoded
-                bar.update()
+        if fcntl is not None:
+            try:
+                handle = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    warnings.warn(
+                        f"Waiting for another process that decodes images into {str(folder)!r}.", stacklevel=5
+                    )
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                for left in folder.glob("writing-*"):
+                    shutil.rmtree(left, ignore_errors=True)
+            except OSError:  # a file system without locks: nothing is removed
+                pass
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _refuse_corrupt(folder: Path, corrupt: dict[str, str], most: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.experiments.data.schema import Schema
-from latentmix.experiments.data.sources.arrays import read_arrays
+from latentmix.experiments.data.sources.arrays import stored_arrays
+from latentmix.experiments.reading.limits import MAX_GIB, refuse_larger
+from latentmix.experiments.reading.parquet import read_parquet
+from latentmix.models.reading import one_sentence, open_regular
 
 __all__ = ["SUFFIXES", "Table", "load_tables", "read_table", "table_of_arrays"]
 
@@ -40,7 +45,13 @@ class Table:
 
 
 def read_table(
-    path: Path, *, label: str | None = None, columns: Sequence[str] | None = None, labelled: bool = True
+    path: Path,
+    *,
+    label: str | None = None,
+    columns: Sequence[str] | None = None,
+    labelled: bool = True,
+    max_gib: float = MAX_GIB,
+    option: str = "--data.max_gib",
 ) -> Table:
     r"""The points of a file; nothing is unpickled.
 
@@ -53,6 +64,8 @@ def read_table(
         label: The column, or the array of a `.npz` file, that holds the labels.
         columns: The columns that are features, in this order; by default all but `label`.
         labelled: Whether `label` has to be there.
+        max_gib: Most memory of an array or a table, and most text of a table, in GiB.
+        option: The option that raises it, for the message.
 
     Raises:
         ValueError: If the file is missing, cannot be read or lacks a column, or a feature holds something else than
@@ -68,15 +81,15 @@ def read_table(
         >>> table.values.shape, table.columns, table.labels.tolist()
         ((2, 2), ('x', 'y'), ['a', 'b'])
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"Expected a file of points at {str(path)!r}; got no such file.")
-    choice = _Choice(path, label, columns, labelled)
+    choice = _Choice(path, label, columns, labelled, max_gib, option)
     if path.suffix == ".csv":
         return _read_csv(path, choice)
     if path.suffix == ".parquet":
-        frame = _read_parquet(path)
+        frame = read_parquet(path, max_gib=max_gib, option=option)
         return _of_columns(list(map(str, frame.columns)), [frame.iloc[:, i] for i in range(frame.shape[1])], choice)
-    arrays = read_arrays(path, label)
+    arrays = stored_arrays(path, label, max_gib=max_gib, option=option)
     return table_of_arrays(arrays, path, label=label, columns=columns, labelled=labelled)
 
 
@@ -88,7 +101,7 @@ def table_of_arrays(
     columns: Sequence[str] | None = None,
     labelled: bool = True,
 ) -> Table:
-    """The points in arrays that `read_arrays` gave; the arguments are those of `read_table`."""
+    """The points in arrays that `stored_arrays` gave; the arguments are those of `read_table`."""
     values, labels = arrays["x"] if "x" in arrays else arrays["images"], arrays.get("labels")
     if labels is not None and labels.shape != values.shape[:1]:
         raise ValueError(f"Expected labels of shape {values.shape[:1]} in {str(path)!r}; got {labels.shape}.")
@@ -117,6 +130,7 @@ def load_tables(
     *,
     label: str | None = None,
     columns: Sequence[str] | None = None,
+    max_gib: float = MAX_GIB,
 ) -> tuple[list[str], Tensor]:
     """Points from files, as a model of a schema sees them.
 
@@ -126,6 +140,7 @@ def load_tables(
         schema: Columns and units of the training data.
         label: A column of labels, which is left out where it is there.
         columns: The columns that are features; by default all others.
+        max_gib: Most memory of an array or a table, in GiB.
 
     Returns:
         A name for each of the N points, and an `N x D` float32 tensor.
@@ -135,7 +150,7 @@ def load_tables(
     """
     names, parts = list[str](), list[Tensor]()
     for file in files:
-        table = read_table(file, label=label, columns=columns, labelled=False)
+        table = read_table(file, label=label, columns=columns, labelled=False, max_gib=max_gib, option="--max_gib")
         points = schema.arrange(torch.from_numpy(table.values), table.columns, repr(str(file)))
         if points.shape[1:] != shape:
             raise ValueError(f"Expected points with {shape[0]} features for this run; got {points.shape[1]} in {file}.")
@@ -152,6 +167,12 @@ class _Choice:
     label: str | None
     columns: Sequence[str] | None
     labelled: bool
+    max_gib: float = MAX_GIB
+    option: str = "--data.max_gib"
+
+    def refuse_larger(self, size: int, what: str) -> None:
+        """Refuse more bytes than the limit allows."""
+        refuse_larger(size, self.max_gib, what, self.path, self.option)
 
     def features(self, names: Sequence[str]) -> list[str]:
         """The names of the features, out of those of all columns."""
@@ -174,7 +195,8 @@ class _Choice:
 def _read_csv(path: Path, choice: _Choice) -> Table:
     where, values, lines, labels = repr(str(path)), array("d"), array("q"), list[str]()
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            choice.refuse_larger(os.fstat(file.fileno()).st_size, "a table")
             rows = _filled_rows(file)
             start = next(rows, (0, list[str]()))
             width, named = len(start[1]), choice.label in start[1] or not any(map(_is_number, start[1]))
@@ -194,13 +216,15 @@ def _read_csv(path: Path, choice: _Choice) -> Table:
                     column = names[wrong] if named else wrong + 1
                     raise _refusal(words[wrong], column, f"line {line}", path) from None
                 lines.append(line)
+                choice.refuse_larger(8 * (len(values) + len(lines)), "the points of a table")
                 labels += [] if label is None else [words[label]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"Expected comma-separated numbers in {where}; got something else: {error}.") from error
+        cause = f"something else: {one_sentence(error)}"
+        raise ValueError(f"Expected comma-separated numbers in {where}; got {cause}.") from error
     if label is not None and "" in labels:
         raise _refusal("", names[label], f"line {lines[labels.index('')]}", path, "labels")
     table = _finite(np.array(values).reshape(len(lines), len(features)), columns, path, lines)
-    return Table(table, tuple(columns), None if label is None else np.array(labels, dtype=str))
+    return Table(table, tuple(columns), None if label is None else _as_words(labels, choice))
 
 
 def _filled_rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
@@ -220,22 +244,6 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _read_parquet(path: Path) -> Any:
-    import pandas  # type: ignore[import-untyped]
-
-    try:
-        frame = pandas.read_parquet(path)
-    except ImportError:
-        raise ValueError(
-            f"Expected pyarrow to read {str(path)!r}; got none: install it (pip install pyarrow), or write the table "
-            "as .csv."
-        ) from None
-    except Exception as error:  # pyarrow raises exceptions of many kinds on what is no Parquet
-        cause = " ".join(str(error).split())
-        raise ValueError(f"Expected a Parquet table in {str(path)!r}; got something else: {cause:.200}.") from error
-    return frame
-
-
 def _of_columns(
     names: Sequence[str], columns: Sequence[Any], choice: _Choice, labels: NDArray[Any] | None = None
 ) -> Table:
@@ -246,7 +254,7 @@ def _of_columns(
     named = dict(zip(names, columns, strict=True))
     values = np.stack([_numbers(named[name], name, choice.path) for name in features], axis=1)
     if label in named:
-        labels = _words(named[label], label, choice.path)
+        labels = _words(named[label], label, choice)
     return Table(_finite(values, features, choice.path), tuple(features), labels)
 
 
@@ -260,13 +268,18 @@ def _numbers(column: Any, name: str, path: Path) -> NDArray[np.float64]:
         raise _refusal(list(column)[row], name, f"row {row}", path) from None
 
 
-def _words(column: Any, name: str, path: Path) -> NDArray[Any]:
+def _words(column: Any, name: str, choice: _Choice) -> NDArray[Any]:
     """Labels of a column: whole numbers or booleans as they are, any others as words."""
     if hasattr(column, "isna"):
         if column.isna().any():
-            raise _refusal("", name, f"row {int(column.isna().to_numpy().argmax())}", path, "labels")
+            raise _refusal("", name, f"row {int(column.isna().to_numpy().argmax())}", choice.path, "labels")
         column = column.to_numpy()
-    return column.astype(str) if column.dtype.kind == "O" else column
+    return _as_words(list(map(str, column)), choice) if column.dtype.kind == "O" else column
+
+
+def _as_words(labels: list[str], choice: _Choice) -> NDArray[np.str_]:
+    choice.refuse_larger(4 * len(labels) * max(map(len, labels), default=0), "labels, as wide as the longest,")
+    return np.array(labels, dtype=str)
 
 
 def _finite(

@@ -17,6 +17,7 @@ from latentmix.experiments.data.tables import SUFFIXES, read_table
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.figures.style import save
 from latentmix.experiments.options.messages import blaming
+from latentmix.experiments.reading.limits import MAX_GIB
 from latentmix.experiments.runs.artifacts import RunFolder, load_run
 from latentmix.experiments.runs.latents import latents_of
 from latentmix.inference.mixtures.analysis.candidates import Candidate
@@ -102,6 +103,7 @@ def choose(
     trust: Sequence[str] = (),
     label: str | None = None,
     columns: Sequence[str] | None = None,
+    max_gib: float = MAX_GIB,
 ) -> tuple[Selection, ModeReport]:
     """Compare mixtures of some points by every criterion, and write the comparison into a folder.
 
@@ -113,6 +115,7 @@ def choose(
         trust: Modules that the run may import.
         label: See `read_points`.
         columns: See `read_points`.
+        max_gib: See `read_points`.
 
     Returns:
         The selection, and the mode report of the mixture that `settings.choosing` prefers.
@@ -121,7 +124,7 @@ def choose(
         ValueError: If the folder exists, the source cannot be read, an option is out of range or no fit succeeds.
     """
     RunFolder.refuse_existing(out)
-    points = read_points(source, trust=trust, label=label, columns=columns)
+    points = read_points(source, trust=trust, label=label, columns=columns, max_gib=max_gib)
     taken, counted = _subsample(points, settings), f"{len(points):,} points"
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
@@ -157,7 +160,12 @@ def choose(
 
 
 def read_points(
-    source: Path, *, trust: Sequence[str] = (), label: str | None = None, columns: Sequence[str] | None = None
+    source: Path,
+    *,
+    trust: Sequence[str] = (),
+    label: str | None = None,
+    columns: Sequence[str] | None = None,
+    max_gib: float = MAX_GIB,
 ) -> Array:
     """The training latents of a finished run, or the points of a file: `n x D`.
 
@@ -166,6 +174,7 @@ def read_points(
         trust: Modules that the run may import.
         label: A column of labels, which is left out.
         columns: The columns that are features; by default all others.
+        max_gib: Most memory of the points of a file, in GiB.
 
     Raises:
         ValueError: If it is neither, or holds NaN or infinity.
@@ -175,11 +184,11 @@ def read_points(
         data = Data(**run.config["data"]).load(Schema.from_dict(run.summary["data"]))
         latents = latents_of(run.guide, data.train, run.config["mixture"]["latents"], run.config["seed"]).latents
         return np.asarray(latents, dtype=np.float64)
-    if not source.is_file() or source.suffix not in SUFFIXES:
+    if not source.exists() or source.suffix not in SUFFIXES:
         raise ValueError(
             f"Expected the folder of a run, or a {', '.join(SUFFIXES)} file of points; got {str(source)!r}."
         )
-    points = read_table(source, label=label, columns=columns).values
+    points = read_table(source, label=label, columns=columns, max_gib=max_gib, option="--max_gib").values
     if len(points) < 4:
         raise ValueError(f"Expected at least four points in {str(source)!r}; got {len(points)}.")
     return points

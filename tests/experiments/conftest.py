@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from latentmix.experiments.data import image_cache
-from latentmix.experiments.data.image_cache import decode
+from latentmix.experiments.reading.pictures import decode
 
 from tests.experiments.data.celeba_folder import make_celeba
 
@@ -41,7 +41,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the decoded files, in any order."""
     names: list[str] = []
 
-    def counting(path: Path, size: int, **options: Any) -> NDArray[np.uint8]:
+    def counting(path: Path, size: tuple[int, int], **options: Any) -> NDArray[np.uint8]:
         names.append(path.name)
         return decode(path, size, **options)
 

@@ -20,7 +20,7 @@ def sources() -> dict[str, Source]:
     Example:
         >>> from latentmix.experiments.data.sources import sources
         >>> list(sources()["gmm3d"].parameters)
-        ['points', 'seed']
+        ['points', 'seed', 'max_gib']
     """
     modules = [importlib.import_module(module.name) for module in pkgutil.iter_modules(__path__, f"{__name__}.")]
     return {source.name: source for module in modules for source in getattr(module, "SOURCES", ())}

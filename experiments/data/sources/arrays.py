@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.experiments.data.pixels import to_bytes
+from latentmix.experiments.reading.arrays import read_array, read_arrays
+from latentmix.experiments.reading.limits import MAX_GIB
 
-__all__ = ["images_of_arrays", "load_file", "read_arrays"]
+__all__ = ["images_of_arrays", "load_file", "stored_arrays"]
 
 KEYS = {"points": "x", "x": "x", "images": "images", "y": "labels", "labels": "labels", "columns": "columns"}
 
 
-def load_file(path: str) -> tuple[Tensor, NDArray[Any] | None]:
-    """Images, and labels if there are any, from a file of arrays, see `read_arrays` and `images_of_arrays`."""
-    return images_of_arrays(read_arrays(Path(path).expanduser()), path)
+def load_file(
+    path: str, *, max_gib: float = MAX_GIB, option: str = "--data.max_gib"
+) -> tuple[Tensor, NDArray[Any] | None]:
+    """Images, and labels if there are any, from a file of arrays, see `stored_arrays` and `images_of_arrays`."""
+    return images_of_arrays(stored_arrays(Path(path).expanduser(), max_gib=max_gib, option=option), path)
 
 
 def images_of_arrays(arrays: Mapping[str, NDArray[Any]], path: str) -> tuple[Tensor, NDArray[Any] | None]:
@@ -31,7 +34,7 @@ def images_of_arrays(arrays: Mapping[str, NDArray[Any]], path: str) -> tuple[Ten
     ambiguous): uint8 in 0..255, or floats in [0, 1] or booleans, which are scaled by 255 and rounded.
 
     Args:
-        arrays: What `read_arrays` gave.
+        arrays: What `stored_arrays` gave.
         path: The file, for messages.
 
     Returns:
@@ -48,13 +51,17 @@ def images_of_arrays(arrays: Mapping[str, NDArray[Any]], path: str) -> tuple[Ten
     return images, labels
 
 
-def read_arrays(path: Path, label: str | None = None) -> dict[str, NDArray[Any]]:
+def stored_arrays(
+    path: Path, label: str | None = None, *, max_gib: float = MAX_GIB, option: str = "--data.max_gib"
+) -> dict[str, NDArray[Any]]:
     """The arrays of a file; nothing is unpickled.
 
     Args:
         path: A `.npy` file of one array; or a `.npz` file of an array `x` (or `images`, or `points`) and optionally of
             `labels` (or `y`) and of `columns`.
         label: The name of the array of labels in a `.npz` file, if it is another.
+        max_gib: Most memory of an array, in GiB.
+        option: The option that raises it, for the message.
 
     Returns:
         The arrays under the names `images`, or else `x`, and `labels` and `columns`.
@@ -62,21 +69,15 @@ def read_arrays(path: Path, label: str | None = None) -> dict[str, NDArray[Any]]
     Raises:
         ValueError: On a missing or unreadable file, and on a file without images and points.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"Expected a file of images or points at {str(path)!r}; got no such file.")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            names = sorted(loaded.files)
-            keys = KEYS if label is None or label not in names else {**KEYS, label: "labels"}
-            arrays = {name: loaded[key] for key, name in keys.items() if key in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        cause = "pickled objects" if "allow_pickle" in str(error) else "something else"
-        raise ValueError(f"Expected arrays of numbers in {str(path)!r}; got {cause}.") from error
+    if path.suffix == ".npy":
+        return {"x": read_array(path, max_gib=max_gib, option=option)}
+    keys = KEYS if label is None else {**KEYS, label: "labels"}
+    stored, names = read_arrays(path, keys, max_gib=max_gib, option=option)
+    arrays = {name: stored[key] for key, name in keys.items() if key in stored}
     present = "x" in arrays or "images" in arrays
-    _require(present, f"an array 'images' (or 'x', or 'points') in {str(path)!r}", names)
+    _require(present, f"an array 'images' (or 'x', or 'points') in {str(path)!r}", names or "no array")
     return arrays
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from latentmix.experiments.data.base import Reading, Source, Split
 from latentmix.experiments.data.celeba_lists import read_attributes, read_partition
 from latentmix.experiments.data.image_cache import cached_images
+from latentmix.experiments.reading.limits import MAX_PIXELS
 
 __all__ = ["SOURCES", "load_celeba"]
 
@@ -26,6 +27,7 @@ def load_celeba(
     attribute: str | None = None,
     cache: str | None = None,
     max_corrupt: int = 10,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[tuple[Tensor, Tensor | None, Tensor]], tuple[str, ...]]:
     """CelebA in its own layout, or any folder laid out like it: faces, their attributes, their official partition.
 
@@ -42,6 +44,7 @@ def load_celeba(
         attribute: Name of the attribute whose values, 0 and 1, are the labels; by default there are none.
         cache: Folder of the cache, see `cache_folder`.
         max_corrupt: Most missing or unreadable files.
+        max_pixels: Most pixels of a picture before it is resized.
 
     Returns:
         For training, validation and test `N x 3 x height x width` uint8 images, N labels or `None`, and `N x A` boolean
@@ -68,7 +71,7 @@ def load_celeba(
     pictures = folder / "img_align_celeba"
     if (pictures / pictures.name).is_dir():
         pictures = pictures / pictures.name
-    images = cached_images(pictures, files, size=size, cache=cache, max_corrupt=max_corrupt)
+    images = cached_images(pictures, files, size=size, cache=cache, max_corrupt=max_corrupt, max_pixels=max_pixels)
     attributes = torch.from_numpy(np.stack([present[files[row]] for row in images.rows.tolist()]))
     labels = None if attribute is None else attributes[:, names.index(attribute)].long()
     counts = np.bincount(part[order][images.rows.numpy()], minlength=3).tolist()
@@ -107,8 +110,11 @@ def _read(
     size: int | tuple[int, int] = 64,
     attribute: str | None = None,
     cache: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Reading:
-    parts, names = load_celeba(root, size=size, attribute=attribute, cache=cache, max_corrupt=max_corrupt)
+    parts, names = load_celeba(
+        root, size=size, attribute=attribute, cache=cache, max_corrupt=max_corrupt, max_pixels=max_pixels
+    )
     return Reading([Split(*part) for part in parts], names)
 
 

@@ -8,15 +8,16 @@ import torch
 
 from latentmix.experiments.data.base import Reading, Source, Split
 from latentmix.experiments.data.labels import number_labels
-from latentmix.experiments.data.sources.arrays import images_of_arrays, read_arrays
+from latentmix.experiments.data.sources.arrays import images_of_arrays, stored_arrays
 from latentmix.experiments.data.tables import SUFFIXES, read_table, table_of_arrays
+from latentmix.experiments.reading.limits import MAX_GIB
 
 __all__ = ["SOURCES"]
 
 
-def _read(source: str, label: str | None = None, columns: list[str] | None = None) -> Reading:
+def _read(source: str, label: str | None = None, columns: list[str] | None = None, max_gib: float = MAX_GIB) -> Reading:
     path = Path(source).expanduser()
-    arrays = read_arrays(path, label) if path.suffix in (".npy", ".npz") else {}
+    arrays = stored_arrays(path, label, max_gib=max_gib) if path.suffix in (".npy", ".npz") else {}
     if "images" in arrays or ("x" in arrays and arrays["x"].ndim > 2):
         if columns is not None or (label is not None and "labels" not in arrays):
             raise ValueError(f"Expected points in {source!r}, to name columns of them; got images.")
@@ -26,7 +27,7 @@ def _read(source: str, label: str | None = None, columns: list[str] | None = Non
         if arrays:
             table = table_of_arrays(arrays, path, label=label, columns=columns)
         else:
-            table = read_table(path, label=label, columns=columns)
+            table = read_table(path, label=label, columns=columns, max_gib=max_gib)
         x, labels, names = torch.from_numpy(table.values), table.labels, table.columns
     if labels is None:
         return Reading([Split(x)], columns=names)

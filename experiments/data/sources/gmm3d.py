@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latentmix.experiments.data.base import Reading, Source, Split
+from latentmix.experiments.reading.limits import MAX_GIB, refuse_larger
 from latentmix.models import MixtureParameters
 from latentmix.models.mixture.covariances import covariance_structure
 
@@ -83,7 +84,8 @@ def gmm3d(points: int, seed: int) -> tuple[Tensor, Tensor]:
     return (mixture.means[components] + (factors @ noise).squeeze(-1)).float(), components
 
 
-def _read(points: int, seed: int) -> Reading:
+def _read(points: int, seed: int, max_gib: float = MAX_GIB) -> Reading:
+    refuse_larger(100 * points, max_gib, "the draws", "gmm3d", "--data.max_gib")  # factors of 72 bytes a point
     return Reading([Split(*gmm3d(points, seed))])
 
 

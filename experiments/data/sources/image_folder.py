@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from latentmix.experiments.data.base import Reading, Source, Split
 from latentmix.experiments.data.folders import Layout, image_names
 from latentmix.experiments.data.image_cache import CachedImages, Channels, cached_images
 from latentmix.experiments.data.labels import number_labels
+from latentmix.experiments.reading.limits import MAX_PIXELS
 
 __all__ = ["SOURCES", "load_image_folder"]
 
@@ -23,6 +25,7 @@ def load_image_folder(
     channels: Channels = 3,
     cache: str | None = None,
     max_corrupt: int = 10,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Tensor, Tensor | None]:
     """All images under a folder, of all splits, in the order of their names.
 
@@ -34,6 +37,7 @@ def load_image_folder(
         channels: 3 for RGB, 1 for grey; `auto` is 1 if all images are grey.
         cache: Folder of the cache, see `cache_folder`.
         max_corrupt: Most unreadable files.
+        max_pixels: Most pixels of a picture before it is resized.
 
     Returns:
         An `N x channels x height x width` uint8 tensor, and N labels or `None`.
@@ -51,20 +55,17 @@ def load_image_folder(
         >>> images.shape, labels
         (torch.Size([1, 3, 16, 16]), None)
     """
-    layout, images = _load(root, size, channels, cache, max_corrupt)
+    options = {"size": size, "channels": channels, "max_corrupt": max_corrupt, "max_pixels": max_pixels}
+    layout, images = _load(root, cache=cache, **options)
     return images.pixels, _labels(root, layout, images)[0]
 
 
-def _load(
-    root: str | None, size: int | tuple[int, int], channels: Channels, cache: str | None, max_corrupt: int
-) -> tuple[Layout, CachedImages]:
+def _load(root: str | None, **options: Any) -> tuple[Layout, CachedImages]:
     if root is None:
         raise ValueError("Expected a folder of images for image_folder; got none: name it by --data.root DIR.")
     folder = Path(root).expanduser()
     layout = Layout.of(folder, image_names(folder))
-    return layout, cached_images(
-        folder, layout.names, size=size, channels=channels, cache=cache, max_corrupt=max_corrupt
-    )
+    return layout, cached_images(folder, layout.names, **options)
 
 
 def _labels(root: str | None, layout: Layout, images: CachedImages) -> tuple[Tensor | None, dict[int, str]]:
@@ -82,8 +83,10 @@ def _read(
     size: int | tuple[int, int] = 64,
     channels: Channels = 3,
     cache: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Reading:
-    layout, images = _load(root, size, channels, cache, max_corrupt)
+    options = {"size": size, "channels": channels, "max_corrupt": max_corrupt, "max_pixels": max_pixels}
+    layout, images = _load(root, cache=cache, **options)
     labels, names = _labels(root, layout, images)
     whole = Split(images.pixels, labels)
     if not layout.splits:

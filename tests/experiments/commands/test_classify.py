@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from latentmix.experiments.commands.classify import classify
-from latentmix.experiments.data.image_cache import decode
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.data.sources.image_folder import load_image_folder
+from latentmix.experiments.reading.pictures import decode
 from latentmix.experiments.runs import artifacts
 
 pytestmark = pytest.mark.usefixtures("cache")

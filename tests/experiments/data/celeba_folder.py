@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.data.image_cache import decode
+from latentmix.experiments.reading.pictures import decode
 
 HEADER = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair
 Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones

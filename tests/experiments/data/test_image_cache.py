@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +18,51 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentmix.experiments.data import image_cache
-from latentmix.experiments.data.image_cache import cache_folder, cached_images, decode
+from latentmix.experiments.data.image_cache import cache_folder, cached_images
 from latentmix.experiments.data.sources.image_folder import load_image_folder
+from latentmix.experiments.reading.pictures import decode
 
 from tests.experiments.data.celeba_folder import NAMES, expected, load, mapped, part
 
 pytestmark = pytest.mark.usefixtures("cache")
+
+
+def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def damage(place: Path) -> None:
+        index = json.loads((place / "index.json").read_text())
+        changed = change(index)
+        (place / "index.json").write_text(json.dumps(index if changed is None else changed))
+
+    return damage
+
+
+def flip(place: Path) -> None:
+    """Another byte under the same size and time."""
+    file, before = place / "pixels.bin", (place / "pixels.bin").stat()
+    content = bytearray(file.read_bytes())
+    content[5] ^= 255
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "empty index": lambda place: (place / "index.json").write_bytes(b""),
+    "cut index": lambda place: (place / "index.json").write_bytes(b"{"),
+    "binary index": lambda place: (place / "index.json").write_bytes(b"\xff\xfe\x00"),
+    "deep index": lambda place: (place / "index.json").write_text("[" * 100_000),
+    "no index": lambda place: (place / "index.json").unlink(),
+    "index of a list": edited(lambda index: [index]),
+    "index without shape": edited(lambda index: index.pop("shape") and None),
+    "index without corrupt": edited(lambda index: index.pop("corrupt") and None),
+    "corrupt files as a list": edited(lambda index: index | {"corrupt": []}),
+    "corrupt files as a number": edited(lambda index: index | {"corrupt": 3}),
+    "a file named as corrupt": edited(lambda index: index | {"corrupt": {NAMES[0]: "cut"}}),
+    "shape of words": edited(lambda index: index | {"shape": ["40", "3", "64", "64"]}),
+    "shape in another order": edited(lambda index: index | {"shape": [40, 64, 64, 3]}),
+    "no pixels": lambda place: (place / "pixels.bin").unlink(),
+    "cut pixels": lambda place: (place / "pixels.bin").write_bytes(b"{"),
+    "other pixels": flip,
+}
 
 
 @pytest.mark.usefixtures("strict")
@@ -85,7 +129,7 @@ class TestCache:
     def test_changed_files_are_decoded_again(self, celeba: Path, decoded: list[str]) -> None:
         load(celeba)
         path = celeba / "celeba/img_align_celeba" / NAMES[0]
-        content, before = path.read_bytes(), path.stat()
+        before = path.stat()
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
         load(celeba)
         assert len(decoded) == 80
@@ -94,13 +138,20 @@ class TestCache:
         changed = load(celeba)
         assert len(decoded) == 120
         assert torch.equal(changed.train.x[0], changed.train.x[2])
-        path.write_bytes(content)
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        load(celeba)
-        assert len(decoded) == 120
+
+    def test_files_changed_under_the_same_size_and_time_are_decoded_again(
+        self, tmp_path: Path, decoded: list[str]
+    ) -> None:
+        path = tmp_path / "some.bmp"
+        for colour in ("red", "blue"):
+            Image.new("RGB", (9, 9), colour).save(path)
+            os.utime(path, ns=(10**18, 10**18))
+            pixels = cached_images(tmp_path, ["some.bmp"], size=4).pixels
+            assert int(pixels[0, 0, 0, 0]) == (255 if colour == "red" else 0)
+        assert len(decoded) == 2
 
     def test_interruption_leaves_nothing(self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def interrupted(path: Path, size: int, **options: int) -> NDArray[np.uint8]:
+        def interrupted(path: Path, size: tuple[int, int], **options: int) -> NDArray[np.uint8]:
             if path.name == NAMES[25]:
                 raise KeyboardInterrupt
             return decode(path, size, **options)
@@ -112,11 +163,11 @@ class TestCache:
         assert list(cache.iterdir()) == []
         assert torch.equal(load(original).test.x, expected(original, part((4,))))
 
-    @pytest.mark.parametrize("spoilt", ["index.json", "pixels.bin"])
-    def test_an_incomplete_cache_is_rebuilt(self, original: Path, cache: Path, decoded: list[str], spoilt: str) -> None:
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_a_damaged_cache_is_rebuilt(self, original: Path, cache: Path, decoded: list[str], damage: str) -> None:
         load(original)
         (place,) = cache.iterdir()
-        (place / spoilt).write_bytes(b"{")
+        DAMAGES[damage](place)
         assert torch.equal(load(original).test.x, expected(original, part((4,))))
         assert len(decoded) == 80
         assert list(cache.iterdir()) == [place]
@@ -131,20 +182,31 @@ class TestCache:
         assert file.read_bytes() == before
         assert int(load(original).train.x.max()) > 0
 
-    def test_the_cache_of_a_faster_process_stays(
-        self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def slow(path: Path, size: int, **options: int) -> NDArray[np.uint8]:
-            if path.name == NAMES[0]:
-                with monkeypatch.context() as patch:
-                    patch.setattr(image_cache, "decode", decode)
-                    load(original)
-            return decode(path, size, **options)
+    @pytest.mark.filterwarnings("ignore:Waiting for another process")
+    def test_one_process_at_a_time_decodes(self, original: Path, cache: Path, decoded: list[str]) -> None:
+        """Another one, which holds the folder here, is waited for, and what it has decoded is read."""
+        fcntl = pytest.importorskip("fcntl")
+        load(original)
+        (place,) = cache.iterdir()
+        place.rename(cache / "meanwhile")
+        handle = os.open(cache, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(1) as threads:
+            loading = threads.submit(load, original)
+            time.sleep(0.3)
+            assert not loading.done()
+            (cache / "meanwhile").rename(place)
+            os.close(handle)
+            assert torch.equal(loading.result(timeout=60).test.x, expected(original, part((4,))))
+        assert len(decoded) == 40
 
-        monkeypatch.setattr(image_cache, "decode", slow)
-        faces = load(original)
-        assert torch.equal(faces.test.x, expected(original, part((4,))))
-        assert len(list(cache.iterdir())) == 1
+    def test_what_a_killed_process_left_is_removed(self, original: Path, cache: Path) -> None:
+        left = cache / "writing-abc" / "complete"
+        left.mkdir(parents=True)
+        (left / "pixels.bin").write_bytes(b"half")
+        load(original)
+        (place,) = cache.iterdir()
+        assert place.name != "writing-abc"
 
     def test_place(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert cache_folder() == tmp_path / "cache"

@@ -53,6 +53,8 @@ def test_options_of_a_source_are_the_parameters_of_its_reader() -> None:
         "attribute": ["celeba"],
         "cache": ["celeba", "image_folder"],
         "max_corrupt": ["celeba", "image_folder"],
+        "max_pixels": ["celeba", "image_folder"],
+        "max_gib": ["file", "gmm3d"],
         "points": ["gmm3d"],
     }
 
