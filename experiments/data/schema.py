@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -82,14 +83,27 @@ class Schema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Schema:
-        """The schema of `as_dict`; what an earlier version did not write is not known."""
-        names, units = values.get("class_names"), values.get("standardisation")
-        return cls(
-            tuple(values.get("classes", ())),
-            None if names is None else tuple(names),
-            tuple(values.get("columns", ())),
-            None if units is None else Standardisation(tuple(units["centre"]), tuple(units["scale"])),
-        )
+        """The schema of `as_dict`; what an earlier version did not write is not known.
+
+        Raises:
+            ValueError: If a value is of another kind, or names or units are not as many as classes or columns.
+        """
+        classes, columns = (_listed(values, name, kind) for name, kind in (("classes", int), ("columns", str)))
+        names, units = (values.get(name) for name in ("class_names", "standardisation"))
+        if names is not None:
+            names = _listed(values, "class_names", str)
+            if len(names) != len(classes) or len({*names}) < len(names):
+                raise ValueError(f"Expected a class_name of its own for each of {len(classes)} classes; got {names}.")
+        if units is not None:
+            if not isinstance(units, Mapping):
+                raise ValueError(f"Expected centre and scale as standardisation; got {units!r:.60}.")
+            centre, scale = (_listed(units, name, (int, float)) for name in ("centre", "scale"))
+            if len(centre) != len(scale) or (columns and len(columns) != len(scale)):
+                raise ValueError(f"Expected a centre and a scale of each feature; got {len(centre)} and {len(scale)}.")
+            if not all(map(math.isfinite, centre)) or not all(0 < value < math.inf for value in scale):
+                raise ValueError("Expected finite centres and scales above 0; got others.")
+            units = Standardisation(centre, scale)
+        return cls(classes, names, columns, units)
 
     def arrange(self, x: Tensor, columns: Sequence[str], where: str) -> Tensor:
         """Points with the features of this schema, in its order, matched by name where both have names.
@@ -142,3 +156,10 @@ class Schema:
                 "too: choose with --data.classes."
             )
         return {label: own[name] for label, name in names.items()}
+
+
+def _listed(values: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
+    listed = values.get(name, ())
+    if not isinstance(listed, list | tuple) or not all(isinstance(value, kind) for value in listed):
+        raise ValueError(f"Expected a list of {'words' if kind is str else 'numbers'} as {name}; got {listed!r:.60}.")
+    return tuple(listed)

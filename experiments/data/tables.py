@@ -285,6 +285,8 @@ def _as_words(labels: list[str], choice: _Choice) -> NDArray[np.str_]:
 def _finite(
     values: NDArray[np.float64], columns: Sequence[str], path: Path, lines: Sequence[int] | None = None
 ) -> NDArray[np.float64]:
+    if not len(values):
+        raise ValueError(f"Expected points in {str(path)!r}; got an empty table.")
     bad = ~np.isfinite(values)
     if bad.any():
         row, place = map(int, np.argwhere(bad)[0])

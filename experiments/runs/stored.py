@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentmix.models.reading import REMEDY, read_json, read_text
+from latentmix.experiments.data.schema import Schema
+from latentmix.models.reading import REMEDY, damaged, read_json, read_text
 
 __all__ = ["read_history", "read_summary"]
 
@@ -60,6 +61,8 @@ def read_summary(file: Path, *, complete: bool = True) -> dict[str, Any]:
             wrong = wrong or _first_wrong(figures, {}, f"agreement.{budget}")
     if wrong:
         raise ValueError(f"Expected the figures of a finished run in {file}; got {wrong}: {REMEDY}.")
+    with damaged(file, "the figures of a finished run"):
+        Schema.from_dict(summary.get("data", {}))
     return dict(summary)
 
 

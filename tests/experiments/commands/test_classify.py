@@ -41,7 +41,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
         run = SimpleNamespace(
             mixtures={"em": {"none": fitted}}, vae=SimpleNamespace(shape=shape), guide=SimpleNamespace(encode=encode)
         )
-        monkeypatch.setattr(artifacts, "load_run", lambda path: run)
+        monkeypatch.setattr(artifacts, "load_run", lambda path, trust: run)
         classify(tmp_path / "run", files, "em", None)
         return encoded[0]
 

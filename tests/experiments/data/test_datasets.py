@@ -351,7 +351,7 @@ class TestClassesAndBudgets:
             Data(str(tmp_path / "some.npy"), classes=[1]).load()
 
     def test_budget_larger_than_a_class(self) -> None:
-        message = r"Expected 112 or more training images of class 8 to label; got 111: lower --data\.labels_per_class"
+        message = r"Expected 112 or more training data of class 8 to label; got 111: lower --data\.labels_per_class"
         assert Data(classes=[8], labels_per_class=111).load().classes == (8,)
         with pytest.raises(ValueError, match=message):
             Data(classes=[8], labels_per_class=112).load()
@@ -458,7 +458,7 @@ class TestRareClasses:
     @pytest.mark.parametrize("classes", [None, [0, 1]])
     def test_without_training_data_are_refused(self, celeba: Path, cache: Path, classes: list[int] | None) -> None:
         only_in(celeba, rows=(4,))
-        with pytest.raises(ValueError, match=r"Expected 1 or more training images of class 1 to label; got 0: "):
+        with pytest.raises(ValueError, match=r"Expected 1 or more training data of class 1 to label; got 0: "):
             faces(celeba, classes=classes)
 
     @pytest.mark.parametrize("classes", [None, [0, 1]])

@@ -140,7 +140,7 @@ class TestLabels:
             self.load(tmp_path, np.array(kinds(), dtype=object))
 
     def test_a_budget_names_its_class(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="training images of class setosa to label; got 12"):
+        with pytest.raises(ValueError, match="training data of class setosa to label; got 12"):
             self.load(tmp_path, kinds(), labels_per_class=13)
 
 
@@ -179,5 +179,5 @@ class TestSchema:
         assert Standardisation.of(torch.full((5, 1), 0.1)).scale == (1.0,)
 
     def test_images_are_not_standardised(self) -> None:
-        with pytest.raises(ValueError, match="Expected points in 'digits' to standardise; got images"):
+        with pytest.raises(ValueError, match="Expected points in 'digits' for --data.standardise; got images"):
             Data(standardise=True).load()

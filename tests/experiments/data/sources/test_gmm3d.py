@@ -127,5 +127,5 @@ class TestDataset:
     def test_too_few_points(self) -> None:
         with pytest.raises(ValueError, match=r"Expected --data.points of at least 1; got 0\."):
             Data("gmm3d", points=0).load()
-        with pytest.raises(ValueError, match="Expected 5 or more training images of class"):
+        with pytest.raises(ValueError, match="Expected 5 or more training data of class"):
             Data("gmm3d", points=30).load()

@@ -158,7 +158,7 @@ def test_grey_is_the_grey_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", ["0x3", "3x4x5", "axb", "", [], [3, 4, 5]])
 def test_sizes_that_are_none_are_refused(tmp_path: Path, size: object) -> None:
-    with pytest.raises(ValueError, match="Expected size as 32, or height and width as 32x48; got"):
+    with pytest.raises(ValueError, match=r"Expected --data\.size as 32, or height and width as 32x48; got"):
         Data("image_folder", root=str(tmp_path), size=size).load()  # type: ignore[arg-type]
 
 
