@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from latentmix.experiments import load_run
 from latentmix.experiments.cli import main
 from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.runs.artifacts import load_tree, save_tree
 
 NAMES = ["length", "width", "height"]
 BRIEF = ["--epochs", "2", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "2"]
@@ -69,6 +72,45 @@ def test_classify_matches_columns_by_name(finished: Path, tmp_path: Path, capsys
         changed.to_csv(tmp_path / "wrong.csv", index=False)
         assert main(["classify", str(finished), str(tmp_path / "wrong.csv")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_limits_name_the_option_of_the_command(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table().to_csv(tmp_path / "new.csv", index=False)
+    file = str(tmp_path / "new.csv")
+    for words, option in (
+        (["classify", str(finished), file, "--max_gib", "1e-6"], "--max_gib"),
+        (["select", file, "--max_gib", "1e-6", "--out", str(tmp_path / "out")], "--max_gib"),
+        (["evaluate", str(finished), "--data.source", file, "--data.max_gib", "1e-6"], "--data.max_gib"),
+    ):
+        assert main(words) == 2
+        assert re.search(rf"of at most 1e-06 GiB in .*; got .* GiB: allow more by {option}\.$", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_absent_fit_and_a_broken_schema_are_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    np.save(tmp_path / "new.npy", np.zeros((3, 3)))
+    summary = json.loads((run / "summary.json").read_text())
+    for name, value, message in (
+        ("class_names", 3, "Expected a list of words as class_names; got 3"),
+        ("class_names", ["lily"], "Expected a class_name of its own for each of 2 classes; got "),
+        ("columns", [1, 2, 3], "Expected a list of words as columns; got "),
+        ("standardisation", 3, "Expected centre and scale as standardisation; got 3"),
+        ("standardisation", {"centre": [0.0] * 3}, "Expected a centre and a scale of each feature; got 3 and 0"),
+        ("standardisation", {"centre": [0.0] * 3, "scale": [1.0, 0.0, 1.0]}, "Expected finite centres and scales"),
+    ):
+        (run / "summary.json").write_text(json.dumps(summary | {"data": {**summary["data"], name: value}}))
+        assert main(["classify", str(run), str(tmp_path / "new.npy")]) == 2
+        assert message in capsys.readouterr().err
+    (run / "summary.json").write_text(json.dumps(summary))
+    checkpoint = run / "checkpoints" / "mixtures"
+    save_tree(checkpoint, {name: tree for name, tree in load_tree(checkpoint).items() if name != "svi"})
+    assert main(["classify", str(run), str(tmp_path / "new.npy"), "--inference", "svi"]) == 2
+    assert "Expected a fit of this run, em; got 'svi'." in capsys.readouterr().err
 
 
 def test_evaluate_matches_classes_by_name(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

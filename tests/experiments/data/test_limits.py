@@ -130,9 +130,9 @@ class TestPictures:
 
     def test_a_bomb_is_refused_by_its_header(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(bomb(12_000))
-        with pytest.raises(ValueError, match=r"64,000,000 pixels; got 12,000 x 12,000: allow more by --max_pixels\)"):
+        with pytest.raises(ValueError, match=r"64,000,000 pixels; got more: allow more by --max_pixels\)"):
             load_images([tmp_path / "a.png"], self.shape)
-        with pytest.raises(ValueError, match=r"64,000,000 pixels; got 12,000 x 12,000: allow more by --data\.max_"):
+        with pytest.raises(ValueError, match=r"64,000,000 pixels; got more: allow more by --data\.max_"):
             Data("image_folder", root=str(tmp_path)).load()
 
     def test_the_limit_holds_in_folders_to_classify(self, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ class TestPictures:
         for name, content in (("a.png", eps), ("b.png", data.getvalue())):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(
-                ValueError, match=r"Expected a picture (in one of AVIF, .*; got EPS|; got other content)"
+                ValueError, match=r"Expected a picture( in one of AVIF, .*; got EPS|; got other content)"
             ):
                 load_images([tmp_path / name], self.shape)
 

@@ -179,5 +179,5 @@ class TestSchema:
         assert Standardisation.of(torch.full((5, 1), 0.1)).scale == (1.0,)
 
     def test_images_are_not_standardised(self) -> None:
-        with pytest.raises(ValueError, match="Expected points in 'digits' for --data.standardise; got images"):
+        with pytest.raises(ValueError, match=r"Expected points in 'digits' for --data\.standardise; got images"):
             Data(standardise=True).load()
