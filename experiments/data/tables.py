@@ -296,6 +296,7 @@ def _finite(
 
 
 def _refusal(value: Any, column: str | int, place: str, path: Path, expected: str = "numbers") -> ValueError:
-    got = "none" if value == "" else f"{value!r:.60}" if isinstance(value, str) else f"{value}"
-    hint = ": name it by --data.label, or others by --data.columns" if expected == "numbers" and value != "" else ""
+    absent = isinstance(value, str) and not value
+    got = "none" if absent else f"{value!r:.60}" if isinstance(value, str) else f"{value}"
+    hint = ": name it by --data.label, or others by --data.columns" if expected == "numbers" and not absent else ""
     return ValueError(f"Expected {expected} in column {column!r} of {str(path)!r}; got {got} in {place}{hint}.")

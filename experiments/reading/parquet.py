@@ -10,7 +10,7 @@ from latentmix.models.reading import one_sentence, open_regular
 
 __all__ = ["read_parquet"]
 
-ROWS = 4096  # read at a time: a column of few words, each given once in the file, may be far larger than its metadata
+ROWS = 1024  # read at a time: a column of few words, each given once in the file, may be far larger than its metadata
 
 
 def read_parquet(path: Path, *, max_gib: float = MAX_GIB, option: str = "--data.max_gib") -> Any:
@@ -40,7 +40,7 @@ def read_parquet(path: Path, *, max_gib: float = MAX_GIB, option: str = "--data.
             refuse_larger(max(packed, 8 * known.num_rows * known.num_columns), max_gib, "a table", path, option)
             batches, size = list[Any](), 0
             for batch in stored.iter_batches(ROWS):
-                size += batch.nbytes
+                size += sum(map(_size, batch.columns))
                 refuse_larger(size, max_gib, "a table", path, option)
                 batches.append(batch)
             return pyarrow.Table.from_batches(batches, stored.schema_arrow).to_pandas()
@@ -50,3 +50,9 @@ def read_parquet(path: Path, *, max_gib: float = MAX_GIB, option: str = "--data.
         raise ValueError(
             f"Expected a Parquet table in {str(path)!r}; got something else: {one_sentence(error)}."
         ) from error
+
+
+def _size(column: Any) -> int:
+    """Bytes of a column, with a word in every row."""
+    decode = getattr(column, "dictionary_decode", None)
+    return int((column if decode is None else decode()).nbytes)

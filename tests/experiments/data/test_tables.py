@@ -96,6 +96,7 @@ def test_tables_are_refused_by_column_and_line(
     ("column", "message"),
     [
         (["x", "y"], r"numbers in column 'c' of .*; got 'x' in row 0"),
+        ([np.ones(2), np.ones(2)], r"numbers in column 'c' of .*; got \[1\. 1\.\] in row 0"),
         ([1.0, None], r"finite numbers in column 'c' of .*; got nan in row 1"),
     ],
 )

@@ -28,7 +28,7 @@ __all__ = ["broken_file"]
 OF_RUNS = (
     *("config.yaml", "summary.json", "metrics.jsonl", "checkpoints/vae.json", "checkpoints/guide.json"),
     *("checkpoints/vae.safetensors", "checkpoints/guide.safetensors", "checkpoints/mixtures.safetensors"),
-    *("checkpoints/training.safetensors", "checkpoints/training.safetensors"),
+    *("checkpoints/training", "checkpoints/training"),
 )
 
 
@@ -47,8 +47,12 @@ def broken_file(folder: Path, seed: int, run: Path) -> list[str]:
     copied = folder / "run"
     shutil.copytree(run, copied)
     file = copied / name
+    if name.endswith("training"):
+        file, *others = sorted(file.parent.glob("training*.safetensors"))
+        for other in others:  # an earlier generation, which would be taken instead
+            other.unlink()
     _spoil(file, draws)
-    if name.endswith("training.safetensors"):
+    if name.endswith("training"):
         (copied / "summary.json").unlink()
         return ["resume", str(copied)]
     if name == "metrics.jsonl":
@@ -83,7 +87,7 @@ def _spoil(file: Path, draws: random.Random) -> None:
     elif file.suffix == ".yaml":
         tree = mutated_tree(yaml.safe_load(file.read_text()), draws)
         file.write_text(yaml.dump(tree), errors="replace")
-    elif file.stem in ("mixtures", "training"):
+    elif file.stem.startswith(("mixtures", "training")):
         path = file.with_suffix("")
         tree = load_tree(path)
         for _ in range(draws.choice([1, 1, 2])):
