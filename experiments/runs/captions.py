@@ -64,7 +64,10 @@ PICTURES = {
 
 
 def things(summary: Summary) -> str:
-    """`images` or `points`: what the data of a run are."""
+    """`images` or `points`: what the data of a run are; runs of earlier versions have no shape."""
+    shape = (summary.get("data") or {}).get("shape")
+    if isinstance(shape, list):
+        return "images" if len(shape) == 3 else "points"
     test = summary.get("test") or {}
     return "images" if "ssim" in test or not (test or "coverage" in summary) else "points"
 
