@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pyro.infer.autoguide import AutoGuide
 
-from latentmix.experiments.options.calls import CLASSES
+from latentmix.experiments.options.classes import CLASSES
 from latentmix.experiments.reading.options import parse_yaml, read_options, read_yaml
 from latentmix.models.pretrained import Part
 
