@@ -31,7 +31,10 @@ def test_the_readme_runs(capsys):
     assert len(blocks) == 3
     with isolated():
         exec(compile("\n".join(blocks), "README.md", "exec"), {})
-    assert "MixtureComparison" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "MixtureComparison" in printed
+    assert "ESS bulk" in printed
+    assert "..." not in printed
 
 
 def test_the_pictures_of_the_readme_are_there():

@@ -53,7 +53,7 @@ def number_labels(labels: NDArray[Any], where: str) -> tuple[Tensor, dict[int, s
         raise ValueError(f"Expected a label for every row in {where}; got none in row {int((words == '').argmax())}.")
     names, places = np.unique(words, return_inverse=True)
     values = _whole_numbers(names.tolist())
-    return torch.from_numpy(values[places]), dict(zip(values.tolist(), names.tolist(), strict=True))
+    return torch.from_numpy(values[places]), dict(sorted(zip(values.tolist(), names.tolist(), strict=True)))
 
 
 def _whole_numbers(names: list[str]) -> NDArray[np.int64]:

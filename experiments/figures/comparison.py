@@ -118,7 +118,7 @@ def _traces(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.set(title="Log-likelihood", xlabel="\n".join(lines), ylabel="nats per latent")
+    axes.set(title="Mean log p(z)", xlabel="\n".join(lines), ylabel="nats per latent")
 
 
 def _accuracy(axes: Axes, mixtures: Mapping[str, Mapping[str, Any]], thing: str) -> None:

@@ -126,7 +126,7 @@ def latent_scatter(
                 {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": scene.colour(components, k), "lw": 1.6}
                 for k in range(len(as_array(components.means)))
             ]
-            badged = [shortened(name, 12) for name in scene.names(components)]
+            badged = [shortened(name, 15) for name in scene.names(components)]
             write_apart(figure, axes, plane.project(components.means), badged, boxes=badges, pad=3.5)
     return figure
 

@@ -32,7 +32,7 @@ def rate_distortion(points: Mapping[str, tuple[float, float]], *, measure: str |
     The plane is that of Alemi et al. (*Fixing a broken ELBO*, 2018): rate plus distortion is the negative ELBO.
 
     Args:
-        points: By model, its rate, KL(q(z | x) || p(z)), and its distortion, -E log p(x | z), in nats per datum and
+        points: By model, its rate, KL(q(z | x) || p(z)), and its distortion, -E_q log p(x|z), in nats per datum and
             against the same measure.
         measure: The measure, for the caption.
 
@@ -54,7 +54,7 @@ def rate_distortion(points: Mapping[str, tuple[float, float]], *, measure: str |
     _bounds(axes)
     for (colour, marker), (rate, distortion) in zip(class_styles(len(places)), places, strict=True):
         axes.plot(rate, distortion, marker, color=colour, markersize=9, markeredgecolor=PAPER, zorder=3)
-    axes.set(xlabel="rate: KL(q(z | x) || p(z)), nats", ylabel="distortion: −E log p(x | z), nats")
+    axes.set(xlabel="rate: KL(q(z | x) || p(z)), nats", ylabel="distortion: −E$_q$ log p(x|z), nats")
     title(figure, "Rate against distortion")
     against = f"\nMeasure of the likelihood: {measure}" if measure else ""
     note(figure, f"Along a grey line their sum, −ELBO, is the same: lower left is better{against}")

@@ -261,7 +261,7 @@ def legend_below(figure: Figure, handles: Sequence[Artist], heading: str | None 
 
     The layout reserves its height. Call it after `note`.
     """
-    widths = [text_width(str(handle.get_label()), SMALL) + 0.6 for handle in handles]
+    widths = [text_width(str(handle.get_label()), SMALL) + 0.65 for handle in handles]
     rows = next(
         rows
         for rows in range(1, len(handles) + 1)
@@ -281,6 +281,7 @@ def legend_below(figure: Figure, handles: Sequence[Artist], heading: str | None 
         labelcolor=INK,
         frameon=False,
         columnspacing=1.2,
+        handlelength=2.4,
         handletextpad=0.4,
         borderaxespad=0.0,
     )

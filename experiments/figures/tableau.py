@@ -82,7 +82,7 @@ class Metric:
 
 METRICS = {
     "elbo": Metric("ELBO, nats", 1, 1, grouped=True),
-    "log_likelihood": Metric("E log p(x | z), nats", 1, 1, grouped=True),
+    "log_likelihood": Metric("E$_q$ log p(x|z), nats", 1, 1, grouped=True),
     "mse": Metric("MSE", 4, -1, limits=(0.0, math.inf)),
     "ssim": Metric("SSIM", 3, 1, limits=(-1.0, 1.0)),
     "kl": Metric("KL divergence, nats", 1),

@@ -36,7 +36,7 @@ __all__ = ["decoded_grid", "generated", "losses", "reconstructions"]
 
 SPLITS: dict[str, tuple[str, Line]] = {"training": (BLUE, "-"), "validation": (VERMILION, "--")}
 TERMS = {
-    "reconstruction": "Reconstruction\n−E log p(x | z)",
+    "reconstruction": "Reconstruction\n−E$_q$ log p(x|z)",
     "kl": "KL divergence\nof q(z | x) from p(z)",
     "loss": "Negative ELBO\nboth together",
 }

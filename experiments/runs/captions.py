@@ -42,18 +42,27 @@ PICTURES = {
         "Use of the latents",
         "KL divergence of q from the prior, dimension by dimension; dimensions near 0 are not used.",
     ),
-    "map": ("Map of the latents", "Means of q for test data, in two dimensions."),
-    "decoded": ("Decoded latents", "Mean images over the two-dimensional latent."),
+    "map": (
+        "Map of the latents",
+        "The latents of test data that mixtures are fitted to; longer ones by principal components and by t-SNE.",
+    ),
+    "decoded": (
+        "Decoded latents",
+        "Mean images over the two-dimensional latent, where 99% of the samples of q lie on each axis.",
+    ),
     "latent": (
         "Latents and components",
-        "Latents coloured by class, with the mean and the 2-sigma ellipse of each component.",
+        "Latents coloured by class, with the mean and the 2-sigma ellipse of each component: EM solid, SVI dashed. "
+        "Two-dimensional latents have a panel for each fit; longer ones a panel for each component, in the plane of the "
+        "map.",
     ),
     "em_against_svi": (
         "EM against SVI",
-        "Log-likelihood per latent along the iterations (by default the first thirty steps of SVI are natural-gradient "
-        "steps, which are EM's own under flat priors; --mixture.svi.optimizer chooses another path); accuracy on the "
-        "test {things} for each budget of labels, whiskers spanning the draws of labelled {things}; and, component by "
-        "component after alignment, the weights of both fits and how far their means lie apart.",
+        "Mean log p(z) along the iterations, of SVI its best value so far (by default its first thirty steps are "
+        "natural-gradient steps, which are EM's own under flat priors; --mixture.svi.optimizer chooses another path); "
+        "accuracy on the test {things} for each budget of labels, whiskers spanning the draws of labelled {things}; and, "
+        "component by component after alignment, the weights of both fits and how far their means lie apart, in standard "
+        "deviations of the latents.",
     ),
     "confusion": (
         "Confusion matrices",
@@ -64,7 +73,10 @@ PICTURES = {
 
 
 def things(summary: Summary) -> str:
-    """`images` or `points`: what the data of a run are."""
+    """`images` or `points`: what the data of a run are; runs of earlier versions have no shape."""
+    shape = (summary.get("data") or {}).get("shape")
+    if isinstance(shape, list):
+        return "images" if len(shape) == 3 else "points"
     test = summary.get("test") or {}
     return "images" if "ssim" in test or not (test or "coverage" in summary) else "points"
 

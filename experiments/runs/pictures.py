@@ -146,8 +146,8 @@ def _draw_points(
     seed: int,
 ) -> None:
     names = list(map(str, dataset.classes)) if names is None else names
-    real = dataset.test.x.cpu().double()
-    sampled = vae.generate(len(real), mean=False, seed=seed).cpu().double()
+    real = dataset.restore(dataset.test.x).cpu().double()
+    sampled = dataset.restore(vae.generate(len(real), mean=False, seed=seed)).cpu().double()
     of_real, of_sampled = (truth.log_joint(x).argmax(1) for x in (real, sampled))
     energy = measured["energy"]
     caption = f"Energy distance {energy['statistic']:.4f}, p = {energy['p_value']:.3f} by permutations"

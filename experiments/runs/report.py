@@ -193,7 +193,7 @@ def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     coverage, kind = summary.get("coverage"), things(summary)
     wanted = [
         ("Test ELBO", typeset(test.get("elbo"), 2), f"nats per {kind[:-1]}"),
-        ("Test log-likelihood", typeset(test.get("iw_log_likelihood"), 2), "nats, importance-weighted"),
+        ("Test log p(x)", typeset(test.get("iw_log_likelihood"), 2), "nats, importance-weighted"),
         ("Test MSE", typeset(test.get("mse"), 4), "per pixel" if kind == "images" else "per value"),
         ("Test SSIM", typeset(test.get("ssim"), 3), "1 at best"),
     ]

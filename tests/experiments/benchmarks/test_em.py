@@ -111,7 +111,7 @@ def test_bench_em_writes_every_comparison(tmp_path, monkeypatch: pytest.MonkeyPa
     assert main(["bench", "em", "--sizes", "200x2"])
     assert "Expected --sizes of points x features x components" in capsys.readouterr().err
     assert main(["bench", "em", "--wrong"])
-    assert "options out of `latentmix bench em --help`; got --wrong." in capsys.readouterr().err
+    assert "options of this command; got --wrong (see `latentmix bench em --help`)." in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("alone")
