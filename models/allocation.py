@@ -59,8 +59,9 @@ GiB or more: take a smaller one.
         options = dict(kwargs or {})
         elements = _elements(getattr(func, "__name__", ""), args, options)
         if elements:
-            dtype = options.get("dtype") or torch.get_default_dtype()
-            self.bytes += elements * dtype.itemsize
+            dtype = options.get("dtype")
+            width = dtype.itemsize if isinstance(dtype, torch.dtype) else torch.get_default_dtype().itemsize
+            self.bytes += elements * width
             self.tensors += 1
             if self.bytes > self.most:
                 raise AllocationError(

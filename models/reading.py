@@ -88,12 +88,13 @@ def read_text(path: Path, expected: str, *, most: int = MOST_TEXT) -> str:
         ) from error
 
 
-def read_json(path: Path, expected: str) -> Any:
+def read_json(path: Path, expected: str, *, remedy: str = REMEDY) -> Any:
     """The values of a JSON file.
 
     Args:
         path: The file.
         expected: The expected content, for messages.
+        remedy: What to do, for messages.
 
     Raises:
         ValueError: If the file cannot be read, is no JSON, or nests lists and mappings too deeply.
@@ -112,11 +113,11 @@ def read_json(path: Path, expected: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError(
-            f"Expected {expected} in {path}; got lists or mappings nested too deeply: {REMEDY}."
+            f"Expected {expected} in {path}; got lists or mappings nested too deeply: {remedy}."
         ) from error
     except ValueError as error:
         cause = "an empty file" if not text.strip() else f"no JSON ({error})"
-        raise ValueError(f"Expected {expected} in {path}; got {cause}: {REMEDY}.") from error
+        raise ValueError(f"Expected {expected} in {path}; got {cause}: {remedy}.") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import yaml
@@ -85,4 +86,5 @@ def print_help() -> None:
     from latentmix.experiments.options.experiment import experiment_parser
     from latentmix.experiments.options.help_text import options_help
 
-    print(HELP.format(presets=", ".join(presets())) + options_help(experiment_parser()), end="")
+    names = textwrap.fill(", ".join(presets()), 100, subsequent_indent=" " * 19, break_on_hyphens=False)
+    print(HELP.format(presets=names) + options_help(experiment_parser()), end="")

@@ -192,7 +192,7 @@ def _is_list(option: str, lists: Collection[str]) -> bool:
 
 
 def _bracketed(option: str, word: str, lists: Collection[str]) -> str:
-    if option in WORDS and not re.fullmatch(r"\[.*|-.*|null|None|\d+(\s*,\s*\d+)*", word.strip()):
+    if option in WORDS and not re.fullmatch(r"[\[(].*|-.*|null|None|\d+(\s*,\s*\d+)*", word.strip()):
         return json.dumps([each.strip() for each in word.split(",")])
     several = re.fullmatch(r"[\w.+-]+(\s*,\s*[\w.+-]+)+", word.strip()) and not word.startswith("--")
     single = _is_list(option, lists) and re.fullmatch(r"[\w.+-]+", word)

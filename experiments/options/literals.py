@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -33,8 +32,17 @@ def instantiated(parser: ArgumentParser, config: Namespace, options: Mapping[str
     def build(kind: Any, *values: Any, **arguments: Any) -> Any:
         named = (name for name, base in options.items() if isinstance(kind, type) and issubclass(kind, base))
         option = next(named, None)
-        with nullcontext() if option is None else blaming(f"--{option}"):
+        if option is not None:
+            with blaming(f"--{option}"):
+                return _build(kind, *values, **arguments)
+        try:
             return _build(kind, *values, **arguments)
+        except (TypeError, AttributeError, KeyError, IndexError, OverflowError, RecursionError) as error:
+            shown = ", ".join(f"{name}={value!r:.40}" for name, value in arguments.items())
+            raise ValueError(
+                f"Expected arguments that {kind.__name__} takes; got {shown:.200}: `latentmix run --help` describes "
+                "them."
+            ) from error
 
     return parser.instantiate(config, instantiators=[(build, object, True)])
 
@@ -45,11 +53,6 @@ def _build(kind: Any, *values: Any, **arguments: Any) -> Any:
         return kind(*values, **literals)
     except AssertionError as error:
         raise ValueError(f"Expected other arguments of {kind.__name__}; got an assertion: {error}.") from error
-    except (TypeError, AttributeError, KeyError, IndexError, OverflowError, RecursionError) as error:
-        shown = ", ".join(f"{name}={value!r:.40}" for name, value in literals.items())
-        raise ValueError(
-            f"Expected arguments that {kind.__name__} takes; got {shown:.200}: `latentmix run --help` describes them."
-        ) from error
 
 
 def _literal(kind: Any, name: str, value: Any) -> Any:

@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from yaml import MarkedYAMLError, YAMLError
+from yaml import YAMLError
 
 from latentmix.experiments.options.tensor_words import tensor_fault
+from latentmix.experiments.reading.options import yaml_fault
 
-__all__ = ["blaming", "condensed", "one_line", "yaml_fault"]
+__all__ = ["blaming", "condensed", "one_line"]
 
 NOISE = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
 PYTHON = re.compile(r"(?:typing|collections\.abc|types)\.(?=\w)|<class '([\w.]+)'>")
@@ -54,23 +55,13 @@ def blaming(option: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = _parameter_fault(option, one_line(error))
+        text = one_line(error)
         if not isinstance(error, ValueError | OSError) or not text.startswith("Expected"):
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             text = f"Expected other values of {option}; got {kind}{text or 'no reason'}"
         if not re.search(r"--\w", text):
             text = f"{text.rstrip('.')} (option {option})."
         raise ValueError(text) from error
-
-
-def _parameter_fault(option: str, text: str) -> str:
-    """A refusal of scikit-learn's parameter validation as "Expected ...; got ...", naming the argument's option."""
-    match = re.fullmatch(r"The '(\w+)' parameter of \w+ must be (.*)\. Got (.*) instead\.", text)
-    if match is None:
-        return text
-    name, allowed, given = match.groups()
-    plain = allowed.replace("an int", "a whole number").replace("a float", "a number").replace("an instance of ", "")
-    return f"Expected {plain} for {option}.{name}; got {given}."
 
 
 def condensed(text: str) -> str:
@@ -86,11 +77,3 @@ def condensed(text: str) -> str:
     kept = [line for line in lines if not line.startswith(NOISE)] or lines or ["no reason given"]
     reason = PYTHON.sub(lambda match: match[1] or "", " ".join(kept[-1].split())).rstrip(".")
     return f"Expected another value of --{option[1]}; got: {reason}." if option else reason
-
-
-def yaml_fault(error: YAMLError) -> str:
-    """The fault in a YAML text and its place."""
-    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())[:120]
-    mark = error.problem_mark
-    return f"a fault in line {mark.line + 1}, column {mark.column + 1}: {error.problem}"

@@ -10,7 +10,7 @@ import yaml
 from latentmix.experiments.reading.limits import MAX_DEPTH, MAX_OPTIONS_BYTES, MAX_VALUES
 from latentmix.models.reading import read_text
 
-__all__ = ["check_yaml", "parse_yaml", "read_options", "read_yaml"]
+__all__ = ["check_yaml", "parse_yaml", "read_options", "read_yaml", "yaml_fault"]
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -61,7 +61,7 @@ def read_yaml(path: Path, expected: str) -> Any:
     try:
         return parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"Expected {expected} in {path}; got {_problem(error)}: correct the file.") from error
+        raise ValueError(f"Expected {expected} in {path}; got {yaml_fault(error)}.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected {expected} in {path}; got a value that is none ({error}): correct it.") from error
 
@@ -166,8 +166,8 @@ def _error(event: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
-def _problem(error: yaml.YAMLError) -> str:
-    """The problem and its place, in one line."""
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """The fault in a YAML text and its place, in one line."""
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    return f"{problem} in line {mark.line + 1}" if mark is not None else str(problem)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())[:120]
+    return str(problem) if mark is None else f"a fault in line {mark.line + 1}, column {mark.column + 1}: {problem}"

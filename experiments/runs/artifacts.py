@@ -184,7 +184,7 @@ class RunFolder:
         """Whether training and measuring are done; figures that cannot be read are measured anew."""
         file = inside(self.path, "summary.json")
         with suppress(ValueError):
-            return file.is_file() and bool(read_summary(file, complete=False))
+            return file.is_file() and bool(read_summary(file))
         return False
 
     @property
@@ -319,9 +319,9 @@ class RunFolder:
         """Write the state of training, for `latentmix resume`; that of the epoch before is kept, too."""
         save_tree(self.subfolder("checkpoints") / TRAINING[state.epoch % 2], state.state_dict())
 
-    def load_training(self) -> TrainingState | None:
-        """The newest state of training that is whole, if there is one; broken ones are told in a warning."""
-        states: list[TrainingState] = []
+    def load_training(self) -> tuple[Path, TrainingState] | None:
+        """The newest state of training that is whole, if there is one, and its file; broken ones are told in a warning."""
+        states: list[tuple[Path, TrainingState]] = []
         for name in (*TRAINING, "training"):  # the last is that of earlier versions
             file = inside(self.checkpoints, f"{name}.safetensors")
             if not file.exists():
@@ -329,10 +329,10 @@ class RunFolder:
             try:
                 saved = load_tree(file)
                 with damaged(file, "a state of training"):
-                    states.append(TrainingState.from_state_dict(saved))
+                    states.append((file, TrainingState.from_state_dict(saved)))
             except ValueError as error:
-                warnings.warn(f"{error} The epoch that it ended is repeated.", stacklevel=2)
-        return max(states, key=lambda state: state.epoch, default=None)
+                warnings.warn(f"{error} It is left out, and the epoch that it ended is repeated.", stacklevel=2)
+        return max(states, key=lambda found: found[1].epoch, default=None)
 
 
 @dataclass(frozen=True, repr=False)

@@ -293,11 +293,11 @@ class Session:
             callbacks.append(TensorBoard(folder.place("tensorboard")))
         callbacks.append(Checkpoints(folder))
         self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
-        state = folder.load_training()
+        file, state = folder.load_training() or (folder.checkpoints, None)
         if state is not None and state.epoch > training.epochs:
             raise ValueError(
-                f"Expected a state of training of at most {training.epochs} epochs, those of the run, in "
-                f"{folder.checkpoints}; got one of {state.epoch:,}: train anew, or resume from a copy."
+                f"Expected a state of training of at most {training.epochs} epochs, those of the run, in {file}; got one "
+                f"of {state.epoch:,}: train anew, or resume from a copy."
             )
         if state is not None:
             self.tell(f"from epoch {state.epoch}")
@@ -320,7 +320,7 @@ class Session:
                 progress=progress,
             )
         except StateError as error:
-            raise ValueError(f"{folder.checkpoints}: {error}") from error
+            raise ValueError(f"{file}: {error}") from error
         folder.save_model(self.vae, self.guide)
         return [asdict(record) for record in result.history]
 

@@ -49,7 +49,8 @@ def read_summary(file: Path, *, complete: bool = True) -> dict[str, Any]:
     Raises:
         ValueError: If the file cannot be read, or a figure that tables and reports need is missing or of another kind.
     """
-    summary = read_json(file, "the figures of a finished run")
+    remedy = f"`latentmix resume {file.parent}` writes it anew"
+    summary = read_json(file, "the figures of a finished run", remedy=remedy)
     wrong = _first_wrong(summary, SUMMARY, "", complete)
     if not wrong:
         wrong = _wrong_fits(summary.get("mixtures", {}), complete)
@@ -60,7 +61,7 @@ def read_summary(file: Path, *, complete: bool = True) -> dict[str, Any]:
         for budget, figures in summary.get("agreement", {}).items() if not wrong else ():
             wrong = wrong or _first_wrong(figures, {}, f"agreement.{budget}")
     if wrong:
-        raise ValueError(f"Expected the figures of a finished run in {file}; got {wrong}: {REMEDY}.")
+        raise ValueError(f"Expected the figures of a finished run in {file}; got {wrong}: {remedy}.")
     with damaged(file, "the figures of a finished run"):
         Schema.from_dict(summary.get("data", {}))
     return dict(summary)

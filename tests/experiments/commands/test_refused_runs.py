@@ -118,7 +118,7 @@ def test_a_run_that_stops_before_its_first_epoch_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(Callback, "on_fit_begin", interrupt)
         assert main(["run", "digits_mlp2", *QUICK, "--out", "run"]) == 130
-        assert "`latentmix resume run` continues" in capsys.readouterr().err
+        assert "`latentmix resume run` finishes it" in capsys.readouterr().err
     assert main(["resume", "run"]) == 0
     assert (tmp_path / "run" / "summary.json").is_file()
 
@@ -135,7 +135,9 @@ def test_a_full_disk_names_the_file_and_how_to_continue(
         patch.setattr(RunFolder, "write_metrics", full)
         assert main(["run", "digits_mlp2", *QUICK, "--out", "run"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "Expected room on the disk for run/metrics.jsonl; got none: make room, then `latentmix resume run`" in line
+    assert (
+        "run/metrics.jsonl; got: No space left on device; once that is mended, `latentmix resume run` finishes" in line
+    )
     assert main(["resume", "run"]) == 0
 
 
@@ -145,7 +147,9 @@ def test_a_truncated_summary_is_named_with_what_mends_it(
 ) -> None:
     text = (copied / "summary.json").read_text()
     (copied / "summary.json").write_text(text[: len(text) // 2])
-    assert "Expected JSON in run/summary.json; got" in (line := refusal([command, "run"], capsys))
+    assert "Expected the figures of a finished run in run/summary.json; got no JSON" in (
+        line := refusal([command, "run"], capsys)
+    )
     assert "`latentmix resume run` writes it anew" in line
 
 
@@ -157,11 +161,12 @@ def test_a_truncated_summary_is_written_anew(copied: Path, no_pictures: None) ->
 
 
 def test_truncated_files_are_named(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (copied / "metrics.jsonl").write_text('{"epoch": 1')
-    assert "in every line of run/metrics.jsonl" in refusal(["report", "run"], capsys)
+    (copied / "metrics.jsonl").write_text('{"epoch": 1\n{}\n')
+    assert "in line 1 of run/metrics.jsonl; got no JSON" in refusal(["report", "run"], capsys)
     (copied / "config.yaml").write_text("epochs: [1")
     for command in ("evaluate", "resume"):
-        (copied / "summary.json").write_text("{}" if command == "evaluate" else "")
+        if command == "resume":
+            (copied / "summary.json").write_text("")
         assert "in run/config.yaml; got a fault in line 1" in refusal([command, "run"], capsys)
 
 
@@ -199,7 +204,8 @@ def test_an_own_class_that_cannot_be_imported_is_named(
     monkeypatch.undo()
     monkeypatch.chdir(there)
     sys.modules.pop("own_elsewhere")
-    line = refusal(["evaluate", str(here / "run")], capsys)
+    assert "add --trust own_elsewhere" in refusal(["evaluate", str(here / "run")], capsys)
+    line = refusal(["evaluate", str(here / "run"), "--trust", "own_elsewhere"], capsys)
     assert "Expected to import Own from own_elsewhere" in line
     assert "run the command from the folder that holds own_elsewhere.py" in line
 
@@ -207,7 +213,9 @@ def test_an_own_class_that_cannot_be_imported_is_named(
 def test_spaces_are_allowed_in_lists_of_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     seen: list[Any] = []
-    monkeypatch.setattr("latentmix.experiments.runs.selection.choose", lambda *words: seen.append(words[1]) or exit(0))
+    monkeypatch.setattr(
+        "latentmix.experiments.runs.selection.choose", lambda *words, **_: seen.append(words[1]) or exit(0)
+    )
     np.save("points.npy", np.zeros((10, 2)))
     words = ["--criteria", "bic, icl", "--covariance_types", "full, diag", "--n_components", "1, 3 .. 4"]
     with pytest.raises(SystemExit):

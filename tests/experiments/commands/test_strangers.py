@@ -133,6 +133,7 @@ def test_sweeps_write_within_their_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         module, "_earlier", lambda out, base: {"cells": [{"id": "../../x", "status": "done"}], "grid": {}}
     )
+    monkeypatch.setattr(module, "rehearse", list)
     monkeypatch.setattr(module, "plan", lambda *_, **__: [module.Cell("../../x", {"epochs": "1"}, {"a": 1})])
     with pytest.raises(ValueError, match="leads out of it"):
         module.sweep("digits_mlp2", QUICK, {"epochs": ["1"]}, tmp_path / "out", tell=lambda _: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from latentmix.experiments.cli import main
@@ -32,7 +33,6 @@ WHOLE = (
     *("epochs", "batch_size", "latent_dim", "patience", "warmup", "start_prior", "seed", "data.limit", "data.seed"),
     *(
         "data.labels_per_class",
-        "data.size",
         "data.points",
         "data.max_corrupt",
         "mixture.n_components",
@@ -108,7 +108,12 @@ CASES = cases() | {
     "a rate": (["--mixture.svi.optimizer", "Adam", "--mixture.svi.optimizer.lr", "x"], "mixture.svi.optimizer.lr; got"),
     "a pair": (["--optimizer.betas", "3"], "Expected 2 numbers in brackets such as (0.5, 0.5) for --optimizer.betas"),
     "a list of words": (["--encoder.hidden", "wide"], "Expected whole numbers such as 4,8 for --encoder.hidden"),
-    "a list with a word": (["--data.classes", "1, four"], "for --data.classes; got '1, four'"),
+    "a list with a word": (["--data.classes", "1, four"], "Expected --data.classes of 'digits', which has 0, 1, 2"),
+    "another source's": (["--data.size", "many"], "Expected --data.size with the source celeba or image_folder"),
+    "a size of images": (
+        ["--data.source", "natural_patches", "--data.size", "wide"],
+        "Expected --data.size as 32, or height and width as 32x48; got 'wide'",
+    ),
     "a group": (["--data", "3"], "Expected options of data by their names"),
     "lr": (["--lr", "0.01"], "got --lr 0.01: did you mean --optimizer.lr or --mixture.svi.optimizer.lr?"),
     "hidden": (["--hidden", "3"], "got --hidden 3: did you mean --encoder.hidden or --decoder.hidden"),
@@ -143,8 +148,8 @@ CASES = cases() | {
     "variance": (["--likelihood", "Gaussian(0)"], "got 0.0 (option --likelihood)"),
     "covariance type": (["--mixture.covariance_type", "round"], "(option --mixture.covariance_type)"),
     "no epochs": (["--epochs", "0"], "Expected --epochs of at least 1"),
-    "chains": (["--mixture.nuts.warmup", "-1"], "in the range [0, inf) for --mixture.nuts.warmup; got -1"),
-    "a file": (["--config", "nowhere.yaml"], "got nowhere.yaml: No such file"),
+    "chains": (["--mixture.nuts.warmup", "-1"], "to be a whole number of at least 0; got -1 (option --mixture.nuts)"),
+    "a file": (["--config", "nowhere.yaml"], "in nowhere.yaml; got No such file"),
 }
 
 
@@ -178,9 +183,9 @@ COMMANDS = {
     "a folder of a run": (["run", "folder"], "did you mean folder/config.yaml?"),
     "bad YAML": (["run", "bad.yaml"], "in bad.yaml; got a fault in line 2, column 7: mapping values are not allowed"),
     "an open bracket": (["run", "open.yaml"], "in open.yaml; got a fault in line 2, column 1"),
-    "an empty file": (["run", "empty.yaml"], "in empty.yaml; got nothing"),
+    "an empty file": (["run", "empty.yaml"], "in empty.yaml; got an empty file"),
     "a list": (["run", "list.yaml"], "in list.yaml; got a list"),
-    "a binary file": (["run", "binary.yaml"], "got binary.yaml, which is no text"),
+    "a binary file": (["run", "binary.yaml"], "in binary.yaml; got bytes that are no UTF-8"),
     "a value in a file": (["run", "many.yaml"], "a whole number for --epochs; got 'many' (in many.yaml)"),
     "a class in a file": (["run", "lower.yaml"], "got 'bernoulli': did you mean Bernoulli?"),
     "an option in a file": (["run", "unknown.yaml"], "got epoch: did you mean epochs?"),
@@ -189,7 +194,7 @@ COMMANDS = {
     "a number of samples": (["evaluate", "folder", "--samples", "x"], "Expected a whole number for --samples; got 'x'"),
     "no value": (["run", "digits", "--out"], "Expected a value after --out; got none"),
     "a superfluous word": (["resume", "a", "b"], "got b (see `latentmix resume --help`)"),
-    "a word too few": (["classify"], "Expected RUN, IMAGES; got none"),
+    "a word too few": (["classify"], "Expected RUN, FILE; got none"),
     "an own option": (["sweep", "digits", "--n_jobs", "2"], "got --n_jobs: did you mean --n-jobs?"),
     "no grid": (["sweep", "digits", "--gird", "epochs=1"], "did you mean --grid?"),
     "a nested name in a grid": (["sweep", "digits", "--grid", "lr=1"], "did you mean --optimizer.lr"),
@@ -221,6 +226,7 @@ def test_a_mistyped_command_is_refused_in_words(
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "binary.yaml").write_bytes(bytes(range(128, 256)))
+    np.save(tmp_path / "points.npy", np.zeros((10, 2)))
     words, message = COMMANDS[case]
     assert message in refused(words, capsys)
 

@@ -8,8 +8,9 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -46,6 +47,15 @@ def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "draw_vae", draw)
     monkeypatch.setattr(pipeline, "draw_mixtures", lambda *_, **__: None)
     monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("latentmix.experiments.runs.provenance.datetime", Stopped)
+
+
+class Stopped(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2026, 1, 1, tzinfo=tz)
 
 
 def run(folder: Path) -> int:
@@ -129,7 +139,7 @@ def test_a_broken_state_of_training_is_told_and_the_other_taken(
     capsys.readouterr()
     assert main(["resume", str(folder)]) == 0
     told = capsys.readouterr()
-    assert told.err.count("is broken and left out") == len(broken)
+    assert told.err.count("It is left out, and the epoch that it ended is repeated.") == len(broken)
     assert ("from epoch" in told.out) == (len(broken) == 1)
     older = {"checkpoints/training-odd.safetensors"} if broken == ["odd"] else set()  # it stays as it is
     left = contents(folder)
@@ -239,6 +249,9 @@ def test_a_link_among_the_figures_is_not_in_the_report(
 
 
 def test_a_last_line_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
-    assert RunFolder(tmp_path).read_metrics() == [{"epoch": 1}]
-    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) == {"epoch": 1}
+    record = {"epoch": 1, "training": {"loss": 2.0, "log_likelihood": -1.5, "kl": 0.5}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + '\n{"epo')
+    assert RunFolder(tmp_path).read_metrics() == [record]
+    (tmp_path / "metrics.jsonl").write_text('{"epo\n' + json.dumps(record))
+    with pytest.raises(ValueError, match="line 1 of .*metrics.jsonl; got no JSON"):
+        RunFolder(tmp_path).read_metrics()

@@ -65,10 +65,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise ValueError("Expected CelebA <here>; got none.")
         if path.name == "broken":
             raise RuntimeError("out of memory")
-        folder = RunFolder.create(path)
-        folder.write_config(experiment.config)
+        folder = RunFolder.create(path, experiment.config)
         summary = {"preset": path.name}
-        figures.save(Figure(figsize=(0.2, 0.2)), folder.figures / "losses.png")
+        figures.save(Figure(figsize=(0.2, 0.2)), folder.subfolder("figures") / "losses.png")
         folder.write_json("summary.json", summary)
         write_report(path)
         return summary
