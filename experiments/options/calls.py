@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from latentmix.experiments.options.classes import CLASSES, SUPPLIED, find_class, unknown_class
+from latentmix.experiments.reading.options import parse_yaml
 
 __all__ = ["call_form", "literal", "split"]
 
@@ -123,7 +124,7 @@ def literal(text: str) -> Any:
     if text[0] + text[-1] in ("()", "[]"):
         return [literal(piece) for piece in split(text[1:-1]) if piece]
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"Expected a number, a word, a list or a mapping as an argument; got {text!r}.") from error
     try:

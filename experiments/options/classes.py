@@ -13,6 +13,7 @@ from pyro.infer.elbo import ELBO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from latentmix.experiments.options.loader import MODE
 from latentmix.experiments.options.parts import LINKED, PARTS, import_object, subclasses
 
 __all__ = ["CLASSES", "NAME", "SUPPLIED", "argument_types", "class_names", "find_class", "nearest", "unknown_class"]
@@ -50,7 +51,7 @@ def class_names(base: type) -> list[str]:
 @cache
 def argument_types(kind: type) -> dict[str, tuple[Any, bool]]:
     """The arguments of a constructor that options set: by name, the type and whether there is no default."""
-    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    parser = ArgumentParser(parser_mode=MODE, exit_on_error=False, add_help=False)
     parser.add_class_arguments(kind, None, fail_untyped=False, skip=set(SUPPLIED))
     return {
         action.dest: (getattr(action, "_typehint", Any), bool(getattr(action, "required", False)))

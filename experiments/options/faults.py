@@ -13,6 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from latentmix.experiments.options.classes import CLASSES, argument_types, class_names, find_class, unknown_class
+from latentmix.experiments.options.loader import MODE
 from latentmix.experiments.options.parts import LINKED
 from latentmix.experiments.options.type_words import base_class, choices, expected
 
@@ -186,7 +187,7 @@ def _accepts(kind: Any, value: Any) -> bool:
 
 @cache
 def _single(kind: Any) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    parser = ArgumentParser(parser_mode=MODE, exit_on_error=False, add_help=False)
     parser.add_argument("--value", type=kind)
     return parser
 

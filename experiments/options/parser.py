@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
-from jsonargparse._loaders_dumpers import yaml_load as _yaml_load
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from yaml import SafeDumper, YAMLError, dump
 
 from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.faults import Pair, first_fault, flat
+from latentmix.experiments.options.loader import MODE, check_classes
 from latentmix.experiments.options.messages import condensed
 from latentmix.experiments.options.unknown import unknown_option
-from latentmix.experiments.reading.options import check_yaml, parse_yaml, read_options
+from latentmix.experiments.reading.options import parse_yaml, read_options
 
 __all__ = ["OptionParser"]
 
@@ -28,46 +28,11 @@ class _Quoted(SafeDumper):
 _Quoted.add_representer(str, lambda dumper, word: dumper.represent_scalar("tag:yaml.org,2002:str", word, style='"'))
 
 
-def _load(text: str) -> Any:
-    """The value of YAML, wherever it stands, within the limits on files of options."""
-    if len(text) > 100 or not _SHORT.isdisjoint(text):
-        check_yaml(text)
-    parse: Any = _yaml_load
-    value = parse(text)
-    _check_classes(value)
-    return value
-
-
-def _check_classes(tree: Any, place: str = "") -> None:
-    """Refuse classes whose `class_path` is no word, or whose `init_args` are no mapping, at any depth.
-
-    Raises:
-        ValueError: If there is one; the message names its place.
-    """
-    items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(tree, Namespace):
-        tree = vars(tree)
-    if isinstance(tree, Mapping):
-        items = tree.items()
-        for name, kind, expected in (("class_path", str, "a word"), ("init_args", Mapping | Namespace, "a mapping")):
-            if name in tree and not isinstance(tree[name], kind):
-                raise ValueError(f"Expected {expected} as {place}{name}; got {tree[name]!r:.60}.")
-    elif isinstance(tree, list | tuple):
-        items = enumerate(tree)
-    for name, value in items:
-        _check_classes(value, f"{place}{name}.")
-
-
-_SHORT = set("&*!\n")
-_MODE = "latentmix"
-set_loader(_MODE, _load, exceptions=(YAMLError, RecursionError))
-
-
 class OptionParser(ArgumentParser):
     """A parser of options whose refusals are sentences that name the option, what it takes and what it was given."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{"parser_mode": _MODE, **options})
+        super().__init__(*arguments, **{"parser_mode": MODE, **options})
 
     def parse_args(self, args: Sequence[str], *arguments: Any, **options: Any) -> Namespace:  # type: ignore[override]
         try:
@@ -76,7 +41,7 @@ class OptionParser(ArgumentParser):
             raise ValueError(self._refusal(list(_pairs(self, args)), error)) from error
 
     def parse_object(self, obj: Namespace | dict[str, Any], *arguments: Any, **options: Any) -> Namespace:
-        _check_classes(obj)
+        check_classes(obj)
         try:
             return super().parse_object(renewed(obj), *arguments, **options)
         except ArgumentError as error:

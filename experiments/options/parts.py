@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from latentmix.experiments.options.literals import instantiated
+from latentmix.experiments.options.loader import MODE
 from latentmix.guides import AmortizedGuide, Encoder, Family
 from latentmix.models import VAE, Decoder, Likelihood, Prior, VampPrior
 
@@ -27,7 +28,7 @@ def build_parts(parts: Mapping[str, Any]) -> tuple[VAE, AmortizedGuide]:
     Raises:
         ValueError: If the parts do not fit each other.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(parser_mode=MODE, exit_on_error=False)
     for name, base in PARTS.items():
         parser.add_subclass_arguments(base, name, required=True)
     objects = instantiated(parser, parser.parse_object(dict(parts)), PARTS)

@@ -53,16 +53,16 @@ PICTURES = {
     "latent": (
         "Latents and components",
         "Latents coloured by class, with the mean and the 2-sigma ellipse of each component: EM solid, SVI dashed. "
-        "Two-dimensional latents have a panel for each fit; longer ones a panel for each component, in the plane of the "
-        "map.",
+        "Two-dimensional latents have a panel for each fit; longer ones a panel for each component, in the plane of "
+        "the map.",
     ),
     "em_against_svi": (
         "EM against SVI",
         "Mean log p(z) along the iterations, of SVI its best value so far (by default its first thirty steps are "
         "natural-gradient steps, which are EM's own under flat priors; --mixture.svi.optimizer chooses another path); "
-        "accuracy on the test {things} for each budget of labels, whiskers spanning the draws of labelled {things}; and, "
-        "component by component after alignment, the weights of both fits and how far their means lie apart, in standard "
-        "deviations of the latents.",
+        "accuracy on the test {things} for each budget of labels, whiskers spanning the draws of labelled {things}; "
+        "and, component by component after alignment, the weights of both fits and how far their means lie apart, in "
+        "standard deviations of the latents.",
     ),
     "confusion": (
         "Confusion matrices",

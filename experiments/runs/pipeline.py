@@ -296,8 +296,8 @@ class Session:
         file, state = folder.load_training() or (folder.checkpoints, None)
         if state is not None and state.epoch > training.epochs:
             raise ValueError(
-                f"Expected a state of training of at most {training.epochs} epochs, those of the run, in {file}; got one "
-                f"of {state.epoch:,}: train anew, or resume from a copy."
+                f"Expected a state of training of at most {training.epochs} epochs, those of the run, in {file}; got "
+                f"one of {state.epoch:,}: train anew, or resume from a copy."
             )
         if state is not None:
             self.tell(f"from epoch {state.epoch}")

@@ -180,7 +180,7 @@ def _finished(cell: Cell, path: Path) -> bool:
 
 def _outcome(name: str, command: str, out: Path) -> Outcome:
     run = RunFolder(out / name)
-    pictures = run_pictures(run.path, run.read_summary(), run.read_metrics(), prefix=name)
+    pictures = run_pictures(run.path, run.read_summary(complete=False), run.read_metrics(), prefix=name)
     return Outcome(name, command, "done", pictures=tuple(pictures))
 
 
