@@ -320,7 +320,7 @@ class RunFolder:
         save_tree(self.subfolder("checkpoints") / TRAINING[state.epoch % 2], state.state_dict())
 
     def load_training(self) -> tuple[Path, TrainingState] | None:
-        """The file and the newest state of training that is whole, if there is one; broken ones are told in a warning."""
+        """The newest state of training that is whole, if there is one, after its file; a warning tells broken ones."""
         states: list[tuple[Path, TrainingState]] = []
         for name in (*TRAINING, "training"):  # the last is that of earlier versions
             file = inside(self.checkpoints, f"{name}.safetensors")

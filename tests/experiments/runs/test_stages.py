@@ -253,5 +253,5 @@ def test_a_last_line_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + '\n{"epo')
     assert RunFolder(tmp_path).read_metrics() == [record]
     (tmp_path / "metrics.jsonl").write_text('{"epo\n' + json.dumps(record))
-    with pytest.raises(ValueError, match="line 1 of .*metrics.jsonl; got no JSON"):
+    with pytest.raises(ValueError, match=r"line 1 of .*metrics\.jsonl; got no JSON"):
         RunFolder(tmp_path).read_metrics()

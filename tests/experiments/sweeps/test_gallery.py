@@ -66,7 +66,22 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if path.name == "broken":
             raise RuntimeError("out of memory")
         folder = RunFolder.create(path, experiment.config)
-        summary = {"preset": path.name}
+        bound = {"elbo": -3.0, "log_likelihood": -2.0, "kl": 1.0, "mse": 0.1}
+        data = {"source": "digits", "classes": [], "binarize": "none", "train": 1, "validation": 1, "test": 1}
+        summary = {
+            "preset": path.name,
+            "description": "",
+            "measure": "density",
+            "data": data,
+            "mixtures": {},
+            "seed": 0,
+            "threads": 1,
+            "parameters": 3,
+            "epochs": 1,
+            "validation": bound,
+            "test": bound,
+            "seconds": {"train": 0.1, "mixtures": 0.1, "total": 0.3},
+        }
         figures.save(Figure(figsize=(0.2, 0.2)), folder.subfolder("figures") / "losses.png")
         folder.write_json("summary.json", summary)
         write_report(path)
