@@ -141,7 +141,8 @@ def test_every_import_is_declared(project: dict[str, Any]) -> None:
         "yaml": "pyyaml",
         "mpl_toolkits": "matplotlib",
     }
-    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["bench"]]
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *(each for extra in ("bench", "parquet") for each in extras[extra])]
     declared = {re.split(r"[\[<>=!~; ]", each)[0] for each in wanted}
     for room in ROOMS:
         for path in sources(room):

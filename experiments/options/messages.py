@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from yaml import YAMLError
 
 from latentmix.experiments.options.tensor_words import tensor_fault
-from latentmix.experiments.reading.options import yaml_fault
+from latentmix.experiments.reading.yaml_faults import yaml_fault
 
 __all__ = ["blaming", "condensed", "one_line"]
 

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from latentmix.experiments.reading.limits import MAX_DEPTH, MAX_OPTIONS_BYTES, MAX_VALUES
+from latentmix.experiments.reading.yaml_faults import yaml_fault
 from latentmix.models.reading import read_text
 
-__all__ = ["check_yaml", "parse_yaml", "read_options", "read_yaml", "yaml_fault"]
+__all__ = ["check_yaml", "parse_yaml", "read_options", "read_yaml"]
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -164,10 +165,3 @@ def _check_tag(event: Any) -> None:
 
 def _error(event: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-
-
-def yaml_fault(error: yaml.YAMLError) -> str:
-    """The fault in a YAML text and its place, in one line."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or " ".join(str(error).split())[:120]
-    return str(problem) if mark is None else f"a fault in line {mark.line + 1}, column {mark.column + 1}: {problem}"

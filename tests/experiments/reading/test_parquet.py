@@ -55,7 +55,7 @@ def use(monkeypatch: pytest.MonkeyPatch, stored: type | None) -> None:
 def test_without_pyarrow_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, None)
     (tmp_path / "a.parquet").touch()
-    with pytest.raises(ValueError, match=r"Expected pyarrow to read .*a\.parquet.*pip install pyarrow"):
+    with pytest.raises(ValueError, match=r"Expected pyarrow to read .*a\.parquet.*pip install .latentmix"):
         read_parquet(tmp_path / "a.parquet")
 
 

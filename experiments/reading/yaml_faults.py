@@ -1,0 +1,14 @@
+"""Faults of YAML in words; torch is not imported for them."""
+
+from __future__ import annotations
+
+import yaml
+
+__all__ = ["yaml_fault"]
+
+
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """The fault in a YAML text and its place, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())[:120]
+    return str(problem) if mark is None else f"a fault in line {mark.line + 1}, column {mark.column + 1}: {problem}"
