@@ -29,8 +29,8 @@ def read_parquet(path: Path, *, max_gib: float = MAX_GIB, option: str = "--data.
         from pyarrow import parquet  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise ValueError(
-            f"Expected pyarrow to read {str(path)!r}; got none: install it (pip install 'latentmix[parquet]'), or write "
-            "the table as .csv."
+            f"Expected pyarrow to read {str(path)!r}; got none: install it (pip install 'latentmix[parquet]'), or "
+            "write the table as .csv."
         ) from None
     try:
         with open_regular(path) as file:
