@@ -159,7 +159,8 @@ def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -
 
 def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     coverage = summary["coverage"]
-    missed = [str(k) for k, covered in enumerate(coverage["covered_components"], 1) if not covered]
+    names = _classes(summary)  # of the true components, as the bars are named
+    missed = [name for name, covered in zip(names, coverage["covered_components"], strict=True) if not covered]
     ending = f"; not covered: {', '.join(missed)}" if missed else ""
     return (
         f"Bars of the share of samples in each of {coverage['components']} components: {coverage['covered']} are "
