@@ -34,15 +34,22 @@ QUICK = [
 
 
 def summary(elbo=-100.0, *, measure="mass on {0, 1}", binarize="dynamic"):
-    accuracies = {"none": {"accuracy": 0.5}, "few": {"accuracy": 0.75}}
+    fit = {"log_likelihood": -1.0, "iterations": 3, "seconds": 0.1}
+    fits = {"none": {**fit, "accuracy": 0.5}, "few": {**fit, "accuracy": 0.75}}
+    bound = {"elbo": elbo, "log_likelihood": elbo + 5, "kl": 5.0, "mse": 0.1}
     return {
-        "test": {"mse": 0.1, "ssim": 0.5, "elbo": elbo, "log_likelihood": elbo + 5, "kl": 5.0, "kl_per_dimension": [5]},
-        "mixtures": {"em": accuracies, "svi": accuracies},
-        "data": {"binarize": binarize},
+        "preset": "digits_mlp2",
+        "description": "",
+        "seed": 0,
+        "epochs": 1,
+        "validation": bound,
+        "test": {**bound, "ssim": 0.5, "kl_per_dimension": [5]},
+        "mixtures": {"em": fits, "svi": fits},
+        "data": {"source": "digits", "classes": [], "binarize": binarize, "train": 1, "validation": 1, "test": 1},
         "measure": measure,
         "parameters": 1234,
         "threads": 1,
-        "seconds": {"total": 2.5},
+        "seconds": {"train": 1.0, "mixtures": 0.5, "total": 2.5},
     }
 
 
