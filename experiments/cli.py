@@ -24,7 +24,8 @@ __all__ = ["main"]
 CLOSING = """
 Begin with `latentmix run digits --epochs 5`. `latentmix COMMAND --help` explains a command; `latentmix run --help`
 lists every option of an experiment. --debug after any command shows the traceback of an error; --version.
-Exit codes: 0 done, 1 a sweep with refused or failed cells, 2 refused or failed, 130 interrupted.
+Exit codes: 0 done, 1 a sweep or gallery of which a part was refused or failed, 2 refused or failed, 130 interrupted,
+141 the reader of the output has gone.
 """
 
 
@@ -44,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `latentmix`; by default those of the process.
 
     Returns:
-        0; 1 after a sweep with refused or failed cells; 2 after a refusal or an error; 130 after an interruption; 141
-        where nobody reads the output any more, unless the command has more to do than to print.
+        0; 1 after a sweep with refused or failed cells, or a gallery with failed entries; 2 after a refusal or an
+        error; 130 after an interruption; 141 where nobody reads the output any more, unless the command has more to do
+        than to print.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -133,8 +135,6 @@ def sentence(error: Exception) -> str:
     """An error as one line."""
     if isinstance(error, UsageError):
         return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"Expected to read or write {os.fsdecode(error.filename)}; got: {error.strerror}."
     if isinstance(error, ArgumentError | ValueError | ArithmeticError | OSError):
         from latentmix.experiments.options.messages import one_line
 

@@ -96,6 +96,7 @@ _HOMES = {
     "evaluation": ("Bound", "bits_per_dimension", "check_comparable", "evaluate"),
     "ex_post": ("ExPostFit", "ex_post_prior", "ex_post_priors", "likelihood_moments"),
     "importance": ("log_likelihood", "log_likelihoods"),
+    "latent_usage": ("LatentStatistics", "latent_statistics"),
     "mixtures.algorithm": ("EM", "Algorithm", "FitOptions"),
     "mixtures.analysis.comparison": ("MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"),
     "mixtures.analysis.modes": ("ModeReport", "modes"),
@@ -116,7 +117,6 @@ _HOMES = {
     "svi.fit": ("SVIResult", "fit"),
     "svi.state": ("Callback", "DivergenceError", "EpochRecord", "TrainingState"),
     "two_sample": ("Coverage", "TwoSampleTest", "component_coverage", "energy_test"),
-    "latent_usage": ("LatentStatistics", "latent_statistics"),
 }
 
 

@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-__all__ = ["inside", "remove_unfinished", "write_atomically"]
+__all__ = ["inside", "is_unfinished", "remove_unfinished", "write_atomically"]
 
 PART = ".part"
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -80,10 +80,15 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is a file that an interrupted `write_atomically` left beside its place."""
+    return path.name.startswith(".") and path.name.endswith(PART) and (path.is_file() or path.is_symlink())
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove files in a folder that an interrupted `write_atomically` left beside their place."""
     for path in folder.glob(f".*{PART}"):
-        if path.is_file() or path.is_symlink():
+        if is_unfinished(path):
             path.unlink(missing_ok=True)
 
 

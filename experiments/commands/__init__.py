@@ -238,6 +238,8 @@ def complete_run(run: Callable[[], dict[str, Any]], path: Path) -> None:
         hint = f"; `latentmix resume {path}` finishes it" if path.exists() else ""
         raise KeyboardInterrupt(hint) from interrupt
     except OSError as error:
+        if not error.strerror or not path.exists():
+            raise
         hint = f"{error.strerror}; once that is mended, `latentmix resume {path}` finishes the run"
         raise OSError(error.errno, hint, error.filename) from error
     print(f"\n{closing_words(summary)}\nreport: {path / 'report.html'}\n{path}")

@@ -91,7 +91,7 @@ def classify(
 
     Returns:
         The names of the images or points, and a table of comma-separated values with the columns `image` or `point`,
-        `predicted` and a probability per class, or per component without classes.
+        `predicted` and a probability per class, or without classes per component, numbered from 1 as in pictures.
 
     Raises:
         ValueError: If the run has no such budget, or a file cannot be read or holds other data than the run's.
@@ -101,6 +101,7 @@ def classify(
     from latentmix.experiments.data.schema import Schema
     from latentmix.experiments.data.tables import load_tables
     from latentmix.experiments.runs.artifacts import load_run
+    from latentmix.experiments.runs.pictures import component_names
 
     run = load_run(path, trust)
     budgets = run.mixtures.get(inference)
@@ -117,7 +118,7 @@ def classify(
         chosen = {name: known.get(name) for name in ("label", "columns")}
         names, data = load_tables(files, run.vae.shape, schema, **chosen, max_gib=max_gib)
     probabilities = fitted.classify(run.guide.encode(data, transform=ToFloat()))
-    classes = fitted.class_names or tuple(map(str, range(probabilities.shape[1])))
+    classes = fitted.class_names or component_names((), {}, probabilities.shape[1])
     kind, thing = "class" if fitted.classes else "component", "image" if len(run.vae.shape) == 3 else "point"
     labels = [classes[index] for index in probabilities.argmax(1)]
     text = io.StringIO()

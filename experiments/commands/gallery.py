@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, command_parser
+from latentmix.experiments.commands import Usage, comma_list, command_parser
 
 USAGE = Usage(
     105,
     "gallery [--presets NAME,...] [--full] [--n-jobs N] [--out DIR]",
     "every picture of every preset in one page",
+    lasting=True,
 )
 
 
@@ -24,7 +25,7 @@ def main(words: list[str]) -> int:
 
     from latentmix.experiments.sweeps.gallery import gallery
 
-    names = None if arguments.presets is None else [name.strip() for name in arguments.presets.split(",")]
+    names = None if arguments.presets is None else comma_list("--presets", arguments.presets)
     out = arguments.out or Path("runs") / ("gallery-full" if arguments.full else "gallery")
     outcomes = gallery(out, names=names, full=arguments.full, n_jobs=arguments.n_jobs)
     print(out / "gallery.html")

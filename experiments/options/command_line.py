@@ -176,8 +176,7 @@ def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
             config = None
             with suppress(ValueError):  # the option parser refuses the file, or takes the word as it is
                 config = read_yaml(Path(word), "options")
-            name = option.removeprefix("--").replace("config", "")
-            check_imports(config, Path(word), trust, option=name)
+            check_imports(config, Path(word), trust, option="" if option == "--config" else option.removeprefix("--"))
 
 
 def _mixture(word: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,6 @@ __all__ = ["blaming", "condensed", "one_line"]
 
 NOISE = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
 PYTHON = re.compile(r"(?:typing|collections\.abc|types)\.(?=\w)|<class '([\w.]+)'>")
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def one_line(error: BaseException) -> str:
@@ -27,9 +26,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"Expected JSON; got {error.msg} in line {error.lineno}, column {error.colno}."
     if isinstance(error, OSError) and error.strerror:
-        if error.errno in FULL:
-            return f"Expected room on the disk for {error.filename or 'a file'}; got none: make room and try again."
-        return f"Expected to read or write {error.filename or 'a file'}; got: {error.strerror}."
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename or "a file"
+        return f"Expected to read or write {name}; got: {error.strerror}."
     text = str(error)
     nested = 'Parser key "' in text or "Does not validate" in text
     return tensor_fault(text) or (condensed(text) if nested else " ".join(text.split()))

@@ -20,7 +20,7 @@ import yaml
 from pyro.infer.autoguide import AutoGuide
 
 from latentmix.experiments.options.classes import CLASSES
-from latentmix.experiments.reading.options import parse_yaml, read_options, read_yaml
+from latentmix.experiments.reading.options import parse_yaml, read_yaml
 from latentmix.models.pretrained import Part
 
 __all__ = ["TEXTS", "check_imports", "configuration_file", "named_modules", "trusted_modules"]
@@ -132,7 +132,8 @@ def _configured() -> list[str]:
     file = configuration_file()
     if not file.is_file():
         return []
-    modules = read_options(file, "your configuration").get("trust") or []
+    options = read_yaml(file, "your configuration") or {}
+    modules = (options.get("trust") or []) if isinstance(options, dict) else None
     if isinstance(modules, list) and all(isinstance(module, str) for module in modules):
         return modules
     raise ValueError(f"Expected `trust: [module, ...]` in your configuration {file}; got something else.")

@@ -25,8 +25,8 @@ def read_parquet(path: Path, *, max_gib: float = MAX_GIB, option: str = "--data.
         ValueError: If the file cannot be read or takes more memory, or pyarrow is not installed.
     """
     try:
-        import pyarrow  # type: ignore[import-not-found, unused-ignore]
-        from pyarrow import parquet  # type: ignore[import-not-found, unused-ignore]
+        import pyarrow  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        from pyarrow import parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise ValueError(
             f"Expected pyarrow to read {str(path)!r}; got none: install it (pip install 'latentmix[parquet]'), or "

@@ -33,7 +33,7 @@ from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
 from latentmix.models.display import Displayed, brief
-from latentmix.models.files import inside, remove_unfinished, write_atomically
+from latentmix.models.files import inside, is_unfinished, remove_unfinished, write_atomically
 from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
@@ -119,31 +119,36 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any] | None = None) -> RunFolder:
-        """Make a new folder, or take an empty one, with its `config.yaml` if there is a configuration, in one step.
+        """Make a new folder with its `config.yaml`, if there is a configuration, in one step.
+
+        An empty folder is taken as it is: it may be the working folder, or one that another disk is mounted on.
 
         Raises:
             ValueError: If the path holds something or cannot be made.
         """
         cls.refuse_existing(path)
-        beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
+        there = path.is_dir()
+        made = path if there else path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
         try:
-            beside.mkdir(parents=True)
+            made.mkdir(parents=True, exist_ok=there)
             if config is not None:
-                write_atomically(beside / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-            os.rename(beside, path)
+                write_atomically(made / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+            if not there:
+                os.rename(made, path)
         except OSError as error:
-            shutil.rmtree(beside, ignore_errors=True)
+            if not there:
+                shutil.rmtree(made, ignore_errors=True)
             raise ValueError(f"Expected a new folder for the run; got {path}: {error.strerror}.") from error
         return cls(path)
 
     @staticmethod
     def refuse_existing(path: Path) -> None:
-        """Refuse a path that exists, but for an empty folder.
+        """Refuse a path that exists, but for a folder that is empty, or that a killed process had begun to fill.
 
         Raises:
             ValueError: If it does.
         """
-        if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        if os.path.lexists(path) and not (path.is_dir() and all(map(is_unfinished, path.iterdir()))):
             raise ValueError(
                 f"Expected a new folder for the run; got {path}: it exists already, name another by --out."
             )

@@ -9,7 +9,7 @@ import numpy as np
 
 from latentmix.experiments.options.names import BUDGETS, FITS
 
-__all__ = ["PICTURES", "alternative_text", "budget_of", "kind_of", "things"]
+__all__ = ["PICTURES", "alternative_text", "budget_of", "class_names", "kind_of", "things"]
 
 Summary = Mapping[str, Any]
 
@@ -81,6 +81,12 @@ def things(summary: Summary) -> str:
     return "images" if "ssim" in test or not (test or "coverage" in summary) else "points"
 
 
+def class_names(summary: Summary) -> list[str]:
+    """Names of the classes of a run; in runs of earlier versions, their labels."""
+    data = summary.get("data") or {}
+    return [str(name) for name in data.get("class_names") or data.get("classes") or ()]
+
+
 def kind_of(stem: str) -> str | None:
     """The key of `PICTURES` for a file name without its ending; `None` for another picture."""
     return next((kind for kind in PICTURES if stem.startswith(kind)), None)
@@ -141,7 +147,7 @@ def _reconstructions(stem: str, summary: Summary, history: Sequence[Mapping[str,
 
 
 def _map(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
-    names = _classes(summary)
+    names = class_names(summary)
     groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
     size = summary.get("model", {}).get("latent_dim")
     space = "" if size is None else f" from {size} dimensions"
@@ -159,7 +165,8 @@ def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -
 
 def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     coverage = summary["coverage"]
-    missed = [str(k) for k, covered in enumerate(coverage["covered_components"], 1) if not covered]
+    names = class_names(summary)  # of the true components, as the bars are named
+    missed = [name for name, covered in zip(names, coverage["covered_components"], strict=True) if not covered]
     ending = f"; not covered: {', '.join(missed)}" if missed else ""
     return (
         f"Bars of the share of samples in each of {coverage['components']} components: {coverage['covered']} are "
@@ -168,7 +175,7 @@ def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]])
 
 
 def _latents(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
-    names, budget = _classes(summary), str(budget_of(stem))
+    names, budget = class_names(summary), str(budget_of(stem))
     groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
     scores = [
         f"{name} gives {_percent(row['accuracy'])} of them the class of their component"
@@ -193,7 +200,7 @@ def _comparison(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]
 
 
 def _confusion(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
-    names, budget = _classes(summary), str(budget_of(stem))
+    names, budget = class_names(summary), str(budget_of(stem))
     parts = []
     for name, row in _fits(summary, budget).items():
         matrix = np.asarray(row["confusion"], dtype=float)
@@ -230,12 +237,6 @@ TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
     "em_against_svi": _comparison,
     "confusion": _confusion,
 }
-
-
-def _classes(summary: Summary) -> list[str]:
-    """Names of the classes."""
-    data = summary.get("data") or {}
-    return [str(name) for name in data.get("class_names") or data.get("classes") or ()]
 
 
 def _fits(summary: Summary, budget: str) -> dict[str, Mapping[str, Any]]:

@@ -69,8 +69,9 @@ class FolderLock:
                 os.close(handle)
         self._key = _key_of(self._handle)  # type: ignore[assignment]
         _held.add(self._key)
-        os.ftruncate(self._handle, 0)
-        os.write(self._handle, f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # a full disk: the lock holds without the name of its process
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, f"{os.getpid()}\n".encode())
         return self
 
     def __exit__(

@@ -83,8 +83,7 @@ def classification(
 
     Returns:
         `accuracy`; `precision`, `recall` and `f1`, their means over the classes that occur; `per_class`, by name;
-        `confusion`,
-        true classes by row; `ari` and `nmi`, adjusted Rand index and normalised mutual information.
+        `confusion`, true classes by row; `ari` and `nmi`, adjusted Rand index and normalised mutual information.
     """
     columns = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0.0)
     present = columns[3] > 0

@@ -26,14 +26,7 @@ from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae
 from latentmix.experiments.runs.provenance import provenance, record_command
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
-from latentmix.inference import (
-    Callback,
-    ClosedFormVariance,
-    EarlyStopping,
-    StartPrior,
-    bound_of,
-    fit,
-)
+from latentmix.inference import Callback, ClosedFormVariance, EarlyStopping, StartPrior, bound_of, fit
 from latentmix.inference.isolation import isolated
 from latentmix.inference.svi.saved import StateError
 from latentmix.models import VAE, MixturePrior, VampPrior
@@ -180,7 +173,8 @@ class Session:
             ValueError: If the folder holds a run of another configuration, or was moved or removed meanwhile.
         """
         if folder.measured:
-            initialize(self.vae, self.guide, folder.path)
+            for name, module in (("vae", self.vae), ("guide", self.guide)):
+                load_weights(module, read_weights(folder.path, name), folder.checkpoints / f"{name}.safetensors")
         else:
             self.measure(folder, self.train(folder, progress=progress))
         if pictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -36,13 +37,19 @@ def provenance(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `command`, `date` in ISO 8601 with the offset from UTC, and `model`: `latent_dim` and every part in call form.
     """
-    command = folder.read_json(FILE)["command"] if (folder.path / FILE).is_file() else None
     parts = {part: _call(config[part]) for part in (*PARTS, "objective")}
     return {
-        "command": command,
+        "command": _command(folder),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "model": {"latent_dim": config["latent_dim"], **parts},
     }
+
+
+def _command(folder: RunFolder) -> Any:
+    """The recorded command; `None` where there is none that can be read, which stops no run."""
+    with suppress(ValueError, LookupError, TypeError):
+        return folder.read_json(FILE)["command"]
+    return None
 
 
 def _call(part: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from latentmix.experiments.options.names import FITS
 from latentmix.experiments.runs.artifacts import RunFolder
-from latentmix.experiments.runs.captions import things
+from latentmix.experiments.runs.captions import class_names, things
 from latentmix.experiments.runs.page import number, typeset, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.inference.tables import aligned
@@ -139,7 +139,7 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "model": summary.get("model") or {},
         "things": kind,
         "thing": kind[:-1],
-        "classes": _class_names(summary),
+        "classes": class_names(summary),
         "splits": _splits(summary),
         "headlines": _headlines(summary),
         "history": history,
@@ -163,14 +163,6 @@ def _origin(folder: Path, summary: Mapping[str, Any]) -> dict[str, str]:
         origin["command"] = shlex.join(map(str, command))
     origin["folder"] = folder.resolve().name if folder.is_absolute() else str(folder)
     return origin
-
-
-def _class_names(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The name of each class, by its label."""
-    data = summary.get("data") or {}
-    classes = data.get("classes") or []
-    names = data.get("class_names") or classes
-    return {str(label): str(name) for label, name in zip(classes, names, strict=True)}
 
 
 def _rows(summary: Mapping[str, Any]) -> list[Row]:
@@ -248,7 +240,7 @@ def _splits(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
 def _per_class(
     rows: Sequence[tuple[str, str, dict[str, Any]]],
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Figures by budget, class and fit."""
+    """Figures by budget, class (its name, or label in runs of earlier versions) and fit."""
     tables: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for budget, fit, row in rows:
         for label, figures in (row.get("per_class") or {}).items():

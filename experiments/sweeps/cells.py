@@ -25,8 +25,6 @@ from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.locks import FolderLock, LockedError
-from latentmix.experiments.runs.stored import read_summary
-from latentmix.experiments.sweeps.tables import figures_of, group_of
 from latentmix.experiments.sweeps.workers import end_with
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_warnings
@@ -110,18 +108,22 @@ def plan(
         digest = _digest_of(name)
         cells.setdefault(digest, Cell(names.get(digest, name), options, config, status, reason))
     _refuse_impossible(
-        preset, words, {item for cell in cells.values() for item in cell.options.items()} - readable, cells
+        preset, words, {item for cell in cells.values() for item in cell.options.items()} - readable, cells, trust
     )
     return list(cells.values())
 
 
 def _refuse_impossible(
-    preset: str, words: Sequence[str], unread: Iterable[tuple[str, str]], cells: Mapping[str, Cell]
+    preset: str,
+    words: Sequence[str],
+    unread: Iterable[tuple[str, str]],
+    cells: Mapping[str, Cell],
+    trust: Iterable[str],
 ) -> None:
     """Refuse a grid for a value that no cell could be read with and that is refused by itself, too."""
     for name, value in sorted(unread):
         try:
-            parse_experiment(preset, [*words, f"--{name}", value])
+            parse_experiment(preset, [*words, f"--{name}", value], trust)
         except ValueError as error:
             reasons = [cell.reason for cell in cells.values() if cell.options[name] == value]
             raise ValueError(next((reason for reason in reasons if repr(value) in reason), str(error))) from error
@@ -228,14 +230,9 @@ def attempt(
 
 def finished(cell: Cell, path: Path, pictures: bool = False) -> dict[str, Any] | None:
     """The summary of a cell's run, if its folder holds a finished run of that configuration, with pictures if asked."""
-    if not cell.config or not RunFolder(path).finished(pictures=pictures) or not _holds(path, cell.config):
-        return None
-    try:
-        summary = read_summary(inside(path, "summary.json"), complete=False)
-        figures_of(summary), group_of(summary, {}), summary["threads"], summary["seconds"]["total"]
-    except (ValueError, KeyError):  # a damaged one: the run is resumed
-        return None
-    return summary
+    folder = RunFolder(path)
+    done = bool(cell.config) and folder.finished(pictures=pictures) and _holds(path, cell.config)
+    return folder.read_summary() if done else None
 
 
 def _holds(path: Path, config: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.sweeps.cells import Cell, attempt, base_configuration, finished, run_or_resume
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Extra, Job
 from latentmix.models.files import write_atomically
+from latentmix.models.reading import read_json
 
 __all__ = ["DRAWN", "VARIANTS", "Outcome", "gallery"]
 
@@ -136,7 +138,7 @@ def gallery(
 def _claim(out: Path, full: bool) -> None:
     """Make the folder, or refuse one that holds something else than a gallery of that length: its runs are replaced."""
     mark = out / "gallery.json"
-    kept = json.loads(mark.read_text()) if mark.is_file() else None
+    kept = read_json(mark, "the mark of a gallery") if mark.is_file() else None
     if kept != {"full": full} and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
             f"Expected a new folder, or that of a gallery{' --full' if full else ''}; got {out}, which holds something "
@@ -156,13 +158,13 @@ def _run(runs: Mapping[str, tuple[str, list[str]]], out: Path, n_jobs: int, tell
     for name, (preset, words) in runs.items():
         commands[name] = " ".join(["latentmix run", preset, *(f"'{word}'" if " " in word else word for word in words)])
         cells.append(Cell(name, {}, base_configuration(preset, words)))
-    waiting = [cell for cell in cells if not _finished(cell, out / cell.id)]
+    waiting = [cell for cell in cells if finished(cell, out / cell.id, pictures=True) is None]
     for cell in cells:
         if cell not in waiting:
             tell(f"{cell.id}: finished before")
             yield _outcome(cell.id, commands[cell.id], out)
     work = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(
-        joblib.delayed(attempt)(cell, out / cell.id, None, True, run_or_resume) for cell in waiting
+        joblib.delayed(attempt)(cell, out / cell.id, None, True, run_or_resume, os.getpid()) for cell in waiting
     )
     with closing(work):
         for count, (cell, result) in enumerate(work, 1):
@@ -172,10 +174,6 @@ def _run(runs: Mapping[str, tuple[str, list[str]]], out: Path, n_jobs: int, tell
                 yield _outcome(cell.id, commands[cell.id], out)
             else:
                 yield Outcome(cell.id, commands[cell.id], result["status"], result["reason"])
-
-
-def _finished(cell: Cell, path: Path) -> bool:
-    return (path / "report.html").is_file() and finished(cell, path) is not None
 
 
 def _outcome(name: str, command: str, out: Path) -> Outcome:
@@ -191,7 +189,7 @@ def _draw(name: str, extra: Extra, out: Path, full: bool, n_jobs: int) -> Outcom
     if not all((folder / f"{stem}.png").is_file() for stem in extra.captions):
         try:
             extra.draw(Job(folder, out, full, n_jobs))
-        except (ValueError, OSError) as error:
+        except Exception as error:  # the page shows the other entries
             return Outcome(name, extra.command, "failed", one_line(error))
     pictures = [
         load_picture(folder / f"{stem}.png", stem.replace("_", " "), caption, alternative, prefix=name)

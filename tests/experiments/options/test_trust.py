@@ -142,6 +142,9 @@ def test_the_users_configuration_lists_modules(helpers: Path) -> None:
         (helpers / "mine.yaml").write_text(text)
         with pytest.raises(ValueError, match=r"Expected (`trust: \[module, ...\]` in )?your configuration"):
             trusted_modules()
+    for text in ("", "# nothing yet", "trust:"):
+        (helpers / "mine.yaml").write_text(text)
+        assert trusted_modules() == ()
     (helpers / "mine.yaml").unlink()
     with pytest.raises(ValueError, match="got 'a/b'"):
         trusted_modules(["a/b"])

@@ -58,7 +58,7 @@ def test_points_are_called_points(stem: str) -> None:
     text = alternative_text(stem, values)
     assert "image" not in text
     assert "of 2 components" in text
-    assert ("not covered: 2" in text) == (stem == "coverage")
+    assert ("not covered: dog" in text) == (stem == "coverage")
     assert things(values) == "points"
 
 

@@ -4,6 +4,8 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.runs.artifacts import RunFolder
@@ -36,3 +38,11 @@ def test_python_code_has_no_command(tmp_path: Path) -> None:
     record_command(folder, None)
     assert provenance(folder, config)["command"] is None
     assert list(folder.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[]", '{"comm', "{}", "3"])
+def test_a_damaged_command_stops_no_run(tmp_path: Path, text: str) -> None:
+    config = Experiment.from_config(parse_experiment("digits", [])).config
+    folder = RunFolder.create(tmp_path / "run")
+    (folder.path / "command.json").write_text(text)
+    assert provenance(folder, config)["command"] is None

@@ -141,11 +141,16 @@ def test_shows_date_command_and_folder(run: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_class_names_stand_in_the_tables(run: Path) -> None:
     values = summary()
-    values["data"] |= {"classes": [1, 4], "class_names": ["cat & dog", "bird"]}
+    names = ["cat & dog", "1"]  # the second is the label of the first
+    values["data"] |= {"classes": [1, 4], "class_names": names}
+    for fits in values["mixtures"].values():
+        for row in fits.values():
+            row["per_class"] = dict(zip(names, row["per_class"].values(), strict=True))
     (run / "summary.json").write_text(json.dumps(values))
     text = write_report(run).read_text("utf-8")
-    assert text.count('<th class="word" scope="row">cat &amp; dog</th>') == 3
-    assert "classes cat & dog, bird:" in Page(text).words
+    rows = re.findall(r'<th class="word" scope="row">(cat &amp; dog|1|4)</th>', text)
+    assert rows == ["cat &amp; dog", "1"] * 3
+    assert "classes cat & dog, 1:" in Page(text).words
 
 
 def test_points_are_called_points(run: Path) -> None:
@@ -174,6 +179,7 @@ def hostile(value: Any) -> Any:
 def test_nothing_in_a_run_becomes_markup(run: Path) -> None:
     values = hostile(summary() | {"command": ["a"], "date": "b", "measure": "c", "device": "d"})
     fits = {"few": hostile(figures(0.5)) | {"per_class": {HOSTILE: {}}}, HOSTILE: {"accuracy": 0.5}}
+    values["data"] |= {"classes": [1, 4], "class_names": [HOSTILE, f"{HOSTILE}2"]}
     values["mixtures"] = {"em": fits, HOSTILE: fits}
     values["agreement"] = {HOSTILE: {"weights": HOSTILE}}
     (run / "summary.json").write_text(json.dumps(values))

@@ -255,3 +255,24 @@ def test_a_last_line_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epo\n' + json.dumps(record))
     with pytest.raises(ValueError, match=r"line 1 of .*metrics\.jsonl; got no JSON"):
         RunFolder(tmp_path).read_metrics()
+
+
+@pytest.mark.parametrize("name", ["vae.safetensors", "guide.safetensors"])
+def test_a_measured_run_without_its_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = tmp_path / "run"
+    kill(monkeypatch, "summary.json", "after", lambda: run(folder))
+    (folder / "checkpoints" / name).unlink()
+    assert main(["resume", str(folder)]) == 2
+    assert f"Expected {name} in {folder}/checkpoints; got none" in capsys.readouterr().err
+    assert not (folder / "report.html").exists()
+
+
+def test_the_working_folder_may_be_that_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".config.yaml.0123.part").touch()  # a run was killed there
+    assert run(Path(".")) == 0
+    assert os.path.samefile(".", tmp_path)
+    assert {path.name for path in Path(".").iterdir()} >= {"config.yaml", "report.html", "summary.json"}
+    assert not list(Path(".").glob(".*"))

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ def test_a_folder_of_something_else_is_left_alone(
         gallery(tmp_path / "g", names=["digits"], full=True)
     assert runs == ["digits"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits"]
+    (tmp_path / "g/gallery.json").write_text('{"full": ')
+    with pytest.raises(ValueError, match=r"^Expected the mark of a gallery in .*gallery.json; got no JSON"):
+        gallery(tmp_path / "g", names=["digits"])
 
 
 def test_a_failure_makes_the_exit_code_1_and_the_page_all_the_same(
@@ -152,8 +156,21 @@ def test_a_failure_makes_the_exit_code_1_and_the_page_all_the_same(
     assert "failed: RuntimeError: out of memory" in (tmp_path / "g/gallery.html").read_text("utf-8")
 
 
+def test_an_extra_that_fails_is_named_on_the_page(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(_: object) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(module, "VARIANTS", {})
+    monkeypatch.setattr(module, "EXTRAS", {"calibration": replace(EXTRAS["calibration"], draw=draw)})
+    outcomes = gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
+    assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("done", ""), ("failed", "no room")]
+    assert "no room" in (tmp_path / "g/gallery.html").read_text("utf-8")
+
+
 def test_unknown_presets_are_refused_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gallery", "--presets", "digits,nothing", "--out", str(tmp_path / "g")]) == 2
+    assert main(["gallery", "--presets", "digits, nothing", "--out", str(tmp_path / "g")]) == 2
     assert "got nothing" in capsys.readouterr().err
     assert not (tmp_path / "g").exists()
 

@@ -15,6 +15,7 @@ from latentmix.experiments.cli import main
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.options.grids import parse_grid
+from latentmix.experiments.presets import preset_path
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.locks import FolderLock, LockedError
 from latentmix.experiments.runs.pipeline import Session, run_experiment
@@ -33,15 +34,22 @@ QUICK = [
 
 
 def summary(elbo=-100.0, *, measure="mass on {0, 1}", binarize="dynamic"):
-    accuracies = {"none": {"accuracy": 0.5}, "few": {"accuracy": 0.75}}
+    fit = {"log_likelihood": -1.0, "iterations": 3, "seconds": 0.1}
+    fits = {"none": {**fit, "accuracy": 0.5}, "few": {**fit, "accuracy": 0.75}}
+    bound = {"elbo": elbo, "log_likelihood": elbo + 5, "kl": 5.0, "mse": 0.1}
     return {
-        "test": {"mse": 0.1, "ssim": 0.5, "elbo": elbo, "log_likelihood": elbo + 5, "kl": 5.0, "kl_per_dimension": [5]},
-        "mixtures": {"em": accuracies, "svi": accuracies},
-        "data": {"binarize": binarize},
+        "preset": "digits_mlp2",
+        "description": "",
+        "seed": 0,
+        "epochs": 1,
+        "validation": bound,
+        "test": {**bound, "ssim": 0.5, "kl_per_dimension": [5]},
+        "mixtures": {"em": fits, "svi": fits},
+        "data": {"source": "digits", "classes": [], "binarize": binarize, "train": 1, "validation": 1, "test": 1},
         "measure": measure,
         "parameters": 1234,
         "threads": 1,
-        "seconds": {"total": 2.5},
+        "seconds": {"train": 1.0, "mixtures": 0.5, "total": 2.5},
     }
 
 
@@ -147,6 +155,20 @@ def test_a_value_that_is_none_of_its_option_refuses_the_sweep(tmp_path, grid, me
     ):
         stubbed(tmp_path / "sweep", *grid)
     assert not list(tmp_path.iterdir())
+
+
+def test_values_that_only_a_trusted_file_takes_do_not_refuse_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "grid_helpers.py").write_text(
+        "from latentmix.models import MixturePrior\nclass P(MixturePrior):\n    pass\n"
+    )
+    preset = yaml.safe_load(preset_path("digits_mlp2").read_text())
+    preset["prior"] = {"class_path": "grid_helpers.P", "init_args": {"n_components": 2}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(preset))
+    grid = {"prior": ["StandardNormal"], "prior.n_components": ["3"]}
+    cells = plan(str(tmp_path / "own.yaml"), [], grid, {"name": "own"}, trust=["grid_helpers"])
+    assert [cell.status for cell in cells] == ["refused"]
+    assert "n_components" in cells[0].reason
 
 
 def test_every_cell_is_built_before_any_is_run_and_data_are_read_once(tmp_path, monkeypatch):
