@@ -24,7 +24,8 @@ __all__ = ["main"]
 CLOSING = """
 Begin with `latentmix run digits --epochs 5`. `latentmix COMMAND --help` explains a command; `latentmix run --help`
 lists every option of an experiment. --debug after any command shows the traceback of an error; --version.
-Exit codes: 0 done, 1 a sweep with refused or failed cells, 2 refused or failed, 130 interrupted.
+Exit codes: 0 done, 1 a sweep with refused or failed cells, 2 refused or failed, 130 interrupted,
+141 nobody reads the output.
 """
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.data.sources.arrays import stored_arrays
+from latentmix.experiments.reading.arrays import kind_of
 from latentmix.experiments.reading.limits import MAX_GIB, refuse_larger
 from latentmix.experiments.reading.parquet import read_parquet
 from latentmix.models.reading import one_sentence, open_regular
@@ -108,15 +109,15 @@ def table_of_arrays(
     choice = _Choice(path, None if labels is not None else label, columns, labelled)
     values = values[:, None] if values.ndim == 1 else values
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"Expected an array of numbers in {str(path)!r}; got one of {values.dtype}.")
+        raise ValueError(f"Expected an array of numbers in {str(path)!r}; got {kind_of(values.dtype)}.")
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"Expected points of shape n x D in {str(path)!r}; got {values.shape}.")
     names = arrays.get("columns")
     if names is not None:
         if names.shape != values.shape[1:] or names.dtype.kind != "U":
             raise ValueError(
-                f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got an array of "
-                f"{names.dtype}, shape {names.shape}."
+                f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got {kind_of(names.dtype)}, "
+                f"shape {names.shape}."
             )
         return _of_columns(names.tolist(), list(values.T), choice, labels)
     choice.features(())
@@ -201,6 +202,7 @@ def _read_csv(path: Path, choice: _Choice) -> Table:
             start = next(rows, (0, list[str]()))
             width, named = len(start[1]), choice.label in start[1] or not any(map(_is_number, start[1]))
             names = start[1] if named else []
+            _check_commas(start[1], where)
             columns = choice.features(names)
             features = [names.index(name) for name in columns] if named else list(range(width))
             label = names.index(choice.label) if choice.label in names else None
@@ -219,12 +221,25 @@ def _read_csv(path: Path, choice: _Choice) -> Table:
                 choice.refuse_larger(8 * (len(values) + len(lines)), "the points of a table")
                 labels += [] if label is None else [words[label]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise ValueError(f"Expected text in UTF-8 in {where}; got other bytes: save it as UTF-8.") from error
         cause = f"something else: {one_sentence(error)}"
         raise ValueError(f"Expected comma-separated numbers in {where}; got {cause}.") from error
     if label is not None and "" in labels:
         raise _refusal("", names[label], f"line {lines[labels.index('')]}", path, "labels")
     table = _finite(np.array(values).reshape(len(lines), len(features)), columns, path, lines)
     return Table(table, tuple(columns), None if label is None else _as_words(labels, choice))
+
+
+def _check_commas(words: Sequence[str], where: str) -> None:
+    """Refuse a first line without words, or whose words other characters than commas separate."""
+    if not words:
+        raise ValueError(f"Expected points in {where}; got an empty table.")
+    for character, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if any(character in word for word in words):
+            raise ValueError(
+                f"Expected commas between the values of {where}; got {name}: save it with commas, and decimal points."
+            )
 
 
 def _filled_rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:

@@ -138,17 +138,18 @@ def _configured() -> list[str]:
     raise ValueError(f"Expected `trust: [module, ...]` in your configuration {file}; got something else.")
 
 
-def _named(node: Any, option: str, folder: Path, seen: dict[int, Any]) -> Iterator[tuple[str, bool]]:
+def _named(node: Any, option: str, folder: Path, seen: dict[tuple[int, bool], Any]) -> Iterator[tuple[str, bool]]:
     """Import paths in a configuration of a folder, and whether each is named as a class."""
     if isinstance(node, Mapping | list):
-        if id(node) in seen:  # by an alias of YAML
+        place = (id(node), option in TEXTS)
+        if place in seen:  # by an alias of YAML
             return
-        seen[id(node)] = node
+        seen[place] = node
         for key, value in node.items() if isinstance(node, Mapping) else ((None, value) for value in node):
             yield from _named(value, option if key is None else f"{option}.{key}".removeprefix("."), folder, seen)
     elif isinstance(node, str):
         is_class = option.rpartition(".")[2] == "class_path"
-        if (is_class or option not in TEXTS) and PATH.fullmatch(node.strip()):
+        if (is_class or option not in TEXTS) and _is_path(node.strip()):
             yield node.strip(), is_class
         if option not in TEXTS:
             for inner, place in _stands_for(node, folder):
@@ -164,6 +165,11 @@ def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
                 yield parse_yaml(text), folder
             elif os.path.isfile(source):
                 yield read_yaml(source, "options"), source.parent
+
+
+def _is_path(text: str) -> bool:
+    """Whether Python could import a text; its identifiers have letters that no pattern of words has."""
+    return "." in text and all(part.isidentifier() for part in text.split("."))
 
 
 def _is_trusted(path: str, trusted: Iterable[str]) -> bool:

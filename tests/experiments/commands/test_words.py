@@ -80,6 +80,9 @@ def cases() -> dict[str, tuple[list[str], str]]:
             [f"--{option}", word[:-1]],
             f"for --{option}; got {word[:-1]!r}: did you mean",
         )
+    for option in CLASSES:
+        if not option.endswith("scheduler") and option != "mixture.svi.optimizer":
+            listed[f"{option} null"] = ([f"--{option}", "null"], f"for --{option}, or the import path of a class of you")
     return listed
 
 
@@ -125,7 +128,7 @@ CASES = cases() | {
     "a stray word": (["--epochs", "3", "4"], "got 4: quote a value that has spaces"),
     "a step of none": (
         ["--scheduler", "StepLR", "--scheduler.step_size", "0"],
-        "got StepLR(step_size=0): integer modulo",
+        "got StepLR(step_size=0): it divides by a number that is 0.",
     ),
     "a schedule too short": (
         ["--scheduler", "OneCycleLR(0.1, total_steps=3)"],

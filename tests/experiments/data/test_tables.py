@@ -73,6 +73,9 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         ("a,b\n1,2\n3,x\n", {}, r"numbers in column 'b' of .*; got 'x' in line 3: name it by --data\.label"),
         ("a,b\n1,2\n\n3,\n", {}, r"numbers in column 'b' of .*; got none in line 4"),
         ("a,b\n1,2\nnan,3\n", {}, r"finite numbers in column 'a' of .*; got nan in line 3"),
+        ("a;b\n1;2\n", {}, r"commas between the values of .*; got semicolons: save it with commas"),
+        ("a\tkind\n1\tx\n", {"label": "kind"}, r"commas between the values of .*; got tabs: save"),
+        ("", {"label": "kind"}, r"points in .*; got an empty table"),
         ("1,2\n3,inf\n", {}, r"finite numbers in column 2 of .*; got inf in line 2"),
         ("a,b\n1,2,3\n", {}, r"2 values in every line of .*; got 3 in line 2"),
         ("a,a\n1,2\n", {}, r"a name of its own for every column of .*; got 'a' 2 times"),
@@ -90,6 +93,20 @@ def test_tables_are_refused_by_column_and_line(
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ValueError, match=f"^Expected {message}"):
         read_table(tmp_path / "a.csv", **options)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_text_of_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_text("a,kind\n1,é\n", encoding=encoding)
+    with pytest.raises(ValueError, match=r"text in UTF-8 in .*a\.csv'; got other bytes: save it as UTF-8\.$"):
+        read_table(tmp_path / "a.csv", label="kind")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_of_words_are_refused_in_words(tmp_path: Path, suffix: str) -> None:
+    (np.save if suffix == ".npy" else np.savez)(tmp_path / f"a{suffix}", np.array(kinds()))
+    with pytest.raises(ValueError, match=r"numbers in .*; got words\.$"):
+        read_table(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"data": "own_helpers.P"},
         {"data": {"source": {"class_path": "own_helpers.P"}}},
         {"measure": "inner.yaml"},
+        {"prior": {"class_path": "℘.P"}},
+        {"name": (names := ["own_helpers.P"]), "optimizer": names},
         {"config": "inner.yaml"},
     ],
     ids=str,
@@ -71,7 +73,7 @@ def test_code_of_other_modules_is_refused_and_not_imported(
 ) -> None:
     (helpers / "inner.yaml").write_text("prior: own_helpers.P")
     with pytest.raises(
-        ValueError, match=r"modules that you trust, in config.yaml; got .*: if you know it .* --trust \w+"
+        ValueError, match=r"modules that you trust, in config.yaml; got .*: if you know it .* --trust \S+"
     ):
         check_imports(config, Path("config.yaml"))
     (helpers / "own.yaml").write_text(yaml.safe_dump(config))
