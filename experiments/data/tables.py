@@ -116,12 +116,12 @@ def table_of_arrays(
     if names is not None:
         if names.shape != values.shape[1:] or names.dtype.kind != "U":
             raise ValueError(
-                f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got {kind_of(names.dtype)}, "
-                f"shape {names.shape}."
+                f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got "
+                f"{kind_of(names.dtype)}, shape {names.shape}."
             )
         return _of_columns(names.tolist(), list(values.T), choice, labels)
     choice.features(())
-    return Table(_finite(np.asarray(values, dtype=np.float64), (), path), (), labels)
+    return Table(_finite(np.asarray(values, dtype=np.float64), (), choice), (), labels)
 
 
 def load_tables(
@@ -171,6 +171,14 @@ class _Choice:
     max_gib: float = MAX_GIB
     option: str = "--data.max_gib"
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a column of words, for messages."""
+        if not self.labelled:
+            return ": leave it out of the file"
+        options = self.option.removesuffix("max_gib")
+        return f": name it by {options}label, or others by {options}columns"
+
     def refuse_larger(self, size: int, what: str) -> None:
         """Refuse more bytes than the limit allows."""
         refuse_larger(size, self.max_gib, what, self.path, self.option)
@@ -216,7 +224,7 @@ def _read_csv(path: Path, choice: _Choice) -> Table:
                 except ValueError:
                     wrong = next(place for place in features if not _is_number(words[place]))
                     column = names[wrong] if named else wrong + 1
-                    raise _refusal(words[wrong], column, f"line {line}", path) from None
+                    raise _refusal(words[wrong], column, f"line {line}", choice) from None
                 lines.append(line)
                 choice.refuse_larger(8 * (len(values) + len(lines)), "the points of a table")
                 labels += [] if label is None else [words[label]]
@@ -226,8 +234,8 @@ def _read_csv(path: Path, choice: _Choice) -> Table:
         cause = f"something else: {one_sentence(error)}"
         raise ValueError(f"Expected comma-separated numbers in {where}; got {cause}.") from error
     if label is not None and "" in labels:
-        raise _refusal("", names[label], f"line {lines[labels.index('')]}", path, "labels")
-    table = _finite(np.array(values).reshape(len(lines), len(features)), columns, path, lines)
+        raise _refusal("", names[label], f"line {lines[labels.index('')]}", choice, "labels")
+    table = _finite(np.array(values).reshape(len(lines), len(features)), columns, choice, lines)
     return Table(table, tuple(columns), None if label is None else _as_words(labels, choice))
 
 
@@ -267,27 +275,27 @@ def _of_columns(
     if not features:
         raise ValueError(f"Expected columns of numbers in {str(choice.path)!r}; got none.")
     named = dict(zip(names, columns, strict=True))
-    values = np.stack([_numbers(named[name], name, choice.path) for name in features], axis=1)
+    values = np.stack([_numbers(named[name], name, choice) for name in features], axis=1)
     if label in named:
         labels = _words(named[label], label, choice)
-    return Table(_finite(values, features, choice.path), tuple(features), labels)
+    return Table(_finite(values, features, choice), tuple(features), labels)
 
 
-def _numbers(column: Any, name: str, path: Path) -> NDArray[np.float64]:
+def _numbers(column: Any, name: str, choice: _Choice) -> NDArray[np.float64]:
     from latentmix.inference.mixtures.points.arrays import as_array
 
     try:
         return np.asarray(as_array(column), dtype=np.float64)
     except ValueError:
         row = next((row for row, value in enumerate(column) if not isinstance(value, int | float)), 0)
-        raise _refusal(list(column)[row], name, f"row {row}", path) from None
+        raise _refusal(list(column)[row], name, f"row {row}", choice) from None
 
 
 def _words(column: Any, name: str, choice: _Choice) -> NDArray[Any]:
     """Labels of a column: whole numbers or booleans as they are, any others as words."""
     if hasattr(column, "isna"):
         if column.isna().any():
-            raise _refusal("", name, f"row {int(column.isna().to_numpy().argmax())}", choice.path, "labels")
+            raise _refusal("", name, f"row {int(column.isna().to_numpy().argmax())}", choice, "labels")
         column = column.to_numpy()
     return _as_words(list(map(str, column)), choice) if column.dtype.kind == "O" else column
 
@@ -298,20 +306,20 @@ def _as_words(labels: list[str], choice: _Choice) -> NDArray[np.str_]:
 
 
 def _finite(
-    values: NDArray[np.float64], columns: Sequence[str], path: Path, lines: Sequence[int] | None = None
+    values: NDArray[np.float64], columns: Sequence[str], choice: _Choice, lines: Sequence[int] | None = None
 ) -> NDArray[np.float64]:
     if not len(values):
-        raise ValueError(f"Expected points in {str(path)!r}; got an empty table.")
+        raise ValueError(f"Expected points in {str(choice.path)!r}; got an empty table.")
     bad = ~np.isfinite(values)
     if bad.any():
         row, place = map(int, np.argwhere(bad)[0])
         at = f"row {row}" if lines is None else f"line {lines[row]}"
-        raise _refusal(values[row, place], columns[place] if columns else place + 1, at, path, "finite numbers")
+        raise _refusal(values[row, place], columns[place] if columns else place + 1, at, choice, "finite numbers")
     return values
 
 
-def _refusal(value: Any, column: str | int, place: str, path: Path, expected: str = "numbers") -> ValueError:
+def _refusal(value: Any, column: str | int, place: str, choice: _Choice, expected: str = "numbers") -> ValueError:
     absent = isinstance(value, str) and not value
     got = "none" if absent else f"{value!r:.60}" if isinstance(value, str) else f"{value}"
-    hint = ": name it by --data.label, or others by --data.columns" if expected == "numbers" and not absent else ""
-    return ValueError(f"Expected {expected} in column {column!r} of {str(path)!r}; got {got} in {place}{hint}.")
+    hint = "" if absent or expected != "numbers" else choice.remedy
+    return ValueError(f"Expected {expected} in column {column!r} of {str(choice.path)!r}; got {got} in {place}{hint}.")

@@ -68,6 +68,7 @@ def test_classify_matches_columns_by_name(finished: Path, tmp_path: Path, capsys
         (new.drop(columns="width"), "none named 'width'"),
         (new.assign(weight=1), "got also 'weight'"),
         (new.assign(width=["wide"] * 6), "numbers in column 'width' of"),
+        (new.assign(note="new"), "got 'new' in line 2: leave it out of the file."),
     ):
         changed.to_csv(tmp_path / "wrong.csv", index=False)
         assert main(["classify", str(finished), str(tmp_path / "wrong.csv")]) == 2

@@ -82,7 +82,10 @@ def cases() -> dict[str, tuple[list[str], str]]:
         )
     for option in CLASSES:
         if not option.endswith("scheduler") and option != "mixture.svi.optimizer":
-            listed[f"{option} null"] = ([f"--{option}", "null"], f"for --{option}, or the import path of a class of you")
+            listed[f"{option} null"] = (
+                [f"--{option}", "null"],
+                f"for --{option}, or the import path of a class",
+            )
     return listed
 
 
@@ -150,6 +153,10 @@ CASES = cases() | {
     "no weights": (["--init_from", "nowhere"], "(option --init_from)"),
     "variance": (["--likelihood", "Gaussian(0)"], "got 0.0 (option --likelihood)"),
     "covariance type": (["--mixture.covariance_type", "round"], "(option --mixture.covariance_type)"),
+    "a source of another case": (["--data.source", "Digits"], "got 'Digits': did you mean digits?"),
+    "a folder as a source": (["--data.source", "/"], "--data.source image_folder --data.root /."),
+    "a file as weights": (["--init_from", __file__], "which is no folder (option --init_from)"),
+    "a negative warm-up": (["--warmup", "-1"], "got -1 (option --warmup)"),
     "no epochs": (["--epochs", "0"], "Expected --epochs of at least 1"),
     "chains": (["--mixture.nuts.warmup", "-1"], "to be a whole number of at least 0; got -1 (option --mixture.nuts)"),
     "a file": (["--config", "nowhere.yaml"], "in nowhere.yaml; got No such file"),
