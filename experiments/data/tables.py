@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentmix.experiments.data.schema import Schema
+from latentmix.experiments.data.schema import Schema, single_precision
 from latentmix.experiments.data.sources.arrays import stored_arrays
 from latentmix.experiments.reading.arrays import kind_of
 from latentmix.experiments.reading.limits import MAX_GIB, refuse_larger
@@ -84,6 +84,8 @@ def read_table(
     """
     if not path.exists():
         raise ValueError(f"Expected a file of points at {str(path)!r}; got no such file.")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"Expected a {', '.join(SUFFIXES)} file of points; got {str(path)!r}.")
     choice = _Choice(path, label, columns, labelled, max_gib, option)
     if path.suffix == ".csv":
         return _read_csv(path, choice)
@@ -156,8 +158,9 @@ def load_tables(
         if points.shape[1:] != shape:
             raise ValueError(f"Expected points with {shape[0]} features for this run; got {points.shape[1]} in {file}.")
         names += [f"{file.name}:{index}" for index in range(len(points))]
-        parts.append(points if schema.standardisation is None else schema.standardisation.standardise(points))
-    return names, torch.cat(parts).float()
+        points = points if schema.standardisation is None else schema.standardisation.standardise(points)
+        parts.append(single_precision(points, str(file)))
+    return names, torch.cat(parts)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ TEXTS = {
     "description",
     "init_from",
     "device",
-    *(f"data.{name}" for name in ("source", "root", "cache", "attribute", "label")),
+    *(f"data.{name}" for name in ("source", "root", "cache", "attribute", "label", "columns", "classes")),
 }
 PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 
@@ -149,8 +149,8 @@ def _named(node: Any, option: str, folder: Path, seen: dict[tuple[int, bool], An
             yield from _named(value, option if key is None else f"{option}.{key}".removeprefix("."), folder, seen)
     elif isinstance(node, str):
         is_class = option.rpartition(".")[2] == "class_path"
-        if (is_class or option not in TEXTS) and _is_path(node.strip()):
-            yield node.strip(), is_class
+        if is_class or option not in TEXTS:
+            yield from ((path, is_class) for path in _paths(node))
         if option not in TEXTS:
             for inner, place in _stands_for(node, folder):
                 if isinstance(inner, dict | list):
@@ -167,9 +167,11 @@ def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
                 yield read_yaml(source, "options"), source.parent
 
 
-def _is_path(text: str) -> bool:
-    """Whether Python could import a text; its identifiers have letters that no pattern of words has."""
-    return "." in text and all(part.isidentifier() for part in text.split("."))
+def _paths(text: str) -> list[str]:
+    """What Python could import of a text, as in `helpers.P(3)`; names of files within folders are left out."""
+    words = "".join(letter if letter in "./" or f"a{letter}".isidentifier() else " " for letter in text).split()
+    heads = [word.partition("/")[0] for word in words]
+    return [head for head in heads if "." in head and all(part.isidentifier() for part in head.split("."))]
 
 
 def _is_trusted(path: str, trusted: Iterable[str]) -> bool:

@@ -102,6 +102,23 @@ def test_text_of_another_encoding_is_refused(tmp_path: Path, encoding: str) -> N
         read_table(tmp_path / "a.csv", label="kind")
 
 
+def test_numbers_beyond_single_precision_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", values() * 1e300)
+    for standardise in (False, True):
+        schema = Schema(standardisation=Standardisation((0.0, 0.0), (1.0, 1.0)) if standardise else None)
+        with pytest.raises(ValueError, match=r"^Expected numbers below 3e38 in .*a\.npy, once"):
+            tables.load_tables([tmp_path / "a.npy"], (2,), schema)
+    with pytest.raises(ValueError, match=r"^Expected numbers below 3e38 in .*a\.npy', once"):
+        Data(str(tmp_path / "a.npy")).load()
+
+
+@pytest.mark.parametrize("name", ["a.png", "folder"])
+def test_other_files_are_no_points(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"^Expected a \.csv, .* file of points; got"):
+        read_table(tmp_path / name)
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_arrays_of_words_are_refused_in_words(tmp_path: Path, suffix: str) -> None:
     (np.save if suffix == ".npy" else np.savez)(tmp_path / f"a{suffix}", np.array(kinds()))
