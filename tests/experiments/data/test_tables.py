@@ -121,7 +121,10 @@ def test_other_files_are_no_points(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_arrays_of_words_are_refused_in_words(tmp_path: Path, suffix: str) -> None:
-    (np.save if suffix == ".npy" else np.savez)(tmp_path / f"a{suffix}", np.array(kinds()))
+    if suffix == ".npy":
+        np.save(tmp_path / "a.npy", np.array(kinds()))
+    else:
+        np.savez(tmp_path / "a.npz", x=np.array(kinds()))
     with pytest.raises(ValueError, match=r"numbers in .*; got words\.$"):
         read_table(tmp_path / f"a{suffix}")
 
