@@ -159,7 +159,10 @@ def pretrained_folder(folder: str | Path) -> Path:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise ValueError(f"Expected a folder of pre-trained weights, or a run; got {folder}, which is not there.")
+        raise ValueError(
+            f"Expected a folder of pre-trained weights, or a run; got {folder}, which is "
+            f"{'no folder' if folder.exists() else 'not there'}."
+        )
     checkpoints = inside(path, "checkpoints")
     return checkpoints if checkpoints.is_dir() else path
 

@@ -127,13 +127,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: If the file is not there, is no regular file, or holds something else.
     """
     try:
-        with open_regular(path):
-            pass
+        open_regular(path).close()
+    except FileNotFoundError as error:
+        raise ValueError(f"Expected the file {path}; it is not there.") from error
+    except OSError as error:
+        raise ValueError(f"Expected safetensors in {path}; got {error.strerror or error}.") from error
+    try:
         with safetensors.safe_open(path, framework="pt") as stored:
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
             return tensors, dict(stored.metadata() or {})
-    except FileNotFoundError as error:
-        raise ValueError(f"Expected the file {path}; it is not there.") from error
     except Exception as error:  # safetensors' own, and torch's on data types that it does not know
         raise ValueError(f"Expected safetensors in {path}; got {one_sentence(error)}: {REMEDY}.") from error
 

@@ -202,7 +202,7 @@ def check_run(path: Path) -> None:
         UsageError: If it is none.
     """
     if not (path / "config.yaml").is_file():
-        raise UsageError(f"Expected the folder of a run, with a config.yaml; got {path}.")
+        raise UsageError(f"Expected the folder of a run, with a config.yaml; got {str(path)!r}.")
 
 
 def refuse_existing(out: Path | None) -> None:

@@ -16,7 +16,7 @@ from latentmix.experiments.commands import (
     write_result,
 )
 
-USAGE = Usage(90, "sample RUN [-n N] [--out FILE.png]", "images drawn from the prior")
+USAGE = Usage(90, "sample RUN [-n N] [--out FILE]", "images, or points, drawn from the prior")
 
 
 def main(words: list[str]) -> None:
@@ -28,15 +28,14 @@ def main(words: list[str]) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("samples.png"),
         metavar="FILE",
-        help="a new .png or .npy file (default: samples.png)",
+        help="a new .png or .npy file (default: samples.png, or samples.npy for points)",
     )
     arguments = parser.parse_args(words)
-    out: Path = arguments.out
+    out: Path | None = arguments.out
     if arguments.n < 1:
         raise UsageError(f"Expected -n of at least 1; got {arguments.n}.")
-    if out.suffix not in (".png", ".npy"):
+    if out is not None and out.suffix not in (".png", ".npy"):
         raise UsageError(f"Expected a .png or .npy file for the samples; got {out}.")
     refuse_existing(out)
     check_run(arguments.run)
@@ -49,6 +48,9 @@ def main(words: list[str]) -> None:
 
     run = load_run(arguments.run, allowed_modules(arguments.trust))
     vae, units = run.vae, Schema.from_dict(run.summary["data"]).standardisation
+    if out is None:
+        out = Path("samples.png" if len(vae.shape) == 3 else "samples.npy")
+        refuse_existing(out)
     if len(vae.shape) != 3 and out.suffix == ".png":
         raise ValueError(f"Expected a .npy file for samples that are points, not images; got {out}.")
     samples = vae.generate(arguments.n, seed=arguments.seed)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from latentmix.experiments.data.base import Dataset, Reading, Split
-from latentmix.experiments.data.schema import Schema, Standardisation
+from latentmix.experiments.data.schema import Schema, Standardisation, single_precision
 from latentmix.experiments.data.sources import find_source, specific_options
 from latentmix.experiments.data.splits import check_budget, held_out_fifth, shortened
 from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
@@ -240,7 +240,9 @@ class Data:
             units = Standardisation.of(points[0]) if self.standardise else None
         if units is not None:
             points = [units.standardise(x) for x in points]
-        return [replace(split, x=x.float()) for split, x in zip(splits, points, strict=True)], units
+        return [
+            replace(split, x=single_precision(x, repr(self.source))) for split, x in zip(splits, points, strict=True)
+        ], units
 
     def _divide(self, split: Split) -> tuple[Split, Split]:
         """Four fifths, and one fifth."""

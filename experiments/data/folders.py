@@ -74,7 +74,7 @@ def image_names(folder: Path) -> list[str]:
 
 def _refuse_unreadable(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
-        raise ValueError(f"Expected folders that can be read; got {error}.") from error
+        raise ValueError(f"Expected folders that can be read; got {error.filename}: {error.strerror}.") from error
 
 
 @final

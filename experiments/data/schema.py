@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-__all__ = ["Schema", "Standardisation"]
+__all__ = ["Schema", "Standardisation", "single_precision"]
 
 
 @final
@@ -156,6 +156,18 @@ class Schema:
                 "too: choose with --data.classes."
             )
         return {label: own[name] for label, name in names.items()}
+
+
+def single_precision(points: Tensor, where: str) -> Tensor:
+    """Finite points in float32.
+
+    Raises:
+        ValueError: If a value is too large for it.
+    """
+    single = points.float()
+    if not single.isfinite().all():
+        raise ValueError(f"Expected numbers below 3e38 in {where}, once standardised; got larger ones: scale them.")
+    return single
 
 
 def _listed(values: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> tuple[Any, ...]:

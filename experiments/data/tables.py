@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentmix.experiments.data.schema import Schema
+from latentmix.experiments.data.schema import Schema, single_precision
 from latentmix.experiments.data.sources.arrays import stored_arrays
+from latentmix.experiments.reading.arrays import kind_of
 from latentmix.experiments.reading.limits import MAX_GIB, refuse_larger
 from latentmix.experiments.reading.parquet import read_parquet
 from latentmix.models.reading import one_sentence, open_regular
@@ -83,6 +84,8 @@ def read_table(
     """
     if not path.exists():
         raise ValueError(f"Expected a file of points at {str(path)!r}; got no such file.")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"Expected a {', '.join(SUFFIXES)} file of points; got {str(path)!r}.")
     choice = _Choice(path, label, columns, labelled, max_gib, option)
     if path.suffix == ".csv":
         return _read_csv(path, choice)
@@ -108,19 +111,19 @@ def table_of_arrays(
     choice = _Choice(path, None if labels is not None else label, columns, labelled)
     values = values[:, None] if values.ndim == 1 else values
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"Expected an array of numbers in {str(path)!r}; got one of {values.dtype}.")
+        raise ValueError(f"Expected an array of numbers in {str(path)!r}; got {kind_of(values.dtype)}.")
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"Expected points of shape n x D in {str(path)!r}; got {values.shape}.")
     names = arrays.get("columns")
     if names is not None:
         if names.shape != values.shape[1:] or names.dtype.kind != "U":
             raise ValueError(
-                f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got an array of "
-                f"{names.dtype}, shape {names.shape}."
+                f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got "
+                f"{kind_of(names.dtype)}, shape {names.shape}."
             )
         return _of_columns(names.tolist(), list(values.T), choice, labels)
     choice.features(())
-    return Table(_finite(np.asarray(values, dtype=np.float64), (), path), (), labels)
+    return Table(_finite(np.asarray(values, dtype=np.float64), (), choice), (), labels)
 
 
 def load_tables(
@@ -155,8 +158,9 @@ def load_tables(
         if points.shape[1:] != shape:
             raise ValueError(f"Expected points with {shape[0]} features for this run; got {points.shape[1]} in {file}.")
         names += [f"{file.name}:{index}" for index in range(len(points))]
-        parts.append(points if schema.standardisation is None else schema.standardisation.standardise(points))
-    return names, torch.cat(parts).float()
+        points = points if schema.standardisation is None else schema.standardisation.standardise(points)
+        parts.append(single_precision(points, str(file)))
+    return names, torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,14 @@ class _Choice:
     labelled: bool
     max_gib: float = MAX_GIB
     option: str = "--data.max_gib"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a column of words, for messages."""
+        if not self.labelled:
+            return ": leave it out of the file"
+        options = self.option.removesuffix("max_gib")
+        return f": name it by {options}label, or others by {options}columns"
 
     def refuse_larger(self, size: int, what: str) -> None:
         """Refuse more bytes than the limit allows."""
@@ -201,6 +213,7 @@ def _read_csv(path: Path, choice: _Choice) -> Table:
             start = next(rows, (0, list[str]()))
             width, named = len(start[1]), choice.label in start[1] or not any(map(_is_number, start[1]))
             names = start[1] if named else []
+            _check_commas(start[1], where)
             columns = choice.features(names)
             features = [names.index(name) for name in columns] if named else list(range(width))
             label = names.index(choice.label) if choice.label in names else None
@@ -214,17 +227,30 @@ def _read_csv(path: Path, choice: _Choice) -> Table:
                 except ValueError:
                     wrong = next(place for place in features if not _is_number(words[place]))
                     column = names[wrong] if named else wrong + 1
-                    raise _refusal(words[wrong], column, f"line {line}", path) from None
+                    raise _refusal(words[wrong], column, f"line {line}", choice) from None
                 lines.append(line)
                 choice.refuse_larger(8 * (len(values) + len(lines)), "the points of a table")
                 labels += [] if label is None else [words[label]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise ValueError(f"Expected text in UTF-8 in {where}; got other bytes: save it as UTF-8.") from error
         cause = f"something else: {one_sentence(error)}"
         raise ValueError(f"Expected comma-separated numbers in {where}; got {cause}.") from error
     if label is not None and "" in labels:
-        raise _refusal("", names[label], f"line {lines[labels.index('')]}", path, "labels")
-    table = _finite(np.array(values).reshape(len(lines), len(features)), columns, path, lines)
+        raise _refusal("", names[label], f"line {lines[labels.index('')]}", choice, "labels")
+    table = _finite(np.array(values).reshape(len(lines), len(features)), columns, choice, lines)
     return Table(table, tuple(columns), None if label is None else _as_words(labels, choice))
+
+
+def _check_commas(words: Sequence[str], where: str) -> None:
+    """Refuse a first line without words, or whose words other characters than commas separate."""
+    if not words:
+        raise ValueError(f"Expected points in {where}; got an empty table.")
+    for character, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if any(character in word for word in words):
+            raise ValueError(
+                f"Expected commas between the values of {where}; got {name}: save it with commas, and decimal points."
+            )
 
 
 def _filled_rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
@@ -252,27 +278,27 @@ def _of_columns(
     if not features:
         raise ValueError(f"Expected columns of numbers in {str(choice.path)!r}; got none.")
     named = dict(zip(names, columns, strict=True))
-    values = np.stack([_numbers(named[name], name, choice.path) for name in features], axis=1)
+    values = np.stack([_numbers(named[name], name, choice) for name in features], axis=1)
     if label in named:
         labels = _words(named[label], label, choice)
-    return Table(_finite(values, features, choice.path), tuple(features), labels)
+    return Table(_finite(values, features, choice), tuple(features), labels)
 
 
-def _numbers(column: Any, name: str, path: Path) -> NDArray[np.float64]:
+def _numbers(column: Any, name: str, choice: _Choice) -> NDArray[np.float64]:
     from latentmix.inference.mixtures.points.arrays import as_array
 
     try:
         return np.asarray(as_array(column), dtype=np.float64)
     except ValueError:
         row = next((row for row, value in enumerate(column) if not isinstance(value, int | float)), 0)
-        raise _refusal(list(column)[row], name, f"row {row}", path) from None
+        raise _refusal(list(column)[row], name, f"row {row}", choice) from None
 
 
 def _words(column: Any, name: str, choice: _Choice) -> NDArray[Any]:
     """Labels of a column: whole numbers or booleans as they are, any others as words."""
     if hasattr(column, "isna"):
         if column.isna().any():
-            raise _refusal("", name, f"row {int(column.isna().to_numpy().argmax())}", choice.path, "labels")
+            raise _refusal("", name, f"row {int(column.isna().to_numpy().argmax())}", choice, "labels")
         column = column.to_numpy()
     return _as_words(list(map(str, column)), choice) if column.dtype.kind == "O" else column
 
@@ -283,20 +309,20 @@ def _as_words(labels: list[str], choice: _Choice) -> NDArray[np.str_]:
 
 
 def _finite(
-    values: NDArray[np.float64], columns: Sequence[str], path: Path, lines: Sequence[int] | None = None
+    values: NDArray[np.float64], columns: Sequence[str], choice: _Choice, lines: Sequence[int] | None = None
 ) -> NDArray[np.float64]:
     if not len(values):
-        raise ValueError(f"Expected points in {str(path)!r}; got an empty table.")
+        raise ValueError(f"Expected points in {str(choice.path)!r}; got an empty table.")
     bad = ~np.isfinite(values)
     if bad.any():
         row, place = map(int, np.argwhere(bad)[0])
         at = f"row {row}" if lines is None else f"line {lines[row]}"
-        raise _refusal(values[row, place], columns[place] if columns else place + 1, at, path, "finite numbers")
+        raise _refusal(values[row, place], columns[place] if columns else place + 1, at, choice, "finite numbers")
     return values
 
 
-def _refusal(value: Any, column: str | int, place: str, path: Path, expected: str = "numbers") -> ValueError:
+def _refusal(value: Any, column: str | int, place: str, choice: _Choice, expected: str = "numbers") -> ValueError:
     absent = isinstance(value, str) and not value
     got = "none" if absent else f"{value!r:.60}" if isinstance(value, str) else f"{value}"
-    hint = ": name it by --data.label, or others by --data.columns" if expected == "numbers" and not absent else ""
-    return ValueError(f"Expected {expected} in column {column!r} of {str(path)!r}; got {got} in {place}{hint}.")
+    hint = "" if absent or expected != "numbers" else choice.remedy
+    return ValueError(f"Expected {expected} in column {column!r} of {str(choice.path)!r}; got {got} in {place}{hint}.")

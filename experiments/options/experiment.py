@@ -189,8 +189,12 @@ def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: 
         except Exception as error:
             raise ValueError(
                 f"Expected --{schedule} to be a schedule of that optimizer for {epochs} epochs; got "
-                f"{_call_of(scheduler)}: {one_line(error).rstrip('.')}."
+                f"{_call_of(scheduler)}: {_reason(error)}."
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    return "it divides by a number that is 0" if isinstance(error, ZeroDivisionError) else one_line(error).rstrip(".")
 
 
 def _call_of(make: Any) -> str:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -77,6 +77,8 @@ def first_fault(parser: ArgumentParser, pairs: Iterable[Pair]) -> str | None:
 def _fault(option: str, kind: Any, value: Any) -> str | None:
     base = base_class(kind)
     if base is not None and option in CLASSES:
+        if value in (None, "null") and type(None) not in get_args(kind):
+            return unknown_class(option, "null")
         return _class_fault(option, value)
     if _accepts(kind, value):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,18 +56,23 @@ def import_object(path: str) -> Any:
         ValueError: If there is no such module, or nothing of that name in it.
     """
     module, _, name = path.rpartition(".")
+    if not module:
+        raise ValueError(f"Expected to import {path}; got no {name!r} in no module.")
     try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
         missing = error.name or module
+        top = missing.partition(".")[0]
+        where = "" if top in sys.modules else f": run the command from the folder that holds {top}.py"
+        raise ValueError(f"Expected to import {name} from {module}; got no module {missing}{where}.") from error
+    except Exception as error:
+        cause = " ".join(str(error).split()) or "no reason"
         raise ValueError(
-            f"Expected to import {name} from {module}; got no module {missing}: run the command from the folder that "
-            f"holds {missing.partition('.')[0]}.py."
-            if isinstance(error, ModuleNotFoundError)
-            else f"Expected to import {name} from {module}; got {error}."
+            f"Expected to import {name} from {module}; got {type(error).__name__} in it, {cause}: correct the module."
         ) from error
-    except (AttributeError, ValueError) as error:
-        raise ValueError(f"Expected to import {path}; got no {name!r} in {module or 'no module'}.") from error
+    if not hasattr(found, name):
+        raise ValueError(f"Expected to import {path}; got no {name!r} in {module}.")
+    return getattr(found, name)
 
 
 def subclasses(base: type) -> list[type]:

@@ -117,7 +117,7 @@ def compose_objective(elbo: ELBO, training: Training) -> Objective:
         with blaming("--free_bits"):
             objective = FreeBits(training.free_bits, num_particles=elbo.num_particles)
     if training.beta != 1 or training.warmup:
-        with blaming("--beta"):
+        with blaming("--warmup" if training.beta == 1 else "--beta or --warmup"):
             objective = Weighted(objective, beta=training.beta, warmup=training.warmup)
     return objective
 

@@ -32,7 +32,7 @@ TEXTS = {
     "description",
     "init_from",
     "device",
-    *(f"data.{name}" for name in ("source", "root", "cache", "attribute", "label")),
+    *(f"data.{name}" for name in ("source", "root", "cache", "attribute", "label", "columns", "classes")),
 }
 PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 
@@ -139,18 +139,19 @@ def _configured() -> list[str]:
     raise ValueError(f"Expected `trust: [module, ...]` in your configuration {file}; got something else.")
 
 
-def _named(node: Any, option: str, folder: Path, seen: dict[int, Any]) -> Iterator[tuple[str, bool]]:
+def _named(node: Any, option: str, folder: Path, seen: dict[tuple[int, bool], Any]) -> Iterator[tuple[str, bool]]:
     """Import paths in a configuration of a folder, and whether each is named as a class."""
     if isinstance(node, Mapping | list):
-        if id(node) in seen:  # by an alias of YAML
+        place = (id(node), option in TEXTS)
+        if place in seen:  # by an alias of YAML
             return
-        seen[id(node)] = node
+        seen[place] = node
         for key, value in node.items() if isinstance(node, Mapping) else ((None, value) for value in node):
             yield from _named(value, option if key is None else f"{option}.{key}".removeprefix("."), folder, seen)
     elif isinstance(node, str):
         is_class = option.rpartition(".")[2] == "class_path"
-        if (is_class or option not in TEXTS) and PATH.fullmatch(node.strip()):
-            yield node.strip(), is_class
+        if is_class or option not in TEXTS:
+            yield from ((path, is_class) for path in _paths(node))
         if option not in TEXTS:
             for inner, place in _stands_for(node, folder):
                 if isinstance(inner, dict | list):
@@ -165,6 +166,13 @@ def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
                 yield parse_yaml(text), folder
             elif os.path.isfile(source):
                 yield read_yaml(source, "options"), source.parent
+
+
+def _paths(text: str) -> list[str]:
+    """What Python could import of a text, as in `helpers.P(3)`; names of files within folders are left out."""
+    words = "".join(letter if letter in "./" or f"a{letter}".isidentifier() else " " for letter in text).split()
+    heads = [word.partition("/")[0] for word in words]
+    return [head for head in heads if "." in head and all(part.isidentifier() for part in head.split("."))]
 
 
 def _is_trusted(path: str, trusted: Iterable[str]) -> bool:

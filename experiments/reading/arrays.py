@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from latentmix.experiments.reading.limits import MAX_GIB, refuse_larger
 from latentmix.models.reading import one_sentence, open_regular
 
-__all__ = ["read_array", "read_arrays"]
+__all__ = ["kind_of", "read_array", "read_arrays"]
 
 NUMBERS = "biuf"  # booleans, integers and floats
 WORDS = "US"
 MOST_NAMES = 10_000
 _ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, TypeError, RecursionError)
+_KINDS = {"c": "complex numbers", "U": "words", "S": "words", "M": "dates", "m": "durations", "V": "records"}
 _PACKED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
@@ -104,6 +105,18 @@ def read_arrays(
             return arrays, sorted(members)
 
 
+def kind_of(dtype: np.dtype[Any]) -> str:
+    """What an array of a dtype holds, in words.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.reading.arrays import kind_of
+        >>> kind_of(np.dtype("<U11"))
+        'words'
+    """
+    return _KINDS.get(dtype.kind, f"values of {dtype}")
+
+
 def _opened(path: Path) -> BinaryIO:
     try:
         return open_regular(path)
@@ -126,7 +139,7 @@ def _array(file: BinaryIO, where: str, kinds: str, max_gib: float, option: str) 
     if dtype.hasobject:
         raise ValueError(f"Expected arrays of numbers in {where}; got pickled objects, which are never opened.")
     if dtype.kind not in kinds or dtype.shape:
-        raise ValueError(f"Expected arrays of real numbers in {where}; got one of {str(dtype)[:60]}.")
+        raise ValueError(f"Expected arrays of real numbers in {where}; got {kind_of(dtype)}.")
     size = math.prod(shape) * dtype.itemsize
     refuse_larger(size, max_gib, "an array", where, option)
     data = bytearray()

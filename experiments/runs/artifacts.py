@@ -165,7 +165,7 @@ class RunFolder:
             ValueError: If it has no configuration.
         """
         if not inside(path, "config.yaml").is_file():
-            raise ValueError(f"Expected the folder of a run, with a config.yaml; got {path}.")
+            raise ValueError(f"Expected the folder of a run, with a config.yaml; got {str(path)!r}.")
         return cls(path, trusted_modules(trust))
 
     @contextmanager

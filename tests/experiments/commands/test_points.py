@@ -68,6 +68,7 @@ def test_classify_matches_columns_by_name(finished: Path, tmp_path: Path, capsys
         (new.drop(columns="width"), "none named 'width'"),
         (new.assign(weight=1), "got also 'weight'"),
         (new.assign(width=["wide"] * 6), "numbers in column 'width' of"),
+        (new.assign(note="new"), "got 'new' in line 2: leave it out of the file."),
     ):
         changed.to_csv(tmp_path / "wrong.csv", index=False)
         assert main(["classify", str(finished), str(tmp_path / "wrong.csv")]) == 2
@@ -126,7 +127,13 @@ def test_evaluate_matches_classes_by_name(finished: Path, tmp_path: Path, capsys
     assert "points of the classes [lily, rose] of this run; got classes [iris] too" in capsys.readouterr().err
 
 
-def test_samples_are_in_the_units_of_the_data(finished: Path, tmp_path: Path) -> None:
+def test_samples_are_in_the_units_of_the_data(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", str(finished), "-n", "5"]) == 0
+    assert capsys.readouterr().out == "samples.npy\n"
+    (tmp_path / "samples.npy").unlink()
     assert main(["sample", str(finished), "-n", "50", "--out", str(tmp_path / "samples.npy")]) == 0
     assert 300 < np.load(tmp_path / "samples.npy")[:, 0].mean() < 700
 

@@ -80,6 +80,12 @@ def cases() -> dict[str, tuple[list[str], str]]:
             [f"--{option}", word[:-1]],
             f"for --{option}; got {word[:-1]!r}: did you mean",
         )
+    for option in CLASSES:
+        if not option.endswith("scheduler") and option != "mixture.svi.optimizer":
+            listed[f"{option} null"] = (
+                [f"--{option}", "null"],
+                f"for --{option}, or the import path of a class",
+            )
     return listed
 
 
@@ -125,7 +131,7 @@ CASES = cases() | {
     "a stray word": (["--epochs", "3", "4"], "got 4: quote a value that has spaces"),
     "a step of none": (
         ["--scheduler", "StepLR", "--scheduler.step_size", "0"],
-        "got StepLR(step_size=0): integer modulo",
+        "got StepLR(step_size=0): it divides by a number that is 0.",
     ),
     "a schedule too short": (
         ["--scheduler", "OneCycleLR(0.1, total_steps=3)"],
@@ -147,6 +153,10 @@ CASES = cases() | {
     "no weights": (["--init_from", "nowhere"], "(option --init_from)"),
     "variance": (["--likelihood", "Gaussian(0)"], "got 0.0 (option --likelihood)"),
     "covariance type": (["--mixture.covariance_type", "round"], "(option --mixture.covariance_type)"),
+    "a source of another case": (["--data.source", "Digits"], "got 'Digits': did you mean digits?"),
+    "a folder as a source": (["--data.source", "/"], "--data.source image_folder --data.root /."),
+    "a file as weights": (["--init_from", __file__], "which is no folder (option --init_from)"),
+    "a negative warm-up": (["--warmup", "-1"], "got -1 (option --warmup)"),
     "no epochs": (["--epochs", "0"], "Expected --epochs of at least 1"),
     "chains": (["--mixture.nuts.warmup", "-1"], "to be a whole number of at least 0; got -1 (option --mixture.nuts)"),
     "a file": (["--config", "nowhere.yaml"], "in nowhere.yaml; got No such file"),

@@ -73,6 +73,9 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         ("a,b\n1,2\n3,x\n", {}, r"numbers in column 'b' of .*; got 'x' in line 3: name it by --data\.label"),
         ("a,b\n1,2\n\n3,\n", {}, r"numbers in column 'b' of .*; got none in line 4"),
         ("a,b\n1,2\nnan,3\n", {}, r"finite numbers in column 'a' of .*; got nan in line 3"),
+        ("a;b\n1;2\n", {}, r"commas between the values of .*; got semicolons: save it with commas"),
+        ("a\tkind\n1\tx\n", {"label": "kind"}, r"commas between the values of .*; got tabs: save"),
+        ("", {"label": "kind"}, r"points in .*; got an empty table"),
         ("1,2\n3,inf\n", {}, r"finite numbers in column 2 of .*; got inf in line 2"),
         ("a,b\n1,2,3\n", {}, r"2 values in every line of .*; got 3 in line 2"),
         ("a,a\n1,2\n", {}, r"a name of its own for every column of .*; got 'a' 2 times"),
@@ -90,6 +93,40 @@ def test_tables_are_refused_by_column_and_line(
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ValueError, match=f"^Expected {message}"):
         read_table(tmp_path / "a.csv", **options)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_text_of_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_text("a,kind\n1,é\n", encoding=encoding)
+    with pytest.raises(ValueError, match=r"text in UTF-8 in .*a\.csv'; got other bytes: save it as UTF-8\.$"):
+        read_table(tmp_path / "a.csv", label="kind")
+
+
+def test_numbers_beyond_single_precision_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", values() * 1e300)
+    for standardise in (False, True):
+        schema = Schema(standardisation=Standardisation((0.0, 0.0), (1.0, 1.0)) if standardise else None)
+        with pytest.raises(ValueError, match=r"^Expected numbers below 3e38 in .*a\.npy, once"):
+            tables.load_tables([tmp_path / "a.npy"], (2,), schema)
+    with pytest.raises(ValueError, match=r"^Expected numbers below 3e38 in .*a\.npy', once"):
+        Data(str(tmp_path / "a.npy")).load()
+
+
+@pytest.mark.parametrize("name", ["a.png", "folder"])
+def test_other_files_are_no_points(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"^Expected a \.csv, .* file of points; got"):
+        read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_of_words_are_refused_in_words(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".npy":
+        np.save(tmp_path / "a.npy", np.array(kinds()))
+    else:
+        np.savez(tmp_path / "a.npz", x=np.array(kinds()))
+    with pytest.raises(ValueError, match=r"numbers in .*; got words\.$"):
+        read_table(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize(

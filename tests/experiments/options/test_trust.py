@@ -62,6 +62,12 @@ def helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"data": "own_helpers.P"},
         {"data": {"source": {"class_path": "own_helpers.P"}}},
         {"measure": "inner.yaml"},
+        {"prior": {"class_path": "℘.P"}},
+        {"prior": "own_helpers.P()"},
+        {"prior": "own_helpers.P 3"},
+        {"prior": "MixturePrior(2, own_helpers.P)"},
+        {"optimizer": "own_helpers.P/"},
+        {"name": (names := ["own_helpers.P"]), "optimizer": names},
         {"config": "inner.yaml"},
     ],
     ids=str,
@@ -71,7 +77,7 @@ def test_code_of_other_modules_is_refused_and_not_imported(
 ) -> None:
     (helpers / "inner.yaml").write_text("prior: own_helpers.P")
     with pytest.raises(
-        ValueError, match=r"modules that you trust, in config.yaml; got .*: if you know it .* --trust \w+"
+        ValueError, match=r"modules that you trust, in config.yaml; got .*: if you know it .* --trust \S+"
     ):
         check_imports(config, Path("config.yaml"))
     (helpers / "own.yaml").write_text(yaml.safe_dump(config))
@@ -90,6 +96,7 @@ def test_code_of_other_modules_is_refused_and_not_imported(
         {"scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR"}, "objective": "pyro.infer.Trace_ELBO"},
         {"prior": {"class_path": "latentmix.models.priors.StandardNormal"}},
         {"prior": "StandardNormal", "description": "own_helpers.P", "name": "own_helpers.P"},
+        {"data": {"columns": ["time.start"], "classes": ["own_helpers.P"]}, "config": "own/sys.path"},
         {"data": {"source": "images.npy", "root": "own_helpers.P"}, "init_from": "runs.one"},
         {"encoder": {"class_path": "latentmix.guides.MLPEncoder", "init_args": {"name": "weights.npy"}}},
         None,

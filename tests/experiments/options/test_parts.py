@@ -1,0 +1,43 @@
+"""Classes that options name by their import paths."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.parts import import_object
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("class P(:", "SyntaxError in it, "),
+        ("1 / 0", "ZeroDivisionError in it, division by zero: correct the module"),
+        ("{}['absent']", "KeyError in it, 'absent': correct the module"),
+        ("None.absent", "AttributeError in it, "),
+        ("import no_such_module", "no module no_such_module: run the command from the folder"),
+        ("", "no 'P' in broken_helpers"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, cause: str
+) -> None:
+    (tmp_path / "broken_helpers.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_helpers", raising=False)
+    for call in (
+        lambda: import_object("broken_helpers.P"),
+        lambda: parse_experiment("digits_mlp2", ["--prior", "broken_helpers.P"]),
+        lambda: parse_experiment("digits_mlp2", ["--prior", "broken_helpers.P(3)"]),
+    ):
+        with pytest.raises(ValueError, match=r"^Expected ") as refused:
+            call()
+        assert cause in str(refused.value)
+
+
+def test_no_folder_is_advised_for_a_module_of_a_package_that_is_there() -> None:
+    with pytest.raises(ValueError, match=r"got no module latentmix\.models\.os\.$"):
+        import_object("latentmix.models.os.system")
