@@ -44,7 +44,7 @@ PICTURES = {
     ),
     "map": (
         "Map of the latents",
-        "The latents of test data that mixtures are fitted to; longer ones by principal components and by t-SNE.",
+        "Latents of test {things}: two-dimensional ones as they are, longer ones by principal components and by t-SNE.",
     ),
     "decoded": (
         "Decoded latents",
@@ -143,9 +143,9 @@ def _reconstructions(stem: str, summary: Summary, history: Sequence[Mapping[str,
 def _map(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     names = _classes(summary)
     groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
-    size = summary.get("model", {}).get("latent_dim")
-    space = "" if size is None else f" from {size} dimensions"
-    return f"Scatter plots of the means of q for test {things(summary)}{groups}{space}, a colour and marker per group."
+    size = _latent_dim(summary)
+    kind, space = ("Scatter plot", "") if size == 2 else ("Scatter plots", f" from {size} dimensions" if size else "")
+    return f"{kind} of the latents of test {things(summary)}{groups}{space}, a colour and marker per group."
 
 
 def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
@@ -159,7 +159,8 @@ def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -
 
 def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     coverage = summary["coverage"]
-    missed = [str(k) for k, covered in enumerate(coverage["covered_components"], 1) if not covered]
+    names = _classes(summary) or list(map(str, range(coverage["components"])))
+    missed = [name for name, covered in zip(names, coverage["covered_components"], strict=True) if not covered]
     ending = f"; not covered: {', '.join(missed)}" if missed else ""
     return (
         f"Bars of the share of samples in each of {coverage['components']} components: {coverage['covered']} are "
@@ -176,9 +177,10 @@ def _latents(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) 
         if "accuracy" in row
     ]
     ending = f": {', '.join(scores)}" if scores else ""
+    panels = "side by side" if _latent_dim(summary) == 2 else "a panel for each component"
     return (
         f"Latents of test {things(summary)}{groups} under the ellipses of the mixtures that EM and SVI fitted "
-        f"{BUDGET_WORDS[budget]}, side by side{ending}."
+        f"{BUDGET_WORDS[budget]}, {panels}{ending}."
     )
 
 
@@ -236,6 +238,11 @@ def _classes(summary: Summary) -> list[str]:
     """Names of the classes."""
     data = summary.get("data") or {}
     return [str(name) for name in data.get("class_names") or data.get("classes") or ()]
+
+
+def _latent_dim(summary: Summary) -> int | None:
+    size = (summary.get("model") or {}).get("latent_dim")
+    return size if isinstance(size, int) else None
 
 
 def _fits(summary: Summary, budget: str) -> dict[str, Mapping[str, Any]]:

@@ -60,7 +60,7 @@ QUICK = [
     *("--data.limit", "1000", "--mixture.draws", "3", "--mixture.n_init", "2", "--mixture.svi.epochs", "300"),
     *("--measure.images", "100"),
 ]
-EPOCHS = {"digits": 30, "digits_mlp2": 30, "gmm3d": 40}
+EPOCHS = {"digits": 30, "digits_mlp2": 30, "gmm3d": 40, "points": 200}
 FEW_EPOCHS = 3
 
 

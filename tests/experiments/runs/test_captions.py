@@ -58,8 +58,25 @@ def test_points_are_called_points(stem: str) -> None:
     text = alternative_text(stem, values)
     assert "image" not in text
     assert "of 2 components" in text
-    assert ("not covered: 2" in text) == (stem == "coverage")
+    assert ("not covered: dog" in text) == (stem == "coverage")
     assert things(values) == "points"
+
+
+def test_components_without_names_are_numbered_as_in_the_picture() -> None:
+    assert "not covered: 1." in alternative_text("coverage", summary(coverage=COVERAGE, data={}))
+
+
+@pytest.mark.parametrize(
+    ("size", "of_map", "of_latents"),
+    [
+        (2, "Scatter plot of the latents of test images of 2 classes, a", "side by side:"),
+        (5, "Scatter plots of the latents of test images of 2 classes from 5 dimensions, a", "a panel for each comp"),
+    ],
+)
+def test_a_text_knows_the_panels_of_the_latents(size: int, of_map: str, of_latents: str) -> None:
+    values = summary(model={"latent_dim": size})
+    assert alternative_text("map", values).startswith(of_map)
+    assert of_latents in alternative_text("latents_none", values)
 
 
 @pytest.mark.parametrize("stem", [*PICTURES, "latents_few", "confusion_all", "mine"])
