@@ -9,7 +9,7 @@ import numpy as np
 
 from latentmix.experiments.options.names import BUDGETS, FITS
 
-__all__ = ["PICTURES", "alternative_text", "budget_of", "kind_of", "things"]
+__all__ = ["PICTURES", "alternative_text", "budget_of", "caption", "kind_of", "things"]
 
 Summary = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ PICTURES = {
     ),
     "reconstruction": (
         "Reconstructions",
-        "Test images above, and under each the likelihood's mean at the mean of q(z | x).",
+        "Test images, and under each the likelihood's mean at the mean of q(z | x).",
     ),
     "generated": ("Generated images", "Mean images at draws of z from the prior p(z)."),
     "interpolation": (
@@ -52,7 +52,7 @@ PICTURES = {
     ),
     "latent": (
         "Latents and components",
-        "Latents coloured by class, with the mean and the 2-sigma ellipse of each component: EM solid, SVI dashed. "
+        "Latents coloured by {group}, with the mean and the 2-sigma ellipse of each component: EM solid, SVI dashed. "
         "Two-dimensional latents have a panel for each fit; longer ones a panel for each component, in the plane of "
         "the map.",
     ),
@@ -66,8 +66,8 @@ PICTURES = {
     ),
     "confusion": (
         "Confusion matrices",
-        "True classes in rows, classes of the components in columns: counts of test {things} as numbers, shares of the "
-        "true class as shades. With few labels, of the first draw of labelled {things}.",
+        "True {groups} in rows, {groups} of the fitted components in columns: counts of test {things} as numbers, "
+        "shares of the true {group} as shades. With few labels, of the first draw of labelled {things}.",
     ),
 }
 
@@ -79,6 +79,17 @@ def things(summary: Summary) -> str:
         return "images" if len(shape) == 3 else "points"
     test = summary.get("test") or {}
     return "images" if "ssim" in test or not (test or "coverage" in summary) else "points"
+
+
+def groups(summary: Summary) -> tuple[str, str]:
+    """What the labels of a run stand for, one and several: classes, or components of the mixture it was drawn from."""
+    return ("component", "components") if "coverage" in summary else ("class", "classes")
+
+
+def caption(kind: str, summary: Summary) -> str:
+    """The caption of a picture of that key of `PICTURES`."""
+    one, several = groups(summary)
+    return PICTURES[kind][1].format(things=things(summary), group=one, groups=several)
 
 
 def kind_of(stem: str) -> str | None:
@@ -135,17 +146,17 @@ def _usage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) ->
 def _reconstructions(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     test = summary["test"]
     return (
-        "A row of test images over their reconstructions; over all test images the mean squared error is "
+        "Rows of test images, each over a row of their reconstructions; over all test images the mean squared error is "
         f"{_figure(test['mse'], 4)} and the structural similarity {_figure(test['ssim'], 3)} of 1."
     )
 
 
 def _map(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
-    names = _classes(summary)
-    groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
     size = _latent_dim(summary)
     kind, space = ("Scatter plot", "") if size == 2 else ("Scatter plots", f" from {size} dimensions" if size else "")
-    return f"{kind} of the latents of test {things(summary)}{groups}{space}, a colour and marker per group."
+    return (
+        f"{kind} of the latents of test {things(summary)}{_of_groups(summary)}{space}, a colour and marker per group."
+    )
 
 
 def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
@@ -169,17 +180,16 @@ def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]])
 
 
 def _latents(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
-    names, budget = _classes(summary), str(budget_of(stem))
-    groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
+    budget, group = str(budget_of(stem)), groups(summary)[0]
     scores = [
-        f"{name} gives {_percent(row['accuracy'])} of them the class of their component"
+        f"{name} gives {_percent(row['accuracy'])} of them their true {group}"
         for name, row in _fits(summary, budget).items()
         if "accuracy" in row
     ]
     ending = f": {', '.join(scores)}" if scores else ""
     panels = "side by side" if _latent_dim(summary) == 2 else "a panel for each component"
     return (
-        f"Latents of test {things(summary)}{groups} under the ellipses of the mixtures that EM and SVI fitted "
+        f"Latents of test {things(summary)}{_of_groups(summary)} under the ellipses of the mixtures fitted by EM and SVI "
         f"{BUDGET_WORDS[budget]}, {panels}{ending}."
     )
 
@@ -238,6 +248,11 @@ def _classes(summary: Summary) -> list[str]:
     """Names of the classes."""
     data = summary.get("data") or {}
     return [str(name) for name in data.get("class_names") or data.get("classes") or ()]
+
+
+def _of_groups(summary: Summary) -> str:
+    names = _classes(summary)
+    return f" of {_count(len(names), *groups(summary))}" if names else ""
 
 
 def _latent_dim(summary: Summary) -> int | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from latentmix.experiments.runs.captions import PICTURES, alternative_text, things
+from latentmix.experiments.runs.captions import PICTURES, alternative_text, caption, things
 
 
 def fit(confusion: list[list[int]]) -> dict[str, Any]:
@@ -60,6 +60,19 @@ def test_points_are_called_points(stem: str) -> None:
     assert "of 2 components" in text
     assert ("not covered: dog" in text) == (stem == "coverage")
     assert things(values) == "points"
+
+
+@pytest.mark.parametrize("kind", ["latent", "confusion"])
+def test_captions_say_class_or_component_as_the_picture_does(kind: str) -> None:
+    assert "component" in caption(kind, summary(coverage=COVERAGE))
+    assert "class" not in caption(kind, summary(coverage=COVERAGE))
+    assert "class" in caption(kind, summary())
+
+
+@pytest.mark.parametrize("stem", ["map", "latents_none"])
+def test_a_text_says_class_or_component_as_the_picture_does(stem: str) -> None:
+    assert " of 2 components" in alternative_text(stem, summary(coverage=COVERAGE))
+    assert "class" not in alternative_text(stem, summary(coverage=COVERAGE))
 
 
 def test_components_without_names_are_numbered_as_in_the_picture() -> None:
