@@ -27,6 +27,7 @@ __all__ = [
     "GREY",
     "INK",
     "LARGE",
+    "LIGHT",
     "MUTED",
     "PAPER",
     "PURPLE",
@@ -56,6 +57,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 Line = Literal["-", "--", ":", "-."]
+
+LIGHT = "light"  # gid of axes that dark variants leave as they are
 
 INK = "#1a1a1a"
 MUTED = "#595959"
@@ -151,11 +154,13 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def _image_boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
-    """Left, top, right and bottom of every image with colours of its own, as fractions of a figure that was drawn.
+    """Left, top, right and bottom of all that keeps its colours, as fractions of a figure that was drawn.
 
-    Transparent rows and columns part the images of one array.
+    That is every image with colours of its own, and axes whose gid is `LIGHT`. Transparent rows and columns part the
+    images of one array.
     """
-    boxes = []
+    places = [axes.get_position(original=True) for axes in figure.axes if axes.get_gid() == LIGHT]
+    boxes = [(place.x0, 1 - place.y1, place.x1, 1 - place.y0) for place in places]
     for image in figure.findobj(AxesImage):
         pixels = np.asarray(image.get_array()) if isinstance(image, AxesImage) else np.empty(0)
         if pixels.ndim != 3:

@@ -189,8 +189,8 @@ def _latents(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) 
     ending = f": {', '.join(scores)}" if scores else ""
     panels = "side by side" if _latent_dim(summary) == 2 else "a panel for each component"
     return (
-        f"Latents of test {things(summary)}{_of_groups(summary)} under the ellipses of the mixtures fitted by EM and SVI "
-        f"{BUDGET_WORDS[budget]}, {panels}{ending}."
+        f"Latents of test {things(summary)}{_of_groups(summary)} under the ellipses of the mixtures that EM and SVI "
+        f"fitted {BUDGET_WORDS[budget]}, {panels}{ending}."
     )
 
 

@@ -194,7 +194,7 @@ def _draw(name: str, extra: Extra, out: Path, full: bool, n_jobs: int) -> Outcom
         except (ValueError, OSError) as error:
             return Outcome(name, extra.command, "failed", one_line(error))
     pictures = [
-        load_picture(folder / f"{stem}.png", stem.replace("_", " "), caption, alternative, prefix=name)
+        load_picture(folder / f"{stem}.png", stem.replace("_", " ").capitalize(), caption, alternative, prefix=name)
         for stem, (caption, alternative) in extra.captions.items()
     ]
     return Outcome(name, extra.command, "done", pictures=tuple(pictures))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from io import BytesIO
 from pathlib import Path
@@ -85,6 +86,22 @@ def test_charts_are_redrawn_throughout(tmp_path: Path) -> None:
         variant = dark_picture(picture)
     assert variant is not None
     assert np.asarray(variant).mean() < 100
+
+
+def test_colour_bars_of_sweeps_keep_the_colours_of_their_cells(tmp_path: Path) -> None:
+    axes = {"latent_dim": ["2", "10"], "beta": ["1", "4"]}
+    cells = [
+        {"options": {"latent_dim": size, "beta": beta}, "status": "done", "group": "", "figures": {"elbo": value}}
+        for value, (size, beta) in enumerate(itertools.product(*axes.values()))
+    ]
+    with Image.open(figures.save(figures.sweep_overview(cells, axes), tmp_path / "sweep.png")) as picture:
+        cell, bar = sorted(json.loads(picture.info["Images"]), key=lambda box: box[1])
+        variant = dark_picture(picture)
+    assert variant is not None
+    width, height = variant.size
+    row = np.asarray(variant)[round(height * (bar[1] + bar[3]) / 2)].mean(axis=1)
+    assert row[round(width * bar[0]) + 3] > 200 > 120 > row[round(width * bar[2]) - 3]  # the better, the darker
+    assert bar[1] > cell[3]
 
 
 def test_files_of_other_kinds_are_saved(tmp_path: Path) -> None:
