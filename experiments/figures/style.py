@@ -58,6 +58,7 @@ __all__ = [
 Array = NDArray[np.float64]
 Line = Literal["-", "--", ":", "-."]
 
+DPI = 150
 LIGHT = "light"  # gid of axes that dark variants leave as they are
 
 INK = "#1a1a1a"
@@ -146,7 +147,8 @@ def save(figure: Figure, path: Path) -> Path:
         The path.
     """
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:] or None, dpi=150, facecolor="white")
+    figure.set_size_inches(np.ceil(figure.get_size_inches() * DPI - 1e-6) / DPI)  # parts of pixels displace images
+    figure.savefig(picture, format=path.suffix[1:] or None, dpi=DPI, facecolor="white")
     data = picture.getvalue()
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, with_boxes(data, _image_boxes(figure)) if path.suffix == ".png" else data)
