@@ -33,9 +33,14 @@ PICTURES = {
         "Attribute vectors",
         "Mean images as the difference between the mean latents with and without an attribute is added.",
     ),
-    "points": (
-        "Data and samples",
+    "points_in_space": (
+        "Data and samples, in space",
         "Test points and as many samples of the VAE, coloured by the component of the true mixture they belong to.",
+    ),
+    "points_pairwise": (
+        "Data and samples, by pairs of coordinates",
+        "Test points and as many samples of the VAE, coloured by the component of the true mixture they belong to, "
+        "with the 2-sigma ellipses of the true components.",
     ),
     "coverage": ("Components covered", "Share of the samples in each component of the true mixture."),
     "usage": (
@@ -233,7 +238,8 @@ TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
         "straight line, and along a great circle."
     ),
     "attribute": _fixed("Rows of images as the vector of an attribute is added to their latents, from left to right."),
-    "points": _clouds,
+    "points_in_space": _clouds,
+    "points_pairwise": _clouds,
     "coverage": _coverage,
     "usage": _usage,
     "map": _map,

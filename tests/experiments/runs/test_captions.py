@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from latentmix.experiments.runs.captions import PICTURES, alternative_text, caption, things
+from latentmix.experiments.runs.captions import PICTURES, alternative_text, caption, kind_of, things
 
 
 def fit(confusion: list[list[int]]) -> dict[str, Any]:
@@ -73,6 +73,12 @@ def test_captions_say_class_or_component_as_the_picture_does(kind: str) -> None:
 def test_a_text_says_class_or_component_as_the_picture_does(stem: str) -> None:
     assert " of 2 components" in alternative_text(stem, summary(coverage=COVERAGE))
     assert "class" not in alternative_text(stem, summary(coverage=COVERAGE))
+
+
+def test_pictures_differ_in_name() -> None:
+    names = [name for name, _ in PICTURES.values()]
+    assert len(set(names)) == len(names)
+    assert PICTURES[str(kind_of("points_in_space"))] != PICTURES[str(kind_of("points_pairwise"))]
 
 
 def test_components_without_names_are_numbered_as_in_the_picture() -> None:
