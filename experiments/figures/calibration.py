@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from latentmix.experiments.figures.style import BLUE, INK, MUTED, SHADE, VERMILION, clean, new_figure, title
 from latentmix.inference.diagnostics.calibration import CalibrationReport
@@ -67,9 +66,8 @@ def _difference(axes: Axes, report: CalibrationReport, name: str) -> None:
     axes.fill_between(at, band.lower / band.n - at, band.upper / band.n - at, color=BAND, linewidth=0, step="mid")
     axes.axhline(0, color=MUTED, linewidth=0.7)
     colour = OUTSIDE if flagged else INSIDE
-    axes.add_line(
-        Line2D(at, band.counts(report.ranks[name]) / band.n - at, color=colour, linewidth=2.0 if flagged else 1.4)
-    )
+    curve = band.counts(report.ranks[name]) / band.n - at
+    axes.plot(at, curve, color=colour, linewidth=2.0 if flagged else 1.4)
     axes.set_title(f"{name}{' (outside)' if flagged else ''}", color=colour if flagged else INK)
     clean(axes)
     axes.title.set_color(colour if flagged else INK)

@@ -27,6 +27,7 @@ __all__ = [
     "GREY",
     "INK",
     "LARGE",
+    "LIGHT",
     "MUTED",
     "PAPER",
     "PURPLE",
@@ -56,6 +57,9 @@ __all__ = [
 
 Array = NDArray[np.float64]
 Line = Literal["-", "--", ":", "-."]
+
+DPI = 150
+LIGHT = "light"  # gid of axes that dark variants leave as they are
 
 INK = "#1a1a1a"
 MUTED = "#595959"
@@ -143,7 +147,8 @@ def save(figure: Figure, path: Path) -> Path:
         The path.
     """
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:] or None, dpi=150, facecolor="white")
+    figure.set_size_inches(np.ceil(figure.get_size_inches() * DPI - 1e-6) / DPI)  # parts of pixels displace images
+    figure.savefig(picture, format=path.suffix[1:] or None, dpi=DPI, facecolor="white")
     data = picture.getvalue()
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, with_boxes(data, _image_boxes(figure)) if path.suffix == ".png" else data)
@@ -151,11 +156,13 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def _image_boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
-    """Left, top, right and bottom of every image with colours of its own, as fractions of a figure that was drawn.
+    """Left, top, right and bottom of all that keeps its colours, as fractions of a figure that was drawn.
 
-    Transparent rows and columns part the images of one array.
+    That is every image with colours of its own, and axes whose gid is `LIGHT`. Transparent rows and columns part the
+    images of one array.
     """
-    boxes = []
+    places = [axes.get_position(original=True) for axes in figure.axes if axes.get_gid() == LIGHT]
+    boxes = [(place.x0, 1 - place.y1, place.x1, 1 - place.y0) for place in places]
     for image in figure.findobj(AxesImage):
         pixels = np.asarray(image.get_array()) if isinstance(image, AxesImage) else np.empty(0)
         if pixels.ndim != 3:

@@ -21,6 +21,7 @@ from latentmix.experiments.figures.style import (
     GREY,
     INK,
     LARGE,
+    LIGHT,
     MUTED,
     PAPER,
     RED,
@@ -330,12 +331,13 @@ def _corner(parts: tuple[Key, Key]) -> list[str]:
 
 
 def _bar(figure: Figure, axes: Axes, colours: Colormap, norm: Normalize, extend: str, *, label: str) -> None:
-    """Draw a colour bar."""
+    """Draw a colour bar, whose colours stay in dark variants as those of the cells do."""
     mappable = ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", extend=extend)
     bar.set_ticks(inner_ticks(float(norm.vmin or 0.0), float(norm.vmax or 0.0), 3))
     bar.ax.tick_params(labelsize=9.5, length=2, labelcolor=INK)
     bar.outline.set_visible(False)
+    axes.set_gid(LIGHT)
     bar.set_label(label, fontsize=SMALL, color=INK)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from latentmix.experiments.options.names import BUDGETS, FITS
 
-__all__ = ["PICTURES", "alternative_text", "budget_of", "class_names", "kind_of", "things"]
+__all__ = ["PICTURES", "alternative_text", "budget_of", "caption", "class_names", "kind_of", "things"]
 
 Summary = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ PICTURES = {
     ),
     "reconstruction": (
         "Reconstructions",
-        "Test images above, and under each the likelihood's mean at the mean of q(z | x).",
+        "Test images, and under each the likelihood's mean at the mean of q(z | x).",
     ),
     "generated": ("Generated images", "Mean images at draws of z from the prior p(z)."),
     "interpolation": (
@@ -33,9 +33,14 @@ PICTURES = {
         "Attribute vectors",
         "Mean images as the difference between the mean latents with and without an attribute is added.",
     ),
-    "points": (
-        "Data and samples",
+    "points_in_space": (
+        "Data and samples, in space",
         "Test points and as many samples of the VAE, coloured by the component of the true mixture they belong to.",
+    ),
+    "points_pairwise": (
+        "Data and samples, by pairs of coordinates",
+        "Test points and as many samples of the VAE, coloured by the component of the true mixture they belong to, "
+        "with the 2-sigma ellipses of the true components.",
     ),
     "coverage": ("Components covered", "Share of the samples in each component of the true mixture."),
     "usage": (
@@ -44,7 +49,7 @@ PICTURES = {
     ),
     "map": (
         "Map of the latents",
-        "The latents of test data that mixtures are fitted to; longer ones by principal components and by t-SNE.",
+        "Latents of test {things}: two-dimensional ones as they are, longer ones by principal components and by t-SNE.",
     ),
     "decoded": (
         "Decoded latents",
@@ -52,7 +57,7 @@ PICTURES = {
     ),
     "latent": (
         "Latents and components",
-        "Latents coloured by class, with the mean and the 2-sigma ellipse of each component: EM solid, SVI dashed. "
+        "Latents coloured by {group}, with the mean and the 2-sigma ellipse of each component: EM solid, SVI dashed. "
         "Two-dimensional latents have a panel for each fit; longer ones a panel for each component, in the plane of "
         "the map.",
     ),
@@ -66,8 +71,8 @@ PICTURES = {
     ),
     "confusion": (
         "Confusion matrices",
-        "True classes in rows, classes of the components in columns: counts of test {things} as numbers, shares of the "
-        "true class as shades. With few labels, of the first draw of labelled {things}.",
+        "True {groups} in rows, {groups} of the fitted components in columns: counts of test {things} as numbers, "
+        "shares of the true {group} as shades. With few labels, of the first draw of labelled {things}.",
     ),
 }
 
@@ -85,6 +90,17 @@ def class_names(summary: Summary) -> list[str]:
     """Names of the classes of a run; in runs of earlier versions, their labels."""
     data = summary.get("data") or {}
     return [str(name) for name in data.get("class_names") or data.get("classes") or ()]
+
+
+def groups(summary: Summary) -> tuple[str, str]:
+    """What the labels of a run stand for, one and several: classes, or components of the mixture it was drawn from."""
+    return ("component", "components") if "coverage" in summary else ("class", "classes")
+
+
+def caption(kind: str, summary: Summary) -> str:
+    """The caption of a picture of that key of `PICTURES`."""
+    one, several = groups(summary)
+    return PICTURES[kind][1].format(things=things(summary), group=one, groups=several)
 
 
 def kind_of(stem: str) -> str | None:
@@ -141,17 +157,17 @@ def _usage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) ->
 def _reconstructions(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     test = summary["test"]
     return (
-        "A row of test images over their reconstructions; over all test images the mean squared error is "
+        "Rows of test images, each over a row of their reconstructions; over all test images the mean squared error is "
         f"{_figure(test['mse'], 4)} and the structural similarity {_figure(test['ssim'], 3)} of 1."
     )
 
 
 def _map(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
-    names = class_names(summary)
-    groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
-    size = summary.get("model", {}).get("latent_dim")
-    space = "" if size is None else f" from {size} dimensions"
-    return f"Scatter plots of the means of q for test {things(summary)}{groups}{space}, a colour and marker per group."
+    size = _latent_dim(summary)
+    kind, space = ("Scatter plot", "") if size == 2 else ("Scatter plots", f" from {size} dimensions" if size else "")
+    return (
+        f"{kind} of the latents of test {things(summary)}{_of_groups(summary)}{space}, a colour and marker per group."
+    )
 
 
 def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
@@ -165,7 +181,7 @@ def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -
 
 def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     coverage = summary["coverage"]
-    names = class_names(summary)  # of the true components, as the bars are named
+    names = class_names(summary) or list(map(str, range(coverage["components"])))
     missed = [name for name, covered in zip(names, coverage["covered_components"], strict=True) if not covered]
     ending = f"; not covered: {', '.join(missed)}" if missed else ""
     return (
@@ -175,17 +191,17 @@ def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]])
 
 
 def _latents(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
-    names, budget = class_names(summary), str(budget_of(stem))
-    groups = f" of {_count(len(names), 'class', 'classes')}" if names else ""
+    budget, group = str(budget_of(stem)), groups(summary)[0]
     scores = [
-        f"{name} gives {_percent(row['accuracy'])} of them the class of their component"
+        f"{name} gives {_percent(row['accuracy'])} of them their true {group}"
         for name, row in _fits(summary, budget).items()
         if "accuracy" in row
     ]
     ending = f": {', '.join(scores)}" if scores else ""
+    panels = "side by side" if _latent_dim(summary) == 2 else "a panel for each component"
     return (
-        f"Latents of test {things(summary)}{groups} under the ellipses of the mixtures that EM and SVI fitted "
-        f"{BUDGET_WORDS[budget]}, side by side{ending}."
+        f"Latents of test {things(summary)}{_of_groups(summary)} under the ellipses of the mixtures that EM and SVI "
+        f"fitted {BUDGET_WORDS[budget]}, {panels}{ending}."
     )
 
 
@@ -228,7 +244,8 @@ TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
         "straight line, and along a great circle."
     ),
     "attribute": _fixed("Rows of images as the vector of an attribute is added to their latents, from left to right."),
-    "points": _clouds,
+    "points_in_space": _clouds,
+    "points_pairwise": _clouds,
     "coverage": _coverage,
     "usage": _usage,
     "map": _map,
@@ -237,6 +254,16 @@ TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
     "em_against_svi": _comparison,
     "confusion": _confusion,
 }
+
+
+def _of_groups(summary: Summary) -> str:
+    names = class_names(summary)
+    return f" of {_count(len(names), *groups(summary))}" if names else ""
+
+
+def _latent_dim(summary: Summary) -> int | None:
+    size = (summary.get("model") or {}).get("latent_dim")
+    return size if isinstance(size, int) else None
 
 
 def _fits(summary: Summary, budget: str) -> dict[str, Mapping[str, Any]]:

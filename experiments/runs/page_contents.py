@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.experiments.options.names import BUDGETS
-from latentmix.experiments.runs.captions import PICTURES, alternative_text, budget_of, kind_of, things
+from latentmix.experiments.runs.captions import PICTURES, alternative_text, budget_of, caption, kind_of
 from latentmix.experiments.runs.page import Picture, load_picture
 from latentmix.models.files import inside
 
@@ -37,7 +37,7 @@ def run_pictures(
     pictures = []
     for path in sorted(inside(folder, "figures").glob("*.png"), key=place):
         kind, budget = kind_of(path.stem), budget_of(path.stem)
-        name, caption = PICTURES[kind] if kind else (path.stem.replace("_", " "), "")
+        name = PICTURES[kind][0] if kind else path.stem.replace("_", " ")
         if kind and budget:
             name += f", labels: {budget}"
         text = alternative_text(path.stem, summary, history)
@@ -45,7 +45,7 @@ def run_pictures(
             load_picture(
                 inside(folder, f"figures/{path.name}"),
                 name,
-                caption.format(things=things(summary)),
+                caption(kind, summary) if kind else "",
                 text,
                 prefix=prefix,
             )

@@ -62,7 +62,7 @@ QUICK = [
     *("--data.limit", "1000", "--mixture.draws", "3", "--mixture.n_init", "2", "--mixture.svi.epochs", "300"),
     *("--measure.images", "100"),
 ]
-EPOCHS = {"digits": 30, "digits_mlp2": 30, "gmm3d": 40}
+EPOCHS = {"digits": 30, "digits_mlp2": 30, "gmm3d": 40, "points": 200}
 FEW_EPOCHS = 3
 
 
@@ -192,7 +192,7 @@ def _draw(name: str, extra: Extra, out: Path, full: bool, n_jobs: int) -> Outcom
         except Exception as error:  # the page shows the other entries
             return Outcome(name, extra.command, "failed", one_line(error))
     pictures = [
-        load_picture(folder / f"{stem}.png", stem.replace("_", " "), caption, alternative, prefix=name)
+        load_picture(folder / f"{stem}.png", stem.replace("_", " ").capitalize(), caption, alternative, prefix=name)
         for stem, (caption, alternative) in extra.captions.items()
     ]
     return Outcome(name, extra.command, "done", pictures=tuple(pictures))

@@ -47,6 +47,8 @@ def test_flagged_curves_leave_the_band() -> None:
         at, difference = np.asarray(curve.get_data())
         assert np.allclose(difference, [(shown.ranks[name] < 40 * z - 1e-9).mean() - z for z in at])
         low, high = shown.band.lower / 200 - at, shown.band.upper / 200 - at
+        bottom, top = axes.get_ylim()
+        assert bottom < difference.min() < difference.max() < top
         assert (name in shown.flagged) == bool(((difference < low - 1e-12) | (difference > high + 1e-12)).any())
     assert shown.flagged == ["quantity_0"]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from io import BytesIO
 from pathlib import Path
@@ -78,6 +79,25 @@ def test_saved_figures_note_each_of_their_images(channels: int, tmp_path: Path) 
     assert (light[~kept] == 255).mean() > 0.9  # outside the boxes there is paper and text alone
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_no_paper_is_left_at_the_edges_of_images(rows: int, tmp_path: Path) -> None:
+    black = np.zeros((3, 1, 28, 28))
+    vectors = {f"Attribute_{k}": np.zeros((3, 5, 1, 28, 28)) for k in range(rows)}
+    figure = figures.attribute_vectors(black, vectors, [-2, -1, 0, 1, 2])
+    with Image.open(figures.save(figure, tmp_path / "attributes.png")) as picture:
+        boxes = json.loads(picture.info["Images"])
+        light, variant = np.asarray(picture.convert("L")), dark_picture(picture)
+    assert variant is not None
+    assert len(boxes) == 18 * rows
+    height, width = light.shape
+    for place, (left, top, right, bottom) in enumerate(boxes):
+        if place % 6 == 3:
+            continue  # its frame covers the edge
+        across, down = round(width * (left + right) / 2), slice(round(top * height), round(bottom * height))
+        assert light[down, across].max() == np.asarray(variant)[down, across].max() == 0
+        assert light[[down.start - 1, down.stop], across].min() > 0
+
+
 def test_charts_are_redrawn_throughout(tmp_path: Path) -> None:
     figure = figures.confusion_matrices({"EM": [[3, 1], [0, 4]]}, [3, 8])
     with Image.open(figures.save(figure, tmp_path / "confusion.png")) as picture:
@@ -85,6 +105,22 @@ def test_charts_are_redrawn_throughout(tmp_path: Path) -> None:
         variant = dark_picture(picture)
     assert variant is not None
     assert np.asarray(variant).mean() < 100
+
+
+def test_colour_bars_of_sweeps_keep_the_colours_of_their_cells(tmp_path: Path) -> None:
+    axes = {"latent_dim": ["2", "10"], "beta": ["1", "4"]}
+    cells = [
+        {"options": {"latent_dim": size, "beta": beta}, "status": "done", "group": "", "figures": {"elbo": value}}
+        for value, (size, beta) in enumerate(itertools.product(*axes.values()))
+    ]
+    with Image.open(figures.save(figures.sweep_overview(cells, axes), tmp_path / "sweep.png")) as picture:
+        cell, bar = sorted(json.loads(picture.info["Images"]), key=lambda box: box[1])
+        variant = dark_picture(picture)
+    assert variant is not None
+    width, height = variant.size
+    row = np.asarray(variant)[round(height * (bar[1] + bar[3]) / 2)].mean(axis=1)
+    assert row[round(width * bar[0]) + 3] > 200 > 120 > row[round(width * bar[2]) - 3]  # the better, the darker
+    assert bar[1] > cell[3]
 
 
 def test_files_of_other_kinds_are_saved(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from latentmix.experiments.runs.captions import PICTURES, alternative_text, things
+from latentmix.experiments.runs.captions import PICTURES, alternative_text, caption, kind_of, things
 
 
 def fit(confusion: list[list[int]]) -> dict[str, Any]:
@@ -60,6 +60,42 @@ def test_points_are_called_points(stem: str) -> None:
     assert "of 2 components" in text
     assert ("not covered: dog" in text) == (stem == "coverage")
     assert things(values) == "points"
+
+
+@pytest.mark.parametrize("kind", ["latent", "confusion"])
+def test_captions_say_class_or_component_as_the_picture_does(kind: str) -> None:
+    assert "component" in caption(kind, summary(coverage=COVERAGE))
+    assert "class" not in caption(kind, summary(coverage=COVERAGE))
+    assert "class" in caption(kind, summary())
+
+
+@pytest.mark.parametrize("stem", ["map", "latents_none"])
+def test_a_text_says_class_or_component_as_the_picture_does(stem: str) -> None:
+    assert " of 2 components" in alternative_text(stem, summary(coverage=COVERAGE))
+    assert "class" not in alternative_text(stem, summary(coverage=COVERAGE))
+
+
+def test_pictures_differ_in_name() -> None:
+    names = [name for name, _ in PICTURES.values()]
+    assert len(set(names)) == len(names)
+    assert PICTURES[str(kind_of("points_in_space"))] != PICTURES[str(kind_of("points_pairwise"))]
+
+
+def test_components_without_names_are_numbered_as_in_the_picture() -> None:
+    assert "not covered: 1." in alternative_text("coverage", summary(coverage=COVERAGE, data={}))
+
+
+@pytest.mark.parametrize(
+    ("size", "of_map", "of_latents"),
+    [
+        (2, "Scatter plot of the latents of test images of 2 classes, a", "side by side:"),
+        (5, "Scatter plots of the latents of test images of 2 classes from 5 dimensions, a", "a panel for each comp"),
+    ],
+)
+def test_a_text_knows_the_panels_of_the_latents(size: int, of_map: str, of_latents: str) -> None:
+    values = summary(model={"latent_dim": size})
+    assert alternative_text("map", values).startswith(of_map)
+    assert of_latents in alternative_text("latents_none", values)
 
 
 @pytest.mark.parametrize("stem", [*PICTURES, "latents_few", "confusion_all", "mine"])
