@@ -182,5 +182,5 @@ def test_extras_are_drawn_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "EXTRAS", {"attributes": EXTRAS["attributes"]})
     outcomes = gallery(tmp_path, names=["digits"], tell=lambda _: None)
     assert [outcome.status for outcome in outcomes] == ["done", "done"]
-    assert [picture.name for picture in outcomes[1].pictures] == ["attributes"]
+    assert [picture.name for picture in outcomes[1].pictures] == ["Attributes"]
     assert json.loads((tmp_path / "digits/summary.json").read_text())["epochs"] == 1
