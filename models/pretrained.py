@@ -161,7 +161,7 @@ def pretrained_folder(folder: str | Path) -> Path:
     if not path.is_dir():
         raise ValueError(
             f"Expected a folder of pre-trained weights, or a run; got {folder}, which is "
-            f"{'no folder' if folder.exists() else 'not there'}."
+            f"{'no folder' if path.exists() else 'not there'}."
         )
     checkpoints = inside(path, "checkpoints")
     return checkpoints if checkpoints.is_dir() else path

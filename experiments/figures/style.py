@@ -147,7 +147,8 @@ def save(figure: Figure, path: Path) -> Path:
         The path.
     """
     picture = io.BytesIO()
-    figure.set_size_inches(np.ceil(figure.get_size_inches() * DPI - 1e-6) / DPI)  # parts of pixels displace images
+    width, height = np.ceil(figure.get_size_inches() * DPI - 1e-6) / DPI  # parts of pixels displace images
+    figure.set_size_inches(float(width), float(height))
     figure.savefig(picture, format=path.suffix[1:] or None, dpi=DPI, facecolor="white")
     data = picture.getvalue()
     path.parent.mkdir(exist_ok=True)

@@ -153,9 +153,9 @@ def _named(node: Any, option: str, folder: Path, seen: dict[tuple[int, bool], An
         if is_class or option not in TEXTS:
             yield from ((path, is_class) for path in _paths(node))
         if option not in TEXTS:
-            for inner, place in _stands_for(node, folder):
+            for inner, its_folder in _stands_for(node, folder):
                 if isinstance(inner, dict | list):
-                    yield from _named(inner, option, place, seen)
+                    yield from _named(inner, option, its_folder, seen)
 
 
 def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
