@@ -34,7 +34,7 @@ from latentmix.models.process_state import kept_warnings
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
 
 WORDS = {"--data.classes", "--data.columns"}  # lists of words, which may look like other values of YAML
-UNREAD = {f"--{name}" for name in TEXTS}
+UNREAD = {f"--{name}" for name in TEXTS} - WORDS
 
 
 def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> Namespace:
@@ -153,7 +153,7 @@ def option_value(option: str, text: str) -> str:
         >>> option_value("optimizer.betas", "(0.9, 0.99)")
         '[0.9, 0.99]'
     """
-    text = text if option in TEXTS else text.strip()
+    text = text if f"--{option}" in UNREAD else text.strip()
     named = NAME.fullmatch(text) and option in (*PARTS, "objective")
     whole = named and find_class(text, option) is not None
     value: Any = text
@@ -162,9 +162,9 @@ def option_value(option: str, text: str) -> str:
             value = call_form(f"{text}()" if whole else text, option)
         if isinstance(value, str) and not (NAME.fullmatch(value) or value.startswith("{")):
             raise ValueError(unknown_class(option, text))
-    elif re.fullmatch(r"\(.*\)", text) and option not in TEXTS:
+    elif re.fullmatch(r"\(.*\)", text) and f"--{option}" not in UNREAD:
         value = literal(text)
-    elif text == "None" and option not in TEXTS:
+    elif text == "None" and f"--{option}" not in UNREAD:
         value = "null"
     return value if isinstance(value, str) else json.dumps(value)
 

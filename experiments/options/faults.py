@@ -14,7 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from latentmix.experiments.options.classes import CLASSES, argument_types, class_names, find_class, unknown_class
 from latentmix.experiments.options.loader import MODE
-from latentmix.experiments.options.parts import LINKED
+from latentmix.experiments.options.parts import LINKED, PARTS
 from latentmix.experiments.options.type_words import base_class, choices, expected
 
 __all__ = ["first_fault", "flat", "known_options"]
@@ -77,7 +77,7 @@ def first_fault(parser: ArgumentParser, pairs: Iterable[Pair]) -> str | None:
 def _fault(option: str, kind: Any, value: Any) -> str | None:
     base = base_class(kind)
     if base is not None and option in CLASSES:
-        if value in (None, "null") and type(None) not in get_args(kind):
+        if value in (None, "null") and (option in PARTS or type(None) not in get_args(kind)):
             return unknown_class(option, "null")
         return _class_fault(option, value)
     if _accepts(kind, value):
