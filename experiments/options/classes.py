@@ -88,7 +88,8 @@ def unknown_class(option: str, text: str) -> str:
     match = NAME.match(text.strip())
     word = match[0] if match else ""
     known = class_names(base)
-    near = nearest(word.rpartition(".")[2], known)
+    own = "." in word and word.partition(".")[0] not in ("latentmix", "pyro", "torch")
+    near = None if own else nearest(word.rpartition(".")[2], known)
     others = [other for other, kind in CLASSES.items() if kind is not base and word in class_names(kind)]
     hint = ""
     if near is not None:

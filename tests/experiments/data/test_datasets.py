@@ -180,7 +180,9 @@ class TestMissingData:
             Data("kmnist", root=str(tmp_path), download=True).load()
 
     def test_unknown_source(self) -> None:
-        with pytest.raises(ValueError, match=r"one of celeba, digits, .*mnist, .*, or the path of .*; got 'mnits'\."):
+        with pytest.raises(
+            ValueError, match=r"one of celeba, digits, .*mnist, .*, or the path of .*; got 'mnits': did you mean mnist"
+        ):
             Data("mnits").load()
 
 

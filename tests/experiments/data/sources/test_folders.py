@@ -243,7 +243,7 @@ class TestImageFolder:
             return scan(path)
 
         monkeypatch.setattr(os, "scandir", refusing)
-        with pytest.raises(ValueError, match=r"Expected folders that can be read; got .*Permission denied: '.*cat'"):
+        with pytest.raises(ValueError, match=r"Expected folders that can be read; got .*cat: Permission denied"):
             load_image_folder(str(folder), size=8)
 
     def test_a_single_sub_folder_is_not_a_class(self, folder: Path) -> None:

@@ -126,9 +126,9 @@ def test_seeds_come_from_a_sample_and_take_all_points(method, monkeypatch):
     monkeypatch.setattr(starts, "_SAMPLE", 200)
     monkeypatch.setattr(starts, "_PER_COMPONENT", 50)
     sizes = []
-    fit, draw = KMeans.fit, starts.kmeans_plusplus
+    fit, draw = KMeans.fit, kmeans_plusplus
     monkeypatch.setattr(KMeans, "fit", lambda self, x, **rest: sizes.append(len(x)) or fit(self, x, **rest))
-    monkeypatch.setattr(starts, "kmeans_plusplus", lambda x, *a, **b: sizes.append(len(x)) or draw(x, *a, **b))
+    monkeypatch.setattr("sklearn.cluster.kmeans_plusplus", lambda x, *a, **b: sizes.append(len(x)) or draw(x, *a, **b))
     labels = torch.arange(20_000) % 3
     x = 100.0 * labels[:, None] + torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0))
     result = begin(x, "full", seed=1, method=method, n_components=3)
