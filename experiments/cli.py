@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import os
@@ -17,6 +16,7 @@ from typing import Protocol, cast
 
 from latentmix.experiments import commands
 from latentmix.experiments.commands import Usage, UsageError
+from latentmix.experiments.hints import did_you_mean
 from latentmix.experiments.streams import StandardStreams
 
 __all__ = ["main"]
@@ -119,8 +119,7 @@ def find_command(name: str) -> Command:
     """
     known = find_commands()
     if name not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-        hint = f": did you mean {near[0]}?" if near else "."
+        hint = did_you_mean(name.lower(), known, cutoff=0.5)
         raise UsageError(f"Expected a command out of {', '.join(known)}; got {name!r}{hint}")
     return known[name]
 

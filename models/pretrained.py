@@ -27,6 +27,7 @@ __all__ = [
     "load_weights",
     "pretrained_folder",
     "read_weights",
+    "restore_weights",
     "save_pretrained",
 ]
 
@@ -234,6 +235,12 @@ def read_weights(folder: str | Path, name: str) -> dict[str, Tensor]:
         reason = f"{pickled[0]}, which can run code when it is opened and never is: convert it" if pickled else "none"
         raise ValueError(f"Expected {file.name} in {folder}; got {reason}.")
     return read_tensors(file)[0]
+
+
+def restore_weights(module: nn.Module, folder: str | Path, name: str) -> None:
+    """Load the weights of `name.safetensors` into a module; raises as `read_weights` and `load_weights` do."""
+    folder = pretrained_folder(folder)
+    load_weights(module, read_weights(folder, name), folder / f"{name}.safetensors")
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], file: Path | None = None) -> None:

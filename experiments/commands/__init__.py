@@ -20,6 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from latentmix.experiments.hints import did_you_mean
+
 __all__ = [
     "Usage",
     "UsageError",
@@ -77,10 +79,8 @@ class _Parser(argparse.ArgumentParser):
 def _refusal(message: str, known: list[str]) -> str:
     """A message of argparse as "Expected ...; got ...", without a full stop."""
     if (match := re.match(r"unrecognized arguments: (\S+)", message)) is not None:
-        near = difflib.get_close_matches(match[1].partition("=")[0], known, n=1, cutoff=0.7)
-        return f"Expected arguments and options of this command; got {match[1]}" + (
-            f": did you mean {near[0]}?" if near else ""
-        )
+        hint = did_you_mean(match[1].partition("=")[0], known, cutoff=0.7, otherwise="")
+        return f"Expected arguments and options of this command; got {match[1]}{hint}"
     if (match := re.match(r"the following arguments are required: (.*)", message)) is not None:
         return f"Expected {match[1].upper()}; got none"
     if (match := re.match(r"argument (\S+): invalid (\w+) value: (.*)", message)) is not None:
@@ -88,8 +88,7 @@ def _refusal(message: str, known: list[str]) -> str:
         return f"Expected {kind} for {match[1]}; got {match[3]}"
     if (match := re.match(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message)) is not None:
         choices = match[3].replace("'", "").split(", ")
-        near = difflib.get_close_matches(match[2].strip("'"), choices, n=1)
-        hint = f": did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(match[2].strip("'"), choices, otherwise="")
         return f"Expected {', '.join(choices)} for {match[1]}; got {match[2]}{hint}"
     if (match := re.match(r"argument (\S+): expected (?:one|at least one) argument", message)) is not None:
         return f"Expected a value after {match[1]}; got none"

@@ -176,7 +176,7 @@ class _Choice:
 
     @property
     def remedy(self) -> str:
-        """What to do about a column of words, for messages."""
+        """The remedy for a column of words, for messages."""
         if not self.labelled:
             return ": leave it out of the file"
         options = self.option.removesuffix("max_gib")

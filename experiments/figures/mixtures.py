@@ -147,7 +147,7 @@ def draw_ellipse(
 
 @dataclass(frozen=True)
 class _Scene:
-    """What every panel draws from: projected latents, styles and names of the classes, and the mixtures."""
+    """The data of every panel: projected latents, styles and names of the classes, and the mixtures."""
 
     plane: Plane
     drawn: Array

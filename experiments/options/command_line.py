@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.hints import did_you_mean
 from latentmix.experiments.options.calls import call_form, literal
 from latentmix.experiments.options.classes import CLASSES, NAME, find_class, unknown_class
 from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
@@ -55,9 +55,11 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
         'latentmix.models.MixturePrior'
     """
     file = preset_path(preset)
-    read_options(file)
+    options = read_options(file)
     split = option_words(words)
-    _check_files([str(file), *split], trusted_modules([*trust, *named_modules(words)]))
+    trusted = trusted_modules([*trust, *named_modules(words)])
+    check_imports(options, file, trusted)
+    _check_files(split, trusted)
     values = [option_value(name.removeprefix("--"), word) for name, word in zip(["", *split], split, strict=False)]
     with kept_warnings():
         warnings.simplefilter("ignore")
@@ -101,9 +103,7 @@ def parse_settings[T](
     unknown = next((word for word in split if word.startswith("--") and word not in known), None)
     if unknown is not None:
         listed = ", ".join(name for name in known if name not in ("--help", f"--{prefix}") and not name.endswith("+"))
-        near = difflib.get_close_matches(unknown, known, n=1)
-        hint = f": did you mean {near[0]}?" if near else "."
-        raise ValueError(f"Expected options out of {listed}; got {unknown}{hint}")
+        raise ValueError(f"Expected options out of {listed}; got {unknown}{did_you_mean(unknown, known)}")
     objects = parser.instantiate(parser.parse_args(split))
     return objects[prefix] if prefix else kind(**vars(objects))
 

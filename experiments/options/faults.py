@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from latentmix.experiments.hints import did_you_mean
 from latentmix.experiments.options.classes import CLASSES, argument_types, class_names, find_class, unknown_class
 from latentmix.experiments.options.loader import MODE
 from latentmix.experiments.options.parts import LINKED, PARTS
@@ -82,8 +83,7 @@ def _fault(option: str, kind: Any, value: Any) -> str | None:
         return _class_fault(option, value)
     if _accepts(kind, value):
         return None
-    near = difflib.get_close_matches(str(value), choices(kind), n=1)
-    hint = f": did you mean {near[0]}?" if near else "."
+    hint = did_you_mean(str(value), choices(kind))
     return f"Expected {expected(kind)} for --{option}; got {_shown(value)}{hint}"
 
 
@@ -137,8 +137,7 @@ def _group_fault(option: str, value: Any, known: list[str]) -> str | None:
     members = [name for name in known if name.startswith(f"{option}.")]
     if members:
         return f"Expected options of {option} by their names, or a file of them; got {_shown(value)}."
-    near = difflib.get_close_matches(option, known, n=1)
-    hint = f": did you mean {near[0]}?" if near else "; `latentmix run --help` lists them."
+    hint = did_you_mean(option, known, otherwise="; `latentmix run --help` lists them.")
     return f"Expected options of an experiment; got {option}{hint}"
 
 

@@ -1,4 +1,4 @@
-"""How the option parser reads YAML in a word or a file: within the limits on files of options."""
+"""The option parser's loader of YAML, in a word or a file: within the limits on files of options."""
 
 from __future__ import annotations
 

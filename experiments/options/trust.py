@@ -169,7 +169,7 @@ def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
 
 
 def _paths(text: str) -> list[str]:
-    """What Python could import of a text, as in `helpers.P(3)`; names of files within folders are left out."""
+    """Import paths in a text, as in `helpers.P(3)`; names of files within folders are left out."""
     words = "".join(letter if letter in "./" or f"a{letter}".isidentifier() else " " for letter in text).split()
     heads = [word.partition("/")[0] for word in words]
     return [head for head in heads if "." in head and all(part.isidentifier() for part in head.split("."))]

@@ -19,7 +19,7 @@ _CALLABLE = get_origin(Callable[[], None])
 
 
 def expected(kind: Any) -> str:
-    """What to type for a value of a type.
+    """The words for a value of a type that is to be typed.
 
     Example:
         >>> from collections.abc import Sequence

@@ -106,7 +106,7 @@ def read_arrays(
 
 
 def kind_of(dtype: np.dtype[Any]) -> str:
-    """What an array of a dtype holds, in words.
+    """The contents of an array of a dtype, in words.
 
     Example:
         >>> import numpy as np

@@ -289,12 +289,11 @@ class RunFolder:
         guide.save_pretrained(folder)
 
     def load_model(self) -> tuple[VAE, AmortizedGuide]:
-        """Read the VAE and the guide.
+        """Read the VAE and the guide, after `read_config`, which imports a user's own classes.
 
         Raises:
             ValueError: If the weights do not fit the parts.
         """
-        self.read_config()  # which imports a user's own classes, needed to build them
         with isolated(seed=0):
             return join(VAE.from_pretrained(self.checkpoints), AmortizedGuide.from_pretrained(self.checkpoints))
 

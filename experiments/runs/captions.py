@@ -93,7 +93,7 @@ def class_names(summary: Summary) -> list[str]:
 
 
 def groups(summary: Summary) -> tuple[str, str]:
-    """What the labels of a run stand for, one and several: classes, or components of the mixture it was drawn from."""
+    """The noun for the labels of a run, singular and plural: classes, or components of a known mixture."""
     return ("component", "components") if "coverage" in summary else ("class", "classes")
 
 
@@ -115,7 +115,7 @@ def budget_of(stem: str) -> str | None:
 
 
 def alternative_text(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]] = ()) -> str:
-    """What a picture of a run shows, in a sentence or two with its main figures.
+    """The content of a picture of a run, in a sentence or two with its main figures.
 
     Args:
         stem: The picture's file name without its ending.

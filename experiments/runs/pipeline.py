@@ -32,7 +32,7 @@ from latentmix.inference.svi.saved import StateError
 from latentmix.models import VAE, MixturePrior, VampPrior
 from latentmix.models.allocation import BoundedAllocation
 from latentmix.models.files import inside
-from latentmix.models.pretrained import describe, load_weights, pretrained_folder, read_weights
+from latentmix.models.pretrained import describe, pretrained_folder, restore_weights
 from latentmix.models.pyro_modules import evaluation_mode
 from latentmix.models.reading import read_json
 
@@ -174,7 +174,7 @@ class Session:
         """
         if folder.measured:
             for name, module in (("vae", self.vae), ("guide", self.guide)):
-                load_weights(module, read_weights(folder.path, name), folder.checkpoints / f"{name}.safetensors")
+                restore_weights(module, folder.path, name)
         else:
             self.measure(folder, self.train(folder, progress=progress))
         if pictures:
@@ -353,9 +353,9 @@ def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
     """
     folder = pretrained_folder(folder)
     try:
-        load_weights(vae, read_weights(folder, "vae"), folder / "vae.safetensors")
+        restore_weights(vae, folder, "vae")
         if (folder / "guide.safetensors").exists():
-            load_weights(guide, read_weights(folder, "guide"), folder / "guide.safetensors")
+            restore_weights(guide, folder, "guide")
     except ValueError as error:
         raise ValueError(_differing_parts({"vae": vae, "guide": guide}, folder) or str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Where a run comes from: its command, its date and its model in words, for its summary and report."""
+"""Origin of a run: its command, its date and its model in words, for its summary and report."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ QUICK_SWEEP = [
 @final
 @dataclass(frozen=True)
 class Job:
-    """What an extra draws with.
+    """The arguments of an extra's drawing.
 
     Args:
         folder: Its folder.

@@ -99,12 +99,11 @@ def sweep(
     tell(f"reading the options of {prod(map(len, grid.values()))} cells")
     records: dict[str, Record] = {record["id"]: record for record in earlier["cells"]}
     cells = plan(preset, words, grid, base, known=records, trust=trust)
-    unfinished = [
-        cell for cell in cells if cell.status == "waiting" and finished(cell, out / "cells" / cell.id, pictures) is None
-    ]
+    summaries = {cell.id: finished(cell, inside(out, f"cells/{cell.id}"), pictures) for cell in cells}
+    unfinished = [cell for cell in cells if cell.status == "waiting" and summaries[cell.id] is None]
     rehearsed = {cell.id: cell for cell in rehearse(unfinished)}
     cells = [rehearsed.get(cell.id, cell) for cell in cells]
-    records |= {cell.id: _record(cell, out, records.get(cell.id), pictures=pictures) for cell in cells}
+    records |= {cell.id: _record(cell, summaries[cell.id], records.get(cell.id)) for cell in cells}
     axes = {**earlier["grid"], **grid}
     results: dict[str, Any] = {
         "preset": base["name"],
@@ -156,7 +155,7 @@ def _run_cells(
             with closing(work):
                 for number, (cell, outcome) in enumerate(work, 1):
                     lock.check()
-                    records[cell.id] = _record(cell, out, records[cell.id], outcome)
+                    records[cell.id] = _record(cell, outcome.get("summary"), records[cell.id], outcome)
                     _write(out, results, records)
                     tell(f"[{number}/{len(waiting)}] {cell.id}: {_line(records[cell.id])}")
     except KeyboardInterrupt as interrupt:
@@ -172,15 +171,12 @@ def _run_cells(
 
 def _record(
     cell: Cell,
-    out: Path,
+    summary: Mapping[str, Any] | None,
     earlier: Record | None = None,
     outcome: Mapping[str, Any] | None = None,
-    *,
-    pictures: bool = False,
 ) -> Record:
     """The entry of a cell in `sweep.json`: its outcome, that of an earlier sweep, or that it is waiting."""
     options = {**(earlier or {}).get("options", {}), **cell.options}
-    summary = finished(cell, inside(out, f"cells/{cell.id}"), pictures) if outcome is None else outcome.get("summary")
     if outcome is None and earlier is not None and earlier["status"] == "done" and summary is not None:
         return {**earlier, "options": options}
     record: Record = {

@@ -11,7 +11,7 @@ __all__ = ["ParameterObject", "Requirement", "real", "whole"]
 
 
 class Requirement(NamedTuple):
-    """What the value of an option has to be.
+    """A condition on the value of an option.
 
     Attributes:
         words: As messages say it.

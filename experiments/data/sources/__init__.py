@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from functools import cache
 from pathlib import Path
 
 from latentmix.experiments.data.base import Source
+from latentmix.experiments.hints import did_you_mean
 
 __all__ = ["find_source", "sources", "specific_options"]
 
@@ -41,8 +41,7 @@ def find_source(name: str) -> Source:
         if source.suffixes and name.endswith(source.suffixes):
             return source
     endings = ", ".join(suffix for source in sources().values() for suffix in source.suffixes)
-    near = difflib.get_close_matches(name.lower(), listed, n=1)
-    hint = f": did you mean {near[0]}?" if near else "."
+    hint = did_you_mean(name.lower(), listed)
     if Path(name).is_dir():
         hint = f": a folder of pictures is read by --data.source image_folder --data.root {name}."
     raise ValueError(
