@@ -16,6 +16,7 @@ from PIL import Image
 
 from latentmix.experiments.figures.dark import dark_picture
 from latentmix.models.files import write_atomically
+from latentmix.models.reading import open_regular
 
 __all__ = ["Picture", "load_picture", "number", "typeset", "write_page"]
 
@@ -67,7 +68,7 @@ def load_picture(path: Path, name: str, caption: str, alternative: str, *, prefi
     anchor = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
     words = (name, caption, alternative, f"{prefix}-{anchor}")
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with open_regular(path) as stored, Image.open(stored, formats=["PNG"]) as picture:
             width, height = picture.size
             if width * height > MOST_PIXELS:
                 return Picture(*words, reason=f"{path.name} has {width:,} x {height:,} pixels, too many for this page.")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     path = figures.save(figures.latent_usage([1.0, 2.0], [True, True]), tmp_path / "a.png")
     path.write_bytes(path.read_bytes()[:2000])
     assert "cannot be read" in load_picture(path, "", "", "").reason
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of POSIX systems")
+def test_a_named_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert load_picture(tmp_path / "a.png", "", "", "").reason == "a.png cannot be read as a PNG picture."
 
 
 def test_an_enormous_picture_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
