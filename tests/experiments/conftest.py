@@ -1,4 +1,4 @@
-"""A small CelebA, and a cache of decoded images per test."""
+"""A small CelebA, a cache of decoded images per test, and pictures that cost little."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from latentmix.experiments.data import image_cache
+from latentmix.experiments.figures import style
 from latentmix.experiments.reading.pictures import decode
+from latentmix.experiments.runs.pipeline import Session
 
 from tests.experiments.data.celeba_folder import make_celeba
 
@@ -54,3 +56,17 @@ def strict() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
+
+
+@pytest.fixture(scope="module")
+def coarse() -> Iterator[None]:
+    """Pictures of few pixels, where only their presence matters: a run encodes each of them three times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "DPI", 25)
+        yield
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw nothing; their report is written all the same."""
+    monkeypatch.setattr(Session, "draw", lambda *_: None)

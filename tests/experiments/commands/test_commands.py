@@ -22,6 +22,8 @@ from latentmix.inference import Callback
 
 from tests.inference.test_isolation import differences, snapshot
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 QUICK = [
     *("--epochs", "3", "--data.limit", "150", "--data.classes", "1,4,8", "--data.labels_per_class", "2"),
     *("--mixture.draws", "2", "--mixture.n_init", "2", "--mixture.svi.epochs", "30"),
@@ -29,7 +31,7 @@ QUICK = [
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(coarse, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "one"
     assert main(["run", "digits_mlp2", *QUICK, "--out", str(folder)]) == 0
     return folder
@@ -55,7 +57,7 @@ def test_a_run_is_read_back(finished, images):
     assert not run.vae.training
 
 
-def test_the_same_configuration_gives_the_same_run(finished, tmp_path):
+def test_the_same_configuration_gives_the_same_run(finished, tmp_path, no_pictures):
     again = tmp_path / "again"
     assert main(["run", str(finished / "config.yaml"), "--out", str(again)]) == 0
     first, second = (json.loads((folder / "summary.json").read_text()) for folder in (finished, again))
@@ -149,7 +151,9 @@ def test_report_is_written_again(finished):
 
 def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
     words = ["--epochs", "40", "--patience", "1", "--optimizer.lr", "0.03", *QUICK[2:]]
-    assert main(["run", "digits_mlp2", *words, "--out", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "draw", lambda *_: None)
+        assert main(["run", "digits_mlp2", *words, "--out", str(tmp_path / "whole")]) == 0
     whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
 
     def interrupt(self, state):
@@ -174,13 +178,15 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
     assert main(["resume", str(folder)]) == 2
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "summary.json", "checkpoints/model.safetensors"])
+@pytest.mark.parametrize("file", ["config.yaml", "summary.json", "checkpoints/vae.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"{broken: [", b"nonsense: 3"])
 @pytest.mark.parametrize("command", ["evaluate", "sample", "report", "resume"])
-def test_a_broken_run_is_refused_in_one_line(finished, tmp_path, monkeypatch, capsys, file, content, command):
+def test_a_broken_run_is_refused_in_one_line(
+    finished, tmp_path, monkeypatch, capsys, no_pictures, file, content, command
+):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("figures"))
     (folder / file).write_bytes(content)
     code = main([command, str(folder)])
     errors = capsys.readouterr().err.splitlines()

@@ -17,6 +17,8 @@ from latentmix.experiments.cli import main
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.runs.artifacts import load_tree, save_tree
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 NAMES = ["length", "width", "height"]
 BRIEF = ["--epochs", "2", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "2"]
 
@@ -29,7 +31,7 @@ def table(seed: int = 0) -> pandas.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(coarse: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose table is gone."""
     folder = tmp_path_factory.mktemp("runs")
     table().to_csv(folder / "flowers.csv", index=False)

@@ -16,6 +16,8 @@ from latentmix.models import MixturePrior
 
 from tests.experiments.data.celeba_folder import make_celeba
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 GREY = ["digits", "digits_mlp2", "mnist_conv16", "mnist_conv64", "mnist_mlp2", "mnist_mlp40"]
 PRESETS = sorted([*GREY, "celeba", "gmm3d", "natural_patches", "points"])
 QUICK = [

@@ -77,12 +77,6 @@ def copied(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Path("run")
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("draw_vae", "draw_mixtures"):
-        monkeypatch.setattr(f"latentmix.experiments.runs.pipeline.{name}", lambda *_, **__: None)
-
-
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     assert main(words) == 2

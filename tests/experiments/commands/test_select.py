@@ -59,7 +59,9 @@ def test_a_file_gives_table_picture_and_modes(tmp_path: Path, capsys: pytest.Cap
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_run_gives_its_training_latents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_gives_its_training_latents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_pictures: None
+) -> None:
     run, out = tmp_path / "run", tmp_path / "results"
     words = ["--epochs", "1", "--data.limit", "90", "--data.classes", "1,4", "--data.labels_per_class", "2"]
     words += ["--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "5"]

@@ -37,8 +37,8 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Lay a figure out as `Figure.savefig` does, in two passes."""
-    for _ in range(2):
+    """Lay a figure out as `Figure.savefig` does, in two passes; once is enough while nothing changes."""
+    for _ in range(2 if figure.stale else 0):
         figure.draw_without_rendering()
 
 

@@ -175,7 +175,7 @@ def test_unknown_presets_are_refused_before_anything_runs(tmp_path: Path, capsys
     assert not (tmp_path / "g").exists()
 
 
-def test_extras_are_drawn_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extras_are_drawn_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coarse: None) -> None:
     monkeypatch.setattr(module, "QUICK", TINY)
     monkeypatch.setattr(module, "EPOCHS", {"digits": 1})
     monkeypatch.setattr(module, "VARIANTS", {})

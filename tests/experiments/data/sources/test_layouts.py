@@ -162,6 +162,7 @@ def test_sizes_that_are_none_are_refused(tmp_path: Path, size: object) -> None:
         Data("image_folder", root=str(tmp_path), size=size).load()  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("preset", ["digits_mlp2", "mnist_conv16"])
 def test_a_run_on_oblong_grey_pictures_and_a_folder_to_classify(
