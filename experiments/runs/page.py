@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
@@ -91,11 +92,17 @@ def write_page(path: Path, template: str, values: Mapping[str, Any]) -> Path:
     Returns:
         The path.
     """
+    write_atomically(path, _environment().get_template(template).render(values).encode())
+    return path
+
+
+@cache
+def _environment() -> Environment:
+    """The templates of this folder, each compiled once."""
     loader = FunctionLoader(lambda name: resources.files(PACKAGE).joinpath(name).read_text("utf-8"))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
     environment.filters["number"] = typeset
-    write_atomically(path, environment.get_template(template).render(values).encode())
-    return path
+    return environment
 
 
 def number(value: Any, digits: int) -> str:

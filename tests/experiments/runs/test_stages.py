@@ -58,25 +58,49 @@ class Stopped(datetime):
         return cls(2026, 1, 1, tzinfo=tz)
 
 
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run is in the folder `run`, by which its files name it."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(folder: Path) -> int:
     return main(["run", "digits_mlp2", *QUICK, "--out", str(folder)])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes().replace(str(folder).encode(), b"")
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("whole") / "run"
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run, and its folder as a process that is killed leaves it before or after it first puts a file in place."""
+    folder, replace = tmp_path_factory.mktemp("whole"), os.replace
+
+    def photographed(source: Any, target: Any) -> None:
+        for when, act in (("before", lambda: None), ("after", lambda: replace(source, target))):
+            act()
+            snapshot = folder / f"{Path(target).name}-{when}"
+            if not snapshot.exists():
+                shutil.copytree(folder / "run", snapshot)
+
     with pytest.MonkeyPatch.context() as patch:
         plain_pictures.__wrapped__(patch)  # type: ignore[attr-defined]
-        assert run(folder) == 0
-    return contents(folder)
+        patch.chdir(folder)
+        patch.setattr(files.os, "replace", photographed)
+        assert run(Path("run")) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(snapshots: Path) -> dict[str, bytes]:
+    return contents(snapshots / "run")
+
+
+@pytest.fixture
+def killed(snapshots: Path, working_folder: None) -> Callable[[str, str], Path]:
+    """A run that was killed at that moment."""
+    return lambda name, when: shutil.copytree(snapshots / f"{name}-{when}", Path("run"))
 
 
 def kill(monkeypatch: pytest.MonkeyPatch, name: str, when: str, act: Callable[[], int]) -> None:
@@ -99,10 +123,9 @@ def kill(monkeypatch: pytest.MonkeyPatch, name: str, when: str, act: Callable[[]
 
 @pytest.mark.parametrize(("name", "when"), MOMENTS)
 def test_death_at_every_file_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes], name: str, when: str
+    killed: Callable[[str, str], Path], whole: dict[str, bytes], name: str, when: str
 ) -> None:
-    folder = tmp_path / "run"
-    kill(monkeypatch, name, when, lambda: run(folder))
+    folder = killed(name, when)
     finished = (name, when) == ("report.html", "after")
     assert main(["resume", str(folder)]) == (2 if finished else 0)
     with suppress(FileNotFoundError):
@@ -112,10 +135,8 @@ def test_death_at_every_file_is_resumed(
     assert finished or left.keys() == whole.keys()
 
 
-def test_death_in_a_resumed_run_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
-) -> None:
-    folder = tmp_path / "run"
+def test_death_in_a_resumed_run_is_resumed(monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]) -> None:
+    folder = Path("run")
     kill(monkeypatch, "training-odd.safetensors", "after", lambda: run(folder))
     kill(monkeypatch, "mixtures.safetensors", "after", lambda: main(["resume", str(folder)]))
     kill(monkeypatch, "two.png", "before", lambda: main(["resume", str(folder)]))
@@ -125,14 +146,12 @@ def test_death_in_a_resumed_run_is_resumed(
 
 @pytest.mark.parametrize("broken", [["even"], ["odd"], ["odd", "even"]])
 def test_a_broken_state_of_training_is_told_and_the_other_taken(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    killed: Callable[[str, str], Path],
     capsys: pytest.CaptureFixture[str],
     whole: dict[str, bytes],
     broken: list[str],
 ) -> None:
-    folder = tmp_path / "run"
-    kill(monkeypatch, "vae.json", "before", lambda: run(folder))
+    folder = killed("vae.json", "before")
     for name in broken:
         file = folder / "checkpoints" / f"training-{name}.safetensors"
         file.write_bytes(file.read_bytes()[:1000])
@@ -177,13 +196,9 @@ def test_a_folder_that_changes_under_a_run_is_an_error(
 
 @pytest.mark.parametrize("name", ["training-even", "summary", "two", "report"])
 def test_a_full_disk_is_told_by_the_file_and_by_what_resumes(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    whole: dict[str, bytes],
-    name: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], whole: dict[str, bytes], name: str
 ) -> None:
-    folder = tmp_path / "run"
+    folder = Path("run")
     opened = os.open
 
     def full(path: Any, *arguments: Any, **options: Any) -> int:
@@ -202,10 +217,9 @@ def test_a_full_disk_is_told_by_the_file_and_by_what_resumes(
 
 
 def test_a_run_beside_a_live_one_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    killed: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    kill(monkeypatch, "summary.json", "before", lambda: run(folder))
+    folder = killed("summary.json", "before")
     with FolderLock(folder):
         before = contents(folder)
         assert main(["resume", str(folder)]) == 2
@@ -215,10 +229,9 @@ def test_a_run_beside_a_live_one_is_refused(
 
 @pytest.mark.parametrize("linked", ["checkpoints", "figures", "metrics.jsonl", "report.html", "summary.json", "lock"])
 def test_nothing_is_written_through_a_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], linked: str
+    killed: Callable[[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], linked: str
 ) -> None:
-    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    kill(monkeypatch, "vae.json", "before", lambda: run(folder))
+    folder, elsewhere = killed("vae.json", "before"), tmp_path / "elsewhere"
     if (folder / linked).is_dir():
         (folder / linked).rename(elsewhere)
     else:
@@ -259,18 +272,16 @@ def test_a_last_line_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vae.safetensors", "guide.safetensors"])
 def test_a_measured_run_without_its_weights_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+    killed: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    folder = tmp_path / "run"
-    kill(monkeypatch, "summary.json", "after", lambda: run(folder))
+    folder = killed("summary.json", "after")
     (folder / "checkpoints" / name).unlink()
     assert main(["resume", str(folder)]) == 2
     assert f"Expected {name} in {folder}/checkpoints; got none" in capsys.readouterr().err
     assert not (folder / "report.html").exists()
 
 
-def test_the_working_folder_may_be_that_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_working_folder_may_be_that_of_a_run(tmp_path: Path) -> None:
     (tmp_path / ".config.yaml.0123.part").touch()  # a run was killed there
     assert run(Path(".")) == 0
     assert os.path.samefile(".", tmp_path)
