@@ -71,7 +71,7 @@ def test_finished_run_classifies(tmp_path: Path) -> None:
     )
 
 
-def test_interrupted_run_is_resumed(tmp_path: Path) -> None:
+def test_interrupted_run_is_resumed(tmp_path: Path, coarse: None) -> None:
     path = tmp_path / "interrupted"
     shutil.copytree(EARLIER / "interrupted", path)
     assert main(["resume", str(path)]) == 0

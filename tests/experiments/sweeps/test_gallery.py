@@ -56,7 +56,7 @@ def test_variants_are_configurations_of_presets(name: str) -> None:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def runs(monkeypatch: pytest.MonkeyPatch, coarse: None) -> list[str]:
     """Names of the runs that were started; each writes one picture, apart from celeba, whose data are missing."""
     started: list[str] = []
 
