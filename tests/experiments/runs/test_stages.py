@@ -81,7 +81,7 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for when, act in (("before", lambda: None), ("after", lambda: replace(source, target))):
             act()
             snapshot = folder / f"{Path(target).name}-{when}"
-            if not snapshot.exists():
+            if (folder / "run").is_dir() and not snapshot.exists():
                 shutil.copytree(folder / "run", snapshot)
 
     with pytest.MonkeyPatch.context() as patch:
