@@ -24,7 +24,7 @@ KINDS = {
     stat.S_IFDIR: "a folder",
 }
 REMEDY = "restore the file from a copy, or make it anew"
-_WRONG = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, RuntimeError)
+_WRONG = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError, AssertionError)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -141,12 +141,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 @contextmanager
-def damaged(path: Path, expected: str) -> Iterator[None]:
+def damaged(
+    where: Path | str, expected: str, *, remedy: str = REMEDY, kind: type[ValueError] = ValueError
+) -> Iterator[None]:
     """A block that turns errors on unexpected values of a file into one sentence that names the file.
 
     Args:
-        path: The file.
+        where: The file, or the part of one.
         expected: The expected content.
+        remedy: What to do, for messages.
+        kind: The class of the error.
 
     Raises:
         ValueError: In place of errors on missing names and on values of other types, and with the file's name added
@@ -166,17 +170,17 @@ it anew.
         yield
     except _WRONG as error:
         text = one_sentence(error)
-        if isinstance(error, ValueError) and text.startswith(("Expected", f"{path}: ")):
-            if str(path) in text:
+        if isinstance(error, ValueError) and text.startswith(("Expected", f"{where}: ")):
+            if isinstance(error, kind) and str(where) in text:
                 raise
-            raise ValueError(f"{path}: {text}") from error
+            raise kind(text if str(where) in text else f"{where}: {text}") from error
         if isinstance(error, KeyError):
             cause = f"none with {text}"
         elif isinstance(error, RecursionError):
             cause = "values nested too deeply"
         else:
             cause = f"other values ({text})" if isinstance(error, ValueError | RuntimeError) else "other values"
-        raise ValueError(f"Expected {expected} in {path}; got {cause}: {REMEDY}.") from error
+        raise kind(f"Expected {expected} in {where}; got {cause}: {remedy}.") from error
 
 
 def one_sentence(error: BaseException) -> str:
