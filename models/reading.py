@@ -53,13 +53,14 @@ def open_regular(path: Path) -> BinaryIO:
     raise ValueError(f"Expected a regular file; got {KINDS.get(kind, 'something else')} in {path}.")
 
 
-def read_text(path: Path, expected: str, *, most: int = MOST_TEXT) -> str:
+def read_text(path: Path, expected: str, *, most: int = MOST_TEXT, option: str = "") -> str:
     """The text of a file in UTF-8, without a byte order mark.
 
     Args:
         path: The file.
         expected: The expected content, for messages.
         most: Most bytes.
+        option: The option that raises this limit, for messages.
 
     Raises:
         ValueError: If the file is not there, is no regular file, has more bytes, or is no UTF-8.
@@ -79,7 +80,8 @@ def read_text(path: Path, expected: str, *, most: int = MOST_TEXT) -> str:
     except OSError as error:
         raise ValueError(f"Expected {expected} in {path}; got {error.strerror or error}.") from error
     if len(data) > most:
-        raise ValueError(f"Expected {expected} of at most {most / 2**20:g} MiB in {path}; got more.")
+        remedy = f": allow more by {option}" if option else ""
+        raise ValueError(f"Expected {expected} of at most {most / 2**20:g} MiB in {path}; got more{remedy}.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
