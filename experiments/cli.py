@@ -18,7 +18,7 @@ from typing import Protocol, cast
 from latentmix.experiments import commands
 from latentmix.experiments.commands import Usage, UsageError
 from latentmix.experiments.hints import did_you_mean
-from latentmix.experiments.reading.limits import YAML_LIMITS, limit_variable
+from latentmix.experiments.reading.limits import YAML_LIMITS, limit_variable, yaml_limit
 from latentmix.experiments.streams import StandardStreams
 
 __all__ = ["main"]
@@ -96,6 +96,8 @@ def dispatch(words: list[str], streams: StandardStreams) -> int:
         ) from error
     streams.output.lasting = command.USAGE.lasting
     with warnings.catch_warnings(), _environment(limits):
+        for name in YAML_LIMITS:
+            yaml_limit(name)
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
         warnings.showwarning = _print_warning
         return command.main(words[1:]) or 0

@@ -199,7 +199,7 @@ class Data:
         chosen = [labels[str(word)] for word in classes]
         if len(set(chosen)) < len(chosen):
             raise ValueError(
-                f"Expected every class of --data.classes once; got {', '.join(map(str, classes))}: leave out repetitions."
+                f"Expected each of the --data.classes once; got {', '.join(map(str, classes))}: leave out repetitions."
             )
         return chosen
 

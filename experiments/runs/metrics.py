@@ -102,9 +102,7 @@ def classification(
     }
 
 
-def _confusion(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[int]
-) -> NDArray[np.int64]:
+def _confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int64]:
     """Counts of data by true class (rows) and predicted class: scikit-learn's warns of a single class."""
     order = np.argsort(classes)
     rows, columns = (order[np.searchsorted(classes, each, sorter=order)] for each in (labels, predicted))

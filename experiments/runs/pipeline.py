@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.pixels import Binarization, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.experiment import Experiment, check_options
 from latentmix.experiments.options.messages import blaming
-from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.options.settings import device_of
 from latentmix.experiments.runs.artifacts import RunFolder, versions

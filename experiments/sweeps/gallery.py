@@ -19,8 +19,8 @@ from latentmix.experiments.runs.page import Picture, load_picture, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.sweeps.cells import Cell, attempt, base_configuration, finished, run_or_resume
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Extra, Job
-from latentmix.models.files import write_atomically
 from latentmix.models.arguments import check_n_jobs
+from latentmix.models.files import write_atomically
 from latentmix.models.reading import read_json
 
 __all__ = ["DRAWN", "VARIANTS", "Outcome", "gallery"]

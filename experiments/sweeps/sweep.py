@@ -39,8 +39,8 @@ from latentmix.experiments.sweeps.tables import (
     group_of,
     reasons_of,
 )
-from latentmix.models.files import inside, remove_unfinished, write_atomically
 from latentmix.models.arguments import check_n_jobs
+from latentmix.models.files import inside, remove_unfinished, write_atomically
 from latentmix.models.reading import one_sentence, read_json
 
 __all__ = ["sweep"]

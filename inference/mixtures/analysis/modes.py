@@ -21,9 +21,9 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.validation import check_points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.tables import aligned
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceType
-from latentmix.models.arguments import check_n_jobs
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["Mode", "ModeReport", "modes"]

@@ -23,8 +23,8 @@ from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.arrays import as_tensor
-from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.arguments import check_n_jobs
+from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["CRITERIA", "Candidate", "Selection", "check_sizes", "remeasured", "select"]

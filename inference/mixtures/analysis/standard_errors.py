@@ -30,9 +30,9 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.inference.mixtures.points.validation import as_random_state, check_weights
 from latentmix.inference.mixtures.progress import warn
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
-from latentmix.models.arguments import check_n_jobs
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["StandardErrors", "standard_errors"]
