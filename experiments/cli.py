@@ -10,20 +10,23 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Protocol, cast
 
 from latentmix.experiments import commands
 from latentmix.experiments.commands import Usage, UsageError
 from latentmix.experiments.hints import did_you_mean
+from latentmix.experiments.reading.limits import YAML_LIMITS, limit_variable, yaml_limit
 from latentmix.experiments.streams import StandardStreams
 
 __all__ = ["main"]
 
 CLOSING = """
 Begin with `latentmix run digits --epochs 5`. `latentmix COMMAND --help` explains a command; `latentmix run --help`
-lists every option of an experiment. --debug after any command shows the traceback of an error; --version.
+lists every option of an experiment. After any command, --debug shows the traceback of an error, and --max_yaml_values N
+and --max_yaml_mib N raise the limits on files of options (default: {limits}); --version.
 Exit codes: 0 done, 1 a sweep or gallery of which a part was refused or failed, 2 refused or failed, 130 interrupted,
 141 the reader of the output has gone.
 """
@@ -52,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    path, safe = list(sys.path), os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"  # for worker processes: the working folder shadows no module
-    with StandardStreams() as streams:
+    path = list(sys.path)
+    safe = {"PYTHONSAFEPATH": "1"}  # for worker processes: the working folder shadows no module
+    with StandardStreams() as streams, _environment(safe):
         try:
             code = dispatch(words, streams)
             streams.output.flush()
@@ -72,10 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         finally:
             sys.path[:] = path
-            if safe is None:
-                del os.environ["PYTHONSAFEPATH"]
-            else:
-                os.environ["PYTHONSAFEPATH"] = safe
     return code
 
 
@@ -88,6 +87,7 @@ def dispatch(words: list[str], streams: StandardStreams) -> int:
         print(f"latentmix {version('latentmix')}")
         return 0
     command = find_command(words[0])
+    words, limits = _raised_limits(words)
     try:
         os.getcwd()
     except OSError as error:
@@ -95,7 +95,9 @@ def dispatch(words: list[str], streams: StandardStreams) -> int:
             "Expected a working folder that is there; got one that was removed: change to another."
         ) from error
     streams.output.lasting = command.USAGE.lasting
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _environment(limits):
+        for name in YAML_LIMITS:
+            yaml_limit(name)
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # within Pyro
         warnings.showwarning = _print_warning
         return command.main(words[1:]) or 0
@@ -127,7 +129,8 @@ def find_command(name: str) -> Command:
 def usage() -> str:
     """The text of `latentmix --help`."""
     lines = [f"  {command.USAGE.words:41}   {command.USAGE.summary}\n" for command in find_commands().values()]
-    return "".join(["usage: latentmix COMMAND ...\n\n", *lines, CLOSING])
+    limits = ", ".join(f"{limit:,}" for limit in YAML_LIMITS.values())
+    return "".join(["usage: latentmix COMMAND ...\n\n", *lines, CLOSING.format(limits=limits)])
 
 
 def sentence(error: Exception) -> str:
@@ -146,3 +149,39 @@ def sentence(error: Exception) -> str:
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"latentmix: warning: {message}", file=sys.stderr)
+
+
+def _raised_limits(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words without the options that raise limits on files of options, and what these put into the environment.
+
+    Raises:
+        UsageError: If one has no value; `yaml_limit` refuses one that is no number.
+    """
+    rest: list[str] = []
+    limits: dict[str, str] = {}
+    following = iter(words)
+    for word in following:
+        option, equals, value = word.partition("=")
+        if (name := option.removeprefix("--")) not in YAML_LIMITS or name == option:
+            rest.append(word)
+            continue
+        value = value if equals else next(following, "")
+        if not value:
+            raise UsageError(f"Expected a whole number above 0 after {option}; got none.")
+        limits[limit_variable(name)] = value
+    return rest, limits
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """A block with environment variables, which are afterwards what they were before."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

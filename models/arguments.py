@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Mismatch", "check_floating", "check_positive", "first_mismatch", "positive_number"]
+__all__ = ["Mismatch", "check_floating", "check_n_jobs", "check_positive", "first_mismatch", "positive_number"]
 
 
 def check_positive(**values: int | Sequence[int]) -> None:
@@ -28,6 +28,27 @@ def check_positive(**values: int | Sequence[int]) -> None:
         sizes = value if isinstance(value, Sequence) else [value]
         if any(not hasattr(size, "__index__") or size < 1 for size in sizes):
             raise ValueError(f"Expected {name} to hold positive integers; got {value!r}.")
+
+
+def check_n_jobs(n_jobs: object, name: str = "n_jobs") -> None:
+    """Refuse a number of jobs at a time that joblib does not take.
+
+    Args:
+        n_jobs: The argument; `None` leaves the choice to joblib's configuration.
+        name: Its name, for the message.
+
+    Raises:
+        ValueError: If it is 0 or no whole number.
+
+    Example:
+        >>> from latentmix.models.arguments import check_n_jobs
+        >>> check_n_jobs(0)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected n_jobs of at least 1, or -1 for as many as there are cores; got 0.
+    """
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not hasattr(n_jobs, "__index__") or n_jobs == 0):
+        raise ValueError(f"Expected {name} of at least 1, or -1 for as many as there are cores; got {n_jobs!r}.")
 
 
 def positive_number(value: object, expectation: str) -> float:

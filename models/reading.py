@@ -24,7 +24,7 @@ KINDS = {
     stat.S_IFDIR: "a folder",
 }
 REMEDY = "restore the file from a copy, or make it anew"
-_WRONG = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, RuntimeError)
+_WRONG = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError, AssertionError)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -53,13 +53,14 @@ def open_regular(path: Path) -> BinaryIO:
     raise ValueError(f"Expected a regular file; got {KINDS.get(kind, 'something else')} in {path}.")
 
 
-def read_text(path: Path, expected: str, *, most: int = MOST_TEXT) -> str:
+def read_text(path: Path, expected: str, *, most: int = MOST_TEXT, option: str = "") -> str:
     """The text of a file in UTF-8, without a byte order mark.
 
     Args:
         path: The file.
         expected: The expected content, for messages.
         most: Most bytes.
+        option: The option that raises this limit, for messages.
 
     Raises:
         ValueError: If the file is not there, is no regular file, has more bytes, or is no UTF-8.
@@ -79,7 +80,8 @@ def read_text(path: Path, expected: str, *, most: int = MOST_TEXT) -> str:
     except OSError as error:
         raise ValueError(f"Expected {expected} in {path}; got {error.strerror or error}.") from error
     if len(data) > most:
-        raise ValueError(f"Expected {expected} of at most {most / 2**20:g} MiB in {path}; got more.")
+        remedy = f": allow more by {option}" if option else ""
+        raise ValueError(f"Expected {expected} of at most {most / 2**20:g} MiB in {path}; got more{remedy}.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -141,12 +143,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 @contextmanager
-def damaged(path: Path, expected: str) -> Iterator[None]:
+def damaged(
+    where: Path | str, expected: str, *, remedy: str = REMEDY, kind: type[ValueError] = ValueError
+) -> Iterator[None]:
     """A block that turns errors on unexpected values of a file into one sentence that names the file.
 
     Args:
-        path: The file.
+        where: The file, or the part of one.
         expected: The expected content.
+        remedy: What to do, for messages.
+        kind: The class of the error.
 
     Raises:
         ValueError: In place of errors on missing names and on values of other types, and with the file's name added
@@ -166,17 +172,17 @@ it anew.
         yield
     except _WRONG as error:
         text = one_sentence(error)
-        if isinstance(error, ValueError) and text.startswith(("Expected", f"{path}: ")):
-            if str(path) in text:
+        if isinstance(error, ValueError) and text.startswith(("Expected", f"{where}: ")):
+            if isinstance(error, kind) and str(where) in text:
                 raise
-            raise ValueError(f"{path}: {text}") from error
+            raise kind(text if str(where) in text else f"{where}: {text}") from error
         if isinstance(error, KeyError):
             cause = f"none with {text}"
         elif isinstance(error, RecursionError):
             cause = "values nested too deeply"
         else:
             cause = f"other values ({text})" if isinstance(error, ValueError | RuntimeError) else "other values"
-        raise ValueError(f"Expected {expected} in {path}; got {cause}: {REMEDY}.") from error
+        raise kind(f"Expected {expected} in {where}; got {cause}: {remedy}.") from error
 
 
 def one_sentence(error: BaseException) -> str:

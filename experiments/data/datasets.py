@@ -196,7 +196,12 @@ class Data:
             raise ValueError(
                 f"Expected --data.classes of {self.source!r}, which has {', '.join(names.values())}; got {got}."
             )
-        return [labels[str(word)] for word in classes]
+        chosen = [labels[str(word)] for word in classes]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"Expected each of the --data.classes once; got {', '.join(map(str, classes))}: leave out repetitions."
+            )
+        return chosen
 
     def _filter(self, split: Split, chosen: Sequence[int]) -> Split:
         assert split.labels is not None

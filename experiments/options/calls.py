@@ -1,10 +1,11 @@
-"""Classes in call form, as in `MixturePrior(10, covariance_type=full)`, as the option parser takes them."""
+"""Classes in call form, as in `MixturePrior(10, covariance_type=full)`: read for the option parser, and written."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -12,14 +13,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from latentmix.experiments.options.classes import CLASSES, SUPPLIED, find_class, unknown_class
+from latentmix.experiments.options.parts import LINKED
 from latentmix.experiments.reading.options import parse_yaml
 
-__all__ = ["call_form", "literal", "split"]
+__all__ = ["as_call", "call_form", "literal", "split"]
 
 CALL = re.compile(r"([A-Za-z_][\w.]*)\s*\((.*)\)", re.DOTALL)
 KEYWORD = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)")
 MISSING = object()
 OPENING, CLOSING = "([{", ")]}"
+TECHNICAL = {"max_plate_nesting", "strict_enumeration_warning", "tail_adaptive_beta"}  # arguments of Pyro's ELBOs
 
 
 def call_form(text: str, option: str = "") -> str | dict[str, Any]:
@@ -81,6 +84,32 @@ def call_form(text: str, option: str = "") -> str | dict[str, Any]:
         arguments[key] = literal(value)
     built_by_partial = issubclass(kind, Optimizer | LRScheduler)
     return {"class_path": name, "init_args": arguments if built_by_partial else _defaults(kind) | arguments}
+
+
+def as_call(value: Any) -> str:
+    """A class with its arguments as a user would type it; any other value as a word.
+
+    Arguments that are not set, that follow from the experiment or that are technicalities of Pyro are left out.
+
+    Args:
+        value: `{"class_path": ..., "init_args": {...}}`, as in a configuration, or any plain value.
+
+    Example:
+        >>> from latentmix.experiments.options.calls import as_call
+        >>> as_call({"class_path": "latentmix.models.MLPDecoder", "init_args": {"hidden": [128, 64], "latent_dim": 2}})
+        'MLPDecoder(hidden=[128, 64])'
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_call, value))}]"
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return str(value)
+    name = str(value["class_path"]).rpartition(".")[2]
+    arguments = [
+        f"{key}={as_call(each)}"
+        for key, each in (value.get("init_args") or {}).items()
+        if each is not None and each is not False and key not in LINKED | TECHNICAL
+    ]
+    return f"{name}({', '.join(arguments)})" if arguments else name
 
 
 def split(text: str) -> list[str]:

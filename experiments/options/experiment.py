@@ -19,6 +19,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.literals import instantiated
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.mixture_fits import MixtureFits, add_mixture_arguments, unwrapped
@@ -201,5 +202,4 @@ def _call_of(make: Any) -> str:
     """A class and the arguments that differ from its defaults, as in `StepLR(step_size=0)`."""
     made = unwrapped(make)
     kind, given = (made.func, made.keywords) if isinstance(made, partial) else (made, {})
-    arguments = ", ".join(f"{name}={value!r}" for name, value in given.items())
-    return f"{getattr(kind, '__name__', kind)}({arguments})"
+    return as_call({"class_path": getattr(kind, "__name__", str(kind)), "init_args": given})

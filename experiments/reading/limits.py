@@ -1,25 +1,63 @@
-"""Limits on what files may unpack to; options raise those on data, and errors name the option.
+"""Limits on what files may unpack to; options raise them, and errors name the option.
 
 | limit | default | raised by |
 |---|---|---|
 | pixels of a picture before it is resized | 64 million | `--data.max_pixels`, or `--max_pixels` of `classify` |
 | memory of one array, or text of a table | 2 GiB | `--data.max_gib`, or `--max_gib` of `classify` and `select` |
 | memory of the networks' weights | 4 GiB | `--max_gib` of `run` and `sweep` |
-| values of a file of options, aliases counted where they stand | 100,000 | nothing |
-| levels of nested values in a file of options | 100 | nothing |
-| bytes of a file of options | 16 MiB | nothing |
+| values of a file of options, aliases counted where they stand | 100,000 | `--max_yaml_values` of any command |
+| memory of a file of options | 16 MiB | `--max_yaml_mib` of any command |
+| levels of nested values in a file of options | 100 | nothing: Python's own limit is near |
+
+Any file of a run is read by any command, and by worker processes: the limits on files of options are read from the
+environment, where the command line puts the values of these options while the command runs.
 """
 
 from __future__ import annotations
 
-__all__ = ["MAX_DEPTH", "MAX_GIB", "MAX_NETWORK_GIB", "MAX_OPTIONS_BYTES", "MAX_PIXELS", "MAX_VALUES", "refuse_larger"]
+import os
+
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_GIB",
+    "MAX_NETWORK_GIB",
+    "MAX_PIXELS",
+    "YAML_LIMITS",
+    "limit_variable",
+    "refuse_larger",
+    "yaml_limit",
+]
 
 MAX_PIXELS = 64_000_000
 MAX_GIB = 2.0
 MAX_NETWORK_GIB = 4.0
-MAX_VALUES = 100_000
 MAX_DEPTH = 100
-MAX_OPTIONS_BYTES = 16 * 2**20
+YAML_LIMITS = {"max_yaml_values": 100_000, "max_yaml_mib": 16}
+
+
+def limit_variable(name: str) -> str:
+    """The environment variable that raises a limit on files of options."""
+    return f"LATENTMIX_{name.upper()}"
+
+
+def yaml_limit(name: str) -> int:
+    """A limit on files of options, as the environment raises it.
+
+    Args:
+        name: One of `YAML_LIMITS`.
+
+    Raises:
+        ValueError: If the environment holds no whole number above 0.
+
+    Example:
+        >>> from latentmix.experiments.reading.limits import yaml_limit
+        >>> yaml_limit("max_yaml_values")
+        100000
+    """
+    value = os.environ.get(limit_variable(name), str(YAML_LIMITS[name]))
+    if not (value.isascii() and value.isdecimal() and 0 < len(value) < 16 and int(value) > 0):
+        raise ValueError(f"Expected a whole number above 0 for {limit_variable(name)} or --{name}; got {value!r}.")
+    return int(value)
 
 
 def refuse_larger(size: float, max_gib: float, what: str, where: object, option: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from latentmix.experiments.reading.limits import MAX_DEPTH, MAX_OPTIONS_BYTES, MAX_VALUES
+from latentmix.experiments.reading.limits import MAX_DEPTH, yaml_limit
 from latentmix.experiments.reading.yaml_faults import yaml_fault
 from latentmix.models.reading import read_text
 
@@ -58,7 +58,7 @@ def read_options(path: Path, expected: str = "options by their names") -> dict[s
 
 def read_yaml(path: Path, expected: str) -> Any:
     """The value of a YAML file, as `read_options` reads it; it need not be a mapping."""
-    text = read_text(path, expected, most=MAX_OPTIONS_BYTES)
+    text = read_text(path, expected, most=yaml_limit("max_yaml_mib") * 2**20, option="--max_yaml_mib")
     try:
         return parse_yaml(text)
     except yaml.YAMLError as error:
@@ -98,7 +98,7 @@ def check_yaml(text: str) -> None:
     """
     sizes: dict[str, int] = {}
     stack: list[_Level] = []
-    total = 0
+    total, most = 0, yaml_limit("max_yaml_values")
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             _check_tag(event)
@@ -129,8 +129,9 @@ def check_yaml(text: str) -> None:
         if stack:
             stack[-1].size += size
             total = stack[0].size
-        if max(total, size, *(level.size for level in stack[-2:])) > MAX_VALUES:
-            raise _error(event, f"more than {MAX_VALUES:,} values, aliases counted where they stand")
+        if max(total, size, *(level.size for level in stack[-2:])) > most:
+            words = f"more than {most:,} values, aliases counted where they stand: allow more by --max_yaml_values"
+            raise _error(event, words)
 
 
 class _Level:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import (
     adjusted_rand_score,
-    confusion_matrix,
     normalized_mutual_info_score,
     precision_recall_fscore_support,
 )
@@ -97,7 +96,14 @@ def classification(
         "accuracy": float(np.mean(labels == predicted)),
         **macro,
         "per_class": per_class,
-        "confusion": confusion_matrix(labels, predicted, labels=list(classes)).tolist(),
+        "confusion": _confusion(labels, predicted, classes).tolist(),
         "ari": float(adjusted_rand_score(labels, assignments)),
         "nmi": float(normalized_mutual_info_score(labels, assignments)),
     }
+
+
+def _confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int64]:
+    """Counts of data by true class (rows) and predicted class: scikit-learn's warns of a single class."""
+    order = np.argsort(classes)
+    rows, columns = (order[np.searchsorted(classes, each, sorter=order)] for each in (labels, predicted))
+    return np.bincount(rows * len(classes) + columns, minlength=len(classes) ** 2).reshape(2 * (len(classes),))

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.pixels import Binarization, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.experiment import Experiment, check_options
 from latentmix.experiments.options.messages import blaming
-from latentmix.experiments.options.parts import LINKED, build_parts
+from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.options.settings import device_of
 from latentmix.experiments.runs.artifacts import RunFolder, versions
 from latentmix.experiments.runs.callbacks import Checkpoints, TensorBoard, summary_writer
@@ -372,7 +373,7 @@ def _differing_parts(modules: Mapping[str, nn.Module], folder: Path) -> str | No
             then = saved.get(part)
             if not isinstance(then, dict) or then == now:
                 continue
-            if (theirs := _call(then)) != (ours := _call(now)):
+            if (theirs := as_call(then)) != (ours := as_call(now)):
                 differing.append(f"--{part} '{theirs}' instead of '{ours}'")
             elif then["init_args"].get("latent_dim") != now["init_args"].get("latent_dim"):
                 differing.append(
@@ -384,9 +385,3 @@ def _differing_parts(modules: Mapping[str, nn.Module], folder: Path) -> str | No
         f"Expected weights of this VAE and guide for --init_from; got those of one with "
         f"{', '.join(dict.fromkeys(differing))} in {folder}: choose the same, or leave --init_from out."
     )
-
-
-def _call(part: Mapping[str, Any]) -> str:
-    """A described part as a call, without the arguments that follow from the experiment."""
-    given = {name: value for name, value in part.get("init_args", {}).items() if name not in LINKED}
-    return f"{str(part.get('class_path')).rpartition('.')[2]}({', '.join(f'{k}={v}' for k, v in given.items())})"

@@ -7,13 +7,13 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.parts import PARTS
 from latentmix.experiments.runs.artifacts import RunFolder
 
 __all__ = ["provenance", "record_command"]
 
 FILE = "command.json"
-UNSPOKEN = {"max_plate_nesting", "strict_enumeration_warning", "tail_adaptive_beta"}
 
 
 def record_command(folder: RunFolder, command: Sequence[str] | None) -> None:
@@ -37,7 +37,7 @@ def provenance(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `command`, `date` in ISO 8601 with the offset from UTC, and `model`: `latent_dim` and every part in call form.
     """
-    parts = {part: _call(config[part]) for part in (*PARTS, "objective")}
+    parts = {part: as_call(config[part]) for part in (*PARTS, "objective")}
     return {
         "command": _command(folder),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -50,20 +50,3 @@ def _command(folder: RunFolder) -> Any:
     with suppress(ValueError, LookupError, TypeError):
         return folder.read_json(FILE)["command"]
     return None
-
-
-def _call(part: Any) -> str:
-    """A part of a configuration as `Name(argument=value, ...)`, without what is not set, and Pyro's technicalities."""
-    if not isinstance(part, Mapping) or "class_path" not in part:
-        return str(part)
-    name = str(part["class_path"]).rpartition(".")[2]
-    arguments = [
-        f"{key}={_value(value)}"
-        for key, value in (part.get("init_args") or {}).items()
-        if value not in (None, False) and key not in UNSPOKEN
-    ]
-    return f"{name}({', '.join(arguments)})" if arguments else name
-
-
-def _value(value: Any) -> str:
-    return f"[{', '.join(map(_value, value))}]" if isinstance(value, list) else _call(value)

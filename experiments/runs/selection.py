@@ -25,6 +25,7 @@ from latentmix.inference.mixtures.analysis.criteria import CRITERIA, Criterion, 
 from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
 from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.inference.mixtures.analysis.selection import check_sizes, remeasured, select
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 
 __all__ = ["Choice", "choose", "read_points"]
@@ -82,8 +83,9 @@ class Choice:
         for option, fewest in least.items():
             if getattr(self, option) < fewest:
                 raise ValueError(f"Expected --{option} of at least {fewest}; got {getattr(self, option)}.")
-        if self.seed >= 2**32 or self.n_jobs == 0:
-            raise ValueError(f"Expected --seed below 2**32 and --n-jobs other than 0; got {self.seed}, {self.n_jobs}.")
+        check_n_jobs(self.n_jobs, "--n-jobs")
+        if self.seed >= 2**32:
+            raise ValueError(f"Expected --seed below 2**32; got {self.seed}.")
 
     @property
     def choosing(self) -> str:

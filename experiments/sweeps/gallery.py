@@ -19,6 +19,7 @@ from latentmix.experiments.runs.page import Picture, load_picture, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.sweeps.cells import Cell, attempt, base_configuration, finished, run_or_resume
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Extra, Job
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.files import write_atomically
 from latentmix.models.reading import read_json
 
@@ -112,6 +113,7 @@ def gallery(
         ValueError: If a preset is unknown, or the folder holds something else.
         KeyboardInterrupt: With a hint to continue.
     """
+    check_n_jobs(n_jobs, "--n-jobs")
     known = list(presets())
     unknown = [name for name in names or () if name not in known]
     if unknown:

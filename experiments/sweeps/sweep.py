@@ -39,6 +39,7 @@ from latentmix.experiments.sweeps.tables import (
     group_of,
     reasons_of,
 )
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.files import inside, remove_unfinished, write_atomically
 from latentmix.models.reading import one_sentence, read_json
 
@@ -295,6 +296,7 @@ def _jobs(n_jobs: int, backend: str) -> int:
     Raises:
         ValueError: If the number is 0 or the back end is unknown.
     """
+    check_n_jobs(n_jobs, "--n-jobs")
     try:
         if backend == "ray":
             importlib.import_module("ray.util.joblib").register_ray()
@@ -303,8 +305,7 @@ def _jobs(n_jobs: int, backend: str) -> int:
             jobs = joblib.effective_n_jobs(n_jobs)
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"Expected --n-jobs of at least 1, or -1, and a --backend that joblib has here, such as loky; got {n_jobs} "
-            f"and {backend!r}: {one_line(error)}"
+            f"Expected a --backend that joblib has here, such as loky; got {backend!r}: {one_line(error)}"
         ) from error
     if backend == "threading" and jobs > 1:
         raise ValueError(

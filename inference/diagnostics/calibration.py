@@ -17,6 +17,7 @@ from torch import Tensor
 from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.diagnostics.ranks import EcdfBand, Ranks, rank_statistics, thin
 from latentmix.inference.isolation import isolated
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 
 __all__ = ["CalibrationReport", "Fitted", "Replicate", "calibrate"]
@@ -198,6 +199,7 @@ def calibrate[P, X](
         >>> report.passed, report.n_not_converged
         (True, 0)
     """
+    check_n_jobs(n_jobs)
     if n_data_sets < 1 or n_draws < 1:
         raise ValueError(f"Expected at least one data set and one draw; got {n_data_sets} and {n_draws}.")
     replicates = {replicate.index: replicate for replicate in done}

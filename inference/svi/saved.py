@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from latentmix.models.reading import damaged
+
 __all__ = ["StateError", "check_optimizer", "check_saved", "check_schedule", "restoring"]
 
+PLACE = "the state of training"
 REMEDY = "train anew, or resume from a copy"
-_WRONG = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError, AssertionError)
 _LEAST = {"seed": 0, "epoch": 0, "batch": 0, "length": 1, "batch_size": 1}
 
 
@@ -22,24 +24,13 @@ class StateError(ValueError):
     """A saved state of training that no fit has left."""
 
 
-@contextmanager
-def restoring(what: str) -> Iterator[None]:
+def restoring(what: str) -> AbstractContextManager[None]:
     """A block in which errors on values of other kinds become a `StateError`.
 
     Args:
         what: The part of the state that is restored, for the message.
     """
-    try:
-        yield
-    except StateError:
-        raise
-    except _WRONG as error:
-        text = " ".join(str(error).split())[:200]
-        if isinstance(error, ValueError) and text.startswith("Expected"):
-            raise StateError(text) from error
-        cause = f"none with {text}" if isinstance(error, KeyError) else "other values"
-        cause += f" ({text})" if type(error) in (ValueError, RuntimeError) else ""
-        raise StateError(f"Expected {what} in the state of training; got {cause}: {REMEDY}.") from error
+    return damaged(PLACE, what, remedy=REMEDY, kind=StateError)
 
 
 def check_saved(saved: Mapping[str, Any]) -> None:
@@ -201,4 +192,4 @@ def _is_whole(value: Any) -> bool:
 
 
 def _error(expected: str, got: str) -> StateError:
-    return StateError(f"Expected {expected} in the state of training; got {got}: {REMEDY}.")
+    return StateError(f"Expected {expected} in {PLACE}; got {got}: {REMEDY}.")

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentmix.models.arguments import Mismatch, check_floating, check_positive, first_mismatch, positive_number
+from latentmix.models.arguments import (
+    Mismatch,
+    check_floating,
+    check_n_jobs,
+    check_positive,
+    first_mismatch,
+    positive_number,
+)
 
 
 def test_positive_integers_pass() -> None:
@@ -35,3 +42,14 @@ def test_mismatch_names_the_first_tensor_and_both_shapes() -> None:
     assert first_mismatch(tensors, {**tensors, "b": torch.zeros(2)}) == Mismatch("b", (3,), (2,))
     assert first_mismatch(tensors, {"b": tensors["b"]}) == Mismatch("a", (), None)
     assert first_mismatch({"b": tensors["b"]}, tensors) == Mismatch("a", None, ())
+
+
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "2", True])
+def test_numbers_of_jobs_that_joblib_does_not_take(n_jobs: object) -> None:
+    with pytest.raises(ValueError, match=r"Expected --n-jobs of at least 1, or -1 for .*; got "):
+        check_n_jobs(n_jobs, "--n-jobs")
+
+
+def test_numbers_of_jobs() -> None:
+    for n_jobs in (None, 1, -1, -2, 8):
+        check_n_jobs(n_jobs)

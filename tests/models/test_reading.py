@@ -59,6 +59,22 @@ def test_truncated_safetensors_are_refused(tmp_path: Path, kept: float) -> None:
         read_tensors(file)
 
 
+def test_a_part_of_a_state_has_its_own_error_and_remedy() -> None:
+    def block(error: Exception) -> str:
+        with pytest.raises(UnicodeError) as caught, damaged("the state", "counters", remedy="begin anew", kind=Own):
+            raise error
+        return str(caught.value)
+
+    assert block(KeyError("epoch")) == "Expected counters in the state; got none with 'epoch': begin anew."
+    assert block(ValueError("Expected 3 in the state; got 4.")) == "Expected 3 in the state; got 4."
+    assert block(ValueError("Expected 3; got 4.")) == "the state: Expected 3; got 4."
+    assert block(Own("Expected 3 in the state; got 4.")) == "Expected 3 in the state; got 4."
+
+
+class Own(UnicodeError):
+    """An error of one kind of state."""
+
+
 @pytest.mark.parametrize(
     ("action", "cause"),
     [

@@ -21,6 +21,7 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.validation import check_points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.tables import aligned
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceType
 from latentmix.models.process_state import kept_warnings
@@ -219,6 +220,7 @@ def modes(
         >>> modes(x, 2, n_starts=5).n_best
         5
     """
+    check_n_jobs(n_jobs)
     if n_starts < 2:
         raise ValueError(f"Expected n_starts >= 2; got {n_starts}.")
     if not (tolerance > 0 and 0 < same <= 1 and close >= 0 and 0 <= few <= 1):

@@ -23,6 +23,7 @@ from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.arrays import as_tensor
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.process_state import kept_warnings
 
@@ -231,8 +232,7 @@ def _checked(
     _check_draws(draws, random_state)
     if not (0 < held_out < 1 or (held_out >= 2 and held_out == int(held_out))):
         raise ValueError(f"Expected held_out in (0, 1), or a number of folds from 2; got {held_out}.")
-    if n_jobs == 0:
-        raise ValueError("Expected n_jobs other than 0; got 0.")
+    check_n_jobs(n_jobs)
     return points
 
 

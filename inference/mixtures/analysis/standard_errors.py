@@ -30,6 +30,7 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.inference.mixtures.points.validation import as_random_state, check_weights
 from latentmix.inference.mixtures.progress import warn
+from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
@@ -118,6 +119,7 @@ def standard_errors(
     """
     if method not in ("sandwich", "information", "bootstrap"):
         raise ValueError(f"Expected method in ['sandwich', 'information', 'bootstrap']; got {method!r}.")
+    check_n_jobs(n_jobs)
     if n_bootstrap < 2:
         raise ValueError(f"Expected n_bootstrap >= 2; got {n_bootstrap}.")
     points = as_tensor(x).detach()

@@ -15,7 +15,7 @@ from latentmix.experiments.options.faults import known_options
 FORBIDDEN = re.compile(
     r"Literal|Sequence|Union|Optional|NoneType|Callable|Namespace|typing|collections\.abc|<class|dot import path|"
     r"class_path|init_args|Parser key|validate against|Traceback|Expected an? (int|float|bool|str|list|tuple)\b|"
-    r"NestedArg|unrecognized|invalid \w+ value|invalid choice"
+    r"NestedArg|set_parsing_settings|unrecognized|invalid \w+ value|invalid choice"
 )
 CLASSES = {
     "encoder": ("mlpencoder", "MLPEncoder"),

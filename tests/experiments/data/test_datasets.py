@@ -347,6 +347,11 @@ class TestClassesAndBudgets:
         with pytest.raises(ValueError, match=r"which has 0, 1, .*, 9; got none\."):
             Data(classes=[]).load()
 
+    @pytest.mark.parametrize("classes", [[1, 1, 1], [3, 1, "3"]])
+    def test_repeated_class(self, classes: list[int | str]) -> None:
+        with pytest.raises(ValueError, match=r"Expected each of the --data\.classes once; got .*leave out repet"):
+            Data(classes=classes).load()
+
     def test_classes_without_labels(self, tmp_path: Path) -> None:
         np.save(tmp_path / "some.npy", numbered(50))
         with pytest.raises(ValueError, match=r"Expected labels in .* to choose classes by; got images alone\."):

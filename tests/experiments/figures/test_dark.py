@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentmix.experiments import figures
+from latentmix.experiments.figures import style
 from latentmix.experiments.figures.dark import INK, PAGE, dark_picture, with_boxes
 
 Pixels = NDArray[np.uint8]
@@ -42,6 +43,36 @@ def test_hues_stay_and_mixtures_with_white_stay_mixtures() -> None:
     assert drawn[-1].argmax() == 2
     assert drawn[-1].argmin() == 0
     np.testing.assert_allclose(drawn, shares * drawn[-1] + (1 - shares) * drawn[0], atol=1.5)
+
+
+def rgb(colour: str) -> Pixels:
+    return np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)], np.uint8)
+
+
+def contrast(colour: Pixels, background: Pixels) -> float:
+    """Contrast ratio of WCAG 2.2."""
+
+    def luminance(pixel: Pixels) -> float:
+        share = pixel / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    darker, lighter = sorted((luminance(colour), luminance(background)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_contrast_is_that_of_wcag() -> None:
+    assert contrast(rgb("#ffffff"), rgb("#000000")) == pytest.approx(21)
+    assert contrast(rgb("#777777"), rgb("#ffffff")) == pytest.approx(4.48, abs=0.01)
+
+
+NAMED = ("BLUE", "VERMILION", "PURPLE", "RED", "GREY", "INK", "MUTED")
+
+
+@pytest.mark.parametrize("colour", [*style.COLOURS, *(getattr(style, name) for name in NAMED)])
+def test_colours_of_marks_stand_out_on_paper_and_on_a_dark_page(colour: str) -> None:
+    assert contrast(rgb(colour), rgb("#ffffff")) >= 3
+    assert contrast(dark(rgb(colour)[None, None])[0, 0], np.array(PAGE, np.uint8)) >= 3
 
 
 def test_images_stay_as_they_are() -> None:

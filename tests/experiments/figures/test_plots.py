@@ -183,7 +183,7 @@ def test_trial_points_of_svi_are_left_out_and_axes_are_not_stretched() -> None:
 
 
 def test_classes_differ_in_colour_and_marker() -> None:
-    for classes in (3, 8, 10):
+    for classes in (1, 3, 8, 10):
         colours, markers = zip(*class_styles(classes), strict=True)
         assert len(set(colours)) == len(set(markers)) == classes
     assert len(set(class_styles(30))) == 30

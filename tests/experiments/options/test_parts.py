@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from latentmix.experiments.options.calls import as_call, call_form
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.parts import import_object
 
@@ -41,3 +42,11 @@ def test_a_module_that_cannot_be_imported_is_named_with_the_cause(
 def test_no_folder_is_advised_for_a_module_of_a_package_that_is_there() -> None:
     with pytest.raises(ValueError, match=r"got no module latentmix\.models\.os\.$"):
         import_object("latentmix.models.os.system")
+
+
+def test_a_part_is_written_as_it_is_typed() -> None:
+    for text in ("StandardNormal", "MLPDecoder(hidden=[64, 32])", "StudentT(df=3)"):
+        assert as_call(call_form(text)) == text
+    own = {"class_path": "helpers.Own", "init_args": {"base": call_form("MLPDecoder([8])"), "shape": [3], "off": False}}
+    assert as_call(own) == "Own(base=MLPDecoder(hidden=[8]))"
+    assert as_call({"class_path": "Bernoulli", "init_args": None}) == "Bernoulli"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
 
+from latentmix.experiments.cli import main
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.reading.options import read_options
 
@@ -76,3 +78,22 @@ def test_classes_of_other_values_are_refused(tmp_path: Path, part: str, message:
     (tmp_path / "options.yaml").write_text(f"encoder: {part}\n")
     with pytest.raises(ValueError, match=message):
         parse_experiment(str(tmp_path / "options.yaml"), [])
+
+
+def test_an_option_of_any_command_raises_the_limits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = tmp_path / "many.yaml"
+    many.write_text(f"unknown: [{'0,' * 1001}]\n")
+    long = tmp_path / "long.yaml"
+    long.write_text(f"# {' ' * 2**21}\nunknown: 1\n")
+    monkeypatch.setenv("LATENTMIX_MAX_YAML_MIB", "1")
+    monkeypatch.setenv("LATENTMIX_MAX_YAML_VALUES", "1000")
+    for file, option, most in ((many, "--max_yaml_values", 2000), (long, "--max_yaml_mib", 4)):
+        assert main(["run", str(file)]) == 2
+        assert f"allow more by {option}." in capsys.readouterr().err
+        assert main(["run", str(file), f"{option}={most}"]) == 2
+        assert "unknown" in capsys.readouterr().err
+        for wrong in ("many", "0", "-1", "1.5", ""):
+            assert main(["run", str(file), option, wrong]) == 2
+            assert re.match(r"latentmix: Expected a whole number above 0 .*; got .*\.\n$", capsys.readouterr().err)

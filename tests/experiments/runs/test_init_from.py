@@ -74,8 +74,8 @@ def refusal(words, out, capsys):
     [
         (["--decoder.hidden", "[20]"], "with --decoder 'MLPDecoder(hidden=[16])' instead of 'MLPDecoder(hidden=[20])'"),
         (["--encoder.hidden", "[20]"], "with --encoder 'MLPEncoder(hidden=[16])' instead of 'MLPEncoder(hidden=[20])'"),
-        (["--likelihood", "Gaussian(shared)"], "with --likelihood 'Bernoulli()' instead of 'Gaussian(var_x=shared"),
-        (["--prior", "MixturePrior(2)"], "with --prior 'StandardNormal()' instead of 'MixturePrior(n_components=2"),
+        (["--likelihood", "Gaussian(shared)"], "with --likelihood 'Bernoulli' instead of 'Gaussian(var_x=shared"),
+        (["--prior", "MixturePrior(2)"], "with --prior 'StandardNormal' instead of 'MixturePrior(n_components=2"),
         (["--latent_dim", "3"], "with --latent_dim 2 instead of 3 in"),
     ],
     ids=["decoder", "encoder", "likelihood", "prior", "latent_dim"],

@@ -36,6 +36,23 @@ def test_a_class_that_is_never_predicted_counts_as_zero():
     assert figures["ari"] == 0.0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("labels", "predicted", "classes", "confusion"),
+    [
+        ([7, 7], [7, 7], [7], [[2]]),
+        ([7], [7], [7], [[1]]),
+        ([7, 7], [7, 7], [1, 7], [[0, 0], [0, 2]]),
+        ([1, 7], [7, 7], [7, 1], [[1, 0], [1, 0]]),
+        ([0, 1, 2], [0, 1, 2], [0, 1, 2], [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+    ],
+)
+def test_few_classes_and_few_data_warn_of_nothing(labels, predicted, classes, confusion):
+    figures = classification(np.array(labels), np.array(predicted), np.array(predicted), classes)
+    assert figures["confusion"] == confusion
+    assert all(np.isfinite(figures[name]) for name in ("accuracy", "precision", "recall", "f1", "ari", "nmi"))
+
+
 @pytest.mark.parametrize("batch_size", [3, 100])
 def test_reconstruction_is_the_mean_over_pixels(monkeypatch, batch_size):
     images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,8 @@ __all__ = ["Outcome", "outcome_of"]
 
 LEAKS = re.compile(
     r"--debug shows where|Traceback|typing\.|<class '|site-packages|object at 0x|Error:|Warning:|NoneType|"
-    r"positional argument|keyword argument|has no attribute|unhashable|not subscriptable|not iterable"
+    r"positional argument|keyword argument|has no attribute|unhashable|not subscriptable|not iterable|"
+    r"set_parsing_settings|collections\.abc\."
 )
 
 
