@@ -15,6 +15,7 @@ from torch import Tensor
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import ToFloat, binarize_static, resolve_binarize
 from latentmix.experiments.data.schema import Schema
+from latentmix.experiments.reading.limits import check_count
 from latentmix.experiments.runs.artifacts import Run
 from latentmix.inference import ExPostFit, GaussianMixture, ex_post_priors, log_likelihoods
 from latentmix.inference.ex_post import Form
@@ -64,8 +65,9 @@ class ExPost:
         values = {**asdict(self), "n_components": min(self.n_components, default=0)}
         values["images"] = 1 if self.images is None else self.images
         for name in ("n_components", "images", "noise_images", "test_images", "samples", "draws", "max_iter"):
-            if values[name] < 1:
-                raise ValueError(f"Expected --{name} of at least 1; got {values[name]}.")
+            check_count(f"--{name}", values[name])
+        check_count("--n_components", max(self.n_components, default=1))
+        check_count("--seed", self.seed, 0)
         if not self.reg_covar >= 0:
             raise ValueError(f"Expected --reg_covar of at least 0; got {self.reg_covar}.")
 

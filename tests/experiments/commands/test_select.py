@@ -133,7 +133,7 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path: Path, name: str, cont
         (["--draws", "49"], "Expected --draws of at least 50; got 49"),
         (["--points", "2"], "Expected --points of at least 4"),
         (["--seed", "-1"], "Expected --seed of at least 0; got -1"),
-        (["--n-jobs", "0"], "Expected --seed below 2**32 and --n-jobs other than 0"),
+        (["--n-jobs", "0"], "Expected --n-jobs of 1 to 1,024, or -1 for as many as there are cores; got 0"),
         (["--nonsense", "3"], "options of this command; got --nonsense (see `latentmix select --help`)"),
     ],
 )

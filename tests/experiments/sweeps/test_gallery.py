@@ -136,10 +136,10 @@ def test_a_folder_of_something_else_is_left_alone(
 ) -> None:
     monkeypatch.setattr(module, "EXTRAS", {})
     RunFolder.create(tmp_path / "runs/digits")
-    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery; got .*runs, which holds"):
+    with pytest.raises(ValueError, match=r"^Expected a new folder or that of a gallery, .*; got .*runs, which holds"):
         gallery(tmp_path / "runs", names=["digits"])
     gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
-    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery --full; got "):
+    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery with --full; got "):
         gallery(tmp_path / "g", names=["digits"], full=True)
     assert runs == ["digits"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits"]
