@@ -125,7 +125,12 @@ def experiment_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="A YAML file of options; later options override it.")
     parser.add_argument("--name", type=str, default="", help="Name of the run; by default that of its preset.")
-    parser.add_argument("--description", type=str, default="", help="A sentence on the experiment.")
+    parser.add_argument(
+        "--description",
+        type=str,
+        default="",
+        help="A sentence on the experiment; options typed beside a file leave out the file's.",
+    )
     parser.add_argument("--latent_dim", type=int, default=2, help="Length of z, for every part.")
     for name, base in PARTS.items():
         standalone = name in ("likelihood", "family")

@@ -57,5 +57,5 @@ def test_a_folder_that_exists_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="exists already"):
         RunFolder.create(tmp_path)
-    with pytest.raises(ValueError, match="Expected a place that can be written; got .*file is no folder"):
+    with pytest.raises(ValueError, match=r"Expected a place that can be written; got .*file is no folder"):
         RunFolder.create(tmp_path / "file" / "run")
