@@ -71,6 +71,8 @@ def main(words: list[str]) -> None:
     source = options.pop("source")
     if not source.exists():
         raise UsageError(f"Expected the folder of a run, or a file of points, that is there; got {str(source)!r}.")
+    if source.is_dir() and (options["label"] or options["columns"]):
+        raise UsageError(f"Expected a file of points for --label and --columns; got {str(source)!r}, a folder.")
     counts = component_counts(options.pop("n_components"))
 
     from latentmix.experiments.runs.selection import Choice, choose
