@@ -44,13 +44,13 @@ def unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    before = {path for path in Path().rglob("*")}
+    before = set(Path().rglob("*"))
     capsys.readouterr()
     assert main(words) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert (out, line.startswith("latentmix: Expected ")) == ("", True)
-    assert {path for path in Path().rglob("*")} == before
+    assert set(Path().rglob("*")) == before
     assert Path("file").read_text() == "mine"
     return line
 
