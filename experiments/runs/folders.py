@@ -77,8 +77,7 @@ def claimed(folder: Path, mark: str, what: str) -> Iterator[FolderLock]:
         ...     list(Path(folder).iterdir())
         []
     """
-    begun = folder.is_dir() and (inside(folder, mark).is_file() or all(map(_is_residue, folder.iterdir())))
-    if os.path.lexists(folder) and not begun:
+    if os.path.lexists(folder) and not _may_be_claimed(folder, mark):
         raise ValueError(
             f"Expected a new folder or that of {what}, with a {mark}; got {folder}, which holds something else: name "
             "another by --out."
@@ -93,6 +92,10 @@ def claimed(folder: Path, mark: str, what: str) -> Iterator[FolderLock]:
         for place in made:
             with suppress(OSError):  # it has files
                 place.rmdir()
+
+
+def _may_be_claimed(folder: Path, mark: str) -> bool:
+    return folder.is_dir() and (inside(folder, mark).is_file() or all(map(_is_residue, folder.iterdir())))
 
 
 def _is_residue(path: Path) -> bool:

@@ -66,7 +66,7 @@ def test_commands_refuse_absurd_counts_in_one_sentence(
 
 def test_numbers_of_components_are_bounded_before_they_are_listed() -> None:
     assert component_counts("1..3, 9999..10000") == [1, 2, 3, 9999, 10000]
-    with pytest.raises(ValueError, match="of at most 10,000; got '1..10001'"):
+    with pytest.raises(ValueError, match=r"of at most 10,000; got .1\.\.10001"):
         component_counts("1..10001")
 
 
