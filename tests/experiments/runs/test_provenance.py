@@ -60,8 +60,8 @@ def test_a_description_of_a_preset_names_the_options_that_differ() -> None:
     assert described(["--name", "mine", "--device", "cpu", "--epochs", "100"]) == own
     words = ["--data.classes", "0", "1", "--prior", "MixturePrior(3)", "--mixture.n_init", "2"]
     assert described(words) == (
-        f"The preset digits: {own} Here with data.classes 0, 1; prior MixturePrior(n_components=3, "
-        "covariance_type=diag); mixture.n_init 2."
+        f"The preset digits: {own} Here with prior MixturePrior(n_components=3, covariance_type=diag); "
+        "data.classes 0, 1; mixture.n_init 2."
     )
     assert described(["--description", "Zeros and ones.", "--data.classes", "0,1"]) == "Zeros and ones."
 
