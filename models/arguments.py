@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from operator import index
+from typing import NamedTuple, SupportsIndex
 
 from torch import Tensor
 
@@ -38,17 +39,19 @@ def check_n_jobs(n_jobs: object, name: str = "n_jobs") -> None:
         name: Its name, for the message.
 
     Raises:
-        ValueError: If it is 0 or no whole number.
+        ValueError: If it is 0, more than 1,024, or no whole number.
 
     Example:
         >>> from latentmix.models.arguments import check_n_jobs
         >>> check_n_jobs(0)
         Traceback (most recent call last):
             ...
-        ValueError: Expected n_jobs of at least 1, or -1 for as many as there are cores; got 0.
+        ValueError: Expected n_jobs of 1 to 1,024, or -1 for as many as there are cores; got 0.
     """
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not hasattr(n_jobs, "__index__") or n_jobs == 0):
-        raise ValueError(f"Expected {name} of at least 1, or -1 for as many as there are cores; got {n_jobs!r}.")
+    if n_jobs is None:
+        return
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, SupportsIndex) or not index(n_jobs) or index(n_jobs) > 1024:
+        raise ValueError(f"Expected {name} of 1 to 1,024, or -1 for as many as there are cores; got {n_jobs!r}.")
 
 
 def positive_number(value: object, expectation: str) -> float:

@@ -30,13 +30,11 @@ __all__ = [
     "add_run",
     "add_trust",
     "allowed_modules",
-    "check_run",
     "comma_list",
     "command_parser",
     "complete_run",
     "new_folder",
     "preset_words",
-    "refuse_existing",
     "write_result",
 ]
 
@@ -103,10 +101,11 @@ def command_parser(command: str, epilog: str | None = None) -> argparse.Argument
     return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the folder of a run, and the modules that it may import."""
+def add_run(parser: argparse.ArgumentParser, *, trust: bool = True) -> None:
+    """Add the folder of a run and, unless the command imports no class that it names, the modules it may import."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of the run")
-    add_trust(parser, "the run")
+    if trust:
+        add_trust(parser, "the run")
 
 
 def add_trust(parser: argparse.ArgumentParser, what: str) -> None:
@@ -192,30 +191,6 @@ def preset_words(words: list[str], example: str) -> None:
 def new_folder(name: str) -> Path:
     """The default folder of results: `runs/NAME-DATE-TIME`, to a millisecond, so that simultaneous runs differ."""
     return Path("runs") / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S-%f')[:-3]}"
-
-
-def check_run(path: Path) -> None:
-    """Refuse a path that is no run's folder, before torch is imported.
-
-    Raises:
-        UsageError: If it is none.
-    """
-    if not (path / "config.yaml").is_file():
-        raise UsageError(f"Expected the folder of a run, with a config.yaml; got {str(path)!r}.")
-
-
-def refuse_existing(out: Path | None) -> None:
-    """Refuse a file of results that exists, or whose folder does not.
-
-    Raises:
-        UsageError: If so.
-    """
-    if out is not None and os.path.lexists(out):
-        raise UsageError(f"Expected a new file for the result; got {out}, which exists already: name another by --out.")
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(
-            f"Expected a folder that is there for the result; got {out}: make {out.parent}, or name another."
-        )
 
 
 def complete_run(run: Callable[[], dict[str, Any]], path: Path) -> None:

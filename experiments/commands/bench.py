@@ -16,9 +16,10 @@ from latentmix.experiments.commands import (
     add_numbers,
     comma_list,
     command_parser,
-    refuse_existing,
     write_result,
 )
+from latentmix.experiments.places import check_new_file
+from latentmix.experiments.reading.limits import check_count
 
 USAGE = Usage(
     110,
@@ -87,8 +88,14 @@ def bench_em(words: list[str]) -> None:
     options = vars(parser.parse_args(words))
     out = options.pop("out")
     sizes_of = [_size(word) for word in comma_list("--sizes", options.pop("sizes"))]
+    for size in sizes_of:
+        for number in size:
+            check_count("--sizes", number)
+    for name in (*NUMBERS, "threads"):
+        if options[name] is not None:
+            check_count(f"--{name}", options[name])
     types = comma_list("--covariance_type", options.pop("covariance_type"))
-    refuse_existing(out)
+    check_new_file(out)
 
     os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn's array API mode needs it before SciPy is imported
     from latentmix.experiments.benchmarks.em import em_speed, table

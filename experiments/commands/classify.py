@@ -14,12 +14,11 @@ from latentmix.experiments.commands import (
     add_limit,
     add_run,
     allowed_modules,
-    check_run,
     command_parser,
-    refuse_existing,
     write_result,
 )
 from latentmix.experiments.options.names import BUDGETS, FITS
+from latentmix.experiments.places import check_new_file, check_run
 from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
 
 USAGE = Usage(80, "classify RUN FILES [--out FILE.csv]", "class probabilities of images or points (files, folders)")
@@ -46,7 +45,7 @@ def main(words: list[str]) -> None:
     add_limit(parser, "max_gib", MAX_GIB, "most memory of an array or a table, in GiB")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a new CSV file for the table (default: print it)")
     arguments = parser.parse_args(words)
-    refuse_existing(arguments.out)
+    check_new_file(arguments.out)
     check_run(arguments.run)
     for file in arguments.files:
         if not file.exists():

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from latentmix.experiments.commands import (
     Usage,
-    UsageError,
     add_run,
     allowed_modules,
-    check_run,
     command_parser,
-    refuse_existing,
     write_result,
 )
+from latentmix.experiments.places import check_new_file, check_run
+from latentmix.experiments.reading.limits import check_count
 
 USAGE = Usage(
     50,
@@ -46,9 +45,8 @@ def main(words: list[str]) -> None:
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="a new JSON file for the figures")
     arguments, options = parser.parse_known_args(words)
-    if arguments.samples < 0:
-        raise UsageError(f"Expected --samples of at least 0; got {arguments.samples}.")
-    refuse_existing(arguments.out)
+    check_count("--samples", arguments.samples, 0)
+    check_new_file(arguments.out)
     check_run(arguments.run)
 
     from latentmix.experiments.data.datasets import Data

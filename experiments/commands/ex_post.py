@@ -9,11 +9,10 @@ from latentmix.experiments.commands import (
     Usage,
     add_run,
     allowed_modules,
-    check_run,
     command_parser,
-    refuse_existing,
     write_result,
 )
+from latentmix.experiments.places import check_new_file, check_run
 
 USAGE = Usage(
     60,
@@ -37,7 +36,7 @@ def main(words: list[str]) -> None:
     add_run(parser)
     parser.add_argument("--out", metavar="FILE", type=Path, help="a new JSON file for the figures")
     arguments, options = parser.parse_known_args(words)
-    refuse_existing(arguments.out)
+    check_new_file(arguments.out)
     check_run(arguments.run)
 
     from latentmix.experiments.options.command_line import parse_settings

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, add_run, check_run, command_parser
+from latentmix.experiments.commands import Usage, add_run, command_parser
+from latentmix.experiments.places import check_run
 
 USAGE = Usage(100, "report RUN", "write report.html again")
 
@@ -12,7 +13,7 @@ USAGE = Usage(100, "report RUN", "write report.html again")
 def main(words: list[str]) -> None:
     """Write `report.html` from the files of a run, and print its path."""
     parser = command_parser("report")
-    add_run(parser)
+    add_run(parser, trust=False)
     path: Path = parser.parse_args(words).run
     check_run(path)
 

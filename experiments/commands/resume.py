@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentmix.experiments.commands import Usage, add_run, allowed_modules, check_run, command_parser, complete_run
+from latentmix.experiments.commands import Usage, add_run, allowed_modules, command_parser, complete_run
+from latentmix.experiments.places import check_run
 
 USAGE = Usage(30, "resume RUN", "finish an interrupted run", lasting=True)
 

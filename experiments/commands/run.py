@@ -16,6 +16,7 @@ from latentmix.experiments.commands import (
     new_folder,
     preset_words,
 )
+from latentmix.experiments.places import check_new_folder
 from latentmix.experiments.presets import preset_path, presets
 
 USAGE = Usage(
@@ -59,24 +60,25 @@ def main(words: list[str]) -> None:
     parser.add_argument("--print_config", action="store_true", help="print the complete configuration and exit")
     arguments, options = parser.parse_known_args(words)
     preset_path(arguments.preset)
+    name = Path(arguments.preset).stem
+    out = arguments.out or new_folder(name)
+    if not arguments.print_config:
+        check_new_folder(out)
 
     from latentmix.experiments.options.command_line import parse_experiment
-    from latentmix.experiments.options.experiment import Experiment, check_options
+    from latentmix.experiments.options.experiment import Experiment
     from latentmix.experiments.options.settings import device_of
 
     config = parse_experiment(arguments.preset, options, allowed_modules(arguments.trust, options))
-    name = Path(arguments.preset).stem
     config.name = config.name or name
     experiment = Experiment.from_config(config)
     device_of(experiment.training)
-    check_options(experiment)
     if arguments.print_config:
         print(yaml.safe_dump(experiment.config, sort_keys=False), end="")
         return
 
     from latentmix.experiments.runs.pipeline import run_experiment
 
-    out = arguments.out or new_folder(name)
     command = ["latentmix", "run", *words]
     complete_run(lambda: run_experiment(experiment, out, command=command), out)
 

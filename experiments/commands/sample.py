@@ -10,11 +10,11 @@ from latentmix.experiments.commands import (
     UsageError,
     add_run,
     allowed_modules,
-    check_run,
     command_parser,
-    refuse_existing,
     write_result,
 )
+from latentmix.experiments.places import check_new_file, check_run
+from latentmix.experiments.reading.limits import check_count
 
 USAGE = Usage(90, "sample RUN [-n N] [--out FILE]", "images, or points, drawn from the prior")
 
@@ -33,11 +33,11 @@ def main(words: list[str]) -> None:
     )
     arguments = parser.parse_args(words)
     out: Path | None = arguments.out
-    if arguments.n < 1:
-        raise UsageError(f"Expected -n of at least 1; got {arguments.n}.")
+    check_count("-n", arguments.n)
+    check_count("--seed", arguments.seed, 0)
     if out is not None and out.suffix not in (".png", ".npy"):
         raise UsageError(f"Expected a .png or .npy file for the samples; got {out}.")
-    refuse_existing(out)
+    check_new_file(out)
     check_run(arguments.run)
 
     import numpy as np
@@ -50,7 +50,7 @@ def main(words: list[str]) -> None:
     vae, units = run.vae, Schema.from_dict(run.summary["data"]).standardisation
     if out is None:
         out = Path("samples.png" if len(vae.shape) == 3 else "samples.npy")
-        refuse_existing(out)
+        check_new_file(out)
     if len(vae.shape) != 3 and out.suffix == ".png":
         raise ValueError(f"Expected a .npy file for samples that are points, not images; got {out}.")
     samples = vae.generate(arguments.n, seed=arguments.seed)

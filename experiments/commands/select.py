@@ -26,6 +26,7 @@ USAGE = Usage(
     "how many components: criteria, picture, modes",
     lasting=True,
 )
+MOST_COMPONENTS = 10_000
 NUMBERS = {
     "points": (5000, "most points; of more, a random draw"),
     "starts": (5, "starts of every fit, the best is kept"),
@@ -70,6 +71,8 @@ def main(words: list[str]) -> None:
     source = options.pop("source")
     if not source.exists():
         raise UsageError(f"Expected the folder of a run, or a file of points, that is there; got {str(source)!r}.")
+    if source.is_dir() and (options["label"] or options["columns"]):
+        raise UsageError(f"Expected a file of points for --label and --columns; got {str(source)!r}, a folder.")
     counts = component_counts(options.pop("n_components"))
 
     from latentmix.experiments.runs.selection import Choice, choose
@@ -107,7 +110,10 @@ def component_counts(text: str) -> list[int]:
         first, dots, last = part.partition("..")
         if not first.strip().isdecimal() or (dots and not last.strip().isdecimal()):
             raise UsageError(f"Expected --n_components as 1..10 or 2,5,8; got {text!r}.")
-        counts.update(range(int(first), int(last if dots else first) + 1))
+        lowest, highest = int(first), int(last if dots else first)
+        if highest > MOST_COMPONENTS:
+            raise UsageError(f"Expected --n_components of at most {MOST_COMPONENTS:,}; got {text!r:.60}.")
+        counts.update(range(lowest, highest + 1))
     if not counts or min(counts) < 1:
         raise UsageError(f"Expected --n_components from 1, as 1..10 or 2,5,8; got {text!r}.")
     return sorted(counts)

@@ -17,13 +17,13 @@ USAGE = Usage(
 
 EPILOG = """\
 Any other option is one of all cells, as for `latentmix run`. Every combination is a cell; those that cannot be
-built are listed before any is trained. Exit code: 0 if all cells are done, 1 if one was refused or failed, 2 if
-nothing was run.
+built are listed before any is trained. Exit code: 0 if all cells of this grid are done, 1 if one was refused or
+failed, 2 if the command was refused.
 """
 
 
 def main(words: list[str]) -> int:
-    """Run a sweep, print its tables and, last, its folder; 1 if a cell was refused or failed."""
+    """Run a sweep, print its tables and, last, its folder; 1 if a cell of its grid was refused or failed."""
     preset_words(words, "sweep digits --grid epochs=5,10")
     parser = command_parser("sweep", epilog=EPILOG)
     parser.add_argument("preset", metavar="PRESET", help="a preset (`latentmix list`) or a YAML file of options")
@@ -75,4 +75,5 @@ def main(words: list[str]) -> int:
         trust=allowed_modules(arguments.trust, [*options, *typed]),
     )
     print(out)
-    return 1 if results["counts"]["failed"] or results["counts"]["refused"] else 0
+    asked = set(results["asked"])
+    return 0 if all(cell["status"] == "done" for cell in results["cells"] if cell["id"] in asked) else 1

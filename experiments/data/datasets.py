@@ -15,7 +15,7 @@ from latentmix.experiments.data.base import Dataset, Reading, Split
 from latentmix.experiments.data.schema import Schema, Standardisation, single_precision
 from latentmix.experiments.data.sources import find_source, specific_options
 from latentmix.experiments.data.splits import check_budget, held_out_fifth, shortened
-from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
+from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS, check_count
 
 __all__ = ["Data"]
 
@@ -96,6 +96,23 @@ class Data:
     columns: list[str] | None = None
     standardise: bool = False
 
+    def __post_init__(self) -> None:
+        leasts = {
+            "labels_per_class": 1,
+            "limit": 1,
+            "size": 1,
+            "seed": 0,
+            "max_corrupt": 0,
+            "points": 1,
+            "max_pixels": 1,
+        }
+        for name, least in leasts.items():
+            value = getattr(self, name)
+            if isinstance(value, int):
+                check_count(f"--data.{name}", value, least)
+        if not self.max_gib > 0:
+            raise ValueError(f"Expected --data.max_gib above 0; got {self.max_gib}.")
+
     def load(self, schema: Schema | None = None) -> Dataset:
         """Read the data, select their classes and split them; the global random state is not touched.
 
@@ -155,13 +172,6 @@ class Data:
         return self.root or (os.environ.get("LATENTMIX_DATA") if shared else None) or None
 
     def _check_options(self) -> None:
-        leasts = {"labels_per_class": 1, "limit": 1, "size": 1, "max_corrupt": 0, "points": 1, "max_pixels": 1}
-        for name, least in leasts.items():
-            value = getattr(self, name)
-            if isinstance(value, int) and value < least:
-                raise ValueError(f"Expected --data.{name} of at least {least}; got {value}.")
-        if not self.max_gib > 0:
-            raise ValueError(f"Expected --data.max_gib above 0; got {self.max_gib}.")
         source, specific = find_source(self.source), specific_options()
         for field in fields(self):
             value = getattr(self, field.name)

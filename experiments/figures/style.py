@@ -49,6 +49,7 @@ __all__ = [
     "legend_below",
     "new_figure",
     "note",
+    "rendered",
     "save",
     "shortened",
     "text_width",
@@ -135,9 +136,7 @@ def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure to `path` at 150 dots per inch, in one step, making its folder within another that is there.
-
-    A PNG file notes where it shows images, whose colours `dark_picture` keeps.
+    """Write a figure to `path` in one step, making its folder within another that is there.
 
     Args:
         figure: The figure.
@@ -146,14 +145,27 @@ def save(figure: Figure, path: Path) -> Path:
     Returns:
         The path.
     """
+    data = rendered(figure, path.suffix[1:])
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, data)
+    return path
+
+
+def rendered(figure: Figure, format: str) -> bytes:
+    """The content of a figure's file, at 150 dots per inch.
+
+    A PNG file notes where it shows images, whose colours `dark_picture` keeps.
+
+    Args:
+        figure: The figure.
+        format: `png`, or another of Matplotlib's; by default Matplotlib's own.
+    """
     picture = io.BytesIO()
     width, height = np.ceil(figure.get_size_inches() * DPI - 1e-6) / DPI  # parts of pixels displace images
     figure.set_size_inches(float(width), float(height))
-    figure.savefig(picture, format=path.suffix[1:] or None, dpi=DPI, facecolor="white")
+    figure.savefig(picture, format=format or None, dpi=DPI, facecolor="white")
     data = picture.getvalue()
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, with_boxes(data, _image_boxes(figure)) if path.suffix == ".png" else data)
-    return path
+    return with_boxes(data, _image_boxes(figure)) if format == "png" else data
 
 
 def _image_boxes(figure: Figure) -> list[tuple[float, float, float, float]]:

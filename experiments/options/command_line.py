@@ -27,7 +27,7 @@ from latentmix.experiments.options.parser import OptionParser
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
 from latentmix.experiments.options.trust import TEXTS, check_imports, named_modules, trusted_modules
-from latentmix.experiments.presets import preset_path
+from latentmix.experiments.presets import preset_path, presets
 from latentmix.experiments.reading.options import read_options, read_yaml
 from latentmix.models.process_state import kept_warnings
 
@@ -39,6 +39,8 @@ UNREAD = {f"--{name}" for name in TEXTS} - WORDS
 
 def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> Namespace:
     """The configuration of a preset, or of a YAML file, with options that override it.
+
+    The description of a file of one's own is left out where options override the file, of which it may say otherwise.
 
     Args:
         preset: A preset, or the path of a YAML file.
@@ -65,6 +67,9 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
         warnings.simplefilter("ignore")
         config = experiment_parser().parse_args(["--config", str(file), *values])
     config.pop("config", None)
+    typed = {word for word in split if word.startswith("--")}
+    if typed - {"--name"} and "--description" not in typed and config.description not in presets().values():
+        config.description = ""
     return config
 
 

@@ -26,6 +26,7 @@ from latentmix.experiments.options.mixture_fits import MixtureFits, add_mixture_
 from latentmix.experiments.options.parser import OptionParser
 from latentmix.experiments.options.parts import LINKED, PARTS, import_object
 from latentmix.experiments.options.settings import Measures, Training, compose_objective
+from latentmix.experiments.reading.limits import check_count
 from latentmix.inference import Objective
 from latentmix.models import Likelihood
 from latentmix.models.display import Displayed
@@ -33,7 +34,7 @@ from latentmix.models.process_state import kept_warnings
 
 LONGEST_REHEARSAL = 10_000  # epochs
 
-__all__ = ["Experiment", "check_options", "experiment_parser", "plain"]
+__all__ = ["Experiment", "experiment_parser", "plain"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,18 +78,18 @@ class Experiment(Displayed):
         """Build the objects of a parsed configuration.
 
         Raises:
-            ValueError: If an option is out of its range, or options do not go together.
+            ValueError: If an option is out of its range, options do not go together, an optimizer or a schedule cannot
+                be built or stepped, or the objective has too few particles.
         """
         parser = experiment_parser()
         objects = instantiated(parser, config, {**PARTS, "objective": ELBO})
         training = Training(**{field.name: objects[field.name] for field in fields(Training)})
         values = plain(parser, config)
-        if values["latent_dim"] < 1:
-            raise ValueError(f"Expected --latent_dim of at least 1; got {values['latent_dim']}.")
+        check_count("--latent_dim", values["latent_dim"])
         values["data"] |= objects.data.resolved_paths()
         if training.init_from is not None:
             values["init_from"] = str(Path(training.init_from).resolve())
-        return cls(
+        experiment = cls(
             values,
             objects.data,
             training,
@@ -98,6 +99,8 @@ class Experiment(Displayed):
             compose_objective(objects.objective, training),
             objects.likelihood,
         )
+        _check_options(experiment)
+        return experiment
 
     def parts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """The VAE's and the guide's parts as plain values, completed with the arguments that follow from the data."""
@@ -123,7 +126,12 @@ def experiment_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="A YAML file of options; later options override it.")
     parser.add_argument("--name", type=str, default="", help="Name of the run; by default that of its preset.")
-    parser.add_argument("--description", type=str, default="", help="A sentence on the experiment.")
+    parser.add_argument(
+        "--description",
+        type=str,
+        default="",
+        help="A sentence on the experiment; options typed beside a file leave out the file's.",
+    )
     parser.add_argument("--latent_dim", type=int, default=2, help="Length of z, for every part.")
     for name, base in PARTS.items():
         standalone = name in ("likelihood", "family")
@@ -144,12 +152,8 @@ def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     return values
 
 
-def check_options(experiment: Experiment) -> None:
-    """Refuse options that would fail only after the data are loaded or the VAE is trained.
-
-    Raises:
-        ValueError: If an optimizer or a schedule cannot be built or stepped, or the objective has too few particles.
-    """
+def _check_options(experiment: Experiment) -> None:
+    """Refuse options that would fail only after the data are loaded or the VAE is trained."""
     least = 2 if isinstance(experiment.elbo, RenyiELBO) else 1
     why = ", which is the ELBO with one" if least > 1 else ""
     counts = {"num_particles": least, "num_sleep_particles": 1, "max_plate_nesting": 0}
@@ -161,6 +165,8 @@ def check_options(experiment: Experiment) -> None:
             raise ValueError(
                 f"Expected a whole number as --objective.{name} of at least {smallest} for {kind}; got {value}."
             )
+        if value != math.inf:
+            check_count(f"--objective.{name}", value, smallest)
     training, svi = experiment.training, experiment.mixture.svi
     _rehearse("optimizer", training.optimizer, "scheduler", training.scheduler, training.epochs)
     if svi.optimizer is not None or svi.scheduler is not None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from latentmix.experiments.options.messages import blaming
+from latentmix.experiments.reading.limits import check_count
 from latentmix.inference import NUTS, SVI
 from latentmix.models.mixture.covariances import covariance_structure
 
@@ -66,8 +67,8 @@ class MixtureFits:
     def __post_init__(self) -> None:
         for name in ("n_components", "n_init", "max_iter", "draws"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Expected --mixture.{name} of at least 1; got {value}.")
+            if value is not None:
+                check_count(f"--mixture.{name}", value)
         with blaming("--mixture.covariance_type"):
             covariance_structure(self.covariance_type)
         for name in ("tol", "reg_covar"):
@@ -79,6 +80,9 @@ class MixtureFits:
             algorithm = _plain(getattr(self, name))
             object.__setattr__(self, name, algorithm)
             left_out = isinstance(algorithm, NUTS) and algorithm.draws == 0
+            for option, value in algorithm.get_params().items():
+                if isinstance(value, int):
+                    check_count(f"--mixture.{name}.{option}", value, min(value, 0))
             with blaming(f"--mixture.{name}"):
                 (copy.copy(algorithm).set_params(draws=1) if left_out else algorithm).check_params()
 

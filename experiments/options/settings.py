@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from latentmix.experiments.options.messages import blaming
-from latentmix.experiments.reading.limits import MAX_NETWORK_GIB
+from latentmix.experiments.reading.limits import MAX_NETWORK_GIB, check_count
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
 from latentmix.inference.mixtures.points.validation import check_device
 
@@ -63,12 +63,11 @@ class Training:
     max_gib: float = MAX_NETWORK_GIB
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"Expected --seed in 0 ... 2**31 - 1; got {self.seed}.")
-        for name in ("epochs", "batch_size", "patience", "start_prior"):
+        check_count("--seed", self.seed, 0)
+        for name in ("epochs", "batch_size", "patience", "start_prior", "warmup"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Expected --{name} of at least 1; got {value}.")
+            if value is not None:
+                check_count(f"--{name}", value, 0 if name == "warmup" else 1)
         if not self.max_gib > 0:
             raise ValueError(f"Expected --max_gib above 0; got {self.max_gib}.")
         if self.start_prior is not None and self.start_prior >= self.epochs:
@@ -91,11 +90,8 @@ class Measures:
     images: int = 1000
 
     def __post_init__(self) -> None:
-        if self.samples < 0 or self.images < 1:
-            raise ValueError(
-                f"Expected --measure.samples of at least 0 and --measure.images of at least 1; got {self.samples} and "
-                f"{self.images}."
-            )
+        check_count("--measure.samples", self.samples, 0)
+        check_count("--measure.images", self.images)
 
 
 def compose_objective(elbo: ELBO, training: Training) -> Objective:

@@ -1,4 +1,4 @@
-"""Limits on what files may unpack to; options raise them, and errors name the option.
+"""Limits on what files may unpack to, which options raise, and on counts; errors name the option.
 
 | limit | default | raised by |
 |---|---|---|
@@ -8,6 +8,7 @@
 | values of a file of options, aliases counted where they stand | 100,000 | `--max_yaml_values` of any command |
 | memory of a file of options | 16 MiB | `--max_yaml_mib` of any command |
 | levels of nested values in a file of options | 100 | nothing: Python's own limit is near |
+| counts: epochs, data of a step, components, draws, samples, seeds, ... | 2**31 - 1 | nothing |
 
 Any file of a run is read by any command, and by worker processes: the limits on files of options are read from the
 environment, where the command line puts the values of these options while the command runs.
@@ -18,11 +19,13 @@ from __future__ import annotations
 import os
 
 __all__ = [
+    "MAX_COUNT",
     "MAX_DEPTH",
     "MAX_GIB",
     "MAX_NETWORK_GIB",
     "MAX_PIXELS",
     "YAML_LIMITS",
+    "check_count",
     "limit_variable",
     "refuse_larger",
     "yaml_limit",
@@ -32,6 +35,7 @@ MAX_PIXELS = 64_000_000
 MAX_GIB = 2.0
 MAX_NETWORK_GIB = 4.0
 MAX_DEPTH = 100
+MAX_COUNT = 2**31 - 1
 YAML_LIMITS = {"max_yaml_values": 100_000, "max_yaml_mib": 16}
 
 
@@ -58,6 +62,30 @@ def yaml_limit(name: str) -> int:
     if not (value.isascii() and value.isdecimal() and 0 < len(value) < 16 and int(value) > 0):
         raise ValueError(f"Expected a whole number above 0 for {limit_variable(name)} or --{name}; got {value!r}.")
     return int(value)
+
+
+def check_count(option: str, count: int, least: int = 1) -> None:
+    """Refuse a count out of its range.
+
+    Args:
+        option: The option, with dashes.
+        count: Its value.
+        least: The least that it may be.
+
+    Raises:
+        ValueError: If it is less, or more than `MAX_COUNT`.
+
+    Example:
+        >>> from latentmix.experiments.reading.limits import check_count
+        >>> check_count("--epochs", 10**19)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected --epochs of at most 2,147,483,647; got 10,000,000,000,000,000,000.
+    """
+    if count < least:
+        raise ValueError(f"Expected {option} of at least {least}; got {count}.")
+    if count > MAX_COUNT:
+        raise ValueError(f"Expected {option} of at most {MAX_COUNT:,}; got {count:,}.")
 
 
 def refuse_larger(size: float, max_gib: float, what: str, where: object, option: str) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import secrets
-import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,7 +22,9 @@ from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS
 from latentmix.experiments.options.parts import join
 from latentmix.experiments.options.trust import check_imports, trusted_modules
+from latentmix.experiments.places import check_run
 from latentmix.experiments.reading.options import read_options
+from latentmix.experiments.runs.folders import make_folder
 from latentmix.experiments.runs.locks import FolderLock
 from latentmix.experiments.runs.stored import read_history, read_summary
 from latentmix.guides import AmortizedGuide
@@ -33,7 +32,7 @@ from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
 from latentmix.models.display import Displayed, brief
-from latentmix.models.files import inside, is_unfinished, remove_unfinished, write_atomically
+from latentmix.models.files import inside, remove_unfinished, write_atomically
 from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
@@ -45,12 +44,13 @@ TRAINING = ("training-even", "training-odd")  # states after an even and an odd 
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write nested lists and dictionaries of tensors and plain values as safetensors and JSON.
+    """Write nested lists and dictionaries of tensors and plain values as safetensors.
 
-    A file replaces an earlier one in one step, so that it is complete after an interruption, too.
+    One file holds both, the plain values as JSON in its metadata; it replaces an earlier one in one step, so that it is
+    complete after an interruption, too.
 
     Args:
-        path: Without an ending; `.safetensors` and `.json` are added.
+        path: Without an ending; `.safetensors` is added.
         tree: The values.
     """
     tensors: dict[str, Tensor] = {}
@@ -119,39 +119,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any] | None = None) -> RunFolder:
-        """Make a new folder with its `config.yaml`, if there is a configuration, in one step.
-
-        An empty folder is taken as it is: it may be the working folder, or one that another disk is mounted on.
-
-        Raises:
-            ValueError: If the path holds something or cannot be made.
-        """
-        cls.refuse_existing(path)
-        there = path.is_dir()
-        made = path if there else path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
-        try:
-            made.mkdir(parents=True, exist_ok=there)
-            if config is not None:
-                write_atomically(made / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-            if not there:
-                os.rename(made, path)
-        except OSError as error:
-            if not there:
-                shutil.rmtree(made, ignore_errors=True)
-            raise ValueError(f"Expected a new folder for the run; got {path}: {error.strerror}.") from error
+        """Make a new folder with its `config.yaml`, if there is a configuration, as `make_folder` does."""
+        files = {} if config is None else {"config.yaml": yaml.safe_dump(config, sort_keys=False).encode()}
+        make_folder(path, files)
         return cls(path)
-
-    @staticmethod
-    def refuse_existing(path: Path) -> None:
-        """Refuse a path that exists, but for a folder that is empty, or that a killed process had begun to fill.
-
-        Raises:
-            ValueError: If it does.
-        """
-        if os.path.lexists(path) and not (path.is_dir() and all(map(is_unfinished, path.iterdir()))):
-            raise ValueError(
-                f"Expected a new folder for the run; got {path}: it exists already, name another by --out."
-            )
 
     @classmethod
     def existing(cls, path: Path, trust: Iterable[str] = ()) -> RunFolder:
@@ -164,8 +135,7 @@ class RunFolder:
         Raises:
             ValueError: If it has no configuration.
         """
-        if not inside(path, "config.yaml").is_file():
-            raise ValueError(f"Expected the folder of a run, with a config.yaml; got {str(path)!r}.")
+        check_run(path)
         return cls(path, trusted_modules(trust))
 
     @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import ToFloat, binarize_static, resolve_binarize
 from latentmix.experiments.data.schema import Schema
+from latentmix.experiments.reading.limits import check_count
 from latentmix.experiments.runs.artifacts import Run
 from latentmix.inference import ExPostFit, GaussianMixture, ex_post_priors, log_likelihoods
 from latentmix.inference.ex_post import Form
@@ -64,8 +65,9 @@ class ExPost:
         values = {**asdict(self), "n_components": min(self.n_components, default=0)}
         values["images"] = 1 if self.images is None else self.images
         for name in ("n_components", "images", "noise_images", "test_images", "samples", "draws", "max_iter"):
-            if values[name] < 1:
-                raise ValueError(f"Expected --{name} of at least 1; got {values[name]}.")
+            check_count(f"--{name}", values[name])
+        check_count("--n_components", max(self.n_components, default=1))
+        check_count("--seed", self.seed, 0)
         if not self.reg_covar >= 0:
             raise ValueError(f"Expected --reg_covar of at least 0; got {self.reg_covar}.")
 
@@ -114,10 +116,11 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     data = Data(**run.config["data"])
     dataset = data.load(Schema.from_dict(run.summary["data"]))
     binarize = resolve_binarize(data.binarize, run.vae.likelihood)
-    train = dataset.train.x[: settings.images]
+    train, things = dataset.train.x[: settings.images], dataset.train.things
     if len(train) < max(settings.n_components):
         raise ValueError(
-            f"Expected at least as many training images as components, {max(settings.n_components)}; got {len(train)}."
+            f"Expected at least as many training {things} as components, {max(settings.n_components)}; got "
+            f"{len(train)}."
         )
     if "noise_aware" in settings.forms and not isinstance(run.vae.prior, StandardNormal):
         raise ValueError(
@@ -129,7 +132,7 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     priors: dict[str, Prior] = {"training": run.vae.prior}
     described: dict[str, tuple[int, str, float]] = {"training": (0, "", 0.0)}
     for n_components in settings.n_components:
-        tell(f"mixtures of {n_components} components, {', '.join(settings.forms)}: {len(train):,} training images")
+        tell(f"mixtures of {n_components} components, {', '.join(settings.forms)}: {len(train):,} training {things}")
         fits = _fit(run, settings, train, n_components)
         for form in settings.forms:
             name = f"{n_components} components, {form}"
@@ -139,7 +142,7 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     draws = settings.draws if binarize != "none" else 1
     measured: dict[str, list[Tensor]] = {name: [] for name in priors}
     for draw in range(draws):
-        tell(f"log p(x) of {len(test):,} test images, {settings.samples} samples, draw {draw + 1} of {draws}")
+        tell(f"log p(x) of {len(test):,} test {things}, {settings.samples} samples, draw {draw + 1} of {draws}")
         seed = settings.seed + 1 + draw
         seen = test if binarize == "none" else binarize_static(test, seed)
         for name, values in log_likelihoods(

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.pixels import Binarization, batch_transform, binarize_static, resolve_binarize
 from latentmix.experiments.options.calls import as_call
-from latentmix.experiments.options.experiment import Experiment, check_options
+from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.options.settings import device_of
+from latentmix.experiments.places import check_new_folder
 from latentmix.experiments.runs.artifacts import RunFolder, versions
 from latentmix.experiments.runs.callbacks import Checkpoints, TensorBoard, summary_writer
 from latentmix.experiments.runs.latents import latents_of
@@ -68,7 +69,7 @@ def run_experiment(
         ValueError: If the folder holds something, the data cannot be read, or parts do not fit each other or the data;
             then nothing is written.
     """
-    RunFolder.refuse_existing(path)
+    check_new_folder(path)
     session = Session.prepare(experiment, tell)
     with RunFolder.create(path, experiment.config).locked() as folder:
         tell(f"run: {path}")
@@ -115,7 +116,6 @@ class Session:
         """
         began = time.perf_counter()
         training, data = experiment.training, experiment.data
-        check_options(experiment)
         device = device_of(training)
         if dataset is None:
             with blaming("--data.source"):

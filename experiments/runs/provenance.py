@@ -1,19 +1,24 @@
-"""Origin of a run: its command, its date and its model in words, for its summary and report."""
+"""Origin of a run: its command, its date, its model and its description in words, for its summary and report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from latentmix.experiments.options.calls import as_call
+from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.experiment import experiment_parser, plain
 from latentmix.experiments.options.parts import PARTS
+from latentmix.experiments.presets import presets
 from latentmix.experiments.runs.artifacts import RunFolder
 
-__all__ = ["provenance", "record_command"]
+__all__ = ["describe", "provenance", "record_command"]
 
 FILE = "command.json"
+UNDESCRIBED = {"name", "description", "data.root", "data.cache", "data.download", "device", "tensorboard"}
 
 
 def record_command(folder: RunFolder, command: Sequence[str] | None) -> None:
@@ -43,6 +48,45 @@ def provenance(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "model": {"latent_dim": config["latent_dim"], **parts},
     }
+
+
+def describe(description: str, config: Mapping[str, Any]) -> str:
+    """The description of a run; that of a preset is followed by the options that differ from the preset's.
+
+    Args:
+        description: The run's own.
+        config: The configuration of the run, complete or empty.
+
+    Example:
+        >>> from latentmix.experiments.runs.provenance import describe
+        >>> describe("The digits that I wrote.", {})
+        'The digits that I wrote.'
+    """
+    preset = next((name for name, words in presets().items() if words == description), None)
+    if preset is None:
+        return description
+    own = _flat(plain(experiment_parser(), parse_experiment(preset, [])))
+    changed = {name: value for name, value in _flat(config).items() if name not in UNDESCRIBED}
+    changed = {name: value for name, value in changed.items() if value != own.get(name)}
+    if not changed:
+        return description
+    listed = "; ".join(f"{name} {_shown(value)}" for name, value in changed.items())
+    return f"The preset {preset}: {description} Here with {listed}."
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their names on the command line, a class with its arguments being one."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        nested = isinstance(value, Mapping) and "class_path" not in value
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return ", ".join(map(_shown, value)) if isinstance(value, list) else as_call(value)
 
 
 def _command(folder: RunFolder) -> Any:

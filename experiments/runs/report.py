@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.experiments.options.names import FITS
+from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.captions import class_names, things
 from latentmix.experiments.runs.page import number, typeset, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
+from latentmix.experiments.runs.provenance import describe
 from latentmix.inference.tables import aligned
 from latentmix.models.files import inside
 from latentmix.models.reading import read_text
@@ -135,6 +137,7 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
     return {
         "summary": summary,
         "name": summary.get("preset") or folder.name,
+        "description": _description(config, summary),
         "origin": _origin(folder, summary),
         "model": summary.get("model") or {},
         "things": kind,
@@ -151,6 +154,14 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "pictures": run_pictures(folder, summary, history),
         "config": read_text(config, "a configuration") if config.exists() else "",
     }
+
+
+def _description(config: Path, summary: Mapping[str, Any]) -> str:
+    """The description of a run; empty if there is no configuration to tell whether that of a preset holds."""
+    try:
+        return describe(str(summary.get("description") or ""), read_options(config))
+    except (ValueError, OSError):
+        return ""
 
 
 def _origin(folder: Path, summary: Mapping[str, Any]) -> dict[str, str]:

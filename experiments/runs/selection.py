@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,12 @@ from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.data.tables import SUFFIXES, read_table
 from latentmix.experiments.figures.selection import selection_panels
-from latentmix.experiments.figures.style import save
+from latentmix.experiments.figures.style import rendered
 from latentmix.experiments.options.messages import blaming
-from latentmix.experiments.reading.limits import MAX_GIB
-from latentmix.experiments.runs.artifacts import RunFolder, load_run
+from latentmix.experiments.places import check_new_folder
+from latentmix.experiments.reading.limits import MAX_GIB, check_count
+from latentmix.experiments.runs.artifacts import load_run
+from latentmix.experiments.runs.folders import make_folder
 from latentmix.experiments.runs.latents import latents_of
 from latentmix.inference.mixtures.analysis.candidates import Candidate
 from latentmix.inference.mixtures.analysis.criteria import CRITERIA, Criterion, find_criterion
@@ -81,11 +84,8 @@ class Choice:
                 covariance_structure(kind)
         least = {"points": 4, "starts": 1, "mode_starts": 2, "folds": 2, "draws": 50, "seed": 0}
         for option, fewest in least.items():
-            if getattr(self, option) < fewest:
-                raise ValueError(f"Expected --{option} of at least {fewest}; got {getattr(self, option)}.")
+            check_count(f"--{option}", getattr(self, option), fewest)
         check_n_jobs(self.n_jobs, "--n-jobs")
-        if self.seed >= 2**32:
-            raise ValueError(f"Expected --seed below 2**32; got {self.seed}.")
 
     @property
     def choosing(self) -> str:
@@ -112,7 +112,7 @@ def choose(
     Args:
         source: A run's folder or a file of points, as for `read_points`.
         settings: Mixtures and criteria.
-        out: A new folder, for `selection.json`, `selection.png` and `modes.json`.
+        out: A new folder, for `selection.json`, `selection.png` and `modes.json`; it is made in one step at the end.
         tell: Called with a sentence on each step.
         trust: Modules that the run may import.
         label: See `read_points`.
@@ -125,39 +125,33 @@ def choose(
     Raises:
         ValueError: If the folder exists, the source cannot be read, an option is out of range or no fit succeeds.
     """
-    RunFolder.refuse_existing(out)
+    check_new_folder(out)
     points = read_points(source, trust=trust, label=label, columns=columns, max_gib=max_gib)
     taken, counted = _subsample(points, settings), f"{len(points):,} points"
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
     tell(f"{counted}, {points.shape[1]} feature{'s' * (points.shape[1] > 1)}")
     check_sizes(settings.n_components, len(taken), settings.criteria, settings.folds)
-    folder = RunFolder.create(out)
-    try:
-        selection, report = _measure(taken, settings, tell)
-    except BaseException:
-        folder.path.rmdir()
-        raise
+    selection, report = _measure(taken, settings, tell)
     chosen = selection.best(settings.choosing)
-    folder.write_json(
-        "selection.json",
-        {
-            "source": str(source),
-            "points": selection.n_points,
-            "features": selection.n_features,
-            "settings": asdict(settings),
-            "chosen": {"n_components": chosen.n_components, "covariance_type": chosen.covariance_type},
-            "preferences": selection.preferences(),
-            "candidates": selection.as_rows(),
-        },
-    )
-    folder.write_json("modes.json", report.as_dict())
+    values = {
+        "source": str(source),
+        "points": selection.n_points,
+        "features": selection.n_features,
+        "settings": asdict(settings),
+        "chosen": {"n_components": chosen.n_components, "covariance_type": chosen.covariance_type},
+        "preferences": selection.preferences(),
+        "candidates": selection.as_rows(),
+    }
     what = f"the latents of {source.resolve().name}" if source.is_dir() else source.name
     heading = f"How many components for {what}? {selection.n_points:,} points, {selection.n_features} "
-    save(
-        selection_panels(selection, heading=f"{heading}feature{'s' * (selection.n_features > 1)}"),
-        folder.path / "selection.png",
-    )
+    panels = selection_panels(selection, heading=f"{heading}feature{'s' * (selection.n_features > 1)}")
+    files = {
+        "selection.json": json.dumps(values, indent=2).encode(),
+        "modes.json": json.dumps(report.as_dict(), indent=2).encode(),
+        "selection.png": rendered(panels, "png"),
+    }
+    make_folder(out, files)
     return selection, report
 
 

@@ -15,12 +15,13 @@ import joblib
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.presets import presets
 from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.folders import claimed
 from latentmix.experiments.runs.page import Picture, load_picture, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.sweeps.cells import Cell, attempt, base_configuration, finished, run_or_resume
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Extra, Job
 from latentmix.models.arguments import check_n_jobs
-from latentmix.models.files import write_atomically
+from latentmix.models.files import inside, remove_unfinished, write_atomically
 from latentmix.models.reading import read_json
 
 __all__ = ["DRAWN", "VARIANTS", "Outcome", "gallery"]
@@ -65,6 +66,7 @@ QUICK = [
 ]
 EPOCHS = {"digits": 30, "digits_mlp2": 30, "gmm3d": 40, "points": 200}
 FEW_EPOCHS = 3
+MARK = "gallery.json"
 
 
 @final
@@ -110,7 +112,8 @@ def gallery(
         The entries in the order of the page.
 
     Raises:
-        ValueError: If a preset is unknown, or the folder holds something else.
+        ValueError: If a preset is unknown, the number of runs at a time is out of its range, or the folder holds
+            something else.
         KeyboardInterrupt: With a hint to continue.
     """
     check_n_jobs(n_jobs, "--n-jobs")
@@ -121,32 +124,32 @@ def gallery(
     chosen = list(dict.fromkeys(names or known))
     runs = {name: (name, _quick(name, full)) for name in chosen}
     runs |= {name: (of, [*_quick(of, full), *words]) for name, (of, words) in VARIANTS.items() if of in chosen}
-    _claim(out, full)
     outcomes = []
-    try:
-        for outcome in _run(runs, out, n_jobs, tell):
-            outcomes.append(outcome)
-        for name, extra in EXTRAS.items():
-            outcomes.append(_draw(name, extra, out, full, n_jobs))
-            tell(f"{name}: {outcomes[-1].status} {outcomes[-1].reason}".rstrip())
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"; the same command with --out {out} continues") from interrupt
-    order = [*runs, *EXTRAS]
-    outcomes.sort(key=lambda outcome: order.index(outcome.name))
-    _write(out, outcomes, full)
+    with claimed(out, MARK, "a gallery"):
+        _mark(out, full)
+        try:
+            for outcome in _run(runs, out, n_jobs, tell):
+                outcomes.append(outcome)
+            for name, extra in EXTRAS.items():
+                outcomes.append(_draw(name, extra, out, full, n_jobs))
+                tell(f"{name}: {outcomes[-1].status} {outcomes[-1].reason}".rstrip())
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(f"; the same command with --out {out} continues") from interrupt
+        order = [*runs, *EXTRAS]
+        outcomes.sort(key=lambda outcome: order.index(outcome.name))
+        _write(out, outcomes, full)
     return outcomes
 
 
-def _claim(out: Path, full: bool) -> None:
-    """Make the folder, or refuse one that holds something else than a gallery of that length: its runs are replaced."""
-    mark = out / "gallery.json"
-    kept = read_json(mark, "the mark of a gallery") if mark.is_file() else None
-    if kept != {"full": full} and out.exists() and (not out.is_dir() or any(out.iterdir())):
+def _mark(out: Path, full: bool) -> None:
+    """Note the length of the gallery in its folder, or refuse the folder of one of another length."""
+    mark = inside(out, MARK)
+    if mark.is_file() and read_json(mark, "the mark of a gallery") != {"full": full}:
         raise ValueError(
-            f"Expected a new folder, or that of a gallery{' --full' if full else ''}; got {out}, which holds something "
-            "else: name another by --out."
+            f"Expected a new folder, or that of a gallery {'with' if full else 'without'} --full; got {out}, that of "
+            "another length: name another by --out."
         )
-    out.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(out)
     write_atomically(mark, json.dumps({"full": full}).encode())
 
 

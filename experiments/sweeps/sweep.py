@@ -18,6 +18,7 @@ from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.grids import Grid, check_names
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.runs.artifacts import versions
+from latentmix.experiments.runs.folders import claimed
 from latentmix.experiments.runs.locks import FolderLock
 from latentmix.experiments.sweeps.cells import (
     Cell,
@@ -66,7 +67,8 @@ def sweep(
     Every cell is built on its data before any is trained, and refused with a reason if that fails. Each of the
     others is a run folder `cells/ID`. `sweep.json` is updated after every cell; at the end, or after an
     interruption, `sweep.md` and `sweep.csv` are written, and at the end `sweep.png`. Repeating the sweep on the same
-    folder runs only unfinished cells, and another grid over the same base adds its cells.
+    folder runs only unfinished cells, and another grid over the same base adds its cells. The folder is locked before
+    anything in it is read, so that one sweep at a time fills it.
 
     Args:
         preset: A preset, or a YAML file of options.
@@ -81,7 +83,8 @@ def sweep(
         run: Runs one cell; by default `run_or_resume`.
 
     Returns:
-        The contents of `sweep.json`: cells that are `done`, `refused` (with a `reason`), or `failed`.
+        The contents of `sweep.json`: `cells` that are `done`, `refused` (with a `reason`), or `failed`, those of
+        earlier grids in the folder among them; `asked` are the identifiers of the cells of this grid.
 
     Raises:
         ValueError: If an option, the back end or the preset is unknown, a value of the grid is none of its option, or
@@ -96,33 +99,33 @@ def sweep(
     jobs = _jobs(n_jobs, backend)
     base = base_configuration(preset, words, trust)
     check_names(grid, base)
-    earlier = _earlier(out, base)
-    tell(f"reading the options of {prod(map(len, grid.values()))} cells")
-    records: dict[str, Record] = {record["id"]: record for record in earlier["cells"]}
-    cells = plan(preset, words, grid, base, known=records, trust=trust)
-    summaries = {cell.id: finished(cell, inside(out, f"cells/{cell.id}"), pictures) for cell in cells}
-    unfinished = [cell for cell in cells if cell.status == "waiting" and summaries[cell.id] is None]
-    rehearsed = {cell.id: cell for cell in rehearse(unfinished)}
-    cells = [rehearsed.get(cell.id, cell) for cell in cells]
-    records |= {cell.id: _record(cell, summaries[cell.id], records.get(cell.id)) for cell in cells}
-    axes = {**earlier["grid"], **grid}
-    results: dict[str, Any] = {
-        "preset": base["name"],
-        "options": list(words),
-        "grid": {name: list(dict.fromkeys([*earlier["grid"].get(name, []), *axes[name]])) for name in axes},
-        "base": base,
-        "seeds": {"training": base["seed"], "data": base["data"]["seed"]},
-        "versions": versions(),
-        "n_jobs": jobs,
-        "backend": backend,
-        "threads": _threads(jobs, backend) or torch.get_num_threads(),
-    }
-    counts = counts_of([records[cell.id] for cell in cells])
-    tell(f"{len(cells)} cells: {', '.join(f'{count} {status}' for status, count in counts.items() if count)}")
-    for count, reason, where in reasons_of([records[cell.id] for cell in cells], "refused"):
-        tell(f"refused: {count} with {where}: {reason}" if where else f"refused: {count}: {reason}")
-    out.mkdir(parents=True, exist_ok=True)
-    with FolderLock(out) as lock:
+    with claimed(out, "sweep.json", "a sweep") as lock:
+        earlier = _earlier(out, base)
+        tell(f"reading the options of {prod(map(len, grid.values()))} cells")
+        records: dict[str, Record] = {record["id"]: record for record in earlier["cells"]}
+        cells = plan(preset, words, grid, base, known=records, trust=trust)
+        summaries = {cell.id: finished(cell, inside(out, f"cells/{cell.id}"), pictures) for cell in cells}
+        unfinished = [cell for cell in cells if cell.status == "waiting" and summaries[cell.id] is None]
+        rehearsed = {cell.id: cell for cell in rehearse(unfinished)}
+        cells = [rehearsed.get(cell.id, cell) for cell in cells]
+        records |= {cell.id: _record(cell, summaries[cell.id], records.get(cell.id)) for cell in cells}
+        axes = {**earlier["grid"], **grid}
+        results: dict[str, Any] = {
+            "preset": base["name"],
+            "options": list(words),
+            "grid": {name: list(dict.fromkeys([*earlier["grid"].get(name, []), *axes[name]])) for name in axes},
+            "base": base,
+            "seeds": {"training": base["seed"], "data": base["data"]["seed"]},
+            "asked": [cell.id for cell in cells],
+            "versions": versions(),
+            "n_jobs": jobs,
+            "backend": backend,
+            "threads": _threads(jobs, backend) or torch.get_num_threads(),
+        }
+        counts = counts_of([records[cell.id] for cell in cells])
+        tell(f"{len(cells)} cells: {', '.join(f'{count} {status}' for status, count in counts.items() if count)}")
+        for count, reason, where in reasons_of([records[cell.id] for cell in cells], "refused"):
+            tell(f"refused: {count} with {where}: {reason}" if where else f"refused: {count}: {reason}")
         remove_unfinished(out)
         _run_cells(out, results, records, cells, run or run_or_resume, pictures, tell, lock)
         _draw(out, results)
@@ -229,12 +232,12 @@ def _draw(out: Path, results: Mapping[str, Any]) -> None:
 
 
 def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
-    """The results of an earlier sweep in the folder.
+    """The results of an earlier sweep in the folder, which this process has locked.
 
     Raises:
-        ValueError: If it varied another configuration, or the folder holds something else.
+        ValueError: If it varied another configuration, or its `sweep.json` is damaged.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not inside(out, "sweep.json").is_file():
         return {"cells": [], "grid": {}}
     try:
         earlier: dict[str, Any] = _checked(read_json(inside(out, "sweep.json"), "the results of a sweep"))
@@ -294,7 +297,7 @@ def _jobs(n_jobs: int, backend: str) -> int:
     """The number of cells that run at a time.
 
     Raises:
-        ValueError: If the number is 0 or the back end is unknown.
+        ValueError: If the number is out of its range or the back end is unknown.
     """
     check_n_jobs(n_jobs, "--n-jobs")
     try:

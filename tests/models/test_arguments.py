@@ -44,12 +44,12 @@ def test_mismatch_names_the_first_tensor_and_both_shapes() -> None:
     assert first_mismatch({"b": tensors["b"]}, tensors) == Mismatch("a", None, ())
 
 
-@pytest.mark.parametrize("n_jobs", [0, 1.5, "2", True])
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "2", True, 1025])
 def test_numbers_of_jobs_that_joblib_does_not_take(n_jobs: object) -> None:
-    with pytest.raises(ValueError, match=r"Expected --n-jobs of at least 1, or -1 for .*; got "):
+    with pytest.raises(ValueError, match=r"Expected --n-jobs of 1 to 1,024, or -1 for .*; got "):
         check_n_jobs(n_jobs, "--n-jobs")
 
 
 def test_numbers_of_jobs() -> None:
-    for n_jobs in (None, 1, -1, -2, 8):
+    for n_jobs in (None, 1, -1, -2, 8, 1024):
         check_n_jobs(n_jobs)

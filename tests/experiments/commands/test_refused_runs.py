@@ -144,6 +144,22 @@ def test_a_truncated_summary_is_named_with_what_mends_it(
     assert "`latentmix resume run` writes it anew" in line
 
 
+def test_options_without_an_effect_are_not_offered(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(["report", "run", "--trust", "helpers"], capsys)
+    assert "Expected arguments and options of this command; got --trust" in line
+    for option in ("--label", "--columns"):
+        assert "Expected a file of points for --label and --columns; got 'run'" in refusal(
+            ["select", "run", option, "kind"], capsys
+        )
+
+
+def test_an_experiment_is_rehearsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
+    rehearsed: list[str] = []
+    monkeypatch.setattr("latentmix.experiments.options.experiment._rehearse", lambda *words: rehearsed.append(words[0]))
+    assert main(["run", "digits_mlp2", *QUICK, "--out", str(tmp_path / "run")]) == 0
+    assert rehearsed == ["optimizer"]
+
+
 def test_a_truncated_summary_is_written_anew(copied: Path, no_pictures: None) -> None:
     whole = json.loads((copied / "summary.json").read_text())
     (copied / "summary.json").write_text("{")

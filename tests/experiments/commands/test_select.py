@@ -135,7 +135,8 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path: Path, name: str, cont
         (["--draws", "49"], "Expected --draws of at least 50; got 49"),
         (["--points", "2"], "Expected --points of at least 4"),
         (["--seed", "-1"], "Expected --seed of at least 0; got -1"),
-        (["--n-jobs", "0"], "Expected --n-jobs of at least 1, or -1 for as many as there are cores; got 0"),
+        (["--n-jobs", "0"], "Expected --n-jobs of 1 to 1,024, or -1 for as many as there are cores; got 0"),
+        (["--n-jobs", "-1", "--n_components", "1..99999999999"], "Expected --n_components of at most 10,000"),
         (["--nonsense", "3"], "options of this command; got --nonsense (see `latentmix select --help`)"),
     ],
 )

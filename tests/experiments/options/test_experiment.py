@@ -153,7 +153,7 @@ def test_fewer_points_than_components_are_refused(tmp_path, monkeypatch, capsys)
 def test_an_existing_folder_is_refused_and_unchanged(tmp_path, capsys):
     (tmp_path / "precious").write_text("mine")
     assert main(["run", "digits", "--epochs", "1", "--out", str(tmp_path)]) == 2
-    assert "it exists already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "precious").read_text() == "mine"
 
 

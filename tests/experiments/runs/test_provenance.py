@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from latentmix.experiments.options.command_line import parse_experiment
-from latentmix.experiments.options.experiment import Experiment
+from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
+from latentmix.experiments.presets import preset_path, presets
 from latentmix.experiments.runs.artifacts import RunFolder
-from latentmix.experiments.runs.provenance import provenance, record_command
+from latentmix.experiments.runs.provenance import describe, provenance, record_command
 
 
 def test_a_run_knows_its_command_its_date_and_its_model(tmp_path: Path) -> None:
@@ -46,3 +47,27 @@ def test_a_damaged_command_stops_no_run(tmp_path: Path, text: str) -> None:
     folder = RunFolder.create(tmp_path / "run")
     (folder.path / "command.json").write_text(text)
     assert provenance(folder, config)["command"] is None
+
+
+def described(words: list[str], preset: str = "digits") -> str:
+    config = plain(experiment_parser(), parse_experiment(preset, words))
+    return describe(config["description"], config)
+
+
+def test_a_description_of_a_preset_names_the_options_that_differ() -> None:
+    own = presets()["digits"]
+    assert described([]) == own
+    assert described(["--name", "mine", "--device", "cpu", "--epochs", "100"]) == own
+    words = ["--data.classes", "0", "1", "--prior", "MixturePrior(3)", "--mixture.n_init", "2"]
+    assert described(words) == (
+        f"The preset digits: {own} Here with prior MixturePrior(n_components=3, covariance_type=diag); "
+        "data.classes 0, 1; mixture.n_init 2."
+    )
+    assert described(["--description", "Zeros and ones.", "--data.classes", "0,1"]) == "Zeros and ones."
+
+
+def test_options_leave_out_the_description_of_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(preset_path("digits").read_text().replace(presets()["digits"], "All my digits."))
+    assert described([], str(file)) == described(["--name", "n"], str(file)) == "All my digits."
+    assert described(["--data.classes", "0,1"], str(file)) == ""

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from latentmix.experiments.figures import save
+from latentmix.experiments.presets import presets
 from latentmix.experiments.runs.report import summary_table, write_report
 
 PICTURES = ["losses", "reconstructions", "em_against_svi", "confusion_few", "confusion_none", "extra"]
@@ -268,3 +269,13 @@ def test_summary_table_is_aligned() -> None:
     assert re.split("  +", lines[0])[2:] == columns
     assert len({len(line) for line in lines}) == 1
     assert "0.900" in lines[4]
+
+
+def test_a_description_is_that_of_the_run_and_not_of_its_preset(run: Path) -> None:
+    own = presets()["digits"]
+    (run / "summary.json").write_text(json.dumps({**summary(), "description": own}))
+    (run / "config.yaml").write_text("data: {classes: [0, 1]}\nepochs: 100\n")
+    words = Page(write_report(run).read_text("utf-8")).words.replace("\n", " ")
+    assert f"The preset digits: {own} Here with data.classes 0, 1." in words
+    (run / "config.yaml").write_text("epochs: [")
+    assert own not in Page(write_report(run).read_text("utf-8")).words

@@ -16,11 +16,14 @@ from latentmix.experiments.cli import main
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.presets import presets
 from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.folders import make_folder
+from latentmix.experiments.runs.locks import FolderLock, LockedError
 from latentmix.experiments.runs.report import write_report
 from latentmix.experiments.sweeps import gallery as module
 from latentmix.experiments.sweeps.cells import base_configuration
 from latentmix.experiments.sweeps.gallery import DRAWN, VARIANTS, gallery
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Job
+from latentmix.models.files import write_atomically
 
 TINY = [
     *("--data.limit", "150", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "20"),
@@ -140,15 +143,57 @@ def test_an_interrupted_gallery_continues(runs: list[str], tmp_path: Path, monke
     assert (tmp_path / "g/calibration/calibration.png").stat().st_mtime_ns == drawn
 
 
+def test_a_selection_that_was_killed_or_lost_its_picture_is_drawn_again(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Death(BaseException):
+        """A kill: nothing is cleaned up after it."""
+
+    def choose(source: Path, settings: object, out: Path) -> None:
+        make_folder(out, {"selection.json": b"{}", "selection.png": png.read_bytes()})
+
+    def dying(path: Path, data: bytes) -> None:
+        write_atomically(path, data)
+        if path.name == "selection.json":
+            raise Death
+
+    png = figures.save(Figure(figsize=(0.2, 0.2)), tmp_path / "one.png")
+    monkeypatch.setattr(module, "VARIANTS", {})
+    monkeypatch.setattr(module, "EXTRAS", {"select": EXTRAS["select"]})
+    monkeypatch.setattr("latentmix.experiments.sweeps.gallery_extras.choose", choose)
+    with monkeypatch.context() as patched:
+        patched.setattr("latentmix.experiments.runs.folders.write_atomically", dying)
+        with pytest.raises(Death):
+            gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
+    for _ in range(2):
+        outcomes = gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
+        assert [(outcome.name, outcome.status) for outcome in outcomes] == [("digits", "done"), ("select", "done")]
+        (tmp_path / "g/select/selection.png").unlink()
+
+
+def test_one_gallery_at_a_time_fills_a_folder_and_what_a_kill_leaves_is_continued(
+    runs: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "g").mkdir()
+    with FolderLock(tmp_path / "g"), pytest.raises(LockedError, match="Expected a folder that no process is writing"):
+        gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
+    assert runs == []
+    (tmp_path / "g/lock").write_text("1\n")
+    (tmp_path / "g/.gallery.json.0123456789abcdef.part").touch()
+    gallery(tmp_path / "g", names=["digits_mlp2"], tell=lambda _: None)
+    names = {path.name for path in (tmp_path / "g").iterdir()}
+    assert names == {"gallery.json", "gallery.html", "digits_mlp2", "calibration"}
+
+
 def test_a_folder_of_something_else_is_left_alone(
     runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EXTRAS", {})
     RunFolder.create(tmp_path / "runs/digits")
-    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery; got .*runs, which holds"):
+    with pytest.raises(ValueError, match=r"^Expected a new folder or that of a gallery, .*; got .*runs, which holds"):
         gallery(tmp_path / "runs", names=["digits"])
     gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
-    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery --full; got "):
+    with pytest.raises(ValueError, match=r"^Expected a new folder, or that of a gallery with --full; got "):
         gallery(tmp_path / "g", names=["digits"], full=True)
     assert runs == ["digits"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits"]

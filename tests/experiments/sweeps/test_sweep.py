@@ -201,8 +201,11 @@ def test_a_refused_cell_makes_the_exit_code_1(tmp_path, monkeypatch, capsys):
     words = ["sweep", "digits_mlp2", *QUICK, "--grid", "data.classes=[1,4],[1,11]", "--out", str(tmp_path / "sweep")]
     assert main(words) == 1
     assert "[1/1] data.classes" in capsys.readouterr().out
-    assert main([*words[:-3], "data.classes=[1,4]", "--out", str(tmp_path / "sweep")]) == 1
-    assert main([*words[:-3], "data.classes=[1,4]", "--out", str(tmp_path / "other")]) == 0
+    assert main([*words[:-3], "data.classes=[1,4]", "--out", str(tmp_path / "sweep")]) == 0  # that of this grid
+    results = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert statuses(results) == ["done", "refused"]
+    assert results["asked"] == [results["cells"][0]["id"]]
+    assert main(words) == 1
     assert main([*words[:-3], "prior=Vamp", "--out", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "none").exists()
 
@@ -223,6 +226,45 @@ def test_finished_cells_are_not_run_again_and_cells_are_added(tmp_path):
     (folder / "summary.json").unlink()
     _, runs, _ = stubbed(out, "data.seed=0,1")
     assert runs.options == [(100, 0)]
+
+
+def test_the_folder_is_locked_before_anything_in_it_is_read(tmp_path, monkeypatch):
+    out = tmp_path / "a" / "sweep"
+    stubbed(out, "data.seed=0")
+    read = []
+    monkeypatch.setattr("latentmix.experiments.sweeps.sweep._earlier", lambda *_: read.append("results"))
+    monkeypatch.setattr("latentmix.experiments.sweeps.sweep.rehearse", lambda *_: read.append("data"))
+    with FolderLock(out), pytest.raises(LockedError, match="Expected a folder that no process is writing"):
+        stubbed(out, "data.seed=0,1")
+    assert read == []
+
+
+def test_two_sweeps_at_a_time_into_a_new_folder_run_no_cell_twice(tmp_path):
+    out, refusals = tmp_path / "sweep", []
+
+    def second(*_):
+        with pytest.raises(LockedError) as caught:
+            stubbed(out, "data.seed=0,1")
+        refusals.append(caught.value)
+
+    with mock.patch("latentmix.experiments.sweeps.sweep.plan", side_effect=lambda *a, **k: second() or plan(*a, **k)):
+        _, runs, _ = stubbed(out, "data.seed=0")
+    assert len(refusals) == len(runs.options) == 1
+
+
+def test_what_is_refused_leaves_no_folder_and_what_a_kill_leaves_is_continued(tmp_path):
+    with (
+        mock.patch("latentmix.experiments.sweeps.sweep.rehearse", side_effect=ValueError("Expected data; got none.")),
+        pytest.raises(ValueError, match="Expected data"),
+    ):
+        stubbed(tmp_path / "a" / "sweep", "data.seed=0")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "lock").write_text("1\n")
+    (tmp_path / "sweep" / ".sweep.json.0123456789abcdef.part").touch()
+    results, _, _ = stubbed(tmp_path / "sweep", "data.seed=0")
+    assert statuses(results) == ["done"]
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"cells", "sweep.json", "sweep.md", "sweep.csv"}
 
 
 def test_values_of_the_same_configuration_are_one_cell(tmp_path):
@@ -256,7 +298,7 @@ def test_a_folder_of_something_else_is_refused_and_unchanged(tmp_path):
     [
         ("epoch=1,2", {}, "did you mean --epochs"),
         ("epochs=1", {"backend": "abacus"}, "abacus"),
-        ("epochs=1", {"n_jobs": 0}, r"Expected --n-jobs of at least 1, or -1 for .*; got 0\."),
+        ("epochs=1", {"n_jobs": 0}, r"Expected --n-jobs of 1 to 1,024, or -1 for .*; got 0\."),
         ("epochs=1", {"backend": "threading", "n_jobs": 2}, "a --backend of processes"),
         ("epochs=1", {"words": ["--latent", "2"]}, "--latent"),
     ],

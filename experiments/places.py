@@ -1,0 +1,83 @@
+"""Places of results and of runs, refused before data are read or anything is computed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["check_new_file", "check_new_folder", "check_run", "check_writable"]
+
+ANOTHER = "name another by --out"
+
+
+def check_run(path: Path) -> None:
+    """Refuse a path that is no run's folder.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"Expected the folder of a run, with a config.yaml; got {str(path)!r}.")
+
+
+def check_new_file(path: Path | None) -> None:
+    """Refuse a file of results that exists, whose folder does not, or that cannot be written; `None` is no file.
+
+    Raises:
+        ValueError: If so.
+    """
+    if path is None:
+        return
+    if os.path.lexists(path):
+        raise ValueError(f"Expected a new file for the result; got {path}, which exists already: {ANOTHER}.")
+    if not os.path.lexists(path.parent):
+        raise ValueError(
+            f"Expected a folder that is there for the result; got {path}: make {path.parent}, or {ANOTHER}."
+        )
+    check_writable(path)
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuse a path that exists, but for a folder that is empty or that a killed process had begun to fill.
+
+    Raises:
+        ValueError: If it exists, or cannot be made.
+    """
+    from latentmix.models.files import is_unfinished
+
+    if os.path.lexists(path) and not (path.is_dir() and all(map(is_unfinished, path.iterdir()))):
+        raise ValueError(f"Expected a new folder; got {path}, which exists already: {ANOTHER}.")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that no file or folder can be written at: the nearest that is there is no folder, or is read-only.
+
+    Raises:
+        ValueError: If it is one; the message names what is in its way.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from latentmix.experiments.places import check_writable
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     check_writable(Path(file.name) / "run")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected a place that can be written; got .../run: ... is no folder: name another by --out.
+    """
+    for place in (path, *path.absolute().parents):
+        try:
+            os.lstat(place)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            wrong = f"{place}: {error.strerror}"
+        else:
+            if not place.is_dir():
+                wrong = f"{place} is no folder"
+            elif not os.access(place, os.W_OK | os.X_OK):
+                wrong = f"{place} cannot be written"
+            else:
+                return
+        raise ValueError(f"Expected a place that can be written; got {path}: {wrong}: {ANOTHER}.")
