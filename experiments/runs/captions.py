@@ -166,7 +166,7 @@ def _map(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> s
     size = _latent_dim(summary)
     kind, space = ("Scatter plot", "") if size == 2 else ("Scatter plots", f" from {size} dimensions" if size else "")
     return (
-        f"{kind} of the latents of test {things(summary)}{_of_groups(summary)}{space}, a colour and marker per group."
+        f"{kind} of the latents of test {things(summary)}{_of_groups(summary)}{space}, a colour and marker per {groups(summary)[0]}."
     )
 
 
