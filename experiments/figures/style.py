@@ -49,6 +49,7 @@ __all__ = [
     "new_figure",
     "note",
     "save",
+    "settle",
     "shortened",
     "text_width",
     "title",
@@ -134,6 +135,12 @@ def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
         panel.set_axisbelow(True)
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out until it stays as it is; the one pass of `Figure.savefig` may leave a title over others."""
+    for _ in range(2):
+        figure.draw_without_rendering()
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure to `path` at 150 dots per inch, in one step, making its folder within another that is there.
 
@@ -149,6 +156,7 @@ def save(figure: Figure, path: Path) -> Path:
     picture = io.BytesIO()
     width, height = np.ceil(figure.get_size_inches() * DPI - 1e-6) / DPI  # parts of pixels displace images
     figure.set_size_inches(float(width), float(height))
+    settle(figure)
     figure.savefig(picture, format=path.suffix[1:] or None, dpi=DPI, facecolor="white")
     data = picture.getvalue()
     path.parent.mkdir(exist_ok=True)

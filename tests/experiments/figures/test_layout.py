@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from latentmix.experiments import figures
-from latentmix.experiments.figures.style import SMALL, WIDTH, shortened, text_width, wrapped
+from latentmix.experiments.figures.style import SMALL, WIDTH, settle, shortened, text_width, wrapped
 
 from tests.experiments.figures.layout import overlapping, texts
 
@@ -69,6 +70,15 @@ def test_latents(dim: int, classes: int, named: bool) -> None:
     assert len(figure.axes) == (2 if dim == 2 else classes)
     values = {name: cloud(120, 2) for name in (["z"] if dim == 2 else ["PCA", "t-SNE"])}
     check(figures.latent_map(values, labels, name="class", classes=range(classes), names=names, axes=("z₁", "z₂")))
+
+
+def test_a_saved_picture_is_laid_out(tmp_path: Path) -> None:
+    fits = {name: components(4, 10, [0, 1, 2, 3]) for name in ("EM", "SVI")}
+    figure = figures.latent_scatter(cloud(60, 10), np.arange(60) % 4, fits, range(4), heading=SENTENCE)
+    figures.save(figure, tmp_path / "latents.png")
+    saved = [axes.get_position().bounds for axes in figure.axes]
+    settle(figure)
+    assert [axes.get_position().bounds for axes in figure.axes] == [pytest.approx(place, abs=0.01) for place in saved]
 
 
 def test_a_single_component_is_drawn_over_all_classes_in_colour() -> None:
