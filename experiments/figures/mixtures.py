@@ -237,7 +237,7 @@ def _one_by_one(scene: _Scene) -> Figure:
     columns = min(count, 3 if count in (5, 6, 9) else 4)
     rows = -(-count // columns)
     side = 0.92 * WIDTH / max(columns, 1.4)
-    figure = new_figure(WIDTH, rows * (side + 0.3) + 1.6)
+    figure = new_figure(WIDTH, rows * (side + 0.3) + 2.1)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for k, axes in enumerate(panels[:count]):
         fits = [fit for fit, names in enumerate(named) if k < len(names)]
