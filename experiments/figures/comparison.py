@@ -36,7 +36,8 @@ from latentmix.experiments.options.names import FITS
 __all__ = ["em_against_svi"]
 
 BUDGET_WORDS = {"none": "no label", "few": "few labels", "all": "all labels"}
-NAMED = 24  # most components whose names are written
+NAMED = 24  # most components whose names are all written
+LEAST_SPAN = 1e-3  # nats, of the axis of log-likelihoods, which are written with four decimals
 
 
 def em_against_svi(
@@ -116,6 +117,10 @@ def _traces(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
         axes.xaxis.set_major_formatter("{x:,.0f}")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    low, high = axes.get_ylim()
+    if high - low < LEAST_SPAN:  # else rounding errors fill the panel
+        middle = (low + high) / 2
+        axes.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set(title="Mean log p(z)", xlabel="\n".join(lines), ylabel="nats per latent")
@@ -170,15 +175,16 @@ def _distances(axes: Axes, labels: Sequence[str], distances: Any) -> None:
     axes.vlines(places, 0.0, distances, color=MUTED, linewidth=1.2)
     axes.plot(places, distances, "s", color=MUTED, markersize=6, clip_on=False)
     axes.set(xlim=(-0.6, len(places) - 0.4), ylim=(0.0, max(1.15 * float(np.max(distances)), 0.1)))
-    axes.set(title=f"Distances of their means\nat most {np.max(distances):.2g}", ylabel="in sd of the latents")
+    largest = float(np.max(distances))
+    reached = f"at most {largest:.2g}" if largest >= 0.001 else "below 0.001"
+    axes.set(title=f"Distances of their means\n{reached}", ylabel="in sd of the latents")
     _components(axes, labels)
 
 
 def _components(axes: Axes, labels: Sequence[str]) -> None:
     """Name the components on the horizontal axis."""
     axes.set_xlabel("component")
-    if len(labels) <= NAMED:
-        turned = max(text_width(label, SMALL) for label in labels) > 0.8 * (WIDTH / 2 - 0.9) / len(labels)
-        axes.set_xticks(range(len(labels)), labels, rotation=90 if turned else 0)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    step = -(-len(labels) // NAMED)
+    written = labels[::step]
+    turned = max(text_width(label, SMALL) for label in written) > 0.8 * (WIDTH / 2 - 0.9) / len(written)
+    axes.set_xticks(range(0, len(labels), step), written, rotation=90 if turned else 0)

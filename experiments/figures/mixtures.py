@@ -22,6 +22,7 @@ from latentmix.experiments.figures.style import (
     INK,
     PAPER,
     RULE,
+    SMALL,
     WIDTH,
     Array,
     Line,
@@ -34,6 +35,7 @@ from latentmix.experiments.figures.style import (
     note,
     shortened,
     title,
+    wrapped,
 )
 
 __all__ = ["Components", "draw_ellipse", "latent_scatter"]
@@ -234,13 +236,14 @@ def _one_by_one(scene: _Scene) -> Figure:
     count = min(max(map(len, named)), PANELS)
     columns = min(count, 3 if count in (5, 6, 9) else 4)
     rows = -(-count // columns)
-    figure = new_figure(WIDTH, rows * (0.92 * WIDTH / columns + 0.3) + 1.6)
+    side = 0.92 * WIDTH / max(columns, 1.4)
+    figure = new_figure(WIDTH, rows * (side + 0.3) + 2.1)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for k, axes in enumerate(panels[:count]):
         fits = [fit for fit, names in enumerate(named) if k < len(names)]
         parts = list(scene.mixtures.items())
         owners = [parts[fit][1].classes for fit in fits]
-        scene.points(axes, [owner[k] for owner in owners[:1] if owner])
+        scene.points(axes, [owner[k] for owner in owners[:1] if owner] if count > 1 else None)
         for fit in fits:
             scene.component(axes, fit, k, over=fit > 0)
         heading = named[fits[0]][k]
@@ -250,8 +253,8 @@ def _one_by_one(scene: _Scene) -> Figure:
     for axes in panels[count:]:
         axes.remove()
     corner = panels[(rows - 1) * columns]
-    corner.set_xlabel(scene.plane.names[0].replace(" (", "\n("))
-    corner.set_ylabel(scene.plane.names[1].replace(" (", "\n("))
+    across, up = (name.replace(" (", "\n(") for name in scene.plane.names)
+    corner.set(xlabel=across, ylabel=wrapped(up, 0.8 * side, SMALL))
     for axes in panels[count - columns : (rows - 1) * columns]:
         axes.xaxis.set_tick_params(labelbottom=True)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from latentmix.experiments.figures.style import INK, MUTED, Array, text_width
+from latentmix.experiments.figures.style import INK, MUTED, Array, settle, text_width
 
 __all__ = ["write_apart"]
 
@@ -41,8 +41,7 @@ def write_apart(
         boxes: The box around each text; texts with boxes may cover their own place, others stand beside it.
         pad: Room of a box around its text, in points.
     """
-    for _ in range(2):  # as `Figure.savefig` does, for the layout to settle
-        figure.draw_without_rendering()
+    settle(figure)
     unit = figure.dpi / 72
     dots = axes.transData.transform(places)
     window = tuple(float(end) for end in axes.get_window_extent().extents)

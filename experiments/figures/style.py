@@ -51,6 +51,7 @@ __all__ = [
     "note",
     "rendered",
     "save",
+    "settle",
     "shortened",
     "text_width",
     "title",
@@ -135,6 +136,12 @@ def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
         panel.set_axisbelow(True)
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out as its file is: in two passes, for after one a title may lie over others."""
+    for _ in range(2 if figure.stale else 0):
+        figure.draw_without_rendering()
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure to `path` in one step, making its folder within another that is there.
 
@@ -163,6 +170,7 @@ def rendered(figure: Figure, format: str) -> bytes:
     picture = io.BytesIO()
     width, height = np.ceil(figure.get_size_inches() * DPI - 1e-6) / DPI  # parts of pixels displace images
     figure.set_size_inches(float(width), float(height))
+    figure.draw_without_rendering()  # the first pass of two; the other is savefig's
     figure.savefig(picture, format=format or None, dpi=DPI, facecolor="white")
     data = picture.getvalue()
     return with_boxes(data, _image_boxes(figure)) if format == "png" else data

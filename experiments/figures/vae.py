@@ -34,6 +34,7 @@ from latentmix.experiments.figures.style import (
 
 __all__ = ["decoded_grid", "generated", "losses", "reconstructions"]
 
+LINE = 0.2  # inches, of a line of small text
 SPLITS: dict[str, tuple[str, Line]] = {"training": (BLUE, "-"), "validation": (VERMILION, "--")}
 TERMS = {
     "reconstruction": "Reconstruction\n−E$_q$ log p(x|z)",
@@ -60,9 +61,11 @@ def reconstructions(
     above, below = as_pixels(originals), as_pixels(means)
     check_same_length(originals=above, means=below)
     count, (height, width) = len(above), above.shape[1:3]
-    columns = count if count <= 8 else -(-count // (-(-count // 8)))
+    narrowest = LINE * width / height  # for flat images, of which a row needs the height of its name
+    most = max(1, min(8, int((WIDTH - 1.5) / narrowest)))
+    columns = -(-count // -(-count // most))
     bands = -(-count // columns)
-    cell = min(1.0, (WIDTH - 1.5) / columns)
+    cell = min(max(1.0, narrowest), (WIDTH - 1.5) / columns)
     figure = new_figure(max(5.0, cell * columns + 1.5), bands * 2 * cell * height / width + 0.95)
     blank = np.ones((bands * columns - count, *above.shape[1:]))
     paired = (np.concatenate([each, blank]).reshape(bands, columns, *each.shape[1:]) for each in (above, below))
@@ -74,7 +77,7 @@ def reconstructions(
     title(figure, "Test images over their reconstructions")
     figures = [f"{name} {value:.4f}" for name, value in (("MSE", mse), ("SSIM", ssim)) if value is not None]
     if figures:
-        note(figure, f"Mean over the whole test split: {', '.join(figures)}")
+        note(figure, f"Mean over the whole test split: {', '.join(figures)}".replace("-", "−"))
     return figure
 
 
@@ -161,7 +164,7 @@ def losses(history: Sequence[Mapping[str, Any]], *, thing: str = "image") -> Fig
             if np.isfinite(curve).any():
                 marker = "o" if np.isfinite(curve).sum() == 1 else ""
                 axes.plot(epochs, curve, line, color=colour, linewidth=1.8, marker=marker)
-                ends.append(f"{split} ends at {curve[np.isfinite(curve)][-1]:.2f}".replace("-", "−"))
+                ends.append(f"{split} ends at {_rounded(curve[np.isfinite(curve)][-1])}")
         if best is not None:
             axes.axvline(best, color=MUTED, linestyle=":", linewidth=1.4)
         axes.set_title(TERMS[name])
@@ -182,6 +185,12 @@ def losses(history: Sequence[Mapping[str, Any]], *, thing: str = "image") -> Fig
         handles.append(Line2D([], [], color=MUTED, linestyle=":", linewidth=1.4, label=mark))
     legend_below(figure, handles)
     return figure
+
+
+def _rounded(value: float) -> str:
+    """A number of at most two decimals, and of fewer if it is of thousands."""
+    decimals = 2 if abs(value) < 999.995 else 1 if abs(value) < 9999.95 else 0
+    return f"{value:,.{decimals}f}".replace("-", "−")
 
 
 def _term(history: Sequence[Mapping[str, Any]], split: str, name: str) -> Array:

@@ -165,8 +165,9 @@ def _reconstructions(stem: str, summary: Summary, history: Sequence[Mapping[str,
 def _map(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     size = _latent_dim(summary)
     kind, space = ("Scatter plot", "") if size == 2 else ("Scatter plots", f" from {size} dimensions" if size else "")
+    group = groups(summary)[0]
     return (
-        f"{kind} of the latents of test {things(summary)}{_of_groups(summary)}{space}, a colour and marker per group."
+        f"{kind} of the latents of test {things(summary)}{_of_groups(summary)}{space}, a colour and marker per {group}."
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 from jinja2 import Environment, FunctionLoader
+from markupsafe import Markup
 from PIL import Image
 
 from latentmix.experiments.figures.dark import dark_picture
@@ -102,6 +103,7 @@ def _environment() -> Environment:
     loader = FunctionLoader(lambda name: resources.files(PACKAGE).joinpath(name).read_text("utf-8"))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
     environment.filters["number"] = typeset
+    environment.filters["unbroken"] = _unbroken
     return environment
 
 
@@ -121,3 +123,8 @@ def _data(picture: Image.Image) -> str:
     buffer = BytesIO()
     picture.save(buffer, "WEBP", lossless=True, quality=30, method=1)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _unbroken(command: str) -> Markup:
+    """A command whose lines break between its words, and not at the dashes of its options."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in command.split(" "))

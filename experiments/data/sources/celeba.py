@@ -115,7 +115,8 @@ def _read(
     parts, names = load_celeba(
         root, size=size, attribute=attribute, cache=cache, max_corrupt=max_corrupt, max_pixels=max_pixels
     )
-    return Reading([Split(*part) for part in parts], names)
+    class_names = {} if attribute is None else {0: f"not {attribute}", 1: attribute}
+    return Reading([Split(*part) for part in parts], names, class_names=class_names)
 
 
 SOURCES = (Source("celeba", _read),)

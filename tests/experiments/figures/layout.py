@@ -8,18 +8,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from latentmix.experiments.figures.style import settle
+
 __all__ = ["overlapping", "texts"]
 
 
 def texts(figure: Figure) -> list[str]:
     """All visible texts of a figure."""
-    _lay_out(figure)
+    settle(figure)
     return [text.get_text().strip() for text in figure.findobj(Text) if text.get_visible()]
 
 
 def overlapping(figure: Figure) -> list[tuple[str, str]]:
     """Texts that overlap one another, or leave the figure."""
-    _lay_out(figure)
+    settle(figure)
     width, height = figure.bbox.size
     unseen = set(_labels_out_of_view(figure))
     boxes = [
@@ -34,12 +36,6 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
         corners[:, None, :2], corners[None, :, :2]
     )
     return outside + [(boxes[a][0], boxes[b][0]) for a, b in np.argwhere(met.all(axis=2)) if a < b]
-
-
-def _lay_out(figure: Figure) -> None:
-    """Lay a figure out as `Figure.savefig` does, in two passes; once is enough while nothing changes."""
-    for _ in range(2 if figure.stale else 0):
-        figure.draw_without_rendering()
 
 
 def _labels_out_of_view(figure: Figure) -> Iterator[Text]:

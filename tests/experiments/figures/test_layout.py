@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from latentmix.experiments import figures
-from latentmix.experiments.figures.style import WIDTH, shortened, text_width, wrapped
+from latentmix.experiments.figures.style import SMALL, WIDTH, settle, shortened, text_width, wrapped
 
 from tests.experiments.figures.layout import overlapping, texts
 
@@ -51,7 +55,7 @@ def test_confusion_matrices(classes: int, named: bool) -> None:
     assert shortened(LONG[1], 18) in texts(figure) if named else "1" in texts(figure)
 
 
-@pytest.mark.parametrize(("classes", "named"), [(2, False), (3, True), (10, False), (10, True)])
+@pytest.mark.parametrize(("classes", "named"), [(1, True), (2, False), (3, True), (4, True), (10, False), (10, True)])
 @pytest.mark.parametrize("dim", [2, 10])
 def test_latents(dim: int, classes: int, named: bool) -> None:
     labels = np.arange(120) % classes
@@ -66,6 +70,23 @@ def test_latents(dim: int, classes: int, named: bool) -> None:
     assert len(figure.axes) == (2 if dim == 2 else classes)
     values = {name: cloud(120, 2) for name in (["z"] if dim == 2 else ["PCA", "t-SNE"])}
     check(figures.latent_map(values, labels, name="class", classes=range(classes), names=names, axes=("z₁", "z₂")))
+
+
+def test_a_saved_picture_is_laid_out(tmp_path: Path) -> None:
+    fits = {name: components(4, 10, [0, 1, 2, 3]) for name in ("EM", "SVI")}
+    figure = figures.latent_scatter(cloud(60, 10), np.arange(60) % 4, fits, range(4), heading=SENTENCE)
+    figures.save(figure, tmp_path / "latents.png")
+    saved = [axes.get_position().bounds for axes in figure.axes]
+    settle(figure)
+    assert [axes.get_position().bounds for axes in figure.axes] == [pytest.approx(place, abs=0.01) for place in saved]
+
+
+def test_a_single_component_is_drawn_over_all_classes_in_colour() -> None:
+    fits = {"EM": components(1, 3, [2]), "SVI": components(1, 3, [2])}
+    figure = figures.latent_scatter(cloud(60, 3), np.arange(60) % 3, fits, range(3))
+    check(figure)
+    assert len(figure.axes[0].collections) == 1 + 3
+    assert all(len(points.get_offsets()) == 20 for points in figure.axes[0].collections[1:])
 
 
 @pytest.mark.parametrize("k", [4, 30])
@@ -119,6 +140,40 @@ def test_em_against_svi(k: int, named: bool, labelled: bool) -> None:
     check(figure)
 
 
+def test_fits_that_do_not_move_are_drawn_flat() -> None:
+    trace = [-1.80864381024, -1.80864381025, -1.80864381024]
+    budgets = {"none": {"accuracy": 1.0}}
+    weights = {"em": [1.0], "svi": [1.0]}
+    fits = {"em": budgets, "svi": budgets}
+    figure = figures.em_against_svi({"em": trace, "svi": trace}, fits, weights, [4.1e-16], assigned_alike=1.0)
+    check(figure)
+    low, high = figure.axes[0].get_ylim()
+    assert high - low > 0.0005
+    assert low < trace[0] < high
+    assert "Distances of their means\nbelow 0.001" in texts(figure)
+
+
+def test_of_many_components_some_are_named() -> None:
+    names = [f"c{k}" for k in range(60)]
+    traces = {"em": [-2.0, -1.0], "svi": [-2.0, -1.0]}
+    figure = figures.em_against_svi(
+        traces,
+        {"em": {}, "svi": {}},
+        {"em": np.full(60, 1 / 60), "svi": np.full(60, 1 / 60)},
+        np.full(60, 0.1),
+        assigned_alike=1.0,
+        names=names,
+    )
+    check(figure)
+    labels = {round(tick): text.get_text() for axes in figure.axes[1:] for tick, text in _ticks(axes)}
+    assert 10 < len(labels) < 30
+    assert all(label == names[place] for place, label in labels.items())
+
+
+def _ticks(axes: Axes) -> Iterator[tuple[float, Text]]:
+    return zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+
+
 @pytest.mark.parametrize("dims", [1, 2, 10, 64])
 def test_use_of_the_latents(dims: int) -> None:
     used = np.arange(dims) < max(dims // 2, 1)
@@ -136,7 +191,12 @@ def test_losses(epochs: int, validated: bool) -> None:
         {"epoch": epoch, "training": bound, "validation": bound if validated else None}
         for epoch in range(1, epochs + 1)
     ]
-    check(figures.losses(history, thing="point"))
+    figure = figures.losses(history, thing="point")
+    check(figure)
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert "training ends at 12,346" in labels[-1]
+    assert "training ends at 345.20" in labels[1]
+    assert max(text_width(label, SMALL) for label in labels) < 0.95 * WIDTH / 3
 
 
 @pytest.mark.parametrize(("k", "named"), [(2, True), (10, False), (10, True)])
@@ -150,8 +210,9 @@ def test_points(k: int, named: bool) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 12, 64])
-def test_images(count: int) -> None:
-    images = np.random.default_rng(0).uniform(size=(count, 1, 8, 8))
+@pytest.mark.parametrize("size", [(1, 8, 8), (1, 8, 64), (3, 32, 16)])
+def test_images(count: int, size: tuple[int, int, int]) -> None:
+    images = np.random.default_rng(0).uniform(size=(count, *size))
     for figure in (figures.generated(images), figures.reconstructions(images, images, mse=0.01, ssim=0.5)):
         check(figure)
     check(figures.decoded_grid(images[:1].repeat(120, axis=0), np.linspace(-30, 40, 12), np.linspace(-2000, 1, 10)))

@@ -34,7 +34,7 @@ EPOCHS = [{"training": {"loss": loss}, "validation": {"loss": loss + 1}} for los
         ("losses", ["over 2 epochs", "from 1,234.50 to 99.00 nats", "100.00 on validation data"]),
         ("usage", ["2 latent dimensions, from 2.00 down to 0.50 nats; 1 is active"]),
         ("reconstructions", ["0.0123", "0.900 of 1"]),
-        ("map", ["test images of 2 classes"]),
+        ("map", ["test images of 2 classes", "a colour and marker per class"]),
         ("latents_none", ["without labels", "EM gives 85.0% of them", "SVI gives 100.0%"]),
         ("em_against_svi", ["EM ends at −1.5000 nats per latent after 7 iterations", "97.3% of the latents"]),
         (

@@ -134,7 +134,9 @@ def test_shows_date_command_and_folder(run: Path, monkeypatch: pytest.MonkeyPatc
     values = {**summary(), "command": command, "date": "2026-11-29T09:36:01+01:00", "model": {"prior": "Vamp<i>"}}
     (run / "summary.json").write_text(json.dumps(values))
     monkeypatch.chdir(run.parent)
-    page = Page(write_report(Path(run.name)).read_text("utf-8"))
+    text = write_report(Path(run.name)).read_text("utf-8")
+    assert "<span>--prior</span> <span>" in text  # lines do not break at the dashes of an option
+    page = Page(text)
     assert "2026-11-29, 09:36 (UTC+01:00)" in page.words
     assert "latentmix run digits --prior 'MixturePrior(10, covariance_type=full)'" in page.words
     assert "Vamp<i>" in page.words

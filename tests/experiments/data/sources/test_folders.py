@@ -68,7 +68,7 @@ class TestCelebA:
 
     def test_labels_are_an_attribute(self, original: Path) -> None:
         faces = load(original, attribute="Male")
-        assert faces.classes == (0, 1)
+        assert (faces.classes, faces.class_names) == ((0, 1), ("not Male", "Male"))
         for split in faces.splits.values():
             assert split.labels is not None
             assert split.attributes is not None
