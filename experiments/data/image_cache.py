@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentmix.experiments.reading.limits import MAX_PIXELS
+from latentmix.experiments.reading.paths import user_path
 from latentmix.experiments.reading.pictures import decode, is_grey, picture_limit
 from latentmix.models.files import write_atomically
 from latentmix.models.reading import one_sentence, open_regular, read_json
@@ -67,8 +68,8 @@ def cache_folder(cache: str | None = None) -> Path:
     """
     named = cache or os.environ.get("LATENTMIX_CACHE")
     if named:
-        return Path(named).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "latentmix"
+        return user_path(named).resolve()
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").resolve() / "latentmix"
 
 
 def cached_images(

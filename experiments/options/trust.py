@@ -22,6 +22,7 @@ from pyro.infer.autoguide import AutoGuide
 from latentmix.experiments.options.classes import CLASSES
 from latentmix.experiments.reading.limits import MAX_OPTIONS_BYTES
 from latentmix.experiments.reading.options import parse_yaml, read_yaml
+from latentmix.experiments.reading.paths import user_path
 from latentmix.models.pretrained import Part
 from latentmix.models.reading import read_text
 
@@ -104,9 +105,9 @@ def configuration_file() -> Path:
     """
     named = os.environ.get("LATENTMIX_CONFIG")
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     home = Path(os.environ.get("XDG_CONFIG_HOME") or "")
-    return (home if home.is_absolute() else Path("~/.config").expanduser()) / "latentmix" / "config.yaml"
+    return (home if home.is_absolute() else user_path("~/.config")) / "latentmix" / "config.yaml"
 
 
 def named_modules(words: Sequence[str]) -> list[str]:
