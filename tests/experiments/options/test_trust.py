@@ -141,7 +141,7 @@ def test_files_that_cannot_be_checked_are_not_read_by_the_option_parser(
         (helpers / "inner.yaml").write_bytes(content)
     for config in (
         {"prior": "inner.yaml"},
-        {"decoder": {"class_path": "inner.yaml"}},
+        {"decoder": "inner.yaml"},
         {"mixture": {"svi": "inner.yaml"}},
     ):
         with pytest.raises(ValueError, match=cause):
