@@ -60,7 +60,7 @@ class OptionParser(ArgumentParser):
     def _check_groups(self, values: Any) -> None:
         """Refuse values of groups of options that are neither mappings nor words: the base class takes any."""
         given = vars(values) if isinstance(values, Namespace) else values
-        for name, group in self.groups.items() if isinstance(given, Mapping) else ():
+        for name, group in (self.groups or {}).items() if isinstance(given, Mapping) else ():
             value = given.get(name, {})
             if hasattr(group, "group_class") and not isinstance(value, Mapping | Namespace | str):
                 raise ValueError(f"Expected options of {name} by their names, or a file of them; got {value!r:.80}.")
