@@ -137,12 +137,12 @@ def sentence(error: Exception) -> str:
     """An error as one line."""
     if isinstance(error, UsageError):
         return " ".join(str(error).split())
-    if isinstance(error, ArgumentError | ValueError | ArithmeticError | OSError):
-        from latentmix.experiments.options.messages import one_line
+    from latentmix.experiments.options.messages import lacks_memory, one_line
 
+    if isinstance(error, ArgumentError | ValueError | ArithmeticError | OSError):
         return one_line(error)
     text = " ".join(str(error).split()) or "no reason given"
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+    if lacks_memory(error):
         return f"Expected memory for what was asked; got no more ({text:.200}): take fewer data, samples or components."
     return f"{type(error).__name__}: {text:.300} (--debug shows where)"
 

@@ -17,7 +17,7 @@ from latentmix.models.allocation import BoundedAllocation
 from latentmix.models.arguments import first_mismatch
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_random_state
-from latentmix.models.reading import damaged, read_json, read_tensors
+from latentmix.models.reading import REMEDY, damaged, read_json, read_tensors
 
 __all__ = [
     "Part",
@@ -214,7 +214,8 @@ def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) 
     with damaged(file, "the description of a module"), kept_random_state(), torch.inference_mode(False), bound:
         module = build(description)
     if not isinstance(module, kind):
-        raise ValueError(f"Expected a {kind.__name__} in {file}; got {type(module).__name__}.")
+        found = type(module).__name__ if isinstance(module, nn.Module) else "the description of no module"
+        raise ValueError(f"Expected the description of {kind.__name__} in {file}; got {found}: {REMEDY}.")
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         module.to(dtypes.pop())

@@ -186,6 +186,10 @@ it anew.
 
 
 def one_sentence(error: BaseException) -> str:
-    """The message of an error in one line of at most 300 characters, without a full stop; its kind if it has none."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The message of an error in one line of at most 300 characters, without a full stop; its kind if it has none.
+
+    An error of the system is worded by its cause alone, without its number and its file.
+    """
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(message.split()) or type(error).__name__
     return text[:300] if text.startswith("Expected") else text[:300].rstrip(".")

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -16,6 +15,7 @@ from latentmix.experiments.data.schema import Schema, Standardisation, single_pr
 from latentmix.experiments.data.sources import find_source, specific_options
 from latentmix.experiments.data.splits import check_budget, held_out_fifth, shortened
 from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS, check_count
+from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["Data"]
 
@@ -164,7 +164,7 @@ class Data:
             "root": self._root if "root" in depends else None,
             "cache": self.cache,
         }
-        return {name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path}
+        return {name: str(user_path(path).resolve()) for name, path in paths.items() if path}
 
     @property
     def _root(self) -> str | None:

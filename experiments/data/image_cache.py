@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,8 +25,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentmix.experiments.reading.limits import MAX_PIXELS
+from latentmix.experiments.reading.paths import user_path
 from latentmix.experiments.reading.pictures import decode, is_grey, picture_limit
 from latentmix.models.files import write_atomically
+from latentmix.models.reading import one_sentence, open_regular, read_json
 
 try:
     import fcntl
@@ -38,6 +41,7 @@ Channels = Literal["auto", 1, 3]
 
 FORMAT = 3  # of the cache and of `decode`; increase it when either changes
 BATCH = 256
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the process, or the system, has no more of something
 NAMED = 3
 
 
@@ -64,8 +68,8 @@ def cache_folder(cache: str | None = None) -> Path:
     """
     named = cache or os.environ.get("LATENTMIX_CACHE")
     if named:
-        return Path(named).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "latentmix"
+        return user_path(named).resolve()
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").resolve() / "latentmix"
 
 
 def cached_images(
@@ -124,8 +128,8 @@ def cached_images(
             stored = wanted.write(place, max_corrupt)
         except OSError as error:
             raise ValueError(
-                f"Expected to keep the decoded images of {str(wanted.folder)!r} in {str(place.parent)!r}; got {error}: "
-                "name another folder by --data.cache DIR or LATENTMIX_CACHE."
+                f"Expected to keep the decoded images of {str(wanted.folder)!r} in {str(place.parent)!r}; got "
+                f"{one_sentence(error)}: name another folder by --data.cache DIR or LATENTMIX_CACHE."
             ) from error
     index, pixels = stored
     corrupt: dict[str, str] = index["corrupt"]
@@ -176,7 +180,7 @@ class _Wanted(NamedTuple):
         """The index and the pixels of a cache; `None` if it is absent, incomplete or damaged."""
         file = place / "pixels.bin"
         try:
-            index = json.loads((place / "index.json").read_text())
+            index = read_json(place / "index.json", "the index of a cache")
             corrupt, depth = index["corrupt"], index["shape"][1]
             shape = self._shape(corrupt, depth)
             whole = index == _index(index["folder"], shape, corrupt, file)
@@ -186,8 +190,9 @@ class _Wanted(NamedTuple):
                 return None
             if not shape[0]:
                 return index, np.empty(shape, np.uint8)
-            # "c": private pages, writable for torch without changing the file
-            return index, np.memmap(file, np.uint8, mode="c", shape=shape)
+            with open_regular(file) as opened:
+                # "c": private pages, writable for torch without changing the file
+                return index, np.memmap(opened, np.uint8, mode="c", shape=shape)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
@@ -203,7 +208,7 @@ class _Wanted(NamedTuple):
                 complete.mkdir()
                 with picture_limit(self.max_pixels):
                     self._write_pixels(complete, max_corrupt)
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
                 complete.rename(place)
             stored = self.stored(place)
         if stored is None:
@@ -220,8 +225,7 @@ class _Wanted(NamedTuple):
         with open(place / "pixels.bin", "wb") as file, closing(self._decoded(depth)) as images:
             for name, decoded in images:
                 if isinstance(decoded, Exception):
-                    text = " ".join(str(decoded).replace(f"{self.folder}/", "").split())
-                    corrupt[name] = text or type(decoded).__name__
+                    corrupt[name] = one_sentence(decoded).replace(f"{self.folder}/", "").rstrip(".")
                     _refuse_corrupt(self.folder, corrupt, max_corrupt)
                 else:
                     file.write(decoded.tobytes())
@@ -238,6 +242,8 @@ class _Wanted(NamedTuple):
             try:
                 return decode(self.folder / name, self.size, channels=channels, max_pixels=self.max_pixels)
             except Exception as error:  # Pillow's decoders raise exceptions of many kinds on what is no image
+                if isinstance(error, MemoryError) or getattr(error, "errno", None) in SHORT:
+                    raise  # the picture is not at fault, and is not to be kept as one that cannot be read
                 return error
 
         Image.init()  # its plugins, before threads ask for them
@@ -260,6 +266,14 @@ def _index(folder: str, shape: tuple[int, ...], corrupt: dict[str, str], file: P
     }
     index["digest"] = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
     return index
+
+
+def _remove(place: Path) -> None:
+    """Remove what is in the place of a cache; a link is not followed."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -61,7 +61,10 @@ def _decode(file: Path, shape: tuple[int, ...], max_pixels: int) -> Tensor:
             return torch.tensor(decoded)[None]
     except FileNotFoundError:
         raise ValueError(f"Expected a picture, .npy or .npz file; got {file}, which is not there.") from None
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise exceptions of many kinds on what is no image
+        cause = one_sentence(error).rstrip(".")
         raise ValueError(
-            f"Expected a picture, .npy or .npz file; got {file}, which cannot be read as one ({one_sentence(error)})."
+            f"Expected a picture, .npy or .npz file; got {file}, which cannot be read as one ({cause})."
         ) from error

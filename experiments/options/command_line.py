@@ -8,7 +8,6 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parser import OptionParser
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
-from latentmix.experiments.options.trust import TEXTS, check_imports, named_modules, trusted_modules
+from latentmix.experiments.options.trust import TEXTS, check_imports, named_modules, options_in, trusted_modules
 from latentmix.experiments.presets import preset_path, presets
-from latentmix.experiments.reading.options import read_options, read_yaml
+from latentmix.experiments.reading.options import read_options
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
@@ -177,11 +176,10 @@ def option_value(option: str, text: str) -> str:
 def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
     """Refuse a file of options, out of the files that words name, with classes of modules that are not trusted."""
     for option, word in zip(["", *words], words, strict=False):
-        if option not in UNREAD and not word.startswith("--") and os.path.isfile(word):
-            config = None
-            with suppress(ValueError):  # the option parser refuses the file, or takes the word as it is
-                config = read_yaml(Path(word), "options")
-            check_imports(config, Path(word), trust, option="" if option == "--config" else option.removeprefix("--"))
+        is_file = os.path.exists(word) and not os.path.isdir(word)
+        if option not in UNREAD and not word.startswith("--") and is_file:
+            name = "" if option == "--config" else option.removeprefix("--")
+            check_imports(options_in(Path(word)), Path(word), trust, option=name)
 
 
 def _mixture(word: str) -> str:

@@ -13,7 +13,7 @@ from yaml import YAMLError
 from latentmix.experiments.options.tensor_words import tensor_fault
 from latentmix.experiments.reading.yaml_faults import yaml_fault
 
-__all__ = ["blaming", "condensed", "one_line"]
+__all__ = ["blaming", "condensed", "lacks_memory", "one_line"]
 
 NOISE = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
 PYTHON = re.compile(r"(?:typing|collections\.abc|types)\.(?=\w)|<class '([\w.]+)'>")
@@ -33,6 +33,12 @@ def one_line(error: BaseException) -> str:
     return tensor_fault(text) or (condensed(text) if nested else " ".join(text.split()))
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory, on the computer or the device."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
+
+
 @contextmanager
 def blaming(option: str) -> Iterator[None]:
     """Name the option in the sentence of an error that comes of its value, of any kind of exception.
@@ -41,7 +47,8 @@ def blaming(option: str) -> Iterator[None]:
         option: The option, with dashes.
 
     Raises:
-        ValueError: In the place of every exception; it ends in the option, unless it names it already.
+        ValueError: In the place of every exception but of a lack of memory; it ends in the option, unless it names it
+            already.
 
     Example:
         >>> from latentmix.experiments.options.messages import blaming
@@ -53,6 +60,8 @@ def blaming(option: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if lacks_memory(error):
+            raise  # whatever the option, the words of `latentmix` say what to do
         text = one_line(error)
         if not isinstance(error, ValueError | OSError) or not text.startswith("Expected"):
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +42,7 @@ class OptionParser(ArgumentParser):
 
     def parse_object(self, obj: Namespace | dict[str, Any], *arguments: Any, **options: Any) -> Namespace:
         check_classes(obj)
+        self._check_groups(renewed(obj))
         try:
             return super().parse_object(renewed(obj), *arguments, **options)
         except ArgumentError as error:
@@ -53,7 +54,16 @@ class OptionParser(ArgumentParser):
             loaded = parse_yaml(content)
         if (today := renewed(loaded)) != loaded:
             content = dump(today, Dumper=_Quoted, sort_keys=False)
+        self._check_groups(today)
         return super().parse_string(content, *arguments, **options)
+
+    def _check_groups(self, values: Any) -> None:
+        """Refuse values of groups of options that are neither mappings nor words: the base class takes any."""
+        given = vars(values) if isinstance(values, Namespace) else values
+        for name, group in (self.groups or {}).items() if isinstance(given, Mapping) else ():
+            value = given.get(name, {})
+            if hasattr(group, "group_class") and not isinstance(value, Mapping | Namespace | str):
+                raise ValueError(f"Expected options of {name} by their names, or a file of them; got {value!r:.80}.")
 
     def _refusal(self, pairs: Sequence[Pair], error: ArgumentError) -> str:
         text = str(error)

@@ -20,10 +20,13 @@ import yaml
 from pyro.infer.autoguide import AutoGuide
 
 from latentmix.experiments.options.classes import CLASSES
+from latentmix.experiments.reading.limits import MAX_OPTIONS_BYTES
 from latentmix.experiments.reading.options import parse_yaml, read_yaml
+from latentmix.experiments.reading.paths import user_path
 from latentmix.models.pretrained import Part
+from latentmix.models.reading import read_text
 
-__all__ = ["TEXTS", "check_imports", "configuration_file", "named_modules", "trusted_modules"]
+__all__ = ["TEXTS", "check_imports", "configuration_file", "named_modules", "options_in", "trusted_modules"]
 
 OWN = ("latentmix.models.", "latentmix.guides.", "latentmix.inference.", "torch.optim.", "pyro.infer.")
 BASES = (Part, AutoGuide, *CLASSES.values())
@@ -102,9 +105,9 @@ def configuration_file() -> Path:
     """
     named = os.environ.get("LATENTMIX_CONFIG")
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     home = Path(os.environ.get("XDG_CONFIG_HOME") or "")
-    return (home if home.is_absolute() else Path("~/.config").expanduser()) / "latentmix" / "config.yaml"
+    return (home if home.is_absolute() else user_path("~/.config")) / "latentmix" / "config.yaml"
 
 
 def named_modules(words: Sequence[str]) -> list[str]:
@@ -160,12 +163,26 @@ def _named(node: Any, option: str, folder: Path, seen: dict[tuple[int, bool], An
 
 def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
     """The YAML in a value, and in files that it may name, as the option parser reads either; each with its folder."""
-    for source in (None, Path(text), folder / text):
-        with suppress(yaml.YAMLError, ValueError, OSError, RecursionError):
-            if source is None:
-                yield parse_yaml(text), folder
-            elif os.path.isfile(source):
-                yield read_yaml(source, "options"), source.parent
+    with suppress(yaml.YAMLError, ValueError, RecursionError):
+        yield parse_yaml(text), folder
+    for source in (Path(text), folder / text):
+        if os.path.exists(source) and not os.path.isdir(source):
+            yield options_in(source), source.parent
+
+
+def options_in(file: Path) -> Any:
+    """The YAML in a file that a value names; `None` if it is none.
+
+    Args:
+        file: It is there.
+
+    Raises:
+        ValueError: If it is no regular file, is too large, or no UTF-8: the option parser must not read it then.
+    """
+    text = read_text(file, "options", most=MAX_OPTIONS_BYTES)
+    with suppress(yaml.YAMLError, ValueError, RecursionError):
+        return parse_yaml(text)
+    return None
 
 
 def _paths(text: str) -> list[str]:

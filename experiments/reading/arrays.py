@@ -159,5 +159,7 @@ def _array(file: BinaryIO, where: str, kinds: str, max_gib: float, option: str) 
 
 
 def _unreadable(where: str, error: BaseException) -> ValueError:
-    cause = "an empty file" if isinstance(error, EOFError) else f"something else ({one_sentence(error)})"
+    text = one_sentence(error)
+    text = "it does not begin as a .npy file" if "the magic string is not correct" in text else text
+    cause = "an empty file" if isinstance(error, EOFError) else f"something else ({text})"
     return ValueError(f"Expected arrays of numbers in {where}; got {cause}.")

@@ -176,6 +176,7 @@ class Session:
         if folder.measured:
             for name, module in (("vae", self.vae), ("guide", self.guide)):
                 restore_weights(module, folder.path, name)
+            folder.save_model(self.vae, self.guide)  # the descriptions of the parts may be missing or broken
         else:
             self.measure(folder, self.train(folder, progress=progress))
         if pictures:

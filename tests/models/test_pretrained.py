@@ -184,7 +184,7 @@ def test_the_dtype_is_kept_and_nothing_is_drawn(tmp_path: Path, dtype: torch.dty
 def test_invalid_descriptions_are_refused(tmp_path: Path, text: str) -> None:
     vae().save_pretrained(tmp_path)
     (tmp_path / "vae.json").write_text(text)
-    with pytest.raises(ValueError, match=r"Expected (the description of a module|a VAE) in"):
+    with pytest.raises(ValueError, match=r"Expected the description of (a module|VAE) in"):
         VAE.from_pretrained(tmp_path)
 
 
@@ -200,3 +200,12 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_build_is_the_inverse_of_describe() -> None:
     original = vae()
     assert describe(build(describe(original))) == describe(original)
+
+
+@pytest.mark.parametrize("content", ["null", "3", "[]", "{}"])
+def test_the_description_of_no_module_is_refused(tmp_path: Path, content: str) -> None:
+    vae = VAE(decoder=MLPDecoder(2, (3,), [4]), prior=StandardNormal(2), likelihood=Bernoulli())
+    vae.save_pretrained(tmp_path)
+    (tmp_path / "vae.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^Expected the description .*vae\.json; got (?!NoneType).*: restore"):
+        VAE.from_pretrained(tmp_path)

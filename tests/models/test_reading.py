@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latentmix.models.reading import damaged, open_regular, read_json, read_tensors, read_text
+from latentmix.models.reading import damaged, one_sentence, open_regular, read_json, read_tensors, read_text
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
@@ -90,3 +90,9 @@ def test_errors_on_unexpected_values_name_the_file(action, cause: str) -> None:
         damaged(Path("summary.json"), "figures"),
     ):
         action()
+
+
+def test_an_error_of_the_system_is_worded_by_its_cause() -> None:
+    assert one_sentence(OSError(2, "No such file or directory", "a.png")) == "No such file or directory"
+    assert one_sentence(OSError("image file is truncated")) == "image file is truncated"
+    assert one_sentence(MemoryError()) == "MemoryError"

@@ -14,6 +14,7 @@ from torch import Tensor
 from latentmix.experiments.data.pixels import to_bytes
 from latentmix.experiments.reading.arrays import read_array, read_arrays
 from latentmix.experiments.reading.limits import MAX_GIB
+from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["images_of_arrays", "load_file", "stored_arrays"]
 
@@ -24,7 +25,7 @@ def load_file(
     path: str, *, max_gib: float = MAX_GIB, option: str = "--data.max_gib"
 ) -> tuple[Tensor, NDArray[Any] | None]:
     """Images, and labels if there are any, from a file of arrays, see `stored_arrays` and `images_of_arrays`."""
-    return images_of_arrays(stored_arrays(Path(path).expanduser(), max_gib=max_gib, option=option), path)
+    return images_of_arrays(stored_arrays(user_path(path), max_gib=max_gib, option=option), path)
 
 
 def images_of_arrays(arrays: Mapping[str, NDArray[Any]], path: str) -> tuple[Tensor, NDArray[Any] | None]:

@@ -14,6 +14,7 @@ from latentmix.experiments.data.base import Reading, Source, Split
 from latentmix.experiments.data.celeba_lists import read_attributes, read_partition
 from latentmix.experiments.data.image_cache import cached_images
 from latentmix.experiments.reading.limits import MAX_PIXELS
+from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["SOURCES", "load_celeba"]
 
@@ -89,7 +90,7 @@ def _celeba_folder(root: str | None) -> Path:
     remedy = "name the folder that holds it by --data.root DIR or LATENTMIX_DATA"
     if root is None:
         raise ValueError(f"Expected a folder that holds celeba/img_align_celeba; got none: {remedy}.")
-    path = Path(root).expanduser()
+    path = user_path(root)
     for folder in (path / "celeba", path):
         if (folder / "img_align_celeba").is_dir():
             return folder

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from latentmix.experiments.data.base import Reading, Source, Split
@@ -11,12 +9,13 @@ from latentmix.experiments.data.labels import number_labels
 from latentmix.experiments.data.sources.arrays import images_of_arrays, stored_arrays
 from latentmix.experiments.data.tables import SUFFIXES, read_table, table_of_arrays
 from latentmix.experiments.reading.limits import MAX_GIB
+from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["SOURCES"]
 
 
 def _read(source: str, label: str | None = None, columns: list[str] | None = None, max_gib: float = MAX_GIB) -> Reading:
-    path = Path(source).expanduser()
+    path = user_path(source)
     arrays = stored_arrays(path, label, max_gib=max_gib) if path.suffix in (".npy", ".npz") else {}
     if "images" in arrays or ("x" in arrays and arrays["x"].ndim > 2):
         if columns is not None or (label is not None and "labels" not in arrays):

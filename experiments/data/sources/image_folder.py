@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from latentmix.experiments.data.folders import Layout, image_names
 from latentmix.experiments.data.image_cache import CachedImages, Channels, cached_images
 from latentmix.experiments.data.labels import number_labels
 from latentmix.experiments.reading.limits import MAX_PIXELS
+from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["SOURCES", "load_image_folder"]
 
@@ -63,7 +63,7 @@ def load_image_folder(
 def _load(root: str | None, **options: Any) -> tuple[Layout, CachedImages]:
     if root is None:
         raise ValueError("Expected a folder of images for image_folder; got none: name it by --data.root DIR.")
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     layout = Layout.of(folder, image_names(folder))
     return layout, cached_images(folder, layout.names, **options)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor
 
 from latentmix.experiments.data.base import Reading, Source, Split
+from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["SOURCES", "load_torchvision"]
 
@@ -33,7 +33,7 @@ def load_torchvision(name: str, root: str | None, *, train: bool, download: bool
     remedy = "name the folder by --data.root DIR or LATENTMIX_DATA, or fetch it by --data.download true"
     if root is None:
         raise ValueError(f"Expected a folder that holds {folder} for {name}; got none: {remedy}.")
-    path = Path(root).expanduser()
+    path = user_path(root)
     if not download and not (path / folder).is_dir():
         raise ValueError(f"Expected {folder} in the data root for {name}; got {root!r} without it: {remedy}.")
 

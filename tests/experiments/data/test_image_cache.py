@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -45,6 +46,17 @@ def flip(place: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def replaced(name: str, make: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """A file of a cache, or the whole of it, with something else in its place."""
+
+    def damage(place: Path) -> None:
+        target = place / name
+        shutil.move(target, place.parent.parent / "elsewhere")
+        make(target)
+
+    return damage
+
+
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "empty index": lambda place: (place / "index.json").write_bytes(b""),
     "cut index": lambda place: (place / "index.json").write_bytes(b"{"),
@@ -62,6 +74,14 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "no pixels": lambda place: (place / "pixels.bin").unlink(),
     "cut pixels": lambda place: (place / "pixels.bin").write_bytes(b"{"),
     "other pixels": flip,
+    "a named pipe as index": replaced("index.json", os.mkfifo),
+    "a folder as index": replaced("index.json", Path.mkdir),
+    "a device as index": replaced("index.json", lambda path: path.symlink_to(os.devnull)),
+    "a named pipe as pixels": replaced("pixels.bin", os.mkfifo),
+    "a link that leads nowhere as pixels": replaced("pixels.bin", lambda path: path.symlink_to("nowhere")),
+    "a file as cache": replaced("", Path.touch),
+    "a named pipe as cache": replaced("", os.mkfifo),
+    "a link that leads nowhere as cache": replaced("", lambda path: path.symlink_to("nowhere")),
 }
 
 
@@ -171,6 +191,33 @@ class TestCache:
         assert torch.equal(load(original).test.x, expected(original, part((4,))))
         assert len(decoded) == 80
         assert list(cache.iterdir()) == [place]
+
+    def test_a_link_in_the_place_of_a_cache_is_replaced_and_not_followed(
+        self, original: Path, cache: Path, tmp_path: Path
+    ) -> None:
+        load(original)
+        (place,) = cache.iterdir()
+        shutil.rmtree(place)
+        (tmp_path / "precious").mkdir()
+        (tmp_path / "precious" / "words.txt").touch()
+        place.symlink_to(tmp_path / "precious")
+        load(original)
+        assert (tmp_path / "precious" / "words.txt").exists()
+        assert place.is_dir()
+        assert not place.is_symlink()
+
+    @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr)
+    def test_a_lack_of_memory_or_handles_is_not_kept_as_a_fault_of_the_picture(
+        self, original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        def short(*_: object, **__: object) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(image_cache, "decode", short)
+            with pytest.raises((MemoryError, ValueError), match=r"^$|got Too many open files: name another folder"):
+                load(original, max_corrupt=100)
+        assert list(cache.iterdir()) == []
 
     def test_images_are_views_of_the_file(self, original: Path, cache: Path) -> None:
         faces = load(original).to("cpu")

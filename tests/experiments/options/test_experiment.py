@@ -1,13 +1,16 @@
 """Options become objects, and bad ones are refused in one line."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
 
-from latentmix.experiments.cli import main
+from latentmix.experiments.cli import main, sentence
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
-from latentmix.experiments.options.messages import one_line
+from latentmix.experiments.options.messages import blaming, one_line
 from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.presets import preset_path, presets
 
@@ -159,3 +162,23 @@ def test_an_existing_folder_is_refused_and_unchanged(tmp_path, capsys):
 
 def test_one_line_joins_the_lines_of_a_message():
     assert one_line(ValueError("a\n  b")) == "a b"
+
+
+@pytest.mark.parametrize("value", [None, [], [1], 3, True], ids=repr)
+@pytest.mark.parametrize("group", ["data", "measure"])
+def test_groups_of_options_that_are_no_mapping_are_refused(group: str, value: object, tmp_path: Path) -> None:
+    values = {**yaml.safe_load(preset_path("digits").read_text()), group: value}
+    message = rf"^Expected options of {group} by their names, or a file of them; got {re.escape(repr(value))}\.$"
+    with pytest.raises(ValueError, match=message):
+        experiment_parser().parse_object(values)
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=message):
+        parse_experiment(str(file), [])
+
+
+def test_a_lack_of_memory_is_not_blamed_on_an_option() -> None:
+    for error in (MemoryError("Unable to allocate 8 GiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        with pytest.raises(type(error)), blaming("--data.source"):
+            raise error
+        assert sentence(error).startswith("Expected memory for what was asked; got no more (")

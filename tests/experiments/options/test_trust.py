@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,44 @@ def test_files_of_settings_are_checked_too(helpers: Path) -> None:
     (helpers / "data.yaml").write_text("source: own_helpers.P")
     check_imports({"source": "own_helpers.P"}, Path("data.yaml"), option="data")
     assert not (helpers / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"#" + b"x" * 17 * 2**20 + b"\nclass_path: own_helpers.P", "at most 16 MiB in inner.yaml; got more"),
+        ("# \xe9\nclass_path: own_helpers.P".encode("latin-1"), "got bytes that are no UTF-8"),
+        (None, "Expected a regular file; got a named pipe in inner.yaml"),
+    ],
+    ids=["large", "Latin-1", "pipe"],
+)
+def test_files_that_cannot_be_checked_are_not_read_by_the_option_parser(
+    helpers: Path, content: bytes | None, cause: str
+) -> None:
+    if content is None:
+        os.mkfifo(helpers / "inner.yaml")
+    else:
+        (helpers / "inner.yaml").write_bytes(content)
+    for config in (
+        {"prior": "inner.yaml"},
+        {"decoder": "inner.yaml"},
+        {"mixture": {"svi": "inner.yaml"}},
+    ):
+        with pytest.raises(ValueError, match=cause):
+            check_imports(config, Path("config.yaml"))
+    for words in (["--prior", "inner.yaml"], ["--config", "inner.yaml"], ["--data=inner.yaml"]):
+        with pytest.raises(ValueError, match=cause):
+            parse_experiment("digits", words)
+    with pytest.raises(ValueError, match=cause):
+        parse_settings(Data, ["--data", "inner.yaml"], prefix="data")
+    assert not (helpers / "imported").exists()
+
+
+def test_folders_of_the_name_of_a_value_are_no_files_of_options(helpers: Path) -> None:
+    (helpers / "StandardNormal").mkdir()
+    assert (
+        parse_experiment("digits", ["--prior", "StandardNormal"]).prior.class_path == "latentmix.models.StandardNormal"
+    )
 
 
 def test_aliases_of_yaml_end(helpers: Path) -> None:

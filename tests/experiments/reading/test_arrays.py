@@ -32,6 +32,7 @@ def header(shape: tuple[int, ...], descr: str = "<f8") -> bytes:
         (header((1000, 3)), r"Expected an array of shape \(1000, 3\) .* ends after 0 of its 24,000 bytes"),
         (header((-3, 2)), r"something else \(a header of version \(1, 0\) and shape \(-3, 2\)\)"),
         (b"", "something else"),
+        (b"words of no kind", r"got something else \(it does not begin as a \.npy file\)\.$"),
         (b"\x93NUMPY\x01", "something else"),
         (b"\x93NUMPY\x09\x09" + bytes(100), "something else"),
         (header((3,), "|O"), "pickled objects, which are never opened"),

@@ -37,6 +37,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (b"a: !!binary aGVsbG8=", "the tag 'tag:yaml.org,2002:binary'"),
         (b"a: &a [*a]", r"\*a before or within &a"),
         (b"a: ]", "in line 1"),
+        (b"a: \x08", r"the character U\+0008 at position 3, which YAML does not allow\.$"),
         (b"a: 1\n---\nb: 2", "another document"),
         (b"a: " + b"9" * 5000, "a value that is none"),
         (LAUGHS.encode(), "more than 100,000 values, aliases counted where they stand"),

@@ -287,3 +287,20 @@ def test_the_working_folder_may_be_that_of_a_run(tmp_path: Path) -> None:
     assert os.path.samefile(".", tmp_path)
     assert {path.name for path in Path(".").iterdir()} >= {"config.yaml", "report.html", "summary.json"}
     assert not list(Path(".").glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["vae.json", "guide.json"])
+@pytest.mark.parametrize("content", [None, b"", b"[]"], ids=["missing", "empty", "a list"])
+def test_resume_writes_the_descriptions_of_a_measured_run_anew(
+    tmp_path: Path, whole: dict[str, bytes], name: str, content: bytes | None
+) -> None:
+    folder = tmp_path / "run"
+    for file, stored in whole.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(stored)
+    (folder / "report.html").unlink()
+    (folder / "checkpoints" / name).unlink()
+    if content is not None:
+        (folder / "checkpoints" / name).write_bytes(content)
+    assert main(["resume", str(folder)]) == 0
+    assert contents(folder)["checkpoints/" + name] == whole["checkpoints/" + name]
