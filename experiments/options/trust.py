@@ -20,11 +20,9 @@ import yaml
 from pyro.infer.autoguide import AutoGuide
 
 from latentmix.experiments.options.classes import CLASSES
-from latentmix.experiments.reading.limits import MAX_OPTIONS_BYTES
-from latentmix.experiments.reading.options import parse_yaml, read_yaml
+from latentmix.experiments.reading.options import options_text, parse_yaml, read_yaml
 from latentmix.experiments.reading.paths import user_path
 from latentmix.models.pretrained import Part
-from latentmix.models.reading import read_text
 
 __all__ = ["TEXTS", "check_imports", "configuration_file", "named_modules", "options_in", "trusted_modules"]
 
@@ -179,7 +177,7 @@ def options_in(file: Path) -> Any:
     Raises:
         ValueError: If it is no regular file, is too large, or no UTF-8: the option parser must not read it then.
     """
-    text = read_text(file, "options", most=MAX_OPTIONS_BYTES)
+    text = options_text(file, "options")
     with suppress(yaml.YAMLError, ValueError, RecursionError):
         return parse_yaml(text)
     return None

@@ -11,7 +11,7 @@ from latentmix.experiments.reading.limits import MAX_DEPTH, yaml_limit
 from latentmix.experiments.reading.yaml_faults import yaml_fault
 from latentmix.models.reading import read_text
 
-__all__ = ["check_yaml", "parse_yaml", "read_options", "read_yaml"]
+__all__ = ["check_yaml", "options_text", "parse_yaml", "read_options", "read_yaml"]
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -58,13 +58,22 @@ def read_options(path: Path, expected: str = "options by their names") -> dict[s
 
 def read_yaml(path: Path, expected: str) -> Any:
     """The value of a YAML file, as `read_options` reads it; it need not be a mapping."""
-    text = read_text(path, expected, most=yaml_limit("max_yaml_mib") * 2**20, option="--max_yaml_mib")
+    text = options_text(path, expected)
     try:
         return parse_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"Expected {expected} in {path}; got {yaml_fault(error)}.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected {expected} in {path}; got a value that is none ({error}): correct it.") from error
+
+
+def options_text(path: Path, expected: str) -> str:
+    """The text of a file of options.
+
+    Raises:
+        ValueError: If the file is not there, is no regular file, exceeds its limit, or is no UTF-8.
+    """
+    return read_text(path, expected, most=yaml_limit("max_yaml_mib") * 2**20, option="--max_yaml_mib")
 
 
 def parse_yaml(text: str) -> Any:
