@@ -19,7 +19,7 @@ __all__ = ["SAMPLE_DIMS", "Labels", "as_array"]
 
 SAMPLE_DIMS = ("chain", "draw")
 
-_TAKEN = {"chain", "draw", "sample", "group"}
+_TAKEN = {"chain", "ci_bound", "draw", "group", "plot_axis", "sample", "summary", "variable"}
 
 
 def as_array(value: Any) -> NDArray[Any]:
