@@ -13,9 +13,9 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 __all__ = ["contained", "full_plates"]
 
@@ -28,20 +28,20 @@ def contained(*functions: Callable[..., Any] | None, seed: int = 0) -> Iterator[
     """A block after which random states, Pyro's flags and parameters, and modules are what they were.
 
     Inside, generators are seeded, no gradient is recorded, arguments are not validated, and modules that the functions
-    belong to or register are in evaluation mode. One thread at a time is in such a block.
+    belong to or run are in evaluation mode. One thread at a time is in such a block.
     """
     with _LOCK:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - Pyro seeds this state
         store = pyro.get_param_store()
         parameters = set(store.keys())
         try:
             pyro.set_rng_seed(seed)
-            with pyro.validation_enabled(False), torch.no_grad(), _EvaluationMode(*functions):
+            with pyro.validation_enabled(False), torch.no_grad(), _evaluation_mode(*functions), poutine.block():
                 yield
         finally:
             torch.set_rng_state(states[0])
-            np.random.set_state(states[1])
+            np.random.set_state(states[1])  # noqa: NPY002
             random.setstate(states[2])
             if cuda:
                 torch.cuda.set_rng_state_all(cuda)
@@ -49,31 +49,30 @@ def contained(*functions: Callable[..., Any] | None, seed: int = 0) -> Iterator[
                 del store[name]
 
 
-class _EvaluationMode(Messenger):
-    """Keeps the modules of Pyro callables, and those that they register, in evaluation mode inside the block."""
+@contextmanager
+def _evaluation_mode(*functions: Callable[..., Any] | None) -> Iterator[None]:
+    """Keeps the modules that callables belong to, and those that this thread runs, in evaluation mode inside the
+    block.
+    """
+    modes: dict[int, tuple[nn.Module, bool]] = {}
+    thread = threading.get_ident()
 
-    def __init__(self, *functions: Callable[..., Any] | None) -> None:
-        super().__init__()
-        self._training: dict[int, tuple[nn.Module, bool]] = {}
-        self._owners = [owner for function in functions if (owner := _owner(function)) is not None]
-
-    def __enter__(self) -> Any:
-        for owner in self._owners:
-            self._evaluate(owner)
-        return super().__enter__()
-
-    def __exit__(self, *details: Any) -> None:
-        super().__exit__(*details)
-        for module, training in self._training.values():
-            module.training = training
-
-    def _pyro_module(self, msg: Any) -> None:
-        self._evaluate(msg["args"][0])
-
-    def _evaluate(self, owner: nn.Module) -> None:
-        for module in owner.modules():
-            self._training.setdefault(id(module), (module, module.training))
+    def evaluate(module: nn.Module, *_: Any) -> None:
+        if threading.get_ident() == thread and id(module) not in modes:
+            modes[id(module)] = (module, module.training)
             module.training = False
+
+    hook = register_module_forward_pre_hook(evaluate)
+    try:
+        for function in functions:
+            owner = _owner(function)
+            for module in owner.modules() if owner is not None else ():
+                evaluate(module)
+        yield
+    finally:
+        hook.remove()
+        for module, training in modes.values():
+            module.training = training
 
 
 def _owner(function: Callable[..., Any] | None) -> nn.Module | None:
@@ -88,8 +87,8 @@ def _owner(function: Callable[..., Any] | None) -> nn.Module | None:
 def full_plates() -> Iterator[dict[str, int]]:
     """A block in which plates that would draw a random subsample have their full size; gives their names and sizes.
 
-    A plate with an index of its own (`subsample=`) keeps it. Only plates of this thread are affected: Pyro has no handler
-    for the size of a plate, so that the function that determines it is exchanged for one that looks at the thread.
+    A plate with an index of its own (`subsample=`) keeps it. Only plates of this thread are affected: Pyro has no
+    handler for the size of a plate, so that the function that determines it is exchanged for one that looks at the thread.
     """
     enlarged: dict[str, int] = {}
     original = SubsampleMessenger._subsample

@@ -56,11 +56,11 @@ class Draws:
                     f"Expected draws of shape chains x draws x ..., alike for every site; got {tuple(value.shape)} for "
                     f"{name!r}."
                 )
-            number = int(value.reshape(self.sample_shape + (-1,)).isnan().any(-1).sum())
+            number = int(value.reshape((*self.sample_shape, -1)).isnan().any(-1).sum())
             if number:
                 raise ValueError(
-                    f"Expected draws that are numbers; got NaN at site {name!r} in {number} of {value.shape[:2].numel()} "
-                    "draws: sample again, with a smaller step size or a tighter prior."
+                    f"Expected draws that are numbers; got NaN at site {name!r} in {number} of "
+                    f"{value.shape[:2].numel()} draws: sample again, with a smaller step size or a tighter prior."
                 )
 
     @property

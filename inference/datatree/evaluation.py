@@ -25,7 +25,8 @@ Quantities = dict[str, dict[str, Tensor]]
 
 
 class ModelAtDraws:
-    """A Pyro model evaluated at draws of its latents, on full plates, with discrete latents that have no draws enumerated.
+    """A Pyro model evaluated at draws of its latents, on full plates, with discrete latents that have no draws
+    enumerated.
 
     Args:
         model: The model.
@@ -62,8 +63,8 @@ class ModelAtDraws:
                     raise
                 name, size = next(iter(enlarged.items()))
                 raise ValueError(
-                    f"Expected model_args that hold all {size} data of plate {name!r}, on which the model is evaluated; "
-                    f"got an error there: {str(error).splitlines()[0]}"
+                    f"Expected model_args that hold all {size} data of plate {name!r}, on which the model is "
+                    f"evaluated; got an error there: {str(error).splitlines()[0]}"
                 ) from error
         self.sites = sites_of(trace, extra_event_dims)
         self.indices = plate_indices(trace)
@@ -98,8 +99,8 @@ class ModelAtDraws:
         different = self._names ^ {name for name, node in trace.nodes.items() if is_variable(node)}
         if different:
             raise ValueError(
-                f"Expected the same sites at every draw; got {min(different)!r} at some draws only: convert a model whose "
-                "sites do not depend on its latents."
+                f"Expected the same sites at every draw; got {min(different)!r} at some draws only: convert a model "
+                "whose sites do not depend on its latents."
             )
         trace.compute_log_prob()
         return trace
@@ -142,8 +143,8 @@ class ModelAtDraws:
     def at(self, draws: Mapping[str, Tensor], *groups: str) -> Quantities:
         """Quantities at each draw, stacked along the first dimension.
 
-        All draws are evaluated at once by `torch.vmap`, in parts that fit in memory; one after the other where the model
-        does what `vmap` does not take, such as a branch on a value.
+        All draws are evaluated at once by `torch.vmap`, in parts that fit in memory; one after the other where the
+        model does what `vmap` does not take, such as a branch on a value.
 
         Args:
             draws: Values of the latents, `draws x batch + event`.
@@ -212,7 +213,8 @@ def _stack(each: list[Quantities]) -> Quantities:
             values = [quantities[group][name] for quantities in each if name in quantities[group]]
             if len({value.shape for value in values}) > 1 or len(values) < len(each):
                 raise ValueError(
-                    f"Expected site {name!r} to have the same shape at every draw; got {tuple(values[0].shape)} and others."
+                    f"Expected site {name!r} to have the same shape at every draw; got "
+                    f"{tuple(values[0].shape)} and others."
                 )
             stacked[group][name] = torch.stack(values)
     return stacked

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
@@ -119,8 +118,8 @@ def _add_posterior(parts: _Parts, draws: Draws, model: ModelAtDraws, labels: Lab
     observed = {name: model.sites[name] for name in model.names("observed")}
     if model.missing and options.log_likelihood and observed:
         raise ValueError(
-            f"Expected draws of every latent of the model; got none of {model.missing[0]!r}, which cannot be summed out: "
-            "keep all latents, or pass log_likelihood=False."
+            f"Expected draws of every latent of the model; got none of {model.missing[0]!r}, which cannot be summed "
+            "out: keep all latents, or pass log_likelihood=False."
         )
     wanted = [] if model.missing else ["deterministic", "unconstrained", "log_prior"]
     if options.log_likelihood and observed and not model.missing:
@@ -170,7 +169,9 @@ def _add_log_likelihood(
     labels: Labels,
     draws: Draws,
 ) -> None:
-    """Densities of data; apart from `log_likelihood` where all latents belong to single data, so that LOO has no meaning."""
+    """Densities of data; apart from `log_likelihood` where all latents belong to single data, so that LOO has no
+    meaning.
+    """
     latents = {name for name in model.names("latent") if name not in model.enumerated}
     by_group: dict[str, dict[str, NDArray[Any]]] = {}
     for term in terms:
@@ -213,9 +214,7 @@ def _add_predictions(
         parts.groups["posterior_predictive"] = labels.dataset(data, sample_dims=options.sample_dims)
     if options.predictions:
         out_of_sample = labels if options.pred_dims is None else labels.renamed(options.pred_dims)
-        data = {
-            name: _with_chains(name, value, shape, options, labels) for name, value in options.predictions.items()
-        }
+        data = {name: _with_chains(name, value, shape, options, labels) for name, value in options.predictions.items()}
         parts.groups["predictions"] = out_of_sample.dataset(data, sample_dims=options.sample_dims, strict=False)
     if options.prior:
         data = {name: _with_chains(name, value, None, options, labels) for name, value in options.prior.items()}
@@ -236,22 +235,31 @@ def _add_predictions(
 def _with_chains(
     name: str, value: Any, shape: tuple[int, int] | None, options: Options, labels: Labels
 ) -> NDArray[Any]:
-    """An array of draws with the dimensions `chain` and `draw`, which may come as one: chain after chain."""
+    """An array of draws with the dimensions `chain` and `draw`, which may come as one: chain after chain.
+
+    Args:
+        name: The site.
+        value: Its draws, `draws x ...` or `chains x draws x ...`.
+        shape: The numbers of chains and draws of the posterior; None where the draws are not the posterior's.
+        options: The number of chains.
+        labels: The model's sites, which tell how many dimensions belong to draws.
+    """
     array = as_array(value)
     if array.ndim == 0:
         raise ValueError(f"Expected draws of {name!r} along the first dimension; got a single number.")
+    site = labels.sites.get(name)
+    extra = None if site is None else array.ndim - site.value.dim() - 1  # dimensions between the draws and the site's
+    if extra and extra > 0 and set(array.shape[1 : 1 + extra]) == {1}:  # Predictive keeps one per plate
+        array, extra = array.reshape(array.shape[0], *array.shape[1 + extra :]), 0
     if len(options.sample_dims) == 1:
         return array
-    if shape is not None and array.shape[:2] == shape:
+    if shape is not None and extra != 0 and array.shape[:2] == shape:
         return array
     if shape is not None and array.shape[0] == shape[0] * shape[1]:
         return array.reshape(*shape, *array.shape[1:])
-    site = labels.sites.get(name)
-    chains = options.num_chains if shape is None else shape[0]
-    ndim = array.ndim - site.value.dim() if site is not None else None
-    if ndim == 2 or (ndim is None and chains is not None and chains > 1 and array.shape[0] == chains and array.ndim > 1):
+    chains = (options.num_chains or 1) if shape is None else 1
+    if extra == 1 or (extra is None and chains > 1 and array.ndim > 1 and array.shape[0] == chains):
         return array
-    chains = chains if shape is None and chains else 1
     if array.shape[0] % chains:
         raise ValueError(f"Expected draws of {name!r} that {chains} chains divide; got shape {array.shape}.")
-    return array.reshape(chains, -1, *array.shape[1:]) if array.size else np.expand_dims(array, 0)
+    return array.reshape(chains, -1, *array.shape[1:])

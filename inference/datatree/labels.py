@@ -67,8 +67,8 @@ class Labels:
         for name, dim in named:
             if dim in _TAKEN:
                 raise ValueError(
-                    f"Expected dimensions that ArviZ does not use itself ({', '.join(sorted(_TAKEN))}); got {dim!r} for "
-                    f"site {name!r}: rename the plate, or name its dimensions by dims={{{name!r}: [...]}}."
+                    f"Expected dimensions that ArviZ does not use itself ({', '.join(sorted(_TAKEN))}); got {dim!r} "
+                    f"for site {name!r}: rename the plate, or name its dimensions by dims={{{name!r}: [...]}}."
                 )
             if dim in self.sites:
                 raise ValueError(
@@ -109,9 +109,7 @@ class Labels:
             ValueError: If names or coordinates do not fit the shapes.
         """
         arrays = {name: as_array(value) for name, value in data.items()}
-        dims = {
-            name: self._dims(name, array.shape[len(sample_dims) :], batch=batch) for name, array in arrays.items()
-        }
+        dims = {name: self._dims(name, array.shape[len(sample_dims) :], batch=batch) for name, array in arrays.items()}
         sizes: dict[str, int] = {}
         coords = dict(self.coords)
         for name, array in arrays.items():

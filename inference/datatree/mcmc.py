@@ -48,12 +48,12 @@ def from_pyro(
     | `posterior_predictive`, `predictions`, `prior`, `prior_predictive` | what is passed |
     | `warmup_posterior`, `warmup_sample_stats` | the warmup's draws and statistics, by a recording kernel |
 
-    The log likelihood is on by default, unlike `arviz_base.from_numpyro`'s. It is evaluated on full plates and not scaled; it
-    is 0 where a mask excludes a datum, whose number the attribute `masked` tells. Enumerated sites in the plates of the
-    observed site are summed out with their prior (attribute `summed_out`); several observed sites that share one are one
-    variable, named "x+y". Latents with a value per datum that it conditions on are listed in the attribute
-    `conditional_on`; where no others exist, as in a VAE, the group is `conditional_log_likelihood`, which `arviz.loo` does
-    not read. Plates that hold a part of their size have its index for coordinate.
+    The log likelihood is on by default, unlike `arviz_base.from_numpyro`'s. It is evaluated on full plates and not
+    scaled; it is 0 where a mask excludes a datum, whose number the attribute `masked` tells. Enumerated sites in the
+    plates of the observed site are summed out with their prior (attribute `summed_out`); several observed sites that
+    share one are one variable, named "x+y". Latents with a value per datum that it conditions on are listed in the
+    attribute `conditional_on`; where no others exist, as in a VAE, the group is `conditional_log_likelihood`, which
+    `arviz.loo` does not read. Plates that hold a part of their size have its index for coordinate.
 
     Args:
         posterior: An MCMC that has run; or `Draws`; or draws by site, with `num_chains`.
@@ -67,7 +67,8 @@ def from_pyro(
         coords: Coordinates by dimension.
         dims: Names of all dimensions by variable, which come before those of plates.
         pred_dims: The same for `predictions`; by default those of the model.
-        extra_event_dims: Names of event dimensions by site, after those of `infer`; for deterministic sites, which have none.
+        extra_event_dims: Names of event dimensions by site, after those of `infer`; for deterministic sites, which
+            have none.
         sample_dims: Names of the dimensions of draws where there is no posterior; by default chain and draw.
         num_chains: The number of chains of draws by site.
 
@@ -75,9 +76,9 @@ def from_pyro(
         The tree; its attributes name the algorithm.
 
     Raises:
-        ValueError: If the MCMC has not run; if a draw is not a number; if a dimension has a name that ArviZ uses itself, such
-            as `group`; if names or coordinates do not fit the shapes; if sites change with the draw; if the log likelihood is
-            not pointwise, because an enumerated site is global or in a Markov chain.
+        ValueError: If the MCMC has not run; if a draw is not a number; if a dimension has a name that ArviZ uses
+            itself, such as `group`; if names or coordinates do not fit the shapes; if sites change with the draw; if
+            the log likelihood is not pointwise, because an enumerated site is global or in a Markov chain.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -99,8 +100,8 @@ def from_pyro(
         posterior = Draws.from_mapping(posterior, num_chains)
     elif posterior is not None and not isinstance(posterior, Draws):
         raise ValueError(
-            f"Expected a pyro.infer.MCMC, Draws or draws by site; got a {type(posterior).__name__}: pass the MCMC after its "
-            "run(), or for SVI call from_pyro_svi."
+            f"Expected a pyro.infer.MCMC, Draws or draws by site; got a {type(posterior).__name__}: pass the MCMC after "
+            "its run(), or for SVI call from_pyro_svi."
         )
     options = Options(
         prior=prior,

@@ -125,8 +125,8 @@ def _check_enumerated(name: str, node: Any, other: str, enumerated: Any) -> None
     if plates != own or not own:
         where = f"in plates {_listed(plate for plate, _ in own)}" if own else "global, outside of every plate"
         raise ValueError(
-            f"Expected enumerated sites in the plates of the observed {name!r}; got {other!r}, which is {where}, and so "
-            f"links its data: {remedy}."
+            f"Expected enumerated sites in the plates of the observed {name!r}; got {other!r}, which is {where}, and "
+            f"so links its data: {remedy}."
         )
 
 

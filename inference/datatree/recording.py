@@ -1,4 +1,6 @@
-"""HMC and NUTS that record the statistics of every draw: energy, step size, acceptance, divergence and number of steps."""
+"""HMC and NUTS that record the statistics of every draw: energy, step size, acceptance, divergence and number of
+steps.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class _Transition:
 
 
 class _Tree(_Transition):
-    """A transition of NUTS: the depth of its tree, and the energies of the leaves, by the identity of their position."""
+    """A transition of NUTS: the depth of its tree, and the energies of the leaves, by the identity of their
+    position.
+    """
 
     depth = 0
 
@@ -58,7 +62,8 @@ class _Trajectory(_Transition):
 class _Recording:
     """Records each transition of the kernel that it is mixed into, by methods that the kernel calls in between.
 
-    Nothing random is drawn and nothing of the kernel's is changed, so that a seed gives the same draws with and without.
+    Nothing random is drawn and nothing of the kernel's is changed, so that a seed gives the same draws with and
+    without.
     """
 
     _kind: type[_Transition]
@@ -122,8 +127,8 @@ def _columns(rows: list[_Row]) -> dict[str, NDArray[Any]]:
 class RecordingNUTS(_Recording, NUTS):  # type: ignore[misc]
     """Pyro's NUTS, with the statistics of every draw recorded; a drop-in that gives the same draws for the same seed.
 
-    `from_pyro` puts the record into the groups `sample_stats` and `warmup_sample_stats`, and the draws of the warmup into
-    `warmup_posterior`. Per draw:
+    `from_pyro` puts the record into the groups `sample_stats` and `warmup_sample_stats`, and the draws of the warmup
+    into `warmup_posterior`. Per draw:
 
     | name | quantity |
     |---|---|

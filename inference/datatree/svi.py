@@ -46,8 +46,9 @@ def from_pyro_svi(
 
     The draws are one chain, `chain = 1` and `draw = num_samples`, since ArviZ's functions take no tree with a single
     dimension `sample`, and the attribute `inference` is "svi": they are independent, so that R-hat and effective sample
-    sizes say nothing about convergence. In `sample_stats` stand `log_p`, the model's log joint density of the draw and the
-    data with its scales and masks on full plates, and `log_q`, the guide's log density, both in constrained coordinates:
+    sizes say nothing about convergence. In `sample_stats` stand `log_p`, the model's log joint density of the draw
+    and the data with its scales and masks on full plates, and `log_q`, the guide's log density, both in constrained
+    coordinates:
 
         arviz.loo_approximate_posterior(tree, log_p=tree.sample_stats["log_p"], log_q=tree.sample_stats["log_q"])
 
@@ -56,19 +57,21 @@ def from_pyro_svi(
 
     Args:
         model: The model.
-        guide: The guide, with its parameters in Pyro's parameter store or in its modules, which are in evaluation mode here.
+        guide: The guide, with its parameters in Pyro's parameter store or in its modules, which are in evaluation
+            mode here.
         model_args, model_kwargs: Arguments of both, with all data.
         num_samples: The number of draws.
         seed: Of the draws, which are those of `num_samples` calls of the guide after `pyro.set_rng_seed(seed)`.
-        prior, posterior_predictive, predictions, constant_data, predictions_constant_data, log_likelihood, index_origin,
+        prior, posterior_predictive, predictions, constant_data, predictions_constant_data, log_likelihood,
+        index_origin,
             coords, dims, pred_dims, extra_event_dims: As for `from_pyro`.
 
     Returns:
         The tree; its attributes name the algorithm.
 
     Raises:
-        ValueError: If the guide has a discrete site or lacks one of the model's; if shapes change with the draw; and as for
-            `from_pyro`.
+        ValueError: If the guide has a discrete site or lacks one of the model's; if shapes change with the draw; and
+            as for `from_pyro`.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -122,14 +125,15 @@ def _draws(
         shapes = {tuple(value.shape) for value in values}
         if len(shapes) > 1 or len(values) < count:
             raise ValueError(
-                f"Expected site {name!r} of the guide to have the same shape at every draw; got {min(shapes)} and others."
+                f"Expected site {name!r} of the guide to have the same shape at every draw; got {min(shapes)} and "
+                "others."
             )
     stacked = {name: torch.stack(values) for name, values in samples.items()}
     evaluated = ModelAtDraws(model, args, kwargs, {name: value[0] for name, value in stacked.items()})
     if evaluated.missing:
         raise ValueError(
-            f"Expected a guide with every latent of the model; got none of {evaluated.missing[0]!r}, which cannot be summed "
-            "out: add it to the guide."
+            f"Expected a guide with every latent of the model; got none of {evaluated.missing[0]!r}, which cannot be "
+            "summed out: add it to the guide."
         )
     latents = evaluated.names("latent")
     draws = Draws({name: value[None] for name, value in stacked.items() if name in latents})  # refuses NaN
@@ -156,28 +160,28 @@ def _latents(trace: Any) -> dict[str, Tensor]:
     for name, node in trace.nodes.items():
         if not is_variable(node) or node["is_observed"] or node["infer"].get("is_auxiliary"):
             continue
-        if not isinstance(node["fn"], dist.Delta) and node["fn"].has_enumerate_support or _discrete(node):
+        if not node["value"].is_floating_point() or node["fn"].has_enumerate_support:
             raise ValueError(
-                f"Expected a guide without discrete sites; got {name!r}: leave it out of the guide, and the model's site is "
-                "summed out."
+                f"Expected a guide without discrete sites; got {name!r}: leave it out of the guide, and the model's site "
+                "is summed out."
             )
         values[name] = node["value"]
     return values
 
 
-def _discrete(node: Any) -> bool:
-    return not node["value"].is_floating_point()
-
-
 def _no_density(trace: Any, model: ModelAtDraws) -> str | None:
-    """Why the guide has no density over the model's latents, by the number of unconstrained dimensions; None if it has."""
+    """Why the guide has no density over the model's latents, by the number of unconstrained dimensions; None if it
+    has.
+    """
     random = sum(
         _unconstrained_size(node)
         for node in trace.nodes.values()
         if is_variable(node) and not node["is_observed"] and not isinstance(_base(node["fn"]), dist.Delta)
     )
     values = model.trace({name: node["value"] for name, node in trace.nodes.items() if node["type"] == "sample"})
-    latent = sum(_unconstrained_size(values.nodes[name]) for name in model.names("latent") if name not in model.enumerated)
+    latent = sum(
+        _unconstrained_size(values.nodes[name]) for name in model.names("latent") if name not in model.enumerated
+    )
     if random < latent:
         return f"The guide is a point in {latent - random} of {latent} dimensions, and has no density there."
     if random > latent:

@@ -1,4 +1,6 @@
-"""Models of the kind that Pyro's tutorials show, each with its log likelihood by hand and the dimensions of its sites."""
+"""Models of the kind that Pyro's tutorials show, each with its log likelihood by hand and the dimensions of its
+sites.
+"""
 
 from __future__ import annotations
 
@@ -103,9 +105,7 @@ def autoencoder(images):
     weight = pyro.param("weight", torch.tensor([[0.5, -0.3, 0.2], [0.1, 0.4, -0.6]]))
     with pyro.plate("image", len(images)):
         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1), infer={"event_dims": ["latent"]})
-        pyro.sample(
-            "x", dist.Bernoulli(logits=z @ weight).to_event(1), obs=images, infer={"event_dims": ["pixel"]}
-        )
+        pyro.sample("x", dist.Bernoulli(logits=z @ weight).to_event(1), obs=images, infer={"event_dims": ["pixel"]})
 
 
 def encoder(images):
@@ -128,9 +128,7 @@ class Example:
 
 
 def _mixture_log_likelihood(draw):
-    return torch.logsumexp(
-        draw["weights"].log() + Normal(draw["locs"], 0.5).log_prob(POINTS[:, None]), -1
-    )
+    return torch.logsumexp(draw["weights"].log() + Normal(draw["locs"], 0.5).log_prob(POINTS[:, None]), -1)
 
 
 EXAMPLES = {

@@ -48,9 +48,7 @@ def test_statistics_of_every_draw(kernel):
         running.append((stage, kernel._mean_accept_prob, kernel.step_size, float(kernel._potential_energy_last)))
 
     pyro.set_rng_seed(1)
-    mcmc = MCMC(
-        recording(model, **options), num_samples=8, warmup_steps=6, hook_fn=remember, disable_progbar=True
-    )
+    mcmc = MCMC(recording(model, **options), num_samples=8, warmup_steps=6, hook_fn=remember, disable_progbar=True)
     mcmc.run()
     tree = from_pyro(mcmc)
     tree_names = {"tree_depth", "reached_max_tree_depth"} if recording is RecordingNUTS else set()
@@ -133,9 +131,7 @@ def test_plain_kernel_keeps_divergences_alone():
 
 def test_potential_function_without_a_model():
     kernel = RecordingNUTS(potential_fn=lambda z: (z["x"] ** 2).sum() / 2)
-    mcmc = MCMC(
-        kernel, num_samples=4, warmup_steps=2, initial_params={"x": torch.zeros(3)}, disable_progbar=True
-    )
+    mcmc = MCMC(kernel, num_samples=4, warmup_steps=2, initial_params={"x": torch.zeros(3)}, disable_progbar=True)
     mcmc.run()
     tree = from_pyro(mcmc)
     assert set(tree.children) == {"posterior", "sample_stats", "warmup_posterior", "warmup_sample_stats"}

@@ -56,8 +56,13 @@ def theirs(model, **options):
     from arviz_base import from_numpyro
 
     return from_numpyro(
-        mcmc, log_likelihood=True, prior=prior, posterior_predictive={"y": Y[None, None] + np.zeros((1, 4, 1, 1))}
-        if model is not eight_schools else {"y": np.zeros((1, 4, 3))}, **options
+        mcmc,
+        log_likelihood=True,
+        prior=prior,
+        posterior_predictive={"y": Y[None, None] + np.zeros((1, 4, 1, 1))}
+        if model is not eight_schools
+        else {"y": np.zeros((1, 4, 3))},
+        **options,
     )
 
 
@@ -68,8 +73,12 @@ def ours(model, **options):
     mcmc = run(pyro_model, draws=4, warmup=2, max_tree_depth=2)
     prior = Predictive(pyro_model, num_samples=4)()
     return from_pyro(
-        mcmc, prior=prior, posterior_predictive={"y": Y[None, None] + np.zeros((1, 4, 1, 1))}
-        if model is not eight_schools else {"y": np.zeros((1, 4, 3))}, **options
+        mcmc,
+        prior=prior,
+        posterior_predictive={"y": Y[None, None] + np.zeros((1, 4, 1, 1))}
+        if model is not eight_schools
+        else {"y": np.zeros((1, 4, 3))},
+        **options,
     )
 
 

@@ -240,7 +240,7 @@ def test_double_precision_is_kept():
 
 def test_chains_vectorised_by_a_plate():
     """Chains that a model runs side by side come as draws with chains first."""
-    samples = {"mu": torch.randn(3, 1, 7).transpose(0, 2)[:, 0]}
+    samples = {"mu": torch.randn(7, 1, 4).transpose(0, 2)[:, 0].T}
 
     def model():
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -248,7 +248,5 @@ def test_chains_vectorised_by_a_plate():
             pyro.sample("x", dist.Normal(mu, 1.0), obs=X)
 
     tree = converted(model, samples=samples)
-    assert dict(tree.log_likelihood.sizes) == {"chain": 7, "draw": 3, "datum": 4}
-    np.testing.assert_allclose(
-        tree.log_likelihood["x"], Normal(samples["mu"][..., None], 1.0).log_prob(X), rtol=1e-5
-    )
+    assert dict(tree.log_likelihood.sizes) == {"chain": 4, "draw": 7, "datum": 4}
+    np.testing.assert_allclose(tree.log_likelihood["x"], Normal(samples["mu"][..., None], 1.0).log_prob(X), rtol=1e-5)

@@ -13,7 +13,6 @@ from latentmix.inference import RecordingNUTS, from_pyro, from_pyro_svi
 from latentmix.inference.datatree import Draws
 
 
-
 def plain(y=torch.zeros(3)):  # noqa: B008
     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
     with pyro.plate("datum", 3):
@@ -132,5 +131,3 @@ def test_discrete_sites_in_the_guide():
 @pytest.mark.parametrize("value", [0, -1, 2.5, True])
 def test_numbers_of_draws(value):
     sentence(lambda: from_pyro_svi(plain, plain, num_samples=value), r"num_samples of 1 or more")
-
-
