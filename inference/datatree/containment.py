@@ -88,7 +88,8 @@ def full_plates() -> Iterator[dict[str, int]]:
     """A block in which plates that would draw a random subsample have their full size; gives their names and sizes.
 
     A plate with an index of its own (`subsample=`) keeps it. Only plates of this thread are affected: Pyro has no
-    handler for the size of a plate, so that the function that determines it is exchanged for one that looks at the thread.
+    handler for the size of a plate, so that the function that determines it is exchanged for one that looks at the
+    thread.
     """
     enlarged: dict[str, int] = {}
     original = SubsampleMessenger._subsample

@@ -100,8 +100,8 @@ def from_pyro(
         posterior = Draws.from_mapping(posterior, num_chains)
     elif posterior is not None and not isinstance(posterior, Draws):
         raise ValueError(
-            f"Expected a pyro.infer.MCMC, Draws or draws by site; got a {type(posterior).__name__}: pass the MCMC after "
-            "its run(), or for SVI call from_pyro_svi."
+            f"Expected a pyro.infer.MCMC, Draws or draws by site; got a {type(posterior).__name__}: pass the MCMC "
+            "after its run(), or for SVI call from_pyro_svi."
         )
     options = Options(
         prior=prior,

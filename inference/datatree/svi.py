@@ -162,8 +162,8 @@ def _latents(trace: Any) -> dict[str, Tensor]:
             continue
         if not node["value"].is_floating_point() or node["fn"].has_enumerate_support:
             raise ValueError(
-                f"Expected a guide without discrete sites; got {name!r}: leave it out of the guide, and the model's site "
-                "is summed out."
+                f"Expected a guide without discrete sites; got {name!r}: leave it out of the guide, and the "
+                "model's site is summed out."
             )
         values[name] = node["value"]
     return values

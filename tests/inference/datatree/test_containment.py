@@ -54,7 +54,7 @@ def test_everything_is_as_it_was(fails):
     pyro.param("own", torch.tensor(2.0))
     before = state()
     draws = Draws({"mu": torch.zeros(1, 3)}, model=model, model_args=(X, fails))
-    with pytest.raises(RuntimeError, match="^fails") if fails else nullcontext():
+    with pytest.raises(RuntimeError, match=r"^fails") if fails else nullcontext():
         from_pyro(draws)
     assert state() == before
 

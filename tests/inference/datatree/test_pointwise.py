@@ -240,7 +240,7 @@ def test_double_precision_is_kept():
 
 def test_chains_vectorised_by_a_plate():
     """Chains that a model runs side by side come as draws with chains first."""
-    samples = {"mu": torch.randn(7, 1, 4).transpose(0, 2)[:, 0].T}
+    samples = {"mu": torch.randn(4, 7)}
 
     def model():
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
