@@ -37,7 +37,13 @@ def contained(*functions: Callable[..., Any] | None, seed: int = 0) -> Iterator[
         parameters = set(store.keys())
         try:
             pyro.set_rng_seed(seed)
-            with pyro.validation_enabled(False), torch.no_grad(), _evaluation_mode(*functions), poutine.block():
+            with (
+                pyro.validation_enabled(False),
+                torch.inference_mode(False),
+                torch.no_grad(),
+                _evaluation_mode(*functions),
+                poutine.block(),
+            ):
                 yield
         finally:
             torch.set_rng_state(states[0])

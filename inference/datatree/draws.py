@@ -113,8 +113,10 @@ class Draws:
         Raises:
             ValueError: Without the number of chains, or if the draws are not divided by it.
         """
-        if num_chains is None:
-            raise ValueError("Expected num_chains with draws by site; got None: pass the number of chains, 1 for one.")
+        if num_chains is None or num_chains < 1:
+            raise ValueError(
+                f"Expected num_chains of 1 or more with draws by site; got {num_chains!r}: pass the number of chains."
+            )
         tensors = {name: torch.as_tensor(value) for name, value in samples.items()}
         grouped = all(value.dim() > 1 and value.shape[0] == num_chains for value in tensors.values()) and (
             len({value.shape[1] for value in tensors.values()}) == 1

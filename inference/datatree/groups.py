@@ -52,6 +52,8 @@ def tree(draws: Draws | None, options: Options) -> xr.DataTree:
         ValueError: If a name, a shape or the model does not fit.
     """
     parts = _Parts()
+    if options.num_chains is not None and (isinstance(options.num_chains, bool) or options.num_chains < 1):
+        raise ValueError(f"Expected num_chains of 1 or more; got {options.num_chains!r}.")
     evaluated, labels = None, Labels({}, dims=options.dims, coords=options.coords, index_origin=options.index_origin)
     if draws is not None:
         parts.attrs.update(draws.attrs)

@@ -13,7 +13,7 @@ from arviz_base import dict_to_dataset, rcParams
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from latentmix.inference.datatree.sites import Site
+from latentmix.inference.datatree.sites import Site, check_names
 
 __all__ = ["SAMPLE_DIMS", "Labels", "as_array"]
 
@@ -54,6 +54,8 @@ class Labels:
         index_origin: int | None = None,
     ) -> None:
         self.sites = dict(sites)
+        for name, names in (dims or {}).items():
+            check_names(name, names)
         self.dims = {name: list(names) for name, names in (dims or {}).items()}
         self.coords = {name: np.asarray(values) for name, values in (coords or {}).items()}
         self.index_origin = rcParams["data.index_origin"] if index_origin is None else index_origin
@@ -135,6 +137,7 @@ class Labels:
             dims=dims,
             sample_dims=list(sample_dims),
             index_origin=self.index_origin,
+            check_conventions=False,  # names are checked above
         )
 
     def _dims(self, name: str, shape: Sequence[int], *, batch: bool) -> list[str | None]:
@@ -142,7 +145,9 @@ class Labels:
         site = self.sites.get(name)
         if name in self.dims:
             given: list[str | None] = list(self.dims[name])
-            if len(given) > len(shape) and not batch:
+            if batch and site is not None:
+                given = given[: site.batch_ndim]
+            elif len(given) > len(shape):
                 raise ValueError(f"Expected at most {len(shape)} dimensions for {name!r}; got {given}.")
         else:
             given = [] if site is None else list(site.batch_dims if batch else site.dims)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-__all__ = ["Site", "plate_indices", "sites_of"]
+__all__ = ["Site", "check_names", "plate_indices", "sites_of"]
 
 Kind = Literal["latent", "observed", "deterministic"]
 
@@ -88,6 +88,16 @@ def plate_indices(trace: Any) -> dict[str, NDArray[np.int64]]:
     return indices
 
 
+def check_names(name: str, dims: Any) -> None:
+    """Refuse a single word in the place of a list of dimensions.
+
+    Raises:
+        ValueError: If the dimensions of the variable are no list of names.
+    """
+    if isinstance(dims, str) or not all(isinstance(dim, str | None) for dim in dims):
+        raise ValueError(f"Expected a list of names for the dimensions of {name!r}; got {dims!r}.")
+
+
 def _site(name: str, node: Any, extra_event_dims: Sequence[str]) -> Site:
     value, frames = node["value"], [frame for frame in node["cond_indep_stack"] if frame.vectorized]
     deterministic = is_deterministic(node)
@@ -100,6 +110,8 @@ def _site(name: str, node: Any, extra_event_dims: Sequence[str]) -> Site:
         axis = batch_ndim + frame.dim
         if axis >= 0 and value.shape[axis] == frame.size:
             dims[axis] = frame.name
+    check_names(name, node["infer"].get("event_dims", ()))
+    check_names(name, extra_event_dims)
     events = [*node["infer"].get("event_dims", ()), *extra_event_dims]
     if len(events) > value.dim() - batch_ndim:
         raise ValueError(

@@ -91,6 +91,12 @@ def from_pyro_svi(
     """
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(f"Expected num_samples of 1 or more; got {num_samples!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"Expected a seed between 0 and {2**32 - 1}; got {seed!r}.")
+    if not isinstance(model_args, list | tuple):
+        raise ValueError(
+            f"Expected model_args as a tuple of the model's arguments; got a {type(model_args).__name__}: pass (data,)."
+        )
     kwargs = dict(model_kwargs or {})
     with contained(model, guide, seed=seed):
         draws = _draws(model, guide, tuple(model_args), kwargs, num_samples)

@@ -58,6 +58,15 @@ def test_density_of_a_guide_by_hand():
     np.testing.assert_allclose(tree.sample_stats["log_q"].values[0], log_q, rtol=1e-5)
 
 
+def test_dimensions_by_name_are_those_of_constrained_values_alone():
+    guide = autoguide.AutoNormal(model)
+    guide()
+    tree = from_pyro_svi(model, guide, num_samples=2, dims={"weights": ["part"]}, coords={"part": list("abc")})
+    assert tree.posterior["weights"].dims == ("chain", "draw", "part")
+    assert tree.unconstrained_posterior["weights"].dims == ("chain", "draw", "weights_dim_0")
+    assert tree.log_prior["weights"].dims == ("chain", "draw")
+
+
 def test_a_point_has_no_density():
     guide = autoguide.AutoDelta(model)
     guide()

@@ -63,6 +63,15 @@ def test_names_and_coordinates_that_do_not_fit():
     sentence(lambda: converted(two_sizes, samples), r"'axis' to have one size; got 2 and 3")
 
 
+def test_words_in_the_place_of_lists():
+    sentence(lambda: converted(dims={"y": "datum"}), r"list of names for the dimensions of 'y'; got 'datum'")
+    sentence(lambda: converted(extra_event_dims={"mu": "a"}), r"list of names for the dimensions of 'mu'")
+    sentence(lambda: from_pyro_svi(plain, plain, model_args=torch.zeros(3)), r"tuple .* got a Tensor: pass \(data,\)")
+    sentence(lambda: from_pyro({"mu": torch.zeros(4)}, num_chains=0), r"num_chains of 1 or more")
+    sentence(lambda: from_pyro(prior={"mu": torch.zeros(4)}, num_chains=0), r"num_chains of 1 or more")
+    sentence(lambda: from_pyro_svi(plain, plain, seed=-1), r"seed between")
+
+
 def test_draws_that_are_not_numbers():
     value = torch.zeros(2, 4)
     value[0, 1] = torch.nan
