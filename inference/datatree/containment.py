@@ -32,7 +32,7 @@ def contained(*functions: Callable[..., Any] | None, seed: int = 0) -> Iterator[
     """
     with _LOCK:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - Pyro seeds this state
+        states = torch.get_rng_state(), np.random.get_state(), random.getstate()
         store = pyro.get_param_store()
         parameters = set(store.keys())
         try:
@@ -47,7 +47,7 @@ def contained(*functions: Callable[..., Any] | None, seed: int = 0) -> Iterator[
                 yield
         finally:
             torch.set_rng_state(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+            np.random.set_state(states[1])
             random.setstate(states[2])
             if cuda:
                 torch.cuda.set_rng_state_all(cuda)
