@@ -82,6 +82,8 @@ def _evaluation_mode(*functions: Callable[..., Any] | None) -> Iterator[None]:
 
 
 def _owner(function: Callable[..., Any] | None) -> nn.Module | None:
+    if function is None:
+        return None
     function = poutine.unwrap(function)
     while isinstance(function, functools.partial):
         function = poutine.unwrap(function.func)

@@ -83,7 +83,7 @@ class Draws:
         if mcmc._samples is None:
             raise ValueError("Expected an MCMC that has run; got one without draws: call its run() first.")
         samples = mcmc.get_samples(group_by_chain=True)
-        diagnostics = mcmc._diagnostics
+        diagnostics: list[Any] = list(mcmc._diagnostics)
         records = [diagnostic[STATISTICS] for diagnostic in diagnostics if STATISTICS in (diagnostic or {})]
         recorded = len(records) == mcmc.num_chains
         warmup = {}

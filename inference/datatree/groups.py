@@ -92,6 +92,7 @@ _ORDER = (
 
 
 def _model(draws: Draws, options: Options) -> tuple[ModelAtDraws, Labels]:
+    assert draws.model is not None
     first = {name: value[0, 0] for name, value in draws.samples.items()}
     model = ModelAtDraws(draws.model, draws.model_args, draws.model_kwargs, first, options.extra_event_dims)
     labels = Labels(
@@ -220,7 +221,8 @@ def _add_predictions(
         parts.groups["predictions"] = out_of_sample.dataset(data, sample_dims=options.sample_dims, strict=False)
     if options.prior:
         data = {name: _with_chains(name, value, None, options, labels) for name, value in options.prior.items()}
-        predictive = set() if model is None else set(model.names("observed"))
+        latent = set(data) if draws is None else set(draws.samples)
+        predictive = set(data) - latent if model is None else set(model.names("observed"))
         for group, names in (("prior", set(data) - predictive), ("prior_predictive", set(data) & predictive)):
             if names:
                 subset = {name: value for name, value in data.items() if name in names}

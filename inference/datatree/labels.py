@@ -111,9 +111,11 @@ class Labels:
             ValueError: If names or coordinates do not fit the shapes.
         """
         arrays = {name: as_array(value) for name, value in data.items()}
-        dims = {name: self._dims(name, array.shape[len(sample_dims) :], batch=batch) for name, array in arrays.items()}
+        dims: dict[Any, Any] = {
+            name: self._dims(name, array.shape[len(sample_dims) :], batch=batch) for name, array in arrays.items()
+        }
         sizes: dict[str, int] = {}
-        coords = dict(self.coords)
+        coords: dict[Any, Any] = dict(self.coords)
         for name, array in arrays.items():
             for dim, size in zip(dims[name], array.shape[len(sample_dims) :], strict=True):
                 if dim is None:

@@ -76,7 +76,7 @@ class _Recording:
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         warmup = self._t < self._warmup_steps  # type: ignore[attr-defined]
-        self._transition = None
+        self._forget()
         draw: dict[str, Tensor] = super().sample(params)  # type: ignore[misc]
         if self._transition is not None:
             self._rows.append(self._row(self._transition))
@@ -92,7 +92,7 @@ class _Recording:
             self._transition = self._kind(self.step_size, self._z_last, energy.detach())  # type: ignore[attr-defined]
         return r, r_unscaled
 
-    def _row(self, transition: _Transition) -> _Row:
+    def _row(self, transition: Any) -> _Row:
         return {
             "lp": -float(self._potential_energy_last),  # type: ignore[attr-defined]
             "energy": float(self._final_energy(transition)),
@@ -102,7 +102,10 @@ class _Recording:
             "n_steps": transition.steps,
         }
 
-    def _final_energy(self, transition: _Transition) -> Tensor:
+    def _forget(self) -> None:
+        self._transition = None
+
+    def _final_energy(self, transition: Any) -> Tensor:
         raise NotImplementedError
 
     def diagnostics(self) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def _columns(rows: list[_Row]) -> dict[str, NDArray[Any]]:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
-class RecordingNUTS(_Recording, NUTS):  # type: ignore[misc]
+class RecordingNUTS(_Recording, NUTS):
     """Pyro's NUTS, with the statistics of every draw recorded; a drop-in that gives the same draws for the same seed.
 
     `from_pyro` puts the record into the groups `sample_stats` and `warmup_sample_stats`, and the draws of the warmup
@@ -159,32 +162,35 @@ class RecordingNUTS(_Recording, NUTS):  # type: ignore[misc]
     _transition: _Tree
 
     def _build_basetree(self, *args: Any) -> Any:
-        leaf = super()._build_basetree(*args)
+        leaf = super()._build_basetree(*args)  # type: ignore[no-untyped-call]
         tree = self._transition
         tree.steps += 1
         tree.acceptance = tree.acceptance + leaf.sum_accept_probs.detach()
         tree.diverging |= bool(leaf.diverging)
-        tree.energies[id(leaf.z_proposal)] = leaf.z_proposal_pe + self._kinetic_energy(leaf.r_left_unscaled)
+        kinetic = self._kinetic_energy(leaf.r_left_unscaled)  # type: ignore[no-untyped-call]
+        tree.energies[id(leaf.z_proposal)] = leaf.z_proposal_pe + kinetic
         return leaf
 
     def _build_tree(
         self, z: Any, r: Any, z_grads: Any, log_slice: Any, direction: Any, tree_depth: int, energy_current: Any
     ) -> Any:
-        tree = super()._build_tree(z, r, z_grads, log_slice, direction, tree_depth, energy_current)
+        arguments = (z, r, z_grads, log_slice, direction, tree_depth, energy_current)
+        tree = super()._build_tree(*arguments)  # type: ignore[no-untyped-call]
         if tree_depth == self._transition.depth and not (tree.turning or tree.diverging):  # its subtrees are lower
             self._transition.depth += 1
         return tree
 
-    def _final_energy(self, transition: _Tree) -> Tensor:
-        return transition.energies.get(id(self._z_last), transition.energy)
+    def _final_energy(self, transition: Any) -> Tensor:
+        tree: _Tree = transition
+        return tree.energies.get(id(self._z_last), tree.energy)
 
-    def _row(self, transition: _Tree) -> _Row:
-        depth = transition.depth
+    def _row(self, transition: Any) -> _Row:
+        depth: int = transition.depth
         reached = depth >= self._max_tree_depth
         return {**super()._row(transition), "tree_depth": depth, "reached_max_tree_depth": reached}
 
 
-class RecordingHMC(_Recording, HMC):  # type: ignore[misc]
+class RecordingHMC(_Recording, HMC):
     """Pyro's HMC, with the statistics of every draw recorded; a drop-in that gives the same draws for the same seed.
 
     The record is that of `RecordingNUTS` without the depth of the tree: HMC has none.
@@ -223,7 +229,7 @@ class RecordingHMC(_Recording, HMC):  # type: ignore[misc]
             self.potential_fn = potential_fn
 
     def _kinetic_energy(self, r_unscaled: dict[Any, Tensor]) -> Tensor:
-        kinetic: Tensor = super()._kinetic_energy(r_unscaled)
+        kinetic: Tensor = super()._kinetic_energy(r_unscaled)  # type: ignore[no-untyped-call]
         trajectory = self._transition
         if trajectory is not None:
             trajectory.asked += 1
@@ -239,6 +245,7 @@ class RecordingHMC(_Recording, HMC):  # type: ignore[misc]
         trajectory.acceptance = (-rise).exp().clamp(max=1.0)
         trajectory.diverging = bool(rise > self._max_sliced_energy)
 
-    def _final_energy(self, transition: _Trajectory) -> Tensor:
-        accepted = self._z_last is not transition.start
-        return transition.proposal if accepted and transition.proposal is not None else transition.energy
+    def _final_energy(self, transition: Any) -> Tensor:
+        trajectory: _Trajectory = transition
+        accepted = self._z_last is not trajectory.start
+        return trajectory.proposal if accepted and trajectory.proposal is not None else trajectory.energy
