@@ -56,7 +56,7 @@ class ModelAtDraws:
         self.model, self.args, self.kwargs = model, tuple(args), dict(kwargs)
         with full_plates() as enlarged:
             try:
-                trace = poutine.trace(_Values(draw)(model)).get_trace(*self.args, **self.kwargs)
+                trace: Any = poutine.trace(_Values(draw)(model)).get_trace(*self.args, **self.kwargs)
                 trace.compute_log_prob()
             except (ValueError, RuntimeError) as error:
                 if not enlarged:
@@ -69,7 +69,7 @@ class ModelAtDraws:
         self.sites = sites_of(trace, extra_event_dims)
         self.indices = plate_indices(trace)
         frames = [frame for node in trace.nodes.values() for frame in node.get("cond_indep_stack", ())]
-        self.max_plate_nesting = max((-frame.dim for frame in frames if frame.vectorized), default=0)
+        self.max_plate_nesting: int = max((-frame.dim for frame in frames if frame.vectorized), default=0)
         self.enumerated = [
             name
             for name, site in self.sites.items()
@@ -88,11 +88,8 @@ class ModelAtDraws:
         Raises:
             ValueError: If its sites are not those of the first draw.
         """
-        enumerated = set(self.enumerated)
-        model = poutine.infer_config(
-            self.model,
-            lambda site: {"enumerate": "parallel", "num_samples": None} if site["name"] in enumerated else {},
-        )
+        enumerated, options = set(self.enumerated), cast(Any, {"enumerate": "parallel", "num_samples": None})
+        model = poutine.infer_config(self.model, lambda site: options if site["name"] in enumerated else {})
         model = poutine.enum(model, first_available_dim=-1 - self.max_plate_nesting)
         with full_plates():
             trace = poutine.trace(_Values(draw)(model)).get_trace(*self.args, **self.kwargs)
@@ -184,7 +181,7 @@ class ModelAtDraws:
         elements = sum(node["log_prob"].numel() for node in first.nodes.values() if node["type"] == "sample")
         part = max(1, min(count, _ELEMENTS // max(elements, 1)))
         try:
-            return cast(Quantities, torch.vmap(quantities, chunk_size=part, randomness="different")(dict(draws)))
+            return torch.vmap(quantities, chunk_size=part, randomness="different")(dict(draws))
         except Exception:  # whatever vmap does not take raises its own error; one that is the model's comes again below
             return _stack([quantities({name: value[i] for name, value in draws.items()}) for i in range(count)])
 
