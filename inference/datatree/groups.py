@@ -197,9 +197,9 @@ def _add_log_likelihood(
 
 def _describe(variable: xr.DataArray, term: Term, model: ModelAtDraws) -> None:
     if term.conditional_on:
-        variable.attrs["conditional_on"] = list(term.conditional_on)
+        variable.attrs["conditional_on"] = ", ".join(term.conditional_on)
     if term.enumerated:
-        variable.attrs["summed_out"] = list(term.enumerated)
+        variable.attrs["summed_out"] = ", ".join(term.enumerated)
     masked = sum(model.sites[name].masked for name in term.observed)
     if masked:
         variable.attrs["masked"] = masked

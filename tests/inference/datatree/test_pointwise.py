@@ -38,7 +38,7 @@ def test_sites_that_share_an_enumerated_variable_are_one_variable():
 
     values = converted(model).log_likelihood
     assert list(values.data_vars) == ["x+y"]
-    assert values["x+y"].attrs["summed_out"] == ["z"]
+    assert values["x+y"].attrs["summed_out"] == "z"
     assert values["x+y"].dims == ("chain", "draw", "datum")
     locs = LOCS[0, :, None]
     terms = Normal(locs, 1.0).log_prob(X[:, None]) + Normal(-locs, 2.0).log_prob(X[:, None])
@@ -61,7 +61,7 @@ def test_two_enumerated_variables_in_sequence_are_summed_out():
         Normal(LOCS[0, :, None], 1.0).log_prob(X[:, None]) + torch.tensor([1 - one, one]).log(), -1
     )
     np.testing.assert_allclose(values.values[0], expected, rtol=1e-5)
-    assert values.attrs["summed_out"] == ["z", "w"]
+    assert values.attrs["summed_out"] == "z, w"
 
 
 def test_masked_data_of_a_mixture_count_nothing():
@@ -167,7 +167,7 @@ def test_latent_per_datum_is_labelled():
             pyro.sample("x", dist.Normal(u, 1.0), obs=X)
 
     tree = converted(model, samples={"mu": torch.zeros(1, 3), "u": torch.zeros(1, 3, 4)})
-    assert tree.log_likelihood["x"].attrs["conditional_on"] == ["u"]
+    assert tree.log_likelihood["x"].attrs["conditional_on"] == "u"
 
 
 def test_autoencoder_has_a_conditional_log_likelihood_alone():
@@ -175,7 +175,7 @@ def test_autoencoder_has_a_conditional_log_likelihood_alone():
     assert "log_likelihood" not in tree
     values = tree.conditional_log_likelihood["x"]
     assert values.dims == ("chain", "draw", "image")
-    assert values.attrs["conditional_on"] == ["z"]
+    assert values.attrs["conditional_on"] == "z"
     assert "no meaning" in tree.attrs["log_likelihood_omitted"]
     assert tree.posterior["z"].dims == ("chain", "draw", "image", "latent")
     assert tree.observed_data["x"].dims == ("image", "pixel")
