@@ -50,7 +50,7 @@ def test_mcmc(name):
     by_hand = check(tree, example)
     log_joint = example.scale * by_hand.sum(-1).double()
     for value in tree.log_prior.data_vars.values():
-        log_joint += value.values.reshape(len(by_hand), -1).sum(-1)
+        log_joint += torch.from_numpy(value.values.reshape(len(by_hand), -1).sum(-1))
     trace = poutine.trace(poutine.condition(example.model, data=next(each(tree)))).get_trace(*example.args)
     for site, value in tree.unconstrained_posterior.data_vars.items():
         transform = biject_to(trace.nodes[site]["fn"].support)
@@ -78,7 +78,7 @@ def test_svi(name):
     by_hand = check(tree, example)
     log_p = example.scale * by_hand.sum(-1).double()
     for value in tree.log_prior.data_vars.values():
-        log_p += value.values.reshape(4, -1).sum(-1)
+        log_p += torch.from_numpy(value.values.reshape(4, -1).sum(-1))
     np.testing.assert_allclose(tree.sample_stats["log_p"].values[0], log_p, rtol=1e-4)
     assert tree.attrs["inference"] == tree.posterior.attrs["inference"] == "svi"
     assert dict(tree.posterior.sizes)["chain"] == 1
