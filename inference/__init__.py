@@ -6,6 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentmix.inference.datatree.mcmc import from_pyro
+    from latentmix.inference.datatree.recording import RecordingHMC, RecordingNUTS
+    from latentmix.inference.datatree.svi import from_pyro_svi
     from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
     from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
     from latentmix.inference.importance import log_likelihood, log_likelihoods
@@ -61,6 +64,8 @@ __all__ = [
     "MixtureSVIResult",
     "ModeReport",
     "Objective",
+    "RecordingHMC",
+    "RecordingNUTS",
     "SVIResult",
     "Selection",
     "StandardErrors",
@@ -81,6 +86,8 @@ __all__ = [
     "ex_post_prior",
     "ex_post_priors",
     "fit",
+    "from_pyro",
+    "from_pyro_svi",
     "latent_statistics",
     "likelihood_moments",
     "log_likelihood",
@@ -93,6 +100,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "datatree.mcmc": ("from_pyro",),
+    "datatree.recording": ("RecordingHMC", "RecordingNUTS"),
+    "datatree.svi": ("from_pyro_svi",),
     "evaluation": ("Bound", "bits_per_dimension", "check_comparable", "evaluate"),
     "ex_post": ("ExPostFit", "ex_post_prior", "ex_post_priors", "likelihood_moments"),
     "importance": ("log_likelihood", "log_likelihoods"),

@@ -39,6 +39,7 @@ from latentmix.inference import (
     evaluate,
     ex_post_prior,
     fit,
+    from_pyro_svi,
     latent_statistics,
     log_likelihood,
     log_likelihoods,
@@ -207,6 +208,15 @@ ACTIONS: dict[str, Callable[[Stage], Any]] = {
     ),
     "evaluate a Renyi bound": lambda on: evaluate(
         on.vae.model, on.guide, on.images, objective=RenyiELBO(num_particles=2)
+    ),
+    "from_pyro_svi of plain callables": lambda on: from_pyro_svi(
+        plain_model, plain_guide, model_args=(torch.arange(40.0),), num_samples=2
+    ),
+    "from_pyro_svi of a VAE": lambda on: from_pyro_svi(
+        on.vae.model, on.guide, model_args=(on.images[:3],), num_samples=2
+    ),
+    "from_pyro_svi that fails": expecting(
+        ValueError, lambda on: from_pyro_svi(plain_model, plain_guide, model_args=(torch.arange(40.0),), seed=-1)
     ),
     "log-likelihood": lambda on: log_likelihood(on.vae, on.guide, on.images, 20, transform=random_transform),
     "log-likelihoods": lambda on: log_likelihoods(

@@ -1,0 +1,217 @@
+"""A Pyro model evaluated at draws of its latents: deterministic sites, log prior, log likelihood, log joint density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from pyro.infer.mcmc.util import TraceEinsumEvaluator
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from latentmix.inference.datatree.containment import full_plates
+from latentmix.inference.datatree.pointwise import pointwise_log_prob, pointwise_terms, term_log_prob
+from latentmix.inference.datatree.sites import Site, is_variable, plate_indices, sites_of
+
+__all__ = ["ModelAtDraws"]
+
+_ELEMENTS = 2**24
+"""Elements of log densities that are held at a time."""
+
+Quantities = dict[str, dict[str, Tensor]]
+
+
+class ModelAtDraws:
+    """A Pyro model evaluated at draws of its latents, on full plates, with discrete latents that have no draws
+    enumerated.
+
+    Args:
+        model: The model.
+        args, kwargs: Its arguments.
+        draw: A first draw: a value per latent that is not enumerated.
+        extra_event_dims: Names of event dimensions by site.
+
+    Attributes:
+        sites: The sites, as in a run of the model with the first draw.
+        indices: The index of each plate that holds a part of its size.
+        max_plate_nesting: The number of dimensions of plates.
+        enumerated: Discrete latents without draws, which are summed out.
+        missing: Other latents without draws; with any, sites are known, but nothing can be evaluated.
+
+    Raises:
+        ValueError: If the arguments hold a part of a plate's data alone.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        draw: Mapping[str, Tensor],
+        extra_event_dims: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.model, self.args, self.kwargs = model, tuple(args), dict(kwargs)
+        with full_plates() as enlarged:
+            try:
+                trace: Any = poutine.trace(_Values(draw)(model)).get_trace(*self.args, **self.kwargs)
+                trace.compute_log_prob()
+            except (ValueError, RuntimeError) as error:
+                if not enlarged:
+                    raise
+                name, size = next(iter(enlarged.items()))
+                raise ValueError(
+                    f"Expected model_args that hold all {size} data of plate {name!r}, on which the model is "
+                    f"evaluated; got an error there: {str(error).splitlines()[0]}"
+                ) from error
+        self.sites = sites_of(trace, extra_event_dims)
+        self.indices = plate_indices(trace)
+        frames = [frame for node in trace.nodes.values() for frame in node.get("cond_indep_stack", ())]
+        self.max_plate_nesting: int = max((-frame.dim for frame in frames if frame.vectorized), default=0)
+        self.enumerated = [
+            name
+            for name, site in self.sites.items()
+            if site.kind == "latent" and name not in draw and trace.nodes[name]["fn"].has_enumerate_support
+        ]
+        self.missing = [name for name in self.names("latent") if name not in draw and name not in self.enumerated]
+        self._names = set(self.sites)
+
+    def names(self, kind: str) -> list[str]:
+        """Names of the sites of a kind, in the model's order."""
+        return [name for name, site in self.sites.items() if site.kind == kind]
+
+    def trace(self, draw: Mapping[str, Tensor]) -> Any:
+        """A trace at one draw, with its log densities and enumerated sites.
+
+        Raises:
+            ValueError: If its sites are not those of the first draw.
+        """
+        enumerated, options = set(self.enumerated), cast(Any, {"enumerate": "parallel", "num_samples": None})
+        model = poutine.infer_config(self.model, lambda site: options if site["name"] in enumerated else {})
+        model = poutine.enum(model, first_available_dim=-1 - self.max_plate_nesting)
+        with full_plates():
+            trace = poutine.trace(_Values(draw)(model)).get_trace(*self.args, **self.kwargs)
+        different = self._names ^ {name for name, node in trace.nodes.items() if is_variable(node)}
+        if different:
+            raise ValueError(
+                f"Expected the same sites at every draw; got {min(different)!r} at some draws only: convert a model "
+                "whose sites do not depend on its latents."
+            )
+        trace.compute_log_prob()
+        return trace
+
+    def log_joint(self, trace: Any) -> Tensor:
+        """Log density of the latents and data, with the model's scales and masks; enumerated sites are summed out."""
+        evaluator = TraceEinsumEvaluator(trace, bool(self.enumerated), self.max_plate_nesting)
+        return torch.as_tensor(evaluator.log_prob(trace))
+
+    def deterministic(self, trace: Any) -> dict[str, Tensor]:
+        """Values of deterministic sites, but for those that depend on an enumerated site."""
+        values = {name: trace.nodes[name]["value"] for name in self.names("deterministic")}
+        return {name: value for name, value in values.items() if value.shape == self.sites[name].value.shape}
+
+    def unconstrained(self, trace: Any) -> dict[str, Tensor]:
+        """Continuous latents in unconstrained coordinates, by the transform of their support."""
+        values = {}
+        for name in self.names("latent"):
+            fn = trace.nodes[name]["fn"]
+            if name not in self.enumerated and not fn.support.is_discrete:
+                values[name] = biject_to(fn.support).inv(trace.nodes[name]["value"])
+        return values
+
+    def log_prior(self, trace: Any) -> dict[str, Tensor]:
+        """Log density of each latent that has draws, per element of its batch, without scale and with its mask.
+
+        Empty if a latent depends on an enumerated one: its density is then not its own.
+        """
+        terms = {}
+        for name in self.names("latent"):
+            if name not in self.enumerated:
+                site = self.sites[name]
+                term = pointwise_log_prob(trace.nodes[name])
+                shape = site.value.shape[: site.batch_ndim]
+                if torch.broadcast_shapes(term.shape, shape) != shape:
+                    return {}
+                terms[name] = term.expand(shape)
+        return terms
+
+    def at(self, draws: Mapping[str, Tensor], *groups: str) -> Quantities:
+        """Quantities at each draw, stacked along the first dimension.
+
+        All draws are evaluated at once by `torch.vmap`, in parts that fit in memory; one after the other where the
+        model does what `vmap` does not take, such as a branch on a value.
+
+        Args:
+            draws: Values of the latents, `draws x batch + event`.
+            groups: Among `deterministic`, `unconstrained`, `log_prior`, `log_likelihood` and `log_joint`.
+
+        Returns:
+            Tensors by group and name.
+
+        Raises:
+            ValueError: If shapes or sites differ among draws, or the log likelihood is not pointwise.
+        """
+        count = len(next(iter(draws.values()))) if draws else 1
+        first = self.trace({name: value[0] for name, value in draws.items()})
+        terms = pointwise_terms(first, self.max_plate_nesting) if "log_likelihood" in groups else []
+        shapes = {term.name: self.sites[term.observed[0]] for term in terms}
+
+        def quantities(draw: dict[str, Tensor]) -> Quantities:
+            trace = self.trace(draw)
+            result: Quantities = {}
+            if "deterministic" in groups:
+                result["deterministic"] = self.deterministic(trace)
+            if "unconstrained" in groups:
+                result["unconstrained"] = self.unconstrained(trace)
+            if "log_prior" in groups:
+                result["log_prior"] = self.log_prior(trace)
+            if "log_likelihood" in groups:
+                result["log_likelihood"] = {
+                    term.name: term_log_prob(term, trace, _batch_shape(shapes[term.name]), self.max_plate_nesting)
+                    for term in terms
+                }
+            if "log_joint" in groups:
+                result["log_joint"] = {"log_joint": self.log_joint(trace)}
+            return result
+
+        if not draws:
+            return _stack([quantities({})] * count)
+        elements = sum(node["log_prob"].numel() for node in first.nodes.values() if node["type"] == "sample")
+        part = max(1, min(count, _ELEMENTS // max(elements, 1)))
+        try:
+            return torch.vmap(quantities, chunk_size=part, randomness="different")(dict(draws))
+        except Exception:  # whatever vmap does not take raises its own error; one that is the model's comes again below
+            return _stack([quantities({name: value[i] for name, value in draws.items()}) for i in range(count)])
+
+
+class _Values(Messenger):
+    """Gives latents their values, without making them observed."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self._values[msg["name"]], True
+
+
+def _batch_shape(site: Site) -> torch.Size:
+    return site.value.shape[: site.batch_ndim]
+
+
+def _stack(each: list[Quantities]) -> Quantities:
+    stacked: Quantities = {}
+    for group, first in each[0].items():
+        stacked[group] = {}
+        for name in first:
+            values = [quantities[group][name] for quantities in each if name in quantities[group]]
+            if len({value.shape for value in values}) > 1 or len(values) < len(each):
+                raise ValueError(
+                    f"Expected site {name!r} to have the same shape at every draw; got "
+                    f"{tuple(values[0].shape)} and others."
+                )
+            stacked[group][name] = torch.stack(values)
+    return stacked

@@ -1,0 +1,93 @@
+"""What functions of ArviZ need of a tree, and a sentence where it is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import xarray as xr
+
+__all__ = ["obstacle"]
+
+
+def obstacle(tree: xr.DataTree, function: str) -> str | None:
+    """Why a function of ArviZ does not apply to a tree, in one sentence; None if it does.
+
+    Args:
+        tree: A tree of `from_pyro` or `from_pyro_svi`.
+        function: The function's name, such as "plot_rank"; those that this module does not know apply.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.datatree import Draws, from_pyro, obstacle
+        >>> print(obstacle(from_pyro(Draws({"x": torch.zeros(1, 4)})), "plot_rank"))
+        Expected two chains or more for plot_rank; got one: sample more chains.
+        >>> obstacle(from_pyro(Draws({"x": torch.zeros(2, 4)})), "plot_rank")
+    """
+    svi = tree.attrs.get("inference") == "svi"
+    for check in _CHECKS.get(function, ()):
+        reason = check(tree, function, svi)
+        if reason is not None:
+            return reason
+    taken = _DIMENSIONS.get(function)
+    if taken is not None and any(taken in group.dims for group in tree.children.values()):
+        return f"Expected no dimension named {taken!r} for {function}, which uses the name itself: rename it."
+    return None
+
+
+_Check = Callable[[xr.DataTree, str, bool], str | None]
+
+_DIMENSIONS = {"psense_summary": "component", "plot_forest": "column"}
+
+
+def _chains(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    if tree["posterior"].sizes["chain"] > 1:
+        return None
+    remedy = "draws by SVI are independent, and their ranks say nothing" if svi else "sample more chains"
+    return f"Expected two chains or more for {function}; got one: {remedy}."
+
+
+def _energy(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    if "sample_stats" in tree and "energy" in tree["sample_stats"]:
+        return None
+    remedy = "draws by SVI have none" if svi else "sample by RecordingNUTS or RecordingHMC"
+    return f"Expected the energy of every draw for {function}; got none: {remedy}."
+
+
+def _sampled(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    if not svi:
+        return None
+    return f"Expected draws of the posterior for {function}; got draws of a guide: use loo_approximate_posterior."
+
+
+def _density(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    if "sample_stats" in tree and "log_q" in tree["sample_stats"]:
+        return None
+    reason = tree.attrs.get("log_q_omitted", "only draws of a guide have it.")
+    return f"Expected the guide's log density of every draw for {function}; got none: {reason}"
+
+
+def _group(group: str, remedy: str) -> _Check:
+    def check(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+        if group in tree:
+            return None
+        return f"Expected the group {group} for {function}; got none: {tree.attrs.get(f'{group}_omitted', remedy)}"
+
+    return check
+
+
+_LIKELIHOOD = _group("log_likelihood", "convert with log_likelihood=True.")
+_PRIOR = _group("prior", "pass draws of the prior by prior=.")
+_PREDICTIVE = _group("posterior_predictive", "pass draws of Predictive by posterior_predictive=.")
+
+_CHECKS: dict[str, tuple[_Check, ...]] = {
+    "plot_rank": (_chains,),
+    "plot_energy": (_energy,),
+    "loo": (_LIKELIHOOD, _sampled),
+    "compare": (_LIKELIHOOD, _sampled),
+    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _sampled),
+    "loo_approximate_posterior": (_LIKELIHOOD, _density),
+    "plot_khat": (_LIKELIHOOD,),
+    "psense_summary": (_LIKELIHOOD, _group("log_prior", "a latent depends on a variable that is summed out.")),
+    "plot_ppc_dist": (_PREDICTIVE,),
+    "plot_prior_posterior": (_PRIOR,),
+}

@@ -1,0 +1,153 @@
+"""ArviZ's own functions take the trees, without a warning."""
+
+from __future__ import annotations
+
+import warnings
+
+import arviz
+import matplotlib.pyplot as plt
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Predictive
+from pyro.infer.autoguide import AutoMultivariateNormal
+
+from latentmix.inference import from_pyro, from_pyro_svi
+
+from tests.inference.datatree.examples import FEATURES, RESPONSE, linear, run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def agg():
+    backend = plt.get_backend()
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+@pytest.fixture(scope="module")
+def mcmc_tree():
+    mcmc = run(linear, FEATURES, RESPONSE, draws=60, warmup=40, chains=2)
+    pyro.set_rng_seed(0)
+    return from_pyro(
+        mcmc,
+        prior=Predictive(linear, num_samples=60)(FEATURES),
+        posterior_predictive=Predictive(linear, mcmc.get_samples())(FEATURES),
+        constant_data={"x": FEATURES},
+        dims={"x": ["row", "feature"]},
+    )
+
+
+@pytest.fixture(scope="module")
+def svi_tree():
+    pyro.set_rng_seed(0)
+    pyro.clear_param_store()
+    guide = AutoMultivariateNormal(linear, init_scale=0.5)
+    svi = pyro.infer.SVI(linear, guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
+    for _ in range(150):
+        svi.step(FEATURES, RESPONSE)
+    predictive = Predictive(linear, guide=guide, num_samples=100)(FEATURES)
+    return from_pyro_svi(
+        linear,
+        guide,
+        model_args=(FEATURES, RESPONSE),
+        num_samples=100,
+        posterior_predictive={"y": predictive["y"]},
+    )
+
+
+def loo_approximate(tree, **options):
+    stats = tree.sample_stats
+    return arviz.loo_approximate_posterior(tree, log_p=stats["log_p"], log_q=stats["log_q"], **options)
+
+
+def accepted(function, tree):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")  # of five data
+        function(tree)
+    plt.close("all")
+
+
+MCMC_FUNCTIONS = {
+    "summary": arviz.summary,
+    "plot_trace": arviz.plot_trace,
+    "plot_rank": arviz.plot_rank,
+    "plot_forest": arviz.plot_forest,
+    "plot_pair": lambda tree: arviz.plot_pair(tree, var_names=["beta"]),
+    "plot_energy": arviz.plot_energy,
+    "loo": arviz.loo,
+    "compare": lambda tree: arviz.compare({"one": tree, "other": tree}),
+    "psense_summary": arviz.psense_summary,
+    "plot_ppc_dist": lambda tree: arviz.plot_ppc_dist(tree, num_samples=5),
+    "plot_loo_pit": arviz.plot_loo_pit,
+    "plot_prior_posterior": arviz.plot_prior_posterior,
+}
+
+SVI_FUNCTIONS = {
+    "summary": lambda tree: arviz.summary(tree, kind="stats"),
+    "plot_forest": arviz.plot_forest,
+    "loo_approximate_posterior": loo_approximate,
+    "psense_summary": arviz.psense_summary,
+    "plot_ppc_dist": lambda tree: arviz.plot_ppc_dist(tree, num_samples=5),
+    "plot_khat": lambda tree: arviz.plot_khat(loo_approximate(tree, pointwise=True)),
+}
+
+
+@pytest.mark.parametrize("name", MCMC_FUNCTIONS)
+def test_functions_take_a_tree_of_mcmc(name, mcmc_tree):
+    accepted(MCMC_FUNCTIONS[name], mcmc_tree)
+
+
+@pytest.mark.parametrize("name", SVI_FUNCTIONS)
+def test_functions_take_a_tree_of_svi(name, svi_tree):
+    accepted(SVI_FUNCTIONS[name], svi_tree)
+
+
+def test_groups_of_a_full_tree(mcmc_tree):
+    assert set(mcmc_tree.children) == {
+        "posterior",
+        "unconstrained_posterior",
+        "sample_stats",
+        "log_likelihood",
+        "log_prior",
+        "posterior_predictive",
+        "prior",
+        "prior_predictive",
+        "observed_data",
+        "constant_data",
+        "warmup_posterior",
+        "warmup_sample_stats",
+    }
+    assert dict(mcmc_tree.prior.sizes) == {"chain": 1, "draw": 60, "feature": 2}
+    assert dict(mcmc_tree.prior_predictive.sizes) == {"chain": 1, "draw": 60, "row": 5}
+    assert dict(mcmc_tree.posterior_predictive.sizes) == {"chain": 2, "draw": 60, "row": 5}
+    assert mcmc_tree.constant_data["x"].dims == ("row", "feature")
+
+
+def test_grouped_predictive_draws_are_the_flat_ones(mcmc_tree):
+    flat = torch.arange(12.0).reshape(6, 2)
+    draws = {"beta": torch.zeros(2, 3, 2)}
+    for value in (flat, flat.reshape(2, 3, 2)):
+        tree = from_pyro(draws, num_chains=2, posterior_predictive={"y": value}, predictions={"y": value})
+        for group in ("posterior_predictive", "predictions"):
+            assert (tree[group]["y"].values == flat.reshape(2, 3, 2).numpy()).all()
+
+
+def test_predictions_of_other_data_have_coordinates_of_their_own():
+    def model(x):
+        return linear(x, RESPONSE if len(x) == 5 else None)
+
+    mcmc = run(model, FEATURES)
+    predictions = Predictive(poutine.uncondition(linear), mcmc.get_samples())(FEATURES[:3])
+    tree = from_pyro(mcmc, predictions=predictions, coords={"row": list("abcde")})
+    assert list(tree.observed_data["row"].values) == list("abcde")
+    assert list(tree.predictions["row"].values) == [0, 1, 2]
+
+
+def test_a_tree_without_a_posterior():
+    prior = Predictive(linear, num_samples=4)(FEATURES)
+    tree = from_pyro(prior=prior, sample_dims=["chain", "draw"])
+    assert dict(tree.prior["y"].sizes) == {"chain": 1, "draw": 4, "y_dim_0": 5}

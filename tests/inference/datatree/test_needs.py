@@ -1,0 +1,60 @@
+"""Functions of ArviZ that a tree does not serve are named in one sentence."""
+
+from __future__ import annotations
+
+import re
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from latentmix.inference import from_pyro, from_pyro_svi
+from latentmix.inference.datatree import Draws, obstacle
+
+
+def model():
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("component", 3):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=torch.zeros(3))
+
+
+def guide():
+    pyro.sample("mu", dist.Normal(0.0, 0.5))
+
+
+@pytest.fixture(scope="module")
+def trees():
+    mcmc = Draws(
+        {"mu": torch.randn(2, 4)}, model=model, sample_stats={"energy": torch.ones(2, 4)}, attrs={"inference": "mcmc"}
+    )
+    return {"mcmc": from_pyro(mcmc), "svi": from_pyro_svi(model, guide, num_samples=4)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "reason"),
+    [
+        ("mcmc", "plot_rank", None),
+        ("mcmc", "plot_energy", None),
+        ("mcmc", "loo", None),
+        ("mcmc", "plot_trace", None),
+        ("mcmc", "plot_ppc_dist", r"group posterior_predictive .* by posterior_predictive=\.$"),
+        ("mcmc", "plot_prior_posterior", r"group prior "),
+        ("mcmc", "psense_summary", r"no dimension named 'component'"),
+        ("mcmc", "loo_approximate_posterior", r"log density of every draw"),
+        ("svi", "plot_rank", r"two chains or more for plot_rank; got one: draws by SVI are independent"),
+        ("svi", "plot_energy", r"energy of every draw .* draws by SVI have none\.$"),
+        ("svi", "loo", r"use loo_approximate_posterior\.$"),
+        ("svi", "loo_approximate_posterior", None),
+        ("svi", "plot_forest", None),
+    ],
+)
+def test_obstacles(trees, kind, function, reason):
+    sentence = obstacle(trees[kind], function)
+    if reason is None:
+        assert sentence is None
+    else:
+        assert sentence is not None
+        assert re.search(reason, sentence)
+        assert sentence.startswith("Expected")
+        assert sentence.endswith(".")
