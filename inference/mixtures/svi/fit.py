@@ -53,6 +53,7 @@ _GUIDES = (AutoDelta, AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, Au
 _QUIET = 2
 # Natural-gradient steps at most, and the gain, in nats per datum, below which they give way to curvature.
 _WARMUP, _SETTLED = 30, 1e-3
+_LEVEL = 1e-2  # nats per datum
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +65,9 @@ class MixtureSVIResult(Displayed):
         lower_bounds: ELBO per epoch, nats per datum in the data's coordinates: under flat priors and `AutoDelta`
             the mean log-likelihood.
         lower_bound: The bound of the fit: at the point that was taken where there is no noise, else of the last epoch.
-        converged: Whether the loss levelled off; for noisy objectives, whether all epochs were run.
+        converged: Whether the loss levelled off: of noisy objectives, whether the last tenth of all epochs gained less
+            than 0.01 nats per datum over the tenth before it, or less than three standard errors; of guides that start
+            from the posterior's curvature, see `TriedGuide`.
         model: The Pyro model, of standardised data `(x - location) / scale`.
         guide: The fitted guide.
         location: `(D,)`.
@@ -419,7 +422,7 @@ class SVI(Algorithm):
             parameters=parameters,
             lower_bounds=bounds,
             lower_bound=bounds[watch.taken],
-            converged=(watch.converged or (noisy and result is not None)) and not repaired and not lost,
+            converged=(watch.converged or (noisy and _levelled(bounds))) and not repaired and not lost,
             model=model,
             guide=guide,
             location=location,
@@ -457,6 +460,18 @@ class SVI(Algorithm):
             f"The best of the svi fits did not converge in {result.n_iter} iterations: raise epochs or tol of SVI, try "
             "another start, or check for degenerate data."
         )
+
+
+def _levelled(bounds: Sequence[float]) -> bool:
+    """Whether the noisy bounds of the last two tenths of a fit are alike."""
+    count = len(bounds) // 10
+    if count < 2:
+        return True  # too few to tell
+    earlier, later = (
+        torch.tensor(part, dtype=torch.float64) for part in (bounds[-2 * count : -count], bounds[-count:])
+    )
+    error = ((earlier.var() + later.var()) / count).sqrt()
+    return bool(later.mean() - earlier.mean() < torch.maximum(3 * error, torch.tensor(_LEVEL)))
 
 
 def _lost(fitted: MixtureParameters, start: MixtureParameters, x: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +50,7 @@ class TriedGuide(Displayed):
         error: Standard error of the bound.
         seconds: Time of its fit, beside that of the mode and the curvature, which all share.
         converged: Whether a further natural-gradient step would gain less than 0.05 nats per unconstrained value, and
-            no guide before it has a higher bound.
+            no guide before it has a higher bound by more than two standard errors.
         used: Whether it is the guide of the result: that of the highest bound.
         note: Why it was not fitted or has not converged; else empty.
     """
@@ -114,9 +115,7 @@ def fit_guides(
         began = time.perf_counter()
         name = getattr(family, "func", family).__name__
         if large and getattr(family, "func", family) not in (AutoNormal, AutoDiagonalNormal):
-            note = (
-                f"not fitted: {potential.size} unconstrained values, and the curvature of at most {_LARGEST} is taken"
-            )
+            note = f"not fitted for {potential.size} unconstrained values, as for more than {_LARGEST}"
             tried.append(TriedGuide(name, np.nan, np.nan, 0.0, False, note=note))
             built.append(None)
             continue
@@ -126,12 +125,13 @@ def fit_guides(
         fitted = _fitted(potential, guide, mode, variances, widths, min(epochs, _STEPS), seed)
         _write(guide, potential, fitted)
         bound = fitted.bound / len(x) - made.log_jacobian
-        better = [each for each in tried if each.bound > bound]
+        error = fitted.error / len(x)
+        better = [each for each in tried if each.bound > bound + 2 * math.hypot(error, each.error)]
         note = f"ended below {better[0].guide}" if better else ""
         if not fitted.settled and not note:
             note = f"a further step promises {fitted.gain:.3g} nats"
         seconds = time.perf_counter() - began
-        tried.append(TriedGuide(name, bound, fitted.error / len(x), seconds, not note, note=note))
+        tried.append(TriedGuide(name, bound, error, seconds, not note, note=note))
         built.append((guide, fitted))
     best = int(np.nanargmax([each.bound for each in tried])) if any(built) else None
     if best is None or (pair := built[best]) is None:
