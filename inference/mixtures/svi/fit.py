@@ -340,7 +340,7 @@ class SVI(Algorithm):
             points: `n x D` points.
             start: The mixture to start from, in the data's coordinates.
             options: `reg_covar` and `seed` are read.
-            callbacks: Passed to `fit` of `latentmix.inference`.
+            callbacks: Passed to `fit` of `latentmix.inference`; guides that are fitted from the curvature take none.
 
         Returns:
             The fitted mixture, its model and its guide.
@@ -352,6 +352,10 @@ class SVI(Algorithm):
         self.check_params()
         x, reg_covar = plain_points(points, self.name), options.reg_covar
         if self._from_curvature():
+            if callbacks:
+                raise ValueError(
+                    "Expected no callbacks for a normal guide under proper priors; got some: pass an optimizer, too."
+                )
             return self._fit_from_curvature(x, start, options)
         (family,) = _families(self.guide)
         optimizer, scheduler, batch_size = self.optimizer, self.scheduler, self.batch_size

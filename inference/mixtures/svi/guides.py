@@ -184,16 +184,20 @@ def _write(guide: Any, potential: MixturePotential, fitted: NormalFit) -> None:
         guide.loc.copy_(mean)
         if isinstance(guide, AutoLowRankMultivariateNormal):
             root = np.sqrt(normal.noise.unique)
-            guide.scale = torch.from_numpy(normal.basis * spread * root).to(guide.loc)
+            _assign(guide, scale=normal.basis * spread * root)
             guide.cov_factor.zero_()
             guide.cov_factor[:, : normal.noise.factor.shape[1]] = torch.from_numpy(normal.noise.factor / root[:, None])
         elif isinstance(guide, AutoMultivariateNormal):
             lower = normal.basis * spread
-            scale = np.diag(lower).copy()
-            guide.scale = torch.from_numpy(scale).to(guide.loc)
-            guide.scale_tril = torch.from_numpy(lower / scale[:, None]).to(guide.loc)
+            diagonal_of_lower = np.diag(lower).copy()
+            _assign(guide, scale=diagonal_of_lower, scale_tril=lower / diagonal_of_lower[:, None])
         else:
-            guide.scale = torch.from_numpy(normal.basis * spread).to(guide.loc)
+            _assign(guide, scale=normal.basis * spread)
+
+
+def _assign(guide: Any, **values: Array) -> None:
+    for name, value in values.items():
+        setattr(guide, name, torch.from_numpy(value).to(guide.loc))
 
 
 def _diagonal(potential: MixturePotential, centre: Array, seed: int) -> Array:

@@ -140,15 +140,15 @@ def test_the_posterior_agrees_with_nuts() -> None:
     svi = SVI(guide=NORMAL_GUIDES, priors=PRIORS).fit(torch.from_numpy(x), start)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few draws
-        nuts = NUTS(chains=1, draws=250, warmup=100, priors=PRIORS).fit(torch.from_numpy(x), start)
+        nuts = NUTS(chains=1, draws=160, warmup=60, priors=PRIORS).fit(torch.from_numpy(x), start)
     assert svi.posterior is not None
     for name in ("weights", "means", "scales"):
         ours, theirs = (result.posterior.sites[name].flatten(0, 1) for result in (svi, nuts))
         order = [0, 1] if float((ours.mean(0) - theirs.mean(0)).abs().max()) < 1 else [1, 0]
         theirs = theirs[:, order]
         spread = theirs.std(0)
-        assert bool(((ours.mean(0) - theirs.mean(0)).abs() < 0.3 * spread).all()), name
-        torch.testing.assert_close(ours.std(0), spread, rtol=0.25, atol=0.0)
+        assert bool(((ours.mean(0) - theirs.mean(0)).abs() < 0.35 * spread).all()), name
+        torch.testing.assert_close(ours.std(0), spread, rtol=0.3, atol=0.0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
