@@ -261,6 +261,14 @@ class SVI(Algorithm):
         >>> fitted = GaussianMixture(2, inference=svi, random_state=0).fit(torch.randn(50, 2))
         >>> fitted.posterior_.sites["means"].shape
         torch.Size([1, 1000, 2, 2])
+
+        The best of three guides:
+
+        >>> from latentmix.inference import NORMAL_GUIDES
+        >>> x = torch.cat([torch.randn(40, 1) - 4, torch.randn(40, 1) + 4])
+        >>> best = GaussianMixture(2, inference=SVI(guide=NORMAL_GUIDES, priors={}), random_state=0).fit(x)
+        >>> [tried.guide for tried in best.result_.guides]
+        ['AutoNormal', 'AutoLowRankMultivariateNormal', 'AutoMultivariateNormal']
     """
 
     name = "svi"
