@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from latentmix.inference.mixtures.gaussian import GaussianMixture
     from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
     from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
+    from latentmix.inference.mixtures.svi.guides import NORMAL_GUIDES, TriedGuide
     from latentmix.inference.objectives.base import Objective, Terms
     from latentmix.inference.objectives.conversion import as_objective, bound_of
     from latentmix.inference.objectives.weighted import FreeBits, Weighted
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EM",
+    "NORMAL_GUIDES",
     "NUTS",
     "SVI",
     "Algorithm",
@@ -72,6 +74,7 @@ __all__ = [
     "StartPrior",
     "Terms",
     "TrainingState",
+    "TriedGuide",
     "TwoSampleTest",
     "Weighted",
     "align",
@@ -118,6 +121,7 @@ _HOMES = {
     "mixtures.gaussian": ("GaussianMixture",),
     "mixtures.nuts.fit": ("NUTS", "MixtureNUTSResult"),
     "mixtures.svi.fit": ("SVI", "MixtureSVIResult"),
+    "mixtures.svi.guides": ("NORMAL_GUIDES", "TriedGuide"),
     "objectives.base": ("Objective", "Terms"),
     "objectives.conversion": ("as_objective", "bound_of"),
     "objectives.weighted": ("FreeBits", "Weighted"),

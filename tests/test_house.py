@@ -38,6 +38,7 @@ ORDERS = {
         ["algorithm"],
         ["standardised", "matching"],
         ["draws"],
+        ["potential"],
         ["svi", "nuts"],
         ["base"],
         ["gaussian", "bayesian"],

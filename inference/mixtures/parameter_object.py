@@ -111,5 +111,8 @@ class ParameterObject:
 
 
 def _named(value: Any) -> str:
-    """A class by its name; any other value as it shows itself."""
+    """A class by its name, in tuples and lists too; any other value as it shows itself."""
+    if type(value) is tuple or type(value) is list:
+        inner = ", ".join(map(_named, value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
     return value.__name__ if isinstance(value, type) else repr(value)

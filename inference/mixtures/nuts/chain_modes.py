@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.inference.mixtures.matching import align_draws
-from latentmix.inference.mixtures.nuts.mode import local_mode
-from latentmix.inference.mixtures.nuts.potential import MixturePotential
+from latentmix.inference.mixtures.potential.mode import local_mode
+from latentmix.inference.mixtures.potential.potential import MixturePotential
 from latentmix.inference.mixtures.standardised import StandardisedModel
 
 __all__ = ["ChainModes", "modes_of_chains"]

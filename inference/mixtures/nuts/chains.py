@@ -19,8 +19,8 @@ from pyro.ops.integrator import velocity_verlet
 from tqdm.auto import tqdm
 
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.nuts.potential import WhitenedPotential
-from latentmix.inference.mixtures.nuts.unconstrained import Array
+from latentmix.inference.mixtures.potential.potential import WhitenedPotential
+from latentmix.inference.mixtures.potential.unconstrained import Array
 
 __all__ = ["Chain", "Settings", "leapfrog_seconds", "one_thread", "run_chains"]
 

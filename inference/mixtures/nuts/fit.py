@@ -21,10 +21,11 @@ from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.matching import permuted_draws
 from latentmix.inference.mixtures.nuts.chain_modes import ChainModes, modes_of_chains
 from latentmix.inference.mixtures.nuts.chains import Settings, leapfrog_seconds, one_thread, run_chains
-from latentmix.inference.mixtures.nuts.mode import curvature_basis, em_starts, improved_mode, posterior_mode
-from latentmix.inference.mixtures.nuts.potential import MixturePotential, WhitenedPotential
+from latentmix.inference.mixtures.nuts.mode import em_starts, improved_mode
 from latentmix.inference.mixtures.parameter_object import Requirement, real, whole
 from latentmix.inference.mixtures.points.points import Points
+from latentmix.inference.mixtures.potential.mode import curvature_basis, posterior_mode
+from latentmix.inference.mixtures.potential.potential import MixturePotential, WhitenedPotential
 from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.inference.mixtures.standardised import (
     PRIORS,

@@ -1,9 +1,7 @@
-"""Modes of a mixture's posterior, and its curvature there: starts of chains."""
+"""Starts of chains: fits by EM, and the search for a mode of greater posterior mass."""
 
 from __future__ import annotations
 
-import itertools
-import math
 import warnings
 
 import numpy as np
@@ -13,19 +11,18 @@ from tqdm.auto import tqdm
 
 from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import from_labels, start
-from latentmix.inference.mixtures.matching import permuted_draws
-from latentmix.inference.mixtures.nuts.potential import MixturePotential
-from latentmix.inference.mixtures.nuts.unconstrained import Array
+from latentmix.inference.mixtures.potential.mode import curvature_basis, posterior_mode
+from latentmix.inference.mixtures.potential.potential import MixturePotential
+from latentmix.inference.mixtures.potential.unconstrained import Array
 from latentmix.inference.mixtures.standardised import StandardisedModel, location_and_scale
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["curvature_basis", "em_starts", "improved_mode", "local_mode", "posterior_mode"]
+__all__ = ["em_starts", "improved_mode"]
 
 _STARTS = 5
 _PATIENCE = 20
 _MOST_SPLITS = 100
-_TIE = 1e-9  # relative difference of log-priors that rounding may cause
 
 
 def em_starts(made: StandardisedModel, x: Tensor, seed: int) -> list[MixtureParameters]:
@@ -44,39 +41,6 @@ def em_starts(made: StandardisedModel, x: Tensor, seed: int) -> list[MixturePara
             fitted = fit_em(points, begin, reg_covar=1e-3, tol=1e-4, max_iter=200).parameters
             fits.append(fitted.affine(scale, location))
     return fits
-
-
-def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: MixtureParameters) -> Array:
-    """Unconstrained values at the mode of their density that is reached from a mixture.
-
-    Raises:
-        ValueError: If the density is zero there.
-    """
-    sites = {name: value.cpu().double() for name, value in made.sites(begin).items()}
-    n_components = made.model.n_components
-    if n_components <= 6:
-        orders = torch.tensor(list(itertools.permutations(range(n_components))))
-    else:
-        orders = torch.stack([torch.arange(n_components), sites["means"][:, 0].argsort()])
-    several = {name: value.expand(len(orders), *value.shape) for name, value in sites.items()}
-    several = permuted_draws(several, orders, begin)
-    density = potential.log_prior(several).nan_to_num(nan=-math.inf)
-    greatest = float(density.max())
-    likeliest = int((density >= greatest - _TIE * (1 + abs(greatest))).int().argmax())
-    position = potential.position({name: value[likeliest] for name, value in several.items()}).numpy()
-    mode, energy = local_mode(potential, np.where(np.isfinite(position), position, 0.0))
-    if not math.isfinite(energy):
-        raise ValueError("Expected a start of positive density under the model; got one of none.")
-    return mode
-
-
-def local_mode(potential: MixturePotential, position: Array) -> tuple[Array, float]:
-    """The mode that quasi-Newton steps from unconstrained values reach, and the potential there."""
-    from scipy.optimize import minimize
-
-    result = minimize(potential.value_and_gradient, position, jac=True, method="L-BFGS-B", options={"maxiter": 500})
-    mode = np.asarray(result.x if math.isfinite(result.fun) else position, dtype=np.float64)
-    return mode, potential.value_and_gradient(mode)[0]
 
 
 def improved_mode(
@@ -139,16 +103,3 @@ def improved_mode(
             if lower - np.linalg.slogdet(widths)[1] < energy - np.linalg.slogdet(basis)[1]:
                 mode, energy, basis, failures = candidate, lower, widths, 0
     return mode, basis
-
-
-def curvature_basis(potential: MixturePotential, centre: Array) -> Array:
-    """Inverse root of the curvature at a mode, with standard deviations of at most three."""
-    steps = 1e-4 * np.eye(len(centre))
-    slopes = [
-        potential.value_and_gradient(centre + step)[1] - potential.value_and_gradient(centre - step)[1]
-        for step in steps
-    ]
-    curvature = np.stack(slopes) / 2e-4
-    values, axes = np.linalg.eigh((curvature + curvature.T) / 2)
-    basis: Array = axes / np.sqrt(np.maximum(np.abs(values), 1 / 9))
-    return basis

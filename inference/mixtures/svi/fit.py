@@ -32,6 +32,7 @@ from latentmix.inference.mixtures.parameter_object import Requirement, real, who
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.standardised import PRIORS, Priors, check_priors, standardised_model
+from latentmix.inference.mixtures.svi.guides import TriedGuide, fit_guides, is_normal
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
@@ -43,6 +44,7 @@ from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.gaussians import expanded_points
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.mixture.priors import is_improper
 
 __all__ = ["SVI", "MixtureSVIResult"]
 
@@ -51,6 +53,7 @@ _GUIDES = (AutoDelta, AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, Au
 _QUIET = 2
 # Natural-gradient steps at most, and the gain, in nats per datum, below which they give way to curvature.
 _WARMUP, _SETTLED = 30, 1e-3
+_LEVEL = 1e-2  # nats per datum
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +65,9 @@ class MixtureSVIResult(Displayed):
         lower_bounds: ELBO per epoch, nats per datum in the data's coordinates: under flat priors and `AutoDelta`
             the mean log-likelihood.
         lower_bound: The bound of the fit: at the point that was taken where there is no noise, else of the last epoch.
-        converged: Whether the loss levelled off; for noisy objectives, whether all epochs were run.
+        converged: Whether the loss levelled off: of noisy objectives, whether the last tenth of all epochs gained less
+            than 0.01 nats per datum over the tenth before it, or less than three standard errors; of guides that start
+            from the posterior's curvature, see `TriedGuide`.
         model: The Pyro model, of standardised data `(x - location) / scale`.
         guide: The fitted guide.
         location: `(D,)`.
@@ -70,6 +75,7 @@ class MixtureSVIResult(Displayed):
         svi: What `fit` returned, `None` where the loss diverged and the best point before it was taken.
         noisy: Whether the objective was: a guide that samples, or minibatches.
         seed: Seed of the fit, and of the draws of `posterior`.
+        guides: The guides that were fitted from the posterior's curvature, of which `guide` has the highest bound.
     """
 
     parameters: MixtureParameters
@@ -83,6 +89,7 @@ class MixtureSVIResult(Displayed):
     svi: SVIResult | None
     noisy: bool
     seed: int = 0
+    guides: tuple[TriedGuide, ...] = ()
 
     def shown(self) -> dict[str, Any]:
         kind = "noisy" if self.noisy else "without noise"
@@ -184,6 +191,19 @@ class _Watch(Callback):
         return [leaf.detach().clone() for leaf in self.guide.parameters()]
 
 
+Guides = Callable[..., AutoGuide] | Sequence[Callable[..., AutoGuide]]
+
+
+def _families(guide: Any) -> tuple[Callable[..., AutoGuide], ...]:
+    """The classes of an option `guide`; none if it is something else."""
+    several = tuple(guide) if isinstance(guide, list | tuple) else (guide,)
+    return several if all(callable(family) for family in several) else ()
+
+
+def _name(family: Any) -> str:
+    return str(getattr(getattr(family, "func", family), "__name__", family))
+
+
 def check_guide(family: Callable[..., AutoGuide]) -> None:
     """Refuse a class of guides that has no median, no gradient, or no start at given values.
 
@@ -212,9 +232,14 @@ class SVI(Algorithm):
     covariances), in which the likelihood is equivariant; model, priors and guide live in those coordinates, in
     float64.
 
+    A normal guide under proper priors, with the default optimizer and all the data, starts from the posterior's mode
+    and its curvature there, and `reg_covar` is then a floor of the variances, as it is of NUTS; see `fit_guides`.
+    Correlations stay those of the curvature, means and scales maximise the ELBO.
+
     Args:
         guide: Class of the guide: `AutoDelta`, `AutoNormal`, `AutoDiagonalNormal`, `AutoMultivariateNormal`,
-            `AutoLowRankMultivariateNormal`, or an `AutoGuide` of one's own. The estimates are its medians.
+            `AutoLowRankMultivariateNormal`, or an `AutoGuide` of one's own. The estimates are its medians. Of several
+            normal ones, such as `NORMAL_GUIDES`, poorer ones first, that with the highest bound is kept.
         optimizer: Makes the optimizer; by default, for a noiseless objective (`AutoDelta`, all the data),
             natural-gradient steps in `MixtureMetric`, accelerated by `QuasiNewton`; else Adam with learning rate
             0.02 and a cosine schedule.
@@ -236,12 +261,20 @@ class SVI(Algorithm):
         >>> fitted = GaussianMixture(2, inference=svi, random_state=0).fit(torch.randn(50, 2))
         >>> fitted.posterior_.sites["means"].shape
         torch.Size([1, 1000, 2, 2])
+
+        The best of three guides:
+
+        >>> from latentmix.inference import NORMAL_GUIDES
+        >>> x = torch.cat([torch.randn(40, 1) - 4, torch.randn(40, 1) + 4])
+        >>> best = GaussianMixture(2, inference=SVI(guide=NORMAL_GUIDES, priors={}), random_state=0).fit(x)
+        >>> [tried.guide for tried in best.result_.guides]
+        ['AutoNormal', 'AutoLowRankMultivariateNormal', 'AutoMultivariateNormal']
     """
 
     name = "svi"
     seeded = True
     requirements: ClassVar[Mapping[str, Requirement]] = {
-        "guide": Requirement("a class of guides", callable),
+        "guide": Requirement("a class of guides, or several", lambda value: bool(_families(value))),
         "epochs": whole(1),
         "tol": real(0),
         "patience": whole(1),
@@ -252,7 +285,7 @@ class SVI(Algorithm):
     def __init__(
         self,
         *,
-        guide: Callable[..., AutoGuide] = AutoDelta,
+        guide: Guides = AutoDelta,
         optimizer: MakeOptimizer | PyroOptim | None = None,
         scheduler: MakeScheduler | None = None,
         epochs: int = 1000,
@@ -276,7 +309,20 @@ class SVI(Algorithm):
             as_optimizer(self.optimizer)
         if self.scheduler is not None:
             as_scheduler(self.scheduler)
-        check_guide(self.guide)
+        families = _families(self.guide)
+        for family in families:
+            check_guide(family)
+        if len(families) > 1 and not self._from_curvature():
+            raise ValueError(
+                "Expected one guide, or several of Pyro's normal ones with proper priors, the default optimizer and "
+                f"batch_size=None; got {', '.join(_name(family) for family in families)}: take one, or set priors={{}}."
+            )
+
+    def _from_curvature(self) -> bool:
+        """Whether guides are fitted from the posterior's curvature."""
+        proper = self.priors is not None and not any(is_improper(prior) for prior in self.priors.values())
+        plain = self.optimizer is None and self.scheduler is None and self.batch_size is None
+        return proper and plain and all(is_normal(family) for family in _families(self.guide))
 
     def check(self, points: Points, structure: CovarianceStructure, n_components: int, options: FitOptions) -> None:
         super().check(points, structure, n_components, options)
@@ -302,7 +348,7 @@ class SVI(Algorithm):
             points: `n x D` points.
             start: The mixture to start from, in the data's coordinates.
             options: `reg_covar` and `seed` are read.
-            callbacks: Passed to `fit` of `latentmix.inference`.
+            callbacks: Passed to `fit` of `latentmix.inference`; guides that are fitted from the curvature take none.
 
         Returns:
             The fitted mixture, its model and its guide.
@@ -312,7 +358,14 @@ class SVI(Algorithm):
                 start.
         """
         self.check_params()
-        x, family, reg_covar = plain_points(points, self.name), self.guide, options.reg_covar
+        x, reg_covar = plain_points(points, self.name), options.reg_covar
+        if self._from_curvature():
+            if callbacks:
+                raise ValueError(
+                    "Expected no callbacks for a normal guide under proper priors; got some: pass an optimizer, too."
+                )
+            return self._fit_from_curvature(x, start, options)
+        (family,) = _families(self.guide)
         optimizer, scheduler, batch_size = self.optimizer, self.scheduler, self.batch_size
         batched = batch_size is not None and batch_size < len(x)
         noisy = family is not AutoDelta or batched
@@ -381,7 +434,7 @@ class SVI(Algorithm):
             parameters=parameters,
             lower_bounds=bounds,
             lower_bound=bounds[watch.taken],
-            converged=(watch.converged or (noisy and result is not None)) and not repaired and not lost,
+            converged=(watch.converged or (noisy and _levelled(bounds))) and not repaired and not lost,
             model=model,
             guide=guide,
             location=location,
@@ -391,11 +444,46 @@ class SVI(Algorithm):
             seed=options.seed,
         )
 
+    def _fit_from_curvature(self, x: Tensor, start: MixtureParameters, options: FitOptions) -> MixtureSVIResult:
+        made = standardised_model(
+            x, len(start.weights), start.structure, priors=self.priors, reg_covar=options.reg_covar
+        )
+        guide, bounds, guides = fit_guides(made, x, start, _families(self.guide), epochs=self.epochs, seed=options.seed)
+        used = next(each for each in guides if each.used)
+        with torch.no_grad(), isolated():
+            sites = guide.median()
+        return MixtureSVIResult(
+            parameters=made.parameters({name: value.detach() for name, value in sites.items()}),
+            lower_bounds=bounds,
+            lower_bound=used.bound,
+            converged=used.converged,
+            model=made.model,
+            guide=guide,
+            location=made.location,
+            scale=made.scale,
+            svi=None,
+            noisy=True,
+            seed=options.seed,
+            guides=guides,
+        )
+
     def _warn_of(self, result: MixtureResult, options: FitOptions) -> None:
         warn(
             f"The best of the svi fits did not converge in {result.n_iter} iterations: raise epochs or tol of SVI, try "
             "another start, or check for degenerate data."
         )
+
+
+def _levelled(bounds: Sequence[float]) -> bool:
+    """Whether the noisy bounds of the last two tenths of a fit are alike."""
+    count = len(bounds) // 10
+    if count < 2:
+        return True  # too few to tell
+    earlier, later = (
+        torch.tensor(part, dtype=torch.float64) for part in (bounds[-2 * count : -count], bounds[-count:])
+    )
+    error = ((earlier.var() + later.var()) / count).sqrt()
+    return bool(later.mean() - earlier.mean() < torch.maximum(3 * error, torch.tensor(_LEVEL)))
 
 
 def _lost(fitted: MixtureParameters, start: MixtureParameters, x: Tensor) -> bool:

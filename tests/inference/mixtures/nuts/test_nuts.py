@@ -17,7 +17,7 @@ from latentmix.inference.mixtures.nuts import chains
 from latentmix.inference.mixtures.nuts import fit as nuts
 from latentmix.inference.mixtures.nuts.chains import Settings
 from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
-from latentmix.inference.mixtures.nuts.potential import MixturePotential, WhitenedPotential
+from latentmix.inference.mixtures.potential.potential import MixturePotential, WhitenedPotential
 from latentmix.inference.mixtures.progress import Progress
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.model import MixtureModel

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import biject_to
 
-from latentmix.inference.mixtures.nuts.unconstrained import Array, site_term
+from latentmix.inference.mixtures.potential.unconstrained import Array, site_term
 from latentmix.models.mixture.covariances import LOG_TWO_PI
 from latentmix.models.mixture.model import MixtureModel
 
@@ -35,7 +35,7 @@ class MixturePotential:
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.mixtures.nuts.potential import MixturePotential
+        >>> from latentmix.inference.mixtures.potential.potential import MixturePotential
         >>> from latentmix.models.mixture.model import MixtureModel
         >>> potential = MixturePotential(MixtureModel(3, 2), torch.randn(50, 2))
         >>> potential.size, potential(torch.zeros(17, dtype=torch.float64)).shape
@@ -81,9 +81,13 @@ class MixturePotential:
 
     def sites(self, positions: Tensor) -> dict[str, Tensor]:
         """Values of the sites at `... x size` unconstrained values."""
-        batch = positions.shape[:-1]
-        parts = zip(self._shapes.items(), positions.split(self._sizes, -1), strict=True)
-        return {name: self.transforms[name](part.reshape((*batch, *shape))) for (name, shape), part in parts}
+        parts = zip(self._shapes, self.unflattened(positions), strict=True)
+        return {name: self.transforms[name](part) for name, part in parts}
+
+    def unflattened(self, positions: Tensor) -> list[Tensor]:
+        """The unconstrained values of each site, in their order, in `... x size` values."""
+        parts = zip(self._shapes.values(), positions.split(self._sizes, -1), strict=True)
+        return [part.reshape((*positions.shape[:-1], *shape)) for shape, part in parts]
 
     def position(self, sites: Mapping[str, Tensor]) -> Tensor:
         """Unconstrained values of sites: the inverse of `sites`."""

@@ -4,7 +4,7 @@ import torch
 from pyro.infer.mcmc.util import initialize_model
 
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.nuts.potential import MixturePotential, WhitenedPotential
+from latentmix.inference.mixtures.potential.potential import MixturePotential, WhitenedPotential
 from latentmix.models.mixture.covariances import covariance_types
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.priors import OrderedMeans

@@ -1,0 +1,1 @@
+"""The negative log-density of a mixture's posterior over unconstrained values, its modes and its curvature."""
