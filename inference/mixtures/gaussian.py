@@ -411,11 +411,12 @@ class GaussianMixture(MixtureEstimator):
         log-density of one mixture, at their mean or median.
         """
         result = getattr(self, "result_", None)
-        if result is None and hasattr(self, "means_"):
+        posterior: MixturePosterior | None = getattr(self, "_posterior", None) if result is None else None
+        if result is None and posterior is None and hasattr(self, "means_"):
             raise AttributeError(
-                "Expected a fit for posterior_, as files hold no draws; got a mixture from a file, or set by hand."
+                "Expected a fit, or a file with draws, for posterior_; got a mixture from a file that holds no draws, or "
+                "set by hand."
             )
-        posterior: MixturePosterior | None = None
         if result is not None and not isinstance(result, StepwiseEM):
             posterior = result.posterior
         if posterior is not None:
@@ -424,6 +425,10 @@ class GaussianMixture(MixtureEstimator):
             "Expected a fit with inference='nuts', or inference='svi' and a guide such as AutoNormal, for posterior_; "
             "got none."
         )
+
+    @posterior_.setter
+    def posterior_(self, posterior: MixturePosterior) -> None:
+        self._posterior = posterior
 
     def _adopt(self, result: MixtureResult, points: Points, like: Any) -> None:
         self._learn(result.parameters, torch.empty(0, dtype=points.dtype, device=points.device), like)
