@@ -19,10 +19,11 @@ from latentmix.experiments.runs.metrics import calibration
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide
 from latentmix.inference.mixtures.draws import MixturePosterior
+from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models import MixtureParameters
 from latentmix.models.pyro_modules import evaluation_mode
 
-__all__ = ["DRAWS", "Average", "class_probabilities", "measure_probabilities"]
+__all__ = ["DRAWS", "Average", "check_data", "class_probabilities", "measure_probabilities"]
 
 Average = Literal["draws", "noise"]
 
@@ -141,6 +142,31 @@ def check_averaging(average: object, draws: object, seed: object) -> None:
         raise ValueError(f"Expected draws from 1 to {MOST_DRAWS:,}; got {draws!r:.60}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"Expected a seed of at least 0; got {seed!r:.60}.")
+
+
+def check_data(x: object, shape: Sequence[int]) -> Tensor:
+    """Data to classify as a tensor.
+
+    Args:
+        x: A tensor or an array of bytes, or of floats; floats of images in [0, 1].
+        shape: The shape of one datum.
+
+    Raises:
+        ValueError: If they have another shape or dtype, a value is not finite, or one of an image is not in [0, 1].
+    """
+    thing, wanted = "images" if len(shape) == 3 else "points", " x ".join(map(str, shape))
+    if not isinstance(x, Tensor | np.ndarray) or tuple(x.shape[1:]) != tuple(shape) or not len(x):
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor | np.ndarray) else type(x).__name__
+        raise ValueError(f"Expected {thing} as a tensor or an array of shape N x {wanted}; got {got}.")
+    data = ToFloat()(as_tensor(x))
+    if not bool(data.isfinite().all()):
+        raise ValueError(f"Expected finite {thing}; got NaN or infinity.")
+    if len(shape) == 3 and not (float(data.amin()) >= 0 and float(data.amax()) <= 1):
+        raise ValueError(
+            f"Expected images of bytes, or of floats in [0, 1]; got floats from {float(data.amin()):.4g} to "
+            f"{float(data.amax()):.4g}: divide them by 255 if they are bytes."
+        )
+    return data
 
 
 def _latents(

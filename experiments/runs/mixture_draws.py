@@ -44,7 +44,7 @@ def load_draws(state: Mapping[str, Any], structure: CovarianceStructure, means: 
 
     Raises:
         ValueError: If a site is missing, no tensor of float64, not finite or of another shape; if weights are negative
-            or do not sum to one; or if scales, or diagonals of Cholesky factors, are not positive. The message names it.
+            or do not sum to one; or if scales, or diagonals of factors, are not positive. The message names it.
     """
     sites, floor = dict(state["sites"]), state["covariance_floor"]
     shapes = _shapes(structure, *means.shape)

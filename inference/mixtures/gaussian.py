@@ -414,8 +414,8 @@ class GaussianMixture(MixtureEstimator):
         posterior: MixturePosterior | None = getattr(self, "_posterior", None) if result is None else None
         if result is None and posterior is None and hasattr(self, "means_"):
             raise AttributeError(
-                "Expected a fit, or a file with draws, for posterior_; got a mixture from a file that holds no draws, or "
-                "set by hand."
+                "Expected a fit, or a file with draws, for posterior_; got a mixture from a file that holds no draws, "
+                "or set by hand."
             )
         if result is not None and not isinstance(result, StepwiseEM):
             posterior = result.posterior
