@@ -223,8 +223,8 @@ def _check_normal(guide: AmortizedGuide, x: Tensor) -> None:
     base = q.base_dist if isinstance(q, Independent) else q
     if not isinstance(base, Normal | MultivariateNormal):
         raise ValueError(
-            "Expected a normal q for average='noise', as of DiagonalNormal or FullNormal; got "
-            f"{type(guide.family).__name__}: take average='draws'."
+            "Expected a normal q, as of DiagonalNormal or FullNormal, to convolve the mixture with; got "
+            f"{type(guide.family).__name__}: average over draws instead."
         )
 
 
