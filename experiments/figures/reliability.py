@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from latentmix.experiments.figures.style import (
-    BLUE,
+    GREY,
     MUTED,
-    VERMILION,
+    PURPLE,
     WIDTH,
     check_same_length,
     clean,
@@ -26,7 +26,7 @@ from latentmix.experiments.figures.style import (
 __all__ = ["reliability"]
 
 ABREAST = 3
-STYLES = (("plug_in", "at the mean of q (plug-in)", VERMILION, "s"), ("draws", "mean over {n} draws of q", BLUE, "o"))
+STYLES = (("plug_in", "at the mean of q (plug-in)", GREY, "s"), ("draws", "mean over {n} draws of q", PURPLE, "o"))
 
 
 def reliability(
@@ -83,7 +83,7 @@ def _panel(upper: Axes, lower: Axes, name: str, figures: Mapping[str, Any]) -> N
         held = share > 0
         x, y = bins["confidence"][held], bins["accuracy"][held]
         upper.plot(x, y, color=colour, linewidth=1.4, zorder=2)
-        upper.scatter(x, y, s=14 + 160 * share[held], color=colour, marker=marker, alpha=0.85, linewidth=0, zorder=3)
+        upper.scatter(x, y, s=14 + 160 * share[held], color=colour, marker=marker, linewidth=0, zorder=3)
         width = 1 / len(share)
         places = (np.arange(len(share)) + 0.5) * width
         lower.bar(places + shift * 0.2 * width, share, 0.4 * width, color=colour)
