@@ -205,7 +205,7 @@ def test_other_options_are_refused(options: dict[str, Any], message: str) -> Non
 
 def test_noise_is_refused_of_a_q_that_is_not_normal() -> None:
     guide, fitted, images = in_the_plane(AutoregressiveFlow(transforms=1, hidden=(4,)))
-    with pytest.raises(ValueError, match="Expected a normal q, .* got AutoregressiveFlow: average over draws instead"):
+    with pytest.raises(ValueError, match=r"Expected a normal q, .* got AutoregressiveFlow: average over draws instead"):
         class_probabilities(guide, fitted, images, average="noise")
 
 
