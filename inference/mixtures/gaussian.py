@@ -95,7 +95,8 @@ class GaussianMixture(MixtureEstimator):
         lower_bounds_: The bounds on the way.
         result_: All that the algorithm found: an `EMResult`, a `MixtureSVIResult` with the guide, or a
             `MixtureNUTSResult` with R-hat and effective sample sizes.
-        posterior_: After NUTS, or SVI with a guide that is a density, draws: a `MixturePosterior`.
+        posterior_: After NUTS, or SVI with a guide that is a density, draws: a `MixturePosterior`; a mixture from the
+            file of a run has some of them.
         n_features_in_: Number of features `D`.
         feature_names_in_: Their names, where the points had any.
         seconds_: Time of the whole fit, every start included.
