@@ -13,10 +13,10 @@ __all__ = [
     "PICTURES",
     "alternative_text",
     "budget_of",
+    "calibration_notes",
     "caption",
     "class_names",
     "kind_of",
-    "poor_calibration",
     "things",
 ]
 
@@ -91,6 +91,7 @@ PICTURES = {
     ),
 }
 POOR = 0.1  # expected calibration error above which probabilities are called badly calibrated
+LOST = 0.02  # accuracy lost by averaging that is mentioned
 
 
 def things(summary: Summary) -> str:
@@ -117,10 +118,32 @@ def caption(kind: str, summary: Summary) -> str:
     """The caption of a picture of that key of `PICTURES`."""
     one, several = groups(summary)
     text = PICTURES[kind][1].format(things=things(summary), group=one, groups=several)
-    return f"{text} {poor_calibration(summary)}".rstrip() if kind == "reliability" else text
+    return " ".join([text, *calibration_notes(summary)]) if kind == "reliability" else text
 
 
-def poor_calibration(summary: Summary, budgets: Sequence[str] = BUDGETS) -> str:
+def calibration_notes(summary: Summary) -> list[str]:
+    """Sentences on class probabilities that averaging leaves badly calibrated, and on accuracy that it costs."""
+    return [note for note in (_poor_calibration(summary), _lost_accuracy(summary)) if note]
+
+
+def _lost_accuracy(summary: Summary) -> str:
+    pairs = [
+        tuple(row["calibration"][way]["accuracy"] for way in ("plug_in", "draws"))
+        for fits in (summary.get("mixtures") or {}).values()
+        for row in fits.values()
+        if "calibration" in row
+    ]
+    plug_in, averaged = max(pairs, key=lambda pair: pair[0] - pair[1], default=(0.0, 0.0))
+    if plug_in - averaged <= LOST or summary.get("latents") == "sample":
+        return ""
+    return (
+        f"Averaging over draws costs accuracy here, at most from {plug_in:.3f} to {averaged:.3f}: draws of q spread "
+        "where its means, which the mixture was fitted to, do not. `--average noise` accounts for that, and a mixture "
+        "fitted to samples (--mixture.latents sample) has their spread."
+    )
+
+
+def _poor_calibration(summary: Summary, budgets: Sequence[str] = BUDGETS) -> str:
     """A sentence on the label budgets whose averaged class probabilities are badly calibrated; empty if none are."""
     fits = (summary.get("mixtures") or {}).values()
     errors = {
@@ -131,7 +154,8 @@ def poor_calibration(summary: Summary, budgets: Sequence[str] = BUDGETS) -> str:
     if not poor:
         return ""
     ends = [f"{end(value for values in poor.values() for value in values):.2f}" for end in (min, max)]
-    words, (one, several) = " and ".join(BUDGET_WORDS[budget] for budget in poor), groups(summary)
+    *others, last = (BUDGET_WORDS[budget] for budget in poor)
+    words, (one, several) = " and ".join([", ".join(others), last] if others else [last]), groups(summary)
     return (
         f"{words[0].upper()}{words[1:]} they stay badly calibrated when averaged (ECE "
         f"{' to '.join(dict.fromkeys(ends))}): a component that holds several {several} counts as one {one}."
@@ -277,7 +301,7 @@ def _reliability(stem: str, summary: Summary, history: Sequence[Mapping[str, Any
                 f"{_figure(averaged['ece'], 3)} averaged over draws"
             )
     text = f"Accuracy against confidence of test {things(summary)}, {BUDGET_WORDS[budget]}: {'; '.join(parts)}."
-    return f"{text} {poor_calibration(summary, [budget])}".rstrip()
+    return f"{text} {_poor_calibration(summary, [budget])}".rstrip()
 
 
 def _fixed(text: str) -> Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]:

@@ -48,6 +48,9 @@ def class_probabilities(
     are the responsibilities at the mean of q under the fitted mixture convolved with the covariance of q. With `None`
     they are those of the fitted mixture at the mean of q (plug-in), as `FittedMixture.classify` gives them.
 
+    A mixture that was fitted to means of q is narrow in dimensions that q leaves unused, where its draws are not: there
+    "draws" can cost accuracy, and "noise" does not.
+
     Args:
         guide: The guide.
         fitted: The mixture and the classes of its components.
@@ -74,7 +77,7 @@ def measure_probabilities(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Accuracy and calibration of the class probabilities of labelled data, plug-in and averaged over draws.
+    """Accuracy and calibration of the class probabilities of labelled data, plug-in and averaged.
 
     Args:
         guide: The guide.
@@ -84,8 +87,8 @@ def measure_probabilities(
         seed: Seed of the draws.
 
     Returns:
-        By inference and budget: `n_draws`, and the figures of `calibration` as `plug_in` and as `draws`; nothing of
-        mixtures without classes.
+        By inference and budget: `n_draws`, and the figures of `calibration` as `plug_in`, as `draws` and, if q is
+        normal, as `noise`; nothing of mixtures without classes.
     """
     fits = {
         (inference, budget): fitted
@@ -96,15 +99,15 @@ def measure_probabilities(
     if split.labels is None or not fits:
         return {}
     labels = split.labels.cpu().numpy()
-    options = partial(_all_probabilities, guide, fits, split.x, draws=draws, seed=seed)
-    plug_in, averaged = options(average=None), options(average="draws")
+    ways: dict[str, Average | None] = {"plug_in": None, "draws": "draws"}
+    if _is_normal(guide, split.x):
+        ways["noise"] = "noise"
     figures: dict[str, dict[str, dict[str, Any]]] = {}
-    for (inference, budget), fitted in fits.items():
-        figures.setdefault(inference, {})[budget] = {
-            "n_draws": draws,
-            "plug_in": calibration(labels, plug_in[inference, budget], fitted.classes),
-            "draws": calibration(labels, averaged[inference, budget], fitted.classes),
-        }
+    for way, average in ways.items():
+        probabilities = _all_probabilities(guide, fits, split.x, average=average, draws=draws, seed=seed)
+        for (inference, budget), fitted in fits.items():
+            measured = figures.setdefault(inference, {}).setdefault(budget, {"n_draws": draws})
+            measured[way] = calibration(labels, probabilities[inference, budget], fitted.classes)
     return figures
 
 
@@ -177,7 +180,11 @@ def _latents(
         number = int(seed.generate_state(1, np.uint64)[0])
         return (_double(guide.draw(x, draws=draws, transform=ToFloat(), seed=number)),)
     if average == "noise":
-        _check_normal(guide, x)
+        if not _is_normal(guide, x):
+            raise ValueError(
+                "Expected a normal q, as of DiagonalNormal or FullNormal, to convolve the mixture with; got "
+                f"{type(guide.family).__name__}: average over draws instead."
+            )
         mean, covariance = guide.moments(x, transform=ToFloat())
         return _double(mean), _double(covariance)
     return (_double(guide.encode(x, transform=ToFloat())),)
@@ -217,15 +224,11 @@ def _paired(posterior: MixturePosterior, draws: int) -> list[MixtureParameters]:
     return [made[index] for index in chosen]
 
 
-def _check_normal(guide: AmortizedGuide, x: Tensor) -> None:
+def _is_normal(guide: AmortizedGuide, x: Tensor) -> bool:
+    """Whether q(z given x) is a normal distribution."""
     with torch.no_grad(), evaluation_mode(guide):
         q: TorchDistribution = guide.posterior(ToFloat()(x[:1]))
-    base = q.base_dist if isinstance(q, Independent) else q
-    if not isinstance(base, Normal | MultivariateNormal):
-        raise ValueError(
-            "Expected a normal q, as of DiagonalNormal or FullNormal, to convolve the mixture with; got "
-            f"{type(guide.family).__name__}: average over draws instead."
-        )
+    return isinstance(q.base_dist if isinstance(q, Independent) else q, Normal | MultivariateNormal)
 
 
 def _double(values: Tensor) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from latentmix.experiments.options.names import FITS
 from latentmix.experiments.runs.artifacts import RunFolder
-from latentmix.experiments.runs.captions import class_names, poor_calibration, things
+from latentmix.experiments.runs.captions import calibration_notes, class_names, things
 from latentmix.experiments.runs.page import number, typeset, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.inference.tables import aligned
@@ -149,7 +149,7 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "per_class": _per_class(rows),
         "calibration": _calibration(rows),
         "n_draws": next((row["calibration"]["n_draws"] for _, _, row in rows if "calibration" in row), 0),
-        "poor_calibration": poor_calibration(summary),
+        "calibration_notes": calibration_notes(summary),
         "agreement": _agreement(summary),
         "pictures": run_pictures(folder, summary, history),
         "config": read_text(config, "a configuration") if config.exists() else "",
@@ -252,7 +252,7 @@ def _per_class(
 
 
 def _calibration(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[str]]]]:
-    """Accuracy, ECE and NLL of each fit, plug-in and averaged, by budget."""
+    """Accuracy, ECE and NLL of each fit, each plug-in, averaged over draws and under noise, by budget."""
     tables: dict[str, list[tuple[str, list[str]]]] = {}
     for budget, fit, row in rows:
         if "calibration" in row:

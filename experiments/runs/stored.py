@@ -126,6 +126,8 @@ def _wrong_fits(mixtures: Mapping[str, Any], complete: bool) -> str:
             wrong = wrong or _first_wrong(figures, FIT, place, complete) or _wrong_numbers(figures, place)
             if not wrong and "calibration" in figures:
                 wrong = _first_wrong(figures["calibration"], CALIBRATION, f"{place}.calibration")
+                if not wrong and "noise" in figures["calibration"]:
+                    wrong = _first_wrong(figures["calibration"]["noise"], CALIBRATED, f"{place}.calibration.noise")
             classes = figures.get("per_class") or {} if not wrong else {}
             wrong = wrong or _first_wrong(classes, {}, f"{place}.per_class")
             for label, row in classes.items() if not wrong else ():

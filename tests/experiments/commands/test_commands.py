@@ -149,7 +149,7 @@ def test_a_run_measures_and_draws_calibration(finished):
             measured = budgets[budget]["calibration"]
             first = budgets[budget]["draws"][0] if budget == "few" else budgets[budget]["accuracy"]
             assert measured["plug_in"]["accuracy"] == pytest.approx(first)
-            assert {*measured["draws"]} == {"accuracy", "ece", "nll", "bins"}
+            assert {*measured["draws"]} == {*measured["noise"]} == {"accuracy", "ece", "nll", "bins"}
             assert (finished / "figures" / f"reliability_{budget}.png").is_file()
     report = (finished / "report.html").read_text()
     assert "Class probabilities" in report

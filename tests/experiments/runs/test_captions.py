@@ -119,5 +119,19 @@ def test_bad_calibration_is_said() -> None:
     assert "EM: expected calibration error 0.050 at the mean of q, 0.030 averaged over draws; SVI: " in text
     assert "badly" not in text
     assert "Without labels they stay badly calibrated" in alternative_text("reliability_none", values)
+    poor = summary(mixtures={"em": dict.fromkeys(fits, calibrated(0.2))})
+    assert "Without labels, with few labels and with all labels they stay badly calibrated" in caption(
+        "reliability", poor
+    )
     assert "badly" not in caption("reliability", summary(mixtures={"em": {"few": calibrated(0.09)}}))
     assert "badly" not in caption("reliability", summary())
+
+
+def test_accuracy_lost_by_averaging_is_said() -> None:
+    row = calibrated(0.2)
+    row["calibration"]["plug_in"]["accuracy"] = 0.95
+    text = caption("reliability", summary(mixtures={"em": {"few": calibrated(0.2)}, "svi": {"few": row}}))
+    assert "Averaging over draws costs accuracy here, at most from 0.950 to 0.900:" in text
+    assert "--average noise" in text
+    row["calibration"]["plug_in"]["accuracy"] = 0.91
+    assert "costs" not in caption("reliability", summary(mixtures={"svi": {"few": row}}))

@@ -256,9 +256,16 @@ def test_figures_are_plug_in_and_averaged() -> None:
     assert list(figures) == ["em"]
     measured = figures["em"]["none"]
     assert measured["n_draws"] == 6
-    for way, average in (("plug_in", None), ("draws", "draws")):
+    labels, ways = (torch.arange(11) % 2).numpy(), {"plug_in": None, "draws": "draws", "noise": "noise"}
+    for way, average in ways.items():
         probabilities = class_probabilities(guide, fitted, images, average=average, draws=6, seed=2)  # type: ignore[arg-type]
-        assert measured[way] == calibration(split.labels.numpy(), probabilities, (0, 1))  # type: ignore[union-attr]
+        assert measured[way] == calibration(labels, probabilities, (0, 1))
+    flow, fitted, images = in_the_plane(AutoregressiveFlow(transforms=1, hidden=(4,)))
+    assert list(measure_probabilities(flow, {"em": {"none": fitted}}, split)["em"]["none"]) == [
+        "n_draws",
+        "plug_in",
+        "draws",
+    ]
 
 
 def test_calibration_matches_scikit_learn_and_its_bins() -> None:
