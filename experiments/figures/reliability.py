@@ -25,7 +25,7 @@ from latentmix.experiments.figures.style import (
 
 __all__ = ["reliability"]
 
-ABREAST = 3
+ABREAST = 2
 STYLES = (("plug_in", "at the mean of q (plug-in)", GREY, "s"), ("draws", "mean over {n} draws of q", PURPLE, "o"))
 
 

@@ -12,4 +12,5 @@ BUDGETS = ("none", "few", "all")
 
 def fit_name(fit: str) -> str:
     """The name of a fit in tables and pictures."""
-    return {**dict(FITS.items()), "nuts": "NUTS"}.get(fit, fit)
+    names: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS"}
+    return names.get(fit, fit)
