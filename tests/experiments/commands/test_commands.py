@@ -135,7 +135,7 @@ def test_classify_averages_as_asked(finished, images, tmp_path, capsys):
     for options, message in (
         (["--draws", "0"], "Expected --draws from 1 to 100,000; got 0."),
         (["--seed", "-1"], "Expected --seed of at least 0; got -1."),
-        (["--average", "mean"], "Expected draws, noise, none for --average; got mean"),
+        (["--average", "mean"], "Expected draws, noise, none for --average; got 'mean'"),
         (["--inference", "nuts"], "Expected a fit of this run, em, svi; got 'nuts'."),
     ):
         assert main([*words, *options]) == 2
