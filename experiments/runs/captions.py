@@ -155,10 +155,10 @@ def _poor_calibration(summary: Summary, budgets: Sequence[str] = BUDGETS) -> str
         return ""
     ends = [f"{end(value for values in poor.values() for value in values):.2f}" for end in (min, max)]
     *others, last = (BUDGET_WORDS[budget] for budget in poor)
-    words, (one, several) = " and ".join([", ".join(others), last] if others else [last]), groups(summary)
+    words, several = " and ".join([", ".join(others), last] if others else [last]), groups(summary)[1]
     return (
         f"{words[0].upper()}{words[1:]} they stay badly calibrated when averaged (ECE "
-        f"{' to '.join(dict.fromkeys(ends))}): a component that holds several {several} counts as one {one}."
+        f"{' to '.join(dict.fromkeys(ends))}): averaging does not mend components that hold several {several}."
     )
 
 

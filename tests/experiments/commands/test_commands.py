@@ -154,6 +154,9 @@ def test_a_run_measures_and_draws_calibration(finished):
     report = (finished / "report.html").read_text()
     assert "Class probabilities" in report
     assert f"{measured['draws']['ece']:.3f}" in report
+    assert re.search(
+        r'id="calibration".*<tr><th class="word" scope="row">SVI</th>(<td>[^<]+</td>){9}</tr>', report, re.S
+    )
 
 
 @pytest.mark.parametrize(
