@@ -256,10 +256,9 @@ def _calibration(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[str]]]]:
     tables: dict[str, list[tuple[str, list[str]]]] = {}
     for budget, fit, row in rows:
         if "calibration" in row:
-            pairs = [
-                row["calibration"][way][name] for name in ("accuracy", "ece", "nll") for way in ("plug_in", "draws")
-            ]
-            tables.setdefault(budget, []).append((fit, [typeset(value, 3) for value in pairs]))
+            ways = [row["calibration"].get(way, {}) for way in ("plug_in", "draws", "noise")]
+            cells = [typeset(way.get(name), 3) for name in ("accuracy", "ece", "nll") for way in ways]
+            tables.setdefault(budget, []).append((fit, cells))
     return tables
 
 
