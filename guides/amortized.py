@@ -134,23 +134,28 @@ class AmortizedGuide(nn.Module, Part):
         self,
         x: Tensor,
         *,
+        draws: int | None = None,
         batch_size: int = 1024,
         transform: Callable[[Tensor], Tensor] | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """One sample of q(z given x) per datum, in evaluation mode and in chunks.
+        """Samples of q(z given x), by default one per datum, in evaluation mode and in chunks.
 
         Args:
             x: An `n x shape` tensor.
+            draws: Samples per datum.
             batch_size: Data a chunk.
             transform: Applied to each chunk first.
             seed: Seed of the draws; by default a fresh one. torch's random state is unchanged.
 
         Returns:
-            An `n x latent_dim` tensor.
+            A `draws x n x latent_dim` tensor; without `draws` an `n x latent_dim` tensor.
         """
+        check_positive(draws=1 if draws is None else draws)
+        shape = () if draws is None else (draws,)
         with evaluation_mode(self), kept_random_state(secrets.randbits(32) if seed is None else seed):
-            return torch.cat([self.posterior(chunk).sample() for chunk in _chunks(x, batch_size, transform)])
+            parts = [self.posterior(chunk).sample(shape) for chunk in _chunks(x, batch_size, transform)]
+        return torch.cat(parts, dim=-2)
 
 
 def _chunks(x: Tensor, batch_size: int, transform: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:

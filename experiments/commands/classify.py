@@ -7,17 +7,19 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from latentmix.experiments.commands import (
     Usage,
     UsageError,
     add_limit,
+    add_numbers,
     add_run,
     allowed_modules,
     command_parser,
     write_result,
 )
-from latentmix.experiments.options.names import BUDGETS, FITS
+from latentmix.experiments.options.names import BUDGETS
 from latentmix.experiments.places import check_new_file, check_run
 from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
 
@@ -35,12 +37,22 @@ def main(words: list[str]) -> None:
         nargs="+",
         help=".npy or .npz arrays; picture files or folders of them; for a run on points .csv or .parquet tables",
     )
-    parser.add_argument("--inference", choices=tuple(FITS), default="em", help="which fit of the mixture (default: em)")
+    parser.add_argument(
+        "--inference", metavar="FIT", default="em", help="which fit of the mixture: em, svi, or nuts (default: em)"
+    )
     parser.add_argument(
         "--labels",
         choices=BUDGETS,
         help="the fit by how many labels: none, a few per class, or all (default: few, or none without classes)",
     )
+    parser.add_argument(
+        "--average",
+        choices=("draws", "noise", "none"),
+        default="draws",
+        help="probabilities as means over draws of q(z|x), and of the mixture's posterior where the fit keeps some; "
+        "under the mixture convolved with q's covariance (noise); or at q's mean (none) (default: draws)",
+    )
+    add_numbers(parser, {"draws": (100, "draws of each image or point"), "seed": (0, "seed of the draws")})
     add_limit(parser, "max_pixels", MAX_PIXELS, "most pixels of a picture before it is resized")
     add_limit(parser, "max_gib", MAX_GIB, "most memory of an array or a table, in GiB")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a new CSV file for the table (default: print it)")
@@ -50,11 +62,18 @@ def main(words: list[str]) -> None:
     for file in arguments.files:
         if not file.exists():
             raise UsageError(f"Expected files that are there; got {file}, which is missing.")
+    if not 1 <= arguments.draws <= 100_000:
+        raise UsageError(f"Expected --draws from 1 to 100,000; got {arguments.draws}.")
+    if arguments.seed < 0:
+        raise UsageError(f"Expected --seed of at least 0; got {arguments.seed}.")
     names, text = classify(
         arguments.run,
         arguments.files,
         arguments.inference,
         arguments.labels,
+        average=None if arguments.average == "none" else arguments.average,
+        draws=arguments.draws,
+        seed=arguments.seed,
         trust=allowed_modules(arguments.trust),
         max_pixels=arguments.max_pixels,
         max_gib=arguments.max_gib,
@@ -72,6 +91,9 @@ def classify(
     inference: str,
     budget: str | None,
     *,
+    average: Literal["draws", "noise"] | None = "draws",
+    draws: int = 100,
+    seed: int = 0,
     trust: Sequence[str] = (),
     max_pixels: int = MAX_PIXELS,
     max_gib: float = MAX_GIB,
@@ -82,8 +104,11 @@ def classify(
         path: The folder of the run.
         files: `.npy` or `.npz` arrays; picture files or folders of them; for a run on points `.csv` or `.parquet`
             tables, too, whose columns are matched by name.
-        inference: The fit of the mixture, `em` or `svi`.
+        inference: The fit of the mixture, such as `em`.
         budget: The label budget, `none`, `few` or `all`; by default `few` if the run has it, else `none`.
+        average: Over what the probabilities are averaged, see `Run.classify`.
+        draws: Draws of each image or point.
+        seed: Seed of the draws.
         trust: Modules that the run may import.
         max_pixels: Most pixels of a picture before it is resized.
         max_gib: Most memory of an array or a table, in GiB.
@@ -93,30 +118,26 @@ def classify(
         `predicted` and a probability per class, or without classes per component, numbered from 1 as in pictures.
 
     Raises:
-        ValueError: If the run has no such budget, or a file cannot be read or holds other data than the run's.
+        ValueError: If the run has no such fit or budget, a file cannot be read or holds other data than the run's, or
+            "noise" is asked of a guide that is not normal.
     """
     from latentmix.experiments.data.pictures import load_images
-    from latentmix.experiments.data.pixels import ToFloat
     from latentmix.experiments.data.schema import Schema
     from latentmix.experiments.data.tables import load_tables
+    from latentmix.experiments.options.messages import blaming
     from latentmix.experiments.runs.artifacts import load_run
     from latentmix.experiments.runs.pictures import component_names
 
     run = load_run(path, trust)
-    budgets = run.mixtures.get(inference)
-    if not budgets:
-        raise ValueError(f"Expected a fit of this run, {', '.join(run.mixtures)}; got {inference!r}.")
-    budget = budget or ("few" if "few" in budgets else "none")
-    if budget not in budgets:
-        raise ValueError(f"Expected a label budget of this run, {', '.join(budgets)}; got {budget!r}.")
-    fitted = budgets[budget]
+    fitted = run.fitted(inference, budget)
     if len(run.vae.shape) == 3:
         names, data = load_images(files, run.vae.shape, max_pixels=max_pixels, max_gib=max_gib)
     else:
         known, schema = run.config["data"], Schema.from_dict(run.summary["data"])
         chosen = {name: known.get(name) for name in ("label", "columns")}
         names, data = load_tables(files, run.vae.shape, schema, **chosen, max_gib=max_gib)
-    probabilities = fitted.classify(run.guide.encode(data, transform=ToFloat()))
+    with blaming("--average"):
+        probabilities = run.classify(data, inference=inference, labels=budget, average=average, draws=draws, seed=seed)
     classes = fitted.class_names or component_names((), {}, probabilities.shape[1])
     kind, thing = "class" if fitted.classes else "component", "image" if len(run.vae.shape) == 3 else "point"
     labels = [classes[index] for index in probabilities.argmax(1)]

@@ -7,6 +7,7 @@ from latentmix.experiments.figures.latents import latent_map, latent_usage
 from latentmix.experiments.figures.mixtures import Components, latent_scatter
 from latentmix.experiments.figures.points import coverage, points_in_space, points_pairwise
 from latentmix.experiments.figures.rate_distortion import rate_distortion
+from latentmix.experiments.figures.reliability import reliability
 from latentmix.experiments.figures.style import save
 from latentmix.experiments.figures.sweep import sweep_overview
 from latentmix.experiments.figures.vae import decoded_grid, generated, losses, reconstructions
@@ -28,6 +29,7 @@ __all__ = [
     "points_pairwise",
     "rate_distortion",
     "reconstructions",
+    "reliability",
     "save",
     "sweep_overview",
 ]

@@ -10,11 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import safetensors.torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
@@ -327,6 +329,67 @@ class Run(Displayed):
     config: dict[str, Any]
     summary: dict[str, Any]
 
+    def fitted(self, inference: str = "em", labels: str | None = None) -> FittedMixture:
+        """The mixture of a fit and a label budget.
+
+        Args:
+            inference: The fit, such as `em`.
+            labels: The label budget, `none`, `few` or `all`; by default `few` if the run has it, else `none`.
+
+        Raises:
+            ValueError: If the run has no such fit or budget.
+        """
+        budgets = self.mixtures.get(inference)
+        if not budgets:
+            raise ValueError(f"Expected a fit of this run, {', '.join(self.mixtures)}; got {inference!r:.60}.")
+        budget = labels or ("few" if "few" in budgets else "none")
+        if budget not in budgets:
+            raise ValueError(f"Expected a label budget of this run, {', '.join(budgets)}; got {budget!r:.60}.")
+        return budgets[budget]
+
+    def classify(
+        self,
+        data: Tensor | NDArray[Any],
+        *,
+        inference: str = "em",
+        labels: str | None = None,
+        average: Literal["draws", "noise"] | None = "draws",
+        draws: int = 100,
+        seed: int = 0,
+    ) -> NDArray[np.float64]:
+        r"""Probabilities of the classes of images or points, averaged over what is not known of their latents.
+
+        By default they are means over draws of q(z given x) and, where the fit keeps draws of the mixture's posterior,
+        over these: :math:`\frac1S \sum_s p(c \mid z_s, \theta_s)`. "noise" takes the responsibilities at the mean of q
+        under the mixture convolved with the covariance of q, and `None` those of the mixture itself (plug-in), as
+        `FittedMixture.classify` gives them of latents.
+
+        Args:
+            data: `N x C x H x W` images of bytes, or of floats in [0, 1]; or `N x D` points as the guide takes them,
+                standardised if the run's are.
+            inference: The fit, such as `em`.
+            labels: The label budget; by default `few` if the run has it, else `none`.
+            average: Over what they are averaged.
+            draws: Draws of each datum; the standard error of a probability is at most half of their root's reciprocal.
+            seed: Seed of the draws: the same data in the same order have the same draws.
+
+        Returns:
+            An `N x n_classes` array, its columns as `fitted(inference, labels).classes`; without classes, of the
+            components.
+
+        Raises:
+            ValueError: If the run has no such fit, the data or an option are not as described, or "noise" is asked of
+                a guide that is not normal.
+
+        Example:
+            >>> run = load_run("runs/digits")  # doctest: +SKIP
+            >>> run.classify(images, labels="few").argmax(1)  # doctest: +SKIP
+        """
+        from latentmix.experiments.runs.class_probabilities import check_data, class_probabilities
+
+        fitted, x = self.fitted(inference, labels), check_data(data, self.vae.shape)
+        return class_probabilities(self.guide, fitted, x, average=average, draws=draws, seed=seed)
+
     def shown(self) -> dict[str, Any]:
         test = self.summary.get("test", {})
         named = {"ELBO": "elbo", "log p(x), importance-weighted": "iw_log_likelihood", "MSE": "mse", "SSIM": "ssim"}
@@ -368,8 +431,9 @@ def load_run(path: str | Path, trust: Iterable[str] = ()) -> Run:
     Example:
         >>> from latentmix.experiments import ToFloat, load_run
         >>> run = load_run("runs/digits")  # doctest: +SKIP
+        >>> run.classify(images)  # averaged over draws of q  # doctest: +SKIP
         >>> latents = run.guide.encode(images, transform=ToFloat())  # doctest: +SKIP
-        >>> run.mixtures["em"]["few"].classify(latents)  # doctest: +SKIP
+        >>> run.mixtures["em"]["few"].classify(latents)  # at the means of q  # doctest: +SKIP
     """
     folder = RunFolder.existing(Path(path), trust)
     summary, config = folder.read_summary(), plain(experiment_parser(), folder.read_config())

@@ -7,9 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from latentmix.experiments.options.names import BUDGETS, FITS
+from latentmix.experiments.options.names import BUDGETS, FITS, fit_name
 
-__all__ = ["PICTURES", "alternative_text", "budget_of", "caption", "class_names", "kind_of", "things"]
+__all__ = [
+    "PICTURES",
+    "alternative_text",
+    "budget_of",
+    "calibration_notes",
+    "caption",
+    "class_names",
+    "kind_of",
+    "things",
+]
 
 Summary = Mapping[str, Any]
 
@@ -74,7 +83,15 @@ PICTURES = {
         "True {groups} in rows, {groups} of the fitted components in columns: counts of test {things} as numbers, "
         "shares of the true {group} as shades. With few labels, of the first draw of labelled {things}.",
     ),
+    "reliability": (
+        "Reliability diagrams",
+        "Accuracy of the test {things} by their confidence, the probability of the most probable {group}, in ten bins: "
+        "at the mean of q (plug-in) and averaged over draws of q, as `latentmix classify` gives them. With few "
+        "labels, of the first draw of labelled {things}.",
+    ),
 }
+POOR = 0.1  # expected calibration error above which probabilities are called badly calibrated
+LOST = 0.02  # accuracy lost by averaging that is mentioned
 
 
 def things(summary: Summary) -> str:
@@ -100,7 +117,49 @@ def groups(summary: Summary) -> tuple[str, str]:
 def caption(kind: str, summary: Summary) -> str:
     """The caption of a picture of that key of `PICTURES`."""
     one, several = groups(summary)
-    return PICTURES[kind][1].format(things=things(summary), group=one, groups=several)
+    text = PICTURES[kind][1].format(things=things(summary), group=one, groups=several)
+    return " ".join([text, *calibration_notes(summary)]) if kind == "reliability" else text
+
+
+def calibration_notes(summary: Summary) -> list[str]:
+    """Sentences on class probabilities that averaging leaves badly calibrated, and on accuracy that it costs."""
+    return [note for note in (_poor_calibration(summary), _lost_accuracy(summary)) if note]
+
+
+def _lost_accuracy(summary: Summary) -> str:
+    pairs = [
+        tuple(row["calibration"][way]["accuracy"] for way in ("plug_in", "draws"))
+        for fits in (summary.get("mixtures") or {}).values()
+        for row in fits.values()
+        if "calibration" in row
+    ]
+    plug_in, averaged = max(pairs, key=lambda pair: pair[0] - pair[1], default=(0.0, 0.0))
+    if plug_in - averaged <= LOST or summary.get("latents") == "sample":
+        return ""
+    return (
+        f"Averaging over draws costs accuracy here, at most from {plug_in:.3f} to {averaged:.3f}: draws of q spread "
+        "where its means, which the mixture was fitted to, do not. `--average noise` accounts for that, and a mixture "
+        "fitted to samples (--mixture.latents sample) has their spread."
+    )
+
+
+def _poor_calibration(summary: Summary, budgets: Sequence[str] = BUDGETS) -> str:
+    """A sentence on the label budgets whose averaged class probabilities are badly calibrated; empty if none are."""
+    fits = (summary.get("mixtures") or {}).values()
+    errors = {
+        budget: [row[budget]["calibration"]["draws"]["ece"] for row in fits if "calibration" in row.get(budget, {})]
+        for budget in budgets
+    }
+    poor = {budget: values for budget, values in errors.items() if max(values, default=0.0) > POOR}
+    if not poor:
+        return ""
+    ends = [f"{end(value for values in poor.values() for value in values):.2f}" for end in (min, max)]
+    *others, last = (BUDGET_WORDS[budget] for budget in poor)
+    words, several = " and ".join([", ".join(others), last] if others else [last]), groups(summary)[1]
+    return (
+        f"{words[0].upper()}{words[1:]} they stay badly calibrated when averaged (ECE "
+        f"{' to '.join(dict.fromkeys(ends))}): averaging does not mend components that hold several {several}."
+    )
 
 
 def kind_of(stem: str) -> str | None:
@@ -232,6 +291,20 @@ def _confusion(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]
     return f"Confusion matrices {', and '.join(parts)}." if len(parts) > 1 else f"Confusion matrix {parts[0]}."
 
 
+def _reliability(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    budget = str(budget_of(stem))
+    parts = []
+    for fit, budgets in summary["mixtures"].items():
+        if "calibration" in budgets.get(budget, {}):
+            plug_in, averaged = (budgets[budget]["calibration"][way] for way in ("plug_in", "draws"))
+            parts.append(
+                f"{fit_name(fit)}: expected calibration error {_figure(plug_in['ece'], 3)} at the mean of q, "
+                f"{_figure(averaged['ece'], 3)} averaged over draws"
+            )
+    text = f"Accuracy against confidence of test {things(summary)}, {BUDGET_WORDS[budget]}: {'; '.join(parts)}."
+    return f"{text} {_poor_calibration(summary, [budget])}".rstrip()
+
+
 def _fixed(text: str) -> Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]:
     return lambda stem, summary, history: text
 
@@ -254,6 +327,7 @@ TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
     "latent": _latents,
     "em_against_svi": _comparison,
     "confusion": _confusion,
+    "reliability": _reliability,
 }
 
 

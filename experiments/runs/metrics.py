@@ -14,13 +14,17 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.guides import AmortizedGuide
 from latentmix.models import VAE
 
-__all__ = ["classification", "reconstruct", "reconstruction"]
+__all__ = ["calibration", "classification", "reconstruct", "reconstruction"]
+
+BINS = 10
+LEAST = float(np.finfo(np.float64).eps)
 
 
 def reconstruct(vae: VAE, guide: AmortizedGuide, images: Tensor) -> Tensor:
@@ -107,3 +111,44 @@ def _confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes:
     order = np.argsort(classes)
     rows, columns = (order[np.searchsorted(classes, each, sorter=order)] for each in (labels, predicted))
     return np.bincount(rows * len(classes) + columns, minlength=len(classes) ** 2).reshape(2 * (len(classes),))
+
+
+def calibration(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[int]
+) -> dict[str, Any]:
+    """Accuracy and calibration of class probabilities.
+
+    The confidence of a datum is the probability of its most probable class. The expected calibration error (Naeini et
+    al., *Obtaining well calibrated probabilities using Bayesian binning*, 2015) is the mean distance between confidence
+    and accuracy over ten bins of equal width, weighted by their data. The negative log-likelihood is the log loss in
+    nats, where a probability below 2.2e-16 counts as that, as in scikit-learn.
+
+    Args:
+        labels: N true labels.
+        probabilities: An `N x n_classes` array.
+        classes: The classes, in the order of its columns.
+
+    Returns:
+        `accuracy`, `ece`, `nll`, and of the bins `count`, `confidence` and `accuracy`, means that are 0 where a bin is
+        empty, as `bins`.
+    """
+    true = np.searchsorted(classes, labels)
+    confidence = probabilities.max(1).clip(0.0, np.nextafter(1.0, 0.0))  # 1 would be in a bin of its own
+    correct = probabilities.argmax(1) == true
+    ece = multiclass_calibration_error(
+        torch.from_numpy(probabilities.clip(0.0, np.nextafter(1.0, 0.0))),
+        torch.from_numpy(true),
+        num_classes=len(classes),
+        n_bins=BINS,
+        validate_args=False,
+    )
+    place = (confidence * BINS).astype(np.int64)
+    count = np.bincount(place, minlength=BINS)
+    sums = (np.bincount(place, weights=values, minlength=BINS) for values in (confidence, correct))
+    means = [(total / count.clip(1)).tolist() for total in sums]
+    return {
+        "accuracy": float(correct.mean()),
+        "ece": float(ece),
+        "nll": float(-np.log(probabilities[np.arange(len(true)), true].clip(LEAST, 1.0)).mean()),
+        "bins": {"count": count.tolist(), "confidence": means[0], "accuracy": means[1]},
+    }

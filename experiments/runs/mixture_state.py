@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentmix.experiments.options.mixture_fits import GUIDES
 from latentmix.experiments.runs.mixture_checks import check_mixture
+from latentmix.experiments.runs.mixture_draws import draws_state, load_draws
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
 from latentmix.inference.mixtures.gaussian import ALGORITHMS
 from latentmix.models import MixtureParameters
@@ -37,13 +38,17 @@ def mixture_state(mixture: GaussianMixture) -> dict[str, Any]:
     """A fitted mixture as tensors and plain values.
 
     Options that cannot be described, such as a function for an optimizer, are `Unsaved`: predictions do without them,
-    and another fit asks for them.
+    and another fit asks for them. Of a posterior there are evenly spaced draws, see `draws_state`.
 
     Raises:
         ValueError: If its covariance type is not registered, without which it could not be loaded.
     """
     options, parameters = mixture.get_params(deep=False), mixture.parameters_
-    names = {"names": list(mixture.feature_names_in_)} if hasattr(mixture, "feature_names_in_") else {}
+    extras: dict[str, Any] = {}
+    if hasattr(mixture, "feature_names_in_"):
+        extras["names"] = list(mixture.feature_names_in_)
+    if hasattr(mixture, "posterior_"):
+        extras["draws"] = draws_state(mixture.posterior_)
     if parameters.structure != _structure(parameters.structure.name):
         raise ValueError(
             f"Expected a registered covariance type of a mixture to save; got {parameters.structure!r}: call "
@@ -55,7 +60,7 @@ def mixture_state(mixture: GaussianMixture) -> dict[str, Any]:
         "parameters": {name: getattr(parameters, name) for name in PARAMETERS},
         "learned": {name: torch.as_tensor(np.asarray(getattr(mixture, name))) for name in LEARNED},
         "scalars": {name: np.asarray(getattr(mixture, name)).item() for name in SCALARS if hasattr(mixture, name)},
-        **names,
+        **extras,
     }
 
 
@@ -93,6 +98,8 @@ def load_mixture(state: Mapping[str, Any]) -> GaussianMixture:
         setattr(mixture, name, tensor.numpy())
     for name, value in scalars.items():
         setattr(mixture, name, value)
+    if "draws" in state:
+        mixture.posterior_ = load_draws(state["draws"], covariance_structure(kind), mixture.parameters_.means)
     return mixture
 
 

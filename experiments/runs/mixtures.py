@@ -55,11 +55,15 @@ class FittedMixture:
         A class has the summed responsibilities of its components; without classes they are the components'.
         """
         values = as_tensor(latents).detach().cpu().double().numpy()
-        responsibilities: NDArray[np.float64] = self.mixture.predict_proba(values)
+        return self.by_class(self.mixture.predict_proba(values))
+
+    def by_class(self, responsibilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums of `N x K` responsibilities over the components of each class; without classes, as they are."""
         if not self.classes:
             return responsibilities
         belongs = np.equal.outer(self.component_classes, self.classes).astype(np.float64)
-        return responsibilities @ belongs
+        summed: NDArray[np.float64] = responsibilities @ belongs
+        return summed
 
     def predict(self, latents: Tensor | NDArray[np.floating]) -> NDArray[np.int64]:
         """The most probable class of each latent: N labels."""

@@ -15,7 +15,7 @@ from latentmix.experiments import figures
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.figures.style import class_names
-from latentmix.experiments.options.names import BUDGETS, FITS
+from latentmix.experiments.options.names import BUDGETS, FITS, fit_name
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import reconstruct
 from latentmix.experiments.runs.mixtures import FittedMixture
@@ -33,6 +33,11 @@ CONFUSIONS = {
     "none": "Test images by {kind}: no label, components matched one to one",
     "few": "Test images by {kind}: components seeded by the first draw of a few labelled images",
     "all": "Test images by {kind}: components of the fit without labels, by their majority",
+}
+RELIABILITIES = {
+    "none": "Test {thing}s by confidence: no label, components matched one to one",
+    "few": "Test {thing}s by confidence: components seeded by the first draw of a few labelled {thing}s",
+    "all": "Test {thing}s by confidence: components of the fit without labels, by their majority",
 }
 HEADINGS = {
     "none": "Test latents and the mixtures fitted without labels",
@@ -226,7 +231,7 @@ def draw_mixtures(
     names: Sequence[str] | None = None,
     pictorial: bool = True,
 ) -> None:
-    """Draw latents under the components of both fits, confusion matrices, and EM against SVI.
+    """Draw latents under the components of both fits, confusion matrices, reliability diagrams, and EM against SVI.
 
     Components of SVI are drawn in the order of those of EM that they are aligned with, so that a component has one name
     in every picture.
@@ -243,6 +248,7 @@ def draw_mixtures(
     shown = class_names(classes, names)
     kind, thing = _kind("coverage" in results), _thing(pictorial)
     for budget in BUDGETS:
+        _draw_reliability(folder, results["mixtures"], budget, thing)
         fitted = {inference: mixtures[inference].get(budget) for inference in FITS}
         em, svi = fitted["em"], fitted["svi"]
         if em is None or svi is None:
@@ -291,6 +297,17 @@ def draw_mixtures(
         thing=thing,
     )
     figures.save(picture, folder / "em_against_svi.png")
+
+
+def _draw_reliability(folder: Path, figures_of_fits: Mapping[str, Any], budget: str, thing: str) -> None:
+    fits = {
+        fit_name(inference): budgets[budget]["calibration"]
+        for inference, budgets in figures_of_fits.items()
+        if "calibration" in budgets.get(budget, {})
+    }
+    if fits:
+        picture = figures.reliability(fits, heading=RELIABILITIES[budget].format(thing=thing), thing=thing)
+        figures.save(picture, folder / f"reliability_{budget}.png")
 
 
 def component_names(component_classes: Sequence[int], shown: Mapping[int, str], n_components: int) -> list[str]:

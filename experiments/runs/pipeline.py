@@ -21,6 +21,7 @@ from latentmix.experiments.options.settings import device_of
 from latentmix.experiments.places import check_new_folder
 from latentmix.experiments.runs.artifacts import RunFolder, versions
 from latentmix.experiments.runs.callbacks import Checkpoints, TensorBoard, summary_writer
+from latentmix.experiments.runs.class_probabilities import measure_probabilities
 from latentmix.experiments.runs.latents import latents_of
 from latentmix.experiments.runs.measures import measure_prior, measure_vae
 from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
@@ -209,6 +210,10 @@ class Session:
         )
         mixture_seconds = time.perf_counter() - began
         folder.save_mixtures(mixtures)
+        measured_fits = measure_probabilities(self.guide, mixtures, self.dataset.splits["test"], seed=training.seed)
+        for inference, budgets in measured_fits.items():
+            for budget, calibrated in budgets.items():
+                figures["mixtures"][inference][budget]["calibration"] = calibrated
         figures |= measure_prior(self.vae, self.dataset, latents, seed=training.seed)
         summary = {
             "preset": self.experiment.config["name"],

@@ -12,7 +12,7 @@ from typing import Any
 from latentmix.experiments.options.names import FITS
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
-from latentmix.experiments.runs.captions import class_names, things
+from latentmix.experiments.runs.captions import calibration_notes, class_names, things
 from latentmix.experiments.runs.page import number, typeset, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.runs.provenance import describe
@@ -150,6 +150,9 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "classified": any("accuracy" in row for _, _, row in rows),
         "budgets": {budget: BUDGET_WORDS.get(budget, budget).format(things=kind) for budget, _, _ in rows},
         "per_class": _per_class(rows),
+        "calibration": _calibration(rows),
+        "n_draws": next((row["calibration"]["n_draws"] for _, _, row in rows if "calibration" in row), 0),
+        "calibration_notes": calibration_notes(summary),
         "agreement": _agreement(summary),
         "pictures": run_pictures(folder, summary, history),
         "config": read_text(config, "a configuration") if config.exists() else "",
@@ -256,6 +259,17 @@ def _per_class(
     for budget, fit, row in rows:
         for label, figures in (row.get("per_class") or {}).items():
             tables.setdefault(budget, {}).setdefault(label, {})[fit] = figures
+    return tables
+
+
+def _calibration(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[str]]]]:
+    """Accuracy, ECE and NLL of each fit, each plug-in, averaged over draws and under noise, by budget."""
+    tables: dict[str, list[tuple[str, list[str]]]] = {}
+    for budget, fit, row in rows:
+        if "calibration" in row:
+            ways = [row["calibration"].get(way, {}) for way in ("plug_in", "draws", "noise")]
+            cells = [typeset(way.get(name), 3) for name in ("accuracy", "ece", "nll") for way in ways]
+            tables.setdefault(budget, []).append((fit, cells))
     return tables
 
 

@@ -36,6 +36,8 @@ COVERAGE = {
     "energy": {"statistic": NUMBER, "p_value": NUMBER},
 }
 FIT = {"log_likelihood": NUMBER, "iterations": NUMBER, "seconds": NUMBER}
+CALIBRATED = {"accuracy": NUMBER, "ece": NUMBER, "nll": NUMBER, "bins": {}}
+CALIBRATION = {"n_draws": WHOLE, "plug_in": CALIBRATED, "draws": CALIBRATED}
 MOST = 1e300  # a number that can be printed
 
 
@@ -122,6 +124,10 @@ def _wrong_fits(mixtures: Mapping[str, Any], complete: bool) -> str:
         for budget, figures in budgets.items() if not wrong else ():
             place = f"mixtures.{inference}.{budget}"
             wrong = wrong or _first_wrong(figures, FIT, place, complete) or _wrong_numbers(figures, place)
+            if not wrong and "calibration" in figures:
+                wrong = _first_wrong(figures["calibration"], CALIBRATION, f"{place}.calibration")
+                if not wrong and "noise" in figures["calibration"]:
+                    wrong = _first_wrong(figures["calibration"]["noise"], CALIBRATED, f"{place}.calibration.noise")
             classes = figures.get("per_class") or {} if not wrong else {}
             wrong = wrong or _first_wrong(classes, {}, f"{place}.per_class")
             for label, row in classes.items() if not wrong else ():

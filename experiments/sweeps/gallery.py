@@ -45,6 +45,7 @@ DRAWN = {
     "points_pairwise": "points_pairwise",
     "rate_distortion": "rate_distortion",
     "reconstructions": "reconstructions",
+    "reliability": "reliability_none",
     "selection_panels": "selection",
     "sweep_overview": "sweep",
 }

@@ -95,7 +95,8 @@ class GaussianMixture(MixtureEstimator):
         lower_bounds_: The bounds on the way.
         result_: All that the algorithm found: an `EMResult`, a `MixtureSVIResult` with the guide, or a
             `MixtureNUTSResult` with R-hat and effective sample sizes.
-        posterior_: After NUTS, or SVI with a guide that is a density, draws: a `MixturePosterior`.
+        posterior_: After NUTS, or SVI with a guide that is a density, draws: a `MixturePosterior`; a mixture from the
+            file of a run has some of them.
         n_features_in_: Number of features `D`.
         feature_names_in_: Their names, where the points had any.
         seconds_: Time of the whole fit, every start included.
@@ -411,11 +412,12 @@ class GaussianMixture(MixtureEstimator):
         log-density of one mixture, at their mean or median.
         """
         result = getattr(self, "result_", None)
-        if result is None and hasattr(self, "means_"):
+        posterior: MixturePosterior | None = getattr(self, "_posterior", None) if result is None else None
+        if result is None and posterior is None and hasattr(self, "means_"):
             raise AttributeError(
-                "Expected a fit for posterior_, as files hold no draws; got a mixture from a file, or set by hand."
+                "Expected a fit, or a file with draws, for posterior_; got a mixture from a file that holds no draws, "
+                "or set by hand."
             )
-        posterior: MixturePosterior | None = None
         if result is not None and not isinstance(result, StepwiseEM):
             posterior = result.posterior
         if posterior is not None:
@@ -424,6 +426,10 @@ class GaussianMixture(MixtureEstimator):
             "Expected a fit with inference='nuts', or inference='svi' and a guide such as AutoNormal, for posterior_; "
             "got none."
         )
+
+    @posterior_.setter
+    def posterior_(self, posterior: MixturePosterior) -> None:
+        self._posterior = posterior
 
     def _adopt(self, result: MixtureResult, points: Points, like: Any) -> None:
         self._learn(result.parameters, torch.empty(0, dtype=points.dtype, device=points.device), like)

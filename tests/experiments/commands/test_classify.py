@@ -31,15 +31,13 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
     def pixels(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
         encoded: list[Tensor] = []
 
-        def encode(images: Tensor, *, transform: Callable[[Tensor], Tensor]) -> Tensor:
-            encoded.append(transform(images))
-            return torch.zeros(len(images), 2)
+        def probabilities(images: Tensor, **options: object) -> NDArray[np.float64]:
+            encoded.append(ToFloat()(images))
+            return np.full((len(images), 2), 0.5)
 
-        fitted = SimpleNamespace(
-            classes=(0, 1), class_names=("0", "1"), classify=lambda latents: np.full((len(latents), 2), 0.5)
-        )
+        fitted = SimpleNamespace(classes=(0, 1), class_names=("0", "1"))
         run = SimpleNamespace(
-            mixtures={"em": {"none": fitted}}, vae=SimpleNamespace(shape=shape), guide=SimpleNamespace(encode=encode)
+            fitted=lambda inference, labels: fitted, vae=SimpleNamespace(shape=shape), classify=probabilities
         )
         monkeypatch.setattr(artifacts, "load_run", lambda path, trust: run)
         classify(tmp_path / "run", files, "em", None)

@@ -116,6 +116,51 @@ def test_classify_arrays_and_pictures(finished, images, tmp_path, capsys):
     assert len(out.read_text().splitlines()) == 7
 
 
+def test_classify_averages_as_asked(finished, images, tmp_path, capsys):
+    np.save(tmp_path / "images.npy", images.test.x.numpy())
+    words = ["classify", str(finished), str(tmp_path / "images.npy")]
+
+    def probabilities(*options):
+        assert main([*words, *options]) == 0
+        return np.array([row.split(",")[2:] for row in capsys.readouterr().out.splitlines()[1:]], float)
+
+    run = load_run(finished)
+    plug_in = run.fitted().classify(run.guide.encode(images.test.x, transform=ToFloat()))
+    np.testing.assert_allclose(probabilities("--average", "none"), plug_in, atol=6e-5)
+    for average in ("draws", "noise"):
+        averaged = probabilities("--average", average)
+        np.testing.assert_allclose(averaged, run.classify(images.test.x, average=average), atol=6e-5)
+        assert not np.allclose(averaged, plug_in, atol=1e-3)
+    few = probabilities("--draws", "5", "--seed", "3")
+    np.testing.assert_array_equal(few, probabilities("--draws", "5", "--seed", "3"))
+    assert not np.array_equal(few, probabilities("--draws", "5", "--seed", "4"))
+    for options, message in (
+        (["--draws", "0"], "Expected --draws from 1 to 100,000; got 0."),
+        (["--seed", "-1"], "Expected --seed of at least 0; got -1."),
+        (["--average", "mean"], "Expected draws, noise, none for --average; got 'mean'"),
+        (["--inference", "nuts"], "Expected a fit of this run, em, svi; got 'nuts'."),
+    ):
+        assert main([*words, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_run_measures_and_draws_calibration(finished):
+    run = load_run(finished)
+    for budgets in (run.summary["mixtures"][inference] for inference in ("em", "svi")):
+        for budget in ("none", "few", "all"):
+            measured = budgets[budget]["calibration"]
+            first = budgets[budget]["draws"][0] if budget == "few" else budgets[budget]["accuracy"]
+            assert measured["plug_in"]["accuracy"] == pytest.approx(first)
+            assert {*measured["draws"]} == {*measured["noise"]} == {"accuracy", "ece", "nll", "bins"}
+            assert (finished / "figures" / f"reliability_{budget}.png").is_file()
+    report = (finished / "report.html").read_text()
+    assert "Class probabilities" in report
+    assert f"{measured['draws']['ece']:.3f}" in report
+    assert re.search(
+        r'id="calibration".*<tr><th class="word" scope="row">SVI</th>(<td>[^<]+</td>){9}</tr>', report, re.S
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

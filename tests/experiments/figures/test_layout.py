@@ -174,6 +174,24 @@ def _ticks(axes: Axes) -> Iterator[tuple[float, Text]]:
     return zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
 
 
+@pytest.mark.parametrize("fits", [("EM", "SVI"), ("EM", "SVI", "SVI posterior", "NUTS")])
+def test_reliability(fits: tuple[str, ...]) -> None:
+    counts, at = [0, 0, 0, 0, 0, 3, 0, 8, 20, 300], np.linspace(0.05, 0.95, 10)
+    bins = {"count": counts, "confidence": at.tolist(), "accuracy": (at**2).tolist()}
+    ways = {"plug_in": {"ece": 0.0531, "bins": bins}, "draws": {"ece": 0.0259, "bins": bins}}
+    figure = figures.reliability({name: {"n_draws": 100, **ways} for name in fits}, heading=SENTENCE, thing="point")
+    check(figure)
+    assert "NUTS: ECE 0.053 → 0.026" in texts(figure) or len(fits) == 2
+    assert {"mean over 100 draws of q", "share of\npoints"} <= set(texts(figure))
+    drawn = [axes for axes in figure.axes if axes.get_title()]
+    assert all(len(axes.lines[1].get_xdata()) == 4 for axes in drawn)  # empty bins are left out
+
+
+def test_no_reliability_without_fits() -> None:
+    with pytest.raises(ValueError, match="Expected fits with figures of calibration; got none"):
+        figures.reliability({})
+
+
 @pytest.mark.parametrize("dims", [1, 2, 10, 64])
 def test_use_of_the_latents(dims: int) -> None:
     used = np.arange(dims) < max(dims // 2, 1)

@@ -197,6 +197,13 @@ def test_summaries_and_histories_are_checked(finished: Path) -> None:
         (lambda s: {**s, "test": {**s["test"], "elbo": "high"}}, "a word as test.elbo"),
         (lambda s: {name: value for name, value in s.items() if name != "seconds"}, "none with 'seconds'"),
         (lambda s: {**s, "mixtures": {"em": []}}, "a list as mixtures.em"),
+        (
+            lambda s: {
+                **s,
+                "mixtures": {"em": {"none": {**s["mixtures"]["em"]["none"], "calibration": {"n_draws": 1}}}},
+            },
+            "none with 'mixtures.em.none.calibration.plug_in'",
+        ),
         (lambda s: {**s, "parameters": 10**400}, "a number too large as parameters"),
     ]:
         file.write_text(json.dumps(change(whole)))

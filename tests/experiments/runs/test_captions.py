@@ -103,3 +103,35 @@ def test_a_text_knows_the_panels_of_the_latents(size: int, of_map: str, of_laten
 def test_a_text_without_figures_is_the_name(stem: str, values: dict[str, Any]) -> None:
     assert alternative_text(stem, values).strip(".")
     assert "None" not in alternative_text(stem, values)
+
+
+def calibrated(ece: float) -> dict[str, Any]:
+    way = {"accuracy": 0.9, "ece": ece, "nll": 0.5}
+    return {"calibration": {"n_draws": 100, "plug_in": {**way, "ece": ece + 0.02}, "draws": way}}
+
+
+def test_bad_calibration_is_said() -> None:
+    fits = {"none": calibrated(0.161), "few": calibrated(0.03), "all": calibrated(0.13)}
+    values = summary(mixtures={"em": fits, "svi": fits})
+    sentence = "Without labels and with all labels they stay badly calibrated when averaged (ECE 0.13 to 0.16)"
+    assert sentence in caption("reliability", values)
+    text = alternative_text("reliability_few", values)
+    assert "EM: expected calibration error 0.050 at the mean of q, 0.030 averaged over draws; SVI: " in text
+    assert "badly" not in text
+    assert "Without labels they stay badly calibrated" in alternative_text("reliability_none", values)
+    poor = summary(mixtures={"em": dict.fromkeys(fits, calibrated(0.2))})
+    assert "Without labels, with few labels and with all labels they stay badly calibrated" in caption(
+        "reliability", poor
+    )
+    assert "badly" not in caption("reliability", summary(mixtures={"em": {"few": calibrated(0.09)}}))
+    assert "badly" not in caption("reliability", summary())
+
+
+def test_accuracy_lost_by_averaging_is_said() -> None:
+    row = calibrated(0.2)
+    row["calibration"]["plug_in"]["accuracy"] = 0.95
+    text = caption("reliability", summary(mixtures={"em": {"few": calibrated(0.2)}, "svi": {"few": row}}))
+    assert "Averaging over draws costs accuracy here, at most from 0.950 to 0.900:" in text
+    assert "--average noise" in text
+    row["calibration"]["plug_in"]["accuracy"] = 0.91
+    assert "costs" not in caption("reliability", summary(mixtures={"svi": {"few": row}}))

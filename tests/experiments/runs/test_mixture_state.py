@@ -1,7 +1,9 @@
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,13 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
 
 from latentmix.experiments.runs.artifacts import load_tree, save_tree
+from latentmix.experiments.runs.mixture_draws import draws_state, load_draws
 from latentmix.experiments.runs.mixture_state import Unsaved, load_mixture, mixture_state
 from latentmix.inference import EM, NUTS, SVI, GaussianMixture
+from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.models.mixture.covariances import Matrices, covariance_structure
 
 from tests.inference.mixtures.clouds import synthetic
@@ -249,9 +254,49 @@ def test_names_of_features_and_the_state_of_partial_fit_are_saved() -> None:
     np.testing.assert_allclose(loaded.means_, mixture.means_, rtol=1e-5)  # statistics are those of the parameters
 
 
-def test_a_loaded_mixture_has_no_draws() -> None:
-    loaded = load_mixture(mixture_state(fitted(GaussianMixture(2, inference=NUTS(chains=1, draws=4, warmup=3)))))
-    with pytest.raises(AttributeError, match="files hold no draws; got a mixture from a file"):
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_draws_of_a_posterior_are_saved(kind: str) -> None:
+    mixture = fitted(GaussianMixture(2, covariance_type=kind, inference=NUTS(chains=2, draws=4, warmup=3)))
+    loaded = load_mixture(mixture_state(mixture))
+    x = synthetic(20, n_components=2)
+    assert loaded.posterior_.inference == "nuts"
+    assert torch.equal(loaded.posterior_.log_likelihood(x), mixture.posterior_.log_likelihood(x))
+
+
+def test_of_many_draws_some_of_each_chain_are_saved() -> None:
+    sites = {
+        "weights": torch.ones(2, 3000, 1, dtype=torch.float64),
+        "means": torch.arange(6000, dtype=torch.float64).reshape(2, 3000, 1, 1),
+        "scales": torch.ones(2, 3000, 1, 1, dtype=torch.float64),
+    }
+    structure, floor = covariance_structure("diag"), torch.zeros(1, dtype=torch.float64)
+    state = draws_state(MixturePosterior(sites, structure, floor))
+    kept = load_draws(state, structure, torch.zeros(1, 1)).sites["means"].squeeze()
+    assert kept[0].tolist() == list(range(0, 3000, 12))
+    assert kept[1].tolist() == list(range(3000, 6000, 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("means", lambda site: site * torch.nan, "Expected finite draws of means; got NaN or infinity"),
+        ("means", lambda site: site[..., :1], r"Expected draws of means of shape \(1, 4, 2, 3\) in float64; got"),
+        ("weights", lambda site: 2 * site, "Expected draws of weights that sum to one"),
+        ("scales", lambda site: -site, "Expected positive draws of scales"),
+        ("correlation_cholesky", lambda site: -site, "Expected draws of correlation_cholesky with a positive diagonal"),
+        ("scales", lambda site: None, "Expected draws of scales of shape .* got NoneType"),
+    ],
+)
+def test_draws_that_no_fit_has_left_are_refused(name: str, change: Callable[[Tensor], Any], message: str) -> None:
+    state = mixture_state(fitted(GaussianMixture(2, inference=NUTS(chains=1, draws=4, warmup=3))))
+    state["draws"]["sites"][name] = change(state["draws"]["sites"][name])
+    with pytest.raises(ValueError, match=message):
+        load_mixture(state)
+
+
+def test_a_mixture_from_a_file_without_draws_says_so() -> None:
+    loaded = load_mixture(mixture_state(fitted(GaussianMixture(2))))
+    with pytest.raises(AttributeError, match="got a mixture from a file that holds no draws"):
         _ = loaded.posterior_
 
 

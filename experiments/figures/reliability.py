@@ -1,0 +1,96 @@
+"""Reliability diagrams: accuracy by confidence, of plug-in and of averaged class probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from latentmix.experiments.figures.style import (
+    GREY,
+    MUTED,
+    PURPLE,
+    WIDTH,
+    check_same_length,
+    clean,
+    legend_below,
+    new_figure,
+    note,
+    title,
+)
+
+__all__ = ["reliability"]
+
+ABREAST = 2
+STYLES = (("plug_in", "at the mean of q (plug-in)", GREY, "s"), ("draws", "mean over {n} draws of q", PURPLE, "o"))
+
+
+def reliability(
+    fits: Mapping[str, Mapping[str, Any]], *, heading: str = "Accuracy by confidence", thing: str = "image"
+) -> Figure:
+    """Draw the accuracy of the data in each bin of confidence, plug-in beside averaged, and how many they are.
+
+    A curve under the diagonal means overconfidence. Bins without data are left out; areas of markers grow with the
+    share of the data in the bin, and bars below give that share.
+
+    Args:
+        fits: By the name of the fit, `n_draws`, and as `plug_in` and `draws` the figures of `calibration`.
+        heading: Title of the figure.
+        thing: Word for a datum.
+
+    Raises:
+        ValueError: If there is no fit, or the bins of one have different lengths.
+    """
+    if not fits:
+        raise ValueError("Expected fits with figures of calibration; got none.")
+    across = min(len(fits), ABREAST)
+    down = -(-len(fits) // across)
+    figure = new_figure(WIDTH, 3.55 * down + 0.95)
+    grid = figure.subplots(2 * down, across, squeeze=False, sharex=True, height_ratios=[3.2, 1.0] * down)
+    for index, (name, figures) in enumerate(fits.items()):
+        row, column = divmod(index, across)
+        upper, lower = grid[2 * row, column], grid[2 * row + 1, column]
+        _panel(upper, lower, name, figures)
+        if column == 0:
+            upper.set_ylabel("accuracy")
+            lower.set_ylabel(f"share of\n{thing}s")
+        lower.set_xlabel("confidence")
+        lower.xaxis.set_tick_params(labelbottom=True)
+    for index in range(len(fits), down * across):
+        row, column = divmod(index, across)
+        for axes in grid[2 * row : 2 * row + 2, column]:
+            axes.set_axis_off()
+    title(figure, heading)
+    note(figure, "Under the diagonal: overconfident. ECE: mean distance from it, weighted by the share of each bin.")
+    draws = next(iter(fits.values()))["n_draws"]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=label.format(n=draws)) for _, label, colour, marker in STYLES
+    ]
+    legend_below(figure, [*handles, Line2D([], [], color=MUTED, linestyle="--", linewidth=1.0, label="calibrated")])
+    return figure
+
+
+def _panel(upper: Axes, lower: Axes, name: str, figures: Mapping[str, Any]) -> None:
+    upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1.0, zorder=1)
+    for shift, (key, _, colour, marker) in zip((-1, 1), STYLES, strict=True):
+        bins = {part: np.asarray(values, dtype=float) for part, values in figures[key]["bins"].items()}
+        check_same_length(**bins)
+        share = bins["count"] / max(bins["count"].sum(), 1.0)
+        held = share > 0
+        x, y = bins["confidence"][held], bins["accuracy"][held]
+        upper.plot(x, y, color=colour, linewidth=1.4, zorder=2)
+        upper.scatter(x, y, s=14 + 160 * share[held], color=colour, marker=marker, linewidth=0, zorder=3)
+        width = 1 / len(share)
+        places = (np.arange(len(share)) + 0.5) * width
+        lower.bar(places + shift * 0.2 * width, share, 0.4 * width, color=colour)
+    plug_in, averaged = (figures[key]["ece"] for key, *_ in STYLES)
+    clean([upper, lower])
+    upper.set_title(f"{name}: ECE {plug_in:.3f} → {averaged:.3f}")
+    upper.set_xlim(-0.02, 1.04)
+    upper.set_ylim(-0.03, 1.05)
+    lower.set_ylim(0, 1.05)
+    lower.set_yticks([0.0, 0.5, 1.0], ["0%", "50%", "100%"])
