@@ -41,8 +41,8 @@ UNREAD = {f"--{name}" for name in TEXTS} - WORDS
 def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> Namespace:
     """The configuration of a preset, or of a YAML file, with options that override it.
 
-    The description of a file of one's own is left out where options that it may tell of, all but `UNDESCRIBED`, override
-    the file.
+    The description of a file of one's own is left out where options that it may tell of (all but
+    `UNDESCRIBED`) override the file.
 
     Args:
         preset: A preset, or the path of a YAML file.

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from latentmix.experiments.cli import main
-from latentmix.experiments.places import check_new_file, check_new_folder, check_writable, is_unfinished, remove_unfinished
+from latentmix.experiments.places import (
+    check_new_file,
+    check_new_folder,
+    check_writable,
+    is_unfinished,
+    remove_unfinished,
+)
 from latentmix.models import files
 
 FOLDERS = [

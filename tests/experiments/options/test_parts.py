@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
+from torch.optim import Muon
 
 from latentmix.experiments.options.calls import as_call, call_form
 from latentmix.experiments.options.command_line import parse_experiment

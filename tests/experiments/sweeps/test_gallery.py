@@ -16,13 +16,13 @@ from latentmix.experiments import figures
 from latentmix.experiments.cli import main
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.presets import presets
-from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs import selection
+from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.locks import FolderLock, LockedError
 from latentmix.experiments.runs.report import write_report
 from latentmix.experiments.runs.selection import Choice
-from latentmix.experiments.sweeps import gallery_extras
 from latentmix.experiments.sweeps import gallery as module
+from latentmix.experiments.sweeps import gallery_extras
 from latentmix.experiments.sweeps.cells import base_configuration
 from latentmix.experiments.sweeps.gallery import DRAWN, VARIANTS, gallery
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Job
