@@ -317,7 +317,7 @@ def test_a_folder_of_something_else_is_refused_and_unchanged(tmp_path):
     [
         ("epoch=1,2", {}, "did you mean --epochs"),
         ("epochs=1", {"backend": "abacus"}, "abacus"),
-        ("epochs=1", {"n_jobs": 0}, r"Expected --n-jobs of 1 to 1,024, or -1 for .*; got 0\."),
+        ("epochs=1", {"n_jobs": 0}, r"Expected --n-jobs of 1 to 1,024, or below 0, .*; got 0\."),
         ("epochs=1", {"backend": "threading", "n_jobs": 2}, "a --backend of processes"),
         ("epochs=1", {"words": ["--latent", "2"]}, "--latent"),
     ],
