@@ -27,8 +27,8 @@ CLOSING = """
 Begin with `latentmix run digits --epochs 5`. `latentmix COMMAND --help` explains a command; `latentmix run --help`
 lists every option of an experiment. After any command, --debug shows the traceback of an error, and --max_yaml_values N
 and --max_yaml_mib N raise the limits on files of options (default: {limits}); --version.
-Exit codes: 0 done, 1 a sweep or gallery of which a part was refused or failed, 2 refused or failed, 130 interrupted,
-141 the reader of the output has gone.
+Exit codes: 0 done, 1 a cell of a sweep was refused or failed, or an entry of a gallery failed, 2 refused or failed,
+130 interrupted, 141 the reader of the output has gone.
 """
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `latentmix`; by default those of the process.
 
     Returns:
-        0; 1 after a sweep with refused or failed cells, or a gallery with failed entries; 2 after a refusal or an
+        0; 1 if a cell of a sweep was refused or failed, or an entry of a gallery failed; 2 after a refusal or an
         error; 130 after an interruption; 141 where nobody reads the output any more, unless the command has more to do
         than to print.
     """

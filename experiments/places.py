@@ -1,13 +1,23 @@
-"""Places of results and of runs, refused before data are read or anything is computed."""
+"""Places of results and of runs: refused before data are read, and cleared of what a killed process left."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
 
-__all__ = ["check_new_file", "check_new_folder", "check_run", "check_writable"]
+__all__ = [
+    "check_new_file",
+    "check_new_folder",
+    "check_run",
+    "check_writable",
+    "is_unfinished",
+    "remove_unfinished",
+]
 
 ANOTHER = "name another by --out"
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
 def check_run(path: Path) -> None:
@@ -43,11 +53,32 @@ def check_new_folder(path: Path) -> None:
     Raises:
         ValueError: If it exists, or cannot be made.
     """
-    from latentmix.models.files import is_unfinished
-
     if os.path.lexists(path) and not (path.is_dir() and all(map(is_unfinished, path.iterdir()))):
         raise ValueError(f"Expected a new folder; got {path}, which exists already: {ANOTHER}.")
     check_writable(path)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is a file or folder that an interrupted `write_atomically` or `make_folder` left beside its place.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from latentmix.experiments.places import is_unfinished
+        >>> is_unfinished(Path(".summary.json.0123456789abcdef.part")), is_unfinished(Path("film.part"))
+        (True, False)
+    """
+    return UNFINISHED.fullmatch(path.name) is not None
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what an interrupted `write_atomically` or `make_folder` left in a folder, beside its place."""
+    for path in folder.glob(".*.part"):
+        if not is_unfinished(path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

@@ -39,19 +39,22 @@ def check_n_jobs(n_jobs: object, name: str = "n_jobs") -> None:
         name: Its name, for the message.
 
     Raises:
-        ValueError: If it is 0, more than 1,024, or no whole number.
+        ValueError: If it is 0, more than 1,024, or no whole number; below 0, joblib counts cores: -1 is all of them, -2
+            all but one.
 
     Example:
         >>> from latentmix.models.arguments import check_n_jobs
         >>> check_n_jobs(0)
         Traceback (most recent call last):
             ...
-        ValueError: Expected n_jobs of 1 to 1,024, or -1 for as many as there are cores; got 0.
+        ValueError: Expected n_jobs of 1 to 1,024, or below 0, as joblib counts cores (-1 for all of them); got 0.
     """
     if n_jobs is None:
         return
     if isinstance(n_jobs, bool) or not isinstance(n_jobs, SupportsIndex) or not index(n_jobs) or index(n_jobs) > 1024:
-        raise ValueError(f"Expected {name} of 1 to 1,024, or -1 for as many as there are cores; got {n_jobs!r}.")
+        raise ValueError(
+            f"Expected {name} of 1 to 1,024, or below 0, as joblib counts cores (-1 for all of them); got {n_jobs!r}."
+        )
 
 
 def positive_number(value: object, expectation: str) -> float:

@@ -7,9 +7,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-__all__ = ["inside", "is_unfinished", "remove_unfinished", "write_atomically"]
+__all__ = ["inside", "write_atomically"]
 
-PART = ".part"
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -35,7 +34,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         ...     [file.name for file in Path(folder).iterdir()]
         ['summary.json']
     """
-    beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{PART}")
+    beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     try:
         with os.fdopen(os.open(beside, FLAGS, 0o666), "wb") as file:
             file.write(data)
@@ -78,18 +77,6 @@ def inside(folder: Path, name: str) -> Path:
                 "what it leads to in its place, or remove it."
             )
     return path
-
-
-def is_unfinished(path: Path) -> bool:
-    """Whether a path is a file that an interrupted `write_atomically` left beside its place."""
-    return path.name.startswith(".") and path.name.endswith(PART) and (path.is_file() or path.is_symlink())
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove files in a folder that an interrupted `write_atomically` left beside their place."""
-    for path in folder.glob(f".*{PART}"):
-        if is_unfinished(path):
-            path.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -13,7 +13,16 @@ from typing import Any, BinaryIO
 import safetensors
 from torch import Tensor
 
-__all__ = ["MOST_TEXT", "damaged", "one_sentence", "open_regular", "read_json", "read_tensors", "read_text"]
+__all__ = [
+    "MOST_TEXT",
+    "REMEDY",
+    "damaged",
+    "one_sentence",
+    "open_regular",
+    "read_json",
+    "read_tensors",
+    "read_text",
+]
 
 MOST_TEXT = 256 * 2**20  # bytes of a text file
 KINDS = {

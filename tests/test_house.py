@@ -23,7 +23,7 @@ ORDERS = {
         ["importance", "ex_post", "start_prior"],
     ],
     "experiments": [
-        ["presets", "benchmarks", "reading"],
+        ["places", "presets", "benchmarks", "reading"],
         ["data"],
         ["options"],
         ["figures"],

@@ -13,10 +13,15 @@ USAGE = Usage(
     lasting=True,
 )
 
+EPILOG = """\
+Interrupted, the same command continues; finished runs are kept. Exit code: 0 if no entry failed, 1 if one failed, 2 if
+the command was refused or failed. An entry whose data are not here is refused and left out, which is no failure.
+"""
+
 
 def main(words: list[str]) -> int:
     """Run presets and variants, and print the path of the page; 1 if an entry failed."""
-    parser = command_parser("gallery", epilog="Interrupted, the same command continues; finished runs are kept.")
+    parser = command_parser("gallery", epilog=EPILOG)
     parser.add_argument("--presets", metavar="NAME,...", help="presets, by commas, with their variants (default: all)")
     parser.add_argument("--full", action="store_true", help="full length (default: few data and epochs, for minutes)")
     parser.add_argument("--n-jobs", type=int, default=1, help="runs at a time; -1 for as many as there are cores")

@@ -18,6 +18,7 @@ from latentmix.experiments.commands import (
 )
 from latentmix.experiments.places import check_new_folder
 from latentmix.experiments.presets import preset_path, presets
+from latentmix.experiments.reading.limits import raised_yaml_limits
 
 USAGE = Usage(
     10,
@@ -79,7 +80,7 @@ def main(words: list[str]) -> None:
 
     from latentmix.experiments.runs.pipeline import run_experiment
 
-    command = ["latentmix", "run", *words]
+    command = ["latentmix", "run", *words, *raised_yaml_limits()]
     complete_run(lambda: run_experiment(experiment, out, command=command), out)
 
 

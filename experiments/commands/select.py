@@ -63,9 +63,10 @@ def main(words: list[str]) -> None:
     parser.add_argument(
         "--criterion", metavar="NAME", help="criterion that chooses the mixture of the mode report (default: bic)"
     )
+    out = "folder, new or of the same selection if that was interrupted (default: runs/select-NAME-DATE-TIME)"
     add_numbers(parser, NUMBERS)
     add_limit(parser, "max_gib", MAX_GIB, "most memory of the points of a file, in GiB")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: runs/select-NAME-DATE-TIME)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=out)
     add_trust(parser, "the run")
     options = vars(parser.parse_args(words))
     source = options.pop("source")

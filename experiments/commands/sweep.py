@@ -18,7 +18,7 @@ USAGE = Usage(
 EPILOG = """\
 Any other option is one of all cells, as for `latentmix run`. Every combination is a cell; those that cannot be
 built are listed before any is trained. Exit code: 0 if all cells of this grid are done, 1 if one was refused or
-failed, 2 if the command was refused.
+failed, 2 if the command was refused or failed.
 """
 
 

@@ -70,6 +70,9 @@ class Data:
         standardise: Whether every feature of points has mean 0 and standard deviation 1 in the training data; bound
             and errors are those of standardised points, and samples are given back in the data's units.
 
+    Raises:
+        ValueError: If a number is out of its range; what the source decides is checked by `load`.
+
     Example:
         >>> from latentmix.experiments.data.datasets import Data
         >>> Data("gmm3d", points=500).load().shape
@@ -137,7 +140,7 @@ class Data:
             parts = [self._shorten(split, self.limit) for split in parts]
         names = {label: name for label, name in names.items() if any(_holds(split, label) for split in parts)}
         if schema is not None and schema.classes and names:
-            own = schema.relabel(names, parts[0].things)
+            own = schema.relabel(names, parts[0].things, attribute=self.attribute is not None)
             parts = [_relabelled(split, own) for split in parts]
             names = dict(sorted((own[label], name) for label, name in names.items()))
         if parts[0].labels is not None:

@@ -134,20 +134,23 @@ class Schema:
                 )
         return x[:, [list(columns).index(name) for name in self.columns]]
 
-    def relabel(self, names: Mapping[int, str], things: str) -> dict[int, int]:
+    def relabel(self, names: Mapping[int, str], things: str, *, attribute: bool = False) -> dict[int, int]:
         """The label in this schema of every class of other data, by their names.
+
+        Labels tell classes apart where names are not known, and where those of an attribute are but its values 0 and 1,
+        as in runs of earlier versions.
 
         Args:
             names: The names of the classes by the labels of the other data.
             things: The data in messages: `images` or `points`.
+            attribute: Whether the classes of the other data are the values of an attribute.
 
         Raises:
             ValueError: If a class is not of the schema.
         """
-        own = {str(label): label for label in self.classes}
-        if self.class_names is not None:
-            own = dict(zip(self.class_names, self.classes, strict=True))
-        else:
+        labels = tuple(map(str, self.classes))
+        own = dict(zip(self.class_names or labels, self.classes, strict=True))
+        if self.class_names is None or (attribute and self.class_names == labels):
             names = {label: str(label) for label in names}
         unknown = [names[label] for label in sorted(names) if names[label] not in own]
         if unknown:

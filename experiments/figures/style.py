@@ -164,8 +164,11 @@ def rendered(figure: Figure, format: str) -> bytes:
     A PNG file notes where it shows images, whose colours `dark_picture` keeps.
 
     Args:
-        figure: The figure.
-        format: `png`, or another of Matplotlib's; by default Matplotlib's own.
+        figure: The figure; its size is rounded up to whole pixels.
+        format: `png`, or another of Matplotlib's; an empty word stands for its default.
+
+    Raises:
+        ValueError: If Matplotlib has no such format.
     """
     picture = io.BytesIO()
     width, height = np.ceil(figure.get_size_inches() * DPI - 1e-6) / DPI  # parts of pixels displace images

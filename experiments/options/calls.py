@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,7 +90,8 @@ def call_form(text: str, option: str = "") -> str | dict[str, Any]:
 def as_call(value: Any) -> str:
     """A class with its arguments as a user would type it; any other value as a word.
 
-    Arguments that are not set, that follow from the experiment or that are technicalities of Pyro are left out.
+    Left out are arguments that are None, that are False by default and were not set to True, that follow from the
+    experiment, or that are technicalities of Pyro. Nothing is imported: those of a class that is not loaded are shown.
 
     Args:
         value: `{"class_path": ..., "init_args": {...}}`, as in a configuration, or any plain value.
@@ -103,13 +105,24 @@ def as_call(value: Any) -> str:
         return f"[{', '.join(map(as_call, value))}]"
     if not isinstance(value, Mapping) or "class_path" not in value:
         return str(value)
-    name = str(value["class_path"]).rpartition(".")[2]
+    path, given = str(value["class_path"]), value.get("init_args")
+    name = path.rpartition(".")[2]
+    off = _off_by_default(path)
     arguments = [
         f"{key}={as_call(each)}"
-        for key, each in (value.get("init_args") or {}).items()
-        if each is not None and each is not False and key not in LINKED | TECHNICAL
+        for key, each in (given.items() if isinstance(given, Mapping) else ())
+        if each is not None and key not in LINKED | TECHNICAL and not (each is False and key in off)
     ]
     return f"{name}({', '.join(arguments)})" if arguments else name
+
+
+def _off_by_default(path: str) -> set[str]:
+    """The arguments of a class that are False by default; none if the class is not loaded."""
+    module, _, name = path.rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None) if module else find_class(name)
+    if not isinstance(kind, type):
+        return set()
+    return {key for key, argument in inspect.signature(kind).parameters.items() if argument.default is False}
 
 
 def split(text: str) -> list[str]:

@@ -30,16 +30,19 @@ from latentmix.experiments.presets import preset_path, presets
 from latentmix.experiments.reading.options import read_options
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["option_value", "option_words", "parse_experiment", "parse_settings"]
+__all__ = ["UNDESCRIBED", "option_value", "option_words", "parse_experiment", "parse_settings"]
 
 WORDS = {"--data.classes", "--data.columns"}  # lists of words, which may look like other values of YAML
+# options that change nothing that a description tells of
+UNDESCRIBED = {"name", "description", "data.root", "data.cache", "data.download", "device", "tensorboard"}
 UNREAD = {f"--{name}" for name in TEXTS} - WORDS
 
 
 def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> Namespace:
     """The configuration of a preset, or of a YAML file, with options that override it.
 
-    The description of a file of one's own is left out where options override the file, of which it may say otherwise.
+    The description of a file of one's own is left out where options that it may tell of (all but
+    `UNDESCRIBED`) override the file.
 
     Args:
         preset: A preset, or the path of a YAML file.
@@ -67,7 +70,8 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
         config = experiment_parser().parse_args(["--config", str(file), *values])
     config.pop("config", None)
     typed = {word for word in split if word.startswith("--")}
-    if typed - {"--name"} and "--description" not in typed and config.description not in presets().values():
+    changed = {word.removeprefix("--") for word in typed} - UNDESCRIBED
+    if changed and "--description" not in typed and config.description not in presets().values():
         config.description = ""
     return config
 

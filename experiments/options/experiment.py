@@ -74,8 +74,12 @@ class Experiment(Displayed):
         }
 
     @classmethod
-    def from_config(cls, config: Namespace) -> Experiment:
+    def from_config(cls, config: Namespace, *, checked: bool = True) -> Experiment:
         """Build the objects of a parsed configuration.
+
+        Args:
+            config: The configuration.
+            checked: Whether to refuse options that would fail only after the data are loaded or the VAE is trained.
 
         Raises:
             ValueError: If an option is out of its range, options do not go together, an optimizer or a schedule cannot
@@ -99,7 +103,8 @@ class Experiment(Displayed):
             compose_objective(objects.objective, training),
             objects.likelihood,
         )
-        _check_options(experiment)
+        if checked:
+            _check_options(experiment)
         return experiment
 
     def parts(self, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def blaming(option: str) -> Iterator[None]:
         option: The option, with dashes.
 
     Raises:
-        ValueError: In the place of every exception but of a lack of memory; it ends in the option, unless it names it
+        ValueError: In place of every exception, except for a lack of memory; it ends in the option, unless it names it
             already.
 
     Example:

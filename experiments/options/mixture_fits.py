@@ -82,7 +82,7 @@ class MixtureFits:
             left_out = isinstance(algorithm, NUTS) and algorithm.draws == 0
             for option, value in algorithm.get_params().items():
                 if isinstance(value, int):
-                    check_count(f"--mixture.{name}.{option}", value, min(value, 0))
+                    check_count(f"--mixture.{name}.{option}", value, None)  # `check_params` knows the least
             with blaming(f"--mixture.{name}"):
                 (copy.copy(algorithm).set_params(draws=1) if left_out else algorithm).check_params()
 

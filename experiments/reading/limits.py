@@ -3,15 +3,18 @@
 | limit | default | raised by |
 |---|---|---|
 | pixels of a picture before it is resized | 64 million | `--data.max_pixels`, or `--max_pixels` of `classify` |
-| memory of one array, or text of a table | 2 GiB | `--data.max_gib`, or `--max_gib` of `classify` and `select` |
+| memory of one array, or bytes of a table | 2 GiB | `--data.max_gib`, or `--max_gib` of `classify` and `select` |
 | memory of the networks' weights | 4 GiB | `--max_gib` of `run` and `sweep` |
 | values of a file of options, aliases counted where they stand | 100,000 | `--max_yaml_values` of any command |
-| memory of a file of options | 16 MiB | `--max_yaml_mib` of any command |
+| bytes of a file of options | 16 MiB | `--max_yaml_mib` of any command |
 | levels of nested values in a file of options | 100 | nothing: Python's own limit is near |
 | counts: epochs, data of a step, components, draws, samples, seeds, ... | 2**31 - 1 | nothing |
+| components that `select` compares | 10,000 | nothing |
+| jobs at a time | 1,024 | nothing |
 
 Any file of a run is read by any command, and by worker processes: the limits on files of options are read from the
-environment, where the command line puts the values of these options while the command runs.
+environment, where the command line puts the values of these options while the command runs. The variables are internal:
+the options are the way to raise the limits.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ __all__ = [
     "YAML_LIMITS",
     "check_count",
     "limit_variable",
+    "raised_yaml_limits",
     "refuse_larger",
     "yaml_limit",
 ]
@@ -60,17 +64,23 @@ def yaml_limit(name: str) -> int:
     """
     value = os.environ.get(limit_variable(name), str(YAML_LIMITS[name]))
     if not (value.isascii() and value.isdecimal() and 0 < len(value) < 16 and int(value) > 0):
-        raise ValueError(f"Expected a whole number above 0 for {limit_variable(name)} or --{name}; got {value!r}.")
+        raise ValueError(f"Expected a whole number above 0 for --{name}; got {value!r}.")
     return int(value)
 
 
-def check_count(option: str, count: int, least: int = 1) -> None:
+def raised_yaml_limits() -> list[str]:
+    """The options that raise limits on files of options for the command that runs, as words of the command line."""
+    typed = {name: os.environ.get(limit_variable(name)) for name in YAML_LIMITS}
+    return [word for name, value in typed.items() if value is not None for word in (f"--{name}", value)]
+
+
+def check_count(option: str, count: int, least: int | None = 1) -> None:
     """Refuse a count out of its range.
 
     Args:
         option: The option, with dashes.
         count: Its value.
-        least: The least that it may be.
+        least: The least that it may be; `None` if there is none.
 
     Raises:
         ValueError: If it is less, or more than `MAX_COUNT`.
@@ -82,7 +92,7 @@ def check_count(option: str, count: int, least: int = 1) -> None:
             ...
         ValueError: Expected --epochs of at most 2,147,483,647; got 10,000,000,000,000,000,000.
     """
-    if count < least:
+    if least is not None and count < least:
         raise ValueError(f"Expected {option} of at least {least}; got {count}.")
     if count > MAX_COUNT:
         raise ValueError(f"Expected {option} of at most {MAX_COUNT:,}; got {count:,}.")

@@ -24,7 +24,7 @@ from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS
 from latentmix.experiments.options.parts import join
 from latentmix.experiments.options.trust import check_imports, trusted_modules
-from latentmix.experiments.places import check_run
+from latentmix.experiments.places import check_run, remove_unfinished
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.folders import make_folder
 from latentmix.experiments.runs.locks import FolderLock
@@ -34,7 +34,7 @@ from latentmix.inference import TrainingState
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE
 from latentmix.models.display import Displayed, brief
-from latentmix.models.files import inside, remove_unfinished, write_atomically
+from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from latentmix.experiments.places import check_new_folder, check_writable
-from latentmix.experiments.runs.locks import FolderLock
-from latentmix.models.files import inside, is_unfinished, write_atomically
+from latentmix.experiments.places import check_new_folder, check_writable, is_unfinished
+from latentmix.experiments.runs.locks import FolderLock, is_lock
+from latentmix.models.files import inside, write_atomically
 
 __all__ = ["claimed", "make_folder"]
 
@@ -19,7 +19,8 @@ __all__ = ["claimed", "make_folder"]
 def make_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Make a new folder with its files, in one step.
 
-    An empty folder is taken as it is: it may be the working folder, or one that another disk is mounted on.
+    An empty folder is taken as it is, and gets one file after the other: it may be the working folder, or one that
+    another disk is mounted on.
 
     Args:
         path: The folder.
@@ -46,10 +47,12 @@ def make_folder(path: Path, files: Mapping[str, bytes]) -> None:
             write_atomically(made / name, content)
         if not there:
             os.rename(made, path)
-    except OSError as error:
+    except BaseException as error:
         if not there:
             shutil.rmtree(made, ignore_errors=True)
-        raise ValueError(f"Expected a new folder; got {path}: {error.strerror}.") from error
+        if isinstance(error, OSError):
+            raise ValueError(f"Expected a new folder; got {path}: {error.strerror}.") from error
+        raise
 
 
 @contextmanager
@@ -77,16 +80,14 @@ def claimed(folder: Path, mark: str, what: str) -> Iterator[FolderLock]:
         ...     list(Path(folder).iterdir())
         []
     """
-    if os.path.lexists(folder) and not _may_be_claimed(folder, mark):
-        raise ValueError(
-            f"Expected a new folder or that of {what}, with a {mark}; got {folder}, which holds something else: name "
-            "another by --out."
-        )
+    if os.path.lexists(folder):
+        _check_claimable(folder, mark, what)
     check_writable(folder)
     made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FolderLock(folder) as lock:
+            _check_claimable(folder, mark, what)  # another process may have filled it since
             yield lock
     finally:
         for place in made:
@@ -94,10 +95,11 @@ def claimed(folder: Path, mark: str, what: str) -> Iterator[FolderLock]:
                 place.rmdir()
 
 
-def _may_be_claimed(folder: Path, mark: str) -> bool:
-    return folder.is_dir() and (inside(folder, mark).is_file() or all(map(_is_residue, folder.iterdir())))
-
-
-def _is_residue(path: Path) -> bool:
-    """Whether a process that was killed before it wrote anything left a file."""
-    return is_unfinished(path) or path.name == "lock"
+def _check_claimable(folder: Path, mark: str, what: str) -> None:
+    """Refuse a folder that holds neither the mark nor only what a process left that was killed before it wrote one."""
+    begun = folder.is_dir() and inside(folder, mark).is_file()
+    if not begun and not (folder.is_dir() and all(is_unfinished(path) or is_lock(path) for path in folder.iterdir())):
+        raise ValueError(
+            f"Expected a new folder or that of {what}, with a {mark}; got {folder}, which holds something else: name "
+            "another by --out."
+        )

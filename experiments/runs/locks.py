@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FolderLock", "LockedError"]
+__all__ = ["FolderLock", "LockedError", "is_lock"]
 
 FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _held: set[tuple[int, int]] = set()  # a process's own: closing any handle of a file ends the process's lock on it
@@ -117,6 +118,17 @@ class FolderLock:
             f"Expected a folder that no process is writing; got {self.folder}, which process {holder} writes: wait "
             "until it ends, or end it."
         )
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a path is the file of a `FolderLock`, held by this process or left by any: empty, or a process number."""
+    if path.name != "lock" or path.is_symlink() or not path.is_file():
+        return False
+    if _key_of(path) in _held:  # to open it would end the lock
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        return re.fullmatch(rb"\d{0,19}\n?", file.read(21)) is not None
+    return False
 
 
 def _key_of(file: Path | int) -> tuple[int, int] | None:

@@ -78,8 +78,8 @@ def classification(
     """Metrics of classification and clustering.
 
     Args:
-        labels: N true labels.
-        predicted: N predicted labels.
+        labels: N true labels, each one of `classes`.
+        predicted: N predicted labels, likewise.
         assignments: N components, for the indices that compare partitions.
         classes: The classes, in the order of the confusion matrix.
         class_names: Their names; by default the labels.
@@ -108,6 +108,8 @@ def classification(
 
 def _confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int64]:
     """Counts of data by true class (rows) and predicted class: scikit-learn's warns of a single class."""
+    assert np.isin(labels, classes).all()
+    assert np.isin(predicted, classes).all()
     order = np.argsort(classes)
     rows, columns = (order[np.searchsorted(classes, each, sorter=order)] for each in (labels, predicted))
     return np.bincount(rows * len(classes) + columns, minlength=len(classes) ** 2).reshape(2 * (len(classes),))

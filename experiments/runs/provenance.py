@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.experiments.options.calls import as_call
-from latentmix.experiments.options.command_line import parse_experiment
+from latentmix.experiments.options.command_line import UNDESCRIBED, parse_experiment
+from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.experiment import experiment_parser, plain
 from latentmix.experiments.options.parts import PARTS
 from latentmix.experiments.presets import presets
@@ -18,7 +19,6 @@ from latentmix.experiments.runs.artifacts import RunFolder
 __all__ = ["describe", "provenance", "record_command"]
 
 FILE = "command.json"
-UNDESCRIBED = {"name", "description", "data.root", "data.cache", "data.download", "device", "tensorboard"}
 
 
 def record_command(folder: RunFolder, command: Sequence[str] | None) -> None:
@@ -66,7 +66,7 @@ def describe(description: str, config: Mapping[str, Any]) -> str:
     if preset is None:
         return description
     own = _flat(plain(experiment_parser(), parse_experiment(preset, [])))
-    changed = {name: value for name, value in _flat(config).items() if name not in UNDESCRIBED}
+    changed = {name: value for name, value in _flat(renewed(config)).items() if name not in UNDESCRIBED}
     changed = {name: value for name, value in changed.items() if value != own.get(name)}
     if not changed:
         return description

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latentmix.experiments.options.names import FITS
+from latentmix.experiments.presets import presets
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.captions import calibration_notes, class_names, things
@@ -134,10 +136,11 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
     """The variables of the template."""
     rows = _rows(summary)
     kind, config = things(summary), inside(folder, "config.yaml")
+    description = _description(config, summary)
     return {
         "summary": summary,
         "name": summary.get("preset") or folder.name,
-        "description": _description(config, summary),
+        "description": description,
         "origin": _origin(folder, summary),
         "model": summary.get("model") or {},
         "things": kind,
@@ -155,16 +158,28 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "calibration_notes": calibration_notes(summary),
         "agreement": _agreement(summary),
         "pictures": run_pictures(folder, summary, history),
-        "config": read_text(config, "a configuration") if config.exists() else "",
+        "config": _listing(config, description),
     }
 
 
 def _description(config: Path, summary: Mapping[str, Any]) -> str:
-    """The description of a run; empty if there is no configuration to tell whether that of a preset holds."""
+    """The description of a run; empty if it is a preset's and no configuration tells whether it holds."""
+    description = str(summary.get("description") or "")
+    if description not in presets().values():
+        return description
     try:
-        return describe(str(summary.get("description") or ""), read_options(config))
+        return describe(description, read_options(config))
     except (ValueError, OSError):
         return ""
+
+
+def _listing(config: Path, description: str) -> str:
+    """The configuration as it is written, without a description that does not hold of the run as it stands."""
+    text = read_text(config, "a configuration") if config.exists() else ""
+    entry = re.search(r"^description:.*\n?(?:[ \t].*\n?)*", text, re.MULTILINE)
+    if entry is None or " ".join(description.split()) in " ".join(entry[0].split()):
+        return text
+    return text[: entry.start()] + text[entry.end() :]
 
 
 def _origin(folder: Path, summary: Mapping[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +17,12 @@ from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.data.tables import SUFFIXES, read_table
 from latentmix.experiments.figures.selection import selection_panels
-from latentmix.experiments.figures.style import rendered
+from latentmix.experiments.figures.style import save
 from latentmix.experiments.options.messages import blaming
-from latentmix.experiments.places import check_new_folder
+from latentmix.experiments.places import ANOTHER, remove_unfinished
 from latentmix.experiments.reading.limits import MAX_GIB, check_count
 from latentmix.experiments.runs.artifacts import load_run
-from latentmix.experiments.runs.folders import make_folder
+from latentmix.experiments.runs.folders import claimed
 from latentmix.experiments.runs.latents import latents_of
 from latentmix.inference.mixtures.analysis.candidates import Candidate
 from latentmix.inference.mixtures.analysis.criteria import CRITERIA, Criterion, find_criterion
@@ -29,11 +30,14 @@ from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
 from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.inference.mixtures.analysis.selection import check_sizes, remeasured, select
 from latentmix.models.arguments import check_n_jobs
+from latentmix.models.files import inside, write_atomically
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
+from latentmix.models.reading import damaged, read_json
 
 __all__ = ["Choice", "choose", "read_points"]
 
 Array = NDArray[np.float64]
+MARK, PICTURE = "selection.json", "selection.png"
 TYPES: tuple[CovarianceType, ...] = ("full", "diag", "tied", "spherical")
 
 
@@ -112,7 +116,9 @@ def choose(
     Args:
         source: A run's folder or a file of points, as for `read_points`.
         settings: Mixtures and criteria.
-        out: A new folder, for `selection.json`, `selection.png` and `modes.json`; it is made in one step at the end.
+        out: A new folder, for `selection.json`, `modes.json` and `selection.png`, which are written in this order at
+            the end; one without the picture, of a selection of the same source and settings that was interrupted, is
+            measured anew.
         tell: Called with a sentence on each step.
         trust: Modules that the run may import.
         label: See `read_points`.
@@ -123,35 +129,32 @@ def choose(
         The selection, and the mode report of the mixture that `settings.choosing` prefers.
 
     Raises:
-        ValueError: If the folder exists, the source cannot be read, an option is out of range or no fit succeeds.
+        ValueError: If the folder holds anything else, the source cannot be read, an option is out of range or no fit
+            succeeds.
+        LockedError: If another process fills the folder.
     """
-    check_new_folder(out)
-    points = read_points(source, trust=trust, label=label, columns=columns, max_gib=max_gib)
-    taken, counted = _subsample(points, settings), f"{len(points):,} points"
-    if len(taken) < len(points):
-        counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
-    tell(f"{counted}, {points.shape[1]} feature{'s' * (points.shape[1] > 1)}")
-    check_sizes(settings.n_components, len(taken), settings.criteria, settings.folds)
-    selection, report = _measure(taken, settings, tell)
-    chosen = selection.best(settings.choosing)
-    values = {
-        "source": str(source),
-        "points": selection.n_points,
-        "features": selection.n_features,
-        "settings": asdict(settings),
-        "chosen": {"n_components": chosen.n_components, "covariance_type": chosen.covariance_type},
-        "preferences": selection.preferences(),
-        "candidates": selection.as_rows(),
-    }
-    what = f"the latents of {source.resolve().name}" if source.is_dir() else source.name
-    heading = f"How many components for {what}? {selection.n_points:,} points, {selection.n_features} "
-    panels = selection_panels(selection, heading=f"{heading}feature{'s' * (selection.n_features > 1)}")
-    files = {
-        "selection.json": json.dumps(values, indent=2).encode(),
-        "modes.json": json.dumps(report.as_dict(), indent=2).encode(),
-        "selection.png": rendered(panels, "png"),
-    }
-    make_folder(out, files)
+    with claimed(out, MARK, "a selection without its picture") as lock:
+        _check_interrupted(out, source, settings)
+        points = read_points(source, trust=trust, label=label, columns=columns, max_gib=max_gib)
+        selection, report = _compare(points, settings, tell)
+        chosen = selection.best(settings.choosing)
+        values = {
+            "source": str(source),
+            "points": selection.n_points,
+            "features": selection.n_features,
+            "settings": asdict(settings),
+            "chosen": {"n_components": chosen.n_components, "covariance_type": chosen.covariance_type},
+            "preferences": selection.preferences(),
+            "candidates": selection.as_rows(),
+        }
+        lock.check()
+        remove_unfinished(out)
+        for name, content in ((MARK, values), ("modes.json", report.as_dict())):
+            write_atomically(inside(out, name), json.dumps(content, indent=2).encode())
+        what = f"the latents of {source.resolve().name}" if source.is_dir() else source.name
+        heading = f"How many components for {what}? {selection.n_points:,} points, {selection.n_features} "
+        panels = selection_panels(selection, heading=f"{heading}feature{'s' * (selection.n_features > 1)}")
+        save(panels, inside(out, PICTURE))
     return selection, report
 
 
@@ -188,6 +191,34 @@ def read_points(
     if len(points) < 4:
         raise ValueError(f"Expected at least four points in {str(source)!r}; got {len(points)}.")
     return points
+
+
+def _check_interrupted(out: Path, source: Path, settings: Choice) -> None:
+    """Refuse the folder of a selection that has its picture, or was of another source or of other settings."""
+    if not inside(out, MARK).is_file():
+        return
+    if os.path.lexists(out / PICTURE):
+        raise ValueError(f"Expected a new folder; got {out}, a selection that exists already: {ANOTHER}.")
+    file, asked = inside(out, MARK), json.loads(json.dumps(asdict(settings)))
+    with damaged(file, "a selection", remedy=f"remove it, or {ANOTHER}"):
+        earlier = read_json(file, "a selection", remedy=f"remove it, or {ANOTHER}")
+        was = {**earlier["settings"], "n_jobs": settings.n_jobs}
+        same = was == asked and Path(earlier["source"]).name == source.name
+    if not same:
+        raise ValueError(
+            f"Expected a new folder, or that of a selection of the same source and options; got {out}, one of others "
+            f"that has no picture: {ANOTHER}."
+        )
+
+
+def _compare(points: Array, settings: Choice, tell: Callable[[str], None]) -> tuple[Selection, ModeReport]:
+    """Every candidate for some of the points, and the optima of the chosen one."""
+    taken, counted = _subsample(points, settings), f"{len(points):,} points"
+    if len(taken) < len(points):
+        counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
+    tell(f"{counted}, {points.shape[1]} feature{'s' * (points.shape[1] > 1)}")
+    check_sizes(settings.n_components, len(taken), settings.criteria, settings.folds)
+    return _measure(taken, settings, tell)
 
 
 def _subsample(points: Array, settings: Choice) -> Array:

@@ -29,7 +29,17 @@ from latentmix.experiments.sweeps.workers import end_with
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["Cell", "RunCell", "attempt", "base_configuration", "finished", "plan", "rehearse", "run_or_resume"]
+__all__ = [
+    "Cell",
+    "RunCell",
+    "attempt",
+    "base_configuration",
+    "finished",
+    "plan",
+    "rehearse",
+    "run_or_resume",
+    "undescribed",
+]
 
 RunCell = Callable[[Experiment, Path, bool], Mapping[str, Any]]
 
@@ -99,12 +109,12 @@ def plan(
             parsed = parse_experiment(preset, [*words, *words_of(options)], trust)
             readable.update(options.items())
             parsed.name = parsed.name or base["name"]
-            config = Experiment.from_config(parsed).config
+            config = Experiment.from_config(parsed, checked=False).config  # `rehearse` checks what has an identifier
         except ValueError as error:
             status, reason = "refused", one_line(error)
         except Exception as error:
             status, reason = "failed", _describe(error)
-        name = _identify(options, config or {"base": base, "options": options})
+        name = _identify(options, undescribed(config) or {"base": undescribed(base), "options": options})
         digest = _digest_of(name)
         cells.setdefault(digest, Cell(names.get(digest, name), options, config, status, reason))
     _refuse_impossible(
@@ -238,7 +248,7 @@ def finished(cell: Cell, path: Path, pictures: bool = False) -> dict[str, Any] |
 def _holds(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a folder holds a run of that configuration."""
     try:
-        return read_options(inside(path, "config.yaml")) == config
+        return undescribed(read_options(inside(path, "config.yaml"))) == undescribed(config)
     except ValueError:
         return False
 
@@ -251,6 +261,11 @@ def _identify(options: Mapping[str, str], config: Mapping[str, Any]) -> str:
     slug = "-".join(re.sub(r"[^\w.+=]+", "_", label).strip("_") for label in labels)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     return f"{slug[:100]}-{digest[:8]}"
+
+
+def undescribed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without its description, which changes nothing."""
+    return {name: value for name, value in config.items() if name != "description"}
 
 
 def _digest_of(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import final
 import joblib
 
 from latentmix.experiments.options.messages import one_line
+from latentmix.experiments.places import remove_unfinished
 from latentmix.experiments.presets import presets
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.folders import claimed
@@ -21,7 +22,7 @@ from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.sweeps.cells import Cell, attempt, base_configuration, finished, run_or_resume
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Extra, Job
 from latentmix.models.arguments import check_n_jobs
-from latentmix.models.files import inside, remove_unfinished, write_atomically
+from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import read_json
 
 __all__ = ["DRAWN", "VARIANTS", "Outcome", "gallery"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,8 +78,6 @@ def _sweep(job: Job) -> None:
 
 
 def _select(job: Job) -> None:
-    if job.folder.exists():  # without its picture
-        shutil.rmtree(job.folder)
     quick = Choice((2, 6, 10, 14), points=500, starts=1, mode_starts=4, folds=2, draws=50, n_jobs=job.n_jobs)
     choose(job.out / "digits", Choice(range(1, 21), n_jobs=job.n_jobs) if job.full else quick, job.folder)
 

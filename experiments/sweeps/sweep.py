@@ -17,6 +17,7 @@ import torch
 from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.grids import Grid, check_names
 from latentmix.experiments.options.messages import one_line
+from latentmix.experiments.places import remove_unfinished
 from latentmix.experiments.runs.artifacts import versions
 from latentmix.experiments.runs.folders import claimed
 from latentmix.experiments.runs.locks import FolderLock
@@ -29,6 +30,7 @@ from latentmix.experiments.sweeps.cells import (
     plan,
     rehearse,
     run_or_resume,
+    undescribed,
 )
 from latentmix.experiments.sweeps.tables import (
     Record,
@@ -41,7 +43,7 @@ from latentmix.experiments.sweeps.tables import (
     reasons_of,
 )
 from latentmix.models.arguments import check_n_jobs
-from latentmix.models.files import inside, remove_unfinished, write_atomically
+from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import one_sentence, read_json
 
 __all__ = ["sweep"]
@@ -126,7 +128,8 @@ def sweep(
         tell(f"{len(cells)} cells: {', '.join(f'{count} {status}' for status, count in counts.items() if count)}")
         for count, reason, where in reasons_of([records[cell.id] for cell in cells], "refused"):
             tell(f"refused: {count} with {where}: {reason}" if where else f"refused: {count}: {reason}")
-        remove_unfinished(out)
+        for name in ("", "cells"):
+            remove_unfinished(inside(out, name))
         _run_cells(out, results, records, cells, run or run_or_resume, pictures, tell, lock)
         _draw(out, results)
     tell(f"\n{as_text(results)}\n")
@@ -241,7 +244,7 @@ def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:
         return {"cells": [], "grid": {}}
     try:
         earlier: dict[str, Any] = _checked(read_json(inside(out, "sweep.json"), "the results of a sweep"))
-        was, now, today = _flat(earlier["base"]), _flat(base), renewed(earlier["base"])
+        was, now, today = _flat(undescribed(earlier["base"])), _flat(undescribed(base)), renewed(earlier["base"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"Expected a new folder or that of a sweep, with a sweep.json; got {out}: {one_sentence(error)}: name "

@@ -61,7 +61,7 @@ def strict() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def coarse() -> Iterator[None]:
-    """Pictures of few pixels that are not laid out, where only their presence matters: they take most of a run."""
+    """Pictures of few pixels that are not laid out, for a whole module in which only their presence matters."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "DPI", 25)
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from latentmix.experiments.cli import main
-from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.places import check_new_file, check_new_folder, check_writable
+from latentmix.experiments.places import (
+    check_new_file,
+    check_new_folder,
+    check_writable,
+    is_unfinished,
+    remove_unfinished,
+)
+from latentmix.models import files
 
 FOLDERS = [
     ["run", "digits"],
@@ -61,7 +67,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     [
         ("file/x", "/file is no folder"),
         ("file/x/y", "/file is no folder"),
-        ("file", "file"),
+        ("file", "got file, which "),
         ("run", "got run, which "),
         ("n" * 300, "File name too long"),
     ],
@@ -114,4 +120,23 @@ def test_the_default_folder_is_checked_too(unread: Path, capsys: pytest.CaptureF
     (unread / "runs").touch()
     assert "runs is no folder" in refused(["run", "digits"], capsys)
     assert "got runs/gallery" in refused(["gallery", "--presets", "digits"], capsys)
-    assert Data.load is not None
+
+
+def test_what_a_kill_leaves_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", lambda *_: None)
+        files.write_atomically(tmp_path / "summary.json", b"half")
+    (left,) = tmp_path.iterdir()
+    assert is_unfinished(left)
+    folder = tmp_path / ".run.0123456789abcdef.part"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    check_new_folder(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / ".film.0123456789abcdef.part").symlink_to(tmp_path / "mine")
+    (tmp_path / ".film.part").mkdir()
+    (tmp_path / ".notes.part").touch()
+    remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", ".film.part", ".notes.part"}
+    with pytest.raises(ValueError, match="which exists already"):
+        check_new_folder(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from latentmix.models import VAE, files
-from latentmix.models.files import inside, remove_unfinished, write_atomically
+from latentmix.models.files import inside, write_atomically
 
 
 def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
@@ -64,8 +64,6 @@ def test_names_beside_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest.Mon
     for _ in range(2):
         write_atomically(tmp_path / "summary.json", b"")
     assert len(set(names)) == 2
-    remove_unfinished(tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("linked", ["figures", "figures/x.png"])

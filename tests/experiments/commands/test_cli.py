@@ -98,3 +98,15 @@ def test_a_command_is_added_by_one_file(
     assert main(["say-hello", "world", "--time", "3"]) == 2
     assert "got --time: did you mean --times? (see `latentmix say-hello --help`)" in capsys.readouterr().err
     sys.modules.pop(f"{commands.__name__}.say_hello")
+
+
+def test_the_recorded_command_raises_limits_as_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[list[str]] = []
+    monkeypatch.setattr(
+        "latentmix.experiments.runs.pipeline.run_experiment", lambda *_, command: recorded.append(command) or exit(0)
+    )
+    words = ["run", "digits", "--epochs", "1", "--out", str(tmp_path / "run")]
+    for typed in (["--max_yaml_values", "200000"], ["--max_yaml_values=200000"], ["--max_yaml_mib", "20"], []):
+        with pytest.raises(SystemExit):
+            main([*words[:2], *typed, *words[2:]])
+        assert recorded[-1] == ["latentmix", *words, *" ".join(typed).replace("=", " ").split()]

@@ -59,6 +59,43 @@ def test_a_file_gives_table_picture_and_modes(tmp_path: Path, capsys: pytest.Cap
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_a_selection_that_was_interrupted_is_measured_anew_and_no_other_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no room")
+
+    source, out = tmp_path / "cloud.npy", tmp_path / "results"
+    np.save(source, points())
+    words = ["select", str(source), *QUICK[2:], "--criteria", "bic", "--n_components", "1,2", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr("latentmix.experiments.runs.selection._compare", fail)
+        assert main(words) == 2
+        assert not out.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("latentmix.experiments.runs.selection.selection_panels", fail)
+        assert main(words) == 2
+    results = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert set(results) == {"selection.json", "modes.json"}
+    np.save(tmp_path / "other.npy", points())
+    capsys.readouterr()
+    for other in ([*words, "--seed", "1"], ["select", str(tmp_path / "other.npy"), *words[2:]]):
+        assert main(other) == 2
+        assert "of the same source and options" in only_line(capsys)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == results
+    (out / "notes.txt").write_text("mine")
+    (out / "lock").write_text("1\n")
+    assert main([*words, "--n-jobs", "2"]) == 0
+    assert {path.name for path in out.iterdir()} == {*results, "selection.png", "notes.txt"}
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "exists already" in only_line(capsys)
+    (out / "selection.png").unlink()
+    (out / "selection.json").write_text("{}")
+    assert main(words) == 2
+    assert only_line(capsys).endswith("remove it, or name another by --out.")
+
+
 def test_a_run_gives_its_training_latents(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], no_pictures: None
 ) -> None:
@@ -135,7 +172,7 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path: Path, name: str, cont
         (["--draws", "49"], "Expected --draws of at least 50; got 49"),
         (["--points", "2"], "Expected --points of at least 4"),
         (["--seed", "-1"], "Expected --seed of at least 0; got -1"),
-        (["--n-jobs", "0"], "Expected --n-jobs of 1 to 1,024, or -1 for as many as there are cores; got 0"),
+        (["--n-jobs", "0"], "Expected --n-jobs of 1 to 1,024, or below 0, as joblib counts cores"),
         (["--n-jobs", "-1", "--n_components", "1..99999999999"], "Expected --n_components of at most 10,000"),
         (["--nonsense", "3"], "options of this command; got --nonsense (see `latentmix select --help`)"),
     ],

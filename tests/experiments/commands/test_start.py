@@ -37,6 +37,8 @@ def test_wrong_commands_import_no_torch(tmp_path):
         "run --epochs 3",
         "run digitz",
         "sweep digitz --grid epochs=1,2",
+        "run digits --out there",
+        "run digits --out there/config.yaml/x",
         "sample there -n 0",
         "sample there --out there",
         "sample nothere",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import binarize_static
+from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.data.sources.digits import load_digits
 from latentmix.experiments.data.splits import draw_labelled
 from latentmix.experiments.options.mixture_fits import MixtureFits
@@ -410,6 +411,20 @@ def only_in(root: Path, rows: tuple[int, ...]) -> None:
 
 def faces(root: Path, classes: list[int] | None) -> Dataset:
     return Data("celeba", root=str(root), attribute="Male", labels_per_class=1, size=8, classes=classes).load()
+
+
+@pytest.mark.usefixtures("cache")
+def test_classes_of_an_attribute_are_those_of_earlier_versions_by_their_values(celeba: Path) -> None:
+    schema = Schema((0, 1), ("0", "1"))
+    data = Data("celeba", root=str(celeba), attribute="Male", labels_per_class=1, size=8)
+    assert data.load().class_names == ("not Male", "Male")
+    assert labels(data.load(schema).test).tolist() == labels(data.load().test).tolist()
+    for classes in (["Male"], [0]):
+        assert len(replace(data, classes=classes).load(schema).classes) == 1
+    with pytest.raises(ValueError, match=r"got classes \[not Male\] too"):
+        data.load(Schema((0, 1), ("no", "Male")))
+    with pytest.raises(ValueError, match=r"got classes \[cat, dog\] too"):
+        schema.relabel({0: "cat", 1: "dog"}, "images")
 
 
 class TestRareClasses:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
+from torch.optim import Muon
 
 from latentmix.experiments.options.calls import as_call, call_form
 from latentmix.experiments.options.command_line import parse_experiment
@@ -48,5 +50,17 @@ def test_a_part_is_written_as_it_is_typed() -> None:
     for text in ("StandardNormal", "MLPDecoder(hidden=[64, 32])", "StudentT(df=3)"):
         assert as_call(call_form(text)) == text
     own = {"class_path": "helpers.Own", "init_args": {"base": call_form("MLPDecoder([8])"), "shape": [3], "off": False}}
-    assert as_call(own) == "Own(base=MLPDecoder(hidden=[8]))"
-    assert as_call({"class_path": "Bernoulli", "init_args": None}) == "Bernoulli"
+    assert as_call(own) == "Own(base=MLPDecoder(hidden=[8]), off=False)"  # nothing is imported to know its default
+    for arguments in (None, [1], "text"):
+        assert as_call({"class_path": "Bernoulli", "init_args": arguments}) == "Bernoulli"
+
+
+@pytest.mark.parametrize("path", ["torch.optim.Muon", "Muon"])
+def test_what_is_false_is_left_out_by_default_alone(path: str) -> None:
+    def call(**arguments: object) -> str:
+        return as_call({"class_path": path, "init_args": {"lr": 0.1, **arguments}})
+
+    assert inspect.signature(Muon).parameters["nesterov"].default is True
+    assert call(nesterov=False) == "Muon(lr=0.1, nesterov=False)"
+    assert as_call({"class_path": "torch.optim.Adam", "init_args": {"amsgrad": False}}) == "Adam"
+    assert as_call({"class_path": "torch.optim.Adam", "init_args": {"amsgrad": True}}) == "Adam(amsgrad=True)"

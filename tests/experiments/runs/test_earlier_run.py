@@ -13,6 +13,8 @@ import pytest
 from latentmix.experiments import load_run
 from latentmix.experiments.cli import main
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 EARLIER = Path(__file__).parent / "earlier_run"
 
 
@@ -72,7 +74,7 @@ def test_finished_run_classifies(tmp_path: Path) -> None:
     )
 
 
-def test_interrupted_run_is_resumed(tmp_path: Path, coarse: None) -> None:
+def test_interrupted_run_is_resumed(tmp_path: Path) -> None:
     path = tmp_path / "interrupted"
     shutil.copytree(EARLIER / "interrupted", path)
     assert main(["resume", str(path)]) == 0

@@ -71,3 +71,13 @@ def test_options_leave_out_the_description_of_a_file_of_ones_own(tmp_path: Path)
     file.write_text(preset_path("digits").read_text().replace(presets()["digits"], "All my digits."))
     assert described([], str(file)) == described(["--name", "n"], str(file)) == "All my digits."
     assert described(["--data.classes", "0,1"], str(file)) == ""
+    words = ["--device", "cpu", "--data.root", str(tmp_path), "--data.cache", "c", "--data.download", "true"]
+    assert described([*words, "--tensorboard", "true"], str(file)) == "All my digits."
+    assert described([*words, "--epochs", "2"], str(file)) == ""
+
+
+def test_options_with_names_of_an_earlier_version_are_compared_under_those_of_today() -> None:
+    own, today = presets()["digits"], plain(experiment_parser(), parse_experiment("digits", []))["mixture"]
+    earlier = {"svi_steps": today["svi"]["epochs"], "guide": today["svi"]["guide"], "nuts_draws": 0}
+    assert describe(own, {"mixture": earlier}) == own
+    assert describe(own, {"mixture": {**earlier, "nuts_draws": 7}}).endswith("Here with mixture.nuts.draws 7.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from matplotlib.figure import Figure
 
 from latentmix.experiments.figures import save
@@ -281,3 +282,31 @@ def test_a_description_is_that_of_the_run_and_not_of_its_preset(run: Path) -> No
     assert f"The preset digits: {own} Here with data.classes 0, 1." in words
     (run / "config.yaml").write_text("epochs: [")
     assert own not in Page(write_report(run).read_text("utf-8")).words
+
+
+@pytest.mark.parametrize("text", ["epochs: [", "- 1", "prior: {class_path: StandardNormal, init_args: [1]}"])
+def test_a_description_of_ones_own_needs_no_configuration(run: Path, text: str) -> None:
+    (run / "config.yaml").write_text(text)
+    for own in ("Digits of mine.", presets()["digits"]):
+        (run / "summary.json").write_text(json.dumps({**summary(), "description": own}))
+        words = Page(write_report(run).read_text("utf-8")).words
+        assert ("Digits of mine." in words) == (own == "Digits of mine.")
+
+
+@pytest.mark.parametrize("epochs", [None, 100])
+def test_the_listing_holds_no_description_that_the_run_contradicts(run: Path, epochs: int | None) -> None:
+    own = presets()["digits"]
+    (run / "summary.json").write_text(json.dumps({**summary(), "description": own}))
+    config = {
+        "name": "digits",
+        "description": own,
+        **({} if epochs is None else {"data": {"classes": [0, 1]}}),
+        "seed": 0,
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    page = write_report(run).read_text("utf-8")
+    listing = page.partition("The complete configuration")[2].partition("</details>")[0]
+    assert ("description:" in listing) == (epochs is None)
+    assert "name: digits" in listing
+    assert "seed: 0" in listing
+    assert (" ".join(own.split()) in " ".join(Page(listing).words.split())) == (epochs is None)

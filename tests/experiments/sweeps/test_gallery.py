@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -15,15 +16,19 @@ from latentmix.experiments import figures
 from latentmix.experiments.cli import main
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.presets import presets
+from latentmix.experiments.runs import selection
 from latentmix.experiments.runs.artifacts import RunFolder
-from latentmix.experiments.runs.folders import make_folder
 from latentmix.experiments.runs.locks import FolderLock, LockedError
 from latentmix.experiments.runs.report import write_report
+from latentmix.experiments.runs.selection import Choice
 from latentmix.experiments.sweeps import gallery as module
+from latentmix.experiments.sweeps import gallery_extras
 from latentmix.experiments.sweeps.cells import base_configuration
 from latentmix.experiments.sweeps.gallery import DRAWN, VARIANTS, gallery
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Job
 from latentmix.models.files import write_atomically
+
+pytestmark = pytest.mark.usefixtures("coarse")
 
 TINY = [
     *("--data.limit", "150", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "20"),
@@ -59,7 +64,7 @@ def test_variants_are_configurations_of_presets(name: str) -> None:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch, coarse: None) -> list[str]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that were started; each writes one picture, apart from celeba, whose data are missing."""
     started: list[str] = []
 
@@ -149,26 +154,26 @@ def test_a_selection_that_was_killed_or_lost_its_picture_is_drawn_again(
     class Death(BaseException):
         """A kill: nothing is cleaned up after it."""
 
-    def choose(source: Path, settings: object, out: Path) -> None:
-        make_folder(out, {"selection.json": b"{}", "selection.png": png.read_bytes()})
-
     def dying(path: Path, data: bytes) -> None:
         write_atomically(path, data)
         if path.name == "selection.json":
             raise Death
 
-    png = figures.save(Figure(figsize=(0.2, 0.2)), tmp_path / "one.png")
+    latents = np.random.RandomState(0).randn(40, 2)
+    monkeypatch.setattr(selection, "read_points", lambda *_, **__: latents)
+    monkeypatch.setattr(gallery_extras, "Choice", lambda *_, **__: Choice((1, 2), ("full",), ("bic",), mode_starts=2))
     monkeypatch.setattr(module, "VARIANTS", {})
     monkeypatch.setattr(module, "EXTRAS", {"select": EXTRAS["select"]})
-    monkeypatch.setattr("latentmix.experiments.sweeps.gallery_extras.choose", choose)
     with monkeypatch.context() as patched:
-        patched.setattr("latentmix.experiments.runs.folders.write_atomically", dying)
+        patched.setattr(selection, "write_atomically", dying)
         with pytest.raises(Death):
             gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
+    (tmp_path / "g/select/notes.txt").write_text("mine")
     for _ in range(2):
         outcomes = gallery(tmp_path / "g", names=["digits"], tell=lambda _: None)
         assert [(outcome.name, outcome.status) for outcome in outcomes] == [("digits", "done"), ("select", "done")]
         (tmp_path / "g/select/selection.png").unlink()
+    assert (tmp_path / "g/select/notes.txt").read_text() == "mine"
 
 
 def test_one_gallery_at_a_time_fills_a_folder_and_what_a_kill_leaves_is_continued(
@@ -229,7 +234,7 @@ def test_unknown_presets_are_refused_before_anything_runs(tmp_path: Path, capsys
     assert not (tmp_path / "g").exists()
 
 
-def test_extras_are_drawn_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coarse: None) -> None:
+def test_extras_are_drawn_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUICK", TINY)
     monkeypatch.setattr(module, "EPOCHS", {"digits": 1})
     monkeypatch.setattr(module, "VARIANTS", {})

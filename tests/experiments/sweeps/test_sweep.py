@@ -272,6 +272,25 @@ def test_values_of_the_same_configuration_are_one_cell(tmp_path):
     assert len(runs.options) == len(results["cells"]) == 1
 
 
+@pytest.mark.parametrize(
+    "grid",
+    ["scheduler=StepLR(0),StepLR(step_size=0)", "objective=RenyiELBO(num_particles=1),RenyiELBO(0,num_particles=1)"],
+)
+def test_values_of_the_same_configuration_are_one_cell_where_it_is_refused_too(tmp_path, grid):
+    results, runs, _ = stubbed(tmp_path / "sweep", grid)
+    assert (statuses(results), runs.options) == (["refused"], [])
+    assert grid.partition("=")[0] in results["cells"][0]["reason"]
+
+
+def test_cells_do_not_depend_on_the_description(tmp_path):
+    grid, file = parse_grid(["data.seed=0"]), tmp_path / "own.yaml"
+    file.write_text(preset_path("digits_mlp2").read_text())
+    sweep(str(file), ["--name", "n"], grid, tmp_path / "sweep", run=Runs(), tell=lambda _: None)
+    runs, words = Runs(), ["--name", "n", "--description", "Mine."]
+    results = sweep(str(file), words, grid, tmp_path / "sweep", run=runs, tell=lambda _: None)
+    assert (statuses(results), runs.options) == (["done"], [])
+
+
 def test_a_sweep_of_an_earlier_version_is_refused_and_unchanged(tmp_path):
     earlier = json.dumps({"base": {"epochs": 1, "mixture": {"svi_steps": 3}}, "cells": [], "grid": {}})
     (tmp_path / "sweep.json").write_text(earlier)
@@ -298,7 +317,7 @@ def test_a_folder_of_something_else_is_refused_and_unchanged(tmp_path):
     [
         ("epoch=1,2", {}, "did you mean --epochs"),
         ("epochs=1", {"backend": "abacus"}, "abacus"),
-        ("epochs=1", {"n_jobs": 0}, r"Expected --n-jobs of 1 to 1,024, or -1 for .*; got 0\."),
+        ("epochs=1", {"n_jobs": 0}, r"Expected --n-jobs of 1 to 1,024, or below 0, .*; got 0\."),
         ("epochs=1", {"backend": "threading", "n_jobs": 2}, "a --backend of processes"),
         ("epochs=1", {"words": ["--latent", "2"]}, "--latent"),
     ],

@@ -17,7 +17,7 @@ from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.folders import Layout
 from latentmix.experiments.data.sources.image_folder import load_image_folder
 
-pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.usefixtures("strict")]
+pytestmark = pytest.mark.usefixtures("cache", "strict", "coarse")
 
 LEVELS = {"train": 20, "val": 90, "test": 160}
 
@@ -162,7 +162,6 @@ def test_sizes_that_are_none_are_refused(tmp_path: Path, size: object) -> None:
         Data("image_folder", root=str(tmp_path), size=size).load()  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("coarse")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("preset", ["digits_mlp2", "mnist_conv16"])
 def test_a_run_on_oblong_grey_pictures_and_a_folder_to_classify(

@@ -221,7 +221,7 @@ def test_table_marks_the_best(selection: Selection) -> None:
         ({"tol": -1.0}, "tol"),
         ({"max_iter": -1}, "max_iter"),
         ({"random_state": -1}, "Expected random_state from 0 .*got -1"),
-        ({"n_jobs": 0}, "n_jobs of 1 to 1,024, or -1"),
+        ({"n_jobs": 0}, "n_jobs of 1 to 1,024, or below 0"),
         ({"held_out": 1}, "Expected held_out in"),
         ({"held_out": 500}, "as many folds as points, 30; got 500"),
         ({"draws": 10}, "draws >= 50"),
