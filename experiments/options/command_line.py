@@ -19,7 +19,7 @@ from latentmix.experiments.options.calls import call_form, literal
 from latentmix.experiments.options.classes import CLASSES, NAME, find_class, unknown_class
 from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import experiment_parser
-from latentmix.experiments.options.included import included
+from latentmix.experiments.options.included import included, named_file
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parser import OptionParser
@@ -59,7 +59,13 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
     read_options(file)
     split = option_words(words)
     typed_modules = named_modules(words)
-    with kept_warnings(), importing(file, trusted_modules([*trust, *typed_modules]), typed_modules):
+    named = [named_file(word, option[2:], Path()) for option, word in _pairs(split) if option[:2] == "--"]
+    sources = [] if preset in presets() else [str(file)]
+    sources += [str(each) for each in named if each is not None]
+    with (
+        kept_warnings(),
+        importing(" or ".join(sources) or file, trusted_modules([*trust, *typed_modules]), typed_modules),
+    ):
         warnings.simplefilter("ignore")
         values = [option_value(name.removeprefix("--"), word) for name, word in _pairs(_with_files(split))]
         config = experiment_parser().parse_args(["--config", str(file), *values])
@@ -177,7 +183,10 @@ def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _with_files(words: Sequence[str]) -> list[str]:
     """Words of options, the contents of files of options in the places of their names."""
-    values = [included(word, option[2:], Path()) if option[:2] == "--" else word for option, word in _pairs(words)]
+    values = [
+        included(word, option[2:], Path()) if option[:2] == "--" and option != "--config" else word
+        for option, word in _pairs(words)
+    ]
     return [value if isinstance(value, str) else json.dumps(value) for value in values]
 
 

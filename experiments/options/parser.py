@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
@@ -22,6 +21,7 @@ from latentmix.experiments.options.messages import condensed
 from latentmix.experiments.options.sealed import SealedParser
 from latentmix.experiments.options.unknown import unknown_option
 from latentmix.experiments.reading.options import parse_yaml
+from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["OptionParser", "OptionsFile"]
 
@@ -37,7 +37,7 @@ class OptionsFile(argparse.Action):
     """An option whose value is a file of options, which later options override."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        text = dump(included_options(Path(values)), Dumper=_Quoted, sort_keys=False)
+        text = dump(included_options(user_path(values)), Dumper=_Quoted, sort_keys=False)
         with previous_config_context(namespace):
             given = parser.parse_string(text, env=False, defaults=False, _skip_validation=True)
         namespace.__dict__.update(merge_config(parser, given, namespace).__dict__)
@@ -89,7 +89,7 @@ class OptionParser(SealedParser):
         fault = None if untyped else first_fault(self, [pair for pair in pairs if pair[0] != "config"])
         if fault is None:
             return condensed(text)
-        for file in (Path(value) for name, value in pairs if name == "config"):
+        for file in (user_path(value) for name, value in pairs if name == "config"):
             if first_fault(self, flat(self, renewed(included_options(file)))) == fault:
                 return f"{fault[:-1]} (in {file})." if fault.endswith(".") else f"{fault} (in {file})"
         return fault
@@ -100,6 +100,6 @@ def _pairs(parser: OptionParser, words: Sequence[str]) -> Iterator[Pair]:
     for option, value in pairwise(words):
         if option == "--config":
             yield "config", value
-            yield from flat(parser, renewed(included_options(Path(value))))
+            yield from flat(parser, renewed(included_options(user_path(value))))
         elif option.startswith("--"):
             yield option.removeprefix("--"), value
