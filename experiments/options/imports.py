@@ -42,8 +42,8 @@ def _guard(module: Any, name: str, tail: str = "") -> None:
     function = vars(module)[name]
 
     def guarded(path: Any, *arguments: Any, **options: Any) -> Any:
-        if isinstance(path, str) and all(part.isidentifier() for part in path.split(".")):
-            check_import(f"{path}{tail}")
+        if isinstance(path, str) and "." in path + tail and all(part.isidentifier() for part in path.split(".")):
+            check_import(path + tail)
         return function(path, *arguments, **options)
 
     vars(module)[name] = guarded
