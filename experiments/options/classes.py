@@ -8,13 +8,12 @@ import re
 from functools import cache
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from pyro.infer.elbo import ELBO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from latentmix.experiments.options.loader import MODE
 from latentmix.experiments.options.parts import LINKED, PARTS, import_object, subclasses
+from latentmix.experiments.options.sealed import SealedParser
 
 __all__ = ["CLASSES", "NAME", "SUPPLIED", "argument_types", "class_names", "find_class", "nearest", "unknown_class"]
 
@@ -51,7 +50,7 @@ def class_names(base: type) -> list[str]:
 @cache
 def argument_types(kind: type) -> dict[str, tuple[Any, bool]]:
     """The arguments of a constructor that options set: by name, the type and whether there is no default."""
-    parser = ArgumentParser(parser_mode=MODE, exit_on_error=False, add_help=False)
+    parser = SealedParser(add_help=False)
     parser.add_class_arguments(kind, None, fail_untyped=False, skip=set(SUPPLIED))
     return {
         action.dest: (getattr(action, "_typehint", Any), bool(getattr(action, "required", False)))

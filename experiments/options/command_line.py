@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from latentmix.experiments.options.calls import call_form, literal
 from latentmix.experiments.options.classes import CLASSES, NAME, find_class, unknown_class
 from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import experiment_parser
+from latentmix.experiments.options.included import included, named_file
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parser import OptionParser
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
-from latentmix.experiments.options.trust import TEXTS, check_imports, named_modules, options_in, trusted_modules
+from latentmix.experiments.options.trust import TEXTS, importing, named_modules, trusted_modules
 from latentmix.experiments.presets import preset_path, presets
 from latentmix.experiments.reading.options import read_options
 from latentmix.models.process_state import kept_warnings
@@ -59,16 +59,19 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
         'latentmix.models.MixturePrior'
     """
     file = preset_path(preset)
-    options = read_options(file)
+    read_options(file)
     split = option_words(words)
-    trusted = trusted_modules([*trust, *named_modules(words)])
-    check_imports(options, file, trusted)
-    _check_files(split, trusted)
-    values = [option_value(name.removeprefix("--"), word) for name, word in zip(["", *split], split, strict=False)]
-    with kept_warnings():
+    typed_modules = named_modules(words)
+    named = [named_file(word, option[2:], Path()) for option, word in _pairs(split) if option[:2] == "--"]
+    sources = [] if preset in presets() else [str(file)]
+    sources += [str(each) for each in named if each is not None]
+    with (
+        kept_warnings(),
+        importing(" or ".join(sources) or file, trusted_modules([*trust, *typed_modules]), typed_modules),
+    ):
         warnings.simplefilter("ignore")
+        values = [option_value(name.removeprefix("--"), word) for name, word in _pairs(_with_files(split))]
         config = experiment_parser().parse_args(["--config", str(file), *values])
-    config.pop("config", None)
     typed = {word for word in split if word.startswith("--")}
     changed = {word.removeprefix("--") for word in typed} - UNDESCRIBED
     if changed and "--description" not in typed and config.description not in presets().values():
@@ -106,13 +109,13 @@ def parse_settings[T](
     parser.add_class_arguments(kind, prefix or None)
     parser.set_defaults({f"{prefix}.{name}" if prefix else name: value for name, value in (defaults or {}).items()})
     split = option_words(words, lists)
-    _check_files(split, ())
     known = [name for action in parser._actions for name in action.option_strings if name != "-h"]
     unknown = next((word for word in split if word.startswith("--") and word not in known), None)
     if unknown is not None:
         listed = ", ".join(name for name in known if name not in ("--help", f"--{prefix}") and not name.endswith("+"))
         raise ValueError(f"Expected options out of {listed}; got {unknown}{did_you_mean(unknown, known)}")
-    objects = parser.instantiate(parser.parse_args(split))
+    with importing("the options"):
+        objects = parser.instantiate(parser.parse_args(_with_files(split)))
     return objects[prefix] if prefix else kind(**vars(objects))
 
 
@@ -177,18 +180,23 @@ def option_value(option: str, text: str) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _check_files(words: Sequence[str], trust: Iterable[str]) -> None:
-    """Refuse a file of options, out of the files that words name, with classes of modules that are not trusted."""
-    for option, word in zip(["", *words], words, strict=False):
-        is_file = os.path.exists(word) and not os.path.isdir(word)
-        if option not in UNREAD and not word.startswith("--") and is_file:
-            name = "" if option == "--config" else option.removeprefix("--")
-            check_imports(options_in(Path(word)), Path(word), trust, option=name)
+def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Words, each after the one before it."""
+    return zip(["", *words], words, strict=False)
+
+
+def _with_files(words: Sequence[str]) -> list[str]:
+    """Words of options, the contents of files of options in the places of their names."""
+    values = [
+        included(word, option[2:], Path()) if option[:2] == "--" and option != "--config" else word
+        for option, word in _pairs(words)
+    ]
+    return [value if isinstance(value, str) else json.dumps(value) for value in values]
 
 
 def _mixture(word: str) -> str:
     """Options of mixtures, or a file of them, under today's names."""
-    today = renewed({"mixture": word})["mixture"]
+    today = renewed({"mixture": included(word, "mixture", Path())})["mixture"]
     return today if isinstance(today, str) else json.dumps(today)
 
 

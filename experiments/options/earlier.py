@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from yaml import YAMLError
 
-from latentmix.experiments.reading.options import parse_yaml, read_options
+from latentmix.experiments.reading.options import parse_yaml
 
 __all__ = ["refuse_earlier_names", "renewed"]
 
@@ -52,11 +50,9 @@ def renewed(config: Any) -> Any:
 
 
 def _mapping(option: str, value: Any) -> Mapping[str, Any]:
-    """Options as they are, or those of the file, or of the YAML, that a word stands for."""
+    """Options as they are, or those of the YAML that a word stands for."""
     options = value
-    if isinstance(value, str) and os.path.isfile(value):
-        options = read_options(Path(value))
-    elif isinstance(value, str):
+    if isinstance(value, str):
         with suppress(YAMLError, ValueError, RecursionError):
             options = parse_yaml(value)
     if isinstance(options, Namespace):

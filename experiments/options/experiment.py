@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import math
 import warnings
@@ -23,7 +24,7 @@ from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.literals import instantiated
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.mixture_fits import MixtureFits, add_mixture_arguments, unwrapped
-from latentmix.experiments.options.parser import OptionParser
+from latentmix.experiments.options.parser import OptionParser, OptionsFile
 from latentmix.experiments.options.parts import LINKED, PARTS, import_object
 from latentmix.experiments.options.settings import Measures, Training, compose_objective
 from latentmix.experiments.reading.limits import check_count
@@ -126,10 +127,13 @@ class Experiment(Displayed):
 @cache
 def experiment_parser() -> ArgumentParser:
     """The options of an experiment, derived from the signatures of its parts."""
-    parser = OptionParser(
-        exit_on_error=False, prog="latentmix run PRESET", add_help=False, allow_abbrev=False, print_config=None
+    parser = OptionParser(prog="latentmix run PRESET", add_help=False, allow_abbrev=False, print_config=None)
+    parser.add_argument(
+        "--config",
+        action=OptionsFile,
+        default=argparse.SUPPRESS,
+        help="A YAML file of options; later options override it.",
     )
-    parser.add_argument("--config", action="config", help="A YAML file of options; later options override it.")
     parser.add_argument("--name", type=str, default="", help="Name of the run; by default that of its preset.")
     parser.add_argument(
         "--description",
@@ -153,7 +157,6 @@ def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """A configuration as plain values."""
     text = parser.dump(config, skip_validation=True, skip_unset=False)
     values: dict[str, Any] = yaml.safe_load(text)
-    values.pop("config", None)
     return values
 
 

@@ -14,8 +14,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from latentmix.experiments.hints import did_you_mean
 from latentmix.experiments.options.classes import CLASSES, argument_types, class_names, find_class, unknown_class
-from latentmix.experiments.options.loader import MODE
 from latentmix.experiments.options.parts import LINKED, PARTS
+from latentmix.experiments.options.sealed import SealedParser
 from latentmix.experiments.options.type_words import base_class, choices, expected
 
 __all__ = ["first_fault", "flat", "known_options"]
@@ -188,7 +188,7 @@ def _accepts(kind: Any, value: Any) -> bool:
 
 @cache
 def _single(kind: Any) -> ArgumentParser:
-    parser = ArgumentParser(parser_mode=MODE, exit_on_error=False, add_help=False)
+    parser = SealedParser(add_help=False)
     parser.add_argument("--value", type=kind)
     return parser
 

@@ -11,13 +11,13 @@ from yaml import YAMLError
 
 from latentmix.experiments.reading.options import check_yaml
 
-__all__ = ["MODE", "check_classes"]
+__all__ = ["MODE", "check_classes", "load"]
 
 MODE = "latentmix"
 _SHORT = set("&*!\n")
 
 
-def _load(text: str) -> Any:
+def load(text: str) -> Any:
     """The value of YAML, wherever it stands, within the limits on files of options."""
     if len(text) > 100 or not _SHORT.isdisjoint(text):
         check_yaml(text)
@@ -47,4 +47,4 @@ def check_classes(tree: Any, place: str = "") -> None:
         check_classes(value, f"{place}{name}.")
 
 
-set_loader(MODE, _load, exceptions=(YAMLError, RecursionError))
+set_loader(MODE, load, exceptions=(YAMLError, RecursionError))

@@ -1,24 +1,29 @@
-"""The option parser: it reads files of earlier versions too, and refuses a value in one sentence."""
+"""The option parser: it reads options of earlier versions too, and refuses a value in one sentence."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, Namespace
+from jsonargparse._actions import previous_config_context
+from jsonargparse._util import merge_config
 from yaml import SafeDumper, YAMLError, dump
 
 from latentmix.experiments.options.earlier import renewed
 from latentmix.experiments.options.faults import Pair, first_fault, flat
-from latentmix.experiments.options.loader import MODE, check_classes
+from latentmix.experiments.options.included import included_options
+from latentmix.experiments.options.loader import check_classes
 from latentmix.experiments.options.messages import condensed
+from latentmix.experiments.options.sealed import SealedParser
 from latentmix.experiments.options.unknown import unknown_option
-from latentmix.experiments.reading.options import parse_yaml, read_options
+from latentmix.experiments.reading.options import parse_yaml
+from latentmix.experiments.reading.paths import user_path
 
-__all__ = ["OptionParser"]
+__all__ = ["OptionParser", "OptionsFile"]
 
 
 class _Quoted(SafeDumper):
@@ -28,11 +33,18 @@ class _Quoted(SafeDumper):
 _Quoted.add_representer(str, lambda dumper, word: dumper.represent_scalar("tag:yaml.org,2002:str", word, style='"'))
 
 
-class OptionParser(ArgumentParser):
-    """A parser of options whose refusals are sentences that name the option, what it takes and what it was given."""
+class OptionsFile(argparse.Action):
+    """An option whose value is a file of options, which later options override."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{"parser_mode": MODE, **options})
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        text = dump(included_options(user_path(values)), Dumper=_Quoted, sort_keys=False)
+        with previous_config_context(namespace):
+            given = parser.parse_string(text, env=False, defaults=False, _skip_validation=True)
+        namespace.__dict__.update(merge_config(parser, given, namespace).__dict__)
+
+
+class OptionParser(SealedParser):
+    """A parser of options whose refusals are sentences that name the option, what it takes and what it was given."""
 
     def parse_args(self, args: Sequence[str], *arguments: Any, **options: Any) -> Namespace:  # type: ignore[override]
         try:
@@ -60,6 +72,8 @@ class OptionParser(ArgumentParser):
     def _check_groups(self, values: Any) -> None:
         """Refuse values of groups of options that are neither mappings nor words: the base class takes any."""
         given = vars(values) if isinstance(values, Namespace) else values
+        if isinstance(given, Mapping) and "config" in given:
+            raise ValueError("Expected options of an experiment; got config: add a file of options by --config.")
         for name, group in (self.groups or {}).items() if isinstance(given, Mapping) else ():
             value = given.get(name, {})
             if hasattr(group, "group_class") and not isinstance(value, Mapping | Namespace | str):
@@ -75,17 +89,17 @@ class OptionParser(ArgumentParser):
         fault = None if untyped else first_fault(self, [pair for pair in pairs if pair[0] != "config"])
         if fault is None:
             return condensed(text)
-        for file in (Path(value) for name, value in pairs if name == "config"):
-            if first_fault(self, flat(self, renewed(read_options(file)))) == fault:
+        for file in (user_path(value) for name, value in pairs if name == "config"):
+            if first_fault(self, flat(self, renewed(included_options(file)))) == fault:
                 return f"{fault[:-1]} (in {file})." if fault.endswith(".") else f"{fault} (in {file})"
         return fault
 
 
-def _pairs(parser: ArgumentParser, words: Sequence[str]) -> Iterator[Pair]:
+def _pairs(parser: OptionParser, words: Sequence[str]) -> Iterator[Pair]:
     """The options that words of the command line set, those of a file in its place, each with its value."""
     for option, value in pairwise(words):
         if option == "--config":
             yield "config", value
-            yield from flat(parser, renewed(read_options(Path(value))))
+            yield from flat(parser, renewed(included_options(user_path(value))))
         elif option.startswith("--"):
             yield option.removeprefix("--"), value

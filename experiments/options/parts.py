@@ -7,10 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
+from latentmix.experiments.options.imports import check_import
 from latentmix.experiments.options.literals import instantiated
-from latentmix.experiments.options.loader import MODE
+from latentmix.experiments.options.sealed import SealedParser
 from latentmix.guides import AmortizedGuide, Encoder, Family
 from latentmix.models import VAE, Decoder, Likelihood, Prior, VampPrior
 
@@ -29,7 +28,7 @@ def build_parts(parts: Mapping[str, Any]) -> tuple[VAE, AmortizedGuide]:
     Raises:
         ValueError: If the parts do not fit each other.
     """
-    parser = ArgumentParser(parser_mode=MODE, exit_on_error=False)
+    parser = SealedParser()
     for name, base in PARTS.items():
         parser.add_subclass_arguments(base, name, required=True)
     objects = instantiated(parser, parser.parse_object(dict(parts)), PARTS)
@@ -53,11 +52,14 @@ def import_object(path: str) -> Any:
     """The object of a dotted import path.
 
     Raises:
-        ValueError: If there is no such module, or nothing of that name in it.
+        ValueError: If there is no such module, or nothing of that name in it, or the check in force refuses it.
     """
     module, _, name = path.rpartition(".")
     if not module:
         raise ValueError(f"Expected to import {path}; got no {name!r} in no module.")
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise ValueError(f"Expected to import {path}; got no import path.")
+    check_import(path)
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -10,21 +10,20 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from importlib.machinery import PathFinder
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import yaml
+from jsonargparse._common import ImportDenied
 from pyro.infer.autoguide import AutoGuide
 
 from latentmix.experiments.options.classes import CLASSES
-from latentmix.experiments.reading.options import options_text, parse_yaml, read_yaml
+from latentmix.experiments.options.imports import checked_imports
+from latentmix.experiments.reading.options import read_yaml
 from latentmix.experiments.reading.paths import user_path
 from latentmix.models.pretrained import Part
 
-__all__ = ["TEXTS", "check_imports", "configuration_file", "named_modules", "options_in", "trusted_modules"]
+__all__ = ["TEXTS", "configuration_file", "importing", "named_modules", "trusted_modules"]
 
 OWN = ("latentmix.models.", "latentmix.guides.", "latentmix.inference.", "torch.optim.", "pyro.infer.")
 BASES = (Part, AutoGuide, *CLASSES.values())
@@ -38,38 +37,53 @@ TEXTS = {
 PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 
 
-def check_imports(config: Any, file: Path, trust: Iterable[str] = (), *, option: str = "") -> None:
-    """Refuse a configuration that names code of other modules; nothing of theirs is imported.
+@contextmanager
+def importing(source: Path | str, trust: Iterable[str] = (), typed: Iterable[str] = ()) -> Iterator[None]:
+    """A block in which values import LatentMix's, torch's and Pyro's classes and those of trusted modules alone.
 
-    Import paths are looked for wherever the option parser would: as classes, as arguments of classes at any depth, and
-    in YAML or files that a value stands for.
+    A value that asks for another is refused, at the place where the option parser would import it, and so before it is.
 
     Args:
-        config: The configuration, as read from YAML.
-        file: Its file, for the message.
-        trust: Modules that it may import, with those within them.
-        option: The option whose value the configuration is, such as `data`; by default it is a whole one.
+        source: The file that the values are from, for the message.
+        trust: Modules that may be imported, with those within them.
+        typed: Those among them that the user has typed as values.
 
     Raises:
-        ValueError: If there is one; the message names it, and what to type.
+        ValueError: When the block ends, if a value asked for another; the message names it, and what to type.
     """
-    trusted = tuple(trust)
-    for path, is_class in _named(config, option, file.parent, {}):
+    trusted, words = tuple(trust), tuple(typed)
+    refusals: list[str] = []
+
+    def check(path: str) -> None:
         module = path.partition(".")[0]
-        if _is_trusted(path, trusted):
-            if is_class and not _is_there(path):
-                raise ValueError(
-                    f"Expected the module {module} of {path} in {file} to be found; got none: run the command in its "
-                    "folder, or put that on PYTHONPATH."
-                )
-            continue
-        if _is_known(path) or not (is_class or _is_there(path)):
-            continue
-        raise ValueError(
-            f"Expected classes of LatentMix, torch.optim or pyro.infer, or of modules that you trust, in {file}; got "
-            f"{path}, whose module would run on this computer: if you know it and trust it, add --trust {module} (from "
-            f"Python, trust=({module!r},)), or list it as `trust: [{module}]` in {configuration_file()}."
-        )
+        if _is_within(path, trusted):
+            if _is_within(path, words) or _is_there(module):
+                return
+            refusals.append(
+                f"Expected the module {module} of {path} in {source} to be found; got none: run the command in its "
+                "folder, or put that on PYTHONPATH."
+            )
+        elif _is_known(path):
+            return
+        else:
+            refusals.append(
+                f"Expected classes of LatentMix, torch.optim or pyro.infer, or of modules that you trust, in {source}; "
+                f"got {path}, whose module would run on this computer: if you know it and trust it, add --trust "
+                f"{module} (from Python, trust=({module!r},)), or list it as `trust: [{module}]` in "
+                f"{configuration_file() or 'the file that LATENTMIX_CONFIG names'}."
+            )
+        raise ImportDenied(refusals[-1])
+
+    fault: Exception | None = None
+    try:
+        with checked_imports(check):
+            yield
+    except Exception as error:
+        if not refusals:
+            raise
+        fault = error
+    if refusals:
+        raise ValueError(refusals[0]) from fault
 
 
 def trusted_modules(named: Iterable[str] = ()) -> tuple[str, ...]:
@@ -93,8 +107,14 @@ def trusted_modules(named: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(modules))
 
 
-def configuration_file() -> Path:
+def configuration_file() -> Path | None:
     """The user's configuration: LATENTMIX_CONFIG, or `latentmix/config.yaml` in the XDG configuration folder.
+
+    Returns:
+        The file, which need not be there; `None` if the user has no home folder.
+
+    Raises:
+        ValueError: If LATENTMIX_CONFIG is in a home folder that is not known.
 
     Example:
         >>> from latentmix.experiments.options.trust import configuration_file
@@ -105,7 +125,12 @@ def configuration_file() -> Path:
     if named:
         return user_path(named)
     home = Path(os.environ.get("XDG_CONFIG_HOME") or "")
-    return (home if home.is_absolute() else user_path("~/.config")) / "latentmix" / "config.yaml"
+    if not home.is_absolute():
+        try:
+            home = Path("~/.config").expanduser()
+        except RuntimeError:
+            return None
+    return home / "latentmix" / "config.yaml"
 
 
 def named_modules(words: Sequence[str]) -> list[str]:
@@ -131,7 +156,7 @@ def named_modules(words: Sequence[str]) -> list[str]:
 
 def _configured() -> list[str]:
     file = configuration_file()
-    if not file.is_file():
+    if file is None or not file.is_file():
         return []
     options = read_yaml(file, "your configuration") or {}
     modules = (options.get("trust") or []) if isinstance(options, dict) else None
@@ -140,58 +165,8 @@ def _configured() -> list[str]:
     raise ValueError(f"Expected `trust: [module, ...]` in your configuration {file}; got something else.")
 
 
-def _named(node: Any, option: str, folder: Path, seen: dict[tuple[int, bool], Any]) -> Iterator[tuple[str, bool]]:
-    """Import paths in a configuration of a folder, and whether each is named as a class."""
-    if isinstance(node, Mapping | list):
-        place = (id(node), option in TEXTS)
-        if place in seen:  # by an alias of YAML
-            return
-        seen[place] = node
-        for key, value in node.items() if isinstance(node, Mapping) else ((None, value) for value in node):
-            yield from _named(value, option if key is None else f"{option}.{key}".removeprefix("."), folder, seen)
-    elif isinstance(node, str):
-        is_class = option.rpartition(".")[2] == "class_path"
-        if is_class or option not in TEXTS:
-            yield from ((path, is_class) for path in _paths(node))
-        if option not in TEXTS:
-            for inner, its_folder in _stands_for(node, folder):
-                if isinstance(inner, dict | list):
-                    yield from _named(inner, option, its_folder, seen)
-
-
-def _stands_for(text: str, folder: Path) -> Iterator[tuple[Any, Path]]:
-    """The YAML in a value, and in files that it may name, as the option parser reads either; each with its folder."""
-    with suppress(yaml.YAMLError, ValueError, RecursionError):
-        yield parse_yaml(text), folder
-    for source in (Path(text), folder / text):
-        if os.path.exists(source) and not os.path.isdir(source):
-            yield options_in(source), source.parent
-
-
-def options_in(file: Path) -> Any:
-    """The YAML in a file that a value names; `None` if it is none.
-
-    Args:
-        file: It is there.
-
-    Raises:
-        ValueError: If it is no regular file, is too large, or no UTF-8: the option parser must not read it then.
-    """
-    text = options_text(file, "options")
-    with suppress(yaml.YAMLError, ValueError, RecursionError):
-        return parse_yaml(text)
-    return None
-
-
-def _paths(text: str) -> list[str]:
-    """Import paths in a text, as in `helpers.P(3)`; names of files within folders are left out."""
-    words = "".join(letter if letter in "./" or f"a{letter}".isidentifier() else " " for letter in text).split()
-    heads = [word.partition("/")[0] for word in words]
-    return [head for head in heads if "." in head and all(part.isidentifier() for part in head.split("."))]
-
-
-def _is_trusted(path: str, trusted: Iterable[str]) -> bool:
-    return any(path.startswith(f"{module}.") for module in trusted)
+def _is_within(path: str, modules: Iterable[str]) -> bool:
+    return any(path.startswith(f"{module}.") for module in modules)
 
 
 def _is_known(path: str) -> bool:
@@ -217,13 +192,5 @@ def _is_known(path: str) -> bool:
     return True
 
 
-def _is_there(path: str) -> bool:
-    """Whether a word with dots would be a module here, and is no file name or other text."""
-    module = path.partition(".")[0]
-    with suppress(ImportError, ValueError, OSError):
-        return (
-            module in sys.modules
-            or importlib.util.find_spec(module) is not None
-            or PathFinder.find_spec(module, [os.getcwd()]) is not None
-        )
-    return False
+def _is_there(module: str) -> bool:
+    return module in sys.modules or importlib.util.find_spec(module) is not None

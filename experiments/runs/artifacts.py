@@ -23,7 +23,7 @@ from latentmix.experiments.options.experiment import Experiment, experiment_pars
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS
 from latentmix.experiments.options.parts import join
-from latentmix.experiments.options.trust import check_imports, trusted_modules
+from latentmix.experiments.options.trust import importing, trusted_modules
 from latentmix.experiments.places import check_run, remove_unfinished
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.folders import make_folder
@@ -202,17 +202,19 @@ class RunFolder:
         """
         file = inside(self.path, "config.yaml")
         values = read_options(file, "the configuration of a run")
-        check_imports(values, file, self.trust)
-        try:
-            return experiment_parser().parse_object(values)
-        except (ArgumentError, ValueError) as error:
-            raise ValueError(
-                f"Expected the configuration of a run in {file}; got another: {one_line(error)}"
-            ) from error
+        with importing(file, self.trust):
+            try:
+                return experiment_parser().parse_object(values)
+            except (ArgumentError, ValueError) as error:
+                raise ValueError(
+                    f"Expected the configuration of a run in {file}; got another: {one_line(error)}"
+                ) from error
 
     def load_experiment(self) -> Experiment:
         """The experiment of `config.yaml`; raises as `read_config` does."""
-        return Experiment.from_config(self.read_config())
+        config = self.read_config()
+        with importing(inside(self.path, "config.yaml"), self.trust):
+            return Experiment.from_config(config)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.jsonl`, one line per epoch."""
