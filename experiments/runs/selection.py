@@ -127,6 +127,8 @@ def choose(
     """
     check_new_folder(out)
     points = read_points(source, trust=trust, label=label, columns=columns, max_gib=max_gib)
+    if np.array_equal(points, np.broadcast_to(points[0], points.shape)):
+        raise ValueError(f"Expected points that differ; got {len(points):,} equal ones in {str(source)!r}.")
     taken, counted = _subsample(points, settings), f"{len(points):,} points"
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"

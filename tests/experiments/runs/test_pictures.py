@@ -51,10 +51,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Drawn]:
         figures |= {} if dataset.truth is None else {"coverage": COVERAGE}
         measured = {"kl_per_dimension": [1.0] * latent_dim, "active": [True] * latent_dim, "mse": 0.1, "ssim": 0.5}
         summary = {"test": measured, **figures}
-        pictures.draw_vae(Path(), vae, guide, dataset, HISTORY, summary, latents=test, names=names, seed=0)
-        pictures.draw_mixtures(
-            Path(), test, mixtures, figures, dataset.classes, names=names, pictorial=dataset.pictorial
-        )
+        options = {"names": names, "pictorial": dataset.pictorial}
+        list(pictures.draw_vae(Path(), vae, guide, dataset, HISTORY, summary, latents=test, names=names, seed=0))
+        list(pictures.draw_mixtures(Path(), test, mixtures, figures, dataset.classes, **options))
         return caught
 
     return draw
