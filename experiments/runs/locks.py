@@ -8,10 +8,13 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, cast
 
 from latentmix.models.files import inside
 from latentmix.models.reading import open_regular
+
+if TYPE_CHECKING:
+    from io import BufferedReader
 
 try:
     import fcntl
@@ -128,7 +131,7 @@ class FolderLock:
         """The digest of a file; `None` where it is not there, or is no file."""
         try:
             with open_regular(inside(self.folder, name)) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                return hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
         except (OSError, ValueError):
             return None
 

@@ -309,7 +309,7 @@ class Session:
             callbacks.append(TensorBoard(folder.place("tensorboard")))
         callbacks.append(Checkpoints(folder))
         self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
-        states = folder.load_training() or [(folder.checkpoints, None)]
+        states: Sequence[tuple[Path, TrainingState | None]] = folder.load_training() or [(folder.checkpoints, None)]
         for older, (file, state) in enumerate(states, 1):
             try:
                 result = self._fit(state, callbacks, progress=progress)

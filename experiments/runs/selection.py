@@ -127,8 +127,6 @@ def choose(
     """
     check_new_folder(out)
     points = read_points(source, trust=trust, label=label, columns=columns, max_gib=max_gib)
-    if np.array_equal(points, np.broadcast_to(points[0], points.shape)):
-        raise ValueError(f"Expected points that differ; got {len(points):,} equal ones in {str(source)!r}.")
     taken, counted = _subsample(points, settings), f"{len(points):,} points"
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
@@ -175,7 +173,7 @@ def read_points(
         max_gib: Most memory of the points of a file, in GiB.
 
     Raises:
-        ValueError: If it is neither, or holds NaN or infinity.
+        ValueError: If it is neither, holds NaN or infinity, or all points of the file are equal.
     """
     if source.is_dir():
         run = load_run(source, trust)
@@ -189,6 +187,8 @@ def read_points(
     points = read_table(source, label=label, columns=columns, max_gib=max_gib, option="--max_gib").values
     if len(points) < 4:
         raise ValueError(f"Expected at least four points in {str(source)!r}; got {len(points)}.")
+    if np.array_equal(points, np.broadcast_to(points[0], points.shape)):
+        raise ValueError(f"Expected points that differ; got {len(points):,} equal ones in {str(source)!r}.")
     return points
 
 

@@ -149,7 +149,7 @@ def test_decoded_images_cover_the_samples_of_the_posterior() -> None:
     vae.decode = lambda z: seen.append(z) or decode(z)  # type: ignore[method-assign, func-returns-value]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures.figures, "save", lambda figure, path: None)
-        pictures._draw_plane(Path(), vae, guide, split, seed=0)
+        list(pictures._draw_plane(Path(), vae, guide, split, seed=0))
     (grid,) = seen
     ends = samples.quantile(torch.tensor([0.005, 0.995]), dim=0)
     torch.testing.assert_close(torch.stack([grid.min(0).values, grid.max(0).values]), ends)
