@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import pkgutil
@@ -23,6 +22,7 @@ from latentmix.experiments.streams import StandardStreams
 
 __all__ = ["main"]
 
+PRINTING = frozenset({"-h", "--help", "--print_config"})  # with which a command does nothing but print
 CLOSING = """
 Begin with `latentmix run digits --epochs 5`. `latentmix COMMAND --help` explains a command; `latentmix run --help`
 lists every option of an experiment. After any command, --debug shows the traceback of an error, and --max_yaml_values N
@@ -59,10 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     safe = {"PYTHONSAFEPATH": "1"}  # for worker processes: the working folder shadows no module
     with StandardStreams() as streams, _environment(safe):
         try:
-            code = dispatch(words, streams)
-            streams.output.flush()
-            if streams.output.error is not None and streams.output.error.errno not in (errno.EPIPE, errno.EBADF):
-                raise streams.output.error
+            try:
+                code = dispatch(words, streams)
+            except SystemExit:  # of a parser that has printed its help
+                streams.output.check()
+                raise
+            streams.output.check()
         except KeyboardInterrupt as interrupt:
             print(f"latentmix: interrupted{interrupt}", file=sys.stderr)
             return 130
@@ -94,7 +96,7 @@ def dispatch(words: list[str], streams: StandardStreams) -> int:
         raise UsageError(
             "Expected a working folder that is there; got one that was removed: change to another."
         ) from error
-    streams.output.lasting = command.USAGE.lasting
+    streams.output.lasting = command.USAGE.lasting and not PRINTING.intersection(words)
     with warnings.catch_warnings(), _environment(limits):
         for name in YAML_LIMITS:
             yaml_limit(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -45,6 +46,16 @@ class Outlet:
                 self.stream.flush()
             except OSError as error:
                 self._give_up(error)
+
+    def check(self) -> None:
+        """Refuse a stream that could not be written, at the end of a command; a lasting one may lack its reader.
+
+        Raises:
+            OSError: If so.
+        """
+        self.flush()
+        if self.error is not None and not (self.lasting and self.error.errno in (errno.EPIPE, errno.EBADF)):
+            raise self.error
 
     def _give_up(self, error: OSError) -> None:
         """Note the error, and drop what the stream still holds: the interpreter flushes it at its end."""

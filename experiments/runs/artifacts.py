@@ -40,9 +40,10 @@ from latentmix.models.reading import damaged, read_json, read_tensors
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
 
-__all__ = ["Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
+__all__ = ["LEFT_OUT", "Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
 
 TRAINING = ("training-even", "training-odd")  # states after an even and an odd number of epochs: two generations
+LEFT_OUT = "It is left out, and the epoch that it ended is repeated."
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -150,7 +151,22 @@ class RunFolder:
         with FolderLock(self.path) as lock:
             for name in ("", "checkpoints", "figures"):
                 remove_unfinished(inside(self.path, name))
+            lock.seal("config.yaml")
             yield replace(self, lock=lock)
+
+    def seal(self, *names: str) -> None:
+        """Note files that the run has finished: nothing else may change them until it ends."""
+        if self.lock is not None:
+            self.lock.seal(*names)
+
+    def check(self) -> None:
+        """Refuse, at the end of a stage, a folder whose configuration or finished files are no longer what they were.
+
+        Raises:
+            LockedError: If something else has changed or removed one, or the folder.
+        """
+        if self.lock is not None:
+            self.lock.check_sealed()
 
     def finished(self, *, pictures: bool = True) -> bool:
         """Whether the last stage of the run, with pictures or without, is done."""
@@ -261,6 +277,7 @@ class RunFolder:
         folder = self.subfolder("checkpoints")
         vae.save_pretrained(folder)
         guide.save_pretrained(folder)
+        self.seal(*(f"checkpoints/{part}.{ending}" for part in ("vae", "guide") for ending in ("json", "safetensors")))
 
     def load_model(self) -> tuple[VAE, AmortizedGuide]:
         """Read the VAE and the guide, after `read_config`, which imports a user's own classes.
@@ -278,6 +295,7 @@ class RunFolder:
             for inference, budgets in mixtures.items()
         }
         save_tree(self.subfolder("checkpoints") / "mixtures", states)
+        self.seal("checkpoints/mixtures.safetensors")
 
     def load_mixtures(self) -> dict[str, dict[str, FittedMixture]]:
         """Read fitted mixtures by inference and label budget."""
@@ -297,8 +315,8 @@ class RunFolder:
         """Write the state of training, for `latentmix resume`; that of the epoch before is kept, too."""
         save_tree(self.subfolder("checkpoints") / TRAINING[state.epoch % 2], state.state_dict())
 
-    def load_training(self) -> tuple[Path, TrainingState] | None:
-        """The newest state of training that is whole, if there is one, after its file; a warning tells broken ones."""
+    def load_training(self) -> list[tuple[Path, TrainingState]]:
+        """The states of training that are whole, after their files, the newest first; a warning tells broken ones."""
         states: list[tuple[Path, TrainingState]] = []
         for name in (*TRAINING, "training"):  # the last is that of earlier versions
             file = inside(self.checkpoints, f"{name}.safetensors")
@@ -309,8 +327,8 @@ class RunFolder:
                 with damaged(file, "a state of training"):
                     states.append((file, TrainingState.from_state_dict(saved)))
             except ValueError as error:
-                warnings.warn(f"{error} It is left out, and the epoch that it ended is repeated.", stacklevel=2)
-        return max(states, key=lambda found: found[1].epoch, default=None)
+                warnings.warn(f"{error} {LEFT_OUT}", stacklevel=2)
+        return sorted(states, key=lambda found: found[1].epoch, reverse=True)
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, cast
 
 from latentmix.models.files import inside
+from latentmix.models.reading import open_regular
+
+if TYPE_CHECKING:
+    from io import BufferedReader
 
 try:
     import fcntl
@@ -24,7 +29,7 @@ _held: set[tuple[int, int]] = set()  # a process's own: closing any handle of a 
 
 
 class LockedError(ValueError):
-    """Raised where another process writes a folder, or where the folder was moved or replaced meanwhile."""
+    """Raised where another process writes a folder, or where the folder, or a finished file, has changed meanwhile."""
 
 
 class FolderLock:
@@ -52,6 +57,7 @@ class FolderLock:
         self.folder = folder
         self._handle: int | None = None
         self._key = (0, 0)
+        self._sealed: dict[str, str | None] = {}
 
     def __enter__(self) -> Self:
         path = inside(self.folder, "lock")
@@ -98,6 +104,37 @@ class FolderLock:
                 f"Expected the folder {self.folder} to stay in its place; got another, or none: it was moved, replaced "
                 "or removed, and nothing more is written (`latentmix resume` with its new place finishes a run)."
             )
+
+    def seal(self, *names: str) -> None:
+        """Note the content of files that are finished, so that `check_sealed` notices another.
+
+        Args:
+            names: Their paths relative to the folder.
+        """
+        self._sealed |= {name: self._digest(name) for name in names}
+
+    def check_sealed(self) -> None:
+        """Refuse to go on where a finished file is no longer what it was.
+
+        Raises:
+            LockedError: If one was changed or removed, or the folder as in `check`.
+        """
+        self.check()
+        for name, before in self._sealed.items():
+            if (now := self._digest(name)) is None or now != before:
+                raise LockedError(
+                    f"Expected {self.folder / name} to stay as it is until the run ends; got "
+                    f"{'none' if now is None else 'another'}: something else has changed or removed it; put it back, "
+                    "and `latentmix resume` with the folder does what is left."
+                )
+
+    def _digest(self, name: str) -> str | None:
+        """The digest of a file; `None` where it is not there, or is no file."""
+        try:
+            with open_regular(inside(self.folder, name)) as file:
+                return hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
+        except (OSError, ValueError):
+            return None
 
     def _acquire(self, handle: int) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -57,7 +57,7 @@ def draw_vae(
     names: Sequence[str] | None = None,
     attribute: str | None = None,
     seed: int,
-) -> None:
+) -> Iterator[Path]:
     """Draw losses and, by the kind of data, images reconstructed, generated and interpolated, or points and samples.
 
     Args:
@@ -71,40 +71,45 @@ def draw_vae(
         names: Names of the classes; by default their numbers.
         attribute: The attribute that the experiment uses as labels, if any.
         seed: Seed of samples from the prior.
+
+    Yields:
+        The file of each picture, once it is written.
     """
-    figures.save(figures.losses(history, thing=_thing(dataset.pictorial)), folder / "losses.png")
+    yield figures.save(figures.losses(history, thing=_thing(dataset.pictorial)), folder / "losses.png")
     test = summary["test"]
     if "kl_per_dimension" in test and vae.latent_dim > 1:
         usage = figures.latent_usage(test["kl_per_dimension"], test["active"])
-        figures.save(usage, folder / "usage.png")
+        yield figures.save(usage, folder / "usage.png")
     if dataset.pictorial:
-        _draw_images(folder, vae, guide, dataset, test, seed=seed)
-        _draw_interpolation(folder, vae, guide, dataset.test)
-        _draw_attributes(folder, vae, guide, dataset, attribute)
+        yield from _draw_images(folder, vae, guide, dataset, test, seed=seed)
+        yield from _draw_interpolation(folder, vae, guide, dataset.test)
+        yield from _draw_attributes(folder, vae, guide, dataset, attribute)
     elif dataset.truth is not None and dataset.shape == (3,):
-        _draw_points(folder, vae, dataset, dataset.truth, summary["coverage"], names, seed=seed)
-    _draw_map(folder, latents, dataset, attribute, names, seed=seed)
+        yield from _draw_points(folder, vae, dataset, dataset.truth, summary["coverage"], names, seed=seed)
+    yield from _draw_map(folder, latents, dataset, attribute, names, seed=seed)
 
 
 def _draw_images(
     folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, measured: Mapping[str, Any], *, seed: int
-) -> None:
+) -> Iterator[Path]:
     split = dataset.test
     images = split.x[_shown(split)]
-    figures.save(
+    yield figures.save(
         figures.reconstructions(
             ToFloat()(images), reconstruct(vae, guide, images), mse=measured["mse"], ssim=measured["ssim"]
         ),
         folder / "reconstructions.png",
     )
-    figures.save(
+    yield figures.save(
         figures.generated(vae.generate(64 if dataset.shape[0] == 1 else 20, seed=seed)), folder / "generated.png"
     )
     if vae.latent_dim == 2:
-        _draw_plane(folder, vae, guide, split, seed=seed)
+        yield from _draw_plane(folder, vae, guide, split, seed=seed)
 
 
-def _draw_plane(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, *, seed: int, steps: int = 20) -> None:
+def _draw_plane(
+    folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, *, seed: int, steps: int = 20
+) -> Iterator[Path]:
     """Decode a two-dimensional latent where the samples of q are, evenly on both axes."""
     samples = guide.draw(split.x, transform=ToFloat(), seed=seed).double()
     ends = torch.tensor([(1 - COVERED) / 2, (1 + COVERED) / 2], dtype=samples.dtype, device=samples.device)
@@ -112,21 +117,21 @@ def _draw_plane(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, *, 
     first, second = (torch.linspace(float(a), float(b), steps) for a, b in zip(low, high, strict=True))
     up, across = torch.meshgrid(second, first, indexing="ij")
     images = vae.decode(torch.stack([across, up], -1).reshape(-1, 2).to(next(vae.parameters()).device))
-    figures.save(figures.decoded_grid(images, first, second, covered=COVERED), folder / "decoded_grid.png")
+    yield figures.save(figures.decoded_grid(images, first, second, covered=COVERED), folder / "decoded_grid.png")
 
 
-def _draw_interpolation(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, steps: int = 9) -> None:
+def _draw_interpolation(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, steps: int = 9) -> Iterator[Path]:
     pair = split.x[_shown(split)[:2]]
     if len(pair) < 2:
         return
     start, end = guide.encode(pair, transform=ToFloat())
     ways = (vae.decode(way(start, end, steps)) for way in (straight, slerp))
-    figures.save(figures.interpolations(ToFloat()(pair), *ways), folder / "interpolation.png")
+    yield figures.save(figures.interpolations(ToFloat()(pair), *ways), folder / "interpolation.png")
 
 
 def _draw_attributes(
     folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, attribute: str | None, images: int = 3
-) -> None:
+) -> Iterator[Path]:
     columns = chosen_attributes(dataset, attribute)
     if not columns:
         return
@@ -137,7 +142,7 @@ def _draw_attributes(
         dataset.attributes[column]: walk(vae, start, attribute_vector(guide, dataset.train, column), steps)
         for column in columns
     }
-    figures.save(figures.attribute_vectors(ToFloat()(chosen), rows, steps), folder / "attributes.png")
+    yield figures.save(figures.attribute_vectors(ToFloat()(chosen), rows, steps), folder / "attributes.png")
 
 
 def _draw_points(
@@ -149,7 +154,7 @@ def _draw_points(
     names: Sequence[str] | None,
     *,
     seed: int,
-) -> None:
+) -> Iterator[Path]:
     names = list(map(str, dataset.classes)) if names is None else names
     real = dataset.restore(dataset.test.x).cpu().double()
     sampled = dataset.restore(vae.generate(len(real), mean=False, seed=seed)).cpu().double()
@@ -158,15 +163,15 @@ def _draw_points(
     caption = f"Energy distance {energy['statistic']:.4f}, p = {energy['p_value']:.3f} by permutations"
     components = figures.Components(truth.means, truth.expanded_covariances())
     space = figures.points_in_space(real, sampled, of_real, of_sampled, names=names, caption=caption)
-    figures.save(space, folder / "points_in_space.png")
+    yield figures.save(space, folder / "points_in_space.png")
     pairwise = figures.points_pairwise(real, sampled, of_real, of_sampled, components, names=names, caption=caption)
-    figures.save(pairwise, folder / "points_pairwise.png")
+    yield figures.save(pairwise, folder / "points_pairwise.png")
     bars = figures.coverage(
         *(measured[name] for name in ("shares", "expected", "covered_components")),
         names=names,
         outside=measured["outside"],
     )
-    figures.save(bars, folder / "coverage.png")
+    yield figures.save(bars, folder / "coverage.png")
 
 
 def _draw_map(
@@ -177,7 +182,7 @@ def _draw_map(
     names: Sequence[str] | None,
     *,
     seed: int,
-) -> None:
+) -> Iterator[Path]:
     split, columns = dataset.test, chosen_attributes(dataset, attribute)
     if latents.latents.shape[1] < 2 or len(split) < 4 or (split.labels is None and not columns):
         return
@@ -199,7 +204,7 @@ def _draw_map(
         axes=projections.plane.names,
         total=len(split),
     )
-    figures.save(picture, folder / "map.png")
+    yield figures.save(picture, folder / "map.png")
 
 
 def _thing(pictorial: bool) -> str:
@@ -230,7 +235,7 @@ def draw_mixtures(
     *,
     names: Sequence[str] | None = None,
     pictorial: bool = True,
-) -> None:
+) -> Iterator[Path]:
     """Draw latents under the components of both fits, confusion matrices, reliability diagrams, and EM against SVI.
 
     Components of SVI are drawn in the order of those of EM that they are aligned with, so that a component has one name
@@ -244,11 +249,14 @@ def draw_mixtures(
         classes: The classes.
         names: Their names; by default their numbers.
         pictorial: Whether the data are images, and not points.
+
+    Yields:
+        The file of each picture, once it is written.
     """
     shown = class_names(classes, names)
     kind, thing = _kind("coverage" in results), _thing(pictorial)
     for budget in BUDGETS:
-        _draw_reliability(folder, results["mixtures"], budget, thing)
+        yield from _draw_reliability(folder, results["mixtures"], budget, thing)
         fitted = {inference: mixtures[inference].get(budget) for inference in FITS}
         em, svi = fitted["em"], fitted["svi"]
         if em is None or svi is None:
@@ -269,7 +277,7 @@ def draw_mixtures(
                 heading=HEADINGS[budget].replace("image", thing),
                 caption=f"covariance type: {em.mixture.covariance_type}",
             )
-            figures.save(scatter, folder / f"latents_{budget}.png")
+            yield figures.save(scatter, folder / f"latents_{budget}.png")
         if classes:
             matrices = {
                 name: np.asarray(results["mixtures"][inference][budget]["confusion"])
@@ -277,7 +285,7 @@ def draw_mixtures(
             }
             heading = CONFUSIONS[budget].format(kind=kind).replace("image", thing)
             confusion = figures.confusion_matrices(matrices, classes, names=names, kind=kind, heading=heading)
-            figures.save(confusion, folder / f"confusion_{budget}.png")
+            yield figures.save(confusion, folder / f"confusion_{budget}.png")
 
     agreement = results["agreement"]["none"]
     em, svi = mixtures["em"]["none"], mixtures["svi"]["none"]
@@ -296,10 +304,10 @@ def draw_mixtures(
         spread=float(np.sqrt(latents.latents.var(axis=0).mean())),
         thing=thing,
     )
-    figures.save(picture, folder / "em_against_svi.png")
+    yield figures.save(picture, folder / "em_against_svi.png")
 
 
-def _draw_reliability(folder: Path, figures_of_fits: Mapping[str, Any], budget: str, thing: str) -> None:
+def _draw_reliability(folder: Path, figures_of_fits: Mapping[str, Any], budget: str, thing: str) -> Iterator[Path]:
     fits = {
         fit_name(inference): budgets[budget]["calibration"]
         for inference, budgets in figures_of_fits.items()
@@ -307,7 +315,7 @@ def _draw_reliability(folder: Path, figures_of_fits: Mapping[str, Any], budget: 
     }
     if fits:
         picture = figures.reliability(fits, heading=RELIABILITIES[budget].format(thing=thing), thing=thing)
-        figures.save(picture, folder / f"reliability_{budget}.png")
+        yield figures.save(picture, folder / f"reliability_{budget}.png")
 
 
 def component_names(component_classes: Sequence[int], shown: Mapping[int, str], n_components: int) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.options.settings import device_of
 from latentmix.experiments.places import check_new_folder
-from latentmix.experiments.runs.artifacts import RunFolder, versions
+from latentmix.experiments.runs.artifacts import LEFT_OUT, RunFolder, versions
 from latentmix.experiments.runs.callbacks import Checkpoints, TensorBoard, summary_writer
 from latentmix.experiments.runs.class_probabilities import measure_probabilities
 from latentmix.experiments.runs.latents import latents_of
@@ -29,7 +31,16 @@ from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae
 from latentmix.experiments.runs.provenance import provenance, record_command
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
-from latentmix.inference import Callback, ClosedFormVariance, EarlyStopping, StartPrior, bound_of, fit
+from latentmix.inference import (
+    Callback,
+    ClosedFormVariance,
+    EarlyStopping,
+    StartPrior,
+    SVIResult,
+    TrainingState,
+    bound_of,
+    fit,
+)
 from latentmix.inference.isolation import isolated
 from latentmix.inference.svi.saved import StateError
 from latentmix.models import VAE, MixturePrior, VampPrior
@@ -172,19 +183,26 @@ class Session:
             The figures of `summary.json`.
 
         Raises:
-            ValueError: If the folder holds a run of another configuration, or was moved or removed meanwhile.
+            ValueError: If the folder holds a run of another configuration, or it or a finished file in it was changed,
+                moved or removed meanwhile.
         """
         if folder.measured:
             for name, module in (("vae", self.vae), ("guide", self.guide)):
                 restore_weights(module, folder.path, name)
             folder.save_model(self.vae, self.guide)  # the descriptions of the parts may be missing or broken
         else:
-            self.measure(folder, self.train(folder, progress=progress))
+            history = self.train(folder, progress=progress)
+            folder.check()
+            self.measure(folder, history)
+        folder.seal("summary.json")
+        folder.check()
         if pictures:
             self.tell("figures and report")
             self.draw(folder)
-            folder.place("report.html")
+            folder.check()
             write_report(folder.path)
+            folder.seal("report.html")
+            folder.check()
         return folder.read_summary()
 
     def measure(self, folder: RunFolder, history: list[dict[str, Any]]) -> None:
@@ -252,7 +270,7 @@ class Session:
         latents = latents_of(
             self.guide, self.dataset.splits["test"], self.experiment.mixture.latents, training.seed + 1
         )
-        draw_vae(
+        of_vae = draw_vae(
             place,
             self.vae,
             self.guide,
@@ -264,7 +282,7 @@ class Session:
             names=self.dataset.class_names,
             seed=training.seed,
         )
-        draw_mixtures(
+        of_mixtures = draw_mixtures(
             place,
             latents,
             folder.load_mixtures(),
@@ -273,6 +291,8 @@ class Session:
             names=self.dataset.class_names,
             pictorial=self.dataset.pictorial,
         )
+        for picture in chain(of_vae, of_mixtures):
+            folder.seal(f"figures/{picture.name}")
 
     def train(self, folder: RunFolder, *, progress: bool) -> list[dict[str, Any]]:
         """Train the VAE from its last complete epoch, save its weights, and return the record of each epoch."""
@@ -294,36 +314,48 @@ class Session:
             callbacks.append(TensorBoard(folder.place("tensorboard")))
         callbacks.append(Checkpoints(folder))
         self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
-        file, state = folder.load_training() or (folder.checkpoints, None)
+        states: Sequence[tuple[Path, TrainingState | None]] = folder.load_training() or [(folder.checkpoints, None)]
+        for older, (file, state) in enumerate(states, 1):
+            try:
+                result = self._fit(state, callbacks, progress=progress)
+                break
+            except StateError as error:
+                if older == len(states):
+                    raise ValueError(f"{file}: {error}") from error
+                warnings.warn(f"{file}: {error} {LEFT_OUT}", stacklevel=2)
+        history = [asdict(record) for record in result.history]
+        folder.write_metrics(history)
+        folder.seal("metrics.jsonl")
+        folder.save_model(self.vae, self.guide)
+        return history
+
+    def _fit(self, state: TrainingState | None, callbacks: Sequence[Callback], *, progress: bool) -> SVIResult:
+        """Train from a state, or from the start; a state that is none of this run raises a `StateError`."""
+        training = self.experiment.training
         if state is not None and state.epoch > training.epochs:
-            raise ValueError(
-                f"Expected a state of training of at most {training.epochs} epochs, those of the run, in {file}; got "
-                f"one of {state.epoch:,}: train anew, or resume from a copy."
+            raise StateError(
+                f"Expected a state of training of at most {training.epochs} epochs, those of the run; got one of "
+                f"{state.epoch:,}: train anew, or resume from a copy."
             )
         if state is not None:
             self.tell(f"from epoch {state.epoch}")
-        try:
-            result = fit(
-                self.vae.model,
-                self.guide,
-                self.seen["train"],
-                epochs=training.epochs,
-                batch_size=training.batch_size,
-                drop_last=training.drop_last,
-                objective=self.experiment.objective,
-                optimizer=training.optimizer,
-                scheduler=training.scheduler,
-                transform=transform,
-                validation=self.seen["validation"],
-                callbacks=callbacks,
-                seed=training.seed,
-                state=state,
-                progress=progress,
-            )
-        except StateError as error:
-            raise ValueError(f"{file}: {error}") from error
-        folder.save_model(self.vae, self.guide)
-        return [asdict(record) for record in result.history]
+        return fit(
+            self.vae.model,
+            self.guide,
+            self.seen["train"],
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            drop_last=training.drop_last,
+            objective=self.experiment.objective,
+            optimizer=training.optimizer,
+            scheduler=training.scheduler,
+            transform=batch_transform(self.binarize),
+            validation=self.seen["validation"],
+            callbacks=callbacks,
+            seed=training.seed,
+            state=state,
+            progress=progress,
+        )
 
     def measure_split(self, split: str) -> dict[str, Any]:
         """Figures of the VAE on a split."""

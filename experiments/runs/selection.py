@@ -176,7 +176,7 @@ def read_points(
         max_gib: Most memory of the points of a file, in GiB.
 
     Raises:
-        ValueError: If it is neither, or holds NaN or infinity.
+        ValueError: If it is neither, holds NaN or infinity, or all points of the file are equal.
     """
     if source.is_dir():
         run = load_run(source, trust)
@@ -190,6 +190,8 @@ def read_points(
     points = read_table(source, label=label, columns=columns, max_gib=max_gib, option="--max_gib").values
     if len(points) < 4:
         raise ValueError(f"Expected at least four points in {str(source)!r}; got {len(points)}.")
+    if np.array_equal(points, np.broadcast_to(points[0], points.shape)):
+        raise ValueError(f"Expected points that differ; got {len(points):,} equal ones in {str(source)!r}.")
     return points
 
 

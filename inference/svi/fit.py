@@ -28,6 +28,7 @@ from latentmix.inference.objectives.base import Objective, Stochastic
 from latentmix.inference.objectives.conversion import as_objective, bound_of, reporter_of
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.problem import Frozen, Problem
+from latentmix.inference.svi.saved import StateError
 from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
 from latentmix.inference.svi.warm_start import start_from
 from latentmix.models.display import Displayed
@@ -326,7 +327,7 @@ def _checked_state(state: TrainingState, seed: int | None, length: int, size: in
         ("drop_last", drop_last, state.drop_last),
     ):
         if given is not None and given != earlier:
-            raise ValueError(f"Expected the {name} of the fit that is resumed, {earlier}; got {given}.")
+            raise StateError(f"Expected the {name} of the fit that is resumed, {earlier}; got {given}.")
     return state
 
 

@@ -21,7 +21,7 @@ _LEAST = {"seed": 0, "epoch": 0, "batch": 0, "length": 1, "batch_size": 1}
 
 
 class StateError(ValueError):
-    """A saved state of training that no fit has left."""
+    """A saved state of training that no fit has left, or that another fit than the one to be resumed has left."""
 
 
 def restoring(what: str) -> AbstractContextManager[None]:
@@ -106,7 +106,7 @@ def check_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], *, finite: b
             raise _error("the optimizer's groups of parameters of this fit", "others")
         for group, own in zip(groups, fresh, strict=True):
             for name, value in own.items():
-                if name != "params" and not _is_alike(group[name], value):
+                if name != "params" and (not _is_alike(group[name], value) or _is_below(group[name], value)):
                     raise _error(f"a value such as {value!r:.40} for {name} of the optimizer", f"{group[name]!r:.60}")
         optimizer.load_state_dict({"state": {}, "param_groups": groups})
         for group in optimizer.param_groups:
@@ -181,6 +181,11 @@ def _is_alike(value: Any, like: Any) -> bool:
     if isinstance(like, list | tuple):
         return isinstance(value, list | tuple) and len(value) == len(like) and all(map(_is_alike, value, like))
     return isinstance(value, type(like))
+
+
+def _is_below(value: Any, like: Any) -> bool:
+    """Whether a number is negative where another is not, such as a learning rate."""
+    return _is_number(value) and _is_number(like) and value < 0 <= like
 
 
 def _is_number(value: Any) -> bool:

@@ -190,7 +190,7 @@ class TrainingState(Displayed):
             name, expected, given = mismatch
             if expected is None or given is None:
                 raise ValueError(
-                    f"Expected a state of training with the parameters of this model and guide; {name!r} is in only "
+                    f"Expected the parameters of this model and guide in the state of training; {name!r} is in only "
                     "one of the two: resume with the model and guide of the first fit."
                 )
             raise ValueError(f"Expected {name!r} of shape {expected} in the state of training; got {given}.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from latentmix.experiments.cli import main
 from latentmix.experiments.streams import Outlet, StandardStreams
 
 PROGRAM = """
@@ -73,6 +74,20 @@ def test_a_run_goes_on_and_other_commands_end(
     assert process.stderr.count("latentmix: Expected to read or write standard output; got: ") == wanted
     assert "Traceback" not in process.stderr
     assert "Exception ignored" not in process.stderr
+
+
+@pytest.mark.parametrize("words", ["run --help", "sweep -h", "resume --help", "run digits_mlp2 --print_config"])
+@pytest.mark.parametrize(("number", "code"), [(errno.EPIPE, 141), (errno.EBADF, 2)])
+def test_help_that_nobody_can_read_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, number: int, code: int
+) -> None:
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sys, "stdout", Broken())
+    assert main(words.split()) == code
+    assert ("latentmix: Expected to read or write standard output" in capsys.readouterr().err) == (code == 2)
 
 
 def test_an_outlet_notes_the_first_error() -> None:

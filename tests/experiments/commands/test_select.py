@@ -135,6 +135,7 @@ def test_csv_with_and_without_names(tmp_path: Path) -> None:
         ("points.npy", b"1,2\n3,4", "Expected arrays of numbers"),
         ("words.npy", np.array(["a", "b"]), "got words"),
         ("cube.npy", np.zeros((5, 2, 2)), r"n x D .*; got \(5, 2, 2\)"),
+        ("equal.npy", np.zeros((30, 2), np.float16), "Expected points that differ; got 30 equal ones"),
         ("few.npy", np.zeros((3, 2)), "Expected at least four points"),
         ("nan.npy", np.array([[1.0], [2.0], [np.nan], [4.0]]), "in column 1 of .*; got nan in row 2"),
         ("empty.csv", b"", "Expected points in .*; got an empty table"),

@@ -157,8 +157,8 @@ def test_a_run_with_a_started_prior_is_resumed(tmp_path, monkeypatch):
         patch.setattr(Callback, "on_batch_end", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", *options)
-    monkeypatch.setattr("latentmix.experiments.runs.pipeline.draw_vae", lambda *_, **__: None)
-    monkeypatch.setattr("latentmix.experiments.runs.pipeline.draw_mixtures", lambda *_, **__: None)
+    monkeypatch.setattr("latentmix.experiments.runs.pipeline.draw_vae", lambda *_, **__: ())
+    monkeypatch.setattr("latentmix.experiments.runs.pipeline.draw_mixtures", lambda *_, **__: ())
     assert main(["resume", str(tmp_path / "broken")]) == 0
     resumed = json.loads((tmp_path / "broken" / "summary.json").read_text())
     assert resumed["test"] == whole["test"]

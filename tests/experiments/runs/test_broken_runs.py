@@ -163,7 +163,7 @@ def test_states_of_training_are_checked(interrupted: Path, damage: str) -> None:
         TrainingState.from_state_dict(saved)
     save_tree(path, saved)
     with pytest.warns(UserWarning, match=rf"training\.safetensors.*{message}.* It is left out"):
-        assert RunFolder(interrupted).load_training() is None
+        assert RunFolder(interrupted).load_training() == []
 
 
 def test_resume_names_the_file_of_a_state_that_does_not_fit(

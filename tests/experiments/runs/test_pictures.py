@@ -51,10 +51,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Drawn]:
         figures |= {} if dataset.truth is None else {"coverage": COVERAGE}
         measured = {"kl_per_dimension": [1.0] * latent_dim, "active": [True] * latent_dim, "mse": 0.1, "ssim": 0.5}
         summary = {"test": measured, **figures}
-        pictures.draw_vae(Path(), vae, guide, dataset, HISTORY, summary, latents=test, names=names, seed=0)
-        pictures.draw_mixtures(
-            Path(), test, mixtures, figures, dataset.classes, names=names, pictorial=dataset.pictorial
-        )
+        options = {"names": names, "pictorial": dataset.pictorial}
+        list(pictures.draw_vae(Path(), vae, guide, dataset, HISTORY, summary, latents=test, names=names, seed=0))
+        list(pictures.draw_mixtures(Path(), test, mixtures, figures, dataset.classes, **options))
         return caught
 
     return draw
@@ -150,7 +149,7 @@ def test_decoded_images_cover_the_samples_of_the_posterior() -> None:
     vae.decode = lambda z: seen.append(z) or decode(z)  # type: ignore[method-assign, func-returns-value]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures.figures, "save", lambda figure, path: None)
-        pictures._draw_plane(Path(), vae, guide, split, seed=0)
+        list(pictures._draw_plane(Path(), vae, guide, split, seed=0))
     (grid,) = seen
     ends = samples.quantile(torch.tensor([0.005, 0.995]), dim=0)
     torch.testing.assert_close(torch.stack([grid.min(0).values, grid.max(0).values]), ends)

@@ -6,17 +6,18 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import torch
 
 from latentmix.experiments.cli import main
 from latentmix.experiments.runs import pipeline
-from latentmix.experiments.runs.artifacts import RunFolder
+from latentmix.experiments.runs.artifacts import LEFT_OUT, RunFolder, load_tree, save_tree
 from latentmix.experiments.runs.locks import FolderLock
 from latentmix.models import files
 
@@ -40,12 +41,13 @@ class Death(BaseException):
 def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take longer than all the rest; clocks stand still, so that files are compared by their bytes."""
 
-    def draw(folder: Path, *_: Any, **__: Any) -> None:
+    def draw(folder: Path, *_: Any, **__: Any) -> Iterator[Path]:
         for name in ("one", "two"):
             files.write_atomically(folder / f"{name}.png", name.encode())
+            yield folder / f"{name}.png"
 
     monkeypatch.setattr(pipeline, "draw_vae", draw)
-    monkeypatch.setattr(pipeline, "draw_mixtures", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "draw_mixtures", lambda *_, **__: ())
     monkeypatch.setattr("time.perf_counter", lambda: 0.0)
     monkeypatch.setattr("latentmix.experiments.runs.provenance.datetime", Stopped)
 
@@ -166,6 +168,55 @@ def test_a_broken_state_of_training_is_told_and_the_other_taken(
     assert {name for name in whole if left[name] != whole[name]} == older
 
 
+STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a learning rate below 0": lambda state: state["optimizer"]["param_groups"][0].update(lr=-1.0),
+    "moments of another shape": lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+    "other parameters": lambda state: state["parameters"].update(other=torch.zeros(1)),
+    "another seed": lambda state: state.update(seed=5),
+    "more epochs than the run has": lambda state: state.update(
+        epoch=4, history=[{**state["history"][0], "epoch": epoch} for epoch in range(1, 5)]
+    ),
+}
+
+
+def damage(file: Path, name: str) -> None:
+    """Make a state of training one of another run."""
+    state = load_tree(file)
+    STATES[name](state)
+    save_tree(file, state)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_that_is_none_of_this_run_is_told_and_the_older_taken(
+    killed: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str], whole: dict[str, bytes], name: str
+) -> None:
+    folder = killed("vae.json", "before")
+    damage(newest := folder / "checkpoints" / "training-even.safetensors", name)
+    capsys.readouterr()
+    assert main(["resume", str(folder)]) == 0
+    told = capsys.readouterr()
+    (warning,) = [line for line in told.err.splitlines() if line.startswith("latentmix: ")]
+    assert warning.startswith(f"latentmix: warning: {newest}: Expected ")
+    assert warning.endswith(LEFT_OUT)
+    assert "from epoch 1" in told.out
+    assert contents(folder) == whole
+
+
+def test_states_of_which_none_is_of_this_run_are_refused(
+    killed: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = killed("vae.json", "before")
+    newest, older = (folder / "checkpoints" / f"training-{name}.safetensors" for name in ("even", "odd"))
+    damage(newest, "another seed")
+    damage(older, "another seed")
+    before = contents(folder)
+    assert main(["resume", str(folder)]) == 2
+    before = {name: data for name, data in before.items() if not name.endswith(".part") and name != "lock"}
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latentmix: ")]
+    assert [str(newest) in errors[0], str(older) in errors[1], len(errors)] == [True, True, 2]
+    assert contents(folder) == before
+
+
 @pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "one.png"])
 def test_a_folder_that_changes_under_a_run_is_an_error(
@@ -192,6 +243,48 @@ def test_a_folder_that_changes_under_a_run_is_an_error(
     assert how == "replaced" or not folder.exists()
     if how == "moved":
         assert main(["resume", str(tmp_path / "moved")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("moment", "changed", "how"),
+    [
+        ("training-odd.safetensors", "config.yaml", "removed"),
+        ("mixtures.safetensors", "checkpoints/vae.safetensors", "removed"),
+        ("summary.json", "metrics.jsonl", "changed"),
+        ("two.png", "summary.json", "changed"),
+        ("two.png", "figures/one.png", "removed"),
+        ("report.html", "config.yaml", "changed"),
+    ],
+)
+def test_a_finished_file_that_changes_under_a_run_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moment: str, changed: str, how: str
+) -> None:
+    replace = os.replace
+
+    def changing(source: Any, target: Any) -> None:
+        replace(source, target)
+        if Path(target).name == moment:
+            file = Path("run", changed)
+            file.unlink() if how == "removed" else file.write_bytes(file.read_bytes() + b" ")
+
+    monkeypatch.setattr(files.os, "replace", changing)
+    assert run(Path("run")) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latentmix: ")]
+    assert f"Expected run/{changed} to stay as it is until the run ends; got" in error
+
+
+def test_a_finished_file_may_be_written_again_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def touching(source: Any, target: Any) -> None:
+        replace(source, target)
+        for file in Path("run").glob("config.yaml"):
+            content = file.read_bytes()
+            file.unlink()
+            file.write_bytes(content)
+
+    monkeypatch.setattr(files.os, "replace", touching)
+    assert run(Path("run")) == 0
 
 
 @pytest.mark.parametrize("name", ["training-even", "summary", "two", "report"])

@@ -246,7 +246,9 @@ class TestRefusals:
     def test_another_model(self, binary_images: Tensor, state: TrainingState) -> None:
         pair = Pair(seed=1)
         pair.guide.register_buffer("extra", torch.zeros(1))
-        with pytest.raises(ValueError, match="Expected a state of training with the parameters of this model"):
+        with pytest.raises(
+            ValueError, match="Expected the parameters of this model and guide in the state of training"
+        ):
             pair.fit(binary_images, state=state)
 
     def test_another_shape(self, binary_images: Tensor, state: TrainingState) -> None:

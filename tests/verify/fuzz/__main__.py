@@ -54,7 +54,7 @@ def without_pictures() -> None:
     from latentmix.experiments.runs import pipeline
 
     for name in ("draw_vae", "draw_mixtures"):
-        setattr(pipeline, name, lambda *_, **__: None)
+        setattr(pipeline, name, lambda *_, **__: ())
 
 
 def cases(kind: str, first: int, last: int, run: Path | None) -> Iterator[dict[str, Any]]:
