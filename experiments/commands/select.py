@@ -63,10 +63,10 @@ def main(words: list[str]) -> None:
     parser.add_argument(
         "--criterion", metavar="NAME", help="criterion that chooses the mixture of the mode report (default: bic)"
     )
-    out = "folder, new or of the same selection if that was interrupted (default: runs/select-NAME-DATE-TIME)"
+    folder = "folder, new or of the same selection if that was interrupted (default: runs/select-NAME-DATE-TIME)"
     add_numbers(parser, NUMBERS)
     add_limit(parser, "max_gib", MAX_GIB, "most memory of the points of a file, in GiB")
-    parser.add_argument("--out", type=Path, metavar="DIR", help=out)
+    parser.add_argument("--out", type=Path, metavar="DIR", help=folder)
     add_trust(parser, "the run")
     options = vars(parser.parse_args(words))
     source = options.pop("source")
@@ -79,9 +79,9 @@ def main(words: list[str]) -> None:
     from latentmix.experiments.runs.selection import Choice, choose
     from latentmix.inference.mixtures.analysis.criteria import CRITERIA
 
-    out, names, trust, max_gib = (options.pop(name) for name in ("out", "criteria", "trust", "max_gib"))
+    out, names, max_gib = (options.pop(name) for name in ("out", "criteria", "max_gib"))
     label, columns = options.pop("label"), options.pop("columns")
-    trust = allowed_modules(trust, ["--criteria", names or ""])
+    trust = allowed_modules(options.pop("trust"), ["--criteria", names or ""])
     settings = Choice(
         n_components=counts,
         covariance_types=tuple(comma_list("--covariance_types", options.pop("covariance_types"))),

@@ -14,7 +14,7 @@ from latentmix.experiments.options.loader import MODE, load
 __all__ = ["SealedParser"]
 
 
-class _Group(_ActionConfigLoad):  # type: ignore[misc]
+class _Group(_ActionConfigLoad):
     """A group of options as a value: a mapping, or YAML of one."""
 
     def _load_config(self, value: Any, parser: Any) -> Any:
@@ -26,7 +26,8 @@ class _Group(_ActionConfigLoad):  # type: ignore[misc]
             if not isinstance(loaded, Mapping):
                 raise TypeError(f'Parser key "{self.dest}": Unable to load config {value!r}')
             value = loaded
-        return super()._load_config(value, parser)
+        load_config: Any = super()._load_config
+        return load_config(value, parser)
 
 
 class SealedParser(ArgumentParser):

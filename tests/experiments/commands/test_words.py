@@ -156,7 +156,7 @@ CASES = cases() | {
     "a source of another case": (["--data.source", "Digits"], "got 'Digits': did you mean digits?"),
     "a folder as a source": (["--data.source", "/"], "--data.source image_folder --data.root /."),
     "a file as weights": (["--init_from", __file__], "which is no folder (option --init_from)"),
-    "a negative warm-up": (["--warmup", "-1"], "got -1 (option --warmup)"),
+    "a negative warm-up": (["--warmup", "-1"], "Expected --warmup of at least 0; got -1"),
     "no epochs": (["--epochs", "0"], "Expected --epochs of at least 1"),
     "chains": (["--mixture.nuts.warmup", "-1"], "to be a whole number of at least 0; got -1 (option --mixture.nuts)"),
     "a file": (["--config", "nowhere.yaml"], "in nowhere.yaml; got No such file"),

@@ -6,6 +6,7 @@ import yaml
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.included import included
 from latentmix.experiments.presets import preset_path
 from latentmix.inference import NUTS, SVI
 
@@ -86,7 +87,9 @@ def test_earlier_names_beside_a_file_of_todays(tmp_path: Path) -> None:
     file = tmp_path / "svi.yaml"
     file.write_text("tol: 1.0e-5\nepochs: 9\n")
     config = {"mixture": {"svi_steps": 5, "svi_start": "own", "svi": str(file)}}
-    assert renewed(config) == {"mixture": {"svi_start": "own", "svi": {"epochs": 9, "tol": 1e-5}}}
+    assert renewed(included(config, "", tmp_path)) == {
+        "mixture": {"svi_start": "own", "svi": {"epochs": 9, "tol": 1e-5}}
+    }
 
 
 @pytest.mark.parametrize(

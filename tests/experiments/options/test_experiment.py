@@ -104,7 +104,7 @@ BAD = {
     ),
     "an optimizer with a closure": (["run", "digits", "--optimizer", "LBFGS"], "Expected --optimizer"),
     "particles": (["run", "digits", "--objective.num_particles", "0"], "num_particles of at least 1"),
-    "seed": (["run", "digits", "--seed", "-1"], "Expected --seed in 0"),
+    "seed": (["run", "digits", "--seed", "-1"], "Expected --seed of at least 0; got -1"),
     "options before the preset": (["run", "--epochs", "3", "digits"], "Expected the preset first"),
     "device": (["run", "digits", "--device", "abacus"], "abacus"),
     "grey pixels": (["run", "digits", "--data.binarize", "none"], "zeros and ones"),

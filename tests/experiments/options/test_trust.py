@@ -195,7 +195,7 @@ def test_the_folder_of_a_file_of_options_holds_no_modules(files: Path, monkeypat
 def test_own_classes_texts_and_files_pass(files: Path, config: dict[str, Any]) -> None:
     (files / "folder" / "prior.yaml").write_text("one.yaml")
     (files / "folder" / "one.yaml").write_text("StandardNormal")
-    (files / "folder" / "fit.yaml").write_text("{epochs: 7, lr: 1e-3}")
+    (files / "folder" / "fit.yaml").write_text("{epochs: 7, tol: 1e-3}")
 
     def hidden(path: str) -> dict[str, Any]:
         return {"class_path": path, "init_args": {"hidden": [8]}}
@@ -208,7 +208,7 @@ def test_own_classes_texts_and_files_pass(files: Path, config: dict[str, Any]) -
     }
     (files / "own.yaml").write_text(yaml.safe_dump({"prior": "StandardNormal", **base, **config}))
     parsed = parse_experiment("own.yaml", [])
-    assert parsed.prior.class_path == "latentmix.models.StandardNormal"
+    assert parsed.prior.class_path.endswith(".StandardNormal")
     assert not (files / "imported").exists()
 
 
