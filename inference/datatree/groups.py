@@ -13,7 +13,7 @@ from latentmix.inference.datatree.containment import contained
 from latentmix.inference.datatree.draws import Draws
 from latentmix.inference.datatree.evaluation import ModelAtDraws
 from latentmix.inference.datatree.labels import SAMPLE_DIMS, Labels, as_array
-from latentmix.inference.datatree.pointwise import Term, pointwise_terms
+from latentmix.inference.datatree.pointwise import Term
 
 __all__ = ["Options", "tree"]
 
@@ -140,9 +140,7 @@ def _add_posterior(parts: _Parts, draws: Draws, model: ModelAtDraws, labels: Lab
     if arrays.get("log_prior"):
         parts.groups["log_prior"] = labels.dataset(arrays["log_prior"], batch=True, attrs=draws.attrs)
     if arrays.get("log_likelihood"):
-        trace = model.trace({name: value[0] for name, value in flat.items()})
-        terms = pointwise_terms(trace, model.max_plate_nesting)
-        _add_log_likelihood(parts, arrays["log_likelihood"], terms, model, labels, draws)
+        _add_log_likelihood(parts, arrays["log_likelihood"], model, labels, draws)
     if observed:
         data = {name: site.value for name, site in observed.items()}
         parts.groups["observed_data"] = labels.dataset(data, sample_dims=(), attrs=draws.attrs)
@@ -167,7 +165,6 @@ def _unconstrained(values: Mapping[str, NDArray[Any]], labels: Labels, draws: Dr
 def _add_log_likelihood(
     parts: _Parts,
     values: Mapping[str, NDArray[Any]],
-    terms: Sequence[Term],
     model: ModelAtDraws,
     labels: Labels,
     draws: Draws,
@@ -177,14 +174,14 @@ def _add_log_likelihood(
     """
     latents = {name for name in model.names("latent") if name not in model.enumerated}
     by_group: dict[str, dict[str, NDArray[Any]]] = {}
-    for term in terms:
+    for term in model.terms:
         every = bool(latents) and latents <= set(term.conditional_on)
         group = "conditional_log_likelihood" if every else "log_likelihood"
         labels.alias(term.name, term.observed[0])
         by_group.setdefault(group, {})[term.name] = values[term.name]
     for group, named in by_group.items():
         dataset = labels.dataset(named, batch=True, attrs=draws.attrs)
-        for term in terms:
+        for term in model.terms:
             if term.name in dataset:
                 _describe(dataset[term.name], term, model)
         parts.groups[group] = dataset

@@ -144,7 +144,12 @@ def _draws(
     latents = evaluated.names("latent")
     draws = Draws({name: value[None] for name, value in stacked.items() if name in latents})  # refuses NaN
     attrs = {"inference": "svi", "guide": getattr(guide, "__name__", type(guide).__name__)}
-    stats = {"log_p": evaluated.at(stacked, "log_joint")["log_joint"]["log_joint"]}
+    stats = {}
+    obstacle = evaluated.joint_obstacle()
+    if obstacle is None:
+        stats["log_p"] = evaluated.at(stacked, "log_joint")["log_joint"]["log_joint"]
+    else:
+        attrs["log_p_omitted"] = obstacle
     obstacle = _no_density(trace, evaluated)
     if obstacle is None:
         stats["log_q"] = torch.stack(log_q)
