@@ -212,22 +212,6 @@ def test_a_minibatch_in_the_place_of_all_data_is_refused():
     assert converted(model, torch.zeros(10), samples={"mu": torch.zeros(1, 3)}).log_likelihood.sizes["datum"] == 10
 
 
-def test_branches_on_values_give_the_same_as_vectorised_evaluation():
-    def model(branch):
-        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-        if branch and mu.item() > 100:
-            raise AssertionError
-        with pyro.plate("datum", 4):
-            pyro.deterministic("shift", X - mu)
-            pyro.sample("x", dist.Normal(mu, 1.0), obs=X)
-
-    samples = {"mu": torch.randn(2, 3)}
-    one, other = (converted(model, branch, samples=samples) for branch in (True, False))
-    for group in ("posterior", "log_likelihood", "log_prior"):
-        for name in one[group].data_vars:
-            np.testing.assert_allclose(one[group][name], other[group][name], rtol=1e-6)
-
-
 def test_double_precision_is_kept():
     def model():
         mu = pyro.sample("mu", dist.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0))
