@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer.inspect import get_dependencies
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -23,7 +24,7 @@ from latentmix.inference.datatree.pointwise import (
     share_scale,
     term_log_prob,
 )
-from latentmix.inference.datatree.sites import is_variable, plate_indices, sites_of
+from latentmix.inference.datatree.sites import is_discrete, is_variable, plate_indices, sites_of
 
 __all__ = ["ModelAtDraws"]
 
@@ -139,6 +140,29 @@ class ModelAtDraws:
                 return f"The log joint density is not defined where {names} have different scales."
         return None
 
+    def shared_latents(self, term: Term) -> set[str]:
+        """Latents that more than one datum depends on, among those that enter a variable of the log likelihood: its own
+        density, or the priors of the latents that it conditions on.
+
+        Where Pyro cannot follow the dependences of the model, all others than those of single data count.
+        """
+        others = set(self.names("latent")) - set(term.conditional_on) - set(self.enumerated)
+        if not others:
+            return others
+        try:
+            with full_plates():
+                model = _Values(self._first)(self.model)
+                parents = get_dependencies(model, self.args, self.kwargs)["prior_dependencies"]
+        except Exception:  # a model may do with tensors whatever it likes, and Pyro's tracking does not take all of it
+            return others
+        entering, reached = [*term.observed, *term.enumerated, *term.conditional_on], set[str]()
+        while entering:
+            name = entering.pop()
+            if name not in reached:
+                reached.add(name)
+                entering += parents.get(name, {})
+        return reached & others
+
     def term_log_prob(self, term: Term, trace: Any) -> Tensor:
         """A variable of the pointwise log likelihood, of the batch shape of its observed site."""
         site = self.sites[term.observed[0]]
@@ -173,7 +197,7 @@ class ModelAtDraws:
         values = {}
         for name in self.names("latent"):
             fn = trace.nodes[name]["fn"]
-            if name not in self.enumerated and not fn.support.is_discrete:
+            if name not in self.enumerated and not is_discrete(fn):
                 values[name] = biject_to(fn.support).inv(trace.nodes[name]["value"])
         return values
 

@@ -122,7 +122,7 @@ def _add_posterior(parts: _Parts, draws: Draws, model: ModelAtDraws, labels: Lab
     if model.missing and options.log_likelihood and observed:
         raise ValueError(
             f"Expected draws of every latent of the model; got none of {model.missing[0]!r}, which cannot be summed "
-            "out: keep all latents, or pass log_likelihood=False."
+            "out: keep all latents, pass the data if it is observed, or pass log_likelihood=False."
         )
     wanted = [] if model.missing else ["deterministic", "unconstrained", "log_prior"]
     if options.log_likelihood and observed and not model.missing:
@@ -141,12 +141,21 @@ def _add_posterior(parts: _Parts, draws: Draws, model: ModelAtDraws, labels: Lab
         parts.groups["log_prior"] = labels.dataset(arrays["log_prior"], batch=True, attrs=draws.attrs)
     if arrays.get("log_likelihood"):
         _add_log_likelihood(parts, arrays["log_likelihood"], model, labels, draws)
+    if options.log_likelihood and not observed:
+        parts.attrs["log_likelihood_omitted"] = _UNOBSERVED_FACTOR if model.has_factors else _UNOBSERVED
     if observed:
         data = {name: site.value for name, site in observed.items()}
         parts.groups["observed_data"] = labels.dataset(data, sample_dims=(), attrs=draws.attrs)
         for name, site in observed.items():
             if site.masked:
                 parts.groups["observed_data"][name].attrs["masked"] = site.masked
+
+
+_UNOBSERVED = "The model observes nothing: pass the data by model_args."
+_UNOBSERVED_FACTOR = (
+    "The model observes nothing, and pyro.factor has no pointwise density: pass the data by model_args, or observe "
+    "them by pyro.sample(..., obs=...)."
+)
 
 
 def _grouped(value: Any, sample_shape: tuple[int, int]) -> NDArray[Any]:
@@ -169,14 +178,13 @@ def _add_log_likelihood(
     labels: Labels,
     draws: Draws,
 ) -> None:
-    """Densities of data; apart from `log_likelihood` where all latents belong to single data, so that LOO has no
-    meaning.
+    """Densities of data; apart from `log_likelihood` where nothing but latents of single data enters, so that LOO has
+    no meaning.
     """
-    latents = {name for name in model.names("latent") if name not in model.enumerated}
     by_group: dict[str, dict[str, NDArray[Any]]] = {}
     for term in model.terms:
-        every = bool(latents) and latents <= set(term.conditional_on)
-        group = "conditional_log_likelihood" if every else "log_likelihood"
+        apart = bool(term.conditional_on) and not model.shared_latents(term)
+        group = "conditional_log_likelihood" if apart else "log_likelihood"
         labels.alias(term.name, term.observed[0])
         by_group.setdefault(group, {})[term.name] = values[term.name]
     for group, named in by_group.items():
@@ -187,8 +195,8 @@ def _add_log_likelihood(
         parts.groups[group] = dataset
     if "conditional_log_likelihood" in by_group:
         parts.attrs["log_likelihood_omitted"] = (
-            "Every latent belongs to one datum, and the log likelihood conditions on it: it stands in "
-            "conditional_log_likelihood, and cross-validation by it has no meaning."
+            "Every latent that the data depend on belongs to one datum, and the log likelihood conditions on it: it "
+            "stands in conditional_log_likelihood, and cross-validation by it has no meaning."
         )
 
 
