@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,28 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["contained", "full_plates"]
+__all__ = ["contained", "full_plates", "owner"]
 
-_LOCK = threading.RLock()
 _ENLARGING = threading.local()
+_lock = threading.RLock()
+
+
+def _exclusive(undo: Callable[[], None]) -> AbstractContextManager[Any]:
+    return _lock
+
+
+def _reset_after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+exclusive: Callable[[Callable[[], None]], AbstractContextManager[Any]] = _exclusive
+"""Gives a block for one thread at a time, which may be nested. A program that changes the state of the process in other
+places too sets its own here; it is given what undoes the block's change, for a process forked in between.
+"""
 
 
 @contextmanager
@@ -30,13 +49,25 @@ def contained(*functions: Callable[..., Any] | None, seed: int = 0) -> Iterator[
     Inside, generators are seeded, no gradient is recorded, arguments are not validated, and modules that the functions
     belong to or run are in evaluation mode. One thread at a time is in such a block.
     """
-    with _LOCK:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    states: list[Any] = []
+
+    def restore() -> None:
+        while states:
+            set_state, state = states.pop()
+            set_state(state)
+
+    with exclusive(restore):
+        states += [
+            (torch.set_rng_state, torch.get_rng_state()),
+            (np.random.set_state, np.random.get_state()),
+            (random.setstate, random.getstate()),
+        ]
+        if torch.cuda.is_initialized():
+            states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
         store = pyro.get_param_store()
         parameters = set(store.keys())
         try:
-            pyro.set_rng_seed(seed)
+            _seed(seed)
             with (
                 pyro.validation_enabled(False),
                 torch.inference_mode(False),
@@ -46,13 +77,18 @@ def contained(*functions: Callable[..., Any] | None, seed: int = 0) -> Iterator[
             ):
                 yield
         finally:
-            torch.set_rng_state(states[0])
-            np.random.set_state(states[1])
-            random.setstate(states[2])
-            if cuda:
-                torch.cuda.set_rng_state_all(cuda)
+            restore()
             for name in set(store.keys()) - parameters:
                 del store[name]
+
+
+def _seed(seed: int) -> None:
+    """As `pyro.set_rng_seed`, but for devices that are not in use: torch would seed those at their first use."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 @contextmanager
@@ -71,9 +107,9 @@ def _evaluation_mode(*functions: Callable[..., Any] | None) -> Iterator[None]:
     hook = register_module_forward_pre_hook(evaluate)
     try:
         for function in functions:
-            owner = _owner(function)
-            for module in owner.modules() if owner is not None else ():
-                evaluate(module)
+            module = owner(function)
+            for part in module.modules() if module is not None else ():
+                evaluate(part)
         yield
     finally:
         hook.remove()
@@ -81,14 +117,15 @@ def _evaluation_mode(*functions: Callable[..., Any] | None) -> Iterator[None]:
             module.training = training
 
 
-def _owner(function: Callable[..., Any] | None) -> nn.Module | None:
+def owner(function: Callable[..., Any] | None) -> nn.Module | None:
+    """The module that a callable is, or is a method of, without handlers and partial arguments."""
     if function is None:
         return None
     function = poutine.unwrap(function)
     while isinstance(function, functools.partial):
         function = poutine.unwrap(function.func)
-    owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None
+    module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+    return module if isinstance(module, nn.Module) else None
 
 
 @contextmanager
@@ -100,7 +137,7 @@ def full_plates() -> Iterator[dict[str, int]]:
     thread.
     """
     enlarged: dict[str, int] = {}
-    original = SubsampleMessenger._subsample
+    before: list[Any] = []
 
     def subsample(
         name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *rest: Any, **options: Any
@@ -109,14 +146,19 @@ def full_plates() -> Iterator[dict[str, int]]:
         if inside and size is not None and subsample is None and subsample_size is not None and subsample_size < size:
             enlarged[name] = int(size)
             subsample_size = None
-        return original(name, size, subsample_size, subsample, *rest, **options)
+        return before[0](name, size, subsample_size, subsample, *rest, **options)
 
-    with _LOCK:
-        before = getattr(_ENLARGING, "inside", False)
+    def restore() -> None:
+        if before:
+            SubsampleMessenger._subsample = staticmethod(before[0])  # type: ignore[method-assign]
+
+    with exclusive(restore):
+        before.append(SubsampleMessenger._subsample)
+        inside = getattr(_ENLARGING, "inside", False)
         SubsampleMessenger._subsample = staticmethod(subsample)  # type: ignore[method-assign]
         _ENLARGING.inside = True
         try:
             yield enlarged
         finally:
-            _ENLARGING.inside = before
-            SubsampleMessenger._subsample = staticmethod(original)  # type: ignore[method-assign]
+            _ENLARGING.inside = inside
+            restore()

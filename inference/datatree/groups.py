@@ -13,7 +13,7 @@ from latentmix.inference.datatree.containment import contained
 from latentmix.inference.datatree.draws import Draws
 from latentmix.inference.datatree.evaluation import ModelAtDraws
 from latentmix.inference.datatree.labels import SAMPLE_DIMS, Labels, as_array
-from latentmix.inference.datatree.pointwise import Term, pointwise_terms
+from latentmix.inference.datatree.pointwise import Term
 
 __all__ = ["Options", "tree"]
 
@@ -122,7 +122,7 @@ def _add_posterior(parts: _Parts, draws: Draws, model: ModelAtDraws, labels: Lab
     if model.missing and options.log_likelihood and observed:
         raise ValueError(
             f"Expected draws of every latent of the model; got none of {model.missing[0]!r}, which cannot be summed "
-            "out: keep all latents, or pass log_likelihood=False."
+            "out: keep all latents, pass the data if it is observed, or pass log_likelihood=False."
         )
     wanted = [] if model.missing else ["deterministic", "unconstrained", "log_prior"]
     if options.log_likelihood and observed and not model.missing:
@@ -140,15 +140,22 @@ def _add_posterior(parts: _Parts, draws: Draws, model: ModelAtDraws, labels: Lab
     if arrays.get("log_prior"):
         parts.groups["log_prior"] = labels.dataset(arrays["log_prior"], batch=True, attrs=draws.attrs)
     if arrays.get("log_likelihood"):
-        trace = model.trace({name: value[0] for name, value in flat.items()})
-        terms = pointwise_terms(trace, model.max_plate_nesting)
-        _add_log_likelihood(parts, arrays["log_likelihood"], terms, model, labels, draws)
+        _add_log_likelihood(parts, arrays["log_likelihood"], model, labels, draws)
+    if options.log_likelihood and not observed:
+        parts.attrs["log_likelihood_omitted"] = _UNOBSERVED_FACTOR if model.has_factors else _UNOBSERVED
     if observed:
         data = {name: site.value for name, site in observed.items()}
         parts.groups["observed_data"] = labels.dataset(data, sample_dims=(), attrs=draws.attrs)
         for name, site in observed.items():
             if site.masked:
                 parts.groups["observed_data"][name].attrs["masked"] = site.masked
+
+
+_UNOBSERVED = "The model observes nothing: pass the data by model_args."
+_UNOBSERVED_FACTOR = (
+    "The model observes nothing, and pyro.factor has no pointwise density: pass the data by model_args, or observe "
+    "them by pyro.sample(..., obs=...)."
+)
 
 
 def _grouped(value: Any, sample_shape: tuple[int, int]) -> NDArray[Any]:
@@ -167,31 +174,29 @@ def _unconstrained(values: Mapping[str, NDArray[Any]], labels: Labels, draws: Dr
 def _add_log_likelihood(
     parts: _Parts,
     values: Mapping[str, NDArray[Any]],
-    terms: Sequence[Term],
     model: ModelAtDraws,
     labels: Labels,
     draws: Draws,
 ) -> None:
-    """Densities of data; apart from `log_likelihood` where all latents belong to single data, so that LOO has no
-    meaning.
+    """Densities of data; apart from `log_likelihood` where nothing but latents of single data enters, so that LOO has
+    no meaning.
     """
-    latents = {name for name in model.names("latent") if name not in model.enumerated}
     by_group: dict[str, dict[str, NDArray[Any]]] = {}
-    for term in terms:
-        every = bool(latents) and latents <= set(term.conditional_on)
-        group = "conditional_log_likelihood" if every else "log_likelihood"
+    for term in model.terms:
+        apart = bool(term.conditional_on) and not model.shared_latents(term)
+        group = "conditional_log_likelihood" if apart else "log_likelihood"
         labels.alias(term.name, term.observed[0])
         by_group.setdefault(group, {})[term.name] = values[term.name]
     for group, named in by_group.items():
         dataset = labels.dataset(named, batch=True, attrs=draws.attrs)
-        for term in terms:
+        for term in model.terms:
             if term.name in dataset:
                 _describe(dataset[term.name], term, model)
         parts.groups[group] = dataset
     if "conditional_log_likelihood" in by_group:
         parts.attrs["log_likelihood_omitted"] = (
-            "Every latent belongs to one datum, and the log likelihood conditions on it: it stands in "
-            "conditional_log_likelihood, and cross-validation by it has no meaning."
+            "Every latent that the data depend on belongs to one datum, and the log likelihood conditions on it: it "
+            "stands in conditional_log_likelihood, and cross-validation by it has no meaning."
         )
 
 

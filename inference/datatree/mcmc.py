@@ -42,7 +42,7 @@ def from_pyro(
     | `posterior` | draws of latents and deterministic sites |
     | `unconstrained_posterior` | draws of continuous latents in the coordinates of `biject_to(support).inv` |
     | `sample_stats` | what the kernel keeps: everything of `RecordingNUTS`, divergences alone of Pyro's `NUTS` |
-    | `log_likelihood` | log density of each datum given the draw |
+    | `log_likelihood` | log density of each datum given the draw; if left out, `log_likelihood_omitted` says why |
     | `log_prior` | log density of each latent given those before it |
     | `observed_data`, `constant_data` | the data that the model observes; what is passed |
     | `posterior_predictive`, `predictions`, `prior`, `prior_predictive` | what is passed |
@@ -52,8 +52,10 @@ def from_pyro(
     scaled; it is 0 where a mask excludes a datum, whose number the attribute `masked` tells. Enumerated sites in the
     plates of the observed site are summed out with their prior (attribute `summed_out`); several observed sites that
     share one are one variable, named "x+y". Latents with a value per datum that it conditions on are listed in the
-    attribute `conditional_on`; where no others exist, as in a VAE, the group is `conditional_log_likelihood`, which
-    `arviz.loo` does not read. Plates that hold a part of their size have its index for coordinate.
+    attribute `conditional_on`. Where these and the datum depend on no other latent, as in a VAE, leaving a datum out
+    leaves its latents to their prior, and the group is `conditional_log_likelihood`, which `arviz.loo` does not read.
+    Where data share latents, as the eight schools do, LOO is meant as usual, and its `k` tells whether it can be
+    trusted. Plates that hold a part of their size have its index for coordinate.
 
     Args:
         posterior: An MCMC that has run; or `Draws`; or draws by site, with `num_chains`.

@@ -59,11 +59,14 @@ def _sampled(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     return f"Expected draws of the posterior for {function}; got draws of a guide: use loo_approximate_posterior."
 
 
-def _density(tree: xr.DataTree, function: str, svi: bool) -> str | None:
-    if "sample_stats" in tree and "log_q" in tree["sample_stats"]:
-        return None
-    reason = tree.attrs.get("log_q_omitted", "only draws of a guide have it.")
-    return f"Expected the guide's log density of every draw for {function}; got none: {reason}"
+def _density(statistic: str, whose: str) -> _Check:
+    def check(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+        if "sample_stats" in tree and statistic in tree["sample_stats"]:
+            return None
+        reason = tree.attrs.get(f"{statistic}_omitted", "only draws of a guide have it.")
+        return f"Expected the {whose} log density of every draw for {function}; got none: {reason}"
+
+    return check
 
 
 def _group(group: str, remedy: str) -> _Check:
@@ -85,7 +88,7 @@ _CHECKS: dict[str, tuple[_Check, ...]] = {
     "loo": (_LIKELIHOOD, _sampled),
     "compare": (_LIKELIHOOD, _sampled),
     "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _sampled),
-    "loo_approximate_posterior": (_LIKELIHOOD, _density),
+    "loo_approximate_posterior": (_LIKELIHOOD, _density("log_p", "model's"), _density("log_q", "guide's")),
     "plot_khat": (_LIKELIHOOD,),
     "psense_summary": (_LIKELIHOOD, _group("log_prior", "a latent depends on a variable that is summed out.")),
     "plot_ppc_dist": (_PREDICTIVE,),

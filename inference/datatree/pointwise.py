@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentmix.inference.datatree.sites import is_deterministic, is_variable, plates_of
 
-__all__ = ["Term", "pointwise_log_prob", "pointwise_terms", "term_log_prob"]
+__all__ = ["Term", "pointwise_log_prob", "pointwise_terms", "share_scale", "term_log_prob"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def pointwise_log_prob(node: Any) -> Tensor:
     return scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
 
 
-def pointwise_terms(trace: Any, max_plate_nesting: int) -> list[Term]:
+def pointwise_terms(trace: Any) -> list[Term]:
     """The variables of the pointwise log likelihood of a model.
 
     An observed site depends on the enumerated sites whose dimension its log density has, and on those that these depend
@@ -48,14 +48,14 @@ def pointwise_terms(trace: Any, max_plate_nesting: int) -> list[Term]:
 
     Args:
         trace: A trace with enumerated sites and log densities.
-        max_plate_nesting: The number of dimensions of plates.
 
     Raises:
         ValueError: If an enumerated site lies in other plates than the observed site, or in a Markov chain.
     """
     nodes = {name: node for name, node in trace.nodes.items() if is_variable(node) and not is_deterministic(node)}
     observed = [name for name, node in nodes.items() if node["is_observed"]]
-    dims = {name: _enumerated_dims(node, max_plate_nesting) for name, node in nodes.items()}
+    enumerated_dims = {node["infer"]["_enumerate_dim"] for node in nodes.values() if _is_enumerated(node)}
+    dims = {name: _dims_among(enumerated_dims, node["unscaled_log_prob"].shape) for name, node in nodes.items()}
     terms: dict[tuple[str, ...], Term] = {}
     for name in observed:
         component = _component(name, dims)
@@ -73,34 +73,41 @@ def pointwise_terms(trace: Any, max_plate_nesting: int) -> list[Term]:
     return list(terms.values())
 
 
-def term_log_prob(term: Term, trace: Any, batch_shape: Sequence[int], max_plate_nesting: int) -> Tensor:
-    """Log density of each datum, of shape `batch_shape`.
+def term_log_prob(term: Term, trace: Any, batch_shape: Sequence[int]) -> Tensor:
+    """Log density of each datum, of shape `batch_shape`, without scale.
+
+    Masks apply to observed sites alone, as in `pyro.infer.TraceEnum_ELBO`: the prior of what is summed out counts
+    nothing where no datum depends on it.
 
     Args:
         term: The variable.
         trace: A trace with enumerated sites and log densities.
         batch_shape: The batch shape of the observed site.
-        max_plate_nesting: The number of dimensions of plates.
     """
-    nodes = [trace.nodes[name] for name in (*term.observed, *term.enumerated)]
-    total = sum((pointwise_log_prob(node) for node in nodes[1:]), pointwise_log_prob(nodes[0]))
-    while total.dim() > max_plate_nesting:
-        total = total.logsumexp(0)
+    total = sum((pointwise_log_prob(trace.nodes[name]) for name in term.observed), torch.zeros(()))
+    for name in term.enumerated:
+        total = total + trace.nodes[name]["unscaled_log_prob"]
+    for name in term.enumerated:
+        dim = trace.nodes[name]["infer"]["_enumerate_dim"]
+        if -dim <= total.dim():
+            total = total.logsumexp(dim, keepdim=True)
     while total.dim() > len(batch_shape) and total.shape[0] == 1:
         total = total.squeeze(0)
-    mask = nodes[0]["mask"]
-    if term.enumerated and len(term.observed) == 1 and isinstance(mask, Tensor):
-        total = torch.where(mask, total, 0.0)  # the prior of what is summed out is not masked
     return total.expand(torch.broadcast_shapes(total.shape, tuple(batch_shape)))
+
+
+def share_scale(term: Term, trace: Any) -> bool:
+    """Whether all sites of a variable have the same scale."""
+    scales = [torch.as_tensor(trace.nodes[name]["scale"]) for name in (*term.observed, *term.enumerated)]
+    return all(bool((scale == scales[0]).all()) for scale in scales[1:])
 
 
 def _is_enumerated(node: Any) -> bool:
     return node["infer"].get("_enumerate_dim") is not None
 
 
-def _enumerated_dims(node: Any, max_plate_nesting: int) -> frozenset[int]:
-    shape = node["unscaled_log_prob"].shape
-    return frozenset(dim for dim in range(-len(shape), -max_plate_nesting) if shape[dim] > 1)
+def _dims_among(dims: Iterable[int], shape: Sequence[int]) -> frozenset[int]:
+    return frozenset(dim for dim in dims if -dim <= len(shape) and shape[dim] > 1)
 
 
 def _component(name: str, dims: Mapping[str, frozenset[int]]) -> list[str]:

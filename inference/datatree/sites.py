@@ -8,11 +8,22 @@ from typing import Any, Literal
 
 import numpy as np
 import pyro.distributions as dist
+import torch
 from numpy.typing import NDArray
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-__all__ = ["Site", "check_names", "plate_indices", "sites_of"]
+__all__ = [
+    "Site",
+    "check_names",
+    "is_deterministic",
+    "is_discrete",
+    "is_variable",
+    "plate_indices",
+    "plates_of",
+    "sites_of",
+]
 
 Kind = Literal["latent", "observed", "deterministic"]
 
@@ -72,6 +83,11 @@ def is_deterministic(node: Any) -> bool:
     return bool(node["is_observed"] and (node["infer"].get("_deterministic") or isinstance(fn, dist.Delta)))
 
 
+def is_discrete(fn: Any) -> bool:
+    """Whether the values of a distribution are discrete, countable many included."""
+    return bool(fn.has_enumerate_support or fn.support.is_discrete)
+
+
 def plates_of(node: Any) -> frozenset[tuple[str, int | None]]:
     """Names of a node's plates, with the iteration of those that are run through in a loop."""
     return frozenset((frame.name, None if frame.vectorized else frame.counter) for frame in node["cond_indep_stack"])
@@ -124,9 +140,13 @@ def _site(name: str, node: Any, extra_event_dims: Sequence[str]) -> Site:
 
 
 def _masked(node: Any, batch_shape: Sequence[int]) -> int:
-    mask = node["mask"]
-    if mask is None or mask is True:
+    """The number of batch elements that a mask of the site, or one of its distribution, excludes."""
+    masks = [True if node["mask"] is None else node["mask"]]
+    if isinstance(node["fn"], MaskedDistribution):
+        masks.append(node["fn"]._mask)
+    if not all(len(batch_shape) >= torch.as_tensor(mask).dim() for mask in masks):
         return 0
-    if mask is False:
-        return int(np.prod(batch_shape))
-    return int((~mask.expand(batch_shape)).sum()) if len(batch_shape) >= mask.dim() else 0
+    kept = torch.ones(tuple(batch_shape), dtype=torch.bool)
+    for mask in masks:
+        kept = kept & torch.as_tensor(mask).cpu()
+    return int((~kept).sum())

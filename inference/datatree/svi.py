@@ -10,14 +10,15 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from pyro import poutine
+from pyro.infer.autoguide import AutoCallable, AutoGuide
 from torch import Tensor
 from torch.distributions import biject_to
 
-from latentmix.inference.datatree.containment import contained, full_plates
+from latentmix.inference.datatree.containment import contained, full_plates, owner
 from latentmix.inference.datatree.draws import Draws
 from latentmix.inference.datatree.evaluation import ModelAtDraws
 from latentmix.inference.datatree.groups import Options, tree
-from latentmix.inference.datatree.sites import is_variable
+from latentmix.inference.datatree.sites import is_discrete, is_variable
 
 __all__ = ["from_pyro_svi"]
 
@@ -47,13 +48,14 @@ def from_pyro_svi(
     The draws are one chain, `chain = 1` and `draw = num_samples`, since ArviZ's functions take no tree with a single
     dimension `sample`, and the attribute `inference` is "svi": they are independent, so that R-hat and effective sample
     sizes say nothing about convergence. In `sample_stats` stand `log_p`, the model's log joint density of the draw
-    and the data with its scales and masks on full plates, and `log_q`, the guide's log density, both in constrained
-    coordinates:
+    and the data with its scales and masks on full plates, as in `TraceEnum_ELBO`, and `log_q`, the guide's log density,
+    both in constrained coordinates:
 
         arviz.loo_approximate_posterior(tree, log_p=tree.sample_stats["log_p"], log_q=tree.sample_stats["log_q"])
 
     `log_q` is left out where the guide has no density over the model's latents: where it is a point (AutoDelta), or has
-    auxiliary variables; the attribute `log_q_omitted` says so. The other groups are those of `from_pyro`.
+    auxiliary variables; the attribute `log_q_omitted` says so. So is `log_p` where a variable that is summed out links
+    the data, or has another scale than they (`log_p_omitted`). The other groups are those of `from_pyro`.
 
     Args:
         model: The model.
@@ -70,8 +72,8 @@ def from_pyro_svi(
         The tree; its attributes name the algorithm.
 
     Raises:
-        ValueError: If the guide has a discrete site or lacks one of the model's; if shapes change with the draw; and
-            as for `from_pyro`.
+        ValueError: If the guide has never run, has a discrete site or lacks one of the model's; if shapes change with
+            the draw; and as for `from_pyro`.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -82,7 +84,9 @@ def from_pyro_svi(
         ...     with pyro.plate("time", len(y)):
         ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
         >>> y = torch.tensor([0.5, 1.0, 1.5])
-        >>> guide = AutoNormal(model)  # here it would be fitted
+        >>> guide = AutoNormal(model)
+        >>> fit = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), pyro.infer.Trace_ELBO())
+        >>> losses = [fit.step(y) for _ in range(50)]
         >>> tree = from_pyro_svi(model, guide, model_args=(y,), num_samples=50)
         >>> dict(tree.log_likelihood["y"].sizes)
         {'chain': 1, 'draw': 50, 'time': 3}
@@ -96,6 +100,12 @@ def from_pyro_svi(
     if not isinstance(model_args, list | tuple):
         raise ValueError(
             f"Expected model_args as a tuple of the model's arguments; got a {type(model_args).__name__}: pass (data,)."
+        )
+    automatic = owner(guide)
+    lasting = isinstance(automatic, AutoGuide) and not isinstance(automatic, AutoCallable)
+    if lasting and automatic.prototype_trace is None:
+        raise ValueError(
+            f"Expected a fitted guide; got an {type(automatic).__name__} that has never run: fit it by SVI."
         )
     kwargs = dict(model_kwargs or {})
     with contained(model, guide, seed=seed):
@@ -127,6 +137,7 @@ def _draws(
             for name, value in _latents(trace).items():
                 samples.setdefault(name, []).append(value)
             log_q.append(torch.as_tensor(trace.log_prob_sum()))
+        again = poutine.trace(guide).get_trace(*args, **kwargs)
     for name, values in samples.items():
         shapes = {tuple(value.shape) for value in values}
         if len(shapes) > 1 or len(values) < count:
@@ -139,13 +150,18 @@ def _draws(
     if evaluated.missing:
         raise ValueError(
             f"Expected a guide with every latent of the model; got none of {evaluated.missing[0]!r}, which cannot be "
-            "summed out: add it to the guide."
+            "summed out: add it to the guide, or, if it is observed, pass its data by model_args."
         )
     latents = evaluated.names("latent")
     draws = Draws({name: value[None] for name, value in stacked.items() if name in latents})  # refuses NaN
     attrs = {"inference": "svi", "guide": getattr(guide, "__name__", type(guide).__name__)}
-    stats = {"log_p": evaluated.at(stacked, "log_joint")["log_joint"]["log_joint"]}
-    obstacle = _no_density(trace, evaluated)
+    stats = {}
+    obstacle = evaluated.joint_obstacle()
+    if obstacle is None:
+        stats["log_p"] = evaluated.at(stacked, "log_joint")["log_joint"]["log_joint"]
+    else:
+        attrs["log_p_omitted"] = obstacle
+    obstacle = _no_density(trace, again, evaluated)
     if obstacle is None:
         stats["log_q"] = torch.stack(log_q)
     else:
@@ -166,32 +182,44 @@ def _latents(trace: Any) -> dict[str, Tensor]:
     for name, node in trace.nodes.items():
         if not is_variable(node) or node["is_observed"] or node["infer"].get("is_auxiliary"):
             continue
-        if not node["value"].is_floating_point() or node["fn"].has_enumerate_support:
-            raise ValueError(
-                f"Expected a guide without discrete sites; got {name!r}: leave it out of the guide, and the "
-                "model's site is summed out."
-            )
+        if is_discrete(node["fn"]):
+            remedy = "leave it out of the guide, and the model's site is summed out"
+            if not node["fn"].has_enumerate_support:
+                remedy = "its support cannot be summed out either, so that the model has to do without it"
+            raise ValueError(f"Expected a guide without discrete sites; got {name!r}: {remedy}.")
         values[name] = node["value"]
     return values
 
 
-def _no_density(trace: Any, model: ModelAtDraws) -> str | None:
+def _no_density(trace: Any, again: Any, model: ModelAtDraws) -> str | None:
     """Why the guide has no density over the model's latents, by the number of unconstrained dimensions; None if it
     has.
+
+    A latent that is the same in every run is a point. The others that are transforms of further variables, as in
+    Pyro's automatic guides, have a density if these have as many dimensions; with more, some are auxiliary.
+
+    Args:
+        trace, again: Two runs of the guide.
+        model: The model.
     """
-    random = sum(
-        _unconstrained_size(node)
-        for node in trace.nodes.values()
-        if is_variable(node) and not node["is_observed"] and not isinstance(_base(node["fn"]), dist.Delta)
-    )
     values = model.trace({name: node["value"] for name, node in trace.nodes.items() if node["type"] == "sample"})
-    latent = sum(
-        _unconstrained_size(values.nodes[name]) for name in model.names("latent") if name not in model.enumerated
-    )
-    if random < latent:
-        return f"The guide is a point in {latent - random} of {latent} dimensions, and has no density there."
-    if random > latent:
-        return f"The guide has {random - latent} auxiliary dimensions, and no density of the latents alone."
+    size = {
+        name: _unconstrained_size(values.nodes[name]) for name in model.names("latent") if name not in model.enumerated
+    }
+    random = {
+        name: _unconstrained_size(node)
+        for name, node in trace.nodes.items()
+        if is_variable(node) and not node["is_observed"] and not isinstance(_base(node["fn"]), dist.Delta)
+    }
+    transformed = {name for name in size if name not in random}
+    points = {name for name in transformed if torch.equal(trace.nodes[name]["value"], again.nodes[name]["value"])}
+    free = sum(size[name] for name in transformed - points)
+    further = sum(count for name, count in random.items() if name not in size)
+    point = sum(size[name] for name in points) + max(free - further, 0)
+    if point:
+        return f"The guide is a point in {point} of {sum(size.values())} dimensions, and has no density there."
+    if further > free:
+        return f"The guide has {further - free} auxiliary dimensions, and no density of the latents alone."
     return None
 
 

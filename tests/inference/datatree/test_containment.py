@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
+import time
 from contextlib import nullcontext
 
 import numpy as np
@@ -16,7 +19,10 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import nn
 
 from latentmix.inference import from_pyro, from_pyro_svi
-from latentmix.inference.datatree import Draws
+from latentmix.inference.datatree import Draws, containment
+from latentmix.inference.datatree.containment import contained, full_plates
+from latentmix.inference.isolation import isolated
+from latentmix.models.process_state import exclusive
 
 X = torch.linspace(-1, 1, 6)
 network = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 1))
@@ -87,6 +93,93 @@ def test_threads_convert_side_by_side():
     assert state() == before
     for i in range(3):
         np.testing.assert_array_equal(results[i], expected[i])
+
+
+def test_plates_are_restored_when_two_threads_enlarge_them():
+    original, inside = SubsampleMessenger._subsample, threading.Event()
+
+    def first():
+        with full_plates():
+            inside.set()
+            time.sleep(0.05)
+
+    def second():
+        inside.wait()
+        with full_plates():
+            pass
+
+    threads = [threading.Thread(target=each) for each in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert SubsampleMessenger._subsample is original
+
+
+def test_one_lock_serves_conversion_and_isolation():
+    """An isolated block and a conversion in two threads restore the same random state, whoever ends first."""
+    state, running, entered = torch.get_rng_state(), threading.Event(), threading.Event()
+
+    def slow():
+        entered.set()
+        pyro.sample("mu", dist.Normal(0.0, 1.0))
+
+    def isolate():
+        with isolated(seed=1):
+            running.set()
+            entered.wait(0.2)
+
+    def convert():
+        running.wait()
+        from_pyro(Draws({"mu": torch.zeros(1, 1)}, model=slow))
+
+    threads = [threading.Thread(target=each) for each in (isolate, convert)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert entered.is_set()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert containment.exclusive is exclusive
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("shared", [True, False], ids=["shared lock", "own lock"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_process_that_is_forked_meanwhile_can_convert(shared, monkeypatch):
+    if not shared:
+        monkeypatch.setattr(containment, "exclusive", containment._exclusive)
+    inside, done = threading.Event(), threading.Event()
+
+    def hold():
+        with contained(None):
+            inside.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        with contained(None), full_plates():
+            os._exit(7)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_unused_devices_are_not_seeded(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    with contained(None, seed=3):
+        drawn = torch.randn(3)
+    assert seeded == []
+    with isolated(seed=0):
+        pyro.set_rng_seed(3)
+        assert torch.equal(torch.randn(3), drawn)
 
 
 def test_a_model_that_has_its_plates_in_full_is_not_scaled():

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import autoguide
 from pyro.infer.autoguide.initialization import init_to_median
 from torch.distributions import constraints
@@ -84,6 +85,25 @@ def test_auxiliary_variables_leave_no_density():
     tree = from_pyro_svi(model, guide, num_samples=3)
     assert "1 auxiliary" in tree.attrs["log_q_omitted"]
     assert "shift" not in tree.posterior
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_point_is_not_made_up_for_by_an_auxiliary_variable(count):
+    def guide():
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        pyro.sample("weights", dist.Dirichlet(torch.ones(3) * shift.exp()))
+        pyro.sample("scale", dist.Delta(torch.tensor(1.0)))
+
+    tree = from_pyro_svi(model, guide, num_samples=count)
+    assert tree.attrs["log_q_omitted"] == "The guide is a point in 1 of 3 dimensions, and has no density there."
+
+
+def test_a_guide_of_a_point_and_a_normal():
+    guide = autoguide.AutoGuideList(model)
+    guide.append(autoguide.AutoNormal(poutine.block(model, expose=["weights"])))
+    guide.append(autoguide.AutoDelta(poutine.block(model, expose=["scale"])))
+    guide()
+    assert "a point in 1 of 3" in from_pyro_svi(model, guide, num_samples=2).attrs["log_q_omitted"]
 
 
 def test_a_guide_of_subsampled_local_latents_is_evaluated_in_full():

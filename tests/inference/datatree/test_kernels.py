@@ -8,6 +8,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import HMC, MCMC, NUTS
+from pyro.ops.integrator import velocity_verlet
+from torch.distributions import Normal
 
 from latentmix.inference import RecordingHMC, RecordingNUTS, from_pyro
 
@@ -73,6 +75,83 @@ def test_statistics_of_every_draw(kernel):
         assert (stats["reached_max_tree_depth"] == (depth == 10)).all()
     assert dict(tree.warmup_posterior.sizes) == {"chain": 1, "draw": 6}
     assert (tree.warmup_posterior["scale"] > 0).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_energy_is_that_of_the_selected_point(kernel, monkeypatch):
+    """Potential and kinetic energy by hand, with the momentum at the point of the trajectory that became the draw."""
+    _, recording, options = KERNELS[kernel]
+    points = []
+
+    def energy(z, r):
+        potential = -Normal(0.0, 1.0).log_prob(z["x"]) - Normal(z["x"], 0.1).log_prob(torch.tensor(1.0))
+        half_normal = dist.HalfNormal(1.0).log_prob(z["scale"].exp()) + z["scale"]
+        return float(potential - half_normal + 0.5 * sum(momentum.square().sum() for momentum in r.values()))
+
+    class Spying(recording):
+        def _sample_r(self, name):
+            r, r_unscaled = super()._sample_r(name)
+            points[:] = [(self._z_last, r)]
+            return r, r_unscaled
+
+    def spying(z, r, *args, **rest):
+        result = velocity_verlet(z, r, *args, **rest)
+        points.append((result[0], result[1]))
+        return result
+
+    expected = []
+
+    def remember(kernel, params, stage, i):
+        at = [energy(z, r) for z, r in points if all(torch.equal(z[name], params[name]) for name in params)]
+        assert len(at) == 1
+        expected.append((at[0], energy(*points[0])))
+
+    monkeypatch.setattr("pyro.infer.mcmc.hmc.velocity_verlet", spying)
+    monkeypatch.setattr("pyro.infer.mcmc.nuts.velocity_verlet", spying)
+    pyro.set_rng_seed(1)
+    spy = Spying(model, adapt_mass_matrix=False, adapt_step_size=False, step_size=0.1, **options)
+    mcmc = MCMC(spy, num_samples=30, warmup_steps=0, hook_fn=remember, disable_progbar=True)
+    mcmc.run()
+    stats = from_pyro(mcmc).sample_stats
+    np.testing.assert_allclose(stats["energy"].values[0], [selected for selected, _ in expected], rtol=1e-4)
+    assert max(abs(selected - start) for selected, start in expected) > 0.01  # the start's would not do
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_calls_of_the_kernel_that_the_record_relies_on(kernel):
+    """The momentum of a transition is drawn once by name; HMC asks twice for the kinetic energy; nothing of the model
+    is evaluated for the record.
+    """
+    plain, recording, options = KERNELS[kernel]
+    evaluations = {}
+    for base in (plain, recording):
+        calls = []
+
+        class Counting(base):
+            def _sample_r(self, name, calls=calls):
+                calls.append(name)
+                return super()._sample_r(name)
+
+            def _kinetic_energy(self, r, calls=calls):
+                calls.append("kinetic")
+                return super()._kinetic_energy(r)
+
+        counted = Counted()
+        mcmc = run(counted, kernel=Counting, warmup=0, draws=3, adapt_step_size=False, step_size=0.2, **options)
+        assert [name for name in calls if name != "kinetic"] == ["r_t=0", "r_t=1", "r_t=2"]
+        if base is HMC:
+            assert calls.count("kinetic") == 2 * 3
+        evaluations[base] = counted.runs
+        assert len(mcmc.get_samples()["x"]) == 3
+    assert evaluations[plain] == evaluations[recording]
+
+
+class Counted:
+    runs = 0
+
+    def __call__(self):
+        self.runs += 1
+        model()
 
 
 def test_energy_is_conserved_by_small_steps():

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch.distributions import Normal
 
 from latentmix.inference import from_pyro, from_pyro_svi
-from latentmix.inference.datatree import Draws
+from latentmix.inference.datatree import Draws, obstacle
 
 from tests.inference.datatree.examples import IMAGES, autoencoder, encoder, hidden_markov
 
@@ -181,6 +181,45 @@ def test_autoencoder_has_a_conditional_log_likelihood_alone():
     assert tree.observed_data["x"].dims == ("image", "pixel")
 
 
+@pytest.mark.parametrize(("shared", "group"), [("none", "conditional_log_likelihood"), ("prior", "log_likelihood")])
+def test_cross_validation_needs_a_latent_that_data_share(shared, group):
+    """A global latent that nothing depends on changes nothing; one in the prior of the latents per datum does."""
+
+    def model():
+        nu = pyro.sample("nu", dist.Normal(0.0, 1.0))
+        with pyro.plate("datum", 4):
+            u = pyro.sample("u", dist.Normal(nu if shared == "prior" else 0.0, 1.0))
+            pyro.sample("x", dist.Normal(u, 1.0), obs=X)
+
+    tree = converted(model, samples={"nu": torch.zeros(1, 3), "u": torch.zeros(1, 3, 4)})
+    assert [name for name in tree.children if "likelihood" in name] == [group]
+    assert tree[group]["x"].attrs["conditional_on"] == "u"
+    sentence = obstacle(tree, "loo")
+    assert sentence is None if shared == "prior" else "belongs to one datum" in sentence
+
+
+def test_a_decoder_with_latents_of_its_own_is_shared():
+    def model():
+        weight = pyro.sample("weight", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("datum", 4):
+            u = pyro.sample("u", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((u * weight).sum(-1), 1.0), obs=X)
+
+    tree = converted(model, samples={"weight": torch.zeros(1, 3, 2), "u": torch.zeros(1, 3, 4, 2)})
+    assert "log_likelihood" in tree
+
+
+def test_masks_of_distributions_are_counted():
+    def model():
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("datum", 4), poutine.mask(mask=torch.tensor([False, True, True, True])):
+            pyro.sample("x", dist.Normal(mu, 1.0).mask(X > 0), obs=X)
+
+    tree = converted(model, samples={"mu": torch.zeros(1, 3)})
+    assert tree.observed_data["x"].attrs["masked"] == tree.log_likelihood["x"].attrs["masked"] == 1
+    assert (tree.log_likelihood["x"].values == 0).sum() == 3
+
+
 @pytest.mark.parametrize("kind", ["subsample_size", "subsample"])
 def test_subsampled_plates(kind):
     """A random subsample becomes the full plate; a given one is its coordinate."""
@@ -211,21 +250,13 @@ def test_a_minibatch_in_the_place_of_all_data_is_refused():
         converted(model, X, samples={"mu": torch.zeros(1, 3)})
     assert converted(model, torch.zeros(10), samples={"mu": torch.zeros(1, 3)}).log_likelihood.sizes["datum"] == 10
 
-
-def test_branches_on_values_give_the_same_as_vectorised_evaluation():
-    def model(branch):
+    def indexed(batch):
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-        if branch and mu.item() > 100:
-            raise AssertionError
-        with pyro.plate("datum", 4):
-            pyro.deterministic("shift", X - mu)
-            pyro.sample("x", dist.Normal(mu, 1.0), obs=X)
+        with pyro.plate("datum", 10, subsample_size=4) as index:
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=batch[index])
 
-    samples = {"mu": torch.randn(2, 3)}
-    one, other = (converted(model, branch, samples=samples) for branch in (True, False))
-    for group in ("posterior", "log_likelihood", "log_prior"):
-        for name in one[group].data_vars:
-            np.testing.assert_allclose(one[group][name], other[group][name], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^Expected model_args that hold all 10 data of plate 'datum'"):
+        converted(indexed, X, samples={"mu": torch.zeros(1, 3)})
 
 
 def test_double_precision_is_kept():

@@ -7,10 +7,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import MCMC
+from pyro.infer.autoguide import AutoNormal
 from pyro.infer.mcmc.api import StreamingMCMC
 
 from latentmix.inference import RecordingNUTS, from_pyro, from_pyro_svi
-from latentmix.inference.datatree import Draws
+from latentmix.inference.datatree import Draws, obstacle
 
 
 def plain(y=torch.zeros(3)):  # noqa: B008
@@ -135,6 +136,47 @@ def test_discrete_sites_in_the_guide():
         pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(1.0))
 
     sentence(lambda: from_pyro_svi(model, lambda: pyro.sample("z", dist.Bernoulli(0.6))), r"discrete sites; got 'z'")
+
+    def counts():
+        n = pyro.sample("n", dist.Poisson(3.0))
+        pyro.sample("y", dist.Normal(n, 1.0), obs=torch.tensor(1.0))
+
+    guide = lambda: pyro.sample("n", dist.Poisson(2.0))  # noqa: E731
+    sentence(lambda: from_pyro_svi(counts, guide), r"discrete sites; got 'n': its support cannot be summed out")
+
+
+def test_a_guide_that_has_never_run():
+    guide = AutoNormal(plain)
+    sentence(lambda: from_pyro_svi(plain, guide), r"fitted guide; got an AutoNormal that has never run: fit it by SVI")
+    assert guide.prototype_trace is None
+    guide()
+    assert from_pyro_svi(plain, guide, num_samples=2).posterior.sizes["draw"] == 2
+
+
+def test_forgotten_data():
+    def model(y=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("datum", 3):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    guide = lambda *_: pyro.sample("mu", dist.Normal(0.0, 1.0))  # noqa: E731
+    sentence(lambda: from_pyro_svi(model, guide), r"none of 'y'.* if it is observed, pass its data by model_args")
+
+    def binary(y=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("datum", 3):
+            pyro.sample("y", dist.Bernoulli(logits=mu), obs=y)
+
+    tree = from_pyro_svi(binary, guide, num_samples=2)
+    assert tree.attrs["log_likelihood_omitted"] == "The model observes nothing: pass the data by model_args."
+    assert "pass the data by model_args" in obstacle(tree, "loo_approximate_posterior")
+
+    def factor():
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.factor("likelihood", -mu.square())
+
+    assert "pyro.factor has no pointwise density" in obstacle(converted(factor), "loo")
+    assert "log_likelihood_omitted" not in converted(factor, log_likelihood=False).attrs
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True])
