@@ -151,8 +151,7 @@ class ModelAtDraws:
             return others
         try:
             with full_plates():
-                model = _Values(self._first)(self.model)
-                parents = get_dependencies(model, self.args, self.kwargs)["prior_dependencies"]
+                dependencies: Any = get_dependencies(_Values(self._first)(self.model), self.args, self.kwargs)
         except Exception:  # a model may do with tensors whatever it likes, and Pyro's tracking does not take all of it
             return others
         entering, reached = [*term.observed, *term.enumerated, *term.conditional_on], set[str]()
@@ -160,7 +159,7 @@ class ModelAtDraws:
             name = entering.pop()
             if name not in reached:
                 reached.add(name)
-                entering += parents.get(name, {})
+                entering += dependencies["prior_dependencies"].get(name, {})
         return reached & others
 
     def term_log_prob(self, term: Term, trace: Any) -> Tensor:

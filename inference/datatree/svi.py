@@ -102,8 +102,8 @@ def from_pyro_svi(
             f"Expected model_args as a tuple of the model's arguments; got a {type(model_args).__name__}: pass (data,)."
         )
     automatic = owner(guide)
-    lasting = isinstance(automatic, AutoGuide) and not isinstance(automatic, AutoCallable)
-    if lasting and automatic.prototype_trace is None:
+    prepared = not isinstance(automatic, AutoGuide) or isinstance(automatic, AutoCallable)
+    if not prepared and getattr(automatic, "prototype_trace", None) is None:
         raise ValueError(
             f"Expected a fitted guide; got an {type(automatic).__name__} that has never run: fit it by SVI."
         )

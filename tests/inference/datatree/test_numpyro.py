@@ -56,7 +56,8 @@ def theirs(model, **options):
     mcmc = numpyro.infer.MCMC(
         numpyro.infer.NUTS(numpyro_model, max_tree_depth=2), num_warmup=2, num_samples=4, progress_bar=False
     )
-    mcmc.run(jax.random.PRNGKey(0))
+    fields = ("potential_energy", "energy", "num_steps", "accept_prob", "diverging", "adapt_state.step_size")
+    mcmc.run(jax.random.PRNGKey(0), extra_fields=fields)
     prior = understood(numpyro.infer.Predictive(numpyro_model, num_samples=4)(jax.random.PRNGKey(0)))
     from arviz_base import from_numpyro
 
@@ -92,7 +93,8 @@ def ours(model, **options):
 def test_dimensions_and_coordinates(model, options):
     options = {**options, "constant_data": {"x": np.zeros(4)}}
     one, other = ours(model, **options), theirs(model, **options)
-    for group in GROUPS:
+    assert set(other.sample_stats.data_vars) <= set(one.sample_stats.data_vars)
+    for group in (*GROUPS, "sample_stats"):
         shared = set(one[group].data_vars) & set(other[group].data_vars)
         assert shared
         for name in shared:
