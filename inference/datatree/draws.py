@@ -40,14 +40,18 @@ class Draws:
         {'chain': 2, 'draw': 5, 'x_dim_0': 3}
     """
 
-    samples: Mapping[str, Tensor]
-    model: Callable[..., Any] | None = None
-    model_args: Sequence[Any] = ()
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    sample_stats: Mapping[str, ArrayLike] = field(default_factory=dict)
-    warmup_samples: Mapping[str, Tensor] = field(default_factory=dict)
-    warmup_sample_stats: Mapping[str, ArrayLike] = field(default_factory=dict)
-    attrs: Mapping[str, Any] = field(default_factory=dict)
+    samples: Mapping[str, Tensor] = field(repr=False)
+    model: Callable[..., Any] | None = field(default=None, repr=False)
+    model_args: Sequence[Any] = field(default=(), repr=False)
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sample_stats: Mapping[str, ArrayLike] = field(default_factory=dict, repr=False)
+    warmup_samples: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    warmup_sample_stats: Mapping[str, ArrayLike] = field(default_factory=dict, repr=False)
+    attrs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        chains, draws = self.sample_shape
+        return f"Draws({chains} x {draws} of {', '.join(self.samples) or 'nothing'})"
 
     def __post_init__(self) -> None:
         for name, value in self.samples.items():

@@ -480,7 +480,7 @@ class TestRareClasses:
     @pytest.mark.parametrize("classes", [None, [0, 1]])
     def test_without_training_data_are_refused(self, celeba: Path, cache: Path, classes: list[int] | None) -> None:
         only_in(celeba, rows=(4,))
-        with pytest.raises(ValueError, match=r"Expected 1 or more training data of class 1 to label; got 0: "):
+        with pytest.raises(ValueError, match=r"Expected 1 or more training data of class Male to label; got 0: "):
             faces(celeba, classes=classes)
 
     @pytest.mark.parametrize("classes", [None, [0, 1]])

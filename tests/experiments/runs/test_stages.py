@@ -375,7 +375,7 @@ def test_a_measured_run_without_its_weights_is_refused(
 
 
 def test_the_working_folder_may_be_that_of_a_run(tmp_path: Path) -> None:
-    (tmp_path / ".config.yaml.0123.part").touch()  # a run was killed there
+    (tmp_path / ".config.yaml.0123456789abcdef.part").touch()  # a run was killed there
     assert run(Path(".")) == 0
     assert os.path.samefile(".", tmp_path)
     assert {path.name for path in Path(".").iterdir()} >= {"config.yaml", "report.html", "summary.json"}

@@ -11,6 +11,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch.distributions import biject_to
 
 from latentmix.inference import from_pyro, from_pyro_svi
+from latentmix.inference.datatree import Draws
 
 from tests.inference.datatree.examples import EXAMPLES, run
 
@@ -82,3 +83,7 @@ def test_svi(name):
     np.testing.assert_allclose(tree.sample_stats["log_p"].values[0], log_p, rtol=1e-4)
     assert tree.attrs["inference"] == tree.posterior.attrs["inference"] == "svi"
     assert dict(tree.posterior.sizes)["chain"] == 1
+
+
+def test_draws_are_shown_in_a_line() -> None:
+    assert repr(Draws({"mu": torch.zeros(2, 5), "x": torch.zeros(2, 5, 3)})) == "Draws(2 x 5 of mu, x)"
