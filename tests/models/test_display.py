@@ -19,7 +19,19 @@ from latentmix import guides, inference, models
 from latentmix.models.display import Displayed, brief
 
 # Fields that are long, in plain dataclasses that no function returns to a user.
-INTERNAL = {"Evaluation", "Layout", "NaturalPoint", "Problem", "Settings", "Summary", "Chain", "Completion", "Site"}
+INTERNAL = {
+    "Evaluation",
+    "Layout",
+    "NaturalPoint",
+    "Problem",
+    "Settings",
+    "Summary",
+    "Chain",
+    "Completion",
+    "Site",
+    "Noise",
+    "NormalGuide",
+}
 LONG = re.compile(r"\b(Tensor|NDArray|Array|Ranks|MixtureParameters|list\[float\])\b")
 
 
