@@ -61,7 +61,8 @@ def eight_schools_means() -> Means:
 
 def regression() -> None:
     """A linear regression of known noise."""
-    beta = pyro.sample("beta", dist.Normal(torch.zeros(2), 1.0).to_event(1), infer={"event_dims": ["feature"]})
+    named: Any = {"event_dims": ["feature"]}  # beside the keys that Pyro declares
+    beta = pyro.sample("beta", dist.Normal(torch.zeros(2), 1.0).to_event(1), infer=named)
     with pyro.plate("row", 30):
         pyro.sample("y", dist.Normal(FEATURES @ beta, 0.5), obs=RESPONSE)
 
@@ -110,10 +111,11 @@ CASES = {
 
 def nuts(case: Case, draws: int, chains: int = 2) -> xr.DataTree:
     """The tree of a run of NUTS, its chains in this process."""
+    kernel: Any = RecordingNUTS
     with isolated(seed=0), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # more chains than processors
         mcmc = MCMC(
-            RecordingNUTS(case.model, target_accept_prob=0.9),
+            kernel(case.model, target_accept_prob=0.9),
             num_samples=draws,
             warmup_steps=draws // 2,
             num_chains=chains,
