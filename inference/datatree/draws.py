@@ -140,7 +140,7 @@ def _stacked(records: list[dict[str, Any]], key: str) -> dict[str, NDArray[Any]]
 
 
 def _divergences(diagnostics: list[Any], num_samples: int) -> dict[str, NDArray[Any]]:
-    """What kernels of Pyro keep per draw: which of them diverged."""
+    """Whether each draw diverged, which is all that kernels of Pyro keep per draw."""
     if not all("divergences" in (diagnostic or {}) for diagnostic in diagnostics):
         return {}
     diverging = np.zeros((len(diagnostics), num_samples), dtype=bool)

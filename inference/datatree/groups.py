@@ -20,7 +20,7 @@ __all__ = ["Options", "tree"]
 
 @dataclass(frozen=True)
 class Options:
-    """What is converted besides the posterior's draws, and how it is labelled; see `from_pyro`."""
+    """The groups of a tree besides the posterior's draws, and their labels; see `from_pyro`."""
 
     prior: Mapping[str, Any] | None = None
     posterior_predictive: Mapping[str, Any] | None = None
@@ -221,9 +221,10 @@ def _add_predictions(
         }
         parts.groups["posterior_predictive"] = labels.dataset(data, sample_dims=options.sample_dims)
     if options.predictions:
-        out_of_sample = labels if options.pred_dims is None else labels.renamed(options.pred_dims)
         data = {name: _with_chains(name, value, shape, options, labels) for name, value in options.predictions.items()}
-        parts.groups["predictions"] = out_of_sample.dataset(data, sample_dims=options.sample_dims, strict=False)
+        parts.groups["predictions"] = _out_of_sample(labels, options).dataset(
+            data, sample_dims=options.sample_dims, strict=False
+        )
     if options.prior:
         data = {name: _with_chains(name, value, None, options, labels) for name, value in options.prior.items()}
         latent = set(data) if draws is None else set(draws.samples)
@@ -235,10 +236,14 @@ def _add_predictions(
     if options.constant_data:
         parts.groups["constant_data"] = labels.dataset(options.constant_data, sample_dims=())
     if options.predictions_constant_data:
-        out_of_sample = labels if options.pred_dims is None else labels.renamed(options.pred_dims)
-        parts.groups["predictions_constant_data"] = out_of_sample.dataset(
+        parts.groups["predictions_constant_data"] = _out_of_sample(labels, options).dataset(
             options.predictions_constant_data, sample_dims=(), strict=False
         )
+
+
+def _out_of_sample(labels: Labels, options: Options) -> Labels:
+    """The labels of predictions, whose dimensions may have other names."""
+    return labels if options.pred_dims is None else labels.renamed(options.pred_dims)
 
 
 def _with_chains(

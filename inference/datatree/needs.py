@@ -1,4 +1,4 @@
-"""What functions of ArviZ need of a tree, and a sentence where it is not there."""
+"""Needs of ArviZ's functions: groups and variables of a tree, and a sentence where one is not there."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from torch.distributions import biject_to
 from latentmix.inference.datatree.containment import contained, full_plates, owner
 from latentmix.inference.datatree.draws import Draws
 from latentmix.inference.datatree.evaluation import ModelAtDraws
-from latentmix.inference.datatree.groups import Options, tree
+from latentmix.inference.datatree.mcmc import from_pyro
 from latentmix.inference.datatree.sites import is_discrete, is_variable
 
 __all__ = ["from_pyro_svi"]
@@ -110,7 +110,8 @@ def from_pyro_svi(
     kwargs = dict(model_kwargs or {})
     with contained(model, guide, seed=seed):
         draws = _draws(model, guide, tuple(model_args), kwargs, num_samples)
-    options = Options(
+    return from_pyro(
+        draws,
         prior=prior,
         posterior_predictive=posterior_predictive,
         predictions=predictions,
@@ -123,7 +124,6 @@ def from_pyro_svi(
         pred_dims=pred_dims,
         extra_event_dims=extra_event_dims,
     )
-    return tree(draws, options)
 
 
 def _draws(
