@@ -21,7 +21,7 @@ from latentmix.experiments.commands import (
 )
 from latentmix.experiments.options.names import BUDGETS
 from latentmix.experiments.places import check_new_file, check_run
-from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
+from latentmix.experiments.reading.limits import MAX_DRAWS, MAX_GIB, MAX_PIXELS
 
 USAGE = Usage(80, "classify RUN FILES [--out FILE.csv]", "class probabilities of images or points (files, folders)")
 
@@ -62,8 +62,8 @@ def main(words: list[str]) -> None:
     for file in arguments.files:
         if not file.exists():
             raise UsageError(f"Expected files that are there; got {file}, which is missing.")
-    if not 1 <= arguments.draws <= 100_000:
-        raise UsageError(f"Expected --draws from 1 to 100,000; got {arguments.draws}.")
+    if not 1 <= arguments.draws <= MAX_DRAWS:
+        raise UsageError(f"Expected --draws from 1 to {MAX_DRAWS:,}; got {arguments.draws}.")
     if arguments.seed < 0:
         raise UsageError(f"Expected --seed of at least 0; got {arguments.seed}.")
     names, text = classify(

@@ -10,6 +10,7 @@
 | levels of nested values in a file of options | 100 | nothing: Python's own limit is near |
 | counts: epochs, data of a step, components, draws, samples, seeds, ... | 2**31 - 1 | nothing |
 | components that `select` compares | 10,000 | nothing |
+| draws of each datum that `classify` averages over | 100,000 | nothing |
 | jobs at a time | 1,024 | nothing |
 
 Any file of a run is read by any command, and by worker processes: the limits on files of options are read from the
@@ -24,6 +25,7 @@ import os
 __all__ = [
     "MAX_COUNT",
     "MAX_DEPTH",
+    "MAX_DRAWS",
     "MAX_GIB",
     "MAX_NETWORK_GIB",
     "MAX_PIXELS",
@@ -39,6 +41,7 @@ MAX_PIXELS = 64_000_000
 MAX_GIB = 2.0
 MAX_NETWORK_GIB = 4.0
 MAX_DEPTH = 100
+MAX_DRAWS = 100_000
 MAX_COUNT = 2**31 - 1
 YAML_LIMITS = {"max_yaml_values": 100_000, "max_yaml_mib": 16}
 

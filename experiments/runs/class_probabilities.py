@@ -15,9 +15,11 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.data.pixels import ToFloat
+from latentmix.experiments.reading.limits import MAX_DRAWS
 from latentmix.experiments.runs.metrics import calibration
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide
+from latentmix.inference import GaussianMixture
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models import MixtureParameters
@@ -28,7 +30,6 @@ __all__ = ["DRAWS", "Average", "check_data", "class_probabilities", "measure_pro
 Average = Literal["draws", "noise"]
 
 DRAWS = 100
-MOST_DRAWS = 100_000
 _CHUNK = 1 << 21  # floats of the draws of one chunk of data
 
 
@@ -122,14 +123,21 @@ def _all_probabilities[K](
 ) -> dict[K, NDArray[np.float64]]:
     """Class probabilities under several mixtures, from the same draws."""
     check_averaging(average, draws, seed)
+    if average == "noise" and not _is_normal(guide, x):
+        raise ValueError(
+            "Expected a normal q, as of DiagonalNormal or FullNormal, to convolve the mixture with; got "
+            f"{type(guide.family).__name__}: average over draws instead."
+        )
     per_datum = guide.latent_dim * (draws if average == "draws" else guide.latent_dim)
     rows = min(1024, max(1, _CHUNK // per_datum))
-    evaluations = {key: _evaluation(fitted, average, draws) for key, fitted in fits.items()}
+    mixtures = {id(fitted.mixture): fitted.mixture for fitted in fits.values()}  # label budgets may share one
+    evaluations = {key: _evaluation(mixture, average, draws) for key, mixture in mixtures.items()}
     parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in fits}
     for index, chunk in enumerate(x.split(rows)):
         latents = _latents(guide, chunk, average, draws, np.random.SeedSequence(seed, spawn_key=(index,)))
-        for key, evaluate in evaluations.items():
-            parts[key].append(fits[key].by_class(evaluate(*latents)))
+        responsibilities = {key: evaluate(*latents) for key, evaluate in evaluations.items()}
+        for name, fitted in fits.items():
+            parts[name].append(fitted.by_class(responsibilities[id(fitted.mixture)]))
     return {key: np.concatenate(chunks) for key, chunks in parts.items()}
 
 
@@ -141,8 +149,8 @@ def check_averaging(average: object, draws: object, seed: object) -> None:
     """
     if average is not None and average not in get_args(Average):
         raise ValueError(f"Expected average to be 'draws', 'noise' or None; got {average!r:.60}.")
-    if isinstance(draws, bool) or not isinstance(draws, int) or not 1 <= draws <= MOST_DRAWS:
-        raise ValueError(f"Expected draws from 1 to {MOST_DRAWS:,}; got {draws!r:.60}.")
+    if isinstance(draws, bool) or not isinstance(draws, int) or not 1 <= draws <= MAX_DRAWS:
+        raise ValueError(f"Expected draws from 1 to {MAX_DRAWS:,}; got {draws!r:.60}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"Expected a seed of at least 0; got {seed!r:.60}.")
 
@@ -180,19 +188,13 @@ def _latents(
         number = int(seed.generate_state(1, np.uint64)[0])
         return (_double(guide.draw(x, draws=draws, transform=ToFloat(), seed=number)),)
     if average == "noise":
-        if not _is_normal(guide, x):
-            raise ValueError(
-                "Expected a normal q, as of DiagonalNormal or FullNormal, to convolve the mixture with; got "
-                f"{type(guide.family).__name__}: average over draws instead."
-            )
         mean, covariance = guide.moments(x, transform=ToFloat())
         return _double(mean), _double(covariance)
     return (_double(guide.encode(x, transform=ToFloat())),)
 
 
-def _evaluation(fitted: FittedMixture, average: Average | None, draws: int) -> Callable[..., NDArray[np.float64]]:
+def _evaluation(mixture: GaussianMixture, average: Average | None, draws: int) -> Callable[..., NDArray[np.float64]]:
     """A function of `_latents` that gives `n x K` responsibilities under a mixture."""
-    mixture = fitted.mixture
     if average is None:
         return mixture.predict_proba
     if average == "noise":
