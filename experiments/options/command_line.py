@@ -26,7 +26,7 @@ from latentmix.experiments.options.parser import OptionParser
 from latentmix.experiments.options.parts import PARTS, subclasses
 from latentmix.experiments.options.settings import Measures, Training
 from latentmix.experiments.options.trust import TEXTS, importing, named_modules, trusted_modules
-from latentmix.experiments.presets import preset_path, presets
+from latentmix.experiments.presets import is_preset, preset_path, presets
 from latentmix.experiments.reading.options import read_options
 from latentmix.models.process_state import kept_warnings
 
@@ -63,7 +63,7 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
     split = option_words(words)
     typed_modules = named_modules(words)
     named = [named_file(word, option[2:], Path()) for option, word in _pairs(split) if option[:2] == "--"]
-    sources = [] if preset in presets() else [str(file)]
+    sources = [] if is_preset(preset) else [str(file)]
     sources += [str(each) for each in named if each is not None]
     with (
         kept_warnings(),

@@ -11,7 +11,7 @@ from typing import Any
 from latentmix.experiments.options.classes import CLASSES
 from latentmix.experiments.options.loader import load
 from latentmix.experiments.reading.limits import MAX_DEPTH
-from latentmix.experiments.reading.options import options_text, read_yaml
+from latentmix.experiments.reading.options import options_text, yaml_value
 from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["included", "included_options", "named_file"]
@@ -70,5 +70,6 @@ def named_file(text: str, option: str, folder: Path) -> Path | None:
 
 
 def _content(file: Path) -> Any:
-    read_yaml(file, "options")  # refuses what is none, in a sentence
-    return load(options_text(file, "options"))
+    text = options_text(file, "options")
+    yaml_value(text, file, "options")  # refuses what is none, in a sentence
+    return load(text)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["BUDGETS", "FITS", "fit_name"]
+__all__ = ["BUDGETS", "FITS", "FIT_NAMES", "fit_name"]
 
 FITS: dict[Literal["em", "svi"], str] = {"em": "EM", "svi": "SVI"}
+FIT_NAMES: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS", "prior": "mixture prior"}
 BUDGETS = ("none", "few", "all")
 
 
 def fit_name(fit: str) -> str:
     """The name of a fit in tables and pictures."""
-    names: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS"}
-    return names.get(fit, fit)
+    return FIT_NAMES.get(fit, fit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -9,14 +10,21 @@ import yaml
 
 from latentmix.experiments.hints import did_you_mean
 
-__all__ = ["preset_path", "presets"]
+__all__ = ["is_preset", "preset_path", "presets"]
 
 
+@cache
 def presets() -> dict[str, str]:
     """The presets by name, each with its description."""
     return {name: yaml.safe_load(file.read_text())["description"] for name, file in _files().items()}
 
 
+def is_preset(name: str) -> bool:
+    """Whether a preset has that name."""
+    return name in _files()
+
+
+@cache
 def _files() -> dict[str, Path]:
     """The files of the presets by name, ascending."""
     files = (Path(str(file)) for file in resources.files(__name__).iterdir() if file.name.endswith(".yaml"))

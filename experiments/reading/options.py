@@ -11,7 +11,7 @@ from latentmix.experiments.reading.limits import MAX_DEPTH, yaml_limit
 from latentmix.experiments.reading.yaml_faults import yaml_fault
 from latentmix.models.reading import read_text
 
-__all__ = ["check_yaml", "options_text", "parse_yaml", "read_options", "read_yaml"]
+__all__ = ["check_yaml", "options_text", "parse_yaml", "read_options", "read_yaml", "yaml_value"]
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -58,7 +58,15 @@ def read_options(path: Path, expected: str = "options by their names") -> dict[s
 
 def read_yaml(path: Path, expected: str) -> Any:
     """The value of a YAML file, as `read_options` reads it; it need not be a mapping."""
-    text = options_text(path, expected)
+    return yaml_value(options_text(path, expected), path, expected)
+
+
+def yaml_value(text: str, path: Path, expected: str) -> Any:
+    """The value of the YAML in a file's text.
+
+    Raises:
+        ValueError: If the text exceeds a limit or is no YAML; the message names the file.
+    """
     try:
         return parse_yaml(text)
     except yaml.YAMLError as error:
