@@ -14,11 +14,20 @@ from latentmix.inference.mixtures.potential.unconstrained import Array
 from latentmix.inference.mixtures.standardised import StandardisedModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["curvature", "curvature_basis", "local_mode", "posterior_mode", "widths_of"]
+__all__ = [
+    "curvature",
+    "curvature_basis",
+    "curvature_diagonal",
+    "local_mode",
+    "posterior_mode",
+    "variances_of",
+    "widths_of",
+]
 
 _TIE = 1e-9  # relative difference of log-priors that rounding may cause
 _STEP = 1e-5
 _WIDEST = 3.0
+_PROBES = 100
 
 
 def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: MixtureParameters) -> Array:
@@ -61,6 +70,23 @@ def curvature(potential: MixturePotential, centre: Array) -> Array:
     slopes = np.stack([potential.value_and_gradient(centre + step)[1] - before for step in steps]) / _STEP
     symmetric: Array = (slopes + slopes.T) / 2
     return symmetric
+
+
+def curvature_diagonal(potential: MixturePotential, centre: Array, seed: int) -> Array:
+    """The diagonal of `curvature`, `(size,)`, by random signs (Bekas, Kokiopoulou and Saad, 2007)."""
+    generator = np.random.default_rng(seed)
+    before = potential.value_and_gradient(centre)[1]
+    total = np.zeros(potential.size)
+    for _ in range(_PROBES):
+        signs = generator.choice([-1.0, 1.0], potential.size)
+        total += signs * (potential.value_and_gradient(centre + _STEP * signs)[1] - before) / _STEP
+    return total / _PROBES
+
+
+def variances_of(diagonal: Array) -> Array:
+    """Inverse of the diagonal of a curvature, with standard deviations of at most three."""
+    variances: Array = 1 / np.maximum(diagonal, 1 / _WIDEST**2)
+    return variances
 
 
 def widths_of(curvature: Array) -> Array:

@@ -32,7 +32,7 @@ from latentmix.inference.mixtures.parameter_object import Requirement, real, who
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.standardised import PRIORS, Priors, check_priors, standardised_model
-from latentmix.inference.mixtures.svi.guides import TriedGuide, fit_guides, is_normal
+from latentmix.inference.mixtures.svi.guides import TriedGuide, class_of, fit_guides, is_normal
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
@@ -200,10 +200,6 @@ def _families(guide: Any) -> tuple[Callable[..., AutoGuide], ...]:
     return several if all(callable(family) for family in several) else ()
 
 
-def _name(family: Any) -> str:
-    return str(getattr(getattr(family, "func", family), "__name__", family))
-
-
 def check_guide(family: Callable[..., AutoGuide]) -> None:
     """Refuse a class of guides that has no median, no gradient, or no start at given values.
 
@@ -313,9 +309,10 @@ class SVI(Algorithm):
         for family in families:
             check_guide(family)
         if len(families) > 1 and not self._from_curvature():
+            names = ", ".join(str(getattr(class_of(family), "__name__", family)) for family in families)
             raise ValueError(
                 "Expected one guide, or several of Pyro's normal ones with proper priors, the default optimizer and "
-                f"batch_size=None; got {', '.join(_name(family) for family in families)}: take one, or set priors={{}}."
+                f"batch_size=None; got {names}: take one, or set priors={{}}."
             )
 
     def _from_curvature(self) -> bool:

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from latentmix.guides.mixture import global_guide
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.potential.mode import curvature, posterior_mode, widths_of
+from latentmix.inference.mixtures.potential.mode import (
+    curvature,
+    curvature_diagonal,
+    posterior_mode,
+    variances_of,
+    widths_of,
+)
 from latentmix.inference.mixtures.potential.potential import MixturePotential
 from latentmix.inference.mixtures.potential.unconstrained import Array
 from latentmix.inference.mixtures.standardised import StandardisedModel
@@ -29,13 +35,12 @@ from latentmix.inference.mixtures.svi.normal import NormalFit, averaged, diagona
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["NORMAL_GUIDES", "TriedGuide", "fit_guides", "is_normal"]
+__all__ = ["NORMAL_GUIDES", "TriedGuide", "class_of", "fit_guides", "is_normal"]
 
 NORMAL_GUIDES = (AutoNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal)
 _KINDS: tuple[type[AutoGuide], ...] = (*NORMAL_GUIDES, AutoDiagonalNormal)
 _STEPS = 300
 _LARGEST = 3000  # unconstrained values whose curvature is held as a matrix
-_PROBES = 100
 _GRADIENTS = 2000  # of the curvatures that are averaged
 
 
@@ -72,10 +77,15 @@ class TriedGuide(Displayed):
         }
 
 
+def class_of(family: Callable[..., AutoGuide]) -> Any:
+    """The class that a class of guides, or a `functools.partial` of one, makes."""
+    return getattr(family, "func", family)
+
+
 def is_normal(family: Callable[..., AutoGuide]) -> bool:
     """Whether a class of guides is one of Pyro's normal ones, of any rank, with a width that may be replaced."""
     given = getattr(family, "keywords", {})  # of a functools.partial
-    return getattr(family, "func", family) in _KINDS and set(given) <= {"rank"}
+    return class_of(family) in _KINDS and set(given) <= {"rank"}
 
 
 def fit_guides(
@@ -108,13 +118,13 @@ def fit_guides(
     large = potential.size > _LARGEST
     second = None if large else curvature(potential, mode)
     widths = None if second is None else widths_of(second)
-    variances = 1 / np.maximum(np.diag(second) if second is not None else _diagonal(potential, mode, seed), 1 / 9)
+    variances = variances_of(curvature_diagonal(potential, mode, seed) if second is None else np.diag(second))
     built: list[tuple[AutoGuide, NormalFit] | None] = []
     tried: list[TriedGuide] = []
     for family in families:
         began = time.perf_counter()
-        name = getattr(family, "func", family).__name__
-        if large and getattr(family, "func", family) not in (AutoNormal, AutoDiagonalNormal):
+        name = class_of(family).__name__
+        if large and class_of(family) not in (AutoNormal, AutoDiagonalNormal):
             note = f"not fitted for {potential.size} unconstrained values, as for more than {_LARGEST}"
             tried.append(TriedGuide(name, np.nan, np.nan, 0.0, False, note=note))
             built.append(None)
@@ -198,14 +208,3 @@ def _write(guide: Any, potential: MixturePotential, fitted: NormalFit) -> None:
 def _assign(guide: Any, **values: Array) -> None:
     for name, value in values.items():
         setattr(guide, name, torch.from_numpy(value).to(guide.loc))
-
-
-def _diagonal(potential: MixturePotential, centre: Array, seed: int) -> Array:
-    """The diagonal of a large curvature, by random signs (Bekas, Kokiopoulou and Saad, 2007)."""
-    generator = np.random.default_rng(seed)
-    before = potential.value_and_gradient(centre)[1]
-    total = np.zeros(potential.size)
-    for _ in range(_PROBES):
-        signs = generator.choice([-1.0, 1.0], potential.size)
-        total += signs * (potential.value_and_gradient(centre + 1e-5 * signs)[1] - before) / 1e-5
-    return total / _PROBES
