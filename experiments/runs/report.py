@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from latentmix.experiments.options.names import FITS
+from latentmix.experiments.options.names import FIT_NAMES, fit_name
 from latentmix.experiments.presets import presets
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
@@ -26,7 +26,6 @@ __all__ = ["closing_words", "headline", "summary_table", "write_report"]
 
 Row = tuple[str, str, dict[str, Any]]
 
-NAMES: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS", "prior": "mixture prior"}
 BUDGET_WORDS = {
     "none": "no label: k-means from k-means++ seeds, components matched to classes one to one",
     "few": "a few labelled {things} per class initialize the fit: means over draws of them",
@@ -201,9 +200,9 @@ def _rows(summary: Mapping[str, Any]) -> list[Row]:
         mixtures["prior"] = {"all": summary["prior"]}
     budgets = [*BUDGET_WORDS, *sorted({budget for fits in mixtures.values() for budget in fits} - set(BUDGET_WORDS))]
     return [
-        (budget, NAMES.get(fit, fit), mixtures[fit][budget])
+        (budget, fit_name(fit), mixtures[fit][budget])
         for budget in budgets
-        for fit in [*NAMES, *sorted(set(mixtures) - set(NAMES))]
+        for fit in [*FIT_NAMES, *sorted(set(mixtures) - set(FIT_NAMES))]
         if budget in mixtures.get(fit, {})
     ]
 
