@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.em.density import Densities
 from latentmix.models import VAE
 from latentmix.models.priors import Prior
+from latentmix.models.process_state import seed_generators
 from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["log_likelihood", "log_likelihoods"]
@@ -162,7 +162,7 @@ def seeded_batches(x: Tensor, batch_size: int, transform: Transform | None, seed
     starts = range(0, len(x), batch_size)
     seeds = torch.randint(2**31, (len(starts),), generator=torch.Generator().manual_seed(seed))
     for start, own in zip(starts, seeds.tolist(), strict=True):
-        pyro.set_rng_seed(own)
+        seed_generators(own)
         (batch,) = transformed((x[start : start + batch_size],), transform)
         yield batch
 

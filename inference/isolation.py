@@ -18,7 +18,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
 from latentmix.models.display import Displayed
-from latentmix.models.process_state import exclusive
+from latentmix.models.process_state import exclusive, seed_generators
 from latentmix.models.pyro_modules import TrainingModes
 
 __all__ = ["Modules", "RandomState", "Registered", "isolated", "ordinary", "plain_errors"]
@@ -99,7 +99,7 @@ def isolated(*, seed: int | None = None, validation: bool | None = None, params:
         settings = pyro.settings.get()
         try:
             if seed is not None:
-                pyro.set_rng_seed(seed)
+                seed_generators(seed)
             if validation is not None:
                 pyro.enable_validation(validation)
             with pyro.get_param_store().scope(params), torch.inference_mode(False), torch.enable_grad():

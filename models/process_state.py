@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
-__all__ = ["exclusive", "kept_random_state", "kept_warnings"]
+__all__ = ["exclusive", "kept_random_state", "kept_warnings", "seed_generators", "seed_torch"]
 
 _lock = threading.RLock()
 _undo: list[Callable[[], None]] = []
@@ -37,6 +39,34 @@ def exclusive(undo: Callable[[], None] | None = None) -> Iterator[None]:
             _undo.pop()
 
 
+def seed_torch(seed: int) -> None:
+    """Seed torch's generators of the devices that are in use.
+
+    `torch.manual_seed` would also note the seed for devices that are not, which take it at their first use, whenever
+    that is: no later block can restore what they were.
+
+    Args:
+        seed: The seed.
+    """
+    if torch.cuda.is_initialized():
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed all generators that Pyro uses: torch's, as `seed_torch` does, NumPy's and Python's.
+
+    Args:
+        seed: The seed.
+    """
+    seed_torch(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
 @contextmanager
 def kept_random_state(seed: int | None = None) -> Iterator[None]:
     """A block after which torch's random states are restored.
@@ -46,7 +76,7 @@ def kept_random_state(seed: int | None = None) -> Iterator[None]:
     """
     with exclusive(), torch.random.fork_rng():
         if seed is not None:
-            torch.manual_seed(seed)
+            seed_torch(seed)
         yield
 
 

@@ -21,6 +21,7 @@ def snapshot() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state().tolist(),
         "torch seed": torch.initial_seed(),
+        "seed of devices not in use": _queued_seeds(),
         "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in legacy],
         "python": random.getstate(),
         "pyro settings": pyro.settings.get(),
@@ -46,6 +47,13 @@ def snapshot() -> dict[str, Any]:
         "directory": os.getcwd(),
         "environment": dict(os.environ),
     }
+
+
+def _queued_seeds() -> list[str]:
+    """Seeds that CUDA devices would take at their first use."""
+    tracker = getattr(torch.cuda, "_lazy_seed_tracker", None)
+    calls = [] if tracker is None else tracker.get_calls()
+    return [repr(call[0]) for call in calls if call]
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
