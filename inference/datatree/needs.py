@@ -81,16 +81,26 @@ def _group(group: str, remedy: str) -> _Check:
 _LIKELIHOOD = _group("log_likelihood", "convert with log_likelihood=True.")
 _PRIOR = _group("prior", "pass draws of the prior by prior=.")
 _PREDICTIVE = _group("posterior_predictive", "pass draws of Predictive by posterior_predictive=.")
+_OBSERVED = _group("observed_data", "convert with the model and its data.")
+
+
+def _by_guide(check: _Check) -> _Check:
+    """A check of draws of a guide alone."""
+    return lambda tree, function, svi: check(tree, function, svi) if svi else None
+
+
+_DENSITIES = (_density("log_p", "model's"), _density("log_q", "guide's"))
 
 _CHECKS: dict[str, tuple[_Check, ...]] = {
     "plot_rank": (_chains,),
     "plot_energy": (_energy,),
     "loo": (_LIKELIHOOD, _sampled),
     "compare": (_LIKELIHOOD, _sampled),
-    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _sampled),
-    "loo_approximate_posterior": (_LIKELIHOOD, _density("log_p", "model's"), _density("log_q", "guide's")),
-    "plot_khat": (_LIKELIHOOD,),
+    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _OBSERVED, _sampled),
+    "loo_approximate_posterior": (_LIKELIHOOD, *_DENSITIES),
+    "plot_khat": (_LIKELIHOOD, *map(_by_guide, _DENSITIES)),
     "psense_summary": (_LIKELIHOOD, _group("log_prior", "a latent depends on a variable that is summed out.")),
     "plot_ppc_dist": (_PREDICTIVE,),
+    "plot_ppc_pit": (_PREDICTIVE, _OBSERVED),
     "plot_prior_posterior": (_PRIOR,),
 }
