@@ -25,12 +25,12 @@ def draws_state(posterior: MixturePosterior) -> dict[str, Any]:
     """
     numbers = sum(site[0, 0].numel() for site in posterior.sites.values())
     most = max(1, min(MOST_DRAWS, MOST_NUMBERS // numbers) // posterior.n_chains)
-    kept = min(most, posterior.n_draws)
-    chosen = torch.arange(kept) * posterior.n_draws // kept
+    kept = posterior.thinned(most)
     return {
-        "sites": {name: site[:, chosen] for name, site in posterior.sites.items()},
-        "covariance_floor": posterior.covariance_floor,
-        "inference": posterior.inference,
+        "sites": dict(kept.sites),
+        "covariance_floor": kept.covariance_floor,
+        "inference": kept.inference,
+        "sample_stats": dict(kept.sample_stats),
     }
 
 
@@ -44,7 +44,8 @@ def load_draws(state: Mapping[str, Any], structure: CovarianceStructure, means: 
 
     Raises:
         ValueError: If a site is missing, no tensor of float64, not finite or of another shape; if weights are negative
-            or do not sum to one; or if scales, or diagonals of factors, are not positive. The message names it.
+            or do not sum to one; if scales, or diagonals of factors, are not positive; or if statistics are not a
+            number for each draw. The message names it.
     """
     sites, floor = dict(state["sites"]), state["covariance_floor"]
     shapes = _shapes(structure, *means.shape)
@@ -64,7 +65,12 @@ def load_draws(state: Mapping[str, Any], structure: CovarianceStructure, means: 
         raise ValueError("Expected draws of correlation_cholesky with a positive diagonal; got others.")
     if state["inference"] not in ("nuts", "svi"):
         raise ValueError(f"Expected draws of nuts or svi; got {state['inference']!r:.40}.")
-    return MixturePosterior(sites, structure, floor, state["inference"])
+    statistics = dict(state.get("sample_stats", {}))  # earlier versions kept none
+    for name, values in statistics.items():
+        if not isinstance(name, str) or not isinstance(values, Tensor) or tuple(values.shape) != leading:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"Expected the statistic {name!r:.40} of draws of shape {leading}; got {got}.")
+    return MixturePosterior(sites, structure, floor, state["inference"], sample_stats=statistics)
 
 
 def _shapes(structure: CovarianceStructure, n_components: int, n_features: int) -> dict[str, tuple[int, ...]]:

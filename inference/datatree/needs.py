@@ -29,8 +29,11 @@ def obstacle(tree: xr.DataTree, function: str) -> str | None:
         if reason is not None:
             return reason
     taken = _DIMENSIONS.get(function)
-    if taken is not None and any(taken in group.dims for group in tree.children.values()):
-        return f"Expected no dimension named {taken!r} for {function}, which uses the name itself: rename it."
+    if taken is not None and "posterior" in tree and taken in tree["posterior"].dims:
+        return (
+            f"Expected no dimension named {taken!r} for {function}, which uses the name itself: rename it by "
+            f"renamed(tree, {taken}=...)."
+        )
     return None
 
 
