@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +18,7 @@ from latentmix.experiments.figures.arviz_figures import arviz_style
 from latentmix.experiments.figures.style import (
     BLUE,
     COLOURS,
-    GREY,
     INK,
-    MUTED,
-    RED,
-    RULE,
     SMALL,
     VERMILION,
     WIDTH,
@@ -31,15 +29,18 @@ from latentmix.experiments.figures.style import (
     shortened,
     title,
 )
+from latentmix.inference.datatree.needs import obstacle
+from latentmix.models.process_state import kept_warnings
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["PLOTS", "Panels", "PosteriorPlot", "flat", "quantity_names"]
+__all__ = ["PLOTS", "Panels", "PosteriorPlot", "flat", "plot_obstacle", "quantity_names"]
 
 ABREAST = 3
 DRAWS = ("chain", "draw")
 ROW = 1.65  # inches
+P_VALUE = re.compile(r"^p=([\d.]+)\(α=[\d.]+\)$")
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,13 @@ class PosteriorPlot:
         function: ArviZ's function.
         most: Most quantities of a picture; 0 of a picture of data, which shows none.
         draw: Draws it.
+        within: A group that has to have the quantities.
     """
 
     function: str
     most: int
     draw: Callable[[xr.DataTree, Panels], Figure]
+    within: str = "posterior"
 
 
 def quantity_names(variables: xr.Dataset) -> list[str]:
@@ -100,6 +103,24 @@ def flat(variables: xr.Dataset, names: Iterable[str] | None = None) -> xr.Datase
     chosen = [name for name in (places if names is None else names) if name in places]
     arrays = {name: variables[places[name][0]].isel(places[name][1]).reset_coords(drop=True) for name in chosen}
     return xr.Dataset(arrays)
+
+
+def plot_obstacle(tree: xr.DataTree, name: str) -> str | None:
+    """Why a plot of `PLOTS` cannot be drawn of a tree, in one sentence; None if it can.
+
+    Names of the tree's dimensions are no obstacle, since pictures of quantities are drawn without them.
+    """
+    import xarray as xr
+
+    plot = PLOTS[name]
+    if not plot.most:
+        return obstacle(tree, plot.function)
+    groups = {group: node.to_dataset() for group, node in tree.children.items() if group != "posterior"}
+    sizes = {dim: tree["posterior"].sizes[dim] for dim in DRAWS}
+    draws = xr.Dataset({"draws": (DRAWS, np.zeros(tuple(sizes.values())))})
+    bare = xr.DataTree.from_dict({**groups, "posterior": draws})
+    bare.attrs.update(tree.attrs)
+    return obstacle(bare, plot.function)
 
 
 def _scalars(variables: xr.Dataset) -> Iterable[tuple[str, str, dict[str, int]]]:
@@ -135,6 +156,8 @@ def _finish(collection: Any, heading: str, caption: str, handles: Sequence[Line2
     for panel in panels:
         clean(panel, grid=False)
         panel.title.set(fontsize=SMALL, text=shortened(panel.get_title()))
+        for text in panel.texts:  # ArviZ's "p=0.37(α=0.01)"
+            text.set(text=P_VALUE.sub(r"p = \1", text.get_text()), color=INK)
     _label_lowest(panels)
     title(figure, heading)
     note(figure, caption)
@@ -186,19 +209,32 @@ def _rank(tree: xr.DataTree, panels: Panels) -> Figure:
 
     with arviz_style():
         collection = arviz.plot_rank(
-            _flat_tree(tree, panels.names), visuals={"xlabel": False}, **_grid(len(panels.names))
+            _flat_tree(tree, panels.names),
+            visuals={"xlabel": False},
+            **_grid(len(panels.names)),
         )
         words = (
             "Cumulative distribution of each chain's ranks among all draws, less that of uniform ranks, by the rank. "
-            "Lines of chains of one distribution stay near 0; p is that of a test of it, of each quantity by itself."
+            "Lines of chains of one distribution stay near 0; p is that of a test of it, quantity by quantity, and "
+            "where that fails dots mark the ranks that contradict it most."
         )
         return _finish(collection, f"Ranks of {panels.words}", words, _chains(tree))
 
 
-def _interval() -> str:
+def _interval_words() -> str:
+    """The intervals of a forest, which ArviZ's settings choose."""
     import arviz_base
 
-    return f"{100 * float(arviz_base.rcParams['stats.ci_prob']):.0f}%"
+    kind = {"eti": "central", "hdi": "highest-density"}[arviz_base.rcParams["stats.ci_kind"]]
+    outer = float(arviz_base.rcParams["stats.ci_prob"])
+    inner = 0.5 if outer > 0.5 else 0.5 * outer
+    return f"{kind} intervals of {100 * inner:.0f}% (thick) and {100 * outer:.0f}% (thin)"
+
+
+def _point_words() -> str:
+    import arviz_base
+
+    return f"{str(arviz_base.rcParams['stats.point_estimate']).capitalize()}s"
 
 
 def _forest(tree: xr.DataTree, panels: Panels) -> Figure:
@@ -232,7 +268,7 @@ def _forest(tree: xr.DataTree, panels: Panels) -> Figure:
         panel.set_ylim(-0.7, len(names) - 0.3)
         panel.tick_params(axis="y", length=0)
     title(figure, f"Intervals of {panels.words}")
-    note(figure, f"Medians, with central intervals of 50% (thick) and {_interval()} (thin).")
+    note(figure, f"{_point_words()}, with {_interval_words()}.")
     return figure
 
 
@@ -300,7 +336,7 @@ def _observed_names(tree: xr.DataTree) -> list[str]:
     return [str(name) for name in predictive if "observed_data" not in tree or name in observed]
 
 
-def _by_feature(tree: xr.DataTree, most: int = 9) -> xr.DataTree:
+def _by_feature(tree: xr.DataTree, most: int = 12) -> xr.DataTree:
     """Predictions and data with a variable for each feature, since features are not on one scale.
 
     Each has the log likelihood of its datum, by which that is left out with all its features.
@@ -432,13 +468,13 @@ def _khat(tree: xr.DataTree, panels: Panels) -> Figure:
     import arviz
 
     name = next(iter(tree["log_likelihood"].data_vars))
-    if _by_svi(tree):
-        stats = tree["sample_stats"]
-        elpd = arviz.loo_approximate_posterior(
-            tree, log_p=stats["log_p"], log_q=stats["log_q"], pointwise=True, var_name=name
-        )
-    else:
-        elpd = arviz.loo(tree, pointwise=True, var_name=name)
+    with kept_warnings():
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")  # the caption counts them
+        if _by_svi(tree):
+            log_p, log_q = (tree["sample_stats"][key] for key in ("log_p", "log_q"))
+            elpd = arviz.loo_approximate_posterior(tree, log_p=log_p, log_q=log_q, pointwise=True, var_name=name)
+        else:
+            elpd = arviz.loo(tree, pointwise=True, var_name=name)
     k = np.asarray(elpd.pareto_k)
     good = float(elpd.good_k)
     with arviz_style():
@@ -473,6 +509,6 @@ PLOTS: Mapping[str, PosteriorPlot] = {
     "ppc": PosteriorPlot("plot_ppc_dist", 0, _ppc),
     "pit": PosteriorPlot("plot_ppc_pit", 0, _pit),
     "loo_pit": PosteriorPlot("plot_loo_pit", 0, _loo_pit),
-    "prior_posterior": PosteriorPlot("plot_prior_posterior", 12, _prior_posterior),
+    "prior_posterior": PosteriorPlot("plot_prior_posterior", 12, _prior_posterior, within="prior"),
     "khat": PosteriorPlot("plot_khat", 0, _khat),
 }

@@ -1,0 +1,110 @@
+"""Trees of posteriors for ArviZ in files: netCDF, and zarr where that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentmix.experiments.reading.limits import MAX_GIB
+from latentmix.models.files import write_atomically
+from latentmix.models.process_state import kept_warnings
+from latentmix.models.reading import REMEDY, one_sentence, open_regular
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["TREE_SUFFIXES", "check_tree_suffix", "read_tree", "write_tree"]
+
+TREE_SUFFIXES = (".nc", ".zarr")
+
+
+def check_tree_suffix(path: Path, what: str) -> None:
+    """Refuse a path that ends in neither `.nc` nor `.zarr`, and one in `.zarr` without the package.
+
+    Args:
+        path: The path.
+        what: Whose path it is, for the message.
+
+    Raises:
+        ValueError: If so.
+    """
+    if path.suffix not in TREE_SUFFIXES:
+        raise ValueError(f"Expected {what} that ends in .nc or .zarr; got {path}.")
+    if path.suffix == ".zarr" and importlib.util.find_spec("zarr") is None:
+        raise ValueError(
+            f"Expected the package zarr for {path}; it is not installed: `pip install 'latentmix[zarr]'`, or name a "
+            ".nc file."
+        )
+
+
+def read_tree(path: Path, *, max_gib: float = MAX_GIB) -> xr.DataTree:
+    """Read a tree for ArviZ, with the draws of a posterior, whole into memory.
+
+    Args:
+        path: A `.nc` file or a `.zarr` folder, by `to_datatree(...).to_netcdf` or of another program.
+        max_gib: Most memory, in GiB.
+
+    Raises:
+        ValueError: If it cannot be read, holds no draws of a posterior, or takes more memory.
+    """
+    import xarray as xr
+
+    check_tree_suffix(path, "a file of a posterior")
+    expected = "a tree of a posterior for ArviZ"
+    try:
+        if path.suffix == ".zarr":
+            if not path.is_dir():
+                raise ValueError(f"Expected {expected} in {path}; got no folder: {REMEDY}.")
+            with kept_warnings():
+                tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+        else:
+            with open_regular(path):
+                pass
+            tree = xr.open_datatree(path, engine="h5netcdf")
+    except OSError as error:
+        cause = error.strerror if error.strerror else "a damaged or half-written file"
+        raise ValueError(f"Expected {expected} in {path}; got {cause}: {REMEDY}.") from error
+    except Exception as error:  # of h5py, zarr or their codecs
+        text = one_sentence(error)
+        if isinstance(error, ValueError) and text.startswith("Expected"):
+            raise
+        raise ValueError(f"Expected {expected} in {path}; got another file ({text:.120}): {REMEDY}.") from error
+    with tree:
+        gib = sum(node.to_dataset(inherit=False).nbytes for node in tree.subtree) / 2**30
+        if gib > max_gib:
+            raise ValueError(
+                f"Expected {expected} of at most {max_gib:g} GiB in {path}; got {gib:.1f}: allow more by --max_gib."
+            )
+        try:
+            return tree.load()
+        except Exception as error:
+            raise ValueError(f"Expected {expected} in {path}; got damaged values: {REMEDY}.") from error
+
+
+def write_tree(tree: xr.DataTree, path: Path) -> None:
+    """Write a tree to a new `.nc` file or `.zarr` folder, in one step.
+
+    Args:
+        tree: The tree.
+        path: The file or folder, which is not there.
+
+    Raises:
+        ValueError: If its ending is another, or zarr is not installed.
+        OSError: If it cannot be written.
+    """
+    check_tree_suffix(path, "a file for the tree")
+    if path.suffix == ".nc":
+        write_atomically(path, bytes(tree.to_netcdf(engine="h5netcdf")))
+        return
+    beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
+    try:
+        with kept_warnings():
+            tree.to_zarr(beside, consolidated=False)
+        os.rename(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
