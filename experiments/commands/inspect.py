@@ -29,6 +29,7 @@ USAGE = Usage(
     "inspect RUN|FILE [--plots P,...] [--to FILE]",
     "a posterior: ArviZ's summary, diagnostics, plots",
 )
+SUFFIXES = (".nc", ".zarr")
 EPILOG = f"""\
 plots, by commas, or all that the posterior can serve:
   {", ".join(POSTERIOR_PLOTS)}
@@ -62,11 +63,12 @@ def main(words: list[str]) -> None:
         raise UsageError(f"Expected the folder of a run, or a .nc or .zarr file, that is there; got {str(source)!r}.")
     if source.is_dir() and source.suffix != ".zarr":
         check_run(source)
-
-    from latentmix.experiments.reading.trees import check_tree_suffix
+    elif source.suffix not in SUFFIXES:
+        raise UsageError(f"Expected the folder of a run, or a .nc or .zarr file; got {str(source)!r}.")
 
     if arguments.to is not None:
-        check_tree_suffix(arguments.to, "a file for the tree")
+        if arguments.to.suffix not in SUFFIXES:
+            raise UsageError(f"Expected a .nc or .zarr file for the tree; got {arguments.to}.")
         check_new_file(arguments.to)
     out = out or (new_folder(f"inspect-{source.resolve().stem}") if plots else None)
     places = {plot: out / f"posterior_{plot}.png" for plot in plots} if out is not None else {}
@@ -76,10 +78,12 @@ def main(words: list[str]) -> None:
         if out is not None and out.exists():
             check_new_file(place)
 
-    from latentmix.experiments.reading.trees import write_tree
+    from latentmix.experiments.reading.trees import check_tree_suffix, write_tree
     from latentmix.experiments.runs.inspection import Inspection
     from latentmix.experiments.runs.posterior_fits import chosen_fit, load_posterior
 
+    if arguments.to is not None:
+        check_tree_suffix(arguments.to, "a file for the tree")
     whole = load_posterior(source, allowed_modules(arguments.trust), max_gib=arguments.max_gib)
     inspection = Inspection(chosen_fit(whole, arguments.inference, source), variables)
     obstacles = {plot: reason for plot in plots if (reason := inspection.obstacle(plot)) is not None}

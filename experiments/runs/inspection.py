@@ -223,9 +223,17 @@ class Inspection:
     def _candidates(self, plot: str) -> list[str]:
         within = PLOTS[plot].within
         if within == "posterior" or within not in self.tree:
-            return self._quantities
+            return self._different
         known = set(quantity_names(self.tree[within].to_dataset()))
-        return [name for name in self._quantities if name in known]
+        return [name for name in self._different if name in known]
+
+    @cached_property
+    def _different(self) -> list[str]:
+        """Quantities without those that repeat another, as the two halves of a covariance matrix do."""
+        draws = flat(self._posterior, self._quantities)
+        first = {np.asarray(values, np.float32).tobytes(): str(name) for name, values in reversed(list(draws.items()))}
+        kept = set(first.values())
+        return [name for name in self._quantities if name in kept]
 
     @cached_property
     def _ranking(self) -> tuple[Any, str]:
