@@ -38,6 +38,8 @@ from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
+    from xarray import DataTree
+
     from latentmix.experiments.runs.mixtures import FittedMixture
 
 __all__ = ["LEFT_OUT", "Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
@@ -341,6 +343,7 @@ class Run(Displayed):
         mixtures: Fitted mixtures by inference (`em`, `svi`) and label budget (`none`, `few`, `all`).
         config: The complete configuration.
         summary: The figures of `summary.json`.
+        path: The folder, where it was read from one.
     """
 
     vae: VAE
@@ -348,6 +351,7 @@ class Run(Displayed):
     mixtures: dict[str, dict[str, FittedMixture]]
     config: dict[str, Any]
     summary: dict[str, Any]
+    path: Path | None = None
 
     def fitted(self, inference: str = "em", labels: str | None = None) -> FittedMixture:
         """The mixture of a fit and a label budget.
@@ -410,6 +414,24 @@ class Run(Displayed):
         fitted, x = self.fitted(inference, labels), check_data(data, self.vae.shape)
         return class_probabilities(self.guide, fitted, x, average=average, draws=draws, seed=seed)
 
+    def to_datatree(self) -> DataTree:
+        """The posteriors of the run's mixtures as a tree for ArviZ.
+
+        At the root are the groups of the fit by NUTS, or else by SVI, others are below `fits`: `tree["fits/svi"]`. It is
+        read from `posterior.nc`; if the run has no such file, it is made from the draws that the run keeps, without the
+        groups that need data.
+
+        Raises:
+            ValueError: If the file cannot be read, or no fit of the run has draws.
+
+        Example:
+            >>> import arviz  # doctest: +SKIP
+            >>> arviz.summary(load_run("runs/digits").to_datatree())  # doctest: +SKIP
+        """
+        from latentmix.experiments.runs.posterior import posterior_of
+
+        return posterior_of(self)
+
     def shown(self) -> dict[str, Any]:
         test = self.summary.get("test", {})
         named = {"ELBO": "elbo", "log p(x), importance-weighted": "iw_log_likelihood", "MSE": "mse", "SSIM": "ssim"}
@@ -460,7 +482,7 @@ def load_run(path: str | Path, trust: Iterable[str] = ()) -> Run:
     vae, guide = folder.load_model()
     mixtures = folder.load_mixtures()
     _check_latents(folder.path, vae, guide, mixtures)
-    return Run(vae.eval(), guide.eval(), mixtures, config, summary)
+    return Run(vae.eval(), guide.eval(), mixtures, config, summary, folder.path)
 
 
 def _check_latents(path: Path, vae: VAE, guide: AmortizedGuide, mixtures: Mapping[str, Any]) -> None:

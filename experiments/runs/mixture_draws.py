@@ -11,21 +11,29 @@ from torch import Tensor
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.models.mixture.covariances import CovarianceStructure
 
-__all__ = ["draws_state", "load_draws"]
+__all__ = ["draws_state", "kept_draws", "load_draws"]
 
 MOST_DRAWS = 500
 MOST_NUMBERS = 1 << 20  # of the sites of one mixture: 8 MiB
 
 
-def draws_state(posterior: MixturePosterior) -> dict[str, Any]:
-    """Evenly spaced draws of each chain: at most 500 of all chains, and at most 8 MiB.
+def kept_draws(posterior: MixturePosterior) -> MixturePosterior:
+    """Evenly spaced draws of each chain, which a run keeps: at most 500 of all chains, and at most 8 MiB.
 
     Args:
         posterior: The draws.
     """
     numbers = sum(site[0, 0].numel() for site in posterior.sites.values())
-    most = max(1, min(MOST_DRAWS, MOST_NUMBERS // numbers) // posterior.n_chains)
-    kept = posterior.thinned(most)
+    return posterior.thinned(max(1, min(MOST_DRAWS, MOST_NUMBERS // numbers) // posterior.n_chains))
+
+
+def draws_state(posterior: MixturePosterior) -> dict[str, Any]:
+    """The `kept_draws` as tensors and plain values.
+
+    Args:
+        posterior: The draws.
+    """
+    kept = kept_draws(posterior)
     return {
         "sites": dict(kept.sites),
         "covariance_floor": kept.covariance_floor,

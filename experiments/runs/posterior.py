@@ -1,0 +1,180 @@
+"""Posteriors of a run's mixtures: `posterior.nc`, written when the run is measured, and read back."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from latentmix.experiments.reading.limits import MAX_GIB
+from latentmix.experiments.runs.posterior_tree import FORMAT, fits_with_draws, run_tree
+from latentmix.models.files import inside, write_atomically
+from latentmix.models.process_state import kept_warnings
+from latentmix.models.reading import one_sentence, open_regular
+
+if TYPE_CHECKING:
+    from latentmix.experiments.runs.artifacts import Run, RunFolder
+    from latentmix.experiments.runs.mixtures import FittedMixture
+
+__all__ = ["POSTERIOR", "posterior_of", "read_posterior", "write_posterior"]
+
+POSTERIOR = "posterior.nc"
+
+_MOST_MIB = 64  # of the file
+_MOST_OBJECTS = 1000
+_EXPECTED = "the posterior of a run"
+
+
+def write_posterior(
+    folder: RunFolder, mixtures: Mapping[str, Mapping[str, FittedMixture]], latents: NDArray[np.float64]
+) -> bool:
+    """Write `posterior.nc`, if a fit has draws; returns whether one has.
+
+    Args:
+        folder: The run, locked.
+        mixtures: Fitted mixtures by inference and label budget.
+        latents: The `N x D` latents that they were fitted to.
+    """
+    if not fits_with_draws(mixtures):
+        return False
+    data = bytes(run_tree(mixtures, latents).to_netcdf(engine="h5netcdf"))
+    write_atomically(folder.place(POSTERIOR), data)
+    folder.seal(POSTERIOR)
+    return True
+
+
+def posterior_of(run: Run) -> xr.DataTree:
+    """The tree of `posterior.nc`, or of a run without one that of the draws which it keeps of its mixtures.
+
+    Raises:
+        ValueError: If the file cannot be read, or no fit has draws.
+    """
+    from latentmix.experiments.reading.posterior import read_posterior
+
+    if run.path is not None and inside(run.path, POSTERIOR).exists():
+        return read_posterior(run.path)
+    return run_tree(run.mixtures)
+
+
+def read_posterior(path: str | Path) -> xr.DataTree:
+    """The posterior of a run, as plain xarray reads it, in memory and checked.
+
+    Nothing in the file is executed, and nothing outside it is read: links and external data are refused.
+
+    Args:
+        path: The file, or the folder of the run.
+
+    Returns:
+        The tree, of `run_tree`.
+
+    Raises:
+        ValueError: If the file is not there, is not whole, is no posterior of a run or one of a newer version, has more
+            than 64 MiB or takes more than 2 GiB of memory, or has draws that are not finite; the message names the
+            variable.
+
+    Example:
+        >>> import arviz  # doctest: +SKIP
+        >>> arviz.summary(read_posterior("runs/digits"))  # doctest: +SKIP
+    """
+    file = Path(path)
+    file = inside(file, POSTERIOR) if file.is_dir() else file
+    remedy = f"remove it, and load_run({str(file.parent)!r}).to_datatree() makes it of the draws that the run keeps"
+    try:
+        with open_regular(file) as opened:
+            data = opened.read(_MOST_MIB * 2**20 + 1)
+    except OSError as error:
+        raise ValueError(f"Expected {_EXPECTED} in {file}; got {error.strerror or error}.") from error
+    if len(data) > _MOST_MIB * 2**20:
+        raise ValueError(f"Expected {_EXPECTED} of at most {_MOST_MIB} MiB in {file}; got more: {remedy}.")
+    try:
+        with h5py.File(io.BytesIO(data), "r") as stored:
+            found = _suspicious(stored)
+        if found is not None:
+            raise ValueError(f"Expected {_EXPECTED} in {file}; got {found}: {remedy}.")
+        with kept_warnings():
+            warnings.simplefilter("ignore")
+            with xr.open_datatree(io.BytesIO(data), engine="h5netcdf", decode_times=False) as lazy:
+                _check_tree(lazy, file, remedy)
+                tree: xr.DataTree = lazy.load()
+    except ValueError as error:
+        if str(error).startswith("Expected"):
+            raise
+        raise _broken(file, error, remedy) from error
+    except Exception as error:  # HDF5's and xarray's own, on bytes that they do not know
+        raise _broken(file, error, remedy) from error
+    _check_draws(tree, file)
+    return tree
+
+
+def posterior_of(run: Run) -> xr.DataTree:
+    """The tree of `posterior.nc`, or of a run without one that of the draws which it keeps of its mixtures.
+
+    Raises:
+        ValueError: If the file cannot be read, or no fit has draws.
+    """
+    if run.path is not None and inside(run.path, POSTERIOR).exists():
+        return read_posterior(run.path)
+    return run_tree(run.mixtures)
+
+
+def _broken(file: Path, error: Exception, remedy: str) -> ValueError:
+    return ValueError(f"Expected {_EXPECTED} in {file}; got no whole netCDF file ({one_sentence(error)}): {remedy}.")
+
+
+def _suspicious(stored: h5py.File) -> str | None:
+    """What of an HDF5 file a run never writes: links, data elsewhere, or more than memory takes; None if nothing."""
+    groups: list[tuple[str, h5py.Group, int]] = [("", stored, 0)]
+    objects, size = 0, 0
+    while groups:
+        place, group, depth = groups.pop()
+        for name in group:
+            objects += 1
+            where = f"{place}/{name}"
+            if objects > _MOST_OBJECTS or depth > 8:
+                return f"more than {_MOST_OBJECTS} variables"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                return f"the link {where}"
+            thing = group[name]
+            if isinstance(thing, h5py.Group):
+                groups.append((where, thing, depth + 1))
+            elif isinstance(thing, h5py.Dataset):
+                if thing.external or thing.is_virtual:
+                    return f"data outside the file at {where}"
+                size += thing.size * max(thing.dtype.itemsize, 1)
+            if size > MAX_GIB * 2**30:
+                return f"more than {MAX_GIB:g} GiB of values at {where}"
+    return None
+
+
+def _check_tree(tree: xr.DataTree, file: Path, remedy: str) -> None:
+    found = tree.attrs.get("latentmix_format")
+    if not isinstance(found, int | np.integer) or "posterior" not in tree.children:
+        raise ValueError(f"Expected {_EXPECTED} in {file}; got another netCDF file: {remedy}.")
+    if found > FORMAT:
+        raise ValueError(
+            f"Expected {_EXPECTED} of format {FORMAT} or less in {file}; got {found}, of a newer LatentMix: update it "
+            "(pip install -U latentmix)."
+        )
+
+
+def _check_draws(tree: xr.DataTree, file: Path) -> None:
+    """Refuse draws that are not finite."""
+    for node in tree.subtree:
+        if node.name != "posterior" or "draw" not in node.dims:
+            continue
+        for name, values in node.data_vars.items():
+            if values.dtype.kind != "f":
+                continue
+            bad = ~np.isfinite(values).all([dim for dim in values.dims if dim not in ("chain", "draw")])
+            if bool(bad.any()):
+                raise ValueError(
+                    f"Expected draws that are finite in {file}; got NaN or infinity at site {name!r} in "
+                    f"{int(bad.sum())} of {bad.size} draws: restore the file from a copy, or fit the mixture again."
+                )
