@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def main(words: list[str]) -> None:
     if arguments.to is not None:
         if arguments.to.suffix not in SUFFIXES:
             raise UsageError(f"Expected a .nc or .zarr file for the tree; got {arguments.to}.")
-        check_new_file(arguments.to)
+        check_new_file(arguments.to, "--to")
     out = out or (new_folder(f"inspect-{source.resolve().stem}") if plots else None)
     places = {plot: out / f"posterior_{plot}.png" for plot in plots} if out is not None else {}
     if out is not None:
@@ -92,7 +93,7 @@ def main(words: list[str]) -> None:
     print(inspection.text())
     drawn = [plot for plot in plots if plot not in obstacles]
     if drawn and out is not None:
-        _draw(inspection, {plot: places[plot] for plot in drawn})
+        _draw(inspection, {plot: places[plot] for plot in drawn}, out)
     for plot, reason in obstacles.items():
         print(f"No {plot}: {reason}")
     if arguments.to is not None:
@@ -114,10 +115,15 @@ def _plot_names(text: str | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _draw(inspection: Inspection, places: Mapping[str, Path]) -> None:
-    """Draw plots into their files, and print the files."""
+def _draw(inspection: Inspection, places: Mapping[str, Path], out: Path) -> None:
+    """Draw plots into a folder, and print their files; the folder of a run's figures is locked meanwhile."""
     from latentmix.experiments.figures import save
+    from latentmix.experiments.runs.artifacts import RunFolder
+    from latentmix.models.files import inside
 
-    for plot, place in places.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        print(save(inspection.draw(plot), place), flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if out.name == "figures" and (out.parent / "config.yaml").is_file():
+            stack.enter_context(RunFolder.existing(out.parent).locked())
+        for plot, place in places.items():
+            print(save(inspection.draw(plot), inside(out, place.name)), flush=True)

@@ -40,7 +40,7 @@ __all__ = ["PLOTS", "Panels", "PosteriorPlot", "flat", "plot_obstacle", "quantit
 ABREAST = 3
 DRAWS = ("chain", "draw")
 ROW = 1.65  # inches
-P_VALUE = re.compile(r"^p=([\d.]+)\(α=[\d.]+\)$")
+P_VALUE = re.compile(r"^p=([\d.]+)\(α=[\d.]+\)\s*$")
 
 
 @dataclass(frozen=True)
@@ -293,6 +293,8 @@ def _pair(tree: xr.DataTree, panels: Panels) -> Figure:
         for name in panels.names if count > 1 else ():
             collection.get_target(name, {}, name, {}).set_yticks([])  # of a density, beside the label of a quantity
         for panel in collection.viz["figure"].item().axes:
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_label_text(_in_two_lines(axis.get_label_text()))
             panel.xaxis.set_major_locator(MaxNLocator(2))
             if panel.get_yticks().size:
                 panel.yaxis.set_major_locator(MaxNLocator(3))
@@ -301,6 +303,14 @@ def _pair(tree: xr.DataTree, panels: Panels) -> Figure:
     if diverging:
         legend_below(figure, handles)
     return figure
+
+
+def _in_two_lines(name: str) -> str:
+    """The name of a quantity; of a long one the index below the variable."""
+    if len(name) <= 14:
+        return name
+    variable, bracket, index = name.partition("[")
+    return "\n".join(shortened(part, 15) for part in (variable, bracket + index) if part)
 
 
 def _energy(tree: xr.DataTree, panels: Panels) -> Figure:

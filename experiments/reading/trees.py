@@ -17,7 +17,7 @@ from latentmix.models.reading import REMEDY, one_sentence, open_regular
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["TREE_SUFFIXES", "check_tree_suffix", "read_tree", "write_tree"]
+__all__ = ["TREE_SUFFIXES", "check_draws", "check_tree_suffix", "read_tree", "write_tree"]
 
 TREE_SUFFIXES = (".nc", ".zarr")
 
@@ -83,6 +83,50 @@ def read_tree(path: Path, *, max_gib: float = MAX_GIB) -> xr.DataTree:
             return tree.load()
         except Exception as error:
             raise ValueError(f"Expected {expected} in {path}; got damaged values: {REMEDY}.") from error
+
+
+def check_draws(tree: xr.DataTree, path: Path) -> None:
+    """Refuse a tree without draws of a posterior, or with draws that are not finite numbers.
+
+    Args:
+        tree: The tree.
+        path: Its file, for the message.
+
+    Raises:
+        ValueError: If so; the message names the variable.
+    """
+    import numpy as np
+
+    wrong = _not_draws(tree)
+    if wrong is not None:
+        raise ValueError(
+            f"Expected draws of a posterior, with the dimensions chain and draw, in {path}; got {wrong}: write it by "
+            "to_datatree(...).to_netcdf, or by ArviZ's converters."
+        )
+    for name, values in tree["posterior"].data_vars.items():
+        bad = ~np.isfinite(values).all([dim for dim in values.dims if dim not in ("chain", "draw")])
+        if bool(bad.any()):
+            raise ValueError(
+                f"Expected draws that are finite in {path}; got NaN or infinity at site {name!r} in {int(bad.sum())} "
+                f"of {bad.size} draws: restore the file from a copy, or draw again."
+            )
+
+
+def _not_draws(tree: xr.DataTree) -> str | None:
+    """In words, what a tree has in the place of draws of a posterior; None if it has these."""
+    if "posterior" not in tree.children:
+        return f"the groups {', '.join(map(str, tree.children))}" if tree.children else "no groups"
+    group = tree["posterior"]
+    if not group.data_vars:
+        return "a posterior without variables"
+    for name, values in group.data_vars.items():
+        if not {"chain", "draw"} <= set(values.dims):
+            return f"{name!r} with the dimensions {', '.join(map(str, values.dims)) or 'none'}"
+        if values.dtype.kind not in "fiub":
+            return f"{name!r} that is no number"
+        if not values.size:
+            return f"no draws of {name!r}"
+    return None
 
 
 def write_tree(tree: xr.DataTree, path: Path) -> None:

@@ -24,7 +24,20 @@ __all__ = ["Inspection"]
 MOST_ROWS = 200  # of a variable that was not asked for
 AGREED = 1.01  # R-hat of chains that agree (Vehtari et al., 2021)
 ENOUGH = 100  # effective draws per chain (likewise)
-TECHNICAL = ("inference", "kernel", "guide", "sample_dims", "dataset_name")
+TECHNICAL = ("inference", "kernel", "guide", "fit", "sample_dims", "dataset_name", "latentmix_format")
+WORDS = {  # of attributes that are false or true
+    "converged": ("The fit says that it has not converged.", "The fit says that it has converged."),
+    "aligned": (
+        "Components are not aligned across label switching: means over draws mix them.",
+        "Components are aligned across label switching.",
+    ),
+}
+HEADINGS = {
+    "left_out": "Left out of the file",
+    "thinned_from": "Thinned; draws of each chain that were made",
+    "fits": "Fits with a posterior, by --inference",
+    "component_classes": "Classes of the components",
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,9 @@ class Inspection:
             if self.by_guide
             else f"{chains} chain{'s' * (chains > 1)} of {draws:,} draws"
         )
-        return f"{by}{f' ({maker})' if maker else ''}: {many} of {', '.join(map(str, self._posterior.data_vars))}"
+        fit = f"Fit {self.tree.attrs['fit']}, " if "fit" in self.tree.attrs else ""
+        names = ", ".join(map(str, self._posterior.data_vars))
+        return f"{fit}{by}{f' ({maker})' if maker else ''}: {many} of {names}"
 
     def _of_chains(self) -> list[str]:
         """R-hat, effective sizes, divergences, tree depth and energy of Markov chains."""
@@ -196,15 +211,7 @@ class Inspection:
         constant = [name for name in quantity_names(self._posterior[self._shown]) if name not in set(self._quantities)]
         if constant:
             lines.append(f"Constant: {_some(constant)}.")
-        attrs = {str(name): value for name, value in self.tree.attrs.items()}
-        for name, value in attrs.items():
-            if name.endswith("_omitted"):
-                lines.append(
-                    f"Not in the tree: {name.removesuffix('_omitted')}. {str(value)[:1].upper()}{str(value)[1:]}"
-                )
-            elif name not in TECHNICAL and not name.startswith(("creat", "inference_lib", "arviz")):
-                lines.append(f"{name.replace('_', ' ')}: {value}")
-        return lines
+        return [*lines, *(_note(str(name), value) for name, value in self.tree.attrs.items() if _is_told(str(name)))]
 
     def obstacle(self, plot: str) -> str | None:
         """Why a plot cannot be drawn, in one sentence; None if it can."""
@@ -251,6 +258,21 @@ class Inspection:
             }
             return (lambda name: (-shift[name], places[name])), "whose means importance weights shift most"
         return places.__getitem__, "that come first"
+
+
+def _is_told(name: str) -> bool:
+    """Whether an attribute of a tree is worth a line, and not in the heading."""
+    return name not in TECHNICAL and not name.startswith(("creat", "inference_lib", "arviz"))
+
+
+def _note(name: str, value: Any) -> str:
+    """An attribute of a tree as a line."""
+    if name.endswith("_omitted"):
+        return f"Not in the tree: {name.removesuffix('_omitted')}. {str(value)[:1].upper()}{str(value)[1:]}"
+    if name in WORDS:
+        return WORDS[name][bool(value)]
+    text = f"{str(value)[:1].lower()}{str(value)[1:]}" if name == "left_out" else value
+    return f"{HEADINGS.get(name, name.replace('_', ' ').capitalize())}: {text}."
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

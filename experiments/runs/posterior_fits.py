@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentmix.experiments.hints import did_you_mean
-from latentmix.experiments.options.names import fit_name
 from latentmix.experiments.reading.limits import MAX_GIB
-from latentmix.experiments.reading.trees import read_tree
+from latentmix.experiments.reading.trees import check_draws, read_tree
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["chosen_fit", "load_posterior"]
 
 FITS = "fits"  # attribute with the names of a run's fits, and the node of those that are not at the root
+FORMAT = "latentmix_format"  # attribute of a run's posterior, whose reader knows its versions
 ESTIMATES = {"em": "EM's answer"}
 
 
@@ -36,30 +36,12 @@ def load_posterior(source: Path, trust: Sequence[str] = (), *, max_gib: float = 
 
         return load_run(source, trust).to_datatree()
     tree = read_tree(source, max_gib=max_gib)
-    wrong = _not_draws(tree)
-    if wrong is not None:
-        raise ValueError(
-            f"Expected draws of a posterior, with the dimensions chain and draw, in {source}; got {wrong}: write it by "
-            "to_datatree(...).to_netcdf, or by ArviZ's converters."
-        )
+    if FORMAT in tree.attrs and source.suffix == ".nc":
+        from latentmix.experiments.runs.posterior import read_posterior
+
+        return read_posterior(source)
+    check_draws(tree, source)
     return tree
-
-
-def _not_draws(tree: xr.DataTree) -> str | None:
-    """In words, what a tree has in the place of draws of a posterior; None if it has these."""
-    if "posterior" not in tree.children:
-        return f"the groups {', '.join(map(str, tree.children))}" if tree.children else "no groups"
-    group = tree["posterior"]
-    if not group.data_vars:
-        return "a posterior without variables"
-    for name, values in group.data_vars.items():
-        if not {"chain", "draw"} <= set(values.dims):
-            return f"{name!r} with the dimensions {', '.join(map(str, values.dims)) or 'none'}"
-        if values.dtype.kind not in "fiub":
-            return f"{name!r} that is no number"
-        if not values.size:
-            return f"no draws of {name!r}"
-    return None
 
 
 def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree:
@@ -77,14 +59,17 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
 
     names = [word for word in str(tree.attrs.get(FITS, "")).split(", ") if word]
     if name is not None and name not in names:
-        known = ", ".join(names) or "none, for it holds a single posterior"
+        if not names:
+            raise ValueError(
+                f"Expected a run for --inference; got {source}, which holds a single posterior: leave it out."
+            )
+        known = f"Expected for --inference a fit of {source} with a posterior, {', '.join(names)}; got {name!r:.40}"
         if name in ESTIMATES:
             raise ValueError(
-                f"Expected a fit with a posterior in {source}, {known}; got {name}: {ESTIMATES[name]} is a point "
-                "without draws, whose standard errors `latentmix.inference.standard_errors` gives."
+                f"{known}: {ESTIMATES[name]} is a point without draws, and `latentmix.inference.standard_errors` gives "
+                "its standard errors."
             )
-        hint = did_you_mean(name, names, otherwise=": a fit without draws is no posterior.")
-        raise ValueError(f"Expected a fit with a posterior in {source}, {known}; got {name!r:.40}{hint}")
+        raise ValueError(f"{known}{did_you_mean(name, names, otherwise=': a fit without draws is no posterior.')}")
     node = tree if name is None or name == names[0] else tree[f"{FITS}/{name}"]
     root = node.path.rstrip("/")
     groups = {
@@ -93,9 +78,3 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
         if not (each.path + "/").startswith(f"{root}/{FITS}/")
     }
     return xr.DataTree.from_dict(groups)
-
-
-def fit_heading(tree: xr.DataTree) -> str:
-    """The name of a run's fit; empty of another tree."""
-    name = tree.attrs.get("fit")
-    return "" if name is None else fit_name(str(name))

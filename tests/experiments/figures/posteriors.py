@@ -38,7 +38,9 @@ def mixture_tree(components: int, features: int, by: str = "mcmc", *, draws: int
     groups = {
         "posterior": sites(chains, draws, 0.3),
         "sample_stats": statistics(by, chains, draws),
-        "log_likelihood": xr.Dataset({"x": (("chain", "draw", "point"), density)}, {**of_draws, "point": data["point"]}),
+        "log_likelihood": xr.Dataset(
+            {"x": (("chain", "draw", "point"), density)}, {**of_draws, "point": data["point"]}
+        ),
         "posterior_predictive": xr.Dataset(
             {"x": (("chain", "draw", "point", "feature"), replicates)}, {**of_draws, **data}
         ),
