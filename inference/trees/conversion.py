@@ -56,10 +56,9 @@ def to_datatree(fit: object, **options: Any) -> xr.DataTree:
     """
     convert = _converter.dispatch(type(fit))
     own = getattr(fit, "to_datatree", None)
+    arguments: tuple[object, ...] = (fit,)
     if convert is _unknown and callable(own) and not isinstance(fit, type):
         convert, arguments = own, ()
-    else:
-        arguments = (fit,)
     parameters = inspect.signature(convert).parameters.values()
     names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     unknown = [name for name in options if name not in names]

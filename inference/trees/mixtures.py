@@ -29,8 +29,8 @@ __all__ = ["mixture_labels", "mixture_tree", "posterior_tree", "quantities"]
 _PRIOR_DRAWS = 500
 _INFERENCE = {"nuts": "mcmc", "svi": "svi", "em_sandwich": "em_sandwich"}
 _NO_POSTERIOR = (
-    "Draws of the asymptotic normal distribution of the maximum-likelihood estimate, with its sandwich covariance: they "
-    "tell how the estimate varies over data sets, and are no posterior."
+    "Draws of the asymptotic normal distribution of the maximum-likelihood estimate, with its sandwich covariance: "
+    "they tell how the estimate varies over data sets, and are no posterior."
 )
 
 
@@ -49,15 +49,15 @@ def mixture_tree(
     | `posterior` | `weights` (component), `means` (component, feature), `scales` (standard deviations), `covariances` |
     | `sample_stats` | of NUTS those of `RecordingNUTS`; of a guide `log_q` and, with X, `log_p` |
     | `log_likelihood`, `observed_data` | with X: `x` (point) and `x` (point, feature) |
-    | `log_prior`, `prior` | log-densities of the draws by site, and 500 draws of the prior, where the priors are known |
+    | `log_prior`, `prior` | log-densities of the draws by site, and 500 draws of the prior, if the priors are known |
     | `posterior_predictive` | if asked for: as many points as X has, under each draw |
 
     All are in the data's coordinates. Draws of NUTS are aligned across label switching as the fit aligned them
     (attribute `aligned`); a guide has one mode, and they need not be. Draws of a guide are those of `from_pyro_svi`:
     one chain, marked by the attribute `inference` "svi".
 
-    A mixture that was fitted by EM is a point. With X its tree has draws of its asymptotic normal distribution, with the
-    sandwich covariance of `standard_errors`, in the group `posterior` for ArviZ's functions to find; they are no
+    A mixture that was fitted by EM is a point. With X its tree has draws of its asymptotic normal distribution, with
+    the sandwich covariance of `standard_errors`, in the group `posterior` for ArviZ's functions to find; they are no
     posterior (attribute `inference` "em_sandwich"), and there are no densities for LOO.
 
     ArviZ's `psense_summary` (1.3) gives its own dimension the name `component`: rename it for that function, by

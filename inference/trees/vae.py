@@ -52,11 +52,11 @@ def vae_tree(
     | `posterior_predictive` | `x` (image, row, column): data drawn from the likelihood at each z, at most 256 MiB |
     | `observed_data` | `x` (image, row, column), as the likelihood takes them |
 
-    Images of several channels have the dimension `channel` too, and points the dimensions `point` and `feature`. Leaving
-    an image out would leave its latent to its prior, so that LOO by the conditional log-likelihood has no meaning: there
-    is no group `log_likelihood`, and `importance` has the marginal density of each image. It is a lower bound in
-    expectation, of the draws of this tree; for more of them call `log_likelihood`. Where `k` exceeds 0.7 it is not
-    reliable.
+    Images of several channels have the dimension `channel` too, and points the dimensions `point` and `feature`.
+    Leaving an image out would leave its latent to its prior, so that LOO by the conditional log-likelihood has no
+    meaning: there is no group `log_likelihood`, and `importance` has the marginal density of each image. It is a lower
+    bound in expectation, of the draws of this tree; for more of them call `log_likelihood`. Where `k` exceeds 0.7 it is
+    not reliable.
 
     Args:
         vae: The model.

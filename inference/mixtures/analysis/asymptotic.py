@@ -1,9 +1,10 @@
 r"""Draws of the asymptotic normal distribution of a maximum-likelihood estimate.
 
-The estimate :math:`\hat\theta` has the sandwich covariance :math:`C` of `standard_errors`. In the unconstrained coordinates
-:math:`u(\theta)`, log-ratios of the weights to the last one, means, and logarithms of variances or Cholesky factors with
-the logarithm of their diagonal, it is by the delta method :math:`\mathcal N(u(\hat\theta), J C J^\top)` with
-:math:`J = \partial u / \partial \theta`; every draw of it is a mixture.
+The estimate :math:`\hat\theta` has the sandwich covariance :math:`C` of `standard_errors`. In the unconstrained
+coordinates :math:`u(\theta)`, log-ratios of the weights to the last one, means, and logarithms of variances or Cholesky
+factors with the logarithm of their diagonal, it is by the delta method
+:math:`\mathcal N(u(\hat\theta), J C J^\top)` with :math:`J = \partial u / \partial \theta`; every draw of it is a
+mixture.
 """
 
 from __future__ import annotations
