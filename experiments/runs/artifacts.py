@@ -38,7 +38,7 @@ from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
-    from xarray import DataTree
+    from xarray import DataArray, DataTree
 
     from latentmix.experiments.runs.mixtures import FittedMixture
 
@@ -414,12 +414,45 @@ class Run(Displayed):
         fitted, x = self.fitted(inference, labels), check_data(data, self.vae.shape)
         return class_probabilities(self.guide, fitted, x, average=average, draws=draws, seed=seed)
 
+    def class_probabilities(
+        self,
+        data: Tensor | NDArray[Any],
+        *,
+        inference: str = "em",
+        labels: str | None = None,
+        draws: int = 100,
+        seed: int = 0,
+    ) -> DataArray:
+        """Class probabilities of images or points at each draw, whose mean over the draws `classify` gives.
+
+        Args:
+            data: As `classify` takes them.
+            inference: The fit, such as `em`.
+            labels: The label budget; by default `few` if the run has it, else `none`.
+            draws: Draws of each datum, of q(z given x) and of the mixture's posterior where there are any.
+            seed: Seed of the draws.
+
+        Returns:
+            An array of dimensions `draw`, `image` (of points `point`) and `class` with the classes' names.
+
+        Raises:
+            ValueError: As `classify`, or if the array would take more than 2 GiB.
+
+        Example:
+            >>> run = load_run("runs/digits")  # doctest: +SKIP
+            >>> run.class_probabilities(images).quantile([0.05, 0.95], dim="draw")  # doctest: +SKIP
+        """
+        from latentmix.experiments.runs.class_probabilities import check_data, probability_draws
+
+        fitted, x = self.fitted(inference, labels), check_data(data, self.vae.shape)
+        return probability_draws(self.guide, fitted, x, draws=draws, seed=seed)
+
     def to_datatree(self) -> DataTree:
         """The posteriors of the run's mixtures as a tree for ArviZ.
 
-        At the root are the groups of the fit by NUTS, or else by SVI, others are below `fits`: `tree["fits/svi"]`. It is
-        read from `posterior.nc`; if the run has no such file, it is made from the draws that the run keeps, without the
-        groups that need data.
+        At the root are the groups of the fit by NUTS, or else by SVI, others are below `fits`: `tree["fits/svi"]`. It
+        is read from `posterior.nc`; if the run has no such file, it is made from the draws that the run keeps, without
+        the groups that need data.
 
         Raises:
             ValueError: If the file cannot be read, or no fit of the run has draws.

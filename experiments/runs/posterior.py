@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -48,19 +48,6 @@ def write_posterior(
     write_atomically(folder.place(POSTERIOR), data)
     folder.seal(POSTERIOR)
     return True
-
-
-def posterior_of(run: Run) -> xr.DataTree:
-    """The tree of `posterior.nc`, or of a run without one that of the draws which it keeps of its mixtures.
-
-    Raises:
-        ValueError: If the file cannot be read, or no fit has draws.
-    """
-    from latentmix.experiments.reading.posterior import read_posterior
-
-    if run.path is not None and inside(run.path, POSTERIOR).exists():
-        return read_posterior(run.path)
-    return run_tree(run.mixtures)
 
 
 def read_posterior(path: str | Path) -> xr.DataTree:
@@ -172,7 +159,8 @@ def _check_draws(tree: xr.DataTree, file: Path) -> None:
         for name, values in node.data_vars.items():
             if values.dtype.kind != "f":
                 continue
-            bad = ~np.isfinite(values).all([dim for dim in values.dims if dim not in ("chain", "draw")])
+            others = [dim for dim in values.dims if dim not in ("chain", "draw")]
+            bad = (values.isnull() | (abs(values) == np.inf)).any(others)
             if bool(bad.any()):
                 raise ValueError(
                     f"Expected draws that are finite in {file}; got NaN or infinity at site {name!r} in "

@@ -23,7 +23,7 @@ def obstacle(tree: xr.DataTree, function: str) -> str | None:
         Expected two chains or more for plot_rank; got one: sample more chains.
         >>> obstacle(from_pyro(Draws({"x": torch.zeros(2, 4)})), "plot_rank")
     """
-    svi = tree.attrs.get("inference") == "svi"
+    svi = tree.attrs.get("inference") in ("svi", "em_sandwich")  # independent draws of a normal distribution
     for check in _CHECKS.get(function, ()):
         reason = check(tree, function, svi)
         if reason is not None:

@@ -40,7 +40,8 @@ class MixturePosterior(Displayed):
         structure: The covariance structure.
         covariance_floor: `(D,)` variances added to the squared scales.
         inference: The algorithm of the draws. Those of a guide are independent: R-hat and effective sample sizes would
-            tell nothing of how close the guide is to the posterior, and are not given.
+            tell nothing of how close the guide is to the posterior, and are not given; nor are they for those of
+            `asymptotic_draws` ("em_sandwich"), which are no posterior.
         log_likelihoods: `chain x draw` mean log-likelihoods of the data under the draws, nats per point, where they are
             known: a further `summary` quantity.
         sample_stats: `chain x draw` statistics of the draws by name: of NUTS those of `RecordingNUTS`, of a guide
@@ -60,7 +61,7 @@ class MixturePosterior(Displayed):
     sites: dict[str, Tensor]
     structure: CovarianceStructure
     covariance_floor: Tensor
-    inference: Literal["nuts", "svi"] = "nuts"
+    inference: Literal["nuts", "svi", "em_sandwich"] = "nuts"
     log_likelihoods: Tensor | None = None
     sample_stats: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -15,6 +15,8 @@ from latentmix.inference.datatree.mcmc import from_pyro
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.trees.mixtures import mixture_tree, posterior_tree
+from latentmix.inference.trees.vae import vae_tree
+from latentmix.models import VAE
 
 __all__ = ["to_datatree"]
 
@@ -26,6 +28,7 @@ def to_datatree(fit: object, **options: Any) -> xr.DataTree:
     |---|---|---|
     | `GaussianMixture` by NUTS, by SVI with a density as guide, by EM | `X`, `draws`, ... | `mixture_tree` |
     | `MixturePosterior` | `X`, `draws`, ... | `posterior_tree` |
+    | `VAE` | `guide`, `data`, `draws`, ... | `vae_tree` |
     | a run, or another object with a method `to_datatree` | those of the method | the method |
     | an MCMC of Pyro, `Draws` | those of `from_pyro` | `from_pyro` |
 
@@ -53,10 +56,9 @@ def to_datatree(fit: object, **options: Any) -> xr.DataTree:
     """
     convert = _converter.dispatch(type(fit))
     own = getattr(fit, "to_datatree", None)
+    arguments: tuple[object, ...] = (fit,)
     if convert is _unknown and callable(own) and not isinstance(fit, type):
         convert, arguments = own, ()
-    else:
-        arguments = (fit,)
     parameters = inspect.signature(convert).parameters.values()
     names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     unknown = [name for name in options if name not in names]
@@ -80,5 +82,6 @@ _converter: Any = singledispatch(_unknown)
 _register: Callable[[type], Callable[[Any], Any]] = _converter.register
 _register(GaussianMixture)(mixture_tree)
 _register(MixturePosterior)(posterior_tree)
+_register(VAE)(vae_tree)
 _register(AbstractMCMC)(from_pyro)
 _register(Draws)(from_pyro)

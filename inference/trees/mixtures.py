@@ -13,7 +13,10 @@ from torch import Tensor
 
 from latentmix.inference.datatree.labels import Labels
 from latentmix.inference.isolation import isolated
+from latentmix.inference.mixtures.algorithm import EM
+from latentmix.inference.mixtures.analysis.asymptotic import asymptotic_draws
 from latentmix.inference.mixtures.draws import MixturePosterior
+from latentmix.inference.mixtures.em.stepwise import StepwiseEM
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult
 from latentmix.inference.mixtures.points.arrays import as_tensor
@@ -24,7 +27,11 @@ from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
 __all__ = ["mixture_labels", "mixture_tree", "posterior_tree", "quantities"]
 
 _PRIOR_DRAWS = 500
-_INFERENCE = {"nuts": "mcmc", "svi": "svi"}
+_INFERENCE = {"nuts": "mcmc", "svi": "svi", "em_sandwich": "em_sandwich"}
+_NO_POSTERIOR = (
+    "Draws of the asymptotic normal distribution of the maximum-likelihood estimate, with its sandwich covariance: "
+    "they tell how the estimate varies over data sets, and are no posterior."
+)
 
 
 def mixture_tree(
@@ -42,28 +49,33 @@ def mixture_tree(
     | `posterior` | `weights` (component), `means` (component, feature), `scales` (standard deviations), `covariances` |
     | `sample_stats` | of NUTS those of `RecordingNUTS`; of a guide `log_q` and, with X, `log_p` |
     | `log_likelihood`, `observed_data` | with X: `x` (point) and `x` (point, feature) |
-    | `log_prior`, `prior` | log-densities of the draws by site, and 500 draws of the prior, where the priors are known |
+    | `log_prior`, `prior` | log-densities of the draws by site, and 500 draws of the prior, if the priors are known |
     | `posterior_predictive` | if asked for: as many points as X has, under each draw |
 
     All are in the data's coordinates. Draws of NUTS are aligned across label switching as the fit aligned them
     (attribute `aligned`); a guide has one mode, and they need not be. Draws of a guide are those of `from_pyro_svi`:
     one chain, marked by the attribute `inference` "svi".
 
+    A mixture that was fitted by EM is a point. With X its tree has draws of its asymptotic normal distribution, with
+    the sandwich covariance of `standard_errors`, in the group `posterior` for ArviZ's functions to find; they are no
+    posterior (attribute `inference` "em_sandwich"), and there are no densities for LOO.
+
     ArviZ's `psense_summary` (1.3) gives its own dimension the name `component`: rename it for that function, by
     `renamed(tree, component="cluster")`.
 
     Args:
-        mixture: A mixture that was fitted by NUTS, or by SVI with a density as guide.
+        mixture: A mixture that was fitted by NUTS, by SVI with a density as guide, or by EM.
         X: The `n x D` points that it was fitted to.
-        draws: Most draws of each chain, evenly spaced; by default all that there are.
+        draws: Most draws of each chain, evenly spaced; by default all that there are. Of EM their number, by default
+            1,000.
         posterior_predictive: Whether to draw as many points as X has under each draw.
         seed: Seed of the draws of the prior and of the points.
 
     Raises:
-        ValueError: If the mixture is not fitted or has no draws, or X is no `n x D` points or has another number of
-            points than the fit.
+        ValueError: If the mixture is not fitted or has no draws; if X is no `n x D` points or has another number of
+            points than the fit; or, of EM, if X is missing, and as `standard_errors`.
     """
-    posterior = _posterior(mixture)
+    posterior = _posterior(mixture, X, draws, seed)
     result = getattr(mixture, "result_", None)
     attrs: dict[str, Any] = {"covariance_type": posterior.structure.name, "converged": int(mixture.converged_)}
     made = None
@@ -151,16 +163,23 @@ def quantities(posterior: MixturePosterior) -> dict[str, NDArray[np.float64]]:
     return {name: known[name] for name in names}
 
 
-def _posterior(mixture: GaussianMixture) -> MixturePosterior:
+def _posterior(mixture: GaussianMixture, X: Any, draws: int | None, seed: int) -> MixturePosterior:
     if not hasattr(mixture, "means_"):
         raise ValueError("Expected a fitted mixture; got one that is not fitted: call its fit first.")
     posterior: MixturePosterior | None = getattr(mixture, "posterior_", None)
-    if posterior is None:
+    if posterior is not None:
+        return posterior
+    if not isinstance(mixture.algorithm, EM) or isinstance(getattr(mixture, "result_", None), StepwiseEM):
         raise ValueError(
             "Expected a mixture with draws of its posterior; got one without: fit it by inference=NUTS(), or "
             "inference=SVI(guide=AutoNormal, priors={})."
         )
-    return posterior
+    if X is None:
+        raise ValueError(
+            "Expected the points X that the mixture was fitted to by EM, for the covariance of the estimate; got none: "
+            "pass X=, or fit it by inference=NUTS()."
+        )
+    return asymptotic_draws(mixture, X, 1000 if draws is None else draws, seed=seed)
 
 
 def _tree(
@@ -178,7 +197,8 @@ def _tree(
     whole = posterior.n_draws
     if draws is not None:
         posterior = posterior.thinned(draws)
-    own = {"inference": _INFERENCE[posterior.inference], **attrs}
+    shared = {"inference": _INFERENCE[posterior.inference], **attrs}
+    own = dict(shared)
     if posterior.n_draws < whole:
         own["thinned_from"] = whole
     x = None if X is None else check_points(as_tensor(X), posterior.sites["means"].shape[-1])
@@ -188,15 +208,18 @@ def _tree(
         raise ValueError("Expected the points X of posterior_predictive; got none.")
     groups: dict[str, Mapping[str, Any]] = {"posterior": quantities(posterior)}
     groups["sample_stats"] = statistics = {name: _array(values) for name, values in posterior.sample_stats.items()}
-    density = None
+    density, of_posterior = None, posterior.inference != "em_sandwich"
+    if not of_posterior:
+        own |= {"log_likelihood_omitted": _NO_POSTERIOR, "log_prior_omitted": _NO_POSTERIOR}
     with torch.no_grad(), isolated(seed=seed, validation=False):
         if x is not None:
+            groups["observed_data"] = {"x": _array(x)}
+        if x is not None and of_posterior:
             density = _array(posterior.log_likelihood(x, pointwise=True))
             groups["log_likelihood"] = {"x": density}
-            groups["observed_data"] = {"x": _array(x)}
-        if made is None:
+        if made is None and of_posterior:
             own["log_prior_omitted"] = "The draws come from a file, which holds no model of their priors."
-        else:
+        elif made is not None:
             log_prior = made.log_prior({name: site.to(made.scale) for name, site in posterior.sites.items()})
             groups["log_prior"] = {name: _array(values) for name, values in log_prior.items()}
             try:
@@ -211,7 +234,7 @@ def _tree(
                 own["log_p_omitted"] = "pass the points that the mixture was fitted to by X."
         if posterior_predictive and x is not None:
             groups["posterior_predictive"] = {"x": _replicates(posterior, len(x), seed)}
-    if x is None:
+    if x is None and of_posterior:
         own["log_likelihood_omitted"] = "pass the points that the mixture was fitted to by X."
     sample_dims = {"observed_data": ()}
     batch = {"log_likelihood", "log_prior", "sample_stats"}
@@ -220,7 +243,7 @@ def _tree(
         if groups.get(group):
             named = labels.renamed({"x": ["point"]}) if group in batch else labels
             datasets[group] = named.dataset(
-                groups[group], sample_dims=sample_dims.get(group, ("chain", "draw")), attrs=own
+                groups[group], sample_dims=sample_dims.get(group, ("chain", "draw")), attrs=shared
             )
     tree = xr.DataTree.from_dict(datasets)
     tree.attrs.update(own)

@@ -150,7 +150,7 @@ def _chain(
         position = settings.jitter * torch.randn(size, dtype=torch.float64)
         while not math.isfinite(potential.value_and_gradient(position.numpy())[0]):
             position = position / 2
-        kernel = RecordingNUTS(
+        kernel = RecordingNUTS(  # type: ignore[no-untyped-call]
             potential_fn=potential,
             full_mass=size <= _DENSE,
             target_accept_prob=settings.target_accept,

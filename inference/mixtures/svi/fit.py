@@ -133,7 +133,7 @@ class MixtureSVIResult(Displayed):
             raise ValueError("Expected a guide with a density, such as AutoMultivariateNormal; got AutoDelta.")
         like = self.location.new_zeros(1, len(self.location), dtype=torch.float64)
         with isolated(seed=seed, validation=False), torch.no_grad(), pyro.plate("draws", draws, dim=-2):
-            trace = poutine.trace(self.guide).get_trace(like)
+            trace: Any = poutine.trace(self.guide).get_trace(like)
             trace.compute_log_prob()
         nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
         sites = {name: nodes[name]["value"].reshape(1, draws, *shape) for name, shape in self.model.shapes.items()}
