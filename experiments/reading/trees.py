@@ -6,6 +6,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,7 @@ def read_tree(path: Path, *, max_gib: float = MAX_GIB) -> xr.DataTree:
         if path.suffix == ".zarr":
             if not path.is_dir():
                 raise ValueError(f"Expected {expected} in {path}; got no folder: {REMEDY}.")
-            with kept_warnings():
-                tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+            tree = xr.open_datatree(path, engine="zarr")
         else:
             with open_regular(path):
                 pass
@@ -147,7 +147,8 @@ def write_tree(tree: xr.DataTree, path: Path) -> None:
     beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     try:
         with kept_warnings():
-            tree.to_zarr(beside, consolidated=False)
+            warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)  # of zarr about its own format
+            tree.to_zarr(beside)
         os.rename(beside, path)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

@@ -61,7 +61,7 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
     if name is not None and name not in names:
         if not names:
             raise ValueError(
-                f"Expected a run for --inference; got {source}, which holds a single posterior: leave it out."
+                f"Expected a run for --inference; got {source}, which holds a single posterior: leave the option out."
             )
         known = f"Expected for --inference a fit of {source} with a posterior, {', '.join(names)}; got {name!r:.40}"
         if name in ESTIMATES:

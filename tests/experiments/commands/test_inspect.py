@@ -1,4 +1,4 @@
-"""`latentmix inspect`: a posterior in words and pictures; nothing is overwritten, and what cannot be is one sentence."""
+"""`latentmix inspect`: a posterior in words and pictures; nothing is overwritten, and refusals are one sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Inspect = Callable[..., str]
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of a posterior by MCMC, of one by SVI, and of two fits as a run has them."""
     folder = tmp_path_factory.mktemp("posteriors")
-    trees = {"mcmc": schools_tree(), "svi": mixture_tree(3, 2, "svi"), "run": mixture_tree(3, 2)}
+    trees = {"mcmc": schools_tree(), "svi": mixture_tree(3, 2, "svi", draws=300), "run": mixture_tree(3, 2)}
     other = mixture_tree(2, 2, "svi")
     groups = {f"/fits/posterior{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in other.subtree}
     run = {node.path: node.to_dataset(inherit=False) for node in trees["run"].subtree}
@@ -78,13 +78,13 @@ def test_a_guide_has_k_hat_in_the_place_of_r_hat(inspect: Inspect, files: Path) 
     assert f"k-hat {k_hat:.2f}: the guide is close to the posterior" in text
     assert "r_hat" not in text
     assert "ess" not in text
-    assert "SVI (AutoNormal): 60 independent draws" in text
+    assert "SVI (AutoNormal): 300 independent draws" in text
 
 
 def test_a_guide_far_from_the_posterior_is_called_so(inspect: Inspect, files: Path) -> None:
     tree = read_tree(files / "svi.nc")
-    x = np.random.default_rng(0).normal(size=(1, 60))
-    tree["sample_stats"]["log_p"] = (("chain", "draw"), 30 * x**2)
+    x = np.random.default_rng(0).normal(size=(1, 300))
+    tree["sample_stats"] = tree["sample_stats"].to_dataset().assign(log_p=(("chain", "draw"), 30 * x**2))
     tree.to_netcdf("far.nc", engine="h5netcdf")
     assert "the guide misses parts of the posterior" in inspect("far.nc")
     tree["sample_stats"] = tree["sample_stats"].to_dataset().drop_vars("log_q")
@@ -175,7 +175,7 @@ def test_pictures_show_the_quantities_that_are_least_certain(
 def test_the_tree_is_written_whole_and_read_back(inspect: Inspect, files: Path, name: str) -> None:
     assert inspect("run.nc", "--to", name).endswith(f"{name}\n")
     assert read_tree(Path(name)).identical(read_tree(files / "run.nc"))
-    assert inspect(name).splitlines()[0] == inspect("run.nc").splitlines()[0]
+    assert sorted(inspect(name).splitlines()[1:]) == sorted(inspect("run.nc").splitlines()[1:])
     inspect("run.nc", "--inference", "posterior", "--to", "other.nc")
     other = read_tree(Path("other.nc"))
     assert other["posterior"].sizes["component"] == 2
@@ -197,7 +197,7 @@ REFUSED = {
     "mcmc.nc --var them": r"variables of the posterior, mu, tau, theta, for --var; got 'them'",
     "mcmc.nc --var thet": "did you mean theta?",
     "mcmc.nc --plots traces": "did you mean trace?",
-    "svi.nc --plots forest,energy": "Expected the energy of every draw for plot_energy; got none: draws by SVI have none.",
+    "svi.nc --plots forest,energy": "Expected the energy of every draw for plot_energy; got none: draws by SVI",
     "svi.nc --inference nuts": "got svi.nc, which holds a single posterior: leave the option out",
     "run.nc --inference em": "nuts, posterior; got 'em': EM's answer is a point without draws",
     "run.nc --inference nutz": "did you mean nuts?",
