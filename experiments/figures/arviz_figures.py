@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import matplotlib
-from cycler import cycler
+from matplotlib import cycler
 from matplotlib.figure import Figure
 
 from latentmix.experiments.figures.style import COLOURS, INK, PAPER, SMALL, WIDTH, new_figure

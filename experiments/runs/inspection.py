@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,9 +102,10 @@ class Inspection:
         """ArviZ's summary, a scalar a row; without its diagnostics of chains where there are none."""
         import arviz
 
-        values = flat(self._posterior, self._quantities)
         with kept_warnings():
-            return arviz.summary(values, kind="stats" if self.by_guide else "all")
+            warnings.simplefilter("ignore", RuntimeWarning)  # of constants, which are left out
+            table = arviz.summary(self._posterior[self._shown], kind="stats" if self.by_guide else "all")
+        return table.loc[self._quantities]
 
     @cached_property
     def weights(self) -> ImportanceWeights | None:
