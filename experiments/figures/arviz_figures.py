@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import matplotlib
-from matplotlib import cycler
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from latentmix.experiments.figures.style import COLOURS, INK, PAPER, SMALL, WIDTH, new_figure
 from latentmix.models.process_state import exclusive
@@ -19,7 +19,7 @@ __all__ = ["MAKE", "arviz_style"]
 MAKE = Callable[..., tuple[Any, Any]]
 """Makes a figure and its axes: called as `matplotlib.pyplot.subplots`."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=COLOURS),
     "axes.labelsize": SMALL,
     "axes.titlesize": SMALL,
@@ -44,8 +44,9 @@ def arviz_style(make: MAKE | None = None) -> Iterator[None]:
         make: Makes a figure with its axes, as `matplotlib.pyplot.subplots`; by default one of constrained layout.
     """
     import arviz_base
-    from arviz_plots.backend.matplotlib import core
+    from arviz_plots.backend import matplotlib as backend
 
+    core: Any = backend.core
     thread, original, ours = threading.get_ident(), core.subplots, make or _subplots
 
     def subplots(*rows_and_columns: Any, **options: Any) -> tuple[Any, Any]:

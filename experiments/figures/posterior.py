@@ -125,19 +125,27 @@ def plot_obstacle(tree: xr.DataTree, name: str) -> str | None:
 
 def _scalars(variables: xr.Dataset) -> Iterable[tuple[str, str, dict[str, int]]]:
     for variable, values in variables.data_vars.items():
-        dims = [dim for dim in values.dims if dim not in DRAWS]
+        dims = [str(dim) for dim in values.dims if dim not in DRAWS]
         labels = [values[dim].values for dim in dims]
         for index in np.ndindex(*(values.sizes[dim] for dim in dims)):
             words = ", ".join(str(label[place]) for label, place in zip(labels, index, strict=True))
-            yield (f"{variable}[{words}]" if dims else str(variable)), variable, dict(zip(dims, index, strict=True))
+            yield (
+                (f"{variable}[{words}]" if dims else str(variable)),
+                str(variable),
+                dict(zip(dims, index, strict=True)),
+            )
+
+
+def _group(tree: xr.DataTree, name: str) -> xr.Dataset:
+    return tree[name].to_dataset()
 
 
 def _flat_tree(tree: xr.DataTree, names: Sequence[str], *groups: str) -> xr.DataTree:
     import xarray as xr
 
-    flattened = {group: flat(tree[group].to_dataset(), names) for group in ("posterior", *groups)}
+    flattened = {group: flat(_group(tree, group), names) for group in ("posterior", *groups)}
     if "sample_stats" in tree:
-        flattened["sample_stats"] = tree["sample_stats"].to_dataset()
+        flattened["sample_stats"] = _group(tree, "sample_stats")
     return xr.DataTree.from_dict(flattened)
 
 
@@ -179,7 +187,7 @@ def _label_lowest(panels: Sequence[Axes]) -> None:
 
 def _chains(tree: xr.DataTree) -> list[Line2D]:
     """Handles of a legend of the chains, if there are several."""
-    chains = [str(chain) for chain in tree["posterior"]["chain"].values]
+    chains = [str(chain) for chain in _group(tree, "posterior")["chain"].values]
     if not 1 < len(chains) <= len(COLOURS):
         return []
     return [Line2D([], [], color=colour, label=f"chain {name}") for name, colour in zip(chains, COLOURS, strict=False)]
@@ -323,7 +331,7 @@ def _energy(tree: xr.DataTree, panels: Panels) -> Figure:
             figure_kwargs={"figsize": (WIDTH, 3.7), "width_ratios": [1, 3]},
         )
         bfmi, energy = collection.viz["figure"].item().axes
-        chains = [str(chain) for chain in tree["posterior"]["chain"].values]
+        chains = [str(chain) for chain in _group(tree, "posterior")["chain"].values]
         bfmi.set_yticks(range(len(chains)), chains)
         bfmi.set_ylim(-0.5, len(chains) - 0.5)
         bfmi.set_xlim(0.0, max(1.05 * bfmi.get_xlim()[1], 1.0))
@@ -356,7 +364,7 @@ def _by_feature(tree: xr.DataTree, most: int = 12) -> xr.DataTree:
     groups: dict[str, dict[str, xr.DataArray]] = {}
     for group in ("posterior_predictive", "observed_data"):
         for name in _observed_names(tree) if group in tree else ():
-            values = tree[group][name]
+            values = _group(tree, group)[name]
             split = "feature" in values.dims
             parts = {name: values}
             if split:
@@ -364,10 +372,10 @@ def _by_feature(tree: xr.DataTree, most: int = 12) -> xr.DataTree:
                 parts = {f"{name}[{label}]": values.isel(feature=place, drop=True) for place, label in labels}
             groups.setdefault(group, {}).update(parts)
             if "log_likelihood" in tree and name in tree["log_likelihood"]:
-                densities = dict.fromkeys(parts, tree["log_likelihood"][name])
+                densities = dict.fromkeys(parts, _group(tree, "log_likelihood")[name])
                 groups.setdefault("log_likelihood", {}).update(densities)
     datasets = {group: xr.Dataset(parts) for group, parts in groups.items()}
-    return xr.DataTree.from_dict({"posterior": tree["posterior"].to_dataset(), **datasets})
+    return xr.DataTree.from_dict({"posterior": _group(tree, "posterior"), **datasets})
 
 
 def _left_out(tree: xr.DataTree, shown: xr.DataTree) -> str:
@@ -447,8 +455,9 @@ def _prior_posterior(tree: xr.DataTree, panels: Panels) -> Figure:
 
     values = _flat_tree(tree, panels.names, "prior")
     names = [str(name) for name in values["posterior"].data_vars if name in values["prior"]]
-    near = {name: _near(values["prior"][name], values["posterior"][name]) for name in names}
-    values["prior"] = values["prior"].to_dataset().assign({name: prior for name, (prior, _) in near.items()})
+    prior, posterior = (_group(values, group) for group in ("prior", "posterior"))
+    near = {name: _near(prior[name], posterior[name]) for name in names}
+    values["prior"] = prior.assign({name: draws for name, (draws, _) in near.items()})
     with arviz_style():
         collection = arviz.plot_prior_posterior(
             values, var_names=names, kind="kde", visuals={"dist": {"width": 1.4}}, **_grid(len(names))

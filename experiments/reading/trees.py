@@ -103,12 +103,13 @@ def check_draws(tree: xr.DataTree, path: Path) -> None:
             f"Expected draws of a posterior, with the dimensions chain and draw, in {path}; got {wrong}: write it by "
             "to_datatree(...).to_netcdf, or by ArviZ's converters."
         )
-    for name, values in tree["posterior"].data_vars.items():
-        bad = ~np.isfinite(values).all([dim for dim in values.dims if dim not in ("chain", "draw")])
-        if bool(bad.any()):
+    for name, values in tree["posterior"].to_dataset().items():
+        draws = values.transpose("chain", "draw", ...).values.reshape(values.sizes["chain"] * values.sizes["draw"], -1)
+        bad = int((~np.isfinite(draws)).any(-1).sum())
+        if bad:
             raise ValueError(
-                f"Expected draws that are finite in {path}; got NaN or infinity at site {name!r} in {int(bad.sum())} "
-                f"of {bad.size} draws: restore the file from a copy, or draw again."
+                f"Expected draws that are finite in {path}; got NaN or infinity at site {name!r} in {bad} of "
+                f"{len(draws)} draws: restore the file from a copy, or draw again."
             )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from latentmix.experiments.figures.posterior import PLOTS, Panels, flat, plot_obstacle, quantity_names
 from latentmix.experiments.hints import did_you_mean
@@ -79,6 +80,13 @@ class Inspection:
     def _posterior(self) -> xr.Dataset:
         return self.tree["posterior"].to_dataset()
 
+    @property
+    def _statistics(self) -> Mapping[str, NDArray[Any]]:
+        """Statistics of the draws by name; none of a tree without them."""
+        if "sample_stats" not in self.tree:
+            return {}
+        return {str(name): values.values for name, values in self.tree["sample_stats"].to_dataset().items()}
+
     @cached_property
     def _shown(self) -> list[str]:
         """Names of the variables of the table and the pictures."""
@@ -110,11 +118,11 @@ class Inspection:
     @cached_property
     def weights(self) -> ImportanceWeights | None:
         """Importance weights of the draws of a guide, if their densities are known."""
-        stats = self.tree.get("sample_stats")
-        if not self.by_guide or stats is None or not {"log_p", "log_q"} <= set(stats.data_vars):
+        stats = self._statistics
+        if not self.by_guide or not {"log_p", "log_q"} <= set(stats):
             return None
         try:
-            return importance_weights(stats["log_p"].values, stats["log_q"].values)
+            return importance_weights(stats["log_p"], stats["log_q"])
         except ValueError:
             return None
 
@@ -144,17 +152,17 @@ class Inspection:
         import arviz
 
         lines = [self._convergence()]
-        stats, sizes = self.tree.get("sample_stats"), self._posterior.sizes
+        stats, sizes = self._statistics, self._posterior.sizes
         total = sizes["chain"] * sizes["draw"]
-        if stats is not None and "diverging" in stats:
+        if "diverging" in stats:
             count = int(stats["diverging"].sum())
             remedy = ": draws near them are biased; raise the target acceptance, or reparametrise" if count else ""
             lines.append(f"Divergent transitions: {count:,} of {total:,}{remedy}.")
-        if stats is not None and "reached_max_tree_depth" in stats:
+        if "reached_max_tree_depth" in stats:
             count = int(stats["reached_max_tree_depth"].sum())
             remedy = ": these were cut short, and explore slowly; raise max_tree_depth" if count else ""
             lines.append(f"Trees at the greatest depth: {count:,} of {total:,}{remedy}.")
-        if stats is not None and "energy" in stats:
+        if "energy" in stats:
             bfmi = np.asarray(arviz.bfmi(self.tree)["energy"])
             low = float(bfmi.min())
             remedy = "" if low >= 0.3 else ", below 0.3: a chain explores the tails slowly; reparametrise"
