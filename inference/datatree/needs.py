@@ -81,6 +81,21 @@ def _group(group: str, remedy: str) -> _Check:
     return check
 
 
+def _scalar(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    for name, density in tree["log_likelihood"].data_vars.items():
+        data = tree["observed_data"].get(name) if "observed_data" in tree else None
+        extra = (
+            [] if data is None else [str(dim) for dim in data.dims if dim not in density.dims and data.sizes[dim] > 1]
+        )
+        if extra:
+            return (
+                f"Expected one value per term of the log likelihood for {function}; got {name!r} with the dimension "
+                f"{extra[0]!r} too: take one of its values, as by isel({extra[0]}=0), in observed_data and in "
+                "posterior_predictive."
+            )
+    return None
+
+
 _LIKELIHOOD = _group("log_likelihood", "convert with log_likelihood=True.")
 _PRIOR = _group("prior", "pass draws of the prior by prior=.")
 _PREDICTIVE = _group("posterior_predictive", "pass draws of Predictive by posterior_predictive=.")
@@ -90,7 +105,7 @@ _CHECKS: dict[str, tuple[_Check, ...]] = {
     "plot_energy": (_energy,),
     "loo": (_LIKELIHOOD, _sampled),
     "compare": (_LIKELIHOOD, _sampled),
-    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _sampled),
+    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _sampled, _scalar),
     "loo_approximate_posterior": (_LIKELIHOOD, _density("log_p", "model's"), _density("log_q", "guide's")),
     "plot_khat": (_LIKELIHOOD,),
     "psense_summary": (_LIKELIHOOD, _group("log_prior", "a latent depends on a variable that is summed out.")),
