@@ -73,12 +73,14 @@ class PosteriorPlot:
         most: Most quantities of a picture; 0 of a picture of data, which shows none.
         draw: Draws it.
         within: A group that has to have the quantities.
+        by_feature: Whether each feature of the data has a panel, which ArviZ's function by itself does not give it.
     """
 
     function: str
     most: int
     draw: Callable[[xr.DataTree, Panels], Figure]
     within: str = "posterior"
+    by_feature: bool = False
 
 
 def quantity_names(variables: xr.Dataset) -> list[str]:
@@ -114,7 +116,9 @@ def plot_obstacle(tree: xr.DataTree, name: str) -> str | None:
 
     plot = PLOTS[name]
     if not plot.most:
-        return obstacle(tree, plot.function)
+        return obstacle(
+            _by_feature(tree) if plot.by_feature and "posterior_predictive" in tree else tree, plot.function
+        )
     groups = {group: node.to_dataset() for group, node in tree.children.items() if group != "posterior"}
     sizes = {dim: tree["posterior"].sizes[dim] for dim in DRAWS}
     draws = xr.Dataset({"draws": (DRAWS, np.zeros(tuple(sizes.values())))})
@@ -375,7 +379,11 @@ def _by_feature(tree: xr.DataTree, most: int = 12) -> xr.DataTree:
                 densities = dict.fromkeys(parts, _group(tree, "log_likelihood")[name])
                 groups.setdefault("log_likelihood", {}).update(densities)
     datasets = {group: xr.Dataset(parts) for group, parts in groups.items()}
-    return xr.DataTree.from_dict({"posterior": _group(tree, "posterior"), **datasets})
+    if "sample_stats" in tree:
+        datasets["sample_stats"] = _group(tree, "sample_stats")
+    split_tree = xr.DataTree.from_dict({"posterior": _group(tree, "posterior"), **datasets})
+    split_tree.attrs.update(tree.attrs)
+    return split_tree
 
 
 def _left_out(tree: xr.DataTree, shown: xr.DataTree) -> str:
@@ -527,7 +535,7 @@ PLOTS: Mapping[str, PosteriorPlot] = {
     "energy": PosteriorPlot("plot_energy", 0, _energy),
     "ppc": PosteriorPlot("plot_ppc_dist", 0, _ppc),
     "pit": PosteriorPlot("plot_ppc_pit", 0, _pit),
-    "loo_pit": PosteriorPlot("plot_loo_pit", 0, _loo_pit),
+    "loo_pit": PosteriorPlot("plot_loo_pit", 0, _loo_pit, by_feature=True),
     "prior_posterior": PosteriorPlot("plot_prior_posterior", 12, _prior_posterior, within="prior"),
     "khat": PosteriorPlot("plot_khat", 0, _khat),
 }

@@ -313,6 +313,22 @@ class RunFolder:
                         mixtures.setdefault(inference, {})[labels] = FittedMixture.from_state_dict(state)
         return mixtures
 
+    def save_posterior(self, mixtures: Mapping[str, Mapping[str, FittedMixture]], latents: NDArray[np.float64]) -> bool:
+        """Write `posterior.nc` for ArviZ, and whether there is one: if a fit has draws.
+
+        Args:
+            mixtures: Fitted mixtures by inference and label budget.
+            latents: The `N x D` latents that they were fitted to.
+        """
+        from latentmix.experiments.runs.posterior import POSTERIOR, posterior_bytes
+
+        data = posterior_bytes(mixtures, latents)
+        if data is None:
+            return False
+        write_atomically(self.place(POSTERIOR), data)
+        self.seal(POSTERIOR)
+        return True
+
     def save_training(self, state: TrainingState) -> None:
         """Write the state of training, for `latentmix resume`; that of the epoch before is kept, too."""
         save_tree(self.subfolder("checkpoints") / TRAINING[state.epoch % 2], state.state_dict())
@@ -463,7 +479,7 @@ class Run(Displayed):
         """
         from latentmix.experiments.runs.posterior import posterior_of
 
-        return posterior_of(self)
+        return posterior_of(self.mixtures, self.path)
 
     def shown(self) -> dict[str, Any]:
         test = self.summary.get("test", {})

@@ -207,8 +207,6 @@ class Session:
 
     def measure(self, folder: RunFolder, history: list[dict[str, Any]]) -> None:
         """Measure the VAE, fit the mixtures to its latents, and write both."""
-        from latentmix.experiments.runs.posterior import write_posterior  # xarray is not needed to refuse a run
-
         training, data, mixture = self.experiment.training, self.experiment.data, self.experiment.mixture
         measured = {name: self.measure_split(name) for name in ("validation", "test")}
 
@@ -230,7 +228,7 @@ class Session:
         )
         mixture_seconds = time.perf_counter() - began
         folder.save_mixtures(mixtures)
-        if write_posterior(folder, mixtures, latents["train"].latents):
+        if folder.save_posterior(mixtures, latents["train"].latents):
             self.tell("draws of the mixtures: posterior.nc, for ArviZ")
         measured_fits = measure_probabilities(self.guide, mixtures, self.dataset.splits["test"], seed=training.seed)
         for inference, budgets in measured_fits.items():

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from latentmix.experiments.reading.limits import MAX_GIB
 from latentmix.experiments.runs.posterior_tree import FORMAT, fits_with_draws, run_tree
-from latentmix.models.files import inside, write_atomically
+from latentmix.models.files import inside
 from latentmix.models.process_state import kept_warnings
 from latentmix.models.reading import one_sentence, open_regular
 
 if TYPE_CHECKING:
-    from latentmix.experiments.runs.artifacts import Run, RunFolder
     from latentmix.experiments.runs.mixtures import FittedMixture
 
-__all__ = ["POSTERIOR", "posterior_of", "read_posterior", "write_posterior"]
+__all__ = ["POSTERIOR", "posterior_bytes", "posterior_of", "read_posterior"]
 
 POSTERIOR = "posterior.nc"
 
@@ -32,22 +31,14 @@ _MOST_OBJECTS = 1000
 _EXPECTED = "the posterior of a run"
 
 
-def write_posterior(
-    folder: RunFolder, mixtures: Mapping[str, Mapping[str, FittedMixture]], latents: NDArray[np.float64]
-) -> bool:
-    """Write `posterior.nc`, if a fit has draws; returns whether one has.
+def posterior_bytes(mixtures: Mapping[str, Mapping[str, FittedMixture]], latents: NDArray[np.float64]) -> bytes | None:
+    """The content of `posterior.nc`; `None` if no fit has draws.
 
     Args:
-        folder: The run, locked.
         mixtures: Fitted mixtures by inference and label budget.
         latents: The `N x D` latents that they were fitted to.
     """
-    if not fits_with_draws(mixtures):
-        return False
-    data = bytes(run_tree(mixtures, latents).to_netcdf(engine="h5netcdf"))
-    write_atomically(folder.place(POSTERIOR), data)
-    folder.seal(POSTERIOR)
-    return True
+    return bytes(run_tree(mixtures, latents).to_netcdf(engine="h5netcdf")) if fits_with_draws(mixtures) else None
 
 
 def read_posterior(path: str | Path) -> xr.DataTree:
@@ -100,15 +91,19 @@ def read_posterior(path: str | Path) -> xr.DataTree:
     return tree
 
 
-def posterior_of(run: Run) -> xr.DataTree:
-    """The tree of `posterior.nc`, or of a run without one that of the draws which it keeps of its mixtures.
+def posterior_of(mixtures: Mapping[str, Mapping[str, FittedMixture]], path: Path | None) -> xr.DataTree:
+    """The tree of a run's `posterior.nc`, or without one that of the draws which the run keeps of its mixtures.
+
+    Args:
+        mixtures: The run's mixtures.
+        path: Its folder, if it was read from one.
 
     Raises:
         ValueError: If the file cannot be read, or no fit has draws.
     """
-    if run.path is not None and inside(run.path, POSTERIOR).exists():
-        return read_posterior(run.path)
-    return run_tree(run.mixtures)
+    if path is not None and inside(path, POSTERIOR).exists():
+        return read_posterior(path)
+    return run_tree(mixtures)
 
 
 def _broken(file: Path, error: Exception, remedy: str) -> ValueError:

@@ -62,6 +62,19 @@ def _sampled(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     return f"Expected draws of the posterior for {function}; got draws of a guide: use loo_approximate_posterior."
 
 
+def _varying(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    """Importance ratios that are equal at all draws, as where a mask excludes a datum, have no tail."""
+    for name, values in {} if svi else tree["log_likelihood"].data_vars.items():
+        equal = values.max(("chain", "draw")) == values.min(("chain", "draw"))
+        if bool(equal.any()) and values.sizes["chain"] * values.sizes["draw"] > 1:
+            return (
+                f"Expected a log likelihood that varies with the draw at every datum for {function}; got the same at "
+                f"every draw for {int(equal.sum())} of {equal.size} data of {name}, as a mask gives: leave these data "
+                "out of log_likelihood."
+            )
+    return None
+
+
 def _density(statistic: str, whose: str) -> _Check:
     def check(tree: xr.DataTree, function: str, svi: bool) -> str | None:
         if "sample_stats" in tree and statistic in tree["sample_stats"]:
@@ -81,6 +94,21 @@ def _group(group: str, remedy: str) -> _Check:
     return check
 
 
+def _scalar(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    for name, density in tree["log_likelihood"].data_vars.items():
+        data = tree["observed_data"].get(name) if "observed_data" in tree else None
+        extra = (
+            [] if data is None else [str(dim) for dim in data.dims if dim not in density.dims and data.sizes[dim] > 1]
+        )
+        if extra:
+            return (
+                f"Expected one value per term of the log likelihood for {function}; got {name!r} with the dimension "
+                f"{extra[0]!r} too: take one of its values, as by isel({extra[0]}=0), in observed_data and in "
+                "posterior_predictive."
+            )
+    return None
+
+
 _LIKELIHOOD = _group("log_likelihood", "convert with log_likelihood=True.")
 _PRIOR = _group("prior", "pass draws of the prior by prior=.")
 _PREDICTIVE = _group("posterior_predictive", "pass draws of Predictive by posterior_predictive=.")
@@ -97,11 +125,11 @@ _DENSITIES = (_density("log_p", "model's"), _density("log_q", "guide's"))
 _CHECKS: dict[str, tuple[_Check, ...]] = {
     "plot_rank": (_chains,),
     "plot_energy": (_energy,),
-    "loo": (_LIKELIHOOD, _sampled),
-    "compare": (_LIKELIHOOD, _sampled),
-    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _OBSERVED, _sampled),
+    "loo": (_LIKELIHOOD, _sampled, _varying),
+    "compare": (_LIKELIHOOD, _sampled, _varying),
+    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _OBSERVED, _sampled, _scalar, _varying),
     "loo_approximate_posterior": (_LIKELIHOOD, *_DENSITIES),
-    "plot_khat": (_LIKELIHOOD, *map(_by_guide, _DENSITIES)),
+    "plot_khat": (_LIKELIHOOD, *map(_by_guide, _DENSITIES), _varying),
     "psense_summary": (_LIKELIHOOD, _group("log_prior", "a latent depends on a variable that is summed out.")),
     "plot_ppc_dist": (_PREDICTIVE,),
     "plot_ppc_pit": (_PREDICTIVE, _OBSERVED),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +22,13 @@ from latentmix.inference.importance import log_density, seeded_batches
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.em.density import Densities
 from latentmix.models import VAE
+from latentmix.models.process_state import kept_warnings
 from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["vae_tree"]
 
 _MOST_PREDICTED = 256 * 2**20  # bytes of the data that are drawn
+_FEWEST = 25  # draws that Pareto k is told from
 _CHUNK = 2048  # latents that are decoded together
 
 
@@ -181,12 +184,16 @@ def _evaluated(
 
 def _pareto_k(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shape of the tail of each datum's importance weights, `(n,)`; NaN where there are too few draws to tell."""
+    if len(log_weights) < _FEWEST:
+        return np.full(log_weights.shape[1], np.nan)
     shapes = []
     for column in log_weights.T:
         try:
-            shapes.append(float(array_statistics().psislw(-column, axis=0)[1]))
-        except ValueError:
-            shapes.append(math.nan)
+            with kept_warnings():
+                warnings.simplefilter("ignore")  # the shape says what the warning does
+                shapes.append(float(array_statistics().psislw(-column, axis=0)[1]))
+        except ValueError:  # weights that are all the same
+            shapes.append(-math.inf)
     return np.asarray(shapes)
 
 
