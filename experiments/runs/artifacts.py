@@ -466,9 +466,9 @@ class Run(Displayed):
     def to_datatree(self) -> DataTree:
         """The posteriors of the run's mixtures as a tree for ArviZ.
 
-        At the root are the groups of the fit by NUTS, or else by SVI, others are below `fits`: `tree["fits/svi"]`. It
-        is read from `posterior.nc`; if the run has no such file, it is made from the draws that the run keeps, without
-        the groups that need data.
+        At the root are the groups of the fit by NUTS, or else by SVI; another fit is a tree by itself, such as
+        `tree["fit_svi"]`, and the attribute `fits` names all. It is read from `posterior.nc`; if the run has no such
+        file, it is made from the draws that the run keeps, without the groups that need data.
 
         Raises:
             ValueError: If the file cannot be read, or no fit of the run has draws.

@@ -30,9 +30,10 @@ _SINGLE = ("log_likelihood", "posterior_predictive")  # groups in float32
 def run_tree(
     mixtures: Mapping[str, Mapping[str, FittedMixture]], latents: NDArray[np.float64] | None = None
 ) -> xr.DataTree:
-    """The posteriors of a run's fits in one tree: that of NUTS, else that of SVI, at its root, others below `fits`.
+    """The posteriors of a run's fits in one tree: that of NUTS, else that of SVI, at its root.
 
-    A fit has the groups of `to_datatree`, and is a tree for ArviZ by itself, `tree["fits/svi"]`. Their draws are the
+    Other fits are the nodes `fit_svi`, `fit_posterior`, ..., each a tree for ArviZ by itself, with the groups of
+    `to_datatree`; ArviZ would take a node of the plain name `posterior` for the group. Their draws are the
     evenly spaced ones that the run keeps of its mixtures. The tree takes at most 10 MB: groups that do not fit are left
     out, and the attribute `left_out` names them; `log_likelihood` and `posterior_predictive` are in float32.
 
@@ -53,7 +54,7 @@ def run_tree(
     first, *others = (_fit_tree(name, fitted, plans[name], latents) for name, fitted in fits.items())
     groups = {node.path: node.to_dataset(inherit=False) for node in first.subtree}
     for name, tree in zip(list(fits)[1:], others, strict=True):
-        groups |= {f"/fits/{name}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in tree.subtree}
+        groups |= {f"/fit_{name}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in tree.subtree}
     whole = xr.DataTree.from_dict(groups)
     whole.attrs |= {"latentmix_format": FORMAT, "fits": ", ".join(fits)}
     return whole
@@ -135,7 +136,11 @@ def _fit_tree(name: str, fitted: FittedMixture, plan: _Plan, latents: NDArray[np
     groups = {node.path: node.to_dataset(inherit=False) for node in tree.subtree}
     attrs: dict[str, Any] = {"fit": name}
     if plan.left_out:
-        attrs["left_out"] = f"{', '.join(plan.left_out)}: the file holds at most {MOST_BYTES / 1e6:.0f} MB"
+        attrs["left_out"] = f"{', '.join(plan.left_out)}: a run's tree takes at most {MOST_BYTES / 1e6:.0f} MB"
+    if not with_points:
+        attrs["log_likelihood_omitted"] = (
+            f"to_datatree(run.mixtures[{name!r}]['none'].mixture, X=latents) makes it, of the training latents."
+        )
     if fitted.classes:
         classes: Sequence[str] = [fitted.class_names[fitted.classes.index(label)] for label in fitted.component_classes]
         attrs["component_classes"] = ", ".join(classes)

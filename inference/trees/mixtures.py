@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from latentmix.inference.datatree.labels import Labels
@@ -18,11 +19,11 @@ from latentmix.inference.mixtures.analysis.asymptotic import asymptotic_draws
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.em.stepwise import StepwiseEM
 from latentmix.inference.mixtures.gaussian import GaussianMixture
-from latentmix.inference.mixtures.nuts.fit import MixtureNUTSResult
+from latentmix.inference.mixtures.nuts.fit import NUTS, MixtureNUTSResult
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.validation import check_points
-from latentmix.inference.mixtures.standardised import StandardisedModel
-from latentmix.inference.mixtures.svi.fit import MixtureSVIResult
+from latentmix.inference.mixtures.standardised import StandardisedModel, standardised_model
+from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
 
 __all__ = ["mixture_labels", "mixture_tree", "posterior_tree", "quantities"]
 
@@ -85,6 +86,8 @@ def mixture_tree(
     elif isinstance(result, MixtureSVIResult):
         made = result.standardised
         attrs |= {"guide": type(result.guide).__name__}
+    elif result is None and X is not None:
+        made = _remade(mixture, X)
     return _tree(
         posterior,
         made,
@@ -182,6 +185,20 @@ def _posterior(mixture: GaussianMixture, X: Any, draws: int | None, seed: int) -
     return asymptotic_draws(mixture, X, 1000 if draws is None else draws, seed=seed)
 
 
+def _remade(mixture: GaussianMixture, X: Any) -> StandardisedModel | None:
+    """The model of a mixture that comes from a file, of the points that it was fitted to; `None` if a prior is lost."""
+    algorithm = mixture.algorithm
+    if not isinstance(algorithm, NUTS | SVI):
+        return None
+    priors = algorithm.priors if isinstance(algorithm, SVI) else algorithm.priors or {}
+    if not all(isinstance(prior, TorchDistribution) for prior in (priors or {}).values()):
+        return None
+    x = check_points(as_tensor(X), mixture.n_features_in_)
+    return standardised_model(
+        x, mixture.n_components, mixture.parameters_.structure, priors=priors, reg_covar=mixture.reg_covar
+    )
+
+
 def _tree(
     posterior: MixturePosterior,
     made: StandardisedModel | None,
@@ -218,7 +235,10 @@ def _tree(
             density = _array(posterior.log_likelihood(x, pointwise=True))
             groups["log_likelihood"] = {"x": density}
         if made is None and of_posterior:
-            own["log_prior_omitted"] = "The draws come from a file, which holds no model of their priors."
+            own["log_prior_omitted"] = (
+                "the priors are those of a fit, and these draws are read from a file or stand alone: pass X with a "
+                "mixture whose priors the file holds."
+            )
         elif made is not None:
             log_prior = made.log_prior({name: site.to(made.scale) for name, site in posterior.sites.items()})
             groups["log_prior"] = {name: _array(values) for name, values in log_prior.items()}
