@@ -16,11 +16,14 @@ from latentmix.models.process_state import kept_warnings
 from latentmix.models.reading import REMEDY, one_sentence, open_regular
 
 if TYPE_CHECKING:
+    import h5py
     import xarray as xr
 
-__all__ = ["TREE_SUFFIXES", "check_draws", "check_tree_suffix", "read_tree", "write_tree"]
+__all__ = ["TREE_SUFFIXES", "check_draws", "check_tree_suffix", "hdf5_fault", "read_tree", "write_tree"]
 
 TREE_SUFFIXES = (".nc", ".zarr")
+DRAWS = ("chain", "draw")
+_MOST_OBJECTS = 1000
 
 
 def check_tree_suffix(path: Path, what: str) -> None:
@@ -52,6 +55,7 @@ def read_tree(path: Path, *, max_gib: float = MAX_GIB) -> xr.DataTree:
     Raises:
         ValueError: If it cannot be read, holds no draws of a posterior, or takes more memory.
     """
+    import h5py
     import xarray as xr
 
     check_tree_suffix(path, "a file of a posterior")
@@ -62,8 +66,10 @@ def read_tree(path: Path, *, max_gib: float = MAX_GIB) -> xr.DataTree:
                 raise ValueError(f"Expected {expected} in {path}; got no folder: {REMEDY}.")
             tree = xr.open_datatree(path, engine="zarr")
         else:
-            with open_regular(path):
-                pass
+            with open_regular(path), h5py.File(path, "r") as stored:
+                fault = hdf5_fault(stored, max_gib=float("inf"))  # the limit is checked below
+            if fault is not None:
+                raise ValueError(f"Expected {expected} in {path}; got {fault}: {REMEDY}.")
             tree = xr.open_datatree(path, engine="h5netcdf")
     except OSError as error:
         cause = error.strerror if error.strerror else "a damaged or half-written file"
@@ -85,8 +91,40 @@ def read_tree(path: Path, *, max_gib: float = MAX_GIB) -> xr.DataTree:
             raise ValueError(f"Expected {expected} in {path}; got damaged values: {REMEDY}.") from error
 
 
+def hdf5_fault(stored: h5py.File, *, max_gib: float = MAX_GIB) -> str | None:
+    """What of an HDF5 file no tree needs: links, data elsewhere, or more than memory takes; None if nothing.
+
+    Args:
+        stored: The file, opened for reading.
+        max_gib: Most memory of its values, in GiB.
+    """
+    import h5py
+
+    groups: list[tuple[str, h5py.Group, int]] = [("", stored, 0)]
+    objects, size = 0, 0
+    while groups:
+        place, group, depth = groups.pop()
+        for name in group:
+            objects += 1
+            where = f"{place}/{name}"
+            if objects > _MOST_OBJECTS or depth > 8:
+                return f"more than {_MOST_OBJECTS} variables"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                return f"the link {where}"
+            thing = group[name]
+            if isinstance(thing, h5py.Group):
+                groups.append((where, thing, depth + 1))
+            elif isinstance(thing, h5py.Dataset):
+                if thing.external or thing.is_virtual:
+                    return f"data outside the file at {where}"
+                size += thing.size * max(thing.dtype.itemsize, 1)
+            if size > max_gib * 2**30:
+                return f"more than {max_gib:g} GiB of values at {where}"
+    return None
+
+
 def check_draws(tree: xr.DataTree, path: Path) -> None:
-    """Refuse a tree without draws of a posterior, or with draws that are not finite numbers.
+    """Refuse a tree without draws of a posterior, or with draws, of any fit in it, that are not finite numbers.
 
     Args:
         tree: The tree.
@@ -103,9 +141,10 @@ def check_draws(tree: xr.DataTree, path: Path) -> None:
             f"Expected draws of a posterior, with the dimensions chain and draw, in {path}; got {wrong}: write it by "
             "to_datatree(...).to_netcdf, or by ArviZ's converters."
         )
-    for name, values in tree["posterior"].to_dataset().items():
-        draws = values.transpose("chain", "draw", ...).values.reshape(values.sizes["chain"] * values.sizes["draw"], -1)
-        bad = int((~np.isfinite(draws)).any(-1).sum())
+    groups = [node.to_dataset() for node in tree.subtree if node.name == "posterior" and {*DRAWS} <= set(node.dims)]
+    for name, values in ((name, values) for group in groups for name, values in group.items()):
+        draws = values.transpose(*DRAWS, ...).values.reshape(values.sizes["chain"] * values.sizes["draw"], -1)
+        bad = int((~np.isfinite(draws)).any(-1).sum()) if draws.dtype.kind == "f" else 0
         if bad:
             raise ValueError(
                 f"Expected draws that are finite in {path}; got NaN or infinity at site {name!r} in {bad} of "
@@ -121,7 +160,7 @@ def _not_draws(tree: xr.DataTree) -> str | None:
     if not group.data_vars:
         return "a posterior without variables"
     for name, values in group.data_vars.items():
-        if not {"chain", "draw"} <= set(values.dims):
+        if not {*DRAWS} <= set(values.dims):
             return f"{name!r} with the dimensions {', '.join(map(str, values.dims)) or 'none'}"
         if values.dtype.kind not in "fiub":
             return f"{name!r} that is no number"

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from latentmix.experiments.reading.limits import MAX_GIB
+from latentmix.experiments.reading.trees import check_draws, hdf5_fault
 from latentmix.experiments.runs.posterior_tree import FORMAT, fits_with_draws, run_tree
 from latentmix.models.files import inside
 from latentmix.models.process_state import kept_warnings
@@ -27,7 +27,6 @@ __all__ = ["POSTERIOR", "posterior_bytes", "posterior_of", "read_posterior"]
 POSTERIOR = "posterior.nc"
 
 _MOST_MIB = 64  # of the file
-_MOST_OBJECTS = 1000
 _EXPECTED = "the posterior of a run"
 
 
@@ -73,7 +72,7 @@ def read_posterior(path: str | Path) -> xr.DataTree:
         raise ValueError(f"Expected {_EXPECTED} of at most {_MOST_MIB} MiB in {file}; got more: {remedy}.")
     try:
         with h5py.File(io.BytesIO(data), "r") as stored:
-            found = _suspicious(stored)
+            found = hdf5_fault(stored)
         if found is not None:
             raise ValueError(f"Expected {_EXPECTED} in {file}; got {found}: {remedy}.")
         with kept_warnings():
@@ -87,7 +86,7 @@ def read_posterior(path: str | Path) -> xr.DataTree:
         raise _broken(file, error, remedy) from error
     except Exception as error:  # HDF5's and xarray's own, on bytes that they do not know
         raise _broken(file, error, remedy) from error
-    _check_draws(tree, file)
+    check_draws(tree, file)
     return tree
 
 
@@ -110,31 +109,6 @@ def _broken(file: Path, error: Exception, remedy: str) -> ValueError:
     return ValueError(f"Expected {_EXPECTED} in {file}; got no whole netCDF file ({one_sentence(error)}): {remedy}.")
 
 
-def _suspicious(stored: h5py.File) -> str | None:
-    """What of an HDF5 file a run never writes: links, data elsewhere, or more than memory takes; None if nothing."""
-    groups: list[tuple[str, h5py.Group, int]] = [("", stored, 0)]
-    objects, size = 0, 0
-    while groups:
-        place, group, depth = groups.pop()
-        for name in group:
-            objects += 1
-            where = f"{place}/{name}"
-            if objects > _MOST_OBJECTS or depth > 8:
-                return f"more than {_MOST_OBJECTS} variables"
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                return f"the link {where}"
-            thing = group[name]
-            if isinstance(thing, h5py.Group):
-                groups.append((where, thing, depth + 1))
-            elif isinstance(thing, h5py.Dataset):
-                if thing.external or thing.is_virtual:
-                    return f"data outside the file at {where}"
-                size += thing.size * max(thing.dtype.itemsize, 1)
-            if size > MAX_GIB * 2**30:
-                return f"more than {MAX_GIB:g} GiB of values at {where}"
-    return None
-
-
 def _check_tree(tree: xr.DataTree, file: Path, remedy: str) -> None:
     found = tree.attrs.get("latentmix_format")
     if not isinstance(found, int | np.integer) or "posterior" not in tree.children:
@@ -144,20 +118,3 @@ def _check_tree(tree: xr.DataTree, file: Path, remedy: str) -> None:
             f"Expected {_EXPECTED} of format {FORMAT} or less in {file}; got {found}, of a newer LatentMix: update it "
             "(pip install -U latentmix)."
         )
-
-
-def _check_draws(tree: xr.DataTree, file: Path) -> None:
-    """Refuse draws that are not finite."""
-    for node in tree.subtree:
-        if node.name != "posterior" or "draw" not in node.dims:
-            continue
-        for name, values in node.data_vars.items():
-            if values.dtype.kind != "f":
-                continue
-            others = [dim for dim in values.dims if dim not in ("chain", "draw")]
-            bad = (values.isnull() | (abs(values) == np.inf)).any(others)
-            if bool(bad.any()):
-                raise ValueError(
-                    f"Expected draws that are finite in {file}; got NaN or infinity at site {name!r} in "
-                    f"{int(bad.sum())} of {bad.size} draws: restore the file from a copy, or fit the mixture again."
-                )

@@ -96,7 +96,7 @@ def _group(group: str, remedy: str) -> _Check:
 
 def _scalar(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     for name, density in tree["log_likelihood"].data_vars.items():
-        data = tree["observed_data"].get(name) if "observed_data" in tree else None
+        data = tree["observed_data"].get(str(name)) if "observed_data" in tree else None
         extra = (
             [] if data is None else [str(dim) for dim in data.dims if dim not in density.dims and data.sizes[dim] > 1]
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import arviz
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -206,6 +207,8 @@ REFUSED = {
     "prior.nc": "the dimensions chain and draw, in prior.nc; got the groups prior",
     "flat.nc": "in flat.nc; got 'mu' with the dimensions sample",
     "nan.nc": "got NaN or infinity at site 'tau' in 1 of 240 draws",
+    "link.nc": "in link.nc; got the link /posterior/mu: restore the file from a copy, or make it anew.",
+    "newer.nc": "got 99, of a newer LatentMix: update it",
     "folder.zarr": "in folder.zarr",
     "mcmc.nc --max_gib 0.000001": "of at most 1e-06 GiB in mcmc.nc",
 }
@@ -224,6 +227,11 @@ def test_what_cannot_be_is_refused_in_one_sentence(inspect: Inspect, tmp_path: P
     )
     tree["posterior"]["tau"][1, 3] = np.nan
     tree.to_netcdf("nan.nc", engine="h5netcdf")
+    with h5py.File("link.nc", "w") as stored:
+        stored.create_group("posterior")["mu"] = h5py.ExternalLink("mcmc.nc", "/posterior/mu")
+    newer = schools_tree()
+    newer.attrs["latentmix_format"] = 99
+    newer.to_netcdf("newer.nc", engine="h5netcdf")
     before = {path.name for path in tmp_path.iterdir()}
     assert REFUSED[words] in inspect(*words.split(), code=2)
     assert {path.name for path in tmp_path.iterdir()} == before
