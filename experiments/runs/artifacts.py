@@ -106,11 +106,12 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk: `config.yaml`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `figures/`, `report.html`.
+    """A run on disk: `config.yaml`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `posterior.nc`, `figures/`,
+    `report.html`.
 
-    A run has three stages, each written when it ends: training (`checkpoints/`), measuring (`summary.json`), and
-    drawing (`figures/`, then `report.html`, unless it is to have no pictures). Files are whole or not there, and links
-    among them are refused.
+    A run has three stages, each written when it ends: training (`checkpoints/`), measuring (`posterior.nc`, if a
+    mixture has draws, then `summary.json`), and drawing (`figures/`, then `report.html`, unless it is to have no
+    pictures). Files are whole or not there, and links among them are refused.
 
     Args:
         path: The folder; it may be a link.

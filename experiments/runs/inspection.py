@@ -156,16 +156,16 @@ class Inspection:
         total = sizes["chain"] * sizes["draw"]
         if "diverging" in stats:
             count = int(stats["diverging"].sum())
-            remedy = ": draws near them are biased; raise the target acceptance, or reparametrise" if count else ""
+            remedy = "; draws near them are biased: raise the target acceptance, or reparametrise" if count else ""
             lines.append(f"Divergent transitions: {count:,} of {total:,}{remedy}.")
         if "reached_max_tree_depth" in stats:
             count = int(stats["reached_max_tree_depth"].sum())
-            remedy = ": these were cut short, and explore slowly; raise max_tree_depth" if count else ""
+            remedy = "; these were cut short, and explore slowly: raise max_tree_depth" if count else ""
             lines.append(f"Trees at the greatest depth: {count:,} of {total:,}{remedy}.")
         if "energy" in stats:
             bfmi = np.asarray(arviz.bfmi(self.tree)["energy"])
             low = float(bfmi.min())
-            remedy = "" if low >= 0.3 else ", below 0.3: a chain explores the tails slowly; reparametrise"
+            remedy = "" if low >= 0.3 else "; below 0.3 a chain explores the tails slowly: reparametrise"
             lines.append(f"Least BFMI of a chain: {low:.2f}{remedy}.")
         return lines
 
@@ -221,7 +221,10 @@ class Inspection:
         constant = [name for name in quantity_names(self._posterior[self._shown]) if name not in set(self._quantities)]
         if constant:
             lines.append(f"Constant: {_some(constant)}.")
-        return [*lines, *(_note(str(name), value) for name, value in self.tree.attrs.items() if _is_told(str(name)))]
+        return [
+            *lines,
+            *(_note(str(name), value) for name, value in self.tree.attrs.items() if _is_told(str(name), value)),
+        ]
 
     def obstacle(self, plot: str) -> str | None:
         """Why a plot cannot be drawn, in one sentence; None if it can."""
@@ -270,15 +273,16 @@ class Inspection:
         return places.__getitem__, "that come first"
 
 
-def _is_told(name: str) -> bool:
+def _is_told(name: str, value: Any) -> bool:
     """Whether an attribute of a tree is worth a line, and not in the heading."""
-    return name not in TECHNICAL and not name.startswith(("creat", "inference_lib", "arviz"))
+    single = name == "fits" and ", " not in str(value)
+    return name not in TECHNICAL and not single and not name.startswith(("creat", "inference_lib", "arviz"))
 
 
 def _note(name: str, value: Any) -> str:
     """An attribute of a tree as a line."""
     if name.endswith("_omitted"):
-        return f"Not in the tree: {name.removesuffix('_omitted')}. {str(value)[:1].upper()}{str(value)[1:]}"
+        return f"Not in the tree: {name.removesuffix('_omitted')}: {str(value).rstrip('.')}."
     if name in WORDS:
         return WORDS[name][bool(value)]
     text = f"{str(value)[:1].lower()}{str(value)[1:]}" if name == "left_out" else value

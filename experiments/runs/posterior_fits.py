@@ -77,4 +77,11 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
         for each in node.subtree
         if not (each.path + "/").startswith(f"{root}/{FITS}/")
     }
-    return xr.DataTree.from_dict(groups)
+    fit = xr.DataTree.from_dict(groups)
+    if "fit" in fit.attrs and "posterior_predictive" not in fit.children:
+        mixture = f"run.mixtures[{fit.attrs['fit']!r}]['none'].mixture"
+        made_by = f"to_datatree({mixture}, X=latents, posterior_predictive=True) makes it, of the training latents."
+        fit.attrs.setdefault("posterior_predictive_omitted", made_by)
+    if "prior" not in fit.children and "log_prior_omitted" in fit.attrs:
+        fit.attrs.setdefault("prior_omitted", fit.attrs["log_prior_omitted"])
+    return fit

@@ -12,6 +12,7 @@ from pyro.infer.mcmc.api import AbstractMCMC
 
 from latentmix.inference.datatree.draws import Draws
 from latentmix.inference.datatree.mcmc import from_pyro
+from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.trees.mixtures import mixture_tree, posterior_tree
@@ -62,7 +63,7 @@ def to_datatree(fit: object, **options: Any) -> xr.DataTree:
     parameters = inspect.signature(convert).parameters.values()
     names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     unknown = [name for name in options if name not in names]
-    if unknown and convert is not _unknown:
+    if unknown and names:
         raise ValueError(
             f"Expected options of to_datatree for a {type(fit).__name__}, {', '.join(names)}; got {unknown[0]!r}."
         )
@@ -78,10 +79,19 @@ def _unknown(fit: object, **_: Any) -> xr.DataTree:
     )
 
 
+def _bayesian(mixture: BayesianGaussianMixture, **_: Any) -> xr.DataTree:
+    raise ValueError(
+        "Expected a mixture with draws of its posterior; got a BayesianGaussianMixture, whose factors scikit-learn's "
+        "updates define without a joint density for every covariance_type: fit a GaussianMixture by "
+        "inference=SVI(guide=NORMAL_GUIDES, priors={}) or NUTS()."
+    )
+
+
 _converter: Any = singledispatch(_unknown)
 _register: Callable[[type], Callable[[Any], Any]] = _converter.register
 _register(GaussianMixture)(mixture_tree)
 _register(MixturePosterior)(posterior_tree)
 _register(VAE)(vae_tree)
+_register(BayesianGaussianMixture)(_bayesian)
 _register(AbstractMCMC)(from_pyro)
 _register(Draws)(from_pyro)

@@ -222,5 +222,5 @@ def test_a_fit_without_draws_is_refused():
 
 
 def test_bayesian_mixtures_are_refused():
-    with pytest.raises(ValueError, match=r"^Expected .*GaussianMixture"):
+    with pytest.raises(ValueError, match=r"^Expected .* got a BayesianGaussianMixture, .*NUTS\(\)\.$"):
         to_datatree(BayesianGaussianMixture(n_components=2, random_state=0).fit(POINTS))
