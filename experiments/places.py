@@ -16,7 +16,7 @@ __all__ = [
     "remove_unfinished",
 ]
 
-ANOTHER = "name another by --out"
+ANOTHER = "name another by {}"
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
@@ -30,8 +30,12 @@ def check_run(path: Path) -> None:
         raise ValueError(f"Expected the folder of a run, with a config.yaml; got {str(path)!r}.")
 
 
-def check_new_file(path: Path | None) -> None:
+def check_new_file(path: Path | None, option: str = "--out") -> None:
     """Refuse a file of results that exists, whose folder does not, or that cannot be written; `None` is no file.
+
+    Args:
+        path: The file.
+        option: The option that names it, for the message.
 
     Raises:
         ValueError: If so.
@@ -39,12 +43,15 @@ def check_new_file(path: Path | None) -> None:
     if path is None:
         return
     if os.path.lexists(path):
-        raise ValueError(f"Expected a new file for the result; got {path}, which exists already: {ANOTHER}.")
+        raise ValueError(
+            f"Expected a new file for the result; got {path}, which exists already: {ANOTHER.format(option)}."
+        )
     if not os.path.lexists(path.parent):
         raise ValueError(
-            f"Expected a folder that is there for the result; got {path}: make {path.parent}, or {ANOTHER}."
+            f"Expected a folder that is there for the result; got {path}: make {path.parent}, or "
+            f"{ANOTHER.format(option)}."
         )
-    check_writable(path)
+    check_writable(path, option)
 
 
 def check_new_folder(path: Path) -> None:
@@ -54,7 +61,7 @@ def check_new_folder(path: Path) -> None:
         ValueError: If it exists, or cannot be made.
     """
     if os.path.lexists(path) and not (path.is_dir() and all(map(is_unfinished, path.iterdir()))):
-        raise ValueError(f"Expected a new folder; got {path}, which exists already: {ANOTHER}.")
+        raise ValueError(f"Expected a new folder; got {path}, which exists already: {ANOTHER.format('--out')}.")
     check_writable(path)
 
 
@@ -81,8 +88,12 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, option: str = "--out") -> None:
     """Refuse a path that no file or folder can be written at: the nearest that is there is no folder, or is read-only.
+
+    Args:
+        path: The path.
+        option: The option that names it, for the message.
 
     Raises:
         ValueError: If it is one; the message names what is in its way.
@@ -111,4 +122,4 @@ def check_writable(path: Path) -> None:
                 wrong = f"{place} cannot be written"
             else:
                 return
-        raise ValueError(f"Expected a place that can be written; got {path}: {wrong}: {ANOTHER}.")
+        raise ValueError(f"Expected a place that can be written; got {path}: {wrong}: {ANOTHER.format(option)}.")

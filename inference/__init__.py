@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latentmix.inference.datatree.mcmc import from_pyro
     from latentmix.inference.datatree.recording import RecordingHMC, RecordingNUTS
+    from latentmix.inference.datatree.renaming import renamed
     from latentmix.inference.datatree.svi import from_pyro_svi
     from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
     from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from latentmix.inference.svi.closed_form_variance import ClosedFormVariance
     from latentmix.inference.svi.fit import SVIResult, fit
     from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
+    from latentmix.inference.trees.conversion import to_datatree
     from latentmix.inference.two_sample import Coverage, TwoSampleTest, component_coverage, energy_test
 
 __all__ = [
@@ -98,13 +100,16 @@ __all__ = [
     "map_by_majority",
     "map_by_matching",
     "modes",
+    "renamed",
     "select",
     "standard_errors",
+    "to_datatree",
 ]
 
 _HOMES = {
     "datatree.mcmc": ("from_pyro",),
     "datatree.recording": ("RecordingHMC", "RecordingNUTS"),
+    "datatree.renaming": ("renamed",),
     "datatree.svi": ("from_pyro_svi",),
     "evaluation": ("Bound", "bits_per_dimension", "check_comparable", "evaluate"),
     "ex_post": ("ExPostFit", "ex_post_prior", "ex_post_priors", "likelihood_moments"),
@@ -130,6 +135,7 @@ _HOMES = {
     "svi.closed_form_variance": ("ClosedFormVariance",),
     "svi.fit": ("SVIResult", "fit"),
     "svi.state": ("Callback", "DivergenceError", "EpochRecord", "TrainingState"),
+    "trees.conversion": ("to_datatree",),
     "two_sample": ("Coverage", "TwoSampleTest", "component_coverage", "energy_test"),
 }
 

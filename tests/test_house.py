@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 ORDERS = {
     "": [["models"], ["guides"], ["inference"], ["experiments"]],
     "inference": [
-        ["isolation", "tables"],
+        ["isolation", "tables", "datatree"],
         ["objectives"],
         ["evaluation"],
         ["svi"],
         ["mixtures"],
         ["importance", "ex_post", "start_prior"],
+        ["trees"],
     ],
     "experiments": [
         ["places", "presets", "benchmarks", "reading"],

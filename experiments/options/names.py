@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["BUDGETS", "FITS", "FIT_NAMES", "fit_name"]
+__all__ = ["BUDGETS", "FITS", "FIT_NAMES", "POSTERIOR_PLOTS", "fit_name"]
 
 FITS: dict[Literal["em", "svi"], str] = {"em": "EM", "svi": "SVI"}
 FIT_NAMES: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS", "prior": "mixture prior"}
 BUDGETS = ("none", "few", "all")
+POSTERIOR_PLOTS = (
+    *("trace", "rank", "forest", "pair", "energy"),
+    *("ppc", "pit", "loo_pit", "prior_posterior", "khat"),
+)
 
 
 def fit_name(fit: str) -> str:

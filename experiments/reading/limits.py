@@ -10,6 +10,7 @@
 | levels of nested values in a file of options | 100 | nothing: Python's own limit is near |
 | counts: epochs, data of a step, components, draws, samples, seeds, ... | 2**31 - 1 | nothing |
 | components that `select` compares | 10,000 | nothing |
+| bytes of the posterior of a run | 64 MiB, and 2 GiB unpacked | nothing |
 | draws of each datum that `classify` averages over | 100,000 | nothing |
 | jobs at a time | 1,024 | nothing |
 

@@ -38,6 +38,8 @@ from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
+    from xarray import DataArray, DataTree
+
     from latentmix.experiments.runs.mixtures import FittedMixture
 
 __all__ = ["LEFT_OUT", "Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
@@ -104,11 +106,12 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk: `config.yaml`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `figures/`, `report.html`.
+    """A run on disk: `config.yaml`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `posterior.nc`, `figures/`,
+    `report.html`.
 
-    A run has three stages, each written when it ends: training (`checkpoints/`), measuring (`summary.json`), and
-    drawing (`figures/`, then `report.html`, unless it is to have no pictures). Files are whole or not there, and links
-    among them are refused.
+    A run has three stages, each written when it ends: training (`checkpoints/`), measuring (`posterior.nc`, if a
+    mixture has draws, then `summary.json`), and drawing (`figures/`, then `report.html`, unless it is to have no
+    pictures). Files are whole or not there, and links among them are refused.
 
     Args:
         path: The folder; it may be a link.
@@ -311,6 +314,22 @@ class RunFolder:
                         mixtures.setdefault(inference, {})[labels] = FittedMixture.from_state_dict(state)
         return mixtures
 
+    def save_posterior(self, mixtures: Mapping[str, Mapping[str, FittedMixture]], latents: NDArray[np.float64]) -> bool:
+        """Write `posterior.nc` for ArviZ, and whether there is one: if a fit has draws.
+
+        Args:
+            mixtures: Fitted mixtures by inference and label budget.
+            latents: The `N x D` latents that they were fitted to.
+        """
+        from latentmix.experiments.runs.posterior import POSTERIOR, posterior_bytes
+
+        data = posterior_bytes(mixtures, latents)
+        if data is None:
+            return False
+        write_atomically(self.place(POSTERIOR), data)
+        self.seal(POSTERIOR)
+        return True
+
     def save_training(self, state: TrainingState) -> None:
         """Write the state of training, for `latentmix resume`; that of the epoch before is kept, too."""
         save_tree(self.subfolder("checkpoints") / TRAINING[state.epoch % 2], state.state_dict())
@@ -341,6 +360,7 @@ class Run(Displayed):
         mixtures: Fitted mixtures by inference (`em`, `svi`) and label budget (`none`, `few`, `all`).
         config: The complete configuration.
         summary: The figures of `summary.json`.
+        path: The folder, where it was read from one.
     """
 
     vae: VAE
@@ -348,6 +368,7 @@ class Run(Displayed):
     mixtures: dict[str, dict[str, FittedMixture]]
     config: dict[str, Any]
     summary: dict[str, Any]
+    path: Path | None = None
 
     def fitted(self, inference: str = "em", labels: str | None = None) -> FittedMixture:
         """The mixture of a fit and a label budget.
@@ -410,6 +431,57 @@ class Run(Displayed):
         fitted, x = self.fitted(inference, labels), check_data(data, self.vae.shape)
         return class_probabilities(self.guide, fitted, x, average=average, draws=draws, seed=seed)
 
+    def class_probabilities(
+        self,
+        data: Tensor | NDArray[Any],
+        *,
+        inference: str = "em",
+        labels: str | None = None,
+        draws: int = 100,
+        seed: int = 0,
+    ) -> DataArray:
+        """Class probabilities of images or points at each draw, whose mean over the draws `classify` gives.
+
+        Args:
+            data: As `classify` takes them.
+            inference: The fit, such as `em`.
+            labels: The label budget; by default `few` if the run has it, else `none`.
+            draws: Draws of each datum, of q(z given x) and of the mixture's posterior where there are any.
+            seed: Seed of the draws.
+
+        Returns:
+            An array of dimensions `draw`, `image` (of points `point`) and `class` with the classes' names.
+
+        Raises:
+            ValueError: As `classify`, or if the array would take more than 2 GiB.
+
+        Example:
+            >>> run = load_run("runs/digits")  # doctest: +SKIP
+            >>> run.class_probabilities(images).quantile([0.05, 0.95], dim="draw")  # doctest: +SKIP
+        """
+        from latentmix.experiments.runs.class_probabilities import check_data, probability_draws
+
+        fitted, x = self.fitted(inference, labels), check_data(data, self.vae.shape)
+        return probability_draws(self.guide, fitted, x, draws=draws, seed=seed)
+
+    def to_datatree(self) -> DataTree:
+        """The posteriors of the run's mixtures as a tree for ArviZ.
+
+        At the root are the groups of the fit by NUTS, or else by SVI; another fit is a tree by itself, such as
+        `tree["fit_svi"]`, and the attribute `fits` names all. It is read from `posterior.nc`; if the run has no such
+        file, it is made from the draws that the run keeps, without the groups that need data.
+
+        Raises:
+            ValueError: If the file cannot be read, or no fit of the run has draws.
+
+        Example:
+            >>> import arviz  # doctest: +SKIP
+            >>> arviz.summary(load_run("runs/digits").to_datatree())  # doctest: +SKIP
+        """
+        from latentmix.experiments.runs.posterior import posterior_of
+
+        return posterior_of(self.mixtures, self.path)
+
     def shown(self) -> dict[str, Any]:
         test = self.summary.get("test", {})
         named = {"ELBO": "elbo", "log p(x), importance-weighted": "iw_log_likelihood", "MSE": "mse", "SSIM": "ssim"}
@@ -460,7 +532,7 @@ def load_run(path: str | Path, trust: Iterable[str] = ()) -> Run:
     vae, guide = folder.load_model()
     mixtures = folder.load_mixtures()
     _check_latents(folder.path, vae, guide, mixtures)
-    return Run(vae.eval(), guide.eval(), mixtures, config, summary)
+    return Run(vae.eval(), guide.eval(), mixtures, config, summary, folder.path)
 
 
 def _check_latents(path: Path, vae: VAE, guide: AmortizedGuide, mixtures: Mapping[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.data.pixels import ToFloat
-from latentmix.experiments.reading.limits import MAX_DRAWS
+from latentmix.experiments.reading.limits import MAX_DRAWS, MAX_GIB
 from latentmix.experiments.runs.metrics import calibration
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide
@@ -25,7 +25,18 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models import MixtureParameters
 from latentmix.models.pyro_modules import evaluation_mode
 
-__all__ = ["DRAWS", "Average", "check_data", "class_probabilities", "measure_probabilities"]
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+__all__ = [
+    "DRAWS",
+    "Average",
+    "check_averaging",
+    "check_data",
+    "class_probabilities",
+    "measure_probabilities",
+    "probability_draws",
+]
 
 Average = Literal["draws", "noise"]
 
@@ -68,6 +79,53 @@ def class_probabilities(
         ValueError: If an option is not as described, or "noise" is asked of a guide that is not normal.
     """
     return _all_probabilities(guide, {"": fitted}, x, average=average, draws=draws, seed=seed)[""]
+
+
+def probability_draws(
+    guide: AmortizedGuide, fitted: FittedMixture, x: Tensor, *, draws: int = DRAWS, seed: int = 0
+) -> DataArray:
+    r"""Class probabilities of data at each draw, :math:`p(c \mid z_s, \theta_s)`; `class_probabilities` averages them.
+
+    Args:
+        guide: The guide.
+        fitted: The mixture and the classes of its components.
+        x: An `n x shape` tensor as `class_probabilities` takes it.
+        draws: Number S of draws of each datum.
+        seed: Seed of the draws.
+
+    Returns:
+        An array of dimensions `draw`, `image` (of points `point`) and `class` with the classes' names; without classes
+        `component`.
+
+    Raises:
+        ValueError: If an option is not as described, or the array would take more than 2 GiB.
+    """
+    from xarray import DataArray
+
+    check_averaging("draws", draws, seed)
+    names = list(fitted.class_names) if fitted.classes else list(range(fitted.mixture.n_components))
+    size = 8 * draws * len(x) * len(names)
+    if size > MAX_GIB * 2**30:
+        raise ValueError(
+            f"Expected probabilities of at most {MAX_GIB:g} GiB; got {draws} draws of {len(x)} data, of "
+            f"{size / 2**30:.3g} GiB: take fewer draws, or a part of the data."
+        )
+    posterior: MixturePosterior | None = getattr(fitted.mixture, "posterior_", None)
+    paired = None if posterior is None else _paired(posterior, draws)
+    parts = []
+    for (z,) in _chunks(guide, x, "draws", draws, seed):
+        if paired is None:
+            each = fitted.mixture.predict_proba(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:2], -1)
+        else:
+            points = map(torch.from_numpy, z)
+            each = np.stack([theta.responsibilities(part).numpy() for theta, part in zip(paired, points, strict=True)])
+        parts.append(fitted.by_class(each))
+    return DataArray(
+        np.concatenate(parts, axis=1),
+        dims=("draw", "image" if x.dim() == 4 else "point", "class" if fitted.classes else "component"),
+        coords={"draw": np.arange(draws), "class" if fitted.classes else "component": names},
+        name="class_probabilities" if fitted.classes else "responsibilities",
+    )
 
 
 def measure_probabilities(
@@ -128,13 +186,10 @@ def _all_probabilities[K](
             "Expected a normal q, as of DiagonalNormal or FullNormal, to convolve the mixture with; got "
             f"{type(guide.family).__name__}: average over draws instead."
         )
-    per_datum = guide.latent_dim * (draws if average == "draws" else guide.latent_dim)
-    rows = min(1024, max(1, _CHUNK // per_datum))
     mixtures = {id(fitted.mixture): fitted.mixture for fitted in fits.values()}  # label budgets may share one
     evaluations = {key: _evaluation(mixture, average, draws) for key, mixture in mixtures.items()}
     parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in fits}
-    for index, chunk in enumerate(x.split(rows)):
-        latents = _latents(guide, chunk, average, draws, np.random.SeedSequence(seed, spawn_key=(index,)))
+    for latents in _chunks(guide, x, average, draws, seed):
         responsibilities = {key: evaluate(*latents) for key, evaluate in evaluations.items()}
         for name, fitted in fits.items():
             parts[name].append(fitted.by_class(responsibilities[id(fitted.mixture)]))
@@ -178,6 +233,16 @@ def check_data(x: object, shape: Sequence[int]) -> Tensor:
             f"{float(data.amax()):.4g}: divide them by 255 if they are bytes."
         )
     return data
+
+
+def _chunks(
+    guide: AmortizedGuide, x: Tensor, average: Average | None, draws: int, seed: int
+) -> Iterator[tuple[NDArray[np.float64], ...]]:
+    """The `_latents` of consecutive chunks of data."""
+    per_datum = guide.latent_dim * (draws if average == "draws" else guide.latent_dim)
+    rows = min(1024, max(1, _CHUNK // per_datum))
+    for index, chunk in enumerate(x.split(rows)):
+        yield _latents(guide, chunk, average, draws, np.random.SeedSequence(seed, spawn_key=(index,)))
 
 
 def _latents(

@@ -11,26 +11,34 @@ from torch import Tensor
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.models.mixture.covariances import CovarianceStructure
 
-__all__ = ["draws_state", "load_draws"]
+__all__ = ["draws_state", "kept_draws", "load_draws"]
 
 MOST_DRAWS = 500
 MOST_NUMBERS = 1 << 20  # of the sites of one mixture: 8 MiB
 
 
-def draws_state(posterior: MixturePosterior) -> dict[str, Any]:
-    """Evenly spaced draws of each chain: at most 500 of all chains, and at most 8 MiB.
+def kept_draws(posterior: MixturePosterior) -> MixturePosterior:
+    """Evenly spaced draws of each chain, which a run keeps: at most 500 of all chains, and at most 8 MiB.
 
     Args:
         posterior: The draws.
     """
     numbers = sum(site[0, 0].numel() for site in posterior.sites.values())
-    most = max(1, min(MOST_DRAWS, MOST_NUMBERS // numbers) // posterior.n_chains)
-    kept = min(most, posterior.n_draws)
-    chosen = torch.arange(kept) * posterior.n_draws // kept
+    return posterior.thinned(max(1, min(MOST_DRAWS, MOST_NUMBERS // numbers) // posterior.n_chains))
+
+
+def draws_state(posterior: MixturePosterior) -> dict[str, Any]:
+    """The `kept_draws` as tensors and plain values.
+
+    Args:
+        posterior: The draws.
+    """
+    kept = kept_draws(posterior)
     return {
-        "sites": {name: site[:, chosen] for name, site in posterior.sites.items()},
-        "covariance_floor": posterior.covariance_floor,
-        "inference": posterior.inference,
+        "sites": dict(kept.sites),
+        "covariance_floor": kept.covariance_floor,
+        "inference": kept.inference,
+        "sample_stats": dict(kept.sample_stats),
     }
 
 
@@ -44,7 +52,8 @@ def load_draws(state: Mapping[str, Any], structure: CovarianceStructure, means: 
 
     Raises:
         ValueError: If a site is missing, no tensor of float64, not finite or of another shape; if weights are negative
-            or do not sum to one; or if scales, or diagonals of factors, are not positive. The message names it.
+            or do not sum to one; if scales, or diagonals of factors, are not positive; or if statistics are not a
+            number for each draw. The message names it.
     """
     sites, floor = dict(state["sites"]), state["covariance_floor"]
     shapes = _shapes(structure, *means.shape)
@@ -64,7 +73,12 @@ def load_draws(state: Mapping[str, Any], structure: CovarianceStructure, means: 
         raise ValueError("Expected draws of correlation_cholesky with a positive diagonal; got others.")
     if state["inference"] not in ("nuts", "svi"):
         raise ValueError(f"Expected draws of nuts or svi; got {state['inference']!r:.40}.")
-    return MixturePosterior(sites, structure, floor, state["inference"])
+    statistics = dict(state.get("sample_stats", {}))  # earlier versions kept none
+    for name, values in statistics.items():
+        if not isinstance(name, str) or not isinstance(values, Tensor) or tuple(values.shape) != leading:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"Expected the statistic {name!r:.40} of draws of shape {leading}; got {got}.")
+    return MixturePosterior(sites, structure, floor, state["inference"], sample_stats=statistics)
 
 
 def _shapes(structure: CovarianceStructure, n_components: int, n_features: int) -> dict[str, tuple[int, ...]]:

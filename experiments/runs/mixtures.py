@@ -58,7 +58,7 @@ class FittedMixture:
         return self.by_class(self.mixture.predict_proba(values))
 
     def by_class(self, responsibilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sums of `N x K` responsibilities over the components of each class; without classes, as they are."""
+        """Sums of `... x K` responsibilities over the components of each class; without classes, as they are."""
         if not self.classes:
             return responsibilities
         belongs = np.equal.outer(self.component_classes, self.classes).astype(np.float64)

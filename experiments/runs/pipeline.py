@@ -228,6 +228,8 @@ class Session:
         )
         mixture_seconds = time.perf_counter() - began
         folder.save_mixtures(mixtures)
+        if folder.save_posterior(mixtures, latents["train"].latents):
+            self.tell("draws of the mixtures: posterior.nc, for ArviZ")
         measured_fits = measure_probabilities(self.guide, mixtures, self.dataset.splits["test"], seed=training.seed)
         for inference, budgets in measured_fits.items():
             for budget, calibrated in budgets.items():

@@ -15,7 +15,7 @@ from latentmix.inference.datatree.evaluation import ModelAtDraws
 from latentmix.inference.datatree.labels import SAMPLE_DIMS, Labels, as_array
 from latentmix.inference.datatree.pointwise import Term
 
-__all__ = ["Options", "tree"]
+__all__ = ["CONDITIONAL", "Options", "tree"]
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,10 @@ def _add_posterior(parts: _Parts, draws: Draws, model: ModelAtDraws, labels: Lab
                 parts.groups["observed_data"][name].attrs["masked"] = site.masked
 
 
+CONDITIONAL = (
+    "Every latent that the data depend on belongs to one datum, and the log likelihood conditions on it: it stands in "
+    "conditional_log_likelihood, and cross-validation by it has no meaning."
+)
 _UNOBSERVED = "The model observes nothing: pass the data by model_args."
 _UNOBSERVED_FACTOR = (
     "The model observes nothing, and pyro.factor has no pointwise density: pass the data by model_args, or observe "
@@ -194,10 +198,7 @@ def _add_log_likelihood(
                 _describe(dataset[term.name], term, model)
         parts.groups[group] = dataset
     if "conditional_log_likelihood" in by_group:
-        parts.attrs["log_likelihood_omitted"] = (
-            "Every latent that the data depend on belongs to one datum, and the log likelihood conditions on it: it "
-            "stands in conditional_log_likelihood, and cross-validation by it has no meaning."
-        )
+        parts.attrs["log_likelihood_omitted"] = CONDITIONAL
 
 
 def _describe(variable: xr.DataArray, term: Term, model: ModelAtDraws) -> None:

@@ -23,14 +23,17 @@ def obstacle(tree: xr.DataTree, function: str) -> str | None:
         Expected two chains or more for plot_rank; got one: sample more chains.
         >>> obstacle(from_pyro(Draws({"x": torch.zeros(2, 4)})), "plot_rank")
     """
-    svi = tree.attrs.get("inference") == "svi"
+    svi = tree.attrs.get("inference") in ("svi", "em_sandwich")  # independent draws of a normal distribution
     for check in _CHECKS.get(function, ()):
         reason = check(tree, function, svi)
         if reason is not None:
             return reason
     taken = _DIMENSIONS.get(function)
-    if taken is not None and any(taken in group.dims for group in tree.children.values()):
-        return f"Expected no dimension named {taken!r} for {function}, which uses the name itself: rename it."
+    if taken is not None and "posterior" in tree and taken in tree["posterior"].dims:
+        return (
+            f"Expected no dimension named {taken!r} for {function}, which uses the name itself: rename it by "
+            f"renamed(tree, {taken}=...)."
+        )
     return None
 
 
@@ -59,6 +62,19 @@ def _sampled(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     return f"Expected draws of the posterior for {function}; got draws of a guide: use loo_approximate_posterior."
 
 
+def _varying(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    """Importance ratios that are equal at all draws, as where a mask excludes a datum, have no tail."""
+    for name, values in {} if svi else tree["log_likelihood"].data_vars.items():
+        equal = values.max(("chain", "draw")) == values.min(("chain", "draw"))
+        if bool(equal.any()) and values.sizes["chain"] * values.sizes["draw"] > 1:
+            return (
+                f"Expected a log likelihood that varies with the draw at every datum for {function}; got the same at "
+                f"every draw for {int(equal.sum())} of {equal.size} data of {name}, as a mask gives: leave these data "
+                "out of log_likelihood."
+            )
+    return None
+
+
 def _density(statistic: str, whose: str) -> _Check:
     def check(tree: xr.DataTree, function: str, svi: bool) -> str | None:
         if "sample_stats" in tree and statistic in tree["sample_stats"]:
@@ -78,19 +94,44 @@ def _group(group: str, remedy: str) -> _Check:
     return check
 
 
+def _scalar(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    for name, density in tree["log_likelihood"].data_vars.items():
+        data = tree["observed_data"].get(str(name)) if "observed_data" in tree else None
+        extra = (
+            [] if data is None else [str(dim) for dim in data.dims if dim not in density.dims and data.sizes[dim] > 1]
+        )
+        if extra:
+            return (
+                f"Expected one value per term of the log likelihood for {function}; got {name!r} with the dimension "
+                f"{extra[0]!r} too: take one of its values, as by isel({extra[0]}=0), in observed_data and in "
+                "posterior_predictive."
+            )
+    return None
+
+
 _LIKELIHOOD = _group("log_likelihood", "convert with log_likelihood=True.")
 _PRIOR = _group("prior", "pass draws of the prior by prior=.")
 _PREDICTIVE = _group("posterior_predictive", "pass draws of Predictive by posterior_predictive=.")
+_OBSERVED = _group("observed_data", "convert with the model and its data.")
+
+
+def _by_guide(check: _Check) -> _Check:
+    """A check of draws of a guide alone."""
+    return lambda tree, function, svi: check(tree, function, svi) if svi else None
+
+
+_DENSITIES = (_density("log_p", "model's"), _density("log_q", "guide's"))
 
 _CHECKS: dict[str, tuple[_Check, ...]] = {
     "plot_rank": (_chains,),
     "plot_energy": (_energy,),
-    "loo": (_LIKELIHOOD, _sampled),
-    "compare": (_LIKELIHOOD, _sampled),
-    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _sampled),
-    "loo_approximate_posterior": (_LIKELIHOOD, _density("log_p", "model's"), _density("log_q", "guide's")),
-    "plot_khat": (_LIKELIHOOD,),
+    "loo": (_LIKELIHOOD, _sampled, _varying),
+    "compare": (_LIKELIHOOD, _sampled, _varying),
+    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _OBSERVED, _sampled, _scalar, _varying),
+    "loo_approximate_posterior": (_LIKELIHOOD, *_DENSITIES),
+    "plot_khat": (_LIKELIHOOD, *map(_by_guide, _DENSITIES), _varying),
     "psense_summary": (_LIKELIHOOD, _group("log_prior", "a latent depends on a variable that is summed out.")),
     "plot_ppc_dist": (_PREDICTIVE,),
+    "plot_ppc_pit": (_PREDICTIVE, _OBSERVED),
     "plot_prior_posterior": (_PRIOR,),
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, final
 
@@ -40,9 +40,12 @@ class MixturePosterior(Displayed):
         structure: The covariance structure.
         covariance_floor: `(D,)` variances added to the squared scales.
         inference: The algorithm of the draws. Those of a guide are independent: R-hat and effective sample sizes would
-            tell nothing of how close the guide is to the posterior, and are not given.
+            tell nothing of how close the guide is to the posterior, and are not given; nor are they for those of
+            `asymptotic_draws` ("em_sandwich"), which are no posterior.
         log_likelihoods: `chain x draw` mean log-likelihoods of the data under the draws, nats per point, where they are
             known: a further `summary` quantity.
+        sample_stats: `chain x draw` statistics of the draws by name: of NUTS those of `RecordingNUTS`, of a guide
+            `log_q`, its log-density in the sites' coordinates.
 
     Example:
         >>> import torch
@@ -58,8 +61,9 @@ class MixturePosterior(Displayed):
     sites: dict[str, Tensor]
     structure: CovarianceStructure
     covariance_floor: Tensor
-    inference: Literal["nuts", "svi"] = "nuts"
+    inference: Literal["nuts", "svi", "em_sandwich"] = "nuts"
     log_likelihoods: Tensor | None = None
+    sample_stats: Mapping[str, Tensor] = field(default_factory=dict)
 
     def shown(self) -> dict[str, Any]:
         chains, draws, components, features = self.sites["means"].shape
@@ -89,6 +93,24 @@ class MixturePosterior(Displayed):
         """The mixture of one draw."""
         weights, means = (self.sites[name][chain, draw] for name in ("weights", "means"))
         return MixtureParameters(weights, means, self.covariances[chain, draw], self.structure)
+
+    def thinned(self, draws: int) -> MixturePosterior:
+        """At most that many draws of each chain, evenly spaced.
+
+        Raises:
+            ValueError: If there would be none.
+        """
+        if draws < 1:
+            raise ValueError(f"Expected draws >= 1; got {draws}.")
+        kept = min(draws, self.n_draws)
+        chosen = torch.arange(kept) * self.n_draws // kept
+        known = self.log_likelihoods
+        return replace(
+            self,
+            sites={name: site[:, chosen] for name, site in self.sites.items()},
+            log_likelihoods=None if known is None else known[:, chosen],
+            sample_stats={name: values[:, chosen] for name, values in self.sample_stats.items()},
+        )
 
     def mean(self) -> MixtureParameters:
         """Posterior means of weights, means and covariances; of use only if the draws are aligned."""
@@ -134,6 +156,16 @@ class MixturePosterior(Displayed):
         """
         return self._diagnosed(lambda values: effective_size(values, kind))
 
+    def quantities(self) -> dict[str, NDArray[np.float64]]:
+        """The `summary` quantities as arrays, `chain x draw` in front of their shapes; see `summary`."""
+        matrices = self.structure.correlated
+        variances = self.covariances.diagonal(dim1=-2, dim2=-1) if matrices else self.covariances
+        result = {name: self.sites[name] for name in ("weights", "means")}
+        result |= {"scales": variances.sqrt(), "covariances": self.covariances}
+        if self.log_likelihoods is not None:
+            result["log_likelihood"] = self.log_likelihoods
+        return {name: values.cpu().double().numpy() for name, values in result.items()}
+
     def summary(self) -> Any:
         """A pandas table, a quantity a row: mean, sd, quantiles (5%, 50%, 95%); of NUTS also R-hat and sizes.
 
@@ -144,7 +176,7 @@ class MixturePosterior(Displayed):
         import pandas  # type: ignore[import-untyped]
 
         columns: dict[str, dict[str, NDArray[np.float64]]] = {}
-        quantities = self._quantities()
+        quantities = self.quantities()
         for name, values in quantities.items():
             flat = values.reshape(-1, *values.shape[2:])
             quantiles = np.quantile(flat, [0.05, 0.5, 0.95], axis=0)
@@ -191,15 +223,6 @@ class MixturePosterior(Displayed):
         r_hat, ess = (part[~np.isnan(part)] for part in joined)
         return (float(r_hat.max()) if r_hat.size else math.nan), (float(ess.min()) if ess.size else math.nan)
 
-    def _quantities(self) -> dict[str, NDArray[np.float64]]:
-        matrices = self.structure.correlated
-        variances = self.covariances.diagonal(dim1=-2, dim2=-1) if matrices else self.covariances
-        result = {name: self.sites[name] for name in ("weights", "means")}
-        result |= {"scales": variances.sqrt(), "covariances": self.covariances}
-        if self.log_likelihoods is not None:
-            result["log_likelihood"] = self.log_likelihoods
-        return {name: values.cpu().double().numpy() for name, values in result.items()}
-
     def _diagnosed(
         self, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     ) -> dict[str, NDArray[np.float64]]:
@@ -208,7 +231,7 @@ class MixturePosterior(Displayed):
                 f"Expected draws of NUTS; got draws of a guide ({self.inference}): they are independent, so that R-hat "
                 "and effective sample sizes say nothing of the guide's fit."
             )
-        return {name: statistic(values) for name, values in self._quantities().items()}
+        return {name: statistic(values) for name, values in self.quantities().items()}
 
     def _densities(self, x: Tensor | NDArray[Any]) -> list[Tensor]:
         """Log-densities of the points under consecutive draws, of all chains: `S x n` each."""

@@ -16,7 +16,7 @@ from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
-from latentmix.models.mixture.priors import converted, increasing, inside
+from latentmix.models.mixture.priors import converted, increasing, inside, is_improper
 
 __all__ = ["PRIORS", "Priors", "StandardisedModel", "check_priors", "location_and_scale", "standardised_model"]
 
@@ -52,10 +52,46 @@ class StandardisedModel(Displayed):
     @property
     def sites_log_jacobian(self) -> float:
         """Log-Jacobian of the sites under proper priors, in nats, of the same sign as `log_jacobian`."""
+        return sum(self._log_jacobians().values())
+
+    def log_prior(self, sites: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Log-densities of values of the sites, in the data's coordinates, under their priors, by site.
+
+        Args:
+            sites: Values in the data's coordinates, with any batch shape in front; 0 under flat priors.
+        """
+        inside = dict(sites)
+        inside["means"] = (sites["means"] - self.location) / self.scale
+        inside["scales"] = sites["scales"] / self.model.structure.per_scale(self.scale)
+        log_jacobians = self._log_jacobians()
+        return {
+            name: prior.log_prob(inside[name]) - log_jacobians.get(name, 0.0)
+            for name, prior in self.model.priors(self.scale).items()
+        }
+
+    def draw_prior(self, draws: int) -> dict[str, Tensor]:
+        """Draws of the sites from their priors, `draws` in front, in the data's coordinates.
+
+        Raises:
+            ValueError: If a prior is flat.
+        """
+        priors = self.model.priors(self.scale)
+        flat = [name for name, prior in priors.items() if is_improper(prior)]
+        if flat:
+            raise ValueError(f"Expected a proper prior of {_WORDS.get(flat[0], flat[0])}; got a flat one.")
+        drawn = {name: prior.sample(torch.Size([draws])) for name, prior in priors.items()}
+        drawn["means"] = drawn["means"] * self.scale + self.location
+        drawn["scales"] = drawn["scales"] * self.model.structure.per_scale(self.scale)
+        return drawn
+
+    def _log_jacobians(self) -> dict[str, float]:
         log_scale, priors, shapes = self.scale.log(), self.model.priors(self.scale), self.model.shapes
         factors = {"means": log_scale, "scales": self.model.structure.per_scale(log_scale)}
-        proper = [name for name in factors if not isinstance(priors[name], dist.ImproperUniform)]
-        return float(sum(factors[name].expand(shapes[name]).sum() for name in proper))
+        return {
+            name: float(factor.expand(shapes[name]).sum())
+            for name, factor in factors.items()
+            if not is_improper(priors[name])
+        }
 
     def points(self, x: Tensor) -> Tensor:
         """`n x D` points in standardised coordinates, in float64."""

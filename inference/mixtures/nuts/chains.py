@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import NUTS
+from numpy.typing import NDArray
 from pyro.ops.integrator import velocity_verlet
 from tqdm.auto import tqdm
 
@@ -59,6 +59,8 @@ class Chain:
         step_size: After the warmup, in whitened coordinates.
         n_gradients: Evaluations of the gradient.
         cut: Number of draws whose trajectory was cut at the greatest depth.
+        statistics: Of each draw, `(draws,)`, see `RecordingNUTS`; densities and energies are those of the whitened
+            coordinates.
     """
 
     positions: Array
@@ -66,6 +68,7 @@ class Chain:
     step_size: float
     n_gradients: int
     cut: int
+    statistics: dict[str, NDArray[Any]]
 
 
 def run_chains(
@@ -140,12 +143,14 @@ def _counted(bar: Any, chains: int) -> Iterator[list[_Counter | None]]:
 def _chain(
     potential: WhitenedPotential, seed: int, settings: Settings, count: Callable[[], object] | None = None
 ) -> Chain:
+    from latentmix.inference.datatree.recording import STATISTICS, RecordingNUTS
+
     size = len(potential.centre)
     with isolated(seed=seed, validation=False), one_thread():
         position = settings.jitter * torch.randn(size, dtype=torch.float64)
         while not math.isfinite(potential.value_and_gradient(position.numpy())[0]):
             position = position / 2
-        kernel = NUTS(
+        kernel = RecordingNUTS(  # type: ignore[no-untyped-call]
             potential_fn=potential,
             full_mass=size <= _DENSE,
             target_accept_prob=settings.target_accept,
@@ -164,8 +169,15 @@ def _chain(
                 cut += potential.n_gradients - before >= longest
             if count is not None:
                 count()
-        divergences = len(kernel.diagnostics()["divergences"])
-        return Chain(potential.unwhitened(drawn), divergences, float(kernel.step_size), potential.n_gradients, cut)
+        diagnostics = kernel.diagnostics()
+        return Chain(
+            positions=potential.unwhitened(drawn),
+            divergences=len(diagnostics["divergences"]),
+            step_size=float(kernel.step_size),
+            n_gradients=potential.n_gradients,
+            cut=cut,
+            statistics=diagnostics[STATISTICS]["sample_stats"],
+        )
 
 
 @contextmanager

@@ -111,6 +111,11 @@ class MixtureNUTSResult(Displayed):
         }
 
     @property
+    def standardised(self) -> StandardisedModel:
+        """The model with the map of its coordinates to the data's."""
+        return StandardisedModel(self.model, self.location, self.scale)
+
+    @property
     def lower_bound(self) -> float:
         """Mean over the draws of the mean log-likelihood, nats per datum."""
         return sum(self.lower_bounds) / len(self.lower_bounds)
@@ -265,7 +270,10 @@ class NUTS(Algorithm):
         with torch.no_grad():
             bounds = posterior.log_likelihood(x) / len(x)
         divergences, cut = [chain.divergences for chain in runs], [chain.cut for chain in runs]
-        posterior = replace(posterior, log_likelihoods=bounds)
+        statistics = {
+            name: torch.from_numpy(np.stack([chain.statistics[name] for chain in runs])) for name in runs[0].statistics
+        }
+        posterior = replace(posterior, log_likelihoods=bounds, sample_stats=statistics)
         r_hat, ess = posterior.worst()
         return MixtureNUTSResult(
             parameters=posterior.mean(),

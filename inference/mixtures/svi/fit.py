@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, final
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import (
     AutoDelta,
@@ -31,7 +32,13 @@ from latentmix.inference.mixtures.em.statistics import moments
 from latentmix.inference.mixtures.parameter_object import Requirement, real, whole
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
-from latentmix.inference.mixtures.standardised import PRIORS, Priors, check_priors, standardised_model
+from latentmix.inference.mixtures.standardised import (
+    PRIORS,
+    Priors,
+    StandardisedModel,
+    check_priors,
+    standardised_model,
+)
 from latentmix.inference.mixtures.svi.guides import TriedGuide, class_of, fit_guides, is_normal
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
@@ -126,9 +133,19 @@ class MixtureSVIResult(Displayed):
             raise ValueError("Expected a guide with a density, such as AutoMultivariateNormal; got AutoDelta.")
         like = self.location.new_zeros(1, len(self.location), dtype=torch.float64)
         with isolated(seed=seed, validation=False), torch.no_grad(), pyro.plate("draws", draws, dim=-2):
-            drawn = self.guide(like)
-        sites = {name: drawn[name].detach().reshape(1, draws, *shape) for name, shape in self.model.shapes.items()}
-        return in_data_coordinates(sites, self.model, self.location, self.scale, "svi", reference)
+            trace: Any = poutine.trace(self.guide).get_trace(like)
+            trace.compute_log_prob()
+        nodes = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+        sites = {name: nodes[name]["value"].reshape(1, draws, *shape) for name, shape in self.model.shapes.items()}
+        densities = torch.stack([node["log_prob"].reshape(draws, -1).sum(-1) for node in nodes.values()])
+        log_q = densities.sum(0) - self.standardised.sites_log_jacobian
+        posterior = in_data_coordinates(sites, self.model, self.location, self.scale, "svi", reference)
+        return replace(posterior, sample_stats={"log_q": log_q[None]})
+
+    @property
+    def standardised(self) -> StandardisedModel:
+        """The model with the map of its coordinates to the data's."""
+        return StandardisedModel(self.model, self.location, self.scale)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "posterior"}

@@ -16,7 +16,7 @@ from torch import Tensor
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.runs import class_probabilities as module
 from latentmix.experiments.runs.artifacts import Run
-from latentmix.experiments.runs.class_probabilities import class_probabilities, measure_probabilities
+from latentmix.experiments.runs.class_probabilities import class_probabilities, measure_probabilities, probability_draws
 from latentmix.experiments.runs.metrics import calibration
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.guides import AmortizedGuide, AutoregressiveFlow, DiagonalNormal, FullNormal, MLPEncoder
@@ -290,3 +290,35 @@ def test_certainty_is_calibrated_when_it_is_right(classes: list[int]) -> None:
     figures = calibration(labels, np.equal.outer(labels, classes).astype(float), classes)
     assert (figures["accuracy"], figures["nll"]) == (1.0, 0.0)
     assert figures["ece"] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("with_posterior", [False, True])
+def test_probabilities_at_each_draw_have_the_mean_of_classify(with_posterior: bool) -> None:
+    finished, images = run()
+    if with_posterior:
+        mixture = finished.mixtures["em"]["none"].mixture
+        parameters = mixture.parameters_
+        sites = {name: value.expand(1, 3, *value.shape) for name, value in parameters.sites().items()}
+        mixture.posterior_ = MixturePosterior(sites, parameters.structure, torch.zeros(2, dtype=torch.float64))
+    each = finished.class_probabilities(images, draws=9, seed=3)
+    assert each.dims == ("draw", "image", "class")
+    assert each["class"].values.tolist() == list(finished.fitted().class_names)
+    np.testing.assert_allclose(each.mean("draw"), finished.classify(images, draws=9, seed=3), atol=1e-12)
+    np.testing.assert_allclose(each.sum("class"), 1.0)
+    assert float(each.std("draw").max()) > 1e-3
+
+
+def test_probabilities_of_points_and_of_components() -> None:
+    guide, fitted = line()
+    each = probability_draws(guide, FittedMixture(fitted.mixture, (), ()), X, draws=500)
+    assert each.dims == ("draw", "point", "component")
+    expected = class_probabilities(guide, FittedMixture(fitted.mixture, (), ()), X, draws=500)
+    np.testing.assert_allclose(each.mean("draw"), expected, atol=1e-12)
+
+
+def test_probabilities_at_each_draw_are_bounded() -> None:
+    guide, fitted = line()
+    with pytest.raises(ValueError, match=r"^Expected probabilities of at most 2 GiB; got 100000 draws .* fewer draws"):
+        probability_draws(guide, fitted, X.expand(-1, 1).repeat(1000, 1), draws=100_000)
+    with pytest.raises(ValueError, match="Expected draws from 1"):
+        probability_draws(guide, fitted, X, draws=0)

@@ -261,6 +261,9 @@ def test_draws_of_a_posterior_are_saved(kind: str) -> None:
     x = synthetic(20, n_components=2)
     assert loaded.posterior_.inference == "nuts"
     assert torch.equal(loaded.posterior_.log_likelihood(x), mixture.posterior_.log_likelihood(x))
+    assert loaded.posterior_.sample_stats.keys() == mixture.posterior_.sample_stats.keys()
+    for name, values in mixture.posterior_.sample_stats.items():
+        assert torch.equal(loaded.posterior_.sample_stats[name], values)
 
 
 def test_of_many_draws_some_of_each_chain_are_saved() -> None:
@@ -292,6 +295,16 @@ def test_draws_that_no_fit_has_left_are_refused(name: str, change: Callable[[Ten
     state["draws"]["sites"][name] = change(state["draws"]["sites"][name])
     with pytest.raises(ValueError, match=message):
         load_mixture(state)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(1, 3), None, [1.0]])
+def test_statistics_that_no_fit_has_left_are_refused(wrong: Any) -> None:
+    state = mixture_state(fitted(GaussianMixture(2, inference=NUTS(chains=1, draws=4, warmup=3))))
+    state["draws"]["sample_stats"]["energy"] = wrong
+    with pytest.raises(ValueError, match=r"Expected the statistic 'energy' of draws of shape \(1, 4\); got"):
+        load_mixture(state)
+    del state["draws"]["sample_stats"]
+    assert load_mixture(state).posterior_.sample_stats == {}
 
 
 def test_a_mixture_from_a_file_without_draws_says_so() -> None:

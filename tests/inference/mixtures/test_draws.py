@@ -162,7 +162,7 @@ def test_the_summary_holds_scales(covariance_type) -> None:
     table, expected = posterior.summary(), posterior.draw(0, 0).expanded_covariances().diagonal(dim1=-2, dim2=-1).sqrt()
     rows = [name for name in table.index if name.startswith("scales[")]
     assert len(rows) == posterior.sites["scales"][0, 0].numel()
-    scales = torch.from_numpy(posterior._quantities()["scales"])[0, 0]
+    scales = torch.from_numpy(posterior.quantities()["scales"])[0, 0]
     torch.testing.assert_close(scales[:, None].expand(3, 2) if scales.shape == (3,) else scales.expand(3, 2), expected)
 
 

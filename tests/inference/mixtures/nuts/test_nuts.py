@@ -3,12 +3,15 @@ import time
 import warnings
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from tqdm.auto import tqdm
 
+from latentmix.inference.datatree import recording
+from latentmix.inference.datatree.recording import STATISTICS
 from latentmix.inference.diagnostics.convergence import effective_size
 from latentmix.inference.mixtures.algorithm import FitOptions
 from latentmix.inference.mixtures.draws import MixturePosterior
@@ -162,6 +165,21 @@ def test_processes_change_no_draw_and_seeds_do() -> None:
     assert not torch.equal(*alone.posterior.sites["means"])
 
 
+def test_recording_changes_no_draw(monkeypatch) -> None:
+    x = two_groups()
+    recorded = quick(x, n_components=2)
+
+    class Plain(pyro.infer.NUTS):
+        def diagnostics(self):
+            return {**super().diagnostics(), STATISTICS: {"sample_stats": {}}}
+
+    monkeypatch.setattr(recording, "RecordingNUTS", Plain)
+    plain = quick(x, n_components=2)
+    for name, values in plain.posterior.sites.items():
+        assert torch.equal(values, recorded.posterior.sites[name])
+    assert plain.n_gradients == recorded.n_gradients
+
+
 def test_sampling_leaves_no_trace_in_the_process(capsys) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     result = quick(two_groups(), n_components=2)
@@ -185,7 +203,7 @@ def test_an_interrupt_ends_the_fit(monkeypatch) -> None:
             raise KeyboardInterrupt
         return values
 
-    monkeypatch.setattr("latentmix.inference.mixtures.nuts.chains.NUTS.sample", interrupted)
+    monkeypatch.setattr("latentmix.inference.datatree.recording.RecordingNUTS.sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quick(two_groups(), n_components=2)
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,129 @@
+"""`latentmix inspect`: the posterior of a run, or of a file for ArviZ, in words and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentmix.experiments.commands import (
+    Usage,
+    UsageError,
+    add_limit,
+    add_trust,
+    allowed_modules,
+    comma_list,
+    command_parser,
+    new_folder,
+)
+from latentmix.experiments.hints import did_you_mean
+from latentmix.experiments.options.names import POSTERIOR_PLOTS
+from latentmix.experiments.places import check_new_file, check_run, check_writable
+from latentmix.experiments.reading.limits import MAX_GIB
+
+if TYPE_CHECKING:
+    from latentmix.experiments.runs.inspection import Inspection
+
+USAGE = Usage(
+    85,
+    "inspect RUN|FILE [--plots P,...] [--to FILE]",
+    "a posterior: ArviZ's summary, diagnostics, plots",
+)
+SUFFIXES = (".nc", ".zarr")
+EPILOG = f"""\
+plots, by commas, or all that the posterior can serve:
+  {", ".join(POSTERIOR_PLOTS)}
+"""
+
+
+def main(words: list[str]) -> None:
+    """Print a summary of a posterior; draw its plots, and write its tree, if asked."""
+    parser = command_parser("inspect", epilog=EPILOG)
+    parser.add_argument(
+        "source", metavar="RUN|FILE", type=Path, help="a run's folder, or a .nc or .zarr file of a posterior for ArviZ"
+    )
+    parser.add_argument(
+        "--inference", metavar="FIT", help="which fit of the run: nuts or posterior (default: the best that it has)"
+    )
+    parser.add_argument("--var", metavar="NAMES", help="variables to show, by commas (default: all)")
+    parser.add_argument("--plots", metavar="NAMES", help="plots to draw, by commas, or all")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the plots (default: runs/inspect-NAME-TIME)")
+    parser.add_argument("--to", metavar="FILE", type=Path, help="a new .nc or .zarr file for the tree")
+    add_limit(parser, "max_gib", MAX_GIB, "most memory of the values of a file, in GiB")
+    add_trust(parser, "the run")
+    arguments = parser.parse_args(words)
+    source: Path = arguments.source
+    every = arguments.plots == "all"
+    plots = list(POSTERIOR_PLOTS) if every else _plot_names(arguments.plots)
+    variables = None if arguments.var is None else comma_list("--var", arguments.var)
+    out: Path | None = arguments.out
+    if out is not None and not plots:
+        raise UsageError("Expected --plots with --out, which is the folder of the plots; got none.")
+    if not source.exists():
+        raise UsageError(f"Expected the folder of a run, or a .nc or .zarr file, that is there; got {str(source)!r}.")
+    if source.is_dir() and source.suffix != ".zarr":
+        check_run(source)
+    elif source.suffix not in SUFFIXES:
+        raise UsageError(f"Expected the folder of a run, or a .nc or .zarr file; got {str(source)!r}.")
+
+    if arguments.to is not None:
+        if arguments.to.suffix not in SUFFIXES:
+            raise UsageError(f"Expected a .nc or .zarr file for the tree; got {arguments.to}.")
+        check_new_file(arguments.to, "--to")
+    out = out or (new_folder(f"inspect-{source.resolve().stem}") if plots else None)
+    places = {plot: out / f"posterior_{plot}.png" for plot in plots} if out is not None else {}
+    if out is not None:
+        check_writable(out)
+    for place in places.values():
+        if out is not None and out.exists():
+            check_new_file(place)
+
+    from latentmix.experiments.reading.trees import check_tree_suffix, write_tree
+    from latentmix.experiments.runs.inspection import Inspection
+    from latentmix.experiments.runs.posterior_fits import chosen_fit, load_posterior
+
+    if arguments.to is not None:
+        check_tree_suffix(arguments.to, "a file for the tree")
+    whole = load_posterior(source, allowed_modules(arguments.trust), max_gib=arguments.max_gib)
+    inspection = Inspection(chosen_fit(whole, arguments.inference, source), variables)
+    obstacles = {plot: reason for plot in plots if (reason := inspection.obstacle(plot)) is not None}
+    if obstacles and not every:
+        raise ValueError(next(iter(obstacles.values())))
+    print(inspection.text())
+    drawn = [plot for plot in plots if plot not in obstacles]
+    if drawn and out is not None:
+        _draw(inspection, {plot: places[plot] for plot in drawn}, out)
+    for plot, reason in obstacles.items():
+        print(f"No {plot}: {reason}")
+    if arguments.to is not None:
+        write_tree(whole if arguments.inference is None else inspection.tree, arguments.to)
+        print(arguments.to)
+
+
+def _plot_names(text: str | None) -> list[str]:
+    """The plots that an option names.
+
+    Raises:
+        UsageError: If one is unknown.
+    """
+    names = [] if text is None else comma_list("--plots", text)
+    for name in names:
+        if name not in POSTERIOR_PLOTS:
+            hint = did_you_mean(name, [*POSTERIOR_PLOTS, "all"])
+            raise UsageError(f"Expected plots out of {', '.join(POSTERIOR_PLOTS)}, all; got {name!r}{hint}")
+    return list(dict.fromkeys(names))
+
+
+def _draw(inspection: Inspection, places: Mapping[str, Path], out: Path) -> None:
+    """Draw plots into a folder, and print their files; the folder of a run's figures is locked meanwhile."""
+    from latentmix.experiments.figures import save
+    from latentmix.experiments.runs.artifacts import RunFolder
+    from latentmix.models.files import inside
+
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if out.name == "figures" and (out.parent / "config.yaml").is_file():
+            stack.enter_context(RunFolder.existing(out.parent).locked())
+        for plot, place in places.items():
+            print(save(inspection.draw(plot), inside(out, place.name)), flush=True)

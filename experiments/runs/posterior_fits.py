@@ -1,0 +1,87 @@
+"""Posteriors to be inspected: of a run, or of a file for ArviZ; and the fit that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentmix.experiments.hints import did_you_mean
+from latentmix.experiments.reading.limits import MAX_GIB
+from latentmix.experiments.reading.trees import check_draws, read_tree
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["chosen_fit", "load_posterior"]
+
+FITS = "fits"  # attribute with the names of a run's fits, and the node of those that are not at the root
+FORMAT = "latentmix_format"  # attribute of a run's posterior, whose reader knows its versions
+ESTIMATES = {"em": "EM's answer"}
+
+
+def load_posterior(source: Path, trust: Sequence[str] = (), *, max_gib: float = MAX_GIB) -> xr.DataTree:
+    """The tree of a run, or of a file.
+
+    Args:
+        source: The folder of a run; or a `.nc` or `.zarr` file of any tree for ArviZ.
+        trust: Modules that the run may import, where it has no `posterior.nc` and its draws are read from its mixtures.
+        max_gib: Most memory of a file's values, in GiB.
+
+    Raises:
+        ValueError: If the run has no posterior, or the file cannot be read or holds none.
+    """
+    if source.is_dir() and source.suffix != ".zarr":
+        from latentmix.experiments.runs.artifacts import load_run
+
+        return load_run(source, trust).to_datatree()
+    tree = read_tree(source, max_gib=max_gib)
+    if FORMAT in tree.attrs and source.suffix == ".nc":
+        from latentmix.experiments.runs.posterior import read_posterior
+
+        return read_posterior(source)
+    check_draws(tree, source)
+    return tree
+
+
+def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree:
+    """The tree of one fit, without those of others.
+
+    Args:
+        tree: A tree; of a run its `fits` are named in an attribute, the first at the root and others in a node.
+        name: The name of the fit; by default the first.
+        source: Where it comes from, for messages.
+
+    Raises:
+        ValueError: If there is no such fit with draws.
+    """
+    import xarray as xr
+
+    names = [word for word in str(tree.attrs.get(FITS, "")).split(", ") if word]
+    if name is not None and name not in names:
+        if not names:
+            raise ValueError(
+                f"Expected a run for --inference; got {source}, which holds a single posterior: leave the option out."
+            )
+        known = f"Expected for --inference a fit of {source} with a posterior, {', '.join(names)}; got {name!r:.40}"
+        if name in ESTIMATES:
+            raise ValueError(
+                f"{known}: {ESTIMATES[name]} is a point without draws, and `latentmix.inference.standard_errors` gives "
+                "its standard errors."
+            )
+        raise ValueError(f"{known}{did_you_mean(name, names, otherwise=': a fit without draws is no posterior.')}")
+    node = tree if name is None or name == names[0] else tree[f"{FITS}/{name}"]
+    root = node.path.rstrip("/")
+    groups = {
+        each.path.removeprefix(root) or "/": each.to_dataset(inherit=False)
+        for each in node.subtree
+        if not (each.path + "/").startswith(f"{root}/{FITS}/")
+    }
+    fit = xr.DataTree.from_dict(groups)
+    if "fit" in fit.attrs and "posterior_predictive" not in fit.children:
+        mixture = f"run.mixtures[{fit.attrs['fit']!r}]['none'].mixture"
+        made_by = f"to_datatree({mixture}, X=latents, posterior_predictive=True) makes it, of the training latents."
+        fit.attrs.setdefault("posterior_predictive_omitted", made_by)
+    if "prior" not in fit.children and "log_prior_omitted" in fit.attrs:
+        fit.attrs.setdefault("prior_omitted", fit.attrs["log_prior_omitted"])
+    return fit

@@ -1,0 +1,1 @@
+"""LatentMix's own fits as trees for ArviZ."""

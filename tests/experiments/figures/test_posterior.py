@@ -1,0 +1,112 @@
+"""Pictures of posteriors: every plot, of few and many quantities; texts have room, and the process is left alone."""
+
+from __future__ import annotations
+
+import warnings
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from arviz_plots.backend.matplotlib import core
+from matplotlib.figure import Figure
+
+from latentmix.experiments.figures.posterior import PLOTS, Panels, flat, plot_obstacle, quantity_names
+from latentmix.experiments.figures.style import WIDTH
+from latentmix.experiments.options.names import POSTERIOR_PLOTS
+
+from tests.experiments.figures.layout import overlapping, texts
+from tests.experiments.figures.posteriors import mixture_tree, schools_tree
+
+TREES = {
+    "3 in 2, mcmc": mixture_tree(3, 2),
+    "10 in 10, svi": mixture_tree(10, 10, "svi"),
+    "schools, mcmc": schools_tree(),
+}
+CASES = [
+    pytest.param(tree, plot, id=f"{plot}, {tree}")
+    for tree in TREES
+    for plot in PLOTS
+    if plot_obstacle(TREES[tree], plot) is None
+]
+
+
+def drawn(tree: xr.DataTree, plot: str) -> Figure:
+    names = quantity_names(tree["posterior"].to_dataset())
+    return PLOTS[plot].draw(tree, Panels(names[: PLOTS[plot].most], len(names), "that come first"))
+
+
+def test_every_plot_of_the_command_line_is_there() -> None:
+    assert tuple(PLOTS) == POSTERIOR_PLOTS
+
+
+@pytest.mark.parametrize(("name", "plot"), CASES)
+def test_texts_have_room(name: str, plot: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = drawn(TREES[name], plot)
+        assert not overlapping(figure)
+    assert figure.get_size_inches()[0] <= WIDTH + 1e-9
+    assert figure.get_size_inches()[1] < 14
+    assert figure.get_suptitle()
+    assert figure.get_supxlabel().endswith((".", "%)."))
+
+
+def test_a_picture_says_how_many_quantities_it_shows() -> None:
+    figure = drawn(mixture_tree(10, 10, draws=10), "trace")
+    assert figure.get_suptitle().replace("\n", " ") == "Traces of 12 of 210 quantities, those that come first"
+    assert {"weights[9]", "means[0, 1]", "chain 1"} <= set(texts(figure))
+    assert drawn(TREES["3 in 2, mcmc"], "forest").get_suptitle() == "Intervals of 15 quantities"
+    assert Panels(["mu"], 1).words == "1 quantity"
+
+
+def test_rows_of_a_forest_are_the_intervals_of_their_names() -> None:
+    tree = schools_tree()
+    tree["posterior"]["theta"] = tree["posterior"]["theta"] * 0 + np.arange(8) * 10 + np.random.rand(4, 60, 8)
+    axes = drawn(tree, "forest").axes[-1]
+    rows = {label.get_text(): tick for label, tick in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)}
+    points = {float(y): float(x) for points in axes.collections for x, y in points.get_offsets()}
+    for place, school in enumerate(tree["posterior"]["school"].values):
+        assert points[rows[f"theta[{school}]"]] == pytest.approx(10 * place + 0.5, abs=0.2)
+
+
+def test_a_prior_of_heavy_tails_leaves_the_posterior_visible() -> None:
+    tree = schools_tree()
+    axes = drawn(tree, "prior_posterior").axes[1]
+    assert axes.get_title() == "tau"
+    low, high = float(tree["posterior"]["tau"].min()), float(tree["posterior"]["tau"].max())
+    assert axes.get_xlim()[1] < high + 2.5 * (high - low)
+    prior, posterior = (np.trapezoid(line.get_ydata(), line.get_xdata()) for line in axes.lines[:2])
+    inside = float((tree["prior"]["tau"] < high + 2 * (high - low)).mean())
+    assert prior == pytest.approx(inside, rel=0.1)  # what lies outside is not spread over what lies inside
+    assert posterior == pytest.approx(1.0, rel=0.1)
+
+
+def test_flat_groups_hold_each_scalar_under_arviz_name() -> None:
+    import arviz
+
+    posterior = TREES["3 in 2, mcmc"]["posterior"].to_dataset()
+    assert quantity_names(posterior) == list(arviz.summary(posterior).index)
+    chosen = flat(posterior, ["means[2, 1]", "weights[0]", "nothing"])
+    assert list(chosen.data_vars) == ["means[2, 1]", "weights[0]"]
+    assert chosen["means[2, 1]"].values == pytest.approx(posterior["means"].values[..., 2, 1])
+
+
+def test_names_of_dimensions_are_no_obstacle() -> None:
+    tree = TREES["3 in 2, mcmc"]
+    renamed = xr.DataTree.from_dict({"posterior": tree["posterior"].to_dataset().rename(feature="column")})
+    assert plot_obstacle(renamed, "forest") is None
+    assert drawn(renamed, "forest").axes
+    assert "energy of every draw" in str(plot_obstacle(renamed, "energy"))
+
+
+def test_the_process_is_left_as_it_was() -> None:
+    import arviz_base
+
+    before = dict(matplotlib.rcParams), dict(arviz_base.rcParams), plt.get_fignums(), core.subplots
+    for plot in ("trace", "forest", "khat"):
+        drawn(TREES["3 in 2, mcmc"], plot)
+    with pytest.raises(KeyError):
+        PLOTS["ppc"].draw(xr.DataTree.from_dict({"posterior": TREES["10 in 10, svi"]["posterior"].to_dataset()}), None)
+    assert before == (dict(matplotlib.rcParams), dict(arviz_base.rcParams), plt.get_fignums(), core.subplots)
