@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +40,8 @@ from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
+    from latentmix.experiments.data.base import Dataset, Split
+    from latentmix.experiments.runs.encoding import Encoding
     from latentmix.experiments.runs.mixtures import FittedMixture
 
 __all__ = ["LEFT_OUT", "Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
@@ -341,6 +345,7 @@ class Run(Displayed):
         mixtures: Fitted mixtures by inference (`em`, `svi`) and label budget (`none`, `few`, `all`).
         config: The complete configuration.
         summary: The figures of `summary.json`.
+        path: The folder it was read from.
     """
 
     vae: VAE
@@ -348,6 +353,35 @@ class Run(Displayed):
     mixtures: dict[str, dict[str, FittedMixture]]
     config: dict[str, Any]
     summary: dict[str, Any]
+    path: Path | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The record of each epoch: `epoch`, `training` and `validation` with their bounds in nats per datum, ...
+
+        Raises:
+            ValueError: If the folder of the run or its `metrics.jsonl` is not there, or a line is no such record.
+        """
+        file = inside(Path() if self.path is None else self.path, "metrics.jsonl")
+        if self.path is None or not file.is_file():
+            raise ValueError(f"Expected metrics.jsonl in the folder of the run; got none in {self.path}.")
+        return read_history(file)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The data sets of the run, loaded again by its configuration, and kept; points as the guide takes them.
+
+        Raises:
+            ValueError: If they are no longer there, or are others.
+
+        Example:
+            >>> run = load_run("runs/digits")  # doctest: +SKIP
+            >>> run.latents(run.data.test).mean.shape  # doctest: +SKIP
+            (360, 10)
+        """
+        from latentmix.experiments.runs.run_data import load_data
+
+        return load_data(self)
 
     def fitted(self, inference: str = "em", labels: str | None = None) -> FittedMixture:
         """The mixture of a fit and a label budget.
@@ -410,6 +444,40 @@ class Run(Displayed):
         fitted, x = self.fitted(inference, labels), check_data(data, self.vae.shape)
         return class_probabilities(self.guide, fitted, x, average=average, draws=draws, seed=seed)
 
+    def latents(
+        self,
+        data: Tensor | NDArray[Any] | Split,
+        *,
+        inference: str = "em",
+        labels: str | None = None,
+        average: Literal["draws", "noise"] | None = "draws",
+        draws: int | None = None,
+        seed: int = 0,
+    ) -> Encoding:
+        """Moments of q(z given x), and responsibilities and class probabilities under a mixture, as `encode` writes.
+
+        Args:
+            data: As `classify` takes them; or a split of `data`, whose labels are noted.
+            inference: The fit, such as `em`.
+            labels: The label budget; by default `few` if the run has it, else `none`.
+            average: What probabilities are averaged over, see `classify`.
+            draws: Draws of q of each datum to keep, which are those that are averaged over; by default 100 are
+                averaged over and none kept.
+            seed: Seed of the draws, which are those of `classify`.
+
+        Raises:
+            ValueError: As `classify` does.
+
+        Example:
+            >>> run = load_run("runs/digits")  # doctest: +SKIP
+            >>> run.latents(images, draws=50).to_dataset()  # an xarray.Dataset  # doctest: +SKIP
+        """
+        from latentmix.experiments.runs.encoding import Encoder
+        from latentmix.experiments.runs.run_data import inputs_of_arrays
+
+        encoder = Encoder.of(self, inference, labels, average=average, draws=draws, seed=seed)
+        return encoder.encode(inputs_of_arrays(self, data), max_gib=math.inf)
+
     def shown(self) -> dict[str, Any]:
         test = self.summary.get("test", {})
         named = {"ELBO": "elbo", "log p(x), importance-weighted": "iw_log_likelihood", "MSE": "mse", "SSIM": "ssim"}
@@ -460,7 +528,7 @@ def load_run(path: str | Path, trust: Iterable[str] = ()) -> Run:
     vae, guide = folder.load_model()
     mixtures = folder.load_mixtures()
     _check_latents(folder.path, vae, guide, mixtures)
-    return Run(vae.eval(), guide.eval(), mixtures, config, summary)
+    return Run(vae.eval(), guide.eval(), mixtures, config, summary, folder.path)
 
 
 def _check_latents(path: Path, vae: VAE, guide: AmortizedGuide, mixtures: Mapping[str, Any]) -> None:
