@@ -96,11 +96,10 @@ def classify(
     from latentmix.experiments.options.messages import blaming
     from latentmix.experiments.runs.artifacts import load_run
     from latentmix.experiments.runs.pictures import component_names
-    from latentmix.experiments.runs.run_data import inputs_of_files
 
     run = load_run(path, trust)
     fitted = run.fitted(inference, budget)
-    inputs = inputs_of_files(run, files, max_pixels=max_pixels, max_gib=max_gib)
+    inputs = run.known_data.of_files(files, max_pixels=max_pixels, max_gib=max_gib)
     with blaming("--average"):
         probabilities = run.classify(
             inputs.x, inference=inference, labels=budget, average=average, draws=draws, seed=seed

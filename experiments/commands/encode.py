@@ -63,15 +63,12 @@ def main(words: list[str]) -> None:
 
     from latentmix.experiments.options.messages import blaming
     from latentmix.experiments.runs.artifacts import load_run
-    from latentmix.experiments.runs.encoding import Encoder
     from latentmix.experiments.runs.encoding_files import table_lines, write_arrays, write_netcdf, write_table
-    from latentmix.experiments.runs.run_data import chosen_data, inputs_of_files, inputs_of_split, load_data
 
     run = load_run(arguments.run, allowed_modules(arguments.trust))
     run.fitted(arguments.inference, arguments.labels)
     with blaming("--average"):
-        encoder = Encoder.of(
-            run,
+        encoder = run.encoder(
             arguments.inference,
             arguments.labels,
             average=arguments.average,
@@ -79,12 +76,13 @@ def main(words: list[str]) -> None:
             seed=arguments.seed,
         )
     if encoder.about["moments"] != "exact":
-        family, words = encoder.about["family"], encoder.about["moments"]
-        warnings.warn(f"q of {family} is not normal: means and scales are {words}", stacklevel=2)
+        told = f"q of {encoder.about['family']} is not normal: means and scales are {encoder.about['moments']}"
+        warnings.warn(told, stacklevel=2)
+    known = run.known_data
     if arguments.split is None:
-        inputs = inputs_of_files(run, arguments.files, max_pixels=arguments.max_pixels, max_gib=arguments.max_gib)
+        inputs = known.of_files(arguments.files, max_pixels=arguments.max_pixels, max_gib=arguments.max_gib)
     else:
-        inputs = inputs_of_split(load_data(run, chosen_data(run, options)), arguments.split)
+        inputs = known.of_split(known.load(known.chosen(options)), arguments.split)
     if out is None:
         for lines in table_lines(encoder.chunks(inputs)):
             sys.stdout.write(lines)

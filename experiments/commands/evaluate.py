@@ -49,10 +49,9 @@ def main(words: list[str]) -> None:
     check_run(arguments.run)
 
     from latentmix.experiments.runs.artifacts import load_run
-    from latentmix.experiments.runs.run_data import chosen_data
 
     run = load_run(arguments.run, allowed_modules(arguments.trust))
-    data = chosen_data(run, options)
+    data = run.known_data.chosen(options)
 
     from latentmix.experiments.runs.evaluation import evaluate_run
     from latentmix.experiments.runs.report import headline, summary_table

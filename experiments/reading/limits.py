@@ -2,8 +2,8 @@
 
 | limit | default | raised by |
 |---|---|---|
-| pixels of a picture before it is resized | 64 million | `--data.max_pixels`, or `--max_pixels` of `classify`, `encode` |
-| memory of one array, or bytes of a table | 2 GiB | `--data.max_gib`, or `--max_gib` of `classify`, `encode`, `select` |
+| pixels of a picture before it is resized | 64 million | `--data.max_pixels`; `--max_pixels` of `classify`, `encode` |
+| memory of one array, or bytes of a table | 2 GiB | `--data.max_gib`; `--max_gib` of `classify`, `encode`, `select` |
 | memory of the latents and draws that `encode` writes as npz or netCDF | 2 GiB | `--max_gib` of `encode` |
 | memory of the networks' weights | 4 GiB | `--max_gib` of `run` and `sweep` |
 | values of a file of options, aliases counted where they stand | 100,000 | `--max_yaml_values` of any command |

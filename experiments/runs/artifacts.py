@@ -21,6 +21,7 @@ from jsonargparse import ArgumentError, Namespace
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS
@@ -41,8 +42,9 @@ from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
     from latentmix.experiments.data.base import Dataset, Split
-    from latentmix.experiments.runs.encoding import Encoding
+    from latentmix.experiments.runs.encoding import Encoder, Encoding
     from latentmix.experiments.runs.mixtures import FittedMixture
+    from latentmix.experiments.runs.run_data import RunData
 
 __all__ = ["LEFT_OUT", "Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
 
@@ -379,9 +381,14 @@ class Run(Displayed):
             >>> run.latents(run.data.test).mean.shape  # doctest: +SKIP
             (360, 10)
         """
-        from latentmix.experiments.runs.run_data import load_data
+        return self.known_data.load()
 
-        return load_data(self)
+    @property
+    def known_data(self) -> RunData:
+        """What it knows of its data, by which others are read as its guide takes them."""
+        from latentmix.experiments.runs.run_data import RunData
+
+        return RunData(self.vae.shape, self.config.get("data", {}), Schema.from_dict(self.summary.get("data", {})))
 
     def fitted(self, inference: str = "em", labels: str | None = None) -> FittedMixture:
         """The mixture of a fit and a label budget.
@@ -472,11 +479,17 @@ class Run(Displayed):
             >>> run = load_run("runs/digits")  # doctest: +SKIP
             >>> run.latents(images, draws=50).to_dataset()  # an xarray.Dataset  # doctest: +SKIP
         """
-        from latentmix.experiments.runs.encoding import Encoder
-        from latentmix.experiments.runs.run_data import inputs_of_arrays
+        encoder = self.encoder(inference, labels, average=average, draws=draws, seed=seed)
+        return encoder.encode(self.known_data.of_arrays(data), max_gib=math.inf)
 
-        encoder = Encoder.of(self, inference, labels, average=average, draws=draws, seed=seed)
-        return encoder.encode(inputs_of_arrays(self, data), max_gib=math.inf)
+    def encoder(self, inference: str = "em", labels: str | None = None, **options: Any) -> Encoder:
+        """Its guide and one of its fits, with options of `latents`, for data a chunk at a time; raises as that does."""
+        from latentmix.experiments.runs.encoding import Encoder
+
+        fitted = self.fitted(inference, labels)
+        budget = next(name for name, budget in self.mixtures[inference].items() if budget is fitted)
+        things = "image" if len(self.vae.shape) == 3 else "point"
+        return Encoder(self.guide, fitted, inference, budget, things=things, **options)
 
     def shown(self) -> dict[str, Any]:
         test = self.summary.get("test", {})

@@ -29,8 +29,6 @@ from latentmix.models.display import Displayed
 if TYPE_CHECKING:
     import xarray
 
-    from latentmix.experiments.runs.artifacts import Run
-
 __all__ = ["Encoder", "Encoding"]
 
 
@@ -142,24 +140,6 @@ class Encoder:
 
     def __post_init__(self) -> None:
         check_averaging(self.guide, self.average, DRAWS if self.draws is None else self.draws, self.seed)
-
-    @classmethod
-    def of(cls, run: Run, inference: str = "em", labels: str | None = None, **options: Any) -> Encoder:
-        """The encoder of a run, with one of its fits.
-
-        Args:
-            run: The run.
-            inference: The fit, such as `em`.
-            labels: The label budget; by default `few` if the run has it, else `none`.
-            options: `average`, `draws` and `seed`.
-
-        Raises:
-            ValueError: If the run has no such fit, or an option is not as `Run.classify` takes it.
-        """
-        fitted = run.fitted(inference, labels)
-        budget = next(name for name, budget in run.mixtures[inference].items() if budget is fitted)
-        things = "image" if len(run.vae.shape) == 3 else "point"
-        return cls(run.guide, fitted, inference, budget, things=things, **options)
 
     def encode(self, inputs: Inputs, *, max_gib: float = MAX_GIB, progress: bool = False) -> Encoding:
         """The latents of data, in memory.

@@ -14,7 +14,7 @@ from latentmix.experiments.runs.artifacts import Run
 from latentmix.experiments.runs.latents import LatentSplit, latents_of
 from latentmix.experiments.runs.measures import measure_vae
 from latentmix.experiments.runs.metrics import classification
-from latentmix.experiments.runs.run_data import load_data, split_of
+from latentmix.experiments.runs.run_data import split_of
 from latentmix.inference import bound_of
 from latentmix.inference.isolation import isolated
 
@@ -37,7 +37,7 @@ def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str
     Raises:
         ValueError: If the data cannot be read, or their shape, values or classes are not those of the run.
     """
-    chosen = split_of(load_data(run, data), split)
+    chosen = split_of(run.known_data.load(data), split)
     binarize = resolve_binarize(data.binarize, run.vae.likelihood)
     seen = binarize_static(chosen.x, data.seed) if binarize == "static" else chosen.x
     transform = batch_transform(binarize)

@@ -95,7 +95,7 @@ def test_the_labels_of_a_split_are_named() -> None:
 
 def test_options_are_refused_as_classify_does() -> None:
     run, images = run_of(AutoregressiveFlow(transforms=1, hidden=(4,)))
-    with pytest.raises(ValueError, match="Expected a normal q, .* got AutoregressiveFlow"):
+    with pytest.raises(ValueError, match=r"Expected a normal q, .* got AutoregressiveFlow"):
         run.latents(images, average="noise")
     with pytest.raises(ValueError, match="Expected draws from 1 to 100,000; got 0"):
         run.latents(images, draws=0)
