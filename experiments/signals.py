@@ -49,7 +49,12 @@ class EndingSignals:
             signal.signal(number, before)
 
     def ignore(self) -> None:
-        """Ignore these signals until the block ends: the command is over."""
+        """Ignore these signals until the block ends: the command is over.
+
+        Once code that `exec` runs from a text was interrupted, such as that of dataclasses, Python ends itself by SIGINT
+        whatever the exit code; running another text makes it forget.
+        """
+        exec("")
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
