@@ -51,8 +51,8 @@ class EndingSignals:
     def ignore(self) -> None:
         """Ignore these signals until the block ends: the command is over.
 
-        Once code that `exec` runs from a text was interrupted, such as that of dataclasses, Python ends itself by SIGINT
-        whatever the exit code; running another text makes it forget.
+        `python -m` ends by SIGINT, whatever the exit code, once a text that `exec` runs was interrupted, such as that
+        of a dataclass; running another makes Python forget it.
         """
         exec("")
         for number in self._before:

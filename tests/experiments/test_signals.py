@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -83,8 +84,19 @@ sys.exit(main())
 
 
 def ended(program: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The outcome of a program in an empty folder, as `python -m` runs it."""
+    (cwd / "code").mkdir()
+    (cwd / "work").mkdir()
+    (cwd / "code" / "program.py").write_text(program)
+    paths = os.pathsep.join([str(cwd / "code"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-c", program, *words], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "program", *words],
+        cwd=cwd / "work",
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -103,14 +115,14 @@ def test_a_signal_ends_a_command_and_what_is_half_written_goes(
     assert done.returncode == code
     assert done.stderr.startswith(f"latentmix: {word}")
     assert done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     """As `nohup` asks for."""
     ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + WRITING
     assert ended(ignoring, "SIGHUP", "once", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "out.csv").read_text() == "half"
+    assert (tmp_path / "work" / "out.csv").read_text() == "half"
 
 
 def test_a_signal_waits_for_compiled_modules(tmp_path: Path) -> None:
