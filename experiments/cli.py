@@ -18,6 +18,7 @@ from latentmix.experiments import commands
 from latentmix.experiments.commands import Usage, UsageError
 from latentmix.experiments.hints import did_you_mean
 from latentmix.experiments.reading.limits import YAML_LIMITS, limit_variable, yaml_limit
+from latentmix.experiments.signals import EndingSignals
 from latentmix.experiments.streams import StandardStreams
 
 __all__ = ["main"]
@@ -28,7 +29,7 @@ Begin with `latentmix run digits --epochs 5`. `latentmix COMMAND --help` explain
 lists every option of an experiment. After any command, --debug shows the traceback of an error, and --max_yaml_values N
 and --max_yaml_mib N raise the limits on files of options (default: {limits}); --version.
 Exit codes: 0 done, 1 a cell of a sweep was refused or failed, or an entry of a gallery failed, 2 refused or failed,
-130 interrupted, 141 the reader of the output has gone.
+130 interrupted, 143 terminated, 141 the reader of the output has gone.
 """
 
 
@@ -49,15 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 if a cell of a sweep was refused or failed, or an entry of a gallery failed; 2 after a refusal or an
-        error; 130 after an interruption; 141 where nobody reads the output any more, unless the command has more to do
-        than to print.
+        error; 130 after an interruption, 143 or 129 after SIGTERM or SIGHUP; 141 where nobody reads the output any
+        more, unless the command has more to do than to print.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     path = list(sys.path)
     safe = {"PYTHONSAFEPATH": "1"}  # for worker processes: the working folder shadows no module
-    with StandardStreams() as streams, _environment(safe):
+    with StandardStreams() as streams, EndingSignals() as signals, _environment(safe):
         try:
             try:
                 code = dispatch(words, streams)
@@ -66,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             streams.output.check()
         except KeyboardInterrupt as interrupt:
-            print(f"latentmix: interrupted{interrupt}", file=sys.stderr)
-            return 130
+            signals.ignore()
+            print(f"latentmix: {signals.word}{interrupt}", file=sys.stderr)
+            return signals.code
         except Exception as error:
             if error is streams.output.error and isinstance(error, BrokenPipeError):
                 return 141

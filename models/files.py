@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 __all__ = ["inside", "write_atomically"]
 
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview | Callable[[BinaryIO], None]) -> None:
     """Write a file beside its place under a fresh name, and move it there once it is on the disk.
 
     An interruption, a full disk or a limit of size leaves the earlier file whole; a link in its place is replaced, and
@@ -20,7 +22,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Args:
         path: The file; an earlier one is replaced.
-        data: Its content.
+        data: Its content, or a function that writes it into an open file.
 
     Raises:
         OSError: If the folder does not exist or cannot be written, or the disk is full; the file beside is removed.
@@ -37,7 +39,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     try:
         with os.fdopen(os.open(beside, FLAGS, 0o666), "wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ORDERS = {
     "": [["models"], ["guides"], ["inference"], ["experiments"]],
     "inference": [
-        ["isolation", "tables", "datatree"],
+        ["isolation", "tables", "datatree", "workers"],
         ["objectives"],
         ["evaluation"],
         ["svi"],

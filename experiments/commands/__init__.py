@@ -1,8 +1,8 @@
 """Commands, a module each: its parser, its action and its line of `latentmix --help`.
 
-To add a command `encode`, write `encode.py` here (`ex_post.py` is `ex-post`), with
+To add a command `decode`, write `decode.py` here (`ex_post.py` is `ex-post`), with
 
-- `USAGE = Usage(place, "encode RUN [--out FILE]", "means of q for images")`, and
+- `USAGE = Usage(place, "decode RUN FILE [--out FILE]", "mean images of latents")`, and
 - `main(words)`, which parses the words after the command, acts and returns the exit code, by default 0.
 
 A command's module imports torch, Pyro and what depends on them within `main`, so that help and refusals are quick.
@@ -21,15 +21,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from latentmix.experiments.hints import did_you_mean
+from latentmix.experiments.options.names import BUDGETS
+from latentmix.experiments.reading.limits import MAX_DRAWS, MAX_GIB, MAX_PIXELS
 
 __all__ = [
     "Usage",
     "UsageError",
+    "add_files",
+    "add_fit",
     "add_limit",
     "add_numbers",
     "add_run",
     "add_trust",
     "allowed_modules",
+    "check_files",
+    "check_fit",
     "comma_list",
     "command_parser",
     "complete_run",
@@ -142,10 +148,11 @@ def write_result(out: Path | None, text: str | bytes) -> None:
         write_atomically(out, text.encode() if isinstance(text, str) else text)
 
 
-def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int | None, str]]) -> None:
     """Add integer options: by name, the default and the help."""
     for name, (default, text) in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+        told = text if default is None else f"{text} (default: {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=told)
 
 
 class _Limit(argparse.Action):
@@ -159,6 +166,63 @@ def add_limit(parser: argparse.ArgumentParser, name: str, default: float, text: 
     """Add a limit above 0, whole if the default is."""
     words = f"{text} (default: {f'{default:,}'.removesuffix('.0')})"
     parser.add_argument(f"--{name}", type=type(default), default=default, metavar="N", help=words, action=_Limit)
+
+
+def add_files(parser: argparse.ArgumentParser, count: str) -> None:
+    """Add files of images or points, as many as `nargs=count` takes, and the limits on them."""
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        type=Path,
+        nargs=count,
+        help=".npy or .npz arrays; picture files or folders of them; for a run on points .csv or .parquet tables",
+    )
+    add_limit(parser, "max_pixels", MAX_PIXELS, "most pixels of a picture before it is resized")
+    add_limit(parser, "max_gib", MAX_GIB, "most memory of an array or a table, in GiB")
+
+
+def check_files(files: Sequence[Path]) -> None:
+    """Refuse files of images or points that are missing.
+
+    Raises:
+        UsageError: If one is.
+    """
+    for file in files:
+        if not file.exists():
+            raise UsageError(f"Expected files that are there; got {file}, which is missing.")
+
+
+def add_fit(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int | None, str]]) -> None:
+    """Add the fit of a mixture and what its probabilities are averaged over, with `draws` and `seed` as `numbers`."""
+    parser.add_argument(
+        "--inference", metavar="FIT", default="em", help="which fit of the mixture: em, svi, or nuts (default: em)"
+    )
+    parser.add_argument(
+        "--labels",
+        choices=BUDGETS,
+        help="the fit by how many labels: none, a few per class, or all (default: few, or none without classes)",
+    )
+    parser.add_argument(
+        "--average",
+        choices=("draws", "noise", "none"),
+        default="draws",
+        help="probabilities as means over draws of q(z|x), and of the mixture's posterior where the fit keeps some; "
+        "under the mixture convolved with q's covariance (noise); or at q's mean (none) (default: draws)",
+    )
+    add_numbers(parser, numbers)
+
+
+def check_fit(arguments: argparse.Namespace) -> None:
+    """Refuse numbers of `add_fit` that are out of range, and replace the word `none` of --average by `None`.
+
+    Raises:
+        UsageError: If one is.
+    """
+    if arguments.draws is not None and not 1 <= arguments.draws <= MAX_DRAWS:
+        raise UsageError(f"Expected --draws from 1 to {MAX_DRAWS:,}; got {arguments.draws}.")
+    if arguments.seed < 0:
+        raise UsageError(f"Expected --seed of at least 0; got {arguments.seed}.")
+    arguments.average = None if arguments.average == "none" else arguments.average
 
 
 def comma_list(option: str, text: str) -> list[Any]:

@@ -11,17 +11,17 @@ from typing import Literal
 
 from latentmix.experiments.commands import (
     Usage,
-    UsageError,
-    add_limit,
-    add_numbers,
+    add_files,
+    add_fit,
     add_run,
     allowed_modules,
+    check_files,
+    check_fit,
     command_parser,
     write_result,
 )
-from latentmix.experiments.options.names import BUDGETS
 from latentmix.experiments.places import check_new_file, check_run
-from latentmix.experiments.reading.limits import MAX_DRAWS, MAX_GIB, MAX_PIXELS
+from latentmix.experiments.reading.limits import MAX_GIB, MAX_PIXELS
 
 USAGE = Usage(80, "classify RUN FILES [--out FILE.csv]", "class probabilities of images or points (files, folders)")
 
@@ -30,48 +30,20 @@ def main(words: list[str]) -> None:
     """Print, or write to a file, a table with a row per image or point."""
     parser = command_parser("classify")
     add_run(parser)
-    parser.add_argument(
-        "files",
-        metavar="FILE",
-        type=Path,
-        nargs="+",
-        help=".npy or .npz arrays; picture files or folders of them; for a run on points .csv or .parquet tables",
-    )
-    parser.add_argument(
-        "--inference", metavar="FIT", default="em", help="which fit of the mixture: em, svi, or nuts (default: em)"
-    )
-    parser.add_argument(
-        "--labels",
-        choices=BUDGETS,
-        help="the fit by how many labels: none, a few per class, or all (default: few, or none without classes)",
-    )
-    parser.add_argument(
-        "--average",
-        choices=("draws", "noise", "none"),
-        default="draws",
-        help="probabilities as means over draws of q(z|x), and of the mixture's posterior where the fit keeps some; "
-        "under the mixture convolved with q's covariance (noise); or at q's mean (none) (default: draws)",
-    )
-    add_numbers(parser, {"draws": (100, "draws of each image or point"), "seed": (0, "seed of the draws")})
-    add_limit(parser, "max_pixels", MAX_PIXELS, "most pixels of a picture before it is resized")
-    add_limit(parser, "max_gib", MAX_GIB, "most memory of an array or a table, in GiB")
+    add_files(parser, "+")
+    add_fit(parser, {"draws": (100, "draws of each image or point"), "seed": (0, "seed of the draws")})
     parser.add_argument("--out", metavar="FILE", type=Path, help="a new CSV file for the table (default: print it)")
     arguments = parser.parse_args(words)
     check_new_file(arguments.out)
     check_run(arguments.run)
-    for file in arguments.files:
-        if not file.exists():
-            raise UsageError(f"Expected files that are there; got {file}, which is missing.")
-    if not 1 <= arguments.draws <= MAX_DRAWS:
-        raise UsageError(f"Expected --draws from 1 to {MAX_DRAWS:,}; got {arguments.draws}.")
-    if arguments.seed < 0:
-        raise UsageError(f"Expected --seed of at least 0; got {arguments.seed}.")
+    check_files(arguments.files)
+    check_fit(arguments)
     names, text = classify(
         arguments.run,
         arguments.files,
         arguments.inference,
         arguments.labels,
-        average=None if arguments.average == "none" else arguments.average,
+        average=arguments.average,
         draws=arguments.draws,
         seed=arguments.seed,
         trust=allowed_modules(arguments.trust),
@@ -121,29 +93,23 @@ def classify(
         ValueError: If the run has no such fit or budget, a file cannot be read or holds other data than the run's, or
             "noise" is asked of a guide that is not normal.
     """
-    from latentmix.experiments.data.pictures import load_images
-    from latentmix.experiments.data.schema import Schema
-    from latentmix.experiments.data.tables import load_tables
     from latentmix.experiments.options.messages import blaming
     from latentmix.experiments.runs.artifacts import load_run
     from latentmix.experiments.runs.pictures import component_names
 
     run = load_run(path, trust)
     fitted = run.fitted(inference, budget)
-    if len(run.vae.shape) == 3:
-        names, data = load_images(files, run.vae.shape, max_pixels=max_pixels, max_gib=max_gib)
-    else:
-        known, schema = run.config["data"], Schema.from_dict(run.summary["data"])
-        chosen = {name: known.get(name) for name in ("label", "columns")}
-        names, data = load_tables(files, run.vae.shape, schema, **chosen, max_gib=max_gib)
+    inputs = run.known_data.of_files(files, max_pixels=max_pixels, max_gib=max_gib)
     with blaming("--average"):
-        probabilities = run.classify(data, inference=inference, labels=budget, average=average, draws=draws, seed=seed)
+        probabilities = run.classify(
+            inputs.x, inference=inference, labels=budget, average=average, draws=draws, seed=seed
+        )
     classes = fitted.class_names or component_names((), {}, probabilities.shape[1])
     kind, thing = "class" if fitted.classes else "component", "image" if len(run.vae.shape) == 3 else "point"
     labels = [classes[index] for index in probabilities.argmax(1)]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([thing, "predicted", *(f"{kind} {name}" for name in classes)])
-    for name, label, row in zip(names, labels, probabilities, strict=True):
+    for name, label, row in zip(inputs.names, labels, probabilities, strict=True):
         table.writerow([name, label, *(f"{value:.4f}" for value in row)])
-    return names, text.getvalue()
+    return list(inputs.names), text.getvalue()

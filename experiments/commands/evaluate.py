@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 from latentmix.experiments.commands import (
@@ -49,19 +48,10 @@ def main(words: list[str]) -> None:
     check_new_file(arguments.out)
     check_run(arguments.run)
 
-    from latentmix.experiments.data.datasets import Data
-    from latentmix.experiments.data.sources import find_source, specific_options
-    from latentmix.experiments.options.command_line import option_words, parse_settings
     from latentmix.experiments.runs.artifacts import load_run
 
     run = load_run(arguments.run, allowed_modules(arguments.trust))
-    known = run.config["data"]
-    words = option_words(options)
-    sources = [value for option, value in pairwise(words) if option == "--data.source"]
-    if sources and sources[-1] != known["source"]:
-        dropped = set(specific_options()) - set(find_source(sources[-1]).parameters)
-        known = {name: value for name, value in known.items() if name not in dropped}
-    data = parse_settings(Data, options, prefix="data", defaults=known)
+    data = run.known_data.chosen(options)
 
     from latentmix.experiments.runs.evaluation import evaluate_run
     from latentmix.experiments.runs.report import headline, summary_table

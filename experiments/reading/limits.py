@@ -2,8 +2,9 @@
 
 | limit | default | raised by |
 |---|---|---|
-| pixels of a picture before it is resized | 64 million | `--data.max_pixels`, or `--max_pixels` of `classify` |
-| memory of one array, or bytes of a table | 2 GiB | `--data.max_gib`, or `--max_gib` of `classify` and `select` |
+| pixels of a picture before it is resized | 64 million | `--data.max_pixels`; `--max_pixels` of `classify`, `encode` |
+| memory of one array, or bytes of a table | 2 GiB | `--data.max_gib`; `--max_gib` of `classify`, `encode`, `select` |
+| memory of the latents and draws that `encode` writes as npz or netCDF | 2 GiB | `--max_gib` of `encode` |
 | memory of the networks' weights | 4 GiB | `--max_gib` of `run` and `sweep` |
 | values of a file of options, aliases counted where they stand | 100,000 | `--max_yaml_values` of any command |
 | bytes of a file of options | 16 MiB | `--max_yaml_mib` of any command |
@@ -11,7 +12,7 @@
 | counts: epochs, data of a step, components, draws, samples, seeds, ... | 2**31 - 1 | nothing |
 | components that `select` compares | 10,000 | nothing |
 | bytes of the posterior of a run | 64 MiB, and 2 GiB unpacked | nothing |
-| draws of each datum that `classify` averages over | 100,000 | nothing |
+| draws of each datum that `classify` and `encode` average over | 100,000 | nothing |
 | jobs at a time | 1,024 | nothing |
 
 Any file of a run is read by any command, and by worker processes: the limits on files of options are read from the

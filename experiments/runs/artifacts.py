@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +21,7 @@ from jsonargparse import ArgumentError, Namespace
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS
@@ -40,7 +43,10 @@ from latentmix.models.reading import damaged, read_json, read_tensors
 if TYPE_CHECKING:
     from xarray import DataArray, DataTree
 
+    from latentmix.experiments.data.base import Dataset, Split
+    from latentmix.experiments.runs.encoding import Encoder, Encoding
     from latentmix.experiments.runs.mixtures import FittedMixture
+    from latentmix.experiments.runs.run_data import RunData
 
 __all__ = ["LEFT_OUT", "Run", "RunFolder", "load_run", "load_tree", "save_tree", "versions"]
 
@@ -360,7 +366,7 @@ class Run(Displayed):
         mixtures: Fitted mixtures by inference (`em`, `svi`) and label budget (`none`, `few`, `all`).
         config: The complete configuration.
         summary: The figures of `summary.json`.
-        path: The folder, where it was read from one.
+        path: The folder it was read from.
     """
 
     vae: VAE
@@ -369,6 +375,39 @@ class Run(Displayed):
     config: dict[str, Any]
     summary: dict[str, Any]
     path: Path | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The record of each epoch: `epoch`, `training` and `validation` with their bounds in nats per datum, ...
+
+        Raises:
+            ValueError: If the folder of the run or its `metrics.jsonl` is not there, or a line is no such record.
+        """
+        file = inside(Path() if self.path is None else self.path, "metrics.jsonl")
+        if self.path is None or not file.is_file():
+            raise ValueError(f"Expected metrics.jsonl in the folder of the run; got none in {self.path}.")
+        return read_history(file)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The data sets of the run, loaded again by its configuration, and kept; points as the guide takes them.
+
+        Raises:
+            ValueError: If they are no longer there, or are others.
+
+        Example:
+            >>> run = load_run("runs/digits")  # doctest: +SKIP
+            >>> run.latents(run.data.test).mean.shape  # doctest: +SKIP
+            (360, 10)
+        """
+        return self.known_data.load()
+
+    @property
+    def known_data(self) -> RunData:
+        """What it knows of its data, by which others are read as its guide takes them."""
+        from latentmix.experiments.runs.run_data import RunData
+
+        return RunData(self.vae.shape, self.config.get("data", {}), Schema.from_dict(self.summary.get("data", {})))
 
     def fitted(self, inference: str = "em", labels: str | None = None) -> FittedMixture:
         """The mixture of a fit and a label budget.
@@ -481,6 +520,45 @@ class Run(Displayed):
         from latentmix.experiments.runs.posterior import posterior_of
 
         return posterior_of(self.mixtures, self.path)
+    def latents(
+        self,
+        data: Tensor | NDArray[Any] | Split,
+        *,
+        inference: str = "em",
+        labels: str | None = None,
+        average: Literal["draws", "noise"] | None = "draws",
+        draws: int | None = None,
+        seed: int = 0,
+    ) -> Encoding:
+        """Moments of q(z given x), and responsibilities and class probabilities under a mixture, as `encode` writes.
+
+        Args:
+            data: As `classify` takes them; or a split of `data`, whose labels are noted.
+            inference: The fit, such as `em`.
+            labels: The label budget; by default `few` if the run has it, else `none`.
+            average: What probabilities are averaged over, see `classify`.
+            draws: Draws of q of each datum to keep, which are those that are averaged over; by default 100 are
+                averaged over and none kept.
+            seed: Seed of the draws, which are those of `classify`.
+
+        Raises:
+            ValueError: As `classify` does.
+
+        Example:
+            >>> run = load_run("runs/digits")  # doctest: +SKIP
+            >>> run.latents(images, draws=50).to_dataset()  # an xarray.Dataset  # doctest: +SKIP
+        """
+        encoder = self.encoder(inference, labels, average=average, draws=draws, seed=seed)
+        return encoder.encode(self.known_data.of_arrays(data), max_gib=math.inf)
+
+    def encoder(self, inference: str = "em", labels: str | None = None, **options: Any) -> Encoder:
+        """Its guide and one of its fits, with options of `latents`, for data a chunk at a time; raises as that does."""
+        from latentmix.experiments.runs.encoding import Encoder
+
+        fitted = self.fitted(inference, labels)
+        budget = next(name for name, budget in self.mixtures[inference].items() if budget is fitted)
+        things = "image" if len(self.vae.shape) == 3 else "point"
+        return Encoder(self.guide, fitted, inference, budget, things=things, **options)
 
     def shown(self) -> dict[str, Any]:
         test = self.summary.get("test", {})

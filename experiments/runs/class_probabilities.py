@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -31,17 +31,34 @@ if TYPE_CHECKING:
 __all__ = [
     "DRAWS",
     "Average",
+    "Chunk",
     "check_averaging",
     "check_data",
     "class_probabilities",
+    "is_normal",
     "measure_probabilities",
     "probability_draws",
+    "responsibilities_by_chunk",
 ]
 
 Average = Literal["draws", "noise"]
 
 DRAWS = 100
 _CHUNK = 1 << 21  # floats of the draws of one chunk of data
+
+
+class Chunk[K](NamedTuple):
+    """Some of the data.
+
+    Attributes:
+        x: An `n x shape` tensor.
+        samples: A `draws x n x latent_dim` tensor of draws of q; `None` if none were drawn.
+        responsibilities: By mixture, an `n x K` array.
+    """
+
+    x: Tensor
+    samples: Tensor | None
+    responsibilities: dict[K, NDArray[np.float64]]
 
 
 def class_probabilities(
@@ -102,7 +119,7 @@ def probability_draws(
     """
     from xarray import DataArray
 
-    check_averaging("draws", draws, seed)
+    check_averaging(guide, "draws", draws, seed)
     names = list(fitted.class_names) if fitted.classes else list(range(fitted.mixture.n_components))
     size = 8 * draws * len(x) * len(names)
     if size > MAX_GIB * 2**30:
@@ -113,7 +130,9 @@ def probability_draws(
     posterior: MixturePosterior | None = getattr(fitted.mixture, "posterior_", None)
     paired = None if posterior is None else _paired(posterior, draws)
     parts = []
-    for (z,) in _chunks(guide, x, "draws", draws, seed):
+    for chunk in responsibilities_by_chunk(guide, {}, x, average="draws", draws=draws, seed=seed):
+        assert chunk.samples is not None
+        z = _double(chunk.samples)
         if paired is None:
             each = fitted.mixture.predict_proba(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:2], -1)
         else:
@@ -159,7 +178,7 @@ def measure_probabilities(
         return {}
     labels = split.labels.cpu().numpy()
     ways: dict[str, Average | None] = {"plug_in": None, "draws": "draws"}
-    if _is_normal(guide, split.x):
+    if is_normal(guide):
         ways["noise"] = "noise"
     figures: dict[str, dict[str, dict[str, Any]]] = {}
     for way, average in ways.items():
@@ -180,24 +199,52 @@ def _all_probabilities[K](
     seed: int,
 ) -> dict[K, NDArray[np.float64]]:
     """Class probabilities under several mixtures, from the same draws."""
-    check_averaging(average, draws, seed)
-    if average == "noise" and not _is_normal(guide, x):
-        raise ValueError(
-            "Expected a normal q, as of DiagonalNormal or FullNormal, to convolve the mixture with; got "
-            f"{type(guide.family).__name__}: average over draws instead."
-        )
-    mixtures = {id(fitted.mixture): fitted.mixture for fitted in fits.values()}  # label budgets may share one
-    evaluations = {key: _evaluation(mixture, average, draws) for key, mixture in mixtures.items()}
     parts: dict[K, list[NDArray[np.float64]]] = {key: [] for key in fits}
-    for latents in _chunks(guide, x, average, draws, seed):
-        responsibilities = {key: evaluate(*latents) for key, evaluate in evaluations.items()}
+    for chunk in responsibilities_by_chunk(guide, fits, x, average=average, draws=draws, seed=seed):
         for name, fitted in fits.items():
-            parts[name].append(fitted.by_class(responsibilities[id(fitted.mixture)]))
+            parts[name].append(fitted.by_class(chunk.responsibilities[name]))
     return {key: np.concatenate(chunks) for key, chunks in parts.items()}
 
 
-def check_averaging(average: object, draws: object, seed: object) -> None:
-    """Refuse options of `class_probabilities` that are not as described.
+def responsibilities_by_chunk[K](
+    guide: AmortizedGuide,
+    fits: Mapping[K, FittedMixture],
+    x: Tensor,
+    *,
+    average: Average | None,
+    draws: int,
+    seed: int,
+    kept: bool = False,
+) -> Iterator[Chunk[K]]:
+    """Responsibilities under several mixtures, from the same draws, a chunk of the data at a time.
+
+    Args:
+        guide: The guide.
+        fits: The mixtures, by any names.
+        x: As `class_probabilities` takes it; chunks alone become floats.
+        average: Over what they are averaged.
+        draws: Draws of each datum, which "draws" takes.
+        seed: Seed of the draws.
+        kept: Whether the draws are wanted themselves, whatever `average` is.
+
+    Raises:
+        ValueError: As `class_probabilities` does.
+    """
+    check_averaging(guide, average, draws, seed)
+    drawn = kept or average == "draws"
+    rows = min(1024, max(1, _CHUNK // (guide.latent_dim * (draws if drawn else guide.latent_dim))))
+    mixtures = {id(fitted.mixture): fitted.mixture for fitted in fits.values()}  # label budgets may share one
+    evaluations = {key: _evaluation(mixture, average, draws) for key, mixture in mixtures.items()}
+    for index, part in enumerate(x.split(rows)):
+        number = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0])
+        samples = guide.draw(part, draws=draws, transform=ToFloat(), seed=number) if drawn else None
+        latents = _latents(guide, part, average, samples)
+        responsibilities = {key: evaluate(*latents) for key, evaluate in evaluations.items()}
+        yield Chunk(part, samples, {name: responsibilities[id(fitted.mixture)] for name, fitted in fits.items()})
+
+
+def check_averaging(guide: AmortizedGuide, average: object, draws: object, seed: object) -> None:
+    """Refuse options of `class_probabilities` that are not as described, and "noise" for a q that is not normal.
 
     Raises:
         ValueError: If so.
@@ -208,10 +255,15 @@ def check_averaging(average: object, draws: object, seed: object) -> None:
         raise ValueError(f"Expected draws from 1 to {MAX_DRAWS:,}; got {draws!r:.60}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"Expected a seed of at least 0; got {seed!r:.60}.")
+    if average == "noise" and not is_normal(guide):
+        raise ValueError(
+            "Expected a normal q, as of DiagonalNormal or FullNormal, to convolve the mixture with; got "
+            f"{type(guide.family).__name__}: average over draws instead."
+        )
 
 
 def check_data(x: object, shape: Sequence[int]) -> Tensor:
-    """Data to classify as a tensor.
+    """Data for a guide as a tensor, bytes as they are.
 
     Args:
         x: A tensor or an array of bytes, or of floats; floats of images in [0, 1].
@@ -224,7 +276,10 @@ def check_data(x: object, shape: Sequence[int]) -> Tensor:
     if not isinstance(x, Tensor | np.ndarray) or tuple(x.shape[1:]) != tuple(shape) or not len(x):
         got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor | np.ndarray) else type(x).__name__
         raise ValueError(f"Expected {thing} as a tensor or an array of shape N x {wanted}; got {got}.")
-    data = ToFloat()(as_tensor(x))
+    data = as_tensor(x)
+    ToFloat()(data[:1])
+    if not data.is_floating_point():
+        return data
     if not bool(data.isfinite().all()):
         raise ValueError(f"Expected finite {thing}; got NaN or infinity.")
     if len(shape) == 3 and not (float(data.amin()) >= 0 and float(data.amax()) <= 1):
@@ -235,23 +290,13 @@ def check_data(x: object, shape: Sequence[int]) -> Tensor:
     return data
 
 
-def _chunks(
-    guide: AmortizedGuide, x: Tensor, average: Average | None, draws: int, seed: int
-) -> Iterator[tuple[NDArray[np.float64], ...]]:
-    """The `_latents` of consecutive chunks of data."""
-    per_datum = guide.latent_dim * (draws if average == "draws" else guide.latent_dim)
-    rows = min(1024, max(1, _CHUNK // per_datum))
-    for index, chunk in enumerate(x.split(rows)):
-        yield _latents(guide, chunk, average, draws, np.random.SeedSequence(seed, spawn_key=(index,)))
-
-
 def _latents(
-    guide: AmortizedGuide, x: Tensor, average: Average | None, draws: int, seed: np.random.SeedSequence
+    guide: AmortizedGuide, x: Tensor, average: Average | None, samples: Tensor | None
 ) -> tuple[NDArray[np.float64], ...]:
-    """Draws of q, or its mean, or its mean and covariance, of a chunk of data."""
+    """Draws of q, or its mean and covariance, or its mean, of a chunk of data."""
     if average == "draws":
-        number = int(seed.generate_state(1, np.uint64)[0])
-        return (_double(guide.draw(x, draws=draws, transform=ToFloat(), seed=number)),)
+        assert samples is not None
+        return (_double(samples),)
     if average == "noise":
         mean, covariance = guide.moments(x, transform=ToFloat())
         return _double(mean), _double(covariance)
@@ -291,10 +336,11 @@ def _paired(posterior: MixturePosterior, draws: int) -> list[MixtureParameters]:
     return [made[index] for index in chosen]
 
 
-def _is_normal(guide: AmortizedGuide, x: Tensor) -> bool:
+def is_normal(guide: AmortizedGuide) -> bool:
     """Whether q(z given x) is a normal distribution."""
+    parameter = next(guide.parameters(), torch.zeros(()))
     with torch.no_grad(), evaluation_mode(guide):
-        q: TorchDistribution = guide.posterior(ToFloat()(x[:1]))
+        q: TorchDistribution = guide.posterior(parameter.new_zeros(1, *guide.encoder.shape))
     return isinstance(q.base_dist if isinstance(q, Independent) else q, Normal | MultivariateNormal)
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
-from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import batch_transform, binarize_static, resolve_binarize
-from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
 from latentmix.experiments.runs.artifacts import Run
 from latentmix.experiments.runs.latents import LatentSplit, latents_of
 from latentmix.experiments.runs.measures import measure_vae
 from latentmix.experiments.runs.metrics import classification
+from latentmix.experiments.runs.run_data import split_of
 from latentmix.inference import bound_of
 from latentmix.inference.isolation import isolated
 
@@ -39,12 +37,7 @@ def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str
     Raises:
         ValueError: If the data cannot be read, or their shape, values or classes are not those of the run.
     """
-    if data.channels == "auto":
-        data = replace(data, channels=1 if run.vae.shape[0] == 1 else 3)
-    dataset = replace(data, labels_per_class=1).load(Schema.from_dict(run.summary["data"]))
-    if dataset.shape != run.vae.shape:
-        raise ValueError(f"Expected data of shape {run.vae.shape} for this run; got {dataset.shape}.")
-    chosen = dataset.splits[split] if split != "all" else _concatenated(dataset)
+    chosen = split_of(run.known_data.load(data), split)
     binarize = resolve_binarize(data.binarize, run.vae.likelihood)
     seen = binarize_static(chosen.x, data.seed) if binarize == "static" else chosen.x
     transform = batch_transform(binarize)
@@ -90,9 +83,3 @@ def _measure_mixtures(run: Run, latents: LatentSplit) -> dict[str, Any]:
                 )
             mixtures[inference][budget] = figures
     return mixtures
-
-
-def _concatenated(dataset: Dataset) -> Split:
-    splits = dataset.splits.values()
-    labels = [split.labels for split in splits if split.labels is not None]
-    return Split(torch.cat([split.x for split in splits]), torch.cat(labels) if labels else None)

@@ -12,9 +12,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import ToFloat, binarize_static, resolve_binarize
-from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.reading.limits import check_count
 from latentmix.experiments.runs.artifacts import Run
 from latentmix.inference import ExPostFit, GaussianMixture, ex_post_priors, log_likelihoods
@@ -113,9 +111,8 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
         ValueError: If the data cannot be read, there are fewer training images than components, or a noise-aware
             mixture is requested for a VAE whose prior is not N(0, I).
     """
-    data = Data(**run.config["data"])
-    dataset = data.load(Schema.from_dict(run.summary["data"]))
-    binarize = resolve_binarize(data.binarize, run.vae.likelihood)
+    dataset = run.data
+    binarize = resolve_binarize(run.config["data"]["binarize"], run.vae.likelihood)
     train, things = dataset.train.x[: settings.images], dataset.train.things
     if len(train) < max(settings.n_components):
         raise ValueError(

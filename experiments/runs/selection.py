@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from latentmix.experiments.data.datasets import Data
-from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.data.tables import SUFFIXES, read_table
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.figures.style import save
@@ -180,8 +178,7 @@ def read_points(
     """
     if source.is_dir():
         run = load_run(source, trust)
-        data = Data(**run.config["data"]).load(Schema.from_dict(run.summary["data"]))
-        latents = latents_of(run.guide, data.train, run.config["mixture"]["latents"], run.config["seed"]).latents
+        latents = latents_of(run.guide, run.data.train, run.config["mixture"]["latents"], run.config["seed"]).latents
         return np.asarray(latents, dtype=np.float64)
     if not source.exists() or source.suffix not in SUFFIXES:
         raise ValueError(

@@ -25,7 +25,6 @@ from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.locks import FolderLock, LockedError
-from latentmix.experiments.sweeps.workers import end_with
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.process_state import kept_warnings
 
@@ -194,9 +193,7 @@ def run_or_resume(experiment: Experiment, path: Path, pictures: bool) -> Mapping
     return run_experiment(experiment, path, progress=False, pictures=pictures, tell=_silent)
 
 
-def attempt(
-    cell: Cell, path: Path, threads: int | None, pictures: bool, run: RunCell, parent: int | None = None
-) -> tuple[Cell, dict[str, Any]]:
+def attempt(cell: Cell, path: Path, threads: int | None, pictures: bool, run: RunCell) -> tuple[Cell, dict[str, Any]]:
     """Run a cell, possibly in a worker process.
 
     Args:
@@ -205,13 +202,10 @@ def attempt(
         threads: Number of torch threads to set in this process; by default it is left as it is.
         pictures: Whether to draw figures and write the report.
         run: Runs the experiment.
-        parent: The process of the sweep, with which a worker that it has started ends.
 
     Returns:
         The cell, and its `status`, `reason`, `seconds`, `warnings` and, if it is done, `summary`.
     """
-    if parent is not None:
-        end_with(parent)
     if threads is not None:
         torch.set_num_threads(threads)
     began = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from latentmix.experiments.runs.page import Picture, load_picture, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.sweeps.cells import Cell, attempt, base_configuration, finished, run_or_resume
 from latentmix.experiments.sweeps.gallery_extras import EXTRAS, Extra, Job
+from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import read_json
@@ -171,7 +171,7 @@ def _run(runs: Mapping[str, tuple[str, list[str]]], out: Path, n_jobs: int, tell
             tell(f"{cell.id}: finished before")
             yield _outcome(cell.id, commands[cell.id], out)
     work = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(
-        joblib.delayed(attempt)(cell, out / cell.id, None, True, run_or_resume, os.getpid()) for cell in waiting
+        joblib.delayed(tied(attempt))(cell, out / cell.id, None, True, run_or_resume) for cell in waiting
     )
     with closing(work):
         for count, (cell, result) in enumerate(work, 1):

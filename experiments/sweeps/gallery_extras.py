@@ -13,7 +13,6 @@ import torch
 
 from latentmix.experiments import figures
 from latentmix.experiments.data.base import Split
-from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.figures.calibration import ecdf_differences
 from latentmix.experiments.runs.artifacts import load_run
@@ -85,7 +84,7 @@ def _select(job: Job) -> None:
 def _attributes(job: Job) -> None:
     """Vectors of attributes that follow from the class of a digit."""
     run = load_run(job.out / "digits")
-    dataset = Data(**run.config["data"]).load()
+    dataset = run.data
     rows = {}
     start = run.guide.encode(dataset.test.x[:3], transform=ToFloat())
     steps = (-2.0, -1.0, 0.0, 1.0, 2.0)

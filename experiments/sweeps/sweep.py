@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from math import isfinite, prod
@@ -42,6 +41,7 @@ from latentmix.experiments.sweeps.tables import (
     group_of,
     reasons_of,
 )
+from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import one_sentence, read_json
@@ -154,9 +154,7 @@ def _run_cells(
         inside(out, "cells").mkdir(exist_ok=True)
         with joblib.parallel_config(backend=backend, n_jobs=jobs):
             work = joblib.Parallel(return_as="generator_unordered", batch_size=1)(
-                joblib.delayed(attempt)(
-                    cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run, os.getpid()
-                )
+                joblib.delayed(tied(attempt))(cell, out / "cells" / cell.id, _threads(jobs, backend), pictures, run)
                 for cell in waiting
             )
             with closing(work):

@@ -17,6 +17,7 @@ from torch import Tensor
 from latentmix.inference.diagnostics.convergence import effective_size, split_r_hat
 from latentmix.inference.diagnostics.ranks import EcdfBand, Ranks, rank_statistics, thin
 from latentmix.inference.isolation import isolated
+from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 
@@ -206,7 +207,7 @@ def calibrate[P, X](
     if replicates and max(replicates) >= n_data_sets:
         raise ValueError(f"Expected finished data sets below {n_data_sets}; got number {max(replicates)}.")
     work = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(
-        joblib.delayed(_replicate)(simulate, fit, quantities, index, n_draws, max_r_hat, seed)
+        joblib.delayed(tied(_replicate))(simulate, fit, quantities, index, n_draws, max_r_hat, seed)
         for index in range(n_data_sets)
         if index not in replicates
     )

@@ -21,6 +21,7 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.validation import check_points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.tables import aligned
+from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceType
@@ -246,7 +247,7 @@ def modes(
     }
     seeds = np.random.RandomState(random_state).randint(2**31, size=n_starts)
     ends, failures = [] if known is None else [_end_of(points, known)], []
-    jobs = (delayed(_end)(points, {**options, "random_state": int(seed)}) for seed in seeds)
+    jobs = (delayed(tied(_end))(points, {**options, "random_state": int(seed)}) for seed in seeds)
     for done, end in enumerate(Parallel(n_jobs=n_jobs, return_as="generator")(jobs), 1):
         if isinstance(end, str):
             failures.append(end)

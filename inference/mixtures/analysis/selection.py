@@ -23,6 +23,7 @@ from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.points.arrays import as_tensor
+from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.process_state import kept_warnings
@@ -96,7 +97,7 @@ def select(
     for candidate in asked:
         task.estimator(candidate, len(points))._validate_params()
     evaluated = []
-    jobs = (delayed(task.evaluate)(candidate) for candidate in asked)
+    jobs = (delayed(tied(task.evaluate))(candidate) for candidate in asked)
     for candidate in Parallel(n_jobs=n_jobs, return_as="generator")(jobs):
         evaluated.append(candidate)
         if report is not None:

@@ -30,6 +30,7 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.inference.mixtures.points.points import as_points
 from latentmix.inference.mixtures.points.validation import as_random_state, check_weights
 from latentmix.inference.mixtures.progress import warn
+from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -191,7 +192,8 @@ def _bootstrap(
     n_jobs: int | None,
 ) -> StandardErrors:
     seeds = random_state.randint(2**31, size=n_bootstrap)
-    refits = Parallel(n_jobs=n_jobs)(delayed(_refit)(x, parameters, weight, reg_covar, int(seed)) for seed in seeds)
+    jobs = (delayed(tied(_refit))(x, parameters, weight, reg_covar, int(seed)) for seed in seeds)
+    refits = Parallel(n_jobs=n_jobs)(jobs)
     fits = [fit for fit, _ in refits]
     layout = Layout.of(parameters)
     free = torch.stack([layout.free(fit) for fit in fits])

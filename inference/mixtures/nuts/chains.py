@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.potential.potential import WhitenedPotential
 from latentmix.inference.mixtures.potential.unconstrained import Array
+from latentmix.inference.workers import tied
 
 __all__ = ["Chain", "Settings", "leapfrog_seconds", "one_thread", "run_chains"]
 
@@ -88,7 +89,8 @@ def run_chains(
         import joblib
 
         with _counted(bar, len(pairs)) as counters:
-            jobs = (joblib.delayed(_chain)(*pair, settings, count) for pair, count in zip(pairs, counters, strict=True))
+            chain = joblib.delayed(tied(_chain))
+            jobs = (chain(*pair, settings, count) for pair, count in zip(pairs, counters, strict=True))
             return list(joblib.Parallel(n_jobs=processes, backend="loky")(jobs))
 
 

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from latentmix.experiments.commands.classify import classify
 from latentmix.experiments.data.pixels import ToFloat
+from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.data.sources.image_folder import load_image_folder
 from latentmix.experiments.reading.pictures import decode
 from latentmix.experiments.runs import artifacts
+from latentmix.experiments.runs.run_data import RunData
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -37,7 +39,10 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
 
         fitted = SimpleNamespace(classes=(0, 1), class_names=("0", "1"))
         run = SimpleNamespace(
-            fitted=lambda inference, labels: fitted, vae=SimpleNamespace(shape=shape), classify=probabilities
+            fitted=lambda inference, labels: fitted,
+            vae=SimpleNamespace(shape=shape),
+            known_data=RunData(shape, {}, Schema()),
+            classify=probabilities,
         )
         monkeypatch.setattr(artifacts, "load_run", lambda path, trust: run)
         classify(tmp_path / "run", files, "em", None)

@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = """
 import os, sys, time
-from latentmix.experiments.sweeps.workers import end_with
+from latentmix.inference.workers import end_with
 parent = os.getpid()
 child = os.fork()
 if child == 0:
@@ -48,3 +48,33 @@ def is_running(process: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+POOL = """
+import os, sys, time
+import joblib
+from latentmix.inference.workers import tied
+
+def busy(number):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+joblib.Parallel(n_jobs=2)(joblib.delayed(tied(busy))(number) for number in range(2))
+"""
+
+
+def test_workers_of_a_pool_end_with_a_killed_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", POOL], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    parent.wait(timeout=10)
+    left = workers
+    for _ in range(100):
+        left = [worker for worker in left if is_running(worker)]
+        if not left:
+            return
+        time.sleep(0.1)
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    pytest.fail("workers go on")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
-__all__ = ["end_with"]
+__all__ = ["end_with", "tied"]
 
 INTERVAL = 0.5
 _watched: set[int] = set()
@@ -25,6 +27,22 @@ def end_with(parent: int) -> None:
         return
     _watched.add(own)
     threading.Thread(target=_watch, args=(parent,), name="end-with-parent", daemon=True).start()
+
+
+def tied[**P, T](function: Callable[P, T]) -> Callable[P, T]:
+    """A function to be run by workers, which end with this process as `end_with` ends them.
+
+    Example:
+        >>> from latentmix.inference.workers import tied
+        >>> tied(max)(1, 2)
+        2
+    """
+    return partial(_run, os.getpid(), function)
+
+
+def _run[**P, T](parent: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    end_with(parent)
+    return function(*args, **kwargs)
 
 
 def _watch(parent: int) -> None:
