@@ -15,10 +15,11 @@ __all__ = ["draws_state", "load_draws"]
 
 MOST_DRAWS = 500
 MOST_NUMBERS = 1 << 20  # of the sites of one mixture: 8 MiB
+_DENSITIES = ("log_p", "log_q")
 
 
 def draws_state(posterior: MixturePosterior) -> dict[str, Any]:
-    """Evenly spaced draws of each chain: at most 500 of all chains, and at most 8 MiB.
+    """Evenly spaced draws of each chain, with their densities: at most 500 of all chains, and at most 8 MiB.
 
     Args:
         posterior: The draws.
@@ -31,6 +32,7 @@ def draws_state(posterior: MixturePosterior) -> dict[str, Any]:
         "sites": {name: site[:, chosen] for name, site in posterior.sites.items()},
         "covariance_floor": posterior.covariance_floor,
         "inference": posterior.inference,
+        **{name: values[:, chosen] for name in _DENSITIES if (values := getattr(posterior, name)) is not None},
     }
 
 
@@ -43,8 +45,9 @@ def load_draws(state: Mapping[str, Any], structure: CovarianceStructure, means: 
         means: Its `K x D` means.
 
     Raises:
-        ValueError: If a site is missing, no tensor of float64, not finite or of another shape; if weights are negative
-            or do not sum to one; or if scales, or diagonals of factors, are not positive. The message names it.
+        ValueError: If a site is missing, no tensor of float64, not finite or of another shape, or a log-density of the
+            draws is such; if weights are negative or do not sum to one; or if scales, or diagonals of factors, are not
+            positive. The message names it.
     """
     sites, floor = dict(state["sites"]), state["covariance_floor"]
     shapes = _shapes(structure, *means.shape)
@@ -64,7 +67,10 @@ def load_draws(state: Mapping[str, Any], structure: CovarianceStructure, means: 
         raise ValueError("Expected draws of correlation_cholesky with a positive diagonal; got others.")
     if state["inference"] not in ("nuts", "svi"):
         raise ValueError(f"Expected draws of nuts or svi; got {state['inference']!r:.40}.")
-    return MixturePosterior(sites, structure, floor, state["inference"])
+    densities = {name: state[name] for name in _DENSITIES if name in state}
+    for name, values in densities.items():
+        _check(f"{name} of draws", values, leading)
+    return MixturePosterior(sites, structure, floor, state["inference"], **densities)
 
 
 def _shapes(structure: CovarianceStructure, n_components: int, n_features: int) -> dict[str, tuple[int, ...]]:

@@ -43,6 +43,10 @@ class MixturePosterior(Displayed):
             tell nothing of how close the guide is to the posterior, and are not given.
         log_likelihoods: `chain x draw` mean log-likelihoods of the data under the draws, nats per point, where they are
             known: a further `summary` quantity.
+        log_p: `chain x draw` joint log-densities of data and draws, nats, where they are known; see `log_q`.
+        log_q: `chain x draw` log-densities of the draws under the guide that made them, nats, where they are known.
+            Both are densities of the unconstrained sites, with their Jacobian: `log_p - log_q` are the logarithms of
+            importance weights, and their mean is the ELBO.
 
     Example:
         >>> import torch
@@ -60,6 +64,8 @@ class MixturePosterior(Displayed):
     covariance_floor: Tensor
     inference: Literal["nuts", "svi"] = "nuts"
     log_likelihoods: Tensor | None = None
+    log_p: Tensor | None = None
+    log_q: Tensor | None = None
 
     def shown(self) -> dict[str, Any]:
         chains, draws, components, features = self.sites["means"].shape

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, final
 
-import pyro
 import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import (
@@ -32,6 +32,7 @@ from latentmix.inference.mixtures.parameter_object import Requirement, real, who
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.inference.mixtures.standardised import PRIORS, Priors, check_priors, standardised_model
+from latentmix.inference.mixtures.svi.densities import draws_of_guide, log_jacobian, log_prior
 from latentmix.inference.mixtures.svi.guides import TriedGuide, class_of, fit_guides, is_normal
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
@@ -76,6 +77,7 @@ class MixtureSVIResult(Displayed):
         noisy: Whether the objective was: a guide that samples, or minibatches.
         seed: Seed of the fit, and of the draws of `posterior`.
         guides: The guides that were fitted from the posterior's curvature, of which `guide` has the highest bound.
+        points: The `n x D` data, left out of pickles: without them `log_p` of draws is None.
     """
 
     parameters: MixtureParameters
@@ -90,6 +92,7 @@ class MixtureSVIResult(Displayed):
     noisy: bool
     seed: int = 0
     guides: tuple[TriedGuide, ...] = ()
+    points: Tensor | None = None
 
     def shown(self) -> dict[str, Any]:
         kind = "noisy" if self.noisy else "without noise"
@@ -125,13 +128,17 @@ class MixtureSVIResult(Displayed):
         if isinstance(self.guide, AutoDelta):
             raise ValueError("Expected a guide with a density, such as AutoMultivariateNormal; got AutoDelta.")
         like = self.location.new_zeros(1, len(self.location), dtype=torch.float64)
-        with isolated(seed=seed, validation=False), torch.no_grad(), pyro.plate("draws", draws, dim=-2):
-            drawn = self.guide(like)
-        sites = {name: drawn[name].detach().reshape(1, draws, *shape) for name, shape in self.model.shapes.items()}
-        return in_data_coordinates(sites, self.model, self.location, self.scale, "svi", reference)
+        sites, log_q = draws_of_guide(self.guide, self.model, like, draws, seed)
+        posterior = in_data_coordinates(sites, self.model, self.location, self.scale, "svi", reference)
+        jacobian = log_jacobian(self.model, sites)
+        log_p = None
+        with torch.no_grad(), suppress(ValueError):  # a draw whose covariance is singular as rounded
+            if self.points is not None:
+                log_p = posterior.log_likelihood(self.points) + log_prior(self.model, sites) + jacobian
+        return replace(posterior, log_p=log_p, log_q=log_q + jacobian)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "posterior"}
+        return {name: value for name, value in vars(self).items() if name not in ("posterior", "points")}
 
     @property
     def n_iter(self) -> int:
@@ -439,6 +446,7 @@ class SVI(Algorithm):
             svi=result,
             noisy=noisy,
             seed=options.seed,
+            points=x,
         )
 
     def _fit_from_curvature(self, x: Tensor, start: MixtureParameters, options: FitOptions) -> MixtureSVIResult:
@@ -462,6 +470,7 @@ class SVI(Algorithm):
             noisy=True,
             seed=options.seed,
             guides=guides,
+            points=x,
         )
 
     def _warn_of(self, result: MixtureResult, options: FitOptions) -> None:

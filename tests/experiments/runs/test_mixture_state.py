@@ -263,6 +263,17 @@ def test_draws_of_a_posterior_are_saved(kind: str) -> None:
     assert torch.equal(loaded.posterior_.log_likelihood(x), mixture.posterior_.log_likelihood(x))
 
 
+def test_log_densities_of_draws_are_saved_with_them() -> None:
+    mixture = fitted(GaussianMixture(2, inference=SVI(guide=AutoNormal, priors={}, epochs=5)))
+    posterior, kept = mixture.posterior_, load_mixture(mixture_state(mixture)).posterior_
+    for name in ("log_p", "log_q"):
+        torch.testing.assert_close(getattr(kept, name), getattr(posterior, name)[:, ::2], rtol=0, atol=0)
+    state = draws_state(posterior)
+    state["log_q"] = state["log_q"][:, 1:]
+    with pytest.raises(ValueError, match=r"Expected log_q of draws of shape \(1, 500\) in float64; got \(1, 499\)"):
+        load_draws(state, mixture.parameters_.structure, mixture.parameters_.means)
+
+
 def test_of_many_draws_some_of_each_chain_are_saved() -> None:
     sites = {
         "weights": torch.ones(2, 3000, 1, dtype=torch.float64),
