@@ -38,7 +38,7 @@ def main(words: list[str]) -> None:
         help=".npy or .npz arrays; picture files or folders of them; for a run on points .csv or .parquet tables",
     )
     parser.add_argument(
-        "--inference", metavar="FIT", default="em", help="which fit of the mixture: em, svi, or nuts (default: em)"
+        "--inference", metavar="FIT", default="em", help="which fit of the mixture: em, svi, posterior or nuts (default: em)"
     )
     parser.add_argument(
         "--labels",
@@ -126,7 +126,7 @@ def classify(
     from latentmix.experiments.data.tables import load_tables
     from latentmix.experiments.options.messages import blaming
     from latentmix.experiments.runs.artifacts import load_run
-    from latentmix.experiments.runs.pictures import component_names
+    from latentmix.experiments.runs.component_names import component_names
 
     run = load_run(path, trust)
     fitted = run.fitted(inference, budget)

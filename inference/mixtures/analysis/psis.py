@@ -19,7 +19,7 @@ from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models.display import Displayed
 from latentmix.models.process_state import kept_warnings
 
-__all__ = ["LeaveOneOut", "leave_one_out"]
+__all__ = ["LeaveOneOut", "importance_shape", "leave_one_out"]
 
 UNRELIABLE = 0.7
 
@@ -93,3 +93,30 @@ def leave_one_out(log_likelihood: ArrayLike) -> LeaveOneOut:
         densities, pareto_k, effective = array_statistics().loo(values, r_eff=efficiency)
     r_hat = float(split_r_hat(total)) if len(total) > 1 else math.nan
     return LeaveOneOut(np.asarray(densities), np.asarray(pareto_k), float(np.sum(effective)), r_hat, ess)
+
+
+def importance_shape(log_ratios: ArrayLike) -> float:
+    """Pareto k of the importance ratios of a guide's draws (Yao, Vehtari, Simpson and Gelman, 2018), by ArviZ.
+
+    Above 0.7 expectations under the posterior cannot be had by weighting the draws: the guide is too far from it, or
+    has too many dimensions for weights.
+
+    Args:
+        log_ratios: `(S,)` values of `log_p - log_q` of independent draws.
+
+    Returns:
+        The shape of the tail; NaN of fewer than 25 draws, or where a ratio is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.inference.mixtures.analysis.psis import importance_shape
+        >>> importance_shape(np.random.RandomState(0).normal(0.0, 0.2, 1000)) < 0.7
+        True
+    """
+    values = as_tensor(log_ratios).detach().cpu().double().flatten().numpy()
+    if len(values) < 25 or not np.isfinite(values).all():
+        return math.nan
+    with kept_warnings():
+        warnings.simplefilter("ignore")  # a high k is reported, not warned of
+        _, shape = array_statistics().psislw(values)
+    return float(shape)
