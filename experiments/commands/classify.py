@@ -38,7 +38,10 @@ def main(words: list[str]) -> None:
         help=".npy or .npz arrays; picture files or folders of them; for a run on points .csv or .parquet tables",
     )
     parser.add_argument(
-        "--inference", metavar="FIT", default="em", help="which fit of the mixture: em, svi, posterior or nuts (default: em)"
+        "--inference",
+        metavar="FIT",
+        default="em",
+        help="which fit of the mixture: em, svi, posterior or nuts (default: em)",
     )
     parser.add_argument(
         "--labels",

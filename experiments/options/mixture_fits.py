@@ -118,10 +118,11 @@ def add_mixture_arguments(parser: ArgumentParser) -> None:
     words = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
     parser.add_argument("--mixture.svi.guide", type=words, default="AutoDelta", help=guide)
     guide = (
-        "Guide of the posterior, started from EM's answer and the curvature there: the best by its bound of AutoNormal, "
-        "AutoLowRankMultivariateNormal and AutoMultivariateNormal; one of these; or none, which leaves the fit out."
+        "Guide of the posterior, started from EM's answer and the curvature there: the best, by its bound, of "
+        "AutoNormal, AutoLowRankMultivariateNormal and AutoMultivariateNormal; one guide; or none, which leaves the "
+        "fit out."
     )
-    words = Literal[tuple(POSTERIOR_GUIDES)]  # type: ignore[valid-type]
+    words = Literal[tuple(POSTERIOR_GUIDES)]
     parser.add_argument("--mixture.posterior.guide", type=words, default="best", help=guide)
     optimizer = "Optimizer of SVI; by default natural-gradient steps, EM's own at first, then a quasi-Newton method."
     parser.add_argument(

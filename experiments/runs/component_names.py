@@ -1,4 +1,4 @@
-"""Names of the components of a mixture, as tables and pictures use them."""
+"""Names of the components of a mixture and of its parameters, as tables and pictures use them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
 
-__all__ = ["by_class", "component_names"]
+__all__ = ["by_class", "component_names", "parameter_name"]
 
 
 def component_names(component_classes: Sequence[int], shown: Mapping[int, str], n_components: int) -> list[str]:
@@ -40,6 +40,25 @@ def component_names(component_classes: Sequence[int], shown: Mapping[int, str], 
 def by_class(component_classes: Sequence[int], classes: Sequence[int], n_components: int) -> list[int]:
     """The components in the order of their classes."""
     return sorted(range(n_components), key=lambda k: classes.index(component_classes[k]) if classes else k)
+
+
+def parameter_name(kind: str, component: str | None, feature: int | None) -> str:
+    """A weight, mean or scale in words.
+
+    Args:
+        kind: "weight", "mean" or "scale".
+        component: Name of its component; `None` of scales that all components share.
+        feature: Its feature, from 0; `None` of weights, and of scales that all features share.
+
+    Example:
+        >>> from latentmix.experiments.runs.component_names import parameter_name
+        >>> parameter_name("scale", "3", 1)
+        'scale of component 3, dimension 2'
+    """
+    where = "" if component is None else f" of component {component}"
+    if feature is None:
+        return f"{kind}{where}"
+    return f"{kind}{where}{',' if where else ' in'} dimension {feature + 1}"
 
 
 def _letters(number: int) -> str:

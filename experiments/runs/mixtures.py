@@ -176,11 +176,8 @@ def fit_mixtures(
         side_by_side.add_intervals(figures["mixtures"][inference], mixtures[inference])
     if "nuts" in fits:
         figures["nuts"] = _diagnosed(fits["nuts"])
-    if posteriors:
-        first = mixtures["em"]["none"]
-        figures["estimates"] = estimates_figures(
-            fits, train.latents, first.component_classes, first.classes, first.class_names
-        )
+    if posteriors and (estimates := side_by_side.estimates(fits, mixtures["em"]["none"], tell)):
+        figures["estimates"] = estimates
     figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture in starts]
     figures["mixtures"]["em"]["none"]["seconds_of_all_starts"] = sum(mixture.seconds_ for mixture in starts)
 
@@ -277,7 +274,7 @@ class _SideBySide:
     ) -> GaussianMixture:
         """Fit a mixture to the training latents, SVI from EM's answer where that is asked for."""
         settings = self.settings
-        algorithms = {"em": EM(), "svi": settings.svi, "posterior": settings.posterior, "nuts": settings.nuts}
+        algorithms = {"em": EM(), "svi": settings.svi, "posterior": settings.posterior or EM(), "nuts": settings.nuts}
         start = {}
         if em is not None and (inference in ("posterior", "nuts") or settings.svi_start == "em"):
             start = {"weights_init": em.weights_, "means_init": em.means_, "precisions_init": em.precisions_}
@@ -322,6 +319,17 @@ class _SideBySide:
         classes = {budget: each.component_classes for budget, each in fitted.items()}
         for budget, interval in accuracy_intervals(posterior, self.test.latents, self.test.labels, classes).items():
             figures[budget]["accuracy_interval"] = interval
+
+    def estimates(
+        self, fits: Mapping[Inference, GaussianMixture], em: FittedMixture, tell: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Estimates of all fits side by side; an error leaves them out, and is told."""
+        names = {str(name): mixture for name, mixture in fits.items()}
+        try:
+            return estimates_figures(names, self.train.latents, em.component_classes, em.classes, em.class_names)
+        except Exception as error:
+            tell(f"estimates side by side: left out, for they failed: {one_line(error)}")
+            return {}
 
     def few_labels(self, per_class: int, seed: int) -> NDArray[np.int64]:
         """Component labels of a draw of labelled images, -1 for the others."""

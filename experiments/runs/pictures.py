@@ -13,8 +13,9 @@ from latentmix.experiments import figures
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.figures.style import class_names
-from latentmix.experiments.options.names import BUDGETS, FITS, fit_name
+from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, FITS, fit_name
 from latentmix.experiments.runs.component_names import by_class, component_names
+from latentmix.experiments.runs.estimates_table import accuracy_values
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import reconstruct
 from latentmix.experiments.runs.mixtures import FittedMixture
@@ -235,7 +236,7 @@ def draw_mixtures(
     names: Sequence[str] | None = None,
     pictorial: bool = True,
 ) -> Iterator[Path]:
-    """Draw latents under the components of both fits, confusion matrices, reliability diagrams, and EM against SVI.
+    """Draw latents under the components of EM and SVI, confusion matrices, reliability diagrams, and fits compared.
 
     Components of SVI are drawn in the order of those of EM that they are aligned with, so that a component has one name
     in every picture.
@@ -304,6 +305,22 @@ def draw_mixtures(
         thing=thing,
     )
     yield figures.save(picture, folder / "em_against_svi.png")
+    yield from _draw_forest(folder, results, em.mixture.covariance_type)
+
+
+def _draw_forest(folder: Path, results: Mapping[str, Any], covariance_type: object) -> Iterator[Path]:
+    estimates = results.get("estimates") or {}
+    fits = {fit_name(fit): estimates["fits"][fit] for fit in FIT_NAMES if fit in estimates.get("fits", {})}
+    if not any("low" in values for values in fits.values()):
+        return
+    picture = figures.posterior_forest(
+        estimates["quantities"],
+        fits,
+        estimates["components"],
+        accuracies={f"labels: {budget}": values for budget, values in accuracy_values(results).items()},
+        caption=f"covariance type: {covariance_type}",
+    )
+    yield figures.save(picture, folder / "posterior_forest.png")
 
 
 def _draw_reliability(folder: Path, figures_of_fits: Mapping[str, Any], budget: str, thing: str) -> Iterator[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentmix.experiments.options.names import fit_name
-from latentmix.experiments.runs.component_names import by_class, component_names
+from latentmix.experiments.runs.component_names import by_class, component_names, parameter_name
 from latentmix.inference import GaussianMixture, MixtureSVIResult
 from latentmix.inference.mixtures.analysis.estimates import ComparedEstimates, compare_estimates
 from latentmix.inference.mixtures.analysis.psis import importance_shape
@@ -192,12 +192,13 @@ def _sentence(differences: Sequence[Mapping[str, Any]]) -> str:
     clauses = []
     for each in differences:
         first, second = (fit_name(name).replace("SVI posterior", "the SVI posterior") for name in each["fits"])
-        where = f"the {each['kind']}"
-        if each["component"] is not None:
-            where += f" of component {each['component']}"
-        if each["feature"] is not None:
-            where += f"{' in' if each['component'] is None else ','} dimension {each['feature'] + 1}"
-        clauses.append(f"{first} and {second} differ most in {where}: {each['by']:.2g} posterior standard deviations")
+        where = f"the {parameter_name(each['kind'], each['component'], each['feature'])}"
+        by = f"{each['by']:.2g}"
+        clauses.append(
+            f"{first} and {second} in {where}: {by}"
+            if clauses
+            else f"{first} and {second} differ most in {where}: {by} posterior standard deviations"
+        )
     return "; ".join(clauses) + "." if clauses else ""
 
 

@@ -203,7 +203,7 @@ def _errors(mixture: GaussianMixture, x: Tensor | NDArray[Any]) -> tuple[Array |
         warnings.simplefilter("always", ConvergenceWarning)
         try:
             errors = standard_errors(mixture, x)
-        except (ValueError, np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
+        except (ValueError, RuntimeError) as error:
             return None, f"no standard errors: {error}".rstrip(".")
     weights, means, covariances = (
         torch.as_tensor(getattr(errors, name)).cpu() for name in ("weights", "means", "covariances")
