@@ -91,8 +91,8 @@ def posterior_forest(
         axes.set(title=f"{HEADINGS[kind]}{f' ({part})' if part else ''}")
         axes.set_xlabel("weight" if kind == "weight" else "minus EM's, in\nposterior sd")
     if accuracies:
-        part = grid[1, : max(1, len(chosen) - 1)]
-        _accuracies(figure.add_subplot(part), accuracies, list(fits))
+        below_panels = grid[1, : max(1, len(chosen) - 1)]  # numbers take the place of the last column
+        _accuracies(figure.add_subplot(below_panels), accuracies, list(fits))
     title(figure, heading)
     notes = ["Bars: 90% intervals, of EM 1.64 standard errors each way"] if "sd" in tables["EM"] else []
     notes = notes or ["Bars: 90% intervals"]
@@ -102,15 +102,13 @@ def posterior_forest(
     if any(len(rows) < int((kinds == kind).sum()) for kind, rows in chosen.items()):
         notes.append("of many, those in which EM and a posterior differ most")
     note(figure, "; ".join([*notes, *([caption] if caption else [])]))
-    legend_below(
-        figure,
-        [
-            Line2D([], [], color=colour, marker=marker, markerfacecolor=_face(name, colour), linewidth=width, label=name)
-            for name, (colour, marker), width in (
-                (name, FIT_STYLE[name], 1.6 if {"sd", "low"} & set(fits[name]) else 0.0) for name in fits
-            )
-        ],
-    )
+    barred = {name: 1.6 if {"sd", "low"} & set(values) else 0.0 for name, values in fits.items()}
+    handles = [
+        Line2D([], [], color=colour, marker=marker, markerfacecolor=_face(name, colour), linewidth=width, label=name)
+        for name, width in barred.items()
+        for colour, marker in (FIT_STYLE[name],)
+    ]
+    legend_below(figure, handles)
     return figure
 
 

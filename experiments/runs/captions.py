@@ -82,8 +82,8 @@ PICTURES = {
     "posterior_forest": (
         "Posterior of the mixture",
         "Weights, means and scales of the components without labels, aligned with EM's, by every fit: EM with its "
-        "standard errors, SVI (a point, close to EM's by construction), and posteriors with their 90% intervals. Means and "
-        "scales are drawn minus EM's, in standard deviations of the posterior.",
+        "standard errors, SVI (a point, close to EM's by construction), and posteriors with their 90% intervals. "
+        "Means and scales are drawn minus EM's, in standard deviations of the posterior.",
     ),
     "confusion": (
         "Confusion matrices",

@@ -189,7 +189,7 @@ def _sorting(compared: ComparedEstimates, index: int, place: Mapping[int, int]) 
 
 
 def _sentence(differences: Sequence[Mapping[str, Any]]) -> str:
-    clauses = []
+    clauses: list[str] = []
     for each in differences:
         first, second = (fit_name(name).replace("SVI posterior", "the SVI posterior") for name in each["fits"])
         where = f"the {parameter_name(each['kind'], each['component'], each['feature'])}"

@@ -118,5 +118,5 @@ def importance_shape(log_ratios: ArrayLike) -> float:
         return math.nan
     with kept_warnings():
         warnings.simplefilter("ignore")  # a high k is reported, not warned of
-        _, shape = array_statistics().psislw(values)
+        _, shape = array_statistics().psislw(-values)  # of log-likelihoods, which are the negative ratios
     return float(shape)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("coarse")
 QUICK = [
     *("--epochs", "3", "--data.limit", "150", "--data.classes", "1,4,8", "--data.labels_per_class", "2"),
     *("--mixture.draws", "2", "--mixture.n_init", "2", "--mixture.svi.epochs", "30"),
+    *("--mixture.posterior.epochs", "20"),
 ]
 
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("coarse")
 
 NAMES = ["length", "width", "height"]
 BRIEF = ["--epochs", "2", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "2"]
+BRIEF += ["--mixture.posterior.guide", "AutoNormal", "--mixture.posterior.epochs", "3"]
 
 
 def table(seed: int = 0) -> pandas.DataFrame:

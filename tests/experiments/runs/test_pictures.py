@@ -45,7 +45,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Drawn]:
         vae = VAE(decoder=decoder, prior=StandardNormal(latent_dim), likelihood=likelihood)
         guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=latent_dim, hidden=(8,), shape=shape))
         train, test = (latents(split.labels, latent_dim) for split in (dataset.train, dataset.test))
-        settings = MixtureFits(n_init=1, draws=1, svi=SVI(epochs=3), **fits)
+        settings = MixtureFits(n_init=1, draws=1, svi=SVI(epochs=3), **{"posterior": None, **fits})
         options = {"labels_per_class": 4, "seed": 0, "label_seed": 0}
         mixtures, figures = fit_mixtures(train, test, dataset.classes, settings, **options)
         figures |= {} if dataset.truth is None else {"coverage": COVERAGE}
