@@ -34,7 +34,7 @@ GUIDES = {
 # the last word is that of no fit
 POSTERIOR_GUIDES: dict[str, Any] = {
     "best": NORMAL_GUIDES,
-    **{name: kind for name, kind in GUIDES.items() if kind is not AutoDelta},
+    **{kind.__name__: kind for kind in NORMAL_GUIDES},
     "none": None,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = ["accuracy_sentences", "accuracy_values", "estimates_rows", "estimates
 Summary = Mapping[str, Any]
 
 TERMINAL_ROWS = 10
+LEGEND = "EM with standard errors; posteriors: means and 90% intervals"
 BY_CONSTRUCTION = (
     "SVI maximises the likelihood, as EM does: they agree by construction where they end at one optimum, and neither "
     "has a posterior."
@@ -47,7 +49,8 @@ def estimates_rows(
     for row in rows:
         kind, component, feature = quantities[row]
         name = None if component is None else estimates["components"][component]
-        shown.append((parameter_name(kind, name, feature), [_words(fits[fit], row, write) for fit in names]))
+        digits = _decimals(fits, row)
+        shown.append((parameter_name(kind, name, feature), [_words(fits[fit], row, digits, write) for fit in names]))
     return list(map(fit_name, names)), shown, len(quantities) + int(estimates.get("left_out") or 0)
 
 
@@ -58,9 +61,14 @@ def _distance(fits: Mapping[str, Any], row: int) -> float:
     return max((abs(em - each["point"][row]) / (each["sd"][row] or 1.0) for each in posteriors), default=0.0)
 
 
-def _words(values: Mapping[str, Any], row: int, write: Callable[[Any, int], str]) -> tuple[str, str]:
+def _decimals(fits: Mapping[str, Any], row: int) -> int:
+    """Decimals by which the least uncertainty of a quantity has two digits."""
+    sds = [values["sd"][row] for values in fits.values() if "sd" in values and values["sd"][row] > 0]
+    return max(0, min(8, 1 - math.floor(math.log10(min(sds))))) if sds else 4
+
+
+def _words(values: Mapping[str, Any], row: int, digits: int, write: Callable[[Any, int], str]) -> tuple[str, str]:
     point, sd = values["point"][row], values["sd"][row] if "sd" in values else None
-    digits = 3 if abs(point) < 100 else 1
     if "low" in values:
         return write(point, digits), f"{write(values['low'][row], digits)} to {write(values['high'][row], digits)}"
     return write(point, digits), "" if sd is None else f"± {write(sd, digits)}"
@@ -122,6 +130,11 @@ def posterior_notes(summary: Summary) -> list[str]:
     return notes
 
 
+def _note(estimates: Mapping[str, Any]) -> str:
+    note = str(estimates["note"])
+    return f"of EM, {note}"
+
+
 def estimates_text(summary: Summary) -> str:
     """Estimates and accuracies for the terminal: ten quantities, and where the fits differ most; empty without any."""
     failed = [note for note in posterior_notes(summary) if "it failed" in note]
@@ -134,6 +147,7 @@ def estimates_text(summary: Summary) -> str:
     if len(rows) < total:
         lines.append(f"{len(rows)} of {total:,} quantities, those in which EM and a posterior differ most.")
     estimates = summary["estimates"]
-    lines += ["EM ± standard errors; posteriors: means and 90% intervals.", estimates["sentence"]]
+    lines.append(f"{LEGEND}{f' ({_note(estimates)})' if estimates.get('note') else ''}.")
+    lines.append(estimates["sentence"])
     lines += [f"{sentence}." for sentence in accuracy_sentences(summary)]
     return "\n".join([*lines, BY_CONSTRUCTION, *failed])
