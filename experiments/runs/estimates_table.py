@@ -130,11 +130,6 @@ def posterior_notes(summary: Summary) -> list[str]:
     return notes
 
 
-def _note(estimates: Mapping[str, Any]) -> str:
-    note = str(estimates["note"])
-    return f"of EM, {note}"
-
-
 def estimates_text(summary: Summary) -> str:
     """Estimates and accuracies for the terminal: ten quantities, and where the fits differ most; empty without any."""
     failed = [note for note in posterior_notes(summary) if "it failed" in note]
@@ -147,7 +142,7 @@ def estimates_text(summary: Summary) -> str:
     if len(rows) < total:
         lines.append(f"{len(rows)} of {total:,} quantities, those in which EM and a posterior differ most.")
     estimates = summary["estimates"]
-    lines.append(f"{LEGEND}{f' ({_note(estimates)})' if estimates.get('note') else ''}.")
+    lines += [f"{LEGEND}.", *([f"EM: {estimates['note']}."] if estimates.get("note") else [])]
     lines.append(estimates["sentence"])
     lines += [f"{sentence}." for sentence in accuracy_sentences(summary)]
     return "\n".join([*lines, BY_CONSTRUCTION, *failed])

@@ -307,7 +307,7 @@ def _estimates(summary: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     whole = estimates_rows(summary, None, typeset)[1] if total > len(differing) else []
     figures = summary["estimates"]
-    note = f"EM's standard errors: {figures['note']}." if figures.get("note") else ""
+    note = f"EM: {figures['note']}." if figures.get("note") else ""
     return {
         "fits": fits,
         "differing": differing,

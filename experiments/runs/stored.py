@@ -38,6 +38,7 @@ COVERAGE = {
 FIT = {"log_likelihood": NUMBER, "iterations": NUMBER, "seconds": NUMBER}
 CALIBRATED = {"accuracy": NUMBER, "ece": NUMBER, "nll": NUMBER, "bins": {}}
 CALIBRATION = {"n_draws": WHOLE, "plug_in": CALIBRATED, "draws": CALIBRATED}
+INTERVAL = {"median": NUMBER, "low": NUMBER, "high": NUMBER}
 TRIED = {"guide": WORD, "note": WORD}
 ESTIMATES = {"components": LIST, "quantities": LIST, "fits": {}, "sentence": WORD}
 MOST = 1e300  # a number that can be printed
@@ -131,6 +132,8 @@ def _wrong_fits(mixtures: Mapping[str, Any], complete: bool) -> str:
                 wrong = _first_wrong(figures["calibration"], CALIBRATION, f"{place}.calibration")
                 if not wrong and "noise" in figures["calibration"]:
                     wrong = _first_wrong(figures["calibration"]["noise"], CALIBRATED, f"{place}.calibration.noise")
+            if not wrong and "accuracy_interval" in figures:
+                wrong = _first_wrong(figures["accuracy_interval"], INTERVAL, f"{place}.accuracy_interval")
             classes = figures.get("per_class") or {} if not wrong else {}
             wrong = wrong or _first_wrong(classes, {}, f"{place}.per_class")
             for label, row in classes.items() if not wrong else ():

@@ -27,14 +27,14 @@ pytestmark = pytest.mark.usefixtures("coarse")
 QUICK = [
     *("--epochs", "3", "--data.limit", "150", "--data.classes", "1,4,8", "--data.labels_per_class", "2"),
     *("--mixture.draws", "2", "--mixture.n_init", "2", "--mixture.svi.epochs", "30"),
-    *("--mixture.posterior.epochs", "20"),
+    *("--mixture.posterior.guide", "AutoNormal", "--mixture.posterior.epochs", "3"),
 ]
 
 
 @pytest.fixture(scope="module")
 def finished(coarse, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "one"
-    assert main(["run", "digits_mlp2", *QUICK, "--out", str(folder)]) == 0
+    assert main(["run", "digits_mlp2", *QUICK, "--mixture.posterior.guide", "best", "--out", str(folder)]) == 0
     return folder
 
 
