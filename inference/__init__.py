@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         map_by_majority,
         map_by_matching,
     )
+    from latentmix.inference.mixtures.analysis.estimates import ComparedEstimates, compare_estimates
     from latentmix.inference.mixtures.analysis.modes import ModeReport, modes
     from latentmix.inference.mixtures.analysis.selected import Selection
     from latentmix.inference.mixtures.analysis.selection import select
@@ -53,6 +54,7 @@ __all__ = [
     "Bound",
     "Callback",
     "ClosedFormVariance",
+    "ComparedEstimates",
     "Coverage",
     "DivergenceError",
     "EarlyStopping",
@@ -85,6 +87,7 @@ __all__ = [
     "bound_of",
     "check_comparable",
     "compare",
+    "compare_estimates",
     "component_coverage",
     "energy_test",
     "evaluate",
@@ -117,6 +120,7 @@ _HOMES = {
     "latent_usage": ("LatentStatistics", "latent_statistics"),
     "mixtures.algorithm": ("EM", "Algorithm", "FitOptions"),
     "mixtures.analysis.comparison": ("MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"),
+    "mixtures.analysis.estimates": ("ComparedEstimates", "compare_estimates"),
     "mixtures.analysis.modes": ("ModeReport", "modes"),
     "mixtures.analysis.selected": ("Selection",),
     "mixtures.analysis.selection": ("select",),

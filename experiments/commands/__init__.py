@@ -195,7 +195,10 @@ def check_files(files: Sequence[Path]) -> None:
 def add_fit(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int | None, str]]) -> None:
     """Add the fit of a mixture and what its probabilities are averaged over, with `draws` and `seed` as `numbers`."""
     parser.add_argument(
-        "--inference", metavar="FIT", default="em", help="which fit of the mixture: em, svi, or nuts (default: em)"
+        "--inference",
+        metavar="FIT",
+        default="em",
+        help="which fit of the mixture: em, svi, posterior or nuts (default: em)",
     )
     parser.add_argument(
         "--labels",

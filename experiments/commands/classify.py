@@ -95,7 +95,7 @@ def classify(
     """
     from latentmix.experiments.options.messages import blaming
     from latentmix.experiments.runs.artifacts import load_run
-    from latentmix.experiments.runs.pictures import component_names
+    from latentmix.experiments.runs.component_names import component_names
 
     run = load_run(path, trust)
     fitted = run.fitted(inference, budget)

@@ -6,6 +6,7 @@ from latentmix.experiments.figures.faces import attribute_vectors, interpolation
 from latentmix.experiments.figures.latents import latent_map, latent_usage
 from latentmix.experiments.figures.mixtures import Components, latent_scatter
 from latentmix.experiments.figures.points import coverage, points_in_space, points_pairwise
+from latentmix.experiments.figures.posterior_forest import posterior_forest
 from latentmix.experiments.figures.rate_distortion import rate_distortion
 from latentmix.experiments.figures.reliability import reliability
 from latentmix.experiments.figures.style import save
@@ -27,6 +28,7 @@ __all__ = [
     "losses",
     "points_in_space",
     "points_pairwise",
+    "posterior_forest",
     "rate_distortion",
     "reconstructions",
     "reliability",

@@ -88,7 +88,9 @@ def em_against_svi(
     lines: tuple[Line, ...] = ("-", "--")
     handles = [
         Line2D([], [], color=colour, marker=marker, markersize=8, linestyle=line, label=name, **_face(name))
-        for (name, (colour, marker)), line in zip(FIT_STYLE.items(), lines, strict=True)
+        for (name, (colour, marker)), line in zip(
+            ((name, FIT_STYLE[name]) for name in FITS.values()), lines, strict=True
+        )
     ]
     legend_below(figure, handles)
     return figure

@@ -66,7 +66,12 @@ LIGHT = "light"  # gid of axes that dark variants leave as they are
 
 INK = "#1a1a1a"
 MUTED = "#595959"
-FIT_STYLE = {"EM": ("#0072B2", "o"), "SVI": ("#D55E00", "D")}
+FIT_STYLE = {
+    "EM": ("#0072B2", "o"),
+    "SVI": ("#D55E00", "D"),
+    "SVI posterior": ("#3c965a", "s"),
+    "NUTS": ("#b400ff", "^"),
+}
 
 COLOURS = (
     *("#0072b2", "#d55e00", "#3c965a", "#b400ff", "#1e001e"),

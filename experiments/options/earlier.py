@@ -41,7 +41,7 @@ def renewed(config: Any) -> Any:
     if "mixture" not in config:
         return config
     mixture = dict(_mapping("mixture", config["mixture"]))
-    for algorithm, names in _ALGORITHMS.items():
+    for algorithm, names in {**_ALGORITHMS, "posterior": {}}.items():
         moved = {name: mixture.pop(earlier) for earlier, name in names.items() if earlier in mixture}
         given = _mapping(f"mixture.{algorithm}", mixture.get(algorithm, {}))
         if moved:

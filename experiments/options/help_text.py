@@ -20,6 +20,7 @@ WIDTH = 110
 GENERAL = ("name", "description", "latent_dim")
 SECTIONS = {
     "mixture.svi.": "SVI of these mixtures",
+    "mixture.posterior.": "Posterior of these mixtures by SVI",
     "mixture.nuts.": "NUTS of these mixtures",
     "mixture.": "Mixtures over the latents",
     "data.": "Data",

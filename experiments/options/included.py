@@ -16,7 +16,7 @@ from latentmix.experiments.reading.paths import user_path
 
 __all__ = ["included", "included_options", "named_file"]
 
-GROUPS = {"", "config", "data", "mixture", "mixture.svi", "mixture.nuts", "measure"}
+GROUPS = {"", "config", "data", "mixture", "mixture.svi", "mixture.nuts", "mixture.posterior", "measure"}
 
 
 def included_options(file: Path) -> dict[str, Any]:

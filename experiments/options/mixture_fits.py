@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.reading.limits import check_count
-from latentmix.inference import NUTS, SVI
+from latentmix.inference import NORMAL_GUIDES, NUTS, SVI
 from latentmix.models.mixture.covariances import covariance_structure
 
 __all__ = ["GUIDES", "MixtureFits", "add_mixture_arguments", "unwrapped"]
@@ -30,6 +30,12 @@ __all__ = ["GUIDES", "MixtureFits", "add_mixture_arguments", "unwrapped"]
 GUIDES = {
     kind.__name__: kind
     for kind in (AutoDelta, AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal)
+}
+# the last word is that of no fit
+POSTERIOR_GUIDES: dict[str, Any] = {
+    "best": NORMAL_GUIDES,
+    **{kind.__name__: kind for kind in NORMAL_GUIDES},
+    "none": None,
 }
 
 
@@ -50,6 +56,8 @@ class MixtureFits:
         svi: Enumerated SVI.
         nuts: NUTS from the posterior under the mixture model's default priors, started at EM's answer, whose means
             count; without draws it is left out. It takes minutes where EM takes seconds.
+        posterior: SVI with a density as guide from EM's answer, whose draws are kept; under the mixture model's default
+            priors, where it has none of its own. `None` leaves it out.
     """
 
     n_components: int | None = None
@@ -63,6 +71,7 @@ class MixtureFits:
     draws: int = 20
     svi: SVI = field(default_factory=partial(SVI, epochs=2000))
     nuts: NUTS = field(default_factory=partial(NUTS, draws=0, chains=2))
+    posterior: SVI | None = field(default_factory=partial(SVI, guide=NORMAL_GUIDES, epochs=300, priors={}))
 
     def __post_init__(self) -> None:
         for name in ("n_components", "n_init", "max_iter", "draws"):
@@ -76,7 +85,10 @@ class MixtureFits:
                 raise ValueError(f"Expected --mixture.{name} of at least 0; got {getattr(self, name)}.")
         if not self.nuts.draws >= 0:
             raise ValueError(f"Expected --mixture.nuts.draws of at least 0; got {self.nuts.draws}.")
-        for name in ("svi", "nuts"):
+        object.__setattr__(self, "posterior", _posterior(self.posterior))
+        for name in ("svi", "nuts", "posterior"):
+            if getattr(self, name) is None:
+                continue
             algorithm = _plain(getattr(self, name))
             object.__setattr__(self, name, algorithm)
             left_out = isinstance(algorithm, NUTS) and algorithm.draws == 0
@@ -88,20 +100,49 @@ class MixtureFits:
 
 
 def add_mixture_arguments(parser: ArgumentParser) -> None:
-    """Add `mixture.*`, with `mixture.svi.*` and `mixture.nuts.*` by the algorithms' own signatures."""
-    parser.add_class_arguments(MixtureFits, "mixture", skip={"svi", "nuts"})
+    """Add `mixture.*`, with `mixture.svi.*`, `.nuts.*` and `.posterior.*` by the algorithms' own signatures."""
+    parser.add_class_arguments(MixtureFits, "mixture", skip={"svi", "nuts", "posterior"})
     defaults = MixtureFits()
-    for name, algorithm in (("svi", defaults.svi), ("nuts", defaults.nuts)):
-        parser.add_class_arguments(type(algorithm), f"mixture.{name}", skip={"priors", "guide", "optimizer"})
-        plain = {key: value for key, value in algorithm.get_params().items() if isinstance(value, int | float)}
+    of_optimizers = {"scheduler", "tol", "patience", "batch_size"}  # which guides from the curvature do without
+    for name, left_out in (("svi", set()), ("nuts", set()), ("posterior", of_optimizers)):
+        algorithm = getattr(defaults, name)
+        skipped = {"priors", "guide", "optimizer", *left_out}
+        parser.add_class_arguments(type(algorithm), f"mixture.{name}", skip=skipped)
+        plain = {
+            key: value
+            for key, value in algorithm.get_params().items()
+            if isinstance(value, int | float) and key not in skipped
+        }
         parser.set_defaults({f"mixture.{name}.{key}": value for key, value in plain.items()})
     guide = "Guide over the mixture's globals: a point mass, or a posterior, whose medians count."
     words = Literal[tuple(GUIDES)]  # type: ignore[valid-type]
     parser.add_argument("--mixture.svi.guide", type=words, default="AutoDelta", help=guide)
+    guide = (
+        "Guide of the posterior, started from EM's answer and the curvature there: the best, by its bound, of "
+        "AutoNormal, AutoLowRankMultivariateNormal and AutoMultivariateNormal; one guide; or none, which leaves the "
+        "fit out."
+    )
+    words = Literal[tuple(POSTERIOR_GUIDES)]
+    parser.add_argument("--mixture.posterior.guide", type=words, default="best", help=guide)
     optimizer = "Optimizer of SVI; by default natural-gradient steps, EM's own at first, then a quasi-Newton method."
     parser.add_argument(
         "--mixture.svi.optimizer", type=Callable[[Iterable[Tensor]], Optimizer] | None, default=None, help=optimizer
     )
+
+
+def _posterior(algorithm: SVI | None) -> SVI | None:
+    """The fit of the posterior with its guide as a class, or several, under proper priors; `None` if it is left out."""
+    options = {} if algorithm is None else algorithm.get_params()
+    guide, priors = options.get("guide"), options.get("priors")
+    if algorithm is None or guide == "none":
+        return None
+    if guide is AutoDelta:
+        words = ", ".join(POSTERIOR_GUIDES)
+        raise ValueError(
+            f"Expected a guide with a density for --mixture.posterior.guide, out of {words}; got AutoDelta, a point."
+        )
+    guide = POSTERIOR_GUIDES.get(guide, guide) if isinstance(guide, str) else guide
+    return copy.copy(algorithm).set_params(guide=guide, priors={} if priors is None else priors)
 
 
 def _plain(algorithm: Any) -> Any:

@@ -7,7 +7,12 @@ from typing import Literal
 __all__ = ["BUDGETS", "FITS", "FIT_NAMES", "POSTERIOR_PLOTS", "fit_name"]
 
 FITS: dict[Literal["em", "svi"], str] = {"em": "EM", "svi": "SVI"}
-FIT_NAMES: dict[str, str] = {**dict(FITS.items()), "nuts": "NUTS", "prior": "mixture prior"}
+FIT_NAMES: dict[str, str] = {
+    **dict(FITS.items()),
+    "posterior": "SVI posterior",
+    "nuts": "NUTS",
+    "prior": "mixture prior",
+}
 BUDGETS = ("none", "few", "all")
 POSTERIOR_PLOTS = (
     *("trace", "rank", "forest", "pair", "energy"),

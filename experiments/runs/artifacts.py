@@ -24,7 +24,7 @@ from torch import Tensor
 from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.options.experiment import Experiment, experiment_parser, plain
 from latentmix.experiments.options.messages import one_line
-from latentmix.experiments.options.names import BUDGETS
+from latentmix.experiments.options.names import BUDGETS, fit_name
 from latentmix.experiments.options.parts import join
 from latentmix.experiments.options.trust import importing, trusted_modules
 from latentmix.experiments.places import check_run, remove_unfinished
@@ -363,7 +363,8 @@ class Run(Displayed):
     Attributes:
         vae: The model, in evaluation mode.
         guide: The guide, in evaluation mode.
-        mixtures: Fitted mixtures by inference (`em`, `svi`) and label budget (`none`, `few`, `all`).
+        mixtures: Fitted mixtures by inference (`em`, `svi`, `posterior`, `nuts`) and label budget (`none`, `few`,
+            `all`).
         config: The complete configuration.
         summary: The figures of `summary.json`.
         path: The folder it was read from.
@@ -565,7 +566,7 @@ class Run(Displayed):
         named = {"ELBO": "elbo", "log p(x), importance-weighted": "iw_log_likelihood", "MSE": "mse", "SSIM": "ssim"}
         figures = {name: test[key] for name, key in named.items() if key in test}
         accuracies = {
-            f"accuracy, {inference.upper()}": ", ".join(
+            f"accuracy, {fit_name(inference)}": ", ".join(
                 f"{budgets[labels]['accuracy']:.3f} (labels: {labels})"
                 for labels in BUDGETS
                 if "accuracy" in budgets.get(labels, {})

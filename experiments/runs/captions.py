@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from latentmix.experiments.options.names import BUDGETS, FITS, fit_name
+from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, FITS, fit_name
+from latentmix.experiments.runs.estimates_table import accuracy_values
 
 __all__ = [
     "PICTURES",
@@ -77,6 +78,12 @@ PICTURES = {
         "accuracy on the test {things} for each budget of labels, whiskers spanning the draws of labelled {things}; "
         "and, component by component after alignment, the weights of both fits and how far their means lie apart, in "
         "standard deviations of the latents.",
+    ),
+    "posterior_forest": (
+        "Posterior of the mixture",
+        "Weights, means and scales of the components without labels, aligned with EM's, by every fit: EM with its "
+        "standard errors, SVI (a point, close to EM's by construction), and posteriors with their 90% intervals. "
+        "Means and scales are drawn minus EM's, in standard deviations of the posterior.",
     ),
     "confusion": (
         "Confusion matrices",
@@ -275,6 +282,20 @@ def _comparison(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]
     return f"{' and '.join(ends)}; they assign {alike} of the latents to the same component."
 
 
+def _forest(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    estimates = summary["estimates"]
+    fits = ", ".join(fit_name(fit) for fit in FIT_NAMES if fit in estimates["fits"])
+    accuracies = [
+        f"under {name} {BUDGET_WORDS[budget]} {_figure(point, 3)}, in 90% of draws {_figure(low, 3)} to "
+        f"{_figure(high, 3)}"
+        for budget, rows in accuracy_values(summary).items()
+        for name, (point, low, high) in ((name, values) for name, values in rows.items() if len(values) == 3)
+    ]
+    ending = f" Accuracy: {'; '.join(accuracies)}." if accuracies else ""
+    sentence = estimates["sentence"]
+    return f"Estimates of weights, means and scales with bars of uncertainty, by {fits}. {sentence}{ending}"
+
+
 def _confusion(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     names, budget = class_names(summary), str(budget_of(stem))
     parts = []
@@ -326,6 +347,7 @@ TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
     "decoded": _fixed("A square of mean images, decoded at a grid over the two latent dimensions."),
     "latent": _latents,
     "em_against_svi": _comparison,
+    "posterior_forest": _forest,
     "confusion": _confusion,
     "reliability": _reliability,
 }

@@ -1,4 +1,4 @@
-"""Mixtures over the latents: EM and enumerated SVI side by side, NUTS beside them, under three budgets of labels."""
+"""Mixtures over the latents: EM and enumerated SVI side by side, posteriors beside them, under budgets of labels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.experiments.data.splits import draw_labelled
+from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.mixture_fits import MixtureFits
-from latentmix.experiments.options.names import FITS
+from latentmix.experiments.options.names import FITS, fit_name
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import classification
 from latentmix.experiments.runs.mixture_checks import check_components
 from latentmix.experiments.runs.mixture_state import load_mixture, mixture_state
+from latentmix.experiments.runs.posteriors import (
+    accuracy_intervals,
+    described_guide,
+    estimates_figures,
+    guides_sentence,
+)
 from latentmix.inference import EM, GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["FittedMixture", "check_fits", "fit_mixtures"]
 
-Inference = Literal["em", "svi", "nuts"]
+Inference = Literal["em", "svi", "posterior", "nuts"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,9 @@ def fit_mixtures(
 ) -> tuple[dict[str, dict[str, FittedMixture]], dict[str, Any]]:
     """Fit the same mixtures by EM and by enumerated SVI, each pair from one start, and measure both.
 
+    From EM's answer without labels come the posterior by SVI, unless it is left out, and NUTS, where it is asked for. A
+    posterior by SVI that cannot be fitted is left out with a sentence.
+
     Budgets of labels: `none` starts from k-means, the best of several starts by EM's log-likelihood, and its
     components are matched to classes one to one; `few` starts at the means of a few labelled images, for many
     draws of them; `all` is the fit of `none` whose components take the majority class of the training images.
@@ -123,7 +133,8 @@ def fit_mixtures(
 
     Returns:
         The fitted mixtures by inference and budget (of `few` the first draw), and their figures: `mixtures` by
-        inference and budget, and `agreement` by budget.
+        inference and budget, and `agreement` by budget; of posteriors `posterior` (see `described_guide`, or the error
+        as `failed`), `nuts`, and `estimates` (see `estimates_figures`).
 
     Raises:
         ValueError: If there are fewer training points than components, or neither classes nor `n_components`.
@@ -139,6 +150,9 @@ def fit_mixtures(
         "em": starts[best],
         "svi": side_by_side.fit("svi", seed + best, em=starts[best]),
     }
+    figures: dict[str, Any] = {"mixtures": {}}
+    if settings.posterior is not None:
+        figures["posterior"] = side_by_side.fit_posterior(fits, seed + best, tell)
     if settings.nuts.draws:
         tell(f"NUTS from EM's answer: {settings.nuts.chains} chains of {settings.nuts.draws} draws")
         with kept_warnings(record=True) as caught:
@@ -146,10 +160,7 @@ def fit_mixtures(
             fits["nuts"] = side_by_side.fit("nuts", seed + best, em=starts[best])
         for warning in caught:
             tell(str(warning.message))
-    figures: dict[str, Any] = {
-        "mixtures": {},
-        "agreement": {"none": side_by_side.agreement({name: fits[name] for name in FITS})},
-    }
+    figures["agreement"] = {"none": side_by_side.agreement({name: fits[name] for name in FITS})}
     mixtures: dict[str, dict[str, FittedMixture]] = {}
     for inference, mixture in fits.items():
         mixtures[inference], figures["mixtures"][inference] = {}, {}
@@ -157,11 +168,16 @@ def fit_mixtures(
             fitted = side_by_side.label(mixture, budget)
             mixtures[inference][budget] = fitted
             figures["mixtures"][inference][budget] = side_by_side.measure(fitted)
-    if "nuts" in fits:
-        figures["agreement"]["none, EM and NUTS"] = side_by_side.agreement(
-            {name: fits[name] for name in ("em", "nuts")}
+    posteriors = [name for name in ("posterior", "nuts") if name in fits]
+    for inference in posteriors:
+        figures["agreement"][f"none, EM and {fit_name(inference)}"] = side_by_side.agreement(
+            {name: fits[name] for name in ("em", inference)}
         )
+        side_by_side.add_intervals(figures["mixtures"][inference], mixtures[inference])
+    if "nuts" in fits:
         figures["nuts"] = _diagnosed(fits["nuts"])
+    if posteriors and (estimates := side_by_side.estimates(fits, mixtures["em"]["none"], tell)):
+        figures["estimates"] = estimates
     figures["mixtures"]["em"]["none"]["starts"] = [mixture.lower_bound_ for mixture in starts]
     figures["mixtures"]["em"]["none"]["seconds_of_all_starts"] = sum(mixture.seconds_ for mixture in starts)
 
@@ -258,8 +274,9 @@ class _SideBySide:
     ) -> GaussianMixture:
         """Fit a mixture to the training latents, SVI from EM's answer where that is asked for."""
         settings = self.settings
+        algorithms = {"em": EM(), "svi": settings.svi, "posterior": settings.posterior or EM(), "nuts": settings.nuts}
         start = {}
-        if em is not None and (inference == "nuts" or settings.svi_start == "em"):
+        if em is not None and (inference in ("posterior", "nuts") or settings.svi_start == "em"):
             start = {"weights_init": em.weights_, "means_init": em.means_, "precisions_init": em.precisions_}
         mixture = GaussianMixture(
             self.n_components,
@@ -268,7 +285,7 @@ class _SideBySide:
             max_iter=settings.max_iter,
             reg_covar=settings.reg_covar,
             random_state=seed,
-            inference={"em": EM(), "svi": settings.svi, "nuts": settings.nuts}[inference],
+            inference=algorithms[inference],
             verbose=inference == "nuts",
             **start,
         )
@@ -276,6 +293,43 @@ class _SideBySide:
             if inference != "nuts":
                 warnings.simplefilter("ignore", ConvergenceWarning)
             return mixture.fit(self.train.latents, labels=labels)
+
+    def fit_posterior(
+        self, fits: dict[Inference, GaussianMixture], seed: int, tell: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Add the posterior by SVI to fits, and describe it; an error leaves it out, and is told and described."""
+        tell("SVI posterior from EM's answer: guides with a density, by their bounds")
+        try:
+            mixture = self.fit("posterior", seed, em=fits["em"])
+            figures = described_guide(mixture, self.train.latents)
+            self.measure(self.label(mixture, "none"))
+        except Exception as error:
+            reason = one_line(error)
+            tell(f"SVI posterior: left out, for it failed: {reason}")
+            return {"failed": reason}
+        fits["posterior"] = mixture
+        tell(guides_sentence(figures))
+        return figures
+
+    def add_intervals(self, figures: Mapping[str, dict[str, Any]], fitted: Mapping[str, FittedMixture]) -> None:
+        """Add intervals of accuracy to the figures of a posterior, by label budget."""
+        if not self.classes or self.test.labels is None:
+            return
+        posterior = fitted["none"].mixture.posterior_
+        classes = {budget: each.component_classes for budget, each in fitted.items()}
+        for budget, interval in accuracy_intervals(posterior, self.test.latents, self.test.labels, classes).items():
+            figures[budget]["accuracy_interval"] = interval
+
+    def estimates(
+        self, fits: Mapping[Inference, GaussianMixture], em: FittedMixture, tell: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Estimates of all fits side by side; an error leaves them out, and is told."""
+        names = {str(name): mixture for name, mixture in fits.items()}
+        try:
+            return estimates_figures(names, self.train.latents, em.component_classes, em.classes, em.class_names)
+        except Exception as error:
+            tell(f"estimates side by side: left out, for they failed: {one_line(error)}")
+            return {}
 
     def few_labels(self, per_class: int, seed: int) -> NDArray[np.int64]:
         """Component labels of a draw of labelled images, -1 for the others."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,9 @@ from latentmix.experiments import figures
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.figures.style import class_names
-from latentmix.experiments.options.names import BUDGETS, FITS, fit_name
+from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, FITS, fit_name
+from latentmix.experiments.runs.component_names import by_class, component_names
+from latentmix.experiments.runs.estimates_table import accuracy_values
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import reconstruct
 from latentmix.experiments.runs.mixtures import FittedMixture
@@ -236,7 +236,7 @@ def draw_mixtures(
     names: Sequence[str] | None = None,
     pictorial: bool = True,
 ) -> Iterator[Path]:
-    """Draw latents under the components of both fits, confusion matrices, reliability diagrams, and EM against SVI.
+    """Draw latents under the components of EM and SVI, confusion matrices, reliability diagrams, and fits compared.
 
     Components of SVI are drawn in the order of those of EM that they are aligned with, so that a component has one name
     in every picture.
@@ -263,7 +263,7 @@ def draw_mixtures(
             continue
         if budget != "all" and latents.latents.shape[1] > 1:
             order = results["agreement"][budget]["order"]
-            drawn = _by_class(em, classes, len(order))
+            drawn = by_class(em.component_classes, classes, len(order))
             scatter = figures.latent_scatter(
                 latents.latents,
                 latents.labels,
@@ -290,7 +290,7 @@ def draw_mixtures(
     agreement = results["agreement"]["none"]
     em, svi = mixtures["em"]["none"], mixtures["svi"]["none"]
     named = component_names(em.component_classes, shown, len(agreement["order"]))
-    drawn = _by_class(em, classes, len(named))
+    drawn = by_class(em.component_classes, classes, len(named))
     picture = figures.em_against_svi(
         {name: results["mixtures"][name]["none"]["curve"] for name in FITS},
         results["mixtures"],
@@ -305,6 +305,22 @@ def draw_mixtures(
         thing=thing,
     )
     yield figures.save(picture, folder / "em_against_svi.png")
+    yield from _draw_forest(folder, results, em.mixture.covariance_type)
+
+
+def _draw_forest(folder: Path, results: Mapping[str, Any], covariance_type: object) -> Iterator[Path]:
+    estimates = results.get("estimates") or {}
+    fits = {fit_name(fit): estimates["fits"][fit] for fit in FIT_NAMES if fit in estimates.get("fits", {})}
+    if not any("low" in values for values in fits.values()):
+        return
+    picture = figures.posterior_forest(
+        estimates["quantities"],
+        fits,
+        estimates["components"],
+        accuracies={f"labels: {budget}": values for budget, values in accuracy_values(results).items()},
+        caption=f"covariance type: {covariance_type}",
+    )
+    yield figures.save(picture, folder / "posterior_forest.png")
 
 
 def _draw_reliability(folder: Path, figures_of_fits: Mapping[str, Any], budget: str, thing: str) -> Iterator[Path]:
@@ -316,44 +332,6 @@ def _draw_reliability(folder: Path, figures_of_fits: Mapping[str, Any], budget: 
     if fits:
         picture = figures.reliability(fits, heading=RELIABILITIES[budget].format(thing=thing), thing=thing)
         yield figures.save(picture, folder / f"reliability_{budget}.png")
-
-
-def component_names(component_classes: Sequence[int], shown: Mapping[int, str], n_components: int) -> list[str]:
-    """Names of the components: their number from 1, or their class, with a letter where several have one class.
-
-    Args:
-        component_classes: The class of each component; empty without classes.
-        shown: The name of each class.
-        n_components: Number of the components.
-
-    Example:
-        >>> from latentmix.experiments.runs.pictures import component_names
-        >>> component_names([4, 1, 4], {1: "1", 4: "4"}, 3)
-        ['4a', '1', '4b']
-        >>> component_names([], {}, 2)
-        ['1', '2']
-    """
-    if not component_classes:
-        return [str(k + 1) for k in range(n_components)]
-    counts, seen = Counter(component_classes), Counter[int]()
-    names = []
-    for label in component_classes:
-        name = shown[label]
-        if counts[label] > 1:
-            name += " " * name[-1:].isalpha() + _letters(seen[label])
-        seen[label] += 1
-        names.append(name)
-    return names
-
-
-def _letters(number: int) -> str:
-    """a, b, ..., z, aa, ab, ..."""
-    return (_letters(number // 26 - 1) if number >= 26 else "") + ascii_lowercase[number % 26]
-
-
-def _by_class(fit: FittedMixture, classes: Sequence[int], n_components: int) -> list[int]:
-    """The components in the order of their classes."""
-    return sorted(range(n_components), key=lambda k: classes.index(fit.component_classes[k]) if classes else k)
 
 
 def _components(

@@ -15,6 +15,13 @@ from latentmix.experiments.presets import presets
 from latentmix.experiments.reading.options import read_options
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.captions import calibration_notes, class_names, things
+from latentmix.experiments.runs.estimates_table import (
+    BY_CONSTRUCTION,
+    accuracy_sentences,
+    estimates_rows,
+    estimates_text,
+    posterior_notes,
+)
 from latentmix.experiments.runs.page import number, typeset, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
 from latentmix.experiments.runs.provenance import describe
@@ -31,6 +38,7 @@ BUDGET_WORDS = {
     "few": "a few labelled {things} per class initialize the fit: means over draws of them",
     "all": "all labels: the fit without labels, each component standing for its majority class",
 }
+MOST_ESTIMATES = 12  # of the table that is open
 COLUMNS = ("accuracy", "precision", "recall", "f1")
 
 
@@ -84,13 +92,16 @@ def headline(figures: Mapping[str, Any]) -> str:
 
 
 def closing_words(summary: Mapping[str, Any]) -> str:
-    """The figures that end a run on the terminal: the table of the mixtures, then lines on the test data.
+    """The figures that end a run on the terminal: the table of the mixtures, the estimates of posteriors,
+    then lines on the test data.
 
     Args:
         summary: The contents of `summary.json`.
     """
+    estimates = estimates_text(summary)
     lines = [
         f"{summary_table(summary)}\n",
+        *([f"{estimates}\n"] if estimates else []),
         f"test: {headline(summary['test'])}; {summary['parameters']:,} parameters, trained in "
         f"{summary['seconds']['train']:.1f} s",
     ]
@@ -156,6 +167,8 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "n_draws": next((row["calibration"]["n_draws"] for _, _, row in rows if "calibration" in row), 0),
         "calibration_notes": calibration_notes(summary),
         "agreement": _agreement(summary),
+        "estimates": _estimates(summary),
+        "posterior_notes": posterior_notes(summary),
         "pictures": run_pictures(folder, summary, history),
         "config": _listing(config, description),
     }
@@ -285,6 +298,26 @@ def _calibration(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[str]]]]:
             cells = [typeset(way.get(name), 3) for name in ("accuracy", "ece", "nll") for way in ways]
             tables.setdefault(budget, []).append((fit, cells))
     return tables
+
+
+def _estimates(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Estimates side by side, those in which posteriors differ most from EM first; empty without any."""
+    fits, differing, total = estimates_rows(summary, MOST_ESTIMATES, typeset)
+    if not differing:
+        return {}
+    whole = estimates_rows(summary, None, typeset)[1] if total > len(differing) else []
+    figures = summary["estimates"]
+    note = f"EM: {figures['note']}." if figures.get("note") else ""
+    return {
+        "fits": fits,
+        "differing": differing,
+        "all": whole,
+        "total": total,
+        "sentence": figures["sentence"],
+        "accuracies": accuracy_sentences(summary),
+        "by_construction": BY_CONSTRUCTION,
+        "note": note,
+    }
 
 
 def _agreement(summary: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -38,6 +38,9 @@ COVERAGE = {
 FIT = {"log_likelihood": NUMBER, "iterations": NUMBER, "seconds": NUMBER}
 CALIBRATED = {"accuracy": NUMBER, "ece": NUMBER, "nll": NUMBER, "bins": {}}
 CALIBRATION = {"n_draws": WHOLE, "plug_in": CALIBRATED, "draws": CALIBRATED}
+INTERVAL = {"median": NUMBER, "low": NUMBER, "high": NUMBER}
+TRIED = {"guide": WORD, "note": WORD}
+ESTIMATES = {"components": LIST, "quantities": LIST, "fits": {}, "sentence": WORD}
 MOST = 1e300  # a number that can be printed
 
 
@@ -56,10 +59,11 @@ def read_summary(file: Path, *, complete: bool = True) -> dict[str, Any]:
     wrong = _first_wrong(summary, SUMMARY, "", complete)
     if not wrong:
         wrong = _wrong_fits(summary.get("mixtures", {}), complete)
-        for name, expected in (("coverage", COVERAGE), ("agreement", {}), ("prior", {})):
+        for name, expected in (("coverage", COVERAGE), ("agreement", {}), ("prior", {}), ("posterior", {})):
             wrong = wrong or (_first_wrong(summary[name], expected, name) if name in summary else "")
         for name in ("test", "prior"):
             wrong = wrong or _wrong_numbers(summary.get(name, {}), name)
+        wrong = wrong or _wrong_posterior(summary)
         for budget, figures in summary.get("agreement", {}).items() if not wrong else ():
             wrong = wrong or _first_wrong(figures, {}, f"agreement.{budget}")
     if wrong:
@@ -128,6 +132,8 @@ def _wrong_fits(mixtures: Mapping[str, Any], complete: bool) -> str:
                 wrong = _first_wrong(figures["calibration"], CALIBRATION, f"{place}.calibration")
                 if not wrong and "noise" in figures["calibration"]:
                     wrong = _first_wrong(figures["calibration"]["noise"], CALIBRATED, f"{place}.calibration.noise")
+            if not wrong and "accuracy_interval" in figures:
+                wrong = _first_wrong(figures["accuracy_interval"], INTERVAL, f"{place}.accuracy_interval")
             classes = figures.get("per_class") or {} if not wrong else {}
             wrong = wrong or _first_wrong(classes, {}, f"{place}.per_class")
             for label, row in classes.items() if not wrong else ():
@@ -135,6 +141,41 @@ def _wrong_fits(mixtures: Mapping[str, Any], complete: bool) -> str:
         if wrong:
             return wrong
     return ""
+
+
+def _wrong_posterior(summary: Mapping[str, Any]) -> str:
+    """In words, what is wrong of the guides of a posterior, or of estimates side by side; empty if nothing is."""
+    posterior, estimates = summary.get("posterior", {}), summary.get("estimates", {})
+    wrong = ""
+    if posterior and "failed" not in posterior:
+        wrong = _first_wrong(posterior, {"guide": WORD, "guides": LIST}, "posterior")
+        for tried in posterior["guides"] if not wrong else ():
+            wrong = wrong or _first_wrong(tried, TRIED, "posterior.guides")
+    if wrong or not estimates:
+        return wrong
+    wrong = _first_wrong(estimates, ESTIMATES, "estimates")
+    for fit, values in estimates["fits"].items() if not wrong else ():
+        wrong = wrong or _first_wrong(values, {"point": LIST}, f"estimates.fits.{fit}")
+        for part, numbers in values.items() if not wrong else ():
+            place = f"estimates.fits.{fit}.{part}"
+            if not isinstance(numbers, list) or len(numbers) != len(estimates["quantities"]):
+                return f"not one number for each of its quantities as {place}"
+            wrong = wrong or next((each for number in numbers if (each := _first_wrong(number, NUMBER, place))), "")
+        missing = "low" in values and not {"sd", "high"} <= set(values) if not wrong else False
+        wrong = f"an interval without its end or standard deviation as estimates.fits.{fit}" if missing else wrong
+    for each in estimates["quantities"] if not wrong else ():
+        if not _is_quantity(each, len(estimates["components"])):
+            return f"{each!r:.40} as a quantity of estimates"
+    return wrong
+
+
+def _is_quantity(value: Any, n_components: int) -> bool:
+    """Whether a value is a kind, the place of a component and a feature, each of the last two perhaps nothing."""
+    if not isinstance(value, list) or len(value) != 3 or value[0] not in ("weight", "mean", "scale"):
+        return False
+    component, feature = value[1:]
+    whole = all(each is None or (isinstance(each, int) and not isinstance(each, bool)) for each in value[1:])
+    return whole and (component is None or 0 <= component < n_components) and (feature is None or feature >= 0)
 
 
 def _wrong_numbers(figures: Mapping[str, Any], place: str) -> str:

@@ -44,6 +44,7 @@ DRAWN = {
     "losses": "losses",
     "points_in_space": "points_in_space",
     "points_pairwise": "points_pairwise",
+    "posterior_forest": "posterior_forest",
     "rate_distortion": "rate_distortion",
     "reconstructions": "reconstructions",
     "reliability": "reliability_none",

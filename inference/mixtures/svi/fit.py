@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 
 import pyro
 import torch
+from numpy.typing import NDArray
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import (
@@ -141,6 +142,21 @@ class MixtureSVIResult(Displayed):
         log_q = densities.sum(0) - self.standardised.sites_log_jacobian
         posterior = in_data_coordinates(sites, self.model, self.location, self.scale, "svi", reference)
         return replace(posterior, sample_stats={"log_q": log_q[None]})
+
+    def log_joint(self, posterior: MixturePosterior, x: Tensor | NDArray[Any]) -> Tensor:
+        """Joint log-densities of the data and of draws of the guide, `chain x draw`, in nats.
+
+        Minus `sample_stats["log_q"]` of the draws they are the logarithms of importance weights, whose mean is the ELBO.
+
+        Args:
+            posterior: The draws, in the data's coordinates.
+            x: The `n x D` points that the mixture was fitted to.
+
+        Raises:
+            ValueError: If the points are not finite `n x D` numbers.
+        """
+        priors = self.standardised.log_prior(posterior.sites).values()
+        return posterior.log_likelihood(x) + torch.stack(list(priors)).sum(0)
 
     @property
     def standardised(self) -> StandardisedModel:

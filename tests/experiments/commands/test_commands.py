@@ -27,13 +27,14 @@ pytestmark = pytest.mark.usefixtures("coarse")
 QUICK = [
     *("--epochs", "3", "--data.limit", "150", "--data.classes", "1,4,8", "--data.labels_per_class", "2"),
     *("--mixture.draws", "2", "--mixture.n_init", "2", "--mixture.svi.epochs", "30"),
+    *("--mixture.posterior.guide", "AutoNormal", "--mixture.posterior.epochs", "3"),
 ]
 
 
 @pytest.fixture(scope="module")
 def finished(coarse, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "one"
-    assert main(["run", "digits_mlp2", *QUICK, "--out", str(folder)]) == 0
+    assert main(["run", "digits_mlp2", *QUICK, "--mixture.posterior.guide", "best", "--out", str(folder)]) == 0
     return folder
 
 
@@ -138,7 +139,7 @@ def test_classify_averages_as_asked(finished, images, tmp_path, capsys):
         (["--draws", "0"], "Expected --draws from 1 to 100,000; got 0."),
         (["--seed", "-1"], "Expected --seed of at least 0; got -1."),
         (["--average", "mean"], "Expected draws, noise, none for --average; got 'mean'"),
-        (["--inference", "nuts"], "Expected a fit of this run, em, svi; got 'nuts'."),
+        (["--inference", "nuts"], "Expected a fit of this run, em, svi, posterior; got 'nuts'."),
     ):
         assert main([*words, *options]) == 2
         assert message in capsys.readouterr().err
@@ -321,7 +322,7 @@ def test_a_run_changes_nothing_process_wide(finished, tmp_path):
 
 def test_the_report_holds_every_figure(finished):
     page = (finished / "report.html").read_text()
-    assert page.count("data:image/webp;base64,") == 2 * len(list((finished / "figures").glob("*.png"))) == 32
+    assert page.count("data:image/webp;base64,") == 2 * len(list((finished / "figures").glob("*.png"))) == 34
     assert not re.search(r"(src|href)=[\"']?(http|file|/)", page)
 
 

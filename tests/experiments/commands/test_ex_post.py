@@ -18,6 +18,7 @@ from latentmix.inference import log_likelihood
 QUICK = [
     *("--epochs", "2", "--data.limit", "120", "--data.labels_per_class", "1"),
     *("--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "3", "--mixture.max_iter", "20"),
+    *("--mixture.posterior.guide", "none"),
 ]
 SMALL = ["--samples", "5", "--images", "100", "--noise_images", "60", "--test_images", "30", "--draws", "2"]
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("coarse")
 
 NAMES = ["length", "width", "height"]
 BRIEF = ["--epochs", "2", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "2"]
+BRIEF += ["--mixture.posterior.guide", "AutoNormal", "--mixture.posterior.epochs", "3"]
 
 
 def table(seed: int = 0) -> pandas.DataFrame:
@@ -113,7 +114,7 @@ def test_an_absent_fit_and_a_broken_schema_are_refused(
     checkpoint = run / "checkpoints" / "mixtures"
     save_tree(checkpoint, {name: tree for name, tree in load_tree(checkpoint).items() if name != "svi"})
     assert main(["classify", str(run), str(tmp_path / "new.npy"), "--inference", "svi"]) == 2
-    assert "Expected a fit of this run, em; got 'svi'." in capsys.readouterr().err
+    assert "Expected a fit of this run, em, posterior; got 'svi'." in capsys.readouterr().err
 
 
 def test_evaluate_matches_classes_by_name(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

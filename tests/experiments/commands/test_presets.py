@@ -23,6 +23,7 @@ PRESETS = sorted([*GREY, "celeba", "gmm3d", "natural_patches", "points"])
 QUICK = [
     *("--epochs", "1", "--data.source", "digits", "--data.limit", "120", "--data.classes", "1,4,8"),
     *("--data.labels_per_class", "2", "--mixture.draws", "2", "--mixture.n_init", "1", "--mixture.svi.epochs", "3"),
+    *("--mixture.posterior.guide", "none"),
 ]
 
 
@@ -58,6 +59,7 @@ def test_preset_of_grey_images_runs(preset, tmp_path, capsys):
 
 
 BRIEF = ["--epochs", "1", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "3"]
+BRIEF += ["--mixture.posterior.guide", "none"]
 
 
 def run_of(preset, folder, *options):

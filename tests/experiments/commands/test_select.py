@@ -102,6 +102,7 @@ def test_a_run_gives_its_training_latents(
     run, out = tmp_path / "run", tmp_path / "results"
     words = ["--epochs", "1", "--data.limit", "90", "--data.classes", "1,4", "--data.labels_per_class", "2"]
     words += ["--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "5"]
+    words += ["--mixture.posterior.guide", "none"]
     assert main(["run", "digits_mlp2", *words, "--out", str(run)]) == 0
     latents = read_points(run)
     assert latents.shape[1] == 2

@@ -39,6 +39,7 @@ WHOLE = (
         "measure.images",
     ),
     *("mixture.n_init", "mixture.max_iter", "mixture.draws", "mixture.svi.epochs", "mixture.svi.batch_size"),
+    "mixture.posterior.epochs",
     *("mixture.nuts.draws", "mixture.nuts.chains", "measure.samples"),
 )
 NUMBERS = (
@@ -47,7 +48,7 @@ NUMBERS = (
 )
 BOOLEANS = ("drop_last", "tensorboard", "data.download", "optimizer.amsgrad", "optimizer.fused")
 CHOICES = {"data.binarize": "dynamic", "mixture.latents": "sample", "mixture.svi_start": "common"}
-CHOICES["mixture.svi.guide"] = "AutoNormal"
+CHOICES |= {"mixture.svi.guide": "AutoNormal", "mixture.posterior.guide": "best"}
 
 
 def cases() -> dict[str, tuple[list[str], str]]:

@@ -501,7 +501,7 @@ class TestRareClasses:
             faces(celeba, classes=[1])
 
     def test_every_test_image_is_in_the_figures(self, tmp_path: Path) -> None:
-        settings = MixtureFits(n_init=1, draws=1, svi=SVI(epochs=5))
+        settings = MixtureFits(n_init=1, draws=1, svi=SVI(epochs=5), posterior=None)
         for seed in range(5):
             images = Data(classes_of([60, 61, 4], tmp_path), seed=seed, labels_per_class=1).load()
             noise = torch.randn(125, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

@@ -244,3 +244,27 @@ def test_wrapped_lines_are_short_and_of_about_one_length() -> None:
     assert min(widths) > 0.6 * max(widths)
     assert wrapped("one\ntwo", 9.0, 10) == "one\ntwo"
     assert wrapped("incomprehensibilities", 0.1, 10) == "incomprehensibilities"
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("nuts", [False, True])
+@pytest.mark.parametrize(("k", "dim", "budgets"), [(3, 2, ()), (3, 10, ("none", "all")), (10, 10, ("none",))])
+def test_posterior_forest(k: int, dim: int, budgets: tuple[str, ...], nuts: bool, named: bool) -> None:
+    quantities = [("weight", j, None) for j in range(k)]
+    quantities += [(kind, j, d) for kind in ("mean", "scale") for j in range(k) for d in range(dim)]
+    random = np.random.default_rng(0)
+    point, sd = np.abs(random.normal(size=len(quantities))), 0.1 + random.random(len(quantities))
+    interval = {"point": point, "sd": sd, "low": point - 1.6 * sd, "high": point + 1.6 * sd}
+    fits: dict[str, dict[str, Any]] = {"EM": {"point": point, "sd": sd}, "SVI": {"point": point}}
+    fits |= {"SVI posterior": interval} | ({"NUTS": {**interval, "point": point + 100 * (sd > 1.0)}} if nuts else {})
+    accuracies = {
+        f"labels: {budget}": {"EM": [0.812], "SVI": [0.811], **{name: [0.8, 0.75, 0.9] for name in list(fits)[2:]}}
+        for budget in budgets
+    }
+    names = names_of(k, named) or [str(j + 1) for j in range(k)]
+    figure = figures.posterior_forest(quantities, fits, names, accuracies=accuracies)
+    check(figure)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["Weights", *[f"{s} (12 of {k * dim})" if k * dim > 12 else s for s in ("Means", "Scales")]]
+    assert ("0.800 (0.750 to 0.900)" in texts(figure)) == bool(budgets)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(fits)

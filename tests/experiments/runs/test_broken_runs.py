@@ -214,6 +214,41 @@ def test_summaries_and_histories_are_checked(finished: Path) -> None:
         read_history(finished / "metrics.jsonl")
 
 
+ESTIMATES: dict[str, Any] = {
+    "components": ["1", "2"],
+    "quantities": [["weight", 1, None], ["scale", None, 0]],
+    "fits": {"em": {"point": [0.5, 1.0]}, "posterior": {part: [0.5, 1.0] for part in ("point", "sd", "low", "high")}},
+    "sentence": "They differ.",
+}
+GUIDES = {"guide": "AutoNormal", "guides": [{"guide": "AutoNormal", "note": ""}]}
+
+
+def test_posteriors_in_summaries_are_checked(finished: Path) -> None:
+    file = finished / "summary.json"
+    whole = json.loads(file.read_text())
+    interval = {"em": {"none": {**whole["mixtures"]["em"]["none"], "accuracy_interval": {"median": 0.5, "low": "x"}}}}
+    file.write_text(json.dumps({**whole, "estimates": ESTIMATES, "posterior": GUIDES}))
+    assert read_summary(file)["estimates"] == ESTIMATES
+    fits = ESTIMATES["fits"]
+    for change, cause in [
+        ({"estimates": [1]}, "a list as estimates"),
+        ({"estimates": {**ESTIMATES, "fits": {"em": {"point": [1.0]}}}}, "not one number for each of its quantities"),
+        ({"estimates": {**ESTIMATES, "fits": {"em": {"point": [1.0, "x"]}}}}, r"a word as estimates\.fits\.em\.point"),
+        ({"estimates": {**ESTIMATES, "fits": {"em": {**fits["em"], "low": [0, 0]}}}}, "an interval without its end"),
+        (
+            {"estimates": {**ESTIMATES, "quantities": [["weight", 2, None], ["scale", None, 0]]}},
+            r"\['weight', 2, None\]",
+        ),
+        ({"estimates": {**ESTIMATES, "quantities": [["size", 0, None], ["scale", None, 0]]}}, r"\['size', 0, None\]"),
+        ({"posterior": {"guide": "AutoNormal", "guides": [3]}}, "a number as posterior.guides"),
+        ({"posterior": 3}, "a number as posterior"),
+        ({"mixtures": interval}, "a word as mixtures.em.none.accuracy_interval.low"),
+    ]:
+        file.write_text(json.dumps({**whole, **change}))
+        with pytest.raises(ValueError, match=rf"figures of a finished run in .*summary\.json; got {cause}"):
+            read_summary(file)
+
+
 def test_files_of_two_runs_are_refused(finished: Path) -> None:
     path = finished / "checkpoints" / "mixtures"
     tree = load_tree(path)

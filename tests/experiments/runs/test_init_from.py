@@ -14,6 +14,7 @@ from latentmix.experiments.runs.pipeline import Session, run_experiment
 QUICK = [
     *("--epochs", "1", "--data.limit", "60", "--data.labels_per_class", "1", "--encoder.hidden", "[16]"),
     *("--decoder.hidden", "[16]", "--mixture.n_components", "2", "--mixture.n_init", "1"),
+    *("--mixture.posterior.guide", "none"),
     *("--mixture.svi.epochs", "3", "--mixture.max_iter", "10"),
 ]
 

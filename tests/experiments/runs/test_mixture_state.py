@@ -266,6 +266,16 @@ def test_draws_of_a_posterior_are_saved(kind: str) -> None:
         assert torch.equal(loaded.posterior_.sample_stats[name], values)
 
 
+def test_log_densities_of_draws_are_saved_with_them() -> None:
+    mixture = fitted(GaussianMixture(2, inference=SVI(guide=AutoNormal, priors={}, epochs=5)))
+    posterior, kept = mixture.posterior_, load_mixture(mixture_state(mixture)).posterior_
+    assert torch.equal(kept.sample_stats["log_q"], posterior.sample_stats["log_q"][:, ::2])
+    state = draws_state(posterior)
+    state["sample_stats"]["log_q"] = state["sample_stats"]["log_q"][:, 1:]
+    with pytest.raises(ValueError, match=r"Expected the statistic 'log_q' of draws of shape \(1, 500\); got \(1, 499\)"):
+        load_draws(state, mixture.parameters_.structure, mixture.parameters_.means)
+
+
 def test_of_many_draws_some_of_each_chain_are_saved() -> None:
     sites = {
         "weights": torch.ones(2, 3000, 1, dtype=torch.float64),

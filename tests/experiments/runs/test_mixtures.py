@@ -9,7 +9,8 @@ from latentmix.inference import NUTS, SVI
 def test_the_warmup_of_nuts_is_an_option():
     random = np.random.default_rng(0)
     train, test = (LatentSplit(random.normal(size=(40, 2)), None) for _ in range(2))
-    settings = MixtureFits(2, "diag", n_init=1, svi=SVI(epochs=3), nuts=NUTS(draws=4, chains=1, warmup=3))
+    nuts = NUTS(draws=4, chains=1, warmup=3)
+    settings = MixtureFits(2, "diag", n_init=1, svi=SVI(epochs=3), nuts=nuts, posterior=None)
     told = []
     mixtures, figures = fit_mixtures(
         train, test, (), settings, labels_per_class=0, seed=0, label_seed=0, tell=told.append

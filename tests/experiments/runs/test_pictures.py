@@ -45,7 +45,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Drawn]:
         vae = VAE(decoder=decoder, prior=StandardNormal(latent_dim), likelihood=likelihood)
         guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=latent_dim, hidden=(8,), shape=shape))
         train, test = (latents(split.labels, latent_dim) for split in (dataset.train, dataset.test))
-        settings = MixtureFits(n_init=1, draws=1, svi=SVI(epochs=3), **fits)
+        settings = MixtureFits(n_init=1, draws=1, svi=SVI(epochs=3), **{"posterior": None, **fits})
         options = {"labels_per_class": 4, "seed": 0, "label_seed": 0}
         mixtures, figures = fit_mixtures(train, test, dataset.classes, settings, **options)
         figures |= {} if dataset.truth is None else {"coverage": COVERAGE}
@@ -153,16 +153,3 @@ def test_decoded_images_cover_the_samples_of_the_posterior() -> None:
     (grid,) = seen
     ends = samples.quantile(torch.tensor([0.005, 0.995]), dim=0)
     torch.testing.assert_close(torch.stack([grid.min(0).values, grid.max(0).values]), ends)
-
-
-@pytest.mark.parametrize(
-    ("classes", "names"),
-    [
-        ([4, 1, 4], ["4a", "1", "4b"]),
-        ([], ["1", "2", "3"]),
-        ([1] * 28, [f"1{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["1aa", "1ab"]),
-    ],
-)
-def test_names_of_components(classes: list[int], names: list[str]) -> None:
-    assert pictures.component_names(classes, {1: "1", 4: "4"}, len(names)) == names
-    assert pictures.component_names([0, 0], {0: "Bag"}, 2) == ["Bag a", "Bag b"]

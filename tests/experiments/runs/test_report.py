@@ -230,6 +230,46 @@ def test_shows_the_figures(run: Path) -> None:
     assert "torch 2.15.0" in words
 
 
+def test_shows_the_posterior_of_the_mixture(tmp_path: Path) -> None:
+    count = 20
+    posterior = {"point": [0.51] * count, "sd": [0.02] * count, "low": [-0.48] * count, "high": [0.54] * count}
+    estimates = {
+        "components": ["<i>"],
+        "quantities": [["mean", 0, d] for d in range(count)],
+        "fits": {"em": {"point": [0.5] * count, "sd": [0.03] * count}, "posterior": posterior},
+        "sentence": "EM and the SVI posterior differ most.",
+        "note": "the estimate is far from the maximum",
+    }
+    guide = {"guide": "AutoNormal", "bound": -1.25, "seconds": 0.5, "note": "a further step promises 9 nats"}
+    interval = {"median": 0.8, "low": 0.75, "high": 0.85, "draws": 200}
+    values = summary() | {"estimates": estimates}
+    values["posterior"] = {"guide": "AutoNormal", "guides": [guide], "k_hat": 0.31}
+    values["mixtures"]["posterior"] = {"none": figures(0.7) | {"accuracy_interval": interval}}
+    (tmp_path / "summary.json").write_text(json.dumps(values))
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    assert {"#posterior"} <= set(page.references)
+    words = " ".join(page.words.split())
+    for expected in (
+        "EM and the SVI posterior differ most.",
+        "mean of component <i>, dimension 20",
+        "−0.480 to 0.540",
+        "± 0.030",
+        "0.800, 90% interval 0.750 to 0.850",
+        "AutoNormal −1.2500 in 0.5 s",
+        "AutoNormal: a further step promises 9 nats.",
+        "Pareto k of its importance weights: 0.31",
+        "EM: the estimate is far from the maximum.",
+    ):
+        assert expected in words, expected
+    assert words.count("agree by construction") == 1
+    assert words.count("mean of component <i>") == 12 + count  # the table that is open, and that of all
+
+
+def test_a_posterior_that_failed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(summary() | {"posterior": {"failed": "no memory"}}))
+    assert "left out, for it failed: no memory." in Page(write_report(tmp_path).read_text("utf-8")).words
+
+
 def test_escapes_values(run: Path) -> None:
     page = Page(write_report(run).read_text("utf-8"))
     assert "script" not in page.tags

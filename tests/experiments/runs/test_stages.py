@@ -24,6 +24,7 @@ from latentmix.models import files
 QUICK = [
     *("--epochs", "2", "--data.limit", "100", "--data.classes", "1,4", "--data.labels_per_class", "2"),
     *("--encoder.hidden", "8", "--decoder.hidden", "8", "--mixture.draws", "1", "--mixture.n_init", "1"),
+    *("--mixture.posterior.guide", "none"),
     *("--mixture.svi.epochs", "3"),
 ]
 MOMENTS = [

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("coarse")
 
 TINY = [
     *("--data.limit", "150", "--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "20"),
+    *("--mixture.posterior.guide", "AutoNormal", "--mixture.posterior.epochs", "5"),
     *("--data.labels_per_class", "1", "--measure.images", "20"),
 ]
 

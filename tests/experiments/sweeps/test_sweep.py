@@ -29,6 +29,7 @@ from tests.inference.test_isolation import differences, snapshot
 QUICK = [
     *("--epochs", "1", "--data.limit", "100", "--data.classes", "1,4,8", "--data.labels_per_class", "2"),
     *("--encoder.hidden", "8", "--decoder.hidden", "8", "--mixture.draws", "1", "--mixture.n_init", "1"),
+    *("--mixture.posterior.guide", "none"),
     *("--mixture.svi.epochs", "3"),
 ]
 

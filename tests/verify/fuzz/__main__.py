@@ -37,6 +37,7 @@ RUN = (
         "--mixture.n_init",
         "1",
     ),
+    *("--mixture.posterior.guide", "AutoNormal", "--mixture.posterior.epochs", "2"),
     *("--mixture.svi.epochs", "2", "--mixture.max_iter", "20", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]"),
 )
 KINDS = ("configurations", "files", "pictures")

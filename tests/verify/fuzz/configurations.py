@@ -18,7 +18,14 @@ __all__ = ["configuration"]
 PRESETS = ("digits", "digits_mlp2", "gmm3d")
 SMALL: dict[str, Any] = {
     "epochs": 1,
-    "mixture": {"n_init": 1, "draws": 1, "max_iter": 5, "n_components": 3, "svi": {"epochs": 2}},
+    "mixture": {
+        "n_init": 1,
+        "draws": 1,
+        "max_iter": 5,
+        "n_components": 3,
+        "svi": {"epochs": 2},
+        "posterior": {"epochs": 2},
+    },
 }
 LONG = {"epochs", "points", "max_iter", "n_init", "draws", "patience", "warmup", "chains", "samples"}
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -171,6 +171,7 @@ def test_a_run_on_oblong_grey_pictures_and_a_folder_to_classify(
     root, run = draw(tmp_path / "data", counts), tmp_path / "run"
     options = ["--data.source", "image_folder", "--data.root", str(root), "--data.size", "12x8", "--epochs", "1"]
     options += ["--mixture.draws", "1", "--mixture.n_init", "1", "--mixture.svi.epochs", "2"]
+    options += ["--mixture.posterior.guide", "none"]
     assert main(["run", preset, *options, "--data.channels", "auto", "--out", str(run)]) == 0
     summary = json.loads((run / "summary.json").read_text())
     assert summary["data"]["shape"] == [1, 12, 8]
