@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from latentmix.experiments.data.datasets import Data
     from latentmix.experiments.data.pixels import DynamicBinarization, ToFloat
     from latentmix.experiments.options.experiment import Experiment
-    from latentmix.experiments.runs.artifacts import Run, load_run
     from latentmix.experiments.runs.pipeline import run_experiment
+    from latentmix.experiments.runs.run import Run, load_run
 
 __all__ = ["Data", "DynamicBinarization", "Experiment", "Run", "ToFloat", "load_run", "run_experiment"]
 
@@ -22,8 +22,8 @@ _HOMES = {
     "DynamicBinarization": "data.pixels",
     "ToFloat": "data.pixels",
     "Experiment": "options.experiment",
-    "Run": "runs.artifacts",
-    "load_run": "runs.artifacts",
+    "Run": "runs.run",
+    "load_run": "runs.run",
     "run_experiment": "runs.pipeline",
 }
 

@@ -94,8 +94,8 @@ def classify(
             "noise" is asked of a guide that is not normal.
     """
     from latentmix.experiments.options.messages import blaming
-    from latentmix.experiments.runs.artifacts import load_run
     from latentmix.experiments.runs.component_names import component_names
+    from latentmix.experiments.runs.run import load_run
 
     run = load_run(path, trust)
     fitted = run.fitted(inference, budget)

@@ -62,8 +62,8 @@ def main(words: list[str]) -> None:
     check_fit(arguments)
 
     from latentmix.experiments.options.messages import blaming
-    from latentmix.experiments.runs.artifacts import load_run
     from latentmix.experiments.runs.encoding_files import table_lines, write_arrays, write_netcdf, write_table
+    from latentmix.experiments.runs.run import load_run
 
     run = load_run(arguments.run, allowed_modules(arguments.trust))
     run.fitted(arguments.inference, arguments.labels)

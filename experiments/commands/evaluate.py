@@ -48,7 +48,7 @@ def main(words: list[str]) -> None:
     check_new_file(arguments.out)
     check_run(arguments.run)
 
-    from latentmix.experiments.runs.artifacts import load_run
+    from latentmix.experiments.runs.run import load_run
 
     run = load_run(arguments.run, allowed_modules(arguments.trust))
     data = run.known_data.chosen(options)

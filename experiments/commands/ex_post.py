@@ -40,8 +40,8 @@ def main(words: list[str]) -> None:
     check_run(arguments.run)
 
     from latentmix.experiments.options.command_line import parse_settings
-    from latentmix.experiments.runs.artifacts import load_run
     from latentmix.experiments.runs.ex_post import ExPost, as_json, measure_ex_post, table
+    from latentmix.experiments.runs.run import load_run
 
     settings = parse_settings(ExPost, options, lists=("n_components", "forms"))
     run = load_run(arguments.run, allowed_modules(arguments.trust))

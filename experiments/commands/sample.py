@@ -44,7 +44,7 @@ def main(words: list[str]) -> None:
 
     from latentmix.experiments import figures
     from latentmix.experiments.data.schema import Schema
-    from latentmix.experiments.runs.artifacts import load_run
+    from latentmix.experiments.runs.run import load_run
 
     run = load_run(arguments.run, allowed_modules(arguments.trust))
     vae, units = run.vae, Schema.from_dict(run.summary["data"]).standardisation

@@ -129,8 +129,9 @@ def probability_draws(
         )
     posterior: MixturePosterior | None = getattr(fitted.mixture, "posterior_", None)
     paired = None if posterior is None else _paired(posterior, draws)
+    no_fits: dict[str, FittedMixture] = {}
     parts = []
-    for chunk in responsibilities_by_chunk(guide, {}, x, average="draws", draws=draws, seed=seed):
+    for chunk in responsibilities_by_chunk(guide, no_fits, x, average="draws", draws=draws, seed=seed):
         assert chunk.samples is not None
         z = _double(chunk.samples)
         if paired is None:

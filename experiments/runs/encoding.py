@@ -20,8 +20,8 @@ from latentmix.experiments.runs.class_probabilities import (
     is_normal,
     responsibilities_by_chunk,
 )
+from latentmix.experiments.runs.component_names import component_names
 from latentmix.experiments.runs.mixtures import FittedMixture
-from latentmix.experiments.runs.pictures import component_names
 from latentmix.experiments.runs.run_data import Inputs
 from latentmix.guides import AmortizedGuide
 from latentmix.models.display import Displayed

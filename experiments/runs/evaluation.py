@@ -10,10 +10,10 @@ import numpy as np
 from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.data.pixels import batch_transform, binarize_static, resolve_binarize
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
-from latentmix.experiments.runs.artifacts import Run
 from latentmix.experiments.runs.latents import LatentSplit, latents_of
 from latentmix.experiments.runs.measures import measure_vae
 from latentmix.experiments.runs.metrics import classification
+from latentmix.experiments.runs.run import Run
 from latentmix.experiments.runs.run_data import split_of
 from latentmix.inference import bound_of
 from latentmix.inference.isolation import isolated

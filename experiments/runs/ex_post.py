@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentmix.experiments.data.pixels import ToFloat, binarize_static, resolve_binarize
 from latentmix.experiments.reading.limits import check_count
-from latentmix.experiments.runs.artifacts import Run
+from latentmix.experiments.runs.run import Run
 from latentmix.inference import ExPostFit, GaussianMixture, ex_post_priors, log_likelihoods
 from latentmix.inference.ex_post import Form
 from latentmix.inference.isolation import isolated

@@ -32,7 +32,7 @@ def load_posterior(source: Path, trust: Sequence[str] = (), *, max_gib: float = 
         ValueError: If the run has no posterior, or the file cannot be read or holds none.
     """
     if source.is_dir() and source.suffix != ".zarr":
-        from latentmix.experiments.runs.artifacts import load_run
+        from latentmix.experiments.runs.run import load_run
 
         return load_run(source, trust).to_datatree()
     tree = read_tree(source, max_gib=max_gib)

@@ -19,9 +19,9 @@ from latentmix.experiments.figures.style import save
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.places import ANOTHER, remove_unfinished
 from latentmix.experiments.reading.limits import MAX_GIB, check_count
-from latentmix.experiments.runs.artifacts import load_run
 from latentmix.experiments.runs.folders import claimed
 from latentmix.experiments.runs.latents import latents_of
+from latentmix.experiments.runs.run import load_run
 from latentmix.inference.mixtures.analysis.candidates import Candidate
 from latentmix.inference.mixtures.analysis.criteria import CRITERIA, Criterion, find_criterion
 from latentmix.inference.mixtures.analysis.modes import ModeReport, modes

@@ -15,7 +15,7 @@ from latentmix.experiments import figures
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.figures.calibration import ecdf_differences
-from latentmix.experiments.runs.artifacts import load_run
+from latentmix.experiments.runs.run import load_run
 from latentmix.experiments.runs.selection import Choice, choose
 from latentmix.experiments.runs.walks import attribute_vector, walk
 from latentmix.experiments.sweeps.sweep import sweep

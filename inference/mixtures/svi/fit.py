@@ -146,7 +146,7 @@ class MixtureSVIResult(Displayed):
     def log_joint(self, posterior: MixturePosterior, x: Tensor | NDArray[Any]) -> Tensor:
         """Joint log-densities of the data and of draws of the guide, `chain x draw`, in nats.
 
-        Minus `sample_stats["log_q"]` of the draws they are the logarithms of importance weights, whose mean is the ELBO.
+        Minus `sample_stats["log_q"]` of the draws they are logarithms of importance weights, whose mean is the ELBO.
 
         Args:
             posterior: The draws, in the data's coordinates.

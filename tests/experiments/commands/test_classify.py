@@ -18,7 +18,7 @@ from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.data.sources.image_folder import load_image_folder
 from latentmix.experiments.reading.pictures import decode
-from latentmix.experiments.runs import artifacts
+from latentmix.experiments.runs import run as finished
 from latentmix.experiments.runs.run_data import RunData
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -44,7 +44,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
             known_data=RunData(shape, {}, Schema()),
             classify=probabilities,
         )
-        monkeypatch.setattr(artifacts, "load_run", lambda path, trust: run)
+        monkeypatch.setattr(finished, "load_run", lambda path, trust: run)
         classify(tmp_path / "run", files, "em", None)
         return encoded[0]
 

@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 
-from latentmix.experiments.runs.artifacts import RunFolder, load_run, load_tree, save_tree
+from latentmix.experiments.runs.artifacts import RunFolder, load_tree, save_tree
+from latentmix.experiments.runs.run import load_run
 from latentmix.models.pretrained import load_weights
 
 

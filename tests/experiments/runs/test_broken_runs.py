@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentmix.experiments.cli import main
-from latentmix.experiments.runs.artifacts import RunFolder, load_run, load_tree, save_tree
+from latentmix.experiments.runs.artifacts import RunFolder, load_tree, save_tree
+from latentmix.experiments.runs.run import load_run
 from latentmix.experiments.runs.stored import read_history, read_summary
 from latentmix.inference import TrainingState
 

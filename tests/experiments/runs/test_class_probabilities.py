@@ -15,10 +15,10 @@ from torch import Tensor
 
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.runs import class_probabilities as module
-from latentmix.experiments.runs.artifacts import Run
 from latentmix.experiments.runs.class_probabilities import class_probabilities, measure_probabilities, probability_draws
 from latentmix.experiments.runs.metrics import calibration
 from latentmix.experiments.runs.mixtures import FittedMixture
+from latentmix.experiments.runs.run import Run
 from latentmix.guides import AmortizedGuide, AutoregressiveFlow, DiagonalNormal, FullNormal, MLPEncoder
 from latentmix.guides.encoders import Encoder
 from latentmix.guides.families import ConditionalDistribution, Family

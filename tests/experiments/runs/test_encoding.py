@@ -14,9 +14,9 @@ from torch import Tensor
 
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.runs import class_probabilities as module
-from latentmix.experiments.runs.artifacts import Run
 from latentmix.experiments.runs.encoding import Encoding
 from latentmix.experiments.runs.encoding_files import write_arrays, write_netcdf, write_table
+from latentmix.experiments.runs.run import Run
 from latentmix.guides import AutoregressiveFlow, DiagonalNormal, FullNormal
 from latentmix.guides.families import Family
 from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal

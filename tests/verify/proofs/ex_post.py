@@ -7,9 +7,9 @@ from pathlib import Path
 
 from latentmix.experiments.options.command_line import parse_experiment
 from latentmix.experiments.options.experiment import Experiment
-from latentmix.experiments.runs.artifacts import load_run
 from latentmix.experiments.runs.ex_post import ExPost, as_json, measure_ex_post
 from latentmix.experiments.runs.pipeline import run_experiment
+from latentmix.experiments.runs.run import load_run
 
 from tests.verify.registry import Figures, proof
 from tests.verify.runs import PARTS, WITHOUT, mnist_root, preset
