@@ -83,7 +83,7 @@ def _group(group: str, remedy: str) -> _Check:
 
 def _scalar(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     for name, density in tree["log_likelihood"].data_vars.items():
-        data = tree["observed_data"].get(name) if "observed_data" in tree else None
+        data = tree["observed_data"].get(str(name)) if "observed_data" in tree else None
         extra = (
             [] if data is None else [str(dim) for dim in data.dims if dim not in density.dims and data.sizes[dim] > 1]
         )
@@ -96,6 +96,16 @@ def _scalar(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     return None
 
 
+def _same_draws(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    given, drawn = (tree[group].sizes["draw"] for group in ("log_likelihood", "posterior_predictive"))
+    if given == drawn:
+        return None
+    return (
+        f"Expected posterior_predictive of the draws of log_likelihood for {function}; got {drawn} draws for {given}: "
+        "take these of the log likelihood, by sel(draw=tree.posterior_predictive.draw)."
+    )
+
+
 _LIKELIHOOD = _group("log_likelihood", "convert with log_likelihood=True.")
 _PRIOR = _group("prior", "pass draws of the prior by prior=.")
 _PREDICTIVE = _group("posterior_predictive", "pass draws of Predictive by posterior_predictive=.")
@@ -105,7 +115,7 @@ _CHECKS: dict[str, tuple[_Check, ...]] = {
     "plot_energy": (_energy,),
     "loo": (_LIKELIHOOD, _sampled),
     "compare": (_LIKELIHOOD, _sampled),
-    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _sampled, _scalar),
+    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _sampled, _scalar, _same_draws),
     "loo_approximate_posterior": (_LIKELIHOOD, _density("log_p", "model's"), _density("log_q", "guide's")),
     "plot_khat": (_LIKELIHOOD,),
     "psense_summary": (_LIKELIHOOD, _group("log_prior", "a latent depends on a variable that is summed out.")),
