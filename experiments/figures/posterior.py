@@ -169,7 +169,7 @@ def _finish(collection: Any, heading: str, caption: str, handles: Sequence[Line2
         clean(panel, grid=False)
         panel.title.set(fontsize=SMALL, text=shortened(panel.get_title()))
         for text in panel.texts:  # ArviZ's "p=0.37(α=0.01)"
-            text.set(text=P_VALUE.sub(r"p = \1", text.get_text()), color=INK)
+            text.set(text=P_VALUE.sub(r"p = \1", text.get_text()).replace("p = 0.00", "p < 0.01"), color=INK)
     _label_lowest(panels)
     title(figure, heading)
     note(figure, caption)
@@ -225,6 +225,9 @@ def _rank(tree: xr.DataTree, panels: Panels) -> Figure:
             visuals={"xlabel": False},
             **_grid(len(panels.names)),
         )
+        for panel in collection.viz["figure"].item().axes:
+            low, high = panel.get_ylim()
+            panel.set_ylim(low, high + 0.25 * (high - low))  # for the p-value
         words = (
             "Cumulative distribution of each chain's ranks among all draws, less that of uniform ranks, by the rank. "
             "Lines of chains of one distribution stay near 0; p is that of a test of it, quantity by quantity, and "

@@ -27,6 +27,7 @@ MOST_ROWS = 200  # of a variable that was not asked for
 AGREED = 1.01  # R-hat of chains that agree (Vehtari et al., 2021)
 ENOUGH = 100  # effective draws per chain (likewise)
 TECHNICAL = ("inference", "kernel", "guide", "fit", "sample_dims", "dataset_name", "latentmix_format")
+ALGORITHMS = {"mcmc": "MCMC", "svi": "SVI", "em_sandwich": "EM with sandwich covariance"}
 WORDS = {  # of attributes that are false or true
     "converged": ("The fit says that it has not converged.", "The fit says that it has converged."),
     "aligned": (
@@ -137,7 +138,7 @@ class Inspection:
         sizes = self._posterior.sizes
         chains, draws = sizes["chain"], sizes["draw"]
         maker = self.tree.attrs.get("kernel") or self.tree.attrs.get("guide")
-        by = {"mcmc": "MCMC", "svi": "SVI"}.get(self.kind, self.kind)
+        by = ALGORITHMS.get(self.kind, self.kind)
         many = (
             f"{draws:,} independent draws"
             if self.by_guide
@@ -191,6 +192,8 @@ class Inspection:
         """k-hat of draws of a guide, in a sentence."""
         draws = self._posterior.sizes["draw"]
         error = f"Monte Carlo standard error of a mean: its sd / {np.sqrt(draws):.1f}."
+        if self.kind == "em_sandwich":
+            return ["Draws of the asymptotic normal distribution of an estimate, which is no posterior.", error]
         if self.kind != "svi":
             return [error]
         weights = self.weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,9 @@ MOST_BYTES = 10_000_000
 
 _OVERHEAD = 500_000  # names, attributes and coordinates
 _PRIOR_DRAWS = 500
-_OPTIONAL = ("covariances", "prior", "log_likelihood", "posterior_predictive")
-_SINGLE = ("log_likelihood", "posterior_predictive")  # groups in float32
+_OPTIONAL = ("prior", "log_likelihood", "covariances", "posterior_predictive")
+_SINGLE = {"/posterior": "covariances", "/log_likelihood": "x", "/posterior_predictive": "x"}  # in float32
+_FEWEST = 20  # draws that data are drawn under
 
 
 def run_tree(
@@ -35,7 +37,8 @@ def run_tree(
     Other fits are the nodes `fit_svi`, `fit_posterior`, ..., each a tree for ArviZ by itself, with the groups of
     `to_datatree`; ArviZ would take a node of the plain name `posterior` for the group. Their draws are the
     evenly spaced ones that the run keeps of its mixtures. The tree takes at most 10 MB: groups that do not fit are left
-    out, and the attribute `left_out` names them; `log_likelihood` and `posterior_predictive` are in float32.
+    out, and the attribute `left_out` names them. `covariances`, `log_likelihood` and `posterior_predictive` are in
+    float32, there are no prior draws of `covariances`, and data may be drawn under some of the draws alone.
 
     Args:
         mixtures: Fitted mixtures by inference and label budget.
@@ -76,6 +79,7 @@ class _Plan:
     """What of a fit is kept: draws of each chain, and optional parts."""
 
     draws: int
+    predictive: int = 0
     parts: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -94,9 +98,12 @@ def _plans(posteriors: Mapping[str, MixturePosterior], latents: NDArray[np.float
     for part in _OPTIONAL:
         for name, posterior in posteriors.items():
             plan = plans[name]
-            size = _bytes(posterior, plan.draws, latents, part)
-            needed = part != "posterior_predictive" or "log_likelihood" in plan.parts
-            if size <= left and needed:
+            size, fits = _bytes(posterior, plan.draws, latents, part), True
+            if part == "posterior_predictive" and size:
+                plan.predictive = min(plan.draws, plan.draws * left // size)
+                fits = "log_likelihood" in plan.parts and plan.predictive >= min(_FEWEST, plan.draws)
+                size = max(1, _bytes(posterior, plan.predictive, latents, part))
+            if size <= left and fits:
                 left -= size
                 plan.parts.append(part)
             elif size:
@@ -114,8 +121,9 @@ def _bytes(posterior: MixturePosterior, draws: int, latents: NDArray[np.float64]
         case "draws":
             return 8 * total * (numbers + len(posterior.sample_stats) + 5)
         case "covariances":
-            correlated = posterior.structure.correlated
-            return 8 * (total + _PRIOR_DRAWS) * posterior.covariances[0, 0].numel() if correlated else 0
+            structure = posterior.structure
+            whole = math.prod(structure.covariance_shape(n_components, n_features))
+            return 4 * total * whole if structure.correlated and n_features > 1 else 0
         case "prior":
             return 8 * _PRIOR_DRAWS * numbers
         case "log_likelihood":
@@ -127,13 +135,13 @@ def _bytes(posterior: MixturePosterior, draws: int, latents: NDArray[np.float64]
 def _fit_tree(name: str, fitted: FittedMixture, plan: _Plan, latents: NDArray[np.float64] | None) -> xr.DataTree:
     mixture: GaussianMixture = fitted.mixture
     with_points = "log_likelihood" in plan.parts and latents is not None
-    tree = to_datatree(
-        mixture,
-        X=latents if with_points else None,
-        draws=plan.draws,
-        posterior_predictive=with_points and "posterior_predictive" in plan.parts,
-    )
+    tree = to_datatree(mixture, X=latents if with_points else None, draws=plan.draws)
     groups = {node.path: node.to_dataset(inherit=False) for node in tree.subtree}
+    if with_points and "posterior_predictive" in plan.parts:
+        some = mixture.posterior_.thinned(plan.draws).thinned(plan.predictive)
+        drawn = to_datatree(some, X=latents, posterior_predictive=True)["posterior_predictive"].to_dataset()
+        drawn = drawn.assign_coords(draw=np.arange(plan.predictive) * plan.draws // plan.predictive)
+        groups["/posterior_predictive"] = drawn
     attrs: dict[str, Any] = {"fit": name}
     if plan.left_out:
         attrs["left_out"] = f"{', '.join(plan.left_out)}: a run's tree takes at most {MOST_BYTES / 1e6:.0f} MB"
@@ -147,10 +155,11 @@ def _fit_tree(name: str, fitted: FittedMixture, plan: _Plan, latents: NDArray[np
     if "prior" not in plan.parts:
         groups.pop("/prior", None)
     for path, dataset in groups.items():
-        if "covariances" not in plan.parts and "covariances" in dataset:
+        if "covariances" in dataset and ("covariances" not in plan.parts or path == "/prior"):
             dataset = dataset.drop_vars(["covariances", "other_feature"])
-        if path.strip("/") in _SINGLE:
-            dataset = dataset.map(lambda values: values.astype(np.float32), keep_attrs=True)
+        name = _SINGLE.get(path, "")
+        if name in dataset:
+            dataset[name] = dataset[name].astype(np.float32)
         dataset.attrs.pop("created_at", None)  # the same run gives the same file
         groups[path] = dataset
     groups["/"] = groups["/"].assign_attrs(attrs)

@@ -109,6 +109,16 @@ def _scalar(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     return None
 
 
+def _same_draws(tree: xr.DataTree, function: str, svi: bool) -> str | None:
+    given, drawn = (tree[group].sizes["draw"] for group in ("log_likelihood", "posterior_predictive"))
+    if given == drawn:
+        return None
+    return (
+        f"Expected posterior_predictive of the draws of log_likelihood for {function}; got {drawn} draws for {given}: "
+        "take these of the log likelihood, by sel(draw=tree.posterior_predictive.draw)."
+    )
+
+
 _LIKELIHOOD = _group("log_likelihood", "convert with log_likelihood=True.")
 _PRIOR = _group("prior", "pass draws of the prior by prior=.")
 _PREDICTIVE = _group("posterior_predictive", "pass draws of Predictive by posterior_predictive=.")
@@ -127,7 +137,7 @@ _CHECKS: dict[str, tuple[_Check, ...]] = {
     "plot_energy": (_energy,),
     "loo": (_LIKELIHOOD, _sampled, _varying),
     "compare": (_LIKELIHOOD, _sampled, _varying),
-    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _OBSERVED, _sampled, _scalar, _varying),
+    "plot_loo_pit": (_LIKELIHOOD, _PREDICTIVE, _OBSERVED, _sampled, _scalar, _same_draws, _varying),
     "loo_approximate_posterior": (_LIKELIHOOD, *_DENSITIES),
     "plot_khat": (_LIKELIHOOD, *map(_by_guide, _DENSITIES), _varying),
     "psense_summary": (_LIKELIHOOD, _group("log_prior", "a latent depends on a variable that is summed out.")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from latentmix.inference.mixtures.svi.fit import SVI, MixtureSVIResult
 __all__ = ["mixture_labels", "mixture_tree", "posterior_tree", "quantities"]
 
 _PRIOR_DRAWS = 500
+_PRIOR_NUMBERS = 1 << 23  # of the covariances of these: 64 MiB
 _INFERENCE = {"nuts": "mcmc", "svi": "svi", "em_sandwich": "em_sandwich"}
 _NO_POSTERIOR = (
     "Draws of the asymptotic normal distribution of the maximum-likelihood estimate, with its sandwich covariance: "
@@ -50,7 +52,7 @@ def mixture_tree(
     | `posterior` | `weights` (component), `means` (component, feature), `scales` (standard deviations), `covariances` |
     | `sample_stats` | of NUTS those of `RecordingNUTS`; of a guide `log_q` and, with X, `log_p` |
     | `log_likelihood`, `observed_data` | with X: `x` (point) and `x` (point, feature) |
-    | `log_prior`, `prior` | log-densities of the draws by site, and 500 draws of the prior, if the priors are known |
+    | `log_prior`, `prior` | log-densities of the draws by site, and up to 500 draws of the prior, if it is known |
     | `posterior_predictive` | if asked for: as many points as X has, under each draw |
 
     All are in the data's coordinates. Draws of NUTS are aligned across label switching as the fit aligned them
@@ -282,7 +284,10 @@ _ORDER = (
 
 
 def _prior(made: StandardisedModel, posterior: MixturePosterior) -> MixturePosterior:
-    sites = {name: site[None] for name, site in made.draw_prior(_PRIOR_DRAWS).items()}
+    model = made.model
+    numbers = math.prod(model.structure.covariance_shape(model.n_components, model.n_features))
+    draws = max(1, min(_PRIOR_DRAWS, _PRIOR_NUMBERS // numbers))
+    sites = {name: site[None] for name, site in made.draw_prior(draws).items()}
     return MixturePosterior(sites, posterior.structure, posterior.covariance_floor.to(made.scale), "svi")
 
 

@@ -66,7 +66,7 @@ def test_the_summary_is_arviz_own_in_full(inspect: Inspect, files: Path) -> None
     assert "theta[Phillips Andover]" in text
     assert "mcse_sd" in text
     assert "MCMC (NUTS): 4 chains of 60 draws of mu, tau, theta" in text
-    assert "Divergent transitions: 2 of 240: draws near them are biased" in text
+    assert "Divergent transitions: 2 of 240; draws near them are biased" in text
     assert "Trees at the greatest depth: 0 of 240.\n" in text
     bfmi = float(np.asarray(arviz.bfmi(read_tree(files / "mcmc.nc"))["energy"]).min())
     assert f"Least BFMI of a chain: {bfmi:.2f}." in text
@@ -92,6 +92,16 @@ def test_a_guide_far_from_the_posterior_is_called_so(inspect: Inspect, files: Pa
     tree.attrs["log_q_omitted"] = "The guide is a point in 2 of 15 dimensions, and has no density there."
     tree.to_netcdf("point.nc", engine="h5netcdf")
     assert "No k-hat: The guide is a point in 2 of 15 dimensions" in inspect("point.nc")
+
+
+def test_draws_of_an_estimate_are_called_no_posterior(inspect: Inspect, files: Path) -> None:
+    tree = read_tree(files / "svi.nc")
+    tree.attrs["inference"] = "em_sandwich"
+    tree.to_netcdf("em.nc", engine="h5netcdf")
+    text = inspect("em.nc")
+    assert "EM with sandwich covariance (AutoNormal): 300 independent draws" in text
+    assert "which is no posterior." in text
+    assert "k-hat" not in text
 
 
 def test_variables_and_fits_are_chosen(inspect: Inspect) -> None:

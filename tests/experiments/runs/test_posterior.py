@@ -139,6 +139,9 @@ def test_fits_are_ordered_and_apart(mixtures: dict[str, dict[str, FittedMixture]
         assert np.array_equal(part["posterior"]["means"], draws.sites["means"])
         arviz.loo_approximate_posterior(part, log_p=part["sample_stats"]["log_p"], log_q=part["sample_stats"]["log_q"])
     assert "covariances" in tree["fit_posterior/posterior"]
+    assert "covariances" not in tree["fit_posterior/prior"]
+    covariances = mixtures["posterior"]["none"].mixture.posterior_.thinned(500).covariances
+    assert np.allclose(tree["fit_posterior/posterior/covariances"], covariances, rtol=1e-5)
     first = run_tree({"svi": mixtures["svi"], "posterior": mixtures["posterior"]}, LATENTS)
     assert first.attrs["fits"] == "posterior, svi"
 
@@ -160,8 +163,8 @@ def test_the_size_is_bounded_and_what_is_left_out_said(
 
 def test_large_mixtures_keep_their_draws_and_leave_covariances_out() -> None:
     torch.manual_seed(0)
-    structure = mixture_of(200, 40)
-    tree = run_tree({"nuts": {"none": structure}}, np.zeros((60_000, 40)))
+    structure = mixture_of(700, 50)
+    tree = run_tree({"nuts": {"none": structure}}, np.zeros((60_000, 50)))
     assert tree.nbytes < MOST_BYTES
     assert {"weights", "means", "scales"} <= set(tree.posterior.data_vars)
     assert "covariances" not in tree.posterior
