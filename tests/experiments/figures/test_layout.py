@@ -246,9 +246,15 @@ def test_wrapped_lines_are_short_and_of_about_one_length() -> None:
     assert wrapped("incomprehensibilities", 0.1, 10) == "incomprehensibilities"
 
 
-@pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("nuts", [False, True])
-@pytest.mark.parametrize(("k", "dim", "budgets"), [(3, 2, ()), (3, 10, ("none", "all")), (10, 10, ("none",))])
+@pytest.mark.parametrize(
+    ("k", "dim", "budgets", "nuts", "named"),
+    [
+        (3, 2, (), False, False),
+        (3, 10, ("none", "all"), True, True),
+        (10, 2, ("none",), False, True),
+        (10, 10, ("none", "all"), True, False),
+    ],
+)
 def test_posterior_forest(k: int, dim: int, budgets: tuple[str, ...], nuts: bool, named: bool) -> None:
     quantities = [("weight", j, None) for j in range(k)]
     quantities += [(kind, j, d) for kind in ("mean", "scale") for j in range(k) for d in range(dim)]
