@@ -152,6 +152,7 @@ def test_the_table_of_many_quantities_holds_those_that_differ_most(outcome: Outc
     assert [name for name, _ in rows] == [every[k] for k in sorted(np.argsort(-distances)[:4])]
     text = estimates_text(figures)
     assert "10 of 15 quantities" in text
+    assert "EM with standard errors; posteriors: means" in text
     assert estimates["sentence"] in text
     assert text.count("by construction") == 1
     assert estimates["sentence"] in alternative_text("posterior_forest", figures)
