@@ -55,11 +55,13 @@ def save_tree(path: Path, tree: Any) -> None:
         tree: The values.
     """
     tensors: dict[str, Tensor] = {}
+    keys: dict[int, str] = {}  # a tensor that stands in several places is written once
 
     def plain(node: Any) -> Any:
         if isinstance(node, Tensor):
-            key = str(len(tensors))
-            tensors[key] = node.detach().cpu().contiguous().clone()
+            key = keys.setdefault(id(node), str(len(keys)))
+            if key not in tensors:
+                tensors[key] = node.detach().cpu().contiguous().clone()
             return {"$tensor": key}
         if isinstance(node, dict):
             return {"$dict": [[plain(key), plain(value)] for key, value in node.items()]}
@@ -288,11 +290,17 @@ class RunFolder:
             return join(VAE.from_pretrained(self.checkpoints), AmortizedGuide.from_pretrained(self.checkpoints))
 
     def save_mixtures(self, mixtures: dict[str, dict[str, FittedMixture]]) -> None:
-        """Write fitted mixtures by inference and label budget."""
+        """Write fitted mixtures by inference and label budget; draws that budgets share are written once."""
         states = {
             inference: {labels: fitted.state_dict() for labels, fitted in budgets.items()}
             for inference, budgets in mixtures.items()
         }
+        draws: dict[int, Any] = {}
+        for inference, budgets in mixtures.items():
+            for labels, fitted in budgets.items():
+                state = states[inference][labels]
+                if "draws" in state:
+                    state["draws"] = draws.setdefault(id(fitted.mixture), state["draws"])
         save_tree(self.subfolder("checkpoints") / "mixtures", states)
         self.seal("checkpoints/mixtures.safetensors")
 

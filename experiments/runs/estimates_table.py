@@ -16,7 +16,6 @@ __all__ = ["accuracy_sentences", "accuracy_values", "estimates_rows", "estimates
 Summary = Mapping[str, Any]
 
 TERMINAL_ROWS = 10
-LEGEND = "EM with standard errors; posteriors: means and 90% intervals"
 BY_CONSTRUCTION = (
     "SVI maximises the likelihood, as EM does: they agree by construction where they end at one optimum, and neither "
     "has a posterior."
@@ -142,7 +141,8 @@ def estimates_text(summary: Summary) -> str:
     if len(rows) < total:
         lines.append(f"{len(rows)} of {total:,} quantities, those in which EM and a posterior differ most.")
     estimates = summary["estimates"]
-    lines += [f"{LEGEND}.", *([f"EM: {estimates['note']}."] if estimates.get("note") else [])]
+    errors = "EM with standard errors; posteriors" if "sd" in estimates["fits"].get("em", {}) else "Posteriors"
+    lines += [f"{errors}: means and 90% intervals.", *([f"EM: {estimates['note']}."] if estimates.get("note") else [])]
     lines.append(estimates["sentence"])
     lines += [f"{sentence}." for sentence in accuracy_sentences(summary)]
     return "\n".join([*lines, BY_CONSTRUCTION, *failed])

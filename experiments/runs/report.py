@@ -316,6 +316,7 @@ def _estimates(summary: Mapping[str, Any]) -> dict[str, Any]:
         "sentence": figures["sentence"],
         "accuracies": accuracy_sentences(summary),
         "by_construction": BY_CONSTRUCTION,
+        "errors": "sd" in figures["fits"].get("em", {}),
         "note": note,
     }
 

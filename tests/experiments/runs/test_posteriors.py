@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.runs import mixtures as runs
 from latentmix.experiments.runs import posteriors
+from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.captions import alternative_text
 from latentmix.experiments.runs.estimates_table import (
     accuracy_sentences,
@@ -79,6 +81,20 @@ def test_its_draws_are_kept_with_their_densities(outcome: Outcome) -> None:
     assert bound == pytest.approx(figures["posterior"]["bound"], abs=0.02)
 
 
+def test_draws_that_budgets_share_are_written_once(outcome: Outcome, tmp_path: Path) -> None:
+    mixtures, _, _ = outcome
+    sizes = []
+    for name, budgets in {"one": ("none",), "both": ("none", "all")}.items():
+        folder = RunFolder.create(tmp_path / name)
+        folder.save_mixtures({"posterior": {budget: mixtures["posterior"][budget] for budget in budgets}})
+        sizes.append((folder.checkpoints / "mixtures.safetensors").stat().st_size)
+    assert sizes[1] - sizes[0] < 0.2 * sizes[0]
+    loaded = folder.load_mixtures()["posterior"]
+    first, second = (loaded[budget].mixture.posterior_ for budget in ("none", "all"))
+    for site, values in first.sites.items():
+        assert torch.equal(values, second.sites[site])
+
+
 def test_accuracies_under_draws_have_an_interval(outcome: Outcome) -> None:
     _, figures, _ = outcome
     for budget, row in figures["mixtures"]["posterior"].items():
@@ -136,6 +152,7 @@ def test_the_table_of_many_quantities_holds_those_that_differ_most(outcome: Outc
     assert [name for name, _ in rows] == [every[k] for k in sorted(np.argsort(-distances)[:4])]
     text = estimates_text(figures)
     assert "10 of 15 quantities" in text
+    assert "EM with standard errors; posteriors: means" in text
     assert estimates["sentence"] in text
     assert text.count("by construction") == 1
     assert estimates["sentence"] in alternative_text("posterior_forest", figures)
