@@ -89,6 +89,13 @@ def quantity_names(variables: xr.Dataset) -> list[str]:
 
     Args:
         variables: A group with dimensions `chain` and `draw`.
+
+    Example:
+        >>> import numpy as np, xarray as xr
+        >>> from latentmix.experiments.figures.posterior import quantity_names
+        >>> means = (("chain", "draw", "component"), np.zeros((1, 5, 2)))
+        >>> quantity_names(xr.Dataset({"means": means}, {"component": ["a", "b"]}))
+        ['means[a]', 'means[b]']
     """
     return [name for name, _, _ in _scalars(variables)]
 
@@ -99,6 +106,13 @@ def flat(variables: xr.Dataset, names: Iterable[str] | None = None) -> xr.Datase
     Args:
         variables: A group with dimensions `chain` and `draw`.
         names: Names of the scalars to keep, in this order; by default all.
+
+    Example:
+        >>> import numpy as np, xarray as xr
+        >>> from latentmix.experiments.figures.posterior import flat
+        >>> means = (("chain", "draw", "component"), np.zeros((1, 5, 2)))
+        >>> flat(xr.Dataset({"means": means}, {"component": [0, 1]}), ["means[1]"])["means[1]"].dims
+        ('chain', 'draw')
     """
     import xarray as xr
 
@@ -471,7 +485,7 @@ def _pit_figure(draw: Callable[..., Any], count: int, heading: str, ranks: str, 
         )
         words = (
             f"Cumulative distribution of the ranks {ranks}, less that of uniform ranks, by the rank. Calibrated "
-            f"predictions stay near 0; p is that of a test of uniformity, and red points contradict it most.{left_out}"
+            f"predictions stay near 0; p is that of a test of uniformity, against which marked points speak.{left_out}"
         )
         return _finish(collection, heading, words)
 
