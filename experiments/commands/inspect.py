@@ -22,8 +22,8 @@ from latentmix.experiments.places import check_new_file, check_run, check_writab
 from latentmix.experiments.reading.limits import MAX_GIB
 
 USAGE = Usage(
-    85,
-    "inspect RUN|FILE [--plots P,...] [--to FILE]",
+    75,
+    "inspect RUN|FILE [--plots P] [--to FILE]",
     "a posterior: ArviZ's summary, diagnostics, plots",
 )
 SUFFIXES = (".nc", ".zarr")
