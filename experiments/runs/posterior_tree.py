@@ -163,4 +163,5 @@ def _fit_tree(name: str, fitted: FittedMixture, plan: _Plan, latents: NDArray[np
         dataset.attrs.pop("created_at", None)  # the same run gives the same file
         groups[path] = dataset
     groups["/"] = groups["/"].assign_attrs(attrs)
+    groups = {path: groups[path] for path in sorted(groups, key=lambda path: path in ("/prior", "/observed_data"))}
     return xr.DataTree.from_dict(groups)

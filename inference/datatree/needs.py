@@ -42,17 +42,21 @@ _Check = Callable[[xr.DataTree, str, bool], str | None]
 _DIMENSIONS = {"psense_summary": "component", "plot_forest": "column"}
 
 
+def _origin(tree: xr.DataTree) -> str:
+    return "SVI" if tree.attrs.get("inference") == "svi" else "an estimate's covariance"
+
+
 def _chains(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     if tree["posterior"].sizes["chain"] > 1:
         return None
-    remedy = "draws by SVI are independent, and their ranks say nothing" if svi else "sample more chains"
+    remedy = f"draws by {_origin(tree)} are independent, and their ranks say nothing" if svi else "sample more chains"
     return f"Expected two chains or more for {function}; got one: {remedy}."
 
 
 def _energy(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     if "sample_stats" in tree and "energy" in tree["sample_stats"]:
         return None
-    remedy = "draws by SVI have none" if svi else "sample by RecordingNUTS or RecordingHMC"
+    remedy = f"draws by {_origin(tree)} have none" if svi else "sample by RecordingNUTS or RecordingHMC"
     return f"Expected the energy of every draw for {function}; got none: {remedy}."
 
 
