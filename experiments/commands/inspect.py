@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from latentmix.experiments.commands import (
     Usage,
@@ -22,12 +21,9 @@ from latentmix.experiments.options.names import POSTERIOR_PLOTS
 from latentmix.experiments.places import check_new_file, check_run, check_writable
 from latentmix.experiments.reading.limits import MAX_GIB
 
-if TYPE_CHECKING:
-    from latentmix.experiments.runs.inspection import Inspection
-
 USAGE = Usage(
-    85,
-    "inspect RUN|FILE [--plots P,...] [--to FILE]",
+    75,
+    "inspect RUN|FILE [--plots P] [--to FILE]",
     "a posterior: ArviZ's summary, diagnostics, plots",
 )
 SUFFIXES = (".nc", ".zarr")
@@ -46,7 +42,8 @@ def main(words: list[str]) -> None:
     parser.add_argument(
         "--inference", metavar="FIT", help="which fit of the run: nuts or posterior (default: the best that it has)"
     )
-    parser.add_argument("--var", metavar="NAMES", help="variables to show, by commas (default: all)")
+    text = "variables to show, by commas (default: those of at most 200 quantities)"
+    parser.add_argument("--var", metavar="NAMES", help=text)
     parser.add_argument("--plots", metavar="NAMES", help="plots to draw, by commas, or all")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the plots (default: runs/inspect-NAME-TIME)")
     parser.add_argument("--to", metavar="FILE", type=Path, help="a new .nc or .zarr file for the tree")
@@ -79,9 +76,11 @@ def main(words: list[str]) -> None:
         if out is not None and out.exists():
             check_new_file(place)
 
+    from latentmix.experiments.figures import save
     from latentmix.experiments.reading.trees import check_tree_suffix, write_tree
     from latentmix.experiments.runs.inspection import Inspection
     from latentmix.experiments.runs.posterior_fits import chosen_fit, load_posterior
+    from latentmix.models.files import inside
 
     if arguments.to is not None:
         check_tree_suffix(arguments.to, "a file for the tree")
@@ -90,15 +89,29 @@ def main(words: list[str]) -> None:
     obstacles = {plot: reason for plot in plots if (reason := inspection.obstacle(plot)) is not None}
     if obstacles and not every:
         raise ValueError(next(iter(obstacles.values())))
-    print(inspection.text())
     drawn = [plot for plot in plots if plot not in obstacles]
-    if drawn and out is not None:
-        _draw(inspection, {plot: places[plot] for plot in drawn}, out)
+    with _locked(out if drawn else None):
+        print(inspection.text())
+        for plot in drawn:
+            place = places[plot]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            print(save(inspection.draw(plot), inside(place.parent, place.name)), flush=True)
     for plot, reason in obstacles.items():
         print(f"No {plot}: {reason}")
     if arguments.to is not None:
         write_tree(whole if arguments.inference is None else inspection.tree, arguments.to)
         print(arguments.to)
+
+
+@contextmanager
+def _locked(out: Path | None) -> Iterator[None]:
+    """A block in which nothing else writes the run that a folder of pictures belongs to, if it does to one."""
+    from latentmix.experiments.runs.artifacts import RunFolder
+
+    with ExitStack() as stack:
+        if out is not None and out.name == "figures" and (out.parent / "config.yaml").is_file():
+            stack.enter_context(RunFolder.existing(out.parent).locked())
+        yield
 
 
 def _plot_names(text: str | None) -> list[str]:
@@ -113,17 +126,3 @@ def _plot_names(text: str | None) -> list[str]:
             hint = did_you_mean(name, [*POSTERIOR_PLOTS, "all"])
             raise UsageError(f"Expected plots out of {', '.join(POSTERIOR_PLOTS)}, all; got {name!r}{hint}")
     return list(dict.fromkeys(names))
-
-
-def _draw(inspection: Inspection, places: Mapping[str, Path], out: Path) -> None:
-    """Draw plots into a folder, and print their files; the folder of a run's figures is locked meanwhile."""
-    from latentmix.experiments.figures import save
-    from latentmix.experiments.runs.artifacts import RunFolder
-    from latentmix.models.files import inside
-
-    out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        if out.name == "figures" and (out.parent / "config.yaml").is_file():
-            stack.enter_context(RunFolder.existing(out.parent).locked())
-        for plot, place in places.items():
-            print(save(inspection.draw(plot), inside(out, place.name)), flush=True)

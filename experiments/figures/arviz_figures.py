@@ -14,9 +14,9 @@ from matplotlib.rcsetup import cycler
 from latentmix.experiments.figures.style import COLOURS, INK, PAPER, SMALL, WIDTH, new_figure
 from latentmix.models.process_state import exclusive
 
-__all__ = ["MAKE", "arviz_style"]
+__all__ = ["Make", "arviz_style"]
 
-MAKE = Callable[..., tuple[Any, Any]]
+Make = Callable[..., tuple[Any, Any]]
 """Makes a figure and its axes: called as `matplotlib.pyplot.subplots`."""
 
 STYLE: dict[Any, Any] = {
@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def arviz_style(make: MAKE | None = None) -> Iterator[None]:
+def arviz_style(make: Make | None = None) -> Iterator[None]:
     """A block in which ArviZ draws by Matplotlib in the project's style, into figures that pyplot does not know.
 
     ArviZ makes its figures by pyplot, whose register and choice of a back end belong to the process; inside the block

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from latentmix.experiments.figures.arviz_figures import arviz_style
@@ -88,6 +89,13 @@ def quantity_names(variables: xr.Dataset) -> list[str]:
 
     Args:
         variables: A group with dimensions `chain` and `draw`.
+
+    Example:
+        >>> import numpy as np, xarray as xr
+        >>> from latentmix.experiments.figures.posterior import quantity_names
+        >>> means = (("chain", "draw", "component"), np.zeros((1, 5, 2)))
+        >>> quantity_names(xr.Dataset({"means": means}, {"component": ["a", "b"]}))
+        ['means[a]', 'means[b]']
     """
     return [name for name, _, _ in _scalars(variables)]
 
@@ -98,6 +106,13 @@ def flat(variables: xr.Dataset, names: Iterable[str] | None = None) -> xr.Datase
     Args:
         variables: A group with dimensions `chain` and `draw`.
         names: Names of the scalars to keep, in this order; by default all.
+
+    Example:
+        >>> import numpy as np, xarray as xr
+        >>> from latentmix.experiments.figures.posterior import flat
+        >>> means = (("chain", "draw", "component"), np.zeros((1, 5, 2)))
+        >>> flat(xr.Dataset({"means": means}, {"component": [0, 1]}), ["means[1]"])["means[1]"].dims
+        ('chain', 'draw')
     """
     import xarray as xr
 
@@ -168,14 +183,22 @@ def _finish(collection: Any, heading: str, caption: str, handles: Sequence[Line2
     for panel in panels:
         clean(panel, grid=False)
         panel.title.set(fontsize=SMALL, text=shortened(panel.get_title()))
-        for text in panel.texts:  # ArviZ's "p=0.37(α=0.01)"
-            text.set(text=P_VALUE.sub(r"p = \1", text.get_text()).replace("p = 0.00", "p < 0.01"), color=INK)
+        for text in panel.texts:
+            _place_p_value(text, panel)
     _label_lowest(panels)
     title(figure, heading)
     note(figure, caption)
     if handles:
         legend_below(figure, handles)
     return figure
+
+
+def _place_p_value(text: Text, panel: Axes) -> None:
+    """Write ArviZ's "p=0.37(α=0.01)" as "p = 0.37", in the upper left corner of its panel."""
+    found = P_VALUE.match(text.get_text())
+    if found is not None:
+        text.set_text("p < 0.01" if found[1] == "0.00" else f"p = {found[1]}")
+        text.set(color=INK, transform=panel.transAxes, position=(0.02, 0.98), ha="left", va="top")
 
 
 def _label_lowest(panels: Sequence[Axes]) -> None:
@@ -369,6 +392,7 @@ def _by_feature(tree: xr.DataTree, most: int = 12) -> xr.DataTree:
     import xarray as xr
 
     groups: dict[str, dict[str, xr.DataArray]] = {}
+    draws = _group(tree, "posterior_predictive")["draw"]  # of a run's file, a part of the posterior's
     for group in ("posterior_predictive", "observed_data"):
         for name in _observed_names(tree) if group in tree else ():
             values = _group(tree, group)[name]
@@ -379,14 +403,19 @@ def _by_feature(tree: xr.DataTree, most: int = 12) -> xr.DataTree:
                 parts = {f"{name}[{label}]": values.isel(feature=place, drop=True) for place, label in labels}
             groups.setdefault(group, {}).update(parts)
             if "log_likelihood" in tree and name in tree["log_likelihood"]:
-                densities = dict.fromkeys(parts, _group(tree, "log_likelihood")[name])
+                densities = dict.fromkeys(parts, _of_draws(_group(tree, "log_likelihood"), draws)[name])
                 groups.setdefault("log_likelihood", {}).update(densities)
     datasets = {group: xr.Dataset(parts) for group, parts in groups.items()}
     if "sample_stats" in tree:
-        datasets["sample_stats"] = _group(tree, "sample_stats")
-    split_tree = xr.DataTree.from_dict({"posterior": _group(tree, "posterior"), **datasets})
+        datasets["sample_stats"] = _of_draws(_group(tree, "sample_stats"), draws)
+    split_tree = xr.DataTree.from_dict({"posterior": _of_draws(_group(tree, "posterior"), draws), **datasets})
     split_tree.attrs.update(tree.attrs)
     return split_tree
+
+
+def _of_draws(variables: xr.Dataset, draws: xr.DataArray) -> xr.Dataset:
+    """The draws of a group that another one has, where these are among them."""
+    return variables.sel(draw=draws) if bool(draws.isin(variables["draw"]).all()) else variables
 
 
 def _left_out(tree: xr.DataTree, shown: xr.DataTree) -> str:
@@ -456,7 +485,7 @@ def _pit_figure(draw: Callable[..., Any], count: int, heading: str, ranks: str, 
         )
         words = (
             f"Cumulative distribution of the ranks {ranks}, less that of uniform ranks, by the rank. Calibrated "
-            f"predictions stay near 0; p is that of a test of uniformity, and red points contradict it most.{left_out}"
+            f"predictions stay near 0; p is that of a test of uniformity, against which marked points speak.{left_out}"
         )
         return _finish(collection, heading, words)
 

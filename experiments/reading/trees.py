@@ -179,6 +179,16 @@ def write_tree(tree: xr.DataTree, path: Path) -> None:
     Raises:
         ValueError: If its ending is another, or zarr is not installed.
         OSError: If it cannot be written.
+
+    Example:
+        >>> import tempfile, numpy as np, xarray as xr
+        >>> from pathlib import Path
+        >>> from latentmix.experiments.reading.trees import read_tree, write_tree
+        >>> tree = xr.DataTree.from_dict({"posterior": xr.Dataset({"mu": (("chain", "draw"), np.zeros((2, 5)))})})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tree(tree, Path(folder) / "posterior.nc")
+        ...     read_tree(Path(folder) / "posterior.nc").identical(tree)
+        True
     """
     check_tree_suffix(path, "a file for the tree")
     if path.suffix == ".nc":

@@ -52,7 +52,13 @@ class Inspection:
         variables: Names of the variables to show; by default all.
 
     Raises:
-        ValueError: If a variable is not in the posterior, or there is none that varies.
+        ValueError: If a variable is not in the posterior.
+
+    Example:
+        >>> from latentmix.experiments import load_run
+        >>> inspection = Inspection(load_run("runs/digits").to_datatree(), ["weights"])  # doctest: +SKIP
+        >>> print(inspection.text())  # doctest: +SKIP
+        >>> inspection.draw("pair").savefig("pair.png")  # doctest: +SKIP
     """
 
     tree: xr.DataTree

@@ -48,8 +48,8 @@ def test_help_and_refusals_load_neither_torch_nor_pyro(words: list[str], code: i
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["run", "sweep", "resume", "list", "evaluate", "ex-post", "select", "classify", "encode", "sample"]
-    names += ["report", "gallery", "bench"]
+    names = ["run", "sweep", "resume", "list", "evaluate", "ex-post", "select", "inspect", "classify", "encode"]
+    names += ["sample", "report", "gallery", "bench"]
     assert list(find_commands()) == names
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -64,7 +64,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "command", ["sweep", "resume", "evaluate", "ex-post", "select", "classify", "encode", "sample", "bench"]
+    "command", ["sweep", "resume", "evaluate", "ex-post", "select", "inspect", "classify", "encode", "sample", "bench"]
 )
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):

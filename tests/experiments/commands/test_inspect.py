@@ -16,6 +16,7 @@ from latentmix.experiments.cli import main
 from latentmix.experiments.figures.posterior import PLOTS
 from latentmix.experiments.options.names import POSTERIOR_PLOTS
 from latentmix.experiments.reading.trees import read_tree
+from latentmix.experiments.runs.locks import FolderLock
 from latentmix.inference.diagnostics.guides import importance_weights
 
 from tests.experiments.figures.posteriors import mixture_tree, schools_tree
@@ -245,6 +246,34 @@ def test_what_cannot_be_is_refused_in_one_sentence(inspect: Inspect, tmp_path: P
     before = {path.name for path in tmp_path.iterdir()}
     assert REFUSED[words] in inspect(*words.split(), code=2)
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+EARLIER = Path(__file__).parents[1] / "runs" / "earlier_run"
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("finished", "got one whose fits are points alone: run it anew with --mixture.nuts.draws"),
+        ("interrupted", "resume"),
+    ],
+)
+def test_a_run_without_a_posterior_says_what_to_do(inspect: Inspect, run: str, words: str) -> None:
+    assert words in inspect(str(EARLIER / run), code=2)
+
+
+def test_pictures_beside_a_runs_own_are_drawn_under_its_lock(
+    inspect: Inspect, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(EARLIER / "finished", tmp_path / "run")
+    (run / "figures").mkdir()
+    monkeypatch.setattr(
+        "latentmix.experiments.runs.posterior_fits.load_posterior", lambda *_, **__: read_tree(files / "run.nc")
+    )
+    with FolderLock(run):
+        assert "which process" in inspect("run", "--plots", "rank", "--out", "run/figures", code=2)
+    inspect("run", "--plots", "rank", "--out", "run/figures")
+    assert [path.name for path in (run / "figures").iterdir()] == ["posterior_rank.png"]
 
 
 def test_zarr_is_an_extra(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:

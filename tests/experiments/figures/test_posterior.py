@@ -101,6 +101,19 @@ def test_names_of_dimensions_are_no_obstacle() -> None:
     assert "energy of every draw" in str(plot_obstacle(renamed, "energy"))
 
 
+def test_predictions_at_a_part_of_the_draws_are_checked_by_the_same_draws() -> None:
+    tree = mixture_tree(3, 2)
+    tree["posterior_predictive"] = tree["posterior_predictive"].to_dataset().isel(draw=slice(0, None, 3))
+    assert plot_obstacle(tree, "loo_pit") is None
+    thinned = {
+        name: node.to_dataset().isel(draw=slice(0, None, 3), missing_dims="ignore") for name, node in tree.items()
+    }
+    thinned["posterior_predictive"] = tree["posterior_predictive"].to_dataset()
+    whole = xr.DataTree.from_dict(thinned)
+    lines = [drawn(each, "loo_pit").axes[0].lines[0].get_ydata() for each in (tree, whole)]
+    assert lines[0] == pytest.approx(lines[1])
+
+
 def test_the_process_is_left_as_it_was() -> None:
     import arviz_base
 
