@@ -16,6 +16,7 @@ from latentmix.experiments.reading.yaml_faults import yaml_fault
 __all__ = ["blaming", "condensed", "lacks_memory", "one_line"]
 
 NOISE = ("Does not validate", "Subtypes", "Errors:", "Given value", "Expected a <class 'NoneType'>", "Problem with")
+REQUIRED = re.compile(r"the following arguments are required: ([\w., ]+)")
 PYTHON = re.compile(r"(?:typing|collections\.abc|types)\.(?=\w)|<class '([\w.]+)'>")
 
 
@@ -29,6 +30,9 @@ def one_line(error: BaseException) -> str:
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename or "a file"
         return f"Expected to read or write {name}; got: {error.strerror}."
     text = str(error)
+    if (match := REQUIRED.fullmatch(text.strip().rstrip("."))) is not None:
+        options = ", ".join(f"--{name}" for name in match[1].split(", "))
+        return f"Expected values of {options}; got none: add them to the options, or begin with a preset."
     nested = 'Parser key "' in text or "Does not validate" in text
     return tensor_fault(text) or (condensed(text) if nested else " ".join(text.split()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -395,7 +396,7 @@ def initialize(vae: VAE, guide: AmortizedGuide, folder: Path) -> None:
     folder = pretrained_folder(folder)
     try:
         restore_weights(vae, folder, "vae")
-        if (folder / "guide.safetensors").exists():
+        if os.path.lexists(folder / "guide.safetensors"):
             restore_weights(guide, folder, "guide")
     except ValueError as error:
         raise ValueError(_differing_parts({"vae": vae, "guide": guide}, folder) or str(error)) from error
@@ -410,8 +411,8 @@ def _differing_parts(modules: Mapping[str, nn.Module], folder: Path) -> str | No
         except (ValueError, KeyError, TypeError):
             continue
         for part, now in describe(module)["init_args"].items():
-            then = saved.get(part)
-            if not isinstance(then, dict) or then == now:
+            then = saved.get(part) if isinstance(saved, dict) else None
+            if not isinstance(then, dict) or not isinstance(then.get("init_args"), dict) or then == now:
                 continue
             if (theirs := as_call(then)) != (ours := as_call(now)):
                 differing.append(f"--{part} '{theirs}' instead of '{ours}'")

@@ -197,6 +197,7 @@ COMMANDS = {
     "an empty file": (["run", "empty.yaml"], "in empty.yaml; got an empty file"),
     "a list": (["run", "list.yaml"], "in list.yaml; got a list"),
     "a binary file": (["run", "binary.yaml"], "in binary.yaml; got bytes that are no UTF-8"),
+    "parts that are missing in a file": (["run", "mine.yaml"], "Expected values of --decoder, --encoder, --family, "),
     "a value in a file": (["run", "many.yaml"], "a whole number for --epochs; got 'many' (in many.yaml)"),
     "a class in a file": (["run", "lower.yaml"], "got 'bernoulli': did you mean Bernoulli?"),
     "an option in a file": (["run", "unknown.yaml"], "got epoch: did you mean epochs?"),

@@ -112,3 +112,24 @@ def test_pickled_weights_are_never_opened(tmp_path, capsys):
     shutil.copy(folder / "vae.pt", folder / "vae.safetensors")
     assert "Expected safetensors" in refusal(["--init_from", str(folder)], tmp_path / "run", capsys)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"init_args": []}', '{"init_args": {"decoder": {"init_args": 5}, "prior": {}}}']
+)
+def test_weights_beside_an_odd_description_are_named_by_their_shapes(finished, tmp_path, capsys, text):
+    shutil.copytree(finished / "checkpoints", tmp_path / "weights")
+    (tmp_path / "weights" / "vae.json").write_text(text)
+    (tmp_path / "weights" / "guide.json").write_text(text)
+    words = ["run", "digits_mlp2", *QUICK, "--latent_dim", "3", "--init_from", str(tmp_path / "weights")]
+    assert main([*words, "--out", str(tmp_path / "new")]) == 2
+    assert "Expected weights 'decoder.body.0.weight' of shape (16, 3); got (16, 2)" in capsys.readouterr().err
+
+
+def test_a_link_in_the_place_of_the_guide_is_refused(finished, tmp_path, capsys):
+    shutil.copytree(finished / "checkpoints", tmp_path / "weights")
+    (tmp_path / "weights" / "guide.safetensors").unlink()
+    (tmp_path / "weights" / "guide.safetensors").symlink_to("nowhere")
+    words = ["run", "digits_mlp2", *QUICK, "--init_from", str(tmp_path / "weights"), "--out", str(tmp_path / "new")]
+    assert main(words) == 2
+    assert "guide.safetensors, which is not followed" in capsys.readouterr().err
