@@ -102,20 +102,33 @@
       };
     },
 
-    /* Each position adds its kernels, weighted by its channels; after a ReLU many of these are zero. */
+    /* Each position adds its kernels, weighted by its channels: those that are not zero, as after a ReLU, by fours. */
     transposed(layer) {
       const { inputs, outputs, size, into } = layer;
-      const w = halves(layer.weight), b = singles(layer.bias);
+      const w = halves(layer.weight), bias = singles(layer.bias);
       const before = size[0] * size[1], after = into[0] * into[1];
       const places = positions(layer, size, into), area = layer.kernel[0] * layer.kernel[1];
       const sum = new Float32Array(outputs * area), y = new Float32Array(outputs * after);
+      const starts = new Int32Array(inputs + 3), values = new Float32Array(inputs + 3);
       return (x) => {
-        for (let o = 0; o < outputs; o++) y.fill(b[o], o * after, (o + 1) * after);
+        for (let o = 0; o < outputs; o++) y.fill(bias[o], o * after, (o + 1) * after);
         for (let p = 0; p < before; p++) {
-          sum.fill(0);
+          let n = 0;
           for (let c = 0; c < inputs; c++) {
-            const value = x[c * before + p], start = c * sum.length;
-            if (value !== 0) for (let k = 0; k < sum.length; k++) sum[k] += value * w[start + k];
+            const value = x[c * before + p];
+            if (value !== 0) {
+              starts[n] = c * sum.length;
+              values[n++] = value;
+            }
+          }
+          starts.fill(0, n);
+          values.fill(0, n);
+          sum.fill(0);
+          for (let m = 0; m < n; m += 4) {
+            const i = starts[m], j = starts[m + 1], k = starts[m + 2], l = starts[m + 3];
+            const a = values[m], b = values[m + 1], c = values[m + 2], d = values[m + 3];
+            for (let s = 0; s < sum.length; s++)
+              sum[s] += a * w[i + s] + b * w[j + s] + c * w[k + s] + d * w[l + s];
           }
           for (let tap = 0; tap < area; tap++) {
             const place = places[p][tap];

@@ -20,6 +20,7 @@ from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.figures.dark import dark_colours
 from latentmix.experiments.figures.style import GREY, class_styles, shortened
+from latentmix.experiments.runs.captions import groups
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.page import PACKAGE
 from latentmix.experiments.runs.page_decoder import describe_decoder
@@ -121,7 +122,8 @@ def walk_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | N
         }
         for k in order
     ]
-    names = [_name(row, label, classes) for row, label in enumerate(starts["labels"], 1)]
+    group = groups(summary)[0]
+    names = [_name(row, label, classes, group) for row, label in enumerate(starts["labels"], 1)]
     plane = starts.get("plane")
     colours = _colours(classes, plane["labels"] if plane else ())
     return {
@@ -134,7 +136,7 @@ def walk_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | N
         "names": names,
         "plane": bool(plane),
         "legend": [(shortened(classes.get(label, str(label))), light, dark) for label, light, dark in colours],
-        "values": [] if pictorial else _columns(summary, math.prod(vae.shape)),
+        "features": [] if pictorial else _columns(summary, math.prod(vae.shape)),
         "data": {
             "decoder": described,
             "low": starts["low"],
@@ -211,8 +213,8 @@ def _classes(summary: Mapping[str, Any]) -> dict[int, str]:
     return dict(zip(labels, map(str, data.get("class_names") or labels), strict=True))
 
 
-def _name(row: int, label: int | None, classes: Mapping[int, str]) -> str:
-    return str(row) if label is None else f"{row}: {shortened(classes.get(label, str(label)))}"
+def _name(row: int, label: int | None, classes: Mapping[int, str], group: str) -> str:
+    return str(row) if label is None else f"{row}, {group} {shortened(classes.get(label, str(label)))}"
 
 
 def _colours(classes: Mapping[int, str], labels: Sequence[int | None]) -> list[tuple[int | None, str, str]]:

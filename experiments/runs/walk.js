@@ -14,7 +14,7 @@
   const plane = one(".walk-plane canvas"), along = one(".walk-along"), between = one(".walk-between");
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
-  const digits = (value) => value.toFixed(2).replace("-", "−");
+  const digits = (value) => value.toFixed(2).replace(/^-(?=.*[1-9])/, "−").replace("-", "");
 
   /* Pixels, in the order of their shape and in [0, 1], into a canvas at a column. */
   function draw(canvas, values, left = 0) {
@@ -40,8 +40,8 @@
   /* Strips are drawn in slices when z rests, and a new z ends those of the one before. */
   const strips = all(".walk-latent .walk-strip").map((canvas) => {
     const k = Number(canvas.dataset.latent), step = (data.high[k] - data.low[k]) / IN_STRIP;
-    return { canvas: sized(canvas, IN_STRIP), at: (n) => z.with?.(k, data.low[k] + (n + 0.5) * step) ??
-      Float64Array.from(z, (value, j) => (j === k ? data.low[k] + (n + 0.5) * step : value)) };
+    const moved = (n) => Float64Array.from(z, (value, j) => (j === k ? data.low[k] + (n + 0.5) * step : value));
+    return { canvas: sized(canvas, IN_STRIP), at: moved };
   });
   const line = between && { canvas: sized(between, IN_STRIP), at: (n) => onLine(n / (IN_STRIP - 1)) };
   let drawing = 0, frame = 0, pending = [];
@@ -63,7 +63,7 @@
   }
 
   function tell() {
-    const shown = sliders.slice(0, 3).map((slider) => Number(slider.dataset.latent));
+    const shown = sliders.slice(0, 3).map((slider) => Number(slider.dataset.latent)).sort((a, b) => a - b);
     const words = shown.map((k) => `z${k + 1} = ${digits(z[k])}`).join(", ") + (z.length > shown.length ? ", …" : "");
     place.textContent = words;
     image?.setAttribute("aria-label", `Image decoded at ${words}`);
