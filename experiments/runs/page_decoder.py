@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from latentmix.models import (
-    VAE,
     Bernoulli,
     ContinuousBernoulli,
     ConvDecoder,
@@ -34,7 +33,7 @@ LARGEST = 15  # exponent of two below which float16 holds every number
 Described = dict[str, Any]
 
 
-def describe_decoder(vae: VAE, *, most_bytes: int = MOST_BYTES) -> Described:
+def describe_decoder(decoder: Decoder, likelihood: Likelihood, *, most_bytes: int = MOST_BYTES) -> Described:
     """The map from a latent to the mean of p(x given z), in evaluation mode, as plain values for `decoder.js`.
 
     Modules are recognised by their exact class: one with a `forward` or hooks of its own may compute anything. Weights
@@ -42,7 +41,8 @@ def describe_decoder(vae: VAE, *, most_bytes: int = MOST_BYTES) -> Described:
     biases are float32. Batch normalisation becomes part of the layer before it, in float64, if that is linear.
 
     Args:
-        vae: The model; its decoder and likelihood are read.
+        decoder: The decoder.
+        likelihood: The likelihood, whose mean it gives.
         most_bytes: Greatest length of the weights in the page.
 
     Returns:
@@ -55,14 +55,17 @@ def describe_decoder(vae: VAE, *, most_bytes: int = MOST_BYTES) -> Described:
 
     Example:
         >>> from latentmix.experiments.runs.page_decoder import describe_decoder
-        >>> from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
-        >>> vae = VAE(MLPDecoder(2, (16,), (1, 4, 4)), StandardNormal(2), Bernoulli())
-        >>> described = describe_decoder(vae)
+        >>> from latentmix.models import Bernoulli, MLPDecoder
+        >>> described = describe_decoder(MLPDecoder(2, (16,), (1, 4, 4)), Bernoulli())
         >>> [layer["kind"] for layer in described["layers"]], described["mean"], described["bytes"]
         (['linear', 'relu', 'linear'], {'kind': 'sigmoid'}, 644)
     """
-    decoder, likelihood = vae.decoder, vae.likelihood
     parts, mean = _parts(decoder), _mean(likelihood)
+    if decoder.outputs != likelihood.outputs:
+        raise ValueError(
+            f"Expected a decoder of {likelihood.outputs} outputs per value, those of {type(likelihood).__name__}; got "
+            f"one of {decoder.outputs}."
+        )
     network = _Network((decoder.latent_dim,))
     for part in parts:
         network.add(part)

@@ -25,10 +25,10 @@ from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.page import PACKAGE
 from latentmix.experiments.runs.page_decoder import describe_decoder
 from latentmix.guides import AmortizedGuide
-from latentmix.inference.isolation import isolated
-from latentmix.models import VAE
+from latentmix.models import Decoder, Likelihood
 from latentmix.models.files import inside
-from latentmix.models.reading import read_json
+from latentmix.models.pretrained import load_pretrained
+from latentmix.models.reading import damaged, read_json
 
 __all__ = ["WALK", "walk_scripts", "walk_section", "walk_starts"]
 
@@ -94,25 +94,22 @@ def walk_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | N
         ValueError: If a file is a link.
     """
     checkpoints, starts_file = inside(folder, "checkpoints"), inside(folder, WALK)
-    if not inside(folder, "checkpoints/vae.json").exists() or not inside(folder, "checkpoints/vae.safetensors").exists():
+    if not all(inside(checkpoints, f"vae.{ending}").exists() for ending in ("json", "safetensors")):
         return None
     try:
-        with isolated(seed=0):
-            vae = VAE.from_pretrained(checkpoints)
-        described = describe_decoder(vae)
-        if len(vae.shape) != 3 and math.prod(vae.shape) > MOST_VALUES:
-            raise ValueError(f"Expected images, or points of at most {MOST_VALUES} values; got {vae.shape}.")
+        described = _read_decoder(checkpoints)
     except ValueError as error:
         return {"reason": _without_paths(str(error), folder)}
-    classes = _classes(summary)
-    try:
-        starts = _read_starts(starts_file, vae) if starts_file.exists() else _no_starts(vae.latent_dim)
-        note = ""
-    except ValueError:
-        starts, note = _no_starts(vae.latent_dim), "Where the test data lie cannot be read from walk.json."
-    pictorial = len(vae.shape) == 3 and vae.shape[0] in (1, 3)
-    usage = _usage(summary, vae.latent_dim)
-    order = sorted(range(vae.latent_dim), key=lambda k: -usage[k]) if usage else range(vae.latent_dim)
+    classes, latent_dim, shape = _classes(summary), described["latent_dim"], described["shape"]
+    pictorial, values = _pictorial(shape), math.prod(shape)
+    starts, note = _no_starts(latent_dim), ""
+    if starts_file.exists():
+        try:
+            starts = _read_starts(starts_file, latent_dim, values)
+        except ValueError:
+            note = "Where test data lie cannot be read from walk.json."
+    usage = _usage(summary, latent_dim)
+    order = sorted(range(latent_dim), key=lambda k: -usage[k]) if usage else range(latent_dim)
     sliders = [
         {
             "index": k,
@@ -135,8 +132,8 @@ def walk_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | N
         "more": sliders[SLIDERS:],
         "names": names,
         "plane": bool(plane),
-        "legend": [(shortened(classes.get(label, str(label))), light, dark) for label, light, dark in colours],
-        "features": [] if pictorial else _columns(summary, math.prod(vae.shape)),
+        "legend": [(shortened(classes[label]), light, dark) for label, light, dark in colours if label is not None],
+        "features": [] if pictorial else _columns(summary, values),
         "data": {
             "decoder": described,
             "low": starts["low"],
@@ -146,14 +143,43 @@ def walk_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | N
             "pixels": starts.get("pixels", "") if pictorial else "",
             "plane": plane,
             "colours": {str(label): [light, dark] for label, light, dark in colours},
-            "units": _units(summary, math.prod(vae.shape)),
+            "units": None if pictorial else _units(summary, values),
         },
     }
 
 
 def walk_scripts() -> list[Markup]:
     """The scripts of the section, in their order."""
-    return [Markup(resources.files(PACKAGE).joinpath(name).read_text("utf-8")) for name in ("decoder.js", "walk.js")]  # noqa: S704
+    folder = resources.files(PACKAGE)
+    return [Markup(folder.joinpath(name).read_text("utf-8")) for name in ("decoder.js", "walk.js")]
+
+
+def _read_decoder(checkpoints: Path) -> dict[str, Any]:
+    """The decoder of a run for the script; the classes of its other parts may be unknown.
+
+    Raises:
+        ValueError: If it cannot be read, or cannot run in a page.
+    """
+    file = inside(checkpoints, "vae.json")
+    with damaged(file, "the description of a VAE"):
+        parts = read_json(file, "the description of a VAE")["init_args"]
+        own = {name: str(parts[name]["class_path"]) for name in ("decoder", "likelihood")}
+    for name, path in own.items():
+        if not path.startswith("latentmix."):
+            raise ValueError(f"Its {name} is of the class {path:.100}, for which there is no JavaScript.")
+    described = describe_decoder(
+        load_pretrained(checkpoints, "vae", Decoder, part="decoder"),  # type: ignore[type-abstract]
+        load_pretrained(checkpoints, "vae", Likelihood, part="likelihood"),  # type: ignore[type-abstract]
+    )
+    if not _pictorial(described["shape"]) and math.prod(described["shape"]) > MOST_VALUES:
+        raise ValueError(
+            f"Expected grey or colour images, or points of at most {MOST_VALUES} values; got {described['shape']}."
+        )
+    return described
+
+
+def _pictorial(shape: Sequence[int]) -> bool:
+    return len(shape) == 3 and shape[0] in (1, 3)
 
 
 def _rounded(values: Tensor | NDArray[np.float64]) -> Any:
@@ -168,10 +194,9 @@ def _no_starts(latent_dim: int) -> dict[str, Any]:
     return {**{name: [end] * latent_dim for name, end in ends.items()}, "latents": [], "labels": []}
 
 
-def _read_starts(file: Path, vae: VAE) -> dict[str, Any]:
+def _read_starts(file: Path, size: int, values: int) -> dict[str, Any]:
     """What `walk_starts` gave, checked."""
     starts = read_json(file, "where latents lie")
-    size = vae.latent_dim
     try:
         ends = {name: _matrix([starts[name]], 1, size)[0] for name in ("low", "high", "centre")}
         latents = _matrix(starts["latents"], MOST_SHOWN, size)
@@ -180,7 +205,7 @@ def _read_starts(file: Path, vae: VAE) -> dict[str, Any]:
             raise ValueError
         if "pixels" in starts:
             pixels = base64.b64decode(starts["pixels"], validate=True)
-            if len(pixels) != len(latents) * math.prod(vae.shape):
+            if len(pixels) != len(latents) * values:
                 raise ValueError
             checked["pixels"] = base64.b64encode(pixels).decode()
         if "plane" in starts and size == 2:

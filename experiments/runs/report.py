@@ -112,8 +112,8 @@ def write_report(folder: Path) -> Path:
     refers to nothing outside itself; sections without data are omitted. Links in the folder are not followed.
 
     Args:
-        folder: The folder, with `summary.json`, and optionally `config.yaml`, `metrics.jsonl`, the weights in `checkpoints/`,
-            pictures in `figures/*.png`, and `figures/walk.json`.
+        folder: The folder, with `summary.json`, and optionally `config.yaml`, `metrics.jsonl`, the weights in
+            `checkpoints/`, pictures in `figures/*.png`, and `figures/walk.json`.
 
     Returns:
         The path of the page.
