@@ -193,6 +193,7 @@
   one(".walk-more")?.addEventListener("toggle", () => later(strips));
   latentmix.walk = { decoder, z, go };
   root.hidden = false;
+  document.querySelector(".walk-without").hidden = true;
   moved();
   if (line) later([line]);
 })();

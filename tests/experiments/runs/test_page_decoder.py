@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
-from latentmix.experiments.options.command_line import parse_experiment
-from latentmix.experiments.options.experiment import Experiment
-from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.presets import presets
 from latentmix.experiments.runs.page_decoder import describe_decoder
 from latentmix.models import (
@@ -34,14 +32,10 @@ from latentmix.models import (
     StandardNormal,
 )
 
+from tests.experiments.runs.preset_decoders import assert_close, preset_vae, spread
+
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="Node runs the page's script, and there is none on PATH")
-SHAPES = {
-    "celeba": (3, 64, 64),
-    "gmm3d": (3,),
-    "natural_patches": (3, 32, 32),
-    "points": (4,),
-}
 LIKELIHOODS = [
     Bernoulli(),
     ContinuousBernoulli(),
@@ -54,38 +48,19 @@ LIKELIHOODS = [
 ]
 
 
-def run_script(decoder: dict[str, Any], latents: Tensor) -> tuple[np.ndarray, float]:
-    """Values at each latent, and seconds of one, by Node."""
+def run_script(decoder: dict[str, Any], latents: Tensor) -> np.ndarray:
+    """Values at each latent, by Node."""
     assert NODE is not None
     script = resources.files("latentmix.experiments.runs").joinpath("decoder.js")
     told = json.dumps({"script": str(script), "decoder": decoder, "latents": latents.tolist()})
     runner = Path(__file__).with_name("run_decoder.js")
     done = subprocess.run([NODE, runner], input=told, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    return np.array(answer["images"]), answer["seconds"]
+    return np.array(json.loads(done.stdout))
 
 
-def assert_same_images(vae: VAE, latents: Tensor) -> float:
-    """Pixels within 2e-2, and within a twentieth of their spread; gives the seconds of an image."""
-    values, seconds = run_script(describe_decoder(vae.decoder, vae.likelihood), latents)
-    expected = vae.decode(latents.to(next(vae.parameters()).dtype)).flatten(1).double().numpy()
-    assert expected.std(0).max() > 1e-3  # the decoder gives pictures, and not one grey
-    np.testing.assert_allclose(values, expected, rtol=0, atol=min(2e-2, 0.05 * expected.std(0).max()))
-    return seconds
-
-
-def spread(module: nn.Module, gain: float = 1.5) -> None:
-    """Weights as large as after training, and statistics of batches that are not those of the start."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.mul_(gain) if parameter.dim() > 1 else parameter.add_(0.3 * torch.randn_like(parameter))
-        for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-                assert layer.running_mean is not None
-                assert layer.running_var is not None
-                layer.running_mean.normal_()
-                layer.running_var.uniform_(1e-3, 4.0)
+def assert_same_images(vae: VAE, latents: Tensor) -> None:
+    assert_close(run_script(describe_decoder(vae.decoder, vae.likelihood), latents), vae, latents)
 
 
 def vae_of(decoder: Decoder, likelihood: Likelihood) -> VAE:
@@ -97,12 +72,8 @@ def vae_of(decoder: Decoder, likelihood: Likelihood) -> VAE:
 @needs_node
 @pytest.mark.parametrize("name", presets())
 def test_pixels_of_every_preset_are_those_of_pytorch(name: str) -> None:
-    torch.manual_seed(0)
-    shape = SHAPES.get(name, (1, 28, 28))
-    vae, _ = build_parts(Experiment.from_config(parse_experiment(name, [])).parts(shape))
-    spread(vae.decoder)
-    seconds = assert_same_images(vae.eval(), torch.randn(50, vae.latent_dim))
-    assert seconds < 2.0
+    vae = preset_vae(name)
+    assert_same_images(vae, torch.randn(50, vae.latent_dim))
 
 
 @needs_node
@@ -200,7 +171,7 @@ REFUSED: Sequence[tuple[Decoder, Likelihood, str]] = [
     (Own(2, (1, 4, 4)), Bernoulli(), r"Own, for which it has no JavaScript"),
     (changed("out", module=Doubled(8, 16)), Bernoulli(), r"Doubled, for which it has no JavaScript"),
     (
-        changed("out", module=nn.utils.parametrizations.weight_norm(nn.Linear(8, 16))),
+        changed("out", module=weight_norm(nn.Linear(8, 16))),
         Bernoulli(),
         r"ParametrizedLinear",
     ),

@@ -79,7 +79,7 @@ def test_the_section_is_whole_and_its_scripts_alone_may_run(
     assert text.count("<script") == 3
     assert not re.search(r"https?://|file:|url\(|@import|\beval\b|Function\(", text)
     assert '<a href="#walk">' in text
-    assert text.count("<noscript>") == 1
+    assert text.count("This part needs JavaScript") == 1
     labelled = {attributes["for"] for tag, attributes in page.tags if tag == "label" and "for" in attributes}
     assert {f"walk-z{k + 1}" for k in range(latent_dim)} == labelled
     ids = [attributes["id"] for attributes in page.with_attribute("id")]
@@ -118,7 +118,7 @@ def test_points_are_listed_in_their_units(tmp_path: Path) -> None:
     assert "pixels" not in json.loads((tmp_path / WALK).read_text())
     text = write_report(tmp_path).read_text("utf-8")
     assert "from a test point" in text
-    assert 'walk-strip"' not in text
+    assert 'class="walk-strip' not in text
 
 
 def test_without_places_of_latents_sliders_span_the_prior(tmp_path: Path) -> None:
