@@ -49,17 +49,21 @@
   const later = (work) => {
     pending.push(...work.flatMap((strip) => Array.from({ length: IN_STRIP }, (_, n) => [strip, n])));
     clearTimeout(drawing);
-    drawing = setTimeout(slice, PAUSE);
+    drawing = setTimeout(() => {
+      tell();
+      slice();
+    }, PAUSE);
+    root.dataset.strips = "drawing";
   };
 
   function slice() {
     const end = performance.now() + SLICE;
     while (pending.length && performance.now() < end) {
       const [strip, n] = pending.shift();
-      if (strip.canvas.offsetParent) draw(strip.canvas, decoder.decode(strip.at(n)), n * width);
+      if (!strip.canvas.closest("details:not([open])")) draw(strip.canvas, decoder.decode(strip.at(n)), n * width);
     }
     if (pending.length) drawing = setTimeout(slice);
-    else tell();
+    else root.dataset.strips = "drawn";
   }
 
   function tell() {

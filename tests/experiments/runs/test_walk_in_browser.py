@@ -27,7 +27,7 @@ SECONDS = {
     "celeba": 1.0,
     "natural_patches": 1.0,
 }  # of an image; others 1 / 20
-SETTLED = "() => !document.querySelector('.walk').hidden && document.querySelector('.walk-place').textContent"
+SETTLED = "() => document.querySelector('.walk:not([hidden])').dataset.strips === 'drawn'"
 
 
 @dataclass
