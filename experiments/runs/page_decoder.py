@@ -58,7 +58,7 @@ def describe_decoder(decoder: Decoder, likelihood: Likelihood, *, most_bytes: in
         >>> from latentmix.models import Bernoulli, MLPDecoder
         >>> described = describe_decoder(MLPDecoder(2, (16,), (1, 4, 4)), Bernoulli())
         >>> [layer["kind"] for layer in described["layers"]], described["mean"], described["bytes"]
-        (['linear', 'relu', 'linear'], {'kind': 'sigmoid'}, 644)
+        (['linear', 'relu', 'linear'], {'kind': 'sigmoid'}, 948)
     """
     parts, mean = _parts(decoder), _mean(likelihood)
     if decoder.outputs != likelihood.outputs:
