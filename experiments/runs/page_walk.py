@@ -39,6 +39,7 @@ SLIDERS = 12  # shown at once
 STANDARD = 3.0  # reach of a latent of which nothing is known
 MOST_VALUES = 100  # values of a point, which the page lists
 MOST_SHOWN = 24
+MOST_PIXELS = 300_000  # bytes of test images, unless two have more
 
 
 def walk_starts(
@@ -50,7 +51,7 @@ def walk_starts(
         guide: The guide.
         dataset: The data.
         latents: Latents of the test data.
-        rows: Rows of the test data to start from.
+        rows: Rows of the test data to start from; of large images the first are taken.
         seed: Seed of samples of q.
 
     Returns:
@@ -61,8 +62,8 @@ def walk_starts(
     split = dataset.test
     samples = guide.draw(split.first(SAMPLED).x, transform=ToFloat(), seed=seed).cpu().double()
     low, high = samples.quantile(torch.tensor([0.005, 0.995], dtype=torch.float64), dim=0)
-    margin = 0.1 * (high - low)
-    shown = split.take(rows.to(split.x.device))
+    margin = (0.1 * (high - low)).maximum(1e-3 * (1 + samples.mean(0).abs()))
+    shown = split.take(rows[: max(2, MOST_PIXELS // math.prod(dataset.shape))].to(split.x.device))
     starts: dict[str, Any] = {
         "low": _rounded(low - margin),
         "high": _rounded(high + margin),

@@ -16,9 +16,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latentmix.experiments.runs.page_walk import WALK, walk_section
+from latentmix.experiments.data.base import Dataset, Split
+from latentmix.experiments.runs.latents import latents_of
+from latentmix.experiments.runs.page_walk import WALK, walk_section, walk_starts
 from latentmix.experiments.runs.report import write_report
-from latentmix.models import ContinuousBernoulli, Decoder, Likelihood, MLPDecoder
+from latentmix.guides import AmortizedGuide
+from latentmix.models import ContinuousBernoulli, ConvDecoder, Decoder, Likelihood, MLPDecoder
 
 from tests.experiments.runs.walked_runs import walked_run
 
@@ -107,6 +110,27 @@ def test_sliders_span_the_samples_of_q(tmp_path: Path) -> None:
     assert len(base64.b64decode(starts["pixels"])) == 12 * 36
     assert values["names"][:2] == ["1, class cat & dog", "2, class <b>bird</b>"]
     assert "plane" not in starts
+
+
+def test_large_images_are_fewer(tmp_path: Path) -> None:
+    walked_run(tmp_path, 2, (3, 200, 200), decoder=ConvDecoder(2, (4,), (3, 200, 200)))
+    starts = json.loads((tmp_path / WALK).read_text())
+    assert len(starts["latents"]) == 2
+    assert len(base64.b64decode(starts["pixels"])) == 2 * 120_000
+    assert len(section(tmp_path)["names"]) == 2
+
+
+def test_latents_of_no_spread_have_sliders_all_the_same(tmp_path: Path) -> None:
+    walked_run(tmp_path, 2, (1, 6, 6))
+    guide = AmortizedGuide.from_pretrained(tmp_path / "checkpoints")
+    one = Split(torch.zeros(1, 1, 6, 6, dtype=torch.uint8))
+    dataset = Dataset("own", one, one, one)
+    starts = walk_starts(guide, dataset, latents_of(guide, one, "mean", 0), torch.arange(1), seed=0)
+    (tmp_path / WALK).write_text(json.dumps(starts))
+    values = section(tmp_path)
+    assert not values["note"]
+    assert values["names"] == ["1"]
+    assert all(latent["low"] < latent["centre"] < latent["high"] for latent in values["first"])
 
 
 def test_points_are_listed_in_their_units(tmp_path: Path) -> None:
