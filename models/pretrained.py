@@ -187,7 +187,7 @@ def save_pretrained(module: nn.Module, folder: str | Path, name: str) -> None:
     write_atomically(path / f"{name}.json", described.encode())
 
 
-def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) -> M:
+def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M], *, part: str | None = None) -> M:
     """Build the module that `save_pretrained` wrote, with its weights and in their dtype.
 
     Nothing in the files is executed, and torch's random state is unchanged.
@@ -196,6 +196,8 @@ def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) 
         folder: The folder, or the folder of a run.
         name: Name of both files.
         kind: The expected class.
+        part: The argument of the module to build in its place, which is a part of it: the classes of others may be
+            unknown.
 
     Raises:
         ValueError: If a file is missing or invalid, or the weights do not fit the module.
@@ -206,6 +208,12 @@ def load_pretrained[M: nn.Module](folder: str | Path, name: str, kind: type[M]) 
         raise ValueError(f"Expected {file.name} in {folder}; it is not there.")
     description = read_json(file, "the description of a module")
     weights = read_weights(folder, name)
+    if part is not None:
+        with damaged(file, "the description of a module"):
+            description = description["init_args"][part]
+        weights = {
+            key.removeprefix(f"{part}."): tensor for key, tensor in weights.items() if key.startswith(f"{part}.")
+        }
     bound = BoundedAllocation(
         SLACK + 16 * sum(tensor.numel() for tensor in weights.values()),
         f"a module of the size of {name}.safetensors in {file}",

@@ -8,9 +8,10 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["dark_picture", "with_boxes"]
+__all__ = ["dark_colours", "dark_picture", "with_boxes"]
 
 Box = Sequence[float]
 
@@ -58,7 +59,30 @@ def dark_picture(picture: Image.Image) -> Image.Image | None:
     if boxes is None:
         return None
     light = np.asarray(picture.convert("RGB"))
-    red, green, blue = np.moveaxis(light, 2, 0)
+    dark = dark_colours(light)
+    height, width = light.shape[:2]
+    for left, top, right, bottom in boxes:
+        place = (slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width)))
+        dark[place] = light[place]
+    return Image.fromarray(dark)
+
+
+def dark_colours(light: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colours on white as they are on a dark page; see `dark_picture`.
+
+    Args:
+        light: A `... x 3` array of red, green and blue.
+
+    Returns:
+        An array of that shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures.dark import dark_colours
+        >>> dark_colours(np.array([[255, 255, 255], [0, 0, 0]], np.uint8)).tolist()
+        [[21, 24, 28], [232, 232, 232]]
+    """
+    red, green, blue = np.moveaxis(light, -1, 0)
     whiteness = np.minimum(np.minimum(red, green), blue)
     blackness = 255 - np.maximum(np.maximum(red, green), blue)
     dark = np.empty_like(light)
@@ -66,11 +90,7 @@ def dark_picture(picture: Image.Image) -> Image.Image | None:
         greys = (np.arange(256) * page / 255, np.arange(256) * ink / 255)
         grey = greys[0].astype(np.float32)[whiteness] + greys[1].astype(np.float32)[blackness]
         dark[..., channel] = light[..., channel] - whiteness + np.rint(grey).astype(np.uint8)
-    height, width = light.shape[:2]
-    for left, top, right, bottom in boxes:
-        place = (slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width)))
-        dark[place] = light[place]
-    return Image.fromarray(dark)
+    return dark
 
 
 def _boxes(picture: Image.Image) -> list[Box] | None:

@@ -25,7 +25,7 @@ from latentmix.guides import AmortizedGuide
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE, MixtureParameters
 
-__all__ = ["draw_mixtures", "draw_vae"]
+__all__ = ["draw_mixtures", "draw_vae", "shown_rows"]
 
 MAPPED = 1000
 COVERED = 0.99  # fraction of the samples of q between the ends of each axis of `decoded_grid`
@@ -93,7 +93,7 @@ def _draw_images(
     folder: Path, vae: VAE, guide: AmortizedGuide, dataset: Dataset, measured: Mapping[str, Any], *, seed: int
 ) -> Iterator[Path]:
     split = dataset.test
-    images = split.x[_shown(split)]
+    images = split.x[shown_rows(split)]
     yield figures.save(
         figures.reconstructions(
             ToFloat()(images), reconstruct(vae, guide, images), mse=measured["mse"], ssim=measured["ssim"]
@@ -121,7 +121,7 @@ def _draw_plane(
 
 
 def _draw_interpolation(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, steps: int = 9) -> Iterator[Path]:
-    pair = split.x[_shown(split)[:2]]
+    pair = split.x[shown_rows(split)[:2]]
     if len(pair) < 2:
         return
     start, end = guide.encode(pair, transform=ToFloat())
@@ -216,7 +216,7 @@ def _kind(known: bool) -> str:
     return "component" if known else "class"
 
 
-def _shown(split: Split, count: int = 12) -> torch.Tensor:
+def shown_rows(split: Split, count: int = 12) -> torch.Tensor:
     """Rows of the first images, the classes in turn."""
     if split.labels is None:
         return torch.arange(min(count, len(split)))

@@ -28,7 +28,8 @@ from latentmix.experiments.runs.class_probabilities import measure_probabilities
 from latentmix.experiments.runs.latents import latents_of
 from latentmix.experiments.runs.measures import measure_prior, measure_vae
 from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
-from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae
+from latentmix.experiments.runs.page_walk import WALK, walk_starts
+from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae, shown_rows
 from latentmix.experiments.runs.provenance import provenance, record_command
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
@@ -296,6 +297,9 @@ class Session:
         )
         for picture in chain(of_vae, of_mixtures):
             folder.seal(f"figures/{picture.name}")
+        rows = shown_rows(self.dataset.test)
+        folder.write_json(WALK, walk_starts(self.guide, self.dataset, latents, rows, seed=training.seed))
+        folder.seal(WALK)
 
     def train(self, folder: RunFolder, *, progress: bool) -> list[dict[str, Any]]:
         """Train the VAE from its last complete epoch, save its weights, and return the record of each epoch."""

@@ -24,6 +24,7 @@ from latentmix.experiments.runs.estimates_table import (
 )
 from latentmix.experiments.runs.page import number, typeset, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
+from latentmix.experiments.runs.page_walk import walk_scripts, walk_section
 from latentmix.experiments.runs.provenance import describe
 from latentmix.inference.tables import aligned
 from latentmix.models.files import inside
@@ -118,12 +119,12 @@ def closing_words(summary: Mapping[str, Any]) -> str:
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a run's folder from the files there.
 
-    The page contains its pictures and its style, runs no script and refers to nothing outside itself; sections without
-    data are omitted. Links in the folder are not followed.
+    The page contains its pictures, its style and its decoder with the script that runs it, runs no other script and
+    refers to nothing outside itself; sections without data are omitted. Links in the folder are not followed.
 
     Args:
-        folder: The folder, with `summary.json`, and optionally `config.yaml`, `metrics.jsonl` and pictures in
-            `figures/*.png`.
+        folder: The folder, with `summary.json`, and optionally `config.yaml`, `metrics.jsonl`, the weights in
+            `checkpoints/`, pictures in `figures/*.png`, and `figures/walk.json`.
 
     Returns:
         The path of the page.
@@ -145,7 +146,7 @@ def write_report(folder: Path) -> Path:
 def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The variables of the template."""
     rows = _rows(summary)
-    kind, config = things(summary), inside(folder, "config.yaml")
+    kind, config, walk = things(summary), inside(folder, "config.yaml"), walk_section(folder, summary)
     description = _description(config, summary)
     return {
         "summary": summary,
@@ -170,6 +171,8 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "estimates": _estimates(summary),
         "posterior_notes": posterior_notes(summary),
         "pictures": run_pictures(folder, summary, history),
+        "walk": walk,
+        "scripts": walk_scripts() if walk and not walk["reason"] else [],
         "config": _listing(config, description),
     }
 

@@ -1,4 +1,4 @@
-"""A small CelebA, a cache of decoded images per test, and pictures that cost little."""
+"""A small CelebA, a cache of decoded images per test, pictures that cost little, and a browser."""
 
 from __future__ import annotations
 
@@ -66,6 +66,20 @@ def coarse() -> Iterator[None]:
         patch.setattr(style, "DPI", 25)
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, driven by Playwright; for a module, as its event loop would be in others' way."""
+    driver = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser, and is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"none of {', '.join(names)} is on PATH")
+    with driver.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import latentmix.guides  # noqa: F401  (its parts are listed too)
 from latentmix.models import VAE, Bernoulli, Decoder, MixturePrior, MLPDecoder, Prior, StandardNormal
 from latentmix.models.distributions import _LogNormalizer
-from latentmix.models.pretrained import Part, build, describe, public_path
+from latentmix.models.pretrained import Part, build, describe, load_pretrained, public_path
 
 
 def vae(hidden: int = 16) -> VAE:
@@ -54,6 +54,20 @@ def test_round_trip(tmp_path: Path) -> None:
     z = torch.randn(3, 2)
     assert torch.equal(copy.decode(z), original.decode(z))
     assert copy.decoder.shape == (1, 4, 4)
+
+
+def test_a_part_is_loaded_without_the_classes_of_the_others(tmp_path: Path) -> None:
+    original = vae()
+    original.save_pretrained(tmp_path)
+    file = tmp_path / "vae.json"
+    file.write_text(file.read_text().replace("latentmix.models.StandardNormal", "of_nobody.Prior"))
+    decoder = load_pretrained(tmp_path, "vae", MLPDecoder, part="decoder")
+    z = torch.randn(3, 2)
+    assert torch.equal(decoder(z), original.decoder(z))
+    with pytest.raises(ValueError, match=r"Expected the class of_nobody\.Prior to be imported"):
+        load_pretrained(tmp_path, "vae", StandardNormal, part="prior")
+    with pytest.raises(ValueError, match=r"^Expected .* a module in .*vae\.json"):
+        load_pretrained(tmp_path, "vae", MLPDecoder, part="encoder")
 
 
 def concrete_parts() -> list[type]:
