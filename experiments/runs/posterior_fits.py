@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chosen_fit", "load_posterior"]
 
-FITS = "fits"  # attribute with the names of a run's fits, and the node of those that are not at the root
+FITS = "fits"  # attribute with the names of a run's fits
 FORMAT = "latentmix_format"  # attribute of a run's posterior, whose reader knows its versions
 ESTIMATES = {"em": "EM's answer"}
 
@@ -48,7 +48,7 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
     """The tree of one fit, without those of others.
 
     Args:
-        tree: A tree; of a run its `fits` are named in an attribute, the first at the root and others in a node.
+        tree: A tree; of a run its `fits` are named in an attribute, the first at the root and others in nodes.
         name: The name of the fit; by default the first.
         source: Where it comes from, for messages.
 
@@ -57,7 +57,10 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
     """
     import xarray as xr
 
-    names = [word for word in str(tree.attrs.get(FITS, "")).split(", ") if word]
+    from latentmix.experiments.runs.posterior_tree import fit_node
+
+    first, *others = str(tree.attrs.get(FITS, "")).split(", ")
+    names = [first, *(other for other in others if fit_node(other) in tree.children)] if first else []
     if name is not None and name not in names:
         if not names:
             raise ValueError(
@@ -70,12 +73,13 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
                 "its standard errors."
             )
         raise ValueError(f"{known}{did_you_mean(name, names, otherwise=': a fit without draws is no posterior.')}")
-    node = tree if name is None or name == names[0] else tree[f"{FITS}/{name}"]
+    node = tree if name is None or name == names[0] else tree[fit_node(name)]
+    apart = tuple(f"/{fit_node(other)}/" for other in names)
     root = node.path.rstrip("/")
     groups = {
         each.path.removeprefix(root) or "/": each.to_dataset(inherit=False)
         for each in node.subtree
-        if not (each.path + "/").startswith(f"{root}/{FITS}/")
+        if root or not f"{each.path}/".startswith(apart)
     }
     fit = xr.DataTree.from_dict(groups)
     if "fit" in fit.attrs and "posterior_predictive" not in fit.children:

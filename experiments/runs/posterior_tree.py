@@ -17,7 +17,7 @@ from latentmix.inference import GaussianMixture, MixturePosterior, to_datatree
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
 
-__all__ = ["FORMAT", "MOST_BYTES", "fits_with_draws", "run_tree"]
+__all__ = ["FORMAT", "MOST_BYTES", "fit_node", "fits_with_draws", "run_tree"]
 
 FORMAT = 1  # raised when earlier versions can no longer read a tree
 MOST_BYTES = 10_000_000
@@ -50,17 +50,28 @@ def run_tree(
     fits = fits_with_draws(mixtures)
     if not fits:
         raise ValueError(
-            "Expected a run with draws of a mixture's posterior; got one whose fits are points alone: run it anew with "
-            "--mixture.nuts.draws 500."
+            "Expected a run with draws of a mixture's posterior; got one whose fits are points alone: run it again with "
+            "--mixture.posterior.guide best, the default, or with --mixture.nuts.draws 500."
         )
     plans = _plans({name: fitted.mixture.posterior_ for name, fitted in fits.items()}, latents)
     first, *others = (_fit_tree(name, fitted, plans[name], latents) for name, fitted in fits.items())
     groups = {node.path: node.to_dataset(inherit=False) for node in first.subtree}
     for name, tree in zip(list(fits)[1:], others, strict=True):
-        groups |= {f"/fit_{name}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in tree.subtree}
+        groups |= {f"/{fit_node(name)}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in tree.subtree}
     whole = xr.DataTree.from_dict(groups)
     whole.attrs |= {"latentmix_format": FORMAT, "fits": ", ".join(fits)}
     return whole
+
+
+def fit_node(name: str) -> str:
+    """The node of a tree of `run_tree` with a fit that is not at its root.
+
+    Example:
+        >>> from latentmix.experiments.runs.posterior_tree import fit_node
+        >>> fit_node("posterior")
+        'fit_posterior'
+    """
+    return f"fit_{name}"
 
 
 def fits_with_draws(mixtures: Mapping[str, Mapping[str, FittedMixture]]) -> dict[str, FittedMixture]:

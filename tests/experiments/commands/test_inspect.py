@@ -17,6 +17,7 @@ from latentmix.experiments.figures.posterior import PLOTS
 from latentmix.experiments.options.names import POSTERIOR_PLOTS
 from latentmix.experiments.reading.trees import read_tree
 from latentmix.experiments.runs.locks import FolderLock
+from latentmix.experiments.runs.posterior_tree import fit_node
 from latentmix.inference.diagnostics.guides import importance_weights
 
 from tests.experiments.figures.posteriors import mixture_tree, schools_tree
@@ -32,7 +33,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("posteriors")
     trees = {"mcmc": schools_tree(), "svi": mixture_tree(3, 2, "svi", draws=300), "run": mixture_tree(3, 2)}
     other = mixture_tree(2, 2, "svi")
-    groups = {f"/fits/posterior{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in other.subtree}
+    groups = {f"/{fit_node('posterior')}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in other.subtree}
     run = {node.path: node.to_dataset(inherit=False) for node in trees["run"].subtree}
     trees["run"] = xr.DataTree.from_dict({**run, **groups})
     trees["run"].attrs.update(fit="nuts", fits="nuts, posterior", left_out="prior: too large", converged=0)
@@ -191,7 +192,7 @@ def test_the_tree_is_written_whole_and_read_back(inspect: Inspect, files: Path, 
     inspect("run.nc", "--inference", "posterior", "--to", "other.nc")
     other = read_tree(Path("other.nc"))
     assert other["posterior"].sizes["component"] == 2
-    assert "fits" not in other.children
+    assert "fit_posterior" not in other.children
 
 
 def test_nothing_is_overwritten(inspect: Inspect, tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ EARLIER = Path(__file__).parents[1] / "runs" / "earlier_run"
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        ("finished", "got one whose fits are points alone: run it anew with --mixture.nuts.draws"),
+        ("finished", "got one whose fits are points alone: run it again with --mixture.posterior.guide best"),
         ("interrupted", "resume"),
     ],
 )

@@ -27,6 +27,7 @@ from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.experiments.runs.pipeline import run_experiment
 from latentmix.experiments.runs.posterior import POSTERIOR, posterior_bytes, read_posterior
+from latentmix.experiments.runs.posterior_fits import chosen_fit
 from latentmix.experiments.runs.posterior_tree import MOST_BYTES, run_tree
 from latentmix.inference import NUTS, SVI, GaussianMixture, to_datatree
 from latentmix.inference.datatree import obstacle
@@ -124,6 +125,18 @@ def test_a_run_from_before_makes_it_on_request(copied: Path) -> None:
 def test_a_run_without_draws() -> None:
     with pytest.raises(ValueError, match=r"^Expected a run with draws .*--mixture\.nuts\.draws 500\.$"):
         load_run(EARLIER).to_datatree()
+
+
+def test_each_fit_of_a_run_is_chosen_without_the_others(mixtures: dict[str, dict[str, FittedMixture]]) -> None:
+    tree = run_tree(mixtures)
+    for name, node in (("nuts", ""), ("posterior", "fit_posterior/"), ("svi", "fit_svi/")):
+        chosen = chosen_fit(tree, name, Path("run"))
+        assert chosen.attrs["fit"] == name
+        assert chosen["posterior"].equals(tree[f"{node}posterior"])
+        assert not any(child.startswith("fit_") for child in chosen.children)
+    del tree["fit_svi"]  # of a file that others have changed
+    with pytest.raises(ValueError, match=r"with a posterior, nuts, posterior; got 'svi'"):
+        chosen_fit(tree, "svi", Path("run"))
 
 
 def test_fits_are_ordered_and_apart(mixtures: dict[str, dict[str, FittedMixture]]) -> None:
