@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -94,12 +95,15 @@ def classify(
             "noise" is asked of a guide that is not normal.
     """
     from latentmix.experiments.options.messages import blaming
+    from latentmix.experiments.runs.captions import lost_accuracy
     from latentmix.experiments.runs.component_names import component_names
     from latentmix.experiments.runs.run import load_run
 
     run = load_run(path, trust)
     fitted = run.fitted(inference, budget)
     inputs = run.known_data.of_files(files, max_pixels=max_pixels, max_gib=max_gib)
+    if average == "draws" and (note := lost_accuracy(run.summary, inference, budget)):
+        warnings.warn(note, stacklevel=2)
     with blaming("--average"):
         probabilities = run.classify(
             inputs.x, inference=inference, labels=budget, average=average, draws=draws, seed=seed

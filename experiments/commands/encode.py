@@ -62,6 +62,7 @@ def main(words: list[str]) -> None:
     check_fit(arguments)
 
     from latentmix.experiments.options.messages import blaming
+    from latentmix.experiments.runs.captions import lost_accuracy
     from latentmix.experiments.runs.encoding_files import table_lines, write_arrays, write_netcdf, write_table
     from latentmix.experiments.runs.run import load_run
 
@@ -83,6 +84,8 @@ def main(words: list[str]) -> None:
         inputs = known.of_files(arguments.files, max_pixels=arguments.max_pixels, max_gib=arguments.max_gib)
     else:
         inputs = known.of_split(known.load(known.chosen(options)), arguments.split)
+    if arguments.average == "draws" and (note := lost_accuracy(run.summary, arguments.inference, arguments.labels)):
+        warnings.warn(note, stacklevel=2)
     if out is None:
         for lines in table_lines(encoder.chunks(inputs)):
             sys.stdout.write(lines)

@@ -80,7 +80,7 @@ def test_the_test_images_of_a_run_in_every_format(
         ("mean", "mean", "latent_"),
         ("scale", "scale", "scale_"),
         ("responsibilities", "responsibility", "responsibility_"),
-        ("probabilities", "probability", "p("),
+        ("probabilities", "probability", "class "),
     ):
         np.testing.assert_array_equal(arrays[name], getattr(expected, name))
         np.testing.assert_array_equal(dataset[variable], getattr(expected, name))
@@ -117,7 +117,7 @@ def test_files_are_encoded_and_classified_as_classify_does(
     assert main(["classify", str(finished), *files, *options]) == 0
     classified = printed(capsys)
     assert [row["predicted"] for row in rows] == [row["predicted"] for row in classified]
-    np.testing.assert_allclose(column(rows, "p("), column(classified, "class "), atol=6e-5)
+    np.testing.assert_allclose(column(rows, "class "), column(classified, "class "), atol=6e-5)
     assert main(["encode", str(finished), *files, "--out", str(tmp_path / "a.nc")]) == 0
     with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as dataset:
         assert dataset["file"].values.tolist() == [*["images.npy"] * 5, "3.png", "4.png", "one.png"]

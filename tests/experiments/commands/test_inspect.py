@@ -33,7 +33,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("posteriors")
     trees = {"mcmc": schools_tree(), "svi": mixture_tree(3, 2, "svi", draws=300), "run": mixture_tree(3, 2)}
     other = mixture_tree(2, 2, "svi")
-    groups = {f"/{fit_node('posterior')}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in other.subtree}
+    groups = {
+        f"/{fit_node('posterior')}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in other.subtree
+    }
     run = {node.path: node.to_dataset(inherit=False) for node in trees["run"].subtree}
     trees["run"] = xr.DataTree.from_dict({**run, **groups})
     trees["run"].attrs.update(fit="nuts", fits="nuts, posterior", left_out="prior: too large", converged=0)
@@ -114,6 +116,7 @@ def test_variables_and_fits_are_chosen(inspect: Inspect) -> None:
     assert "means[" not in text
     assert "Left out of the file: prior: too large." in text
     assert "The fit says that it has not converged." in text
+    assert "Feature 0 is dimension 1 of the run's tables, and z1 of its pictures." in text
     other = inspect("run.nc", "--inference", "posterior")
     assert "SVI (AutoNormal)" in other
     assert "weights[1]" in other
@@ -195,6 +198,12 @@ def test_the_tree_is_written_whole_and_read_back(inspect: Inspect, files: Path, 
     assert "fit_posterior" not in other.children
 
 
+def test_all_plots_among_others_are_all(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentmix.experiments.runs.inspection.Inspection.obstacle", lambda *_: "Expected nothing.")
+    text = inspect("mcmc.nc", "--plots", "trace,all", "--out", "o")
+    assert [line.split(":")[0] for line in text.splitlines()[-len(PLOTS) :]] == [f"No {plot}" for plot in PLOTS]
+
+
 def test_nothing_is_overwritten(inspect: Inspect, tmp_path: Path) -> None:
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "posterior_rank.png").write_text("mine")
@@ -210,9 +219,12 @@ REFUSED = {
     "mcmc.nc --var them": r"variables of the posterior, mu, tau, theta, for --var; got 'them'",
     "mcmc.nc --var thet": "did you mean theta?",
     "mcmc.nc --plots traces": "did you mean trace?",
+    "mcmc.nc --plots all,traces": "did you mean trace?",
     "svi.nc --plots forest,energy": "Expected the energy of every draw for plot_energy; got none: draws by SVI",
     "svi.nc --inference nuts": "got svi.nc, which holds a single posterior: leave the option out",
-    "run.nc --inference em": "nuts, posterior; got 'em': EM's answer is a point without draws",
+    "run.nc --inference svi": "(nuts, posterior); got 'svi': SVI's answer is a point without draws, unless",
+    "run.nc --inference NUTS": "did you mean nuts?",
+    "run.nc --inference em": "(nuts, posterior); got 'em': EM's answer is a point without draws",
     "run.nc --inference nutz": "did you mean nuts?",
     "half.nc": "in half.nc; got a damaged or half-written file",
     "words.nc": "in words.nc; got a damaged or half-written file",

@@ -172,6 +172,7 @@ def test_the_size_is_bounded_and_what_is_left_out_said(
         left_out = plan.attrs.get("left_out", "")
         for group in ("log_likelihood", "posterior_predictive"):
             assert (group in plan.children) != (group in left_out), path
+        assert {"log_p", "log_q"} <= set(plan["sample_stats"].data_vars) or path == "/"
 
 
 def test_large_mixtures_keep_their_draws_and_leave_covariances_out() -> None:
@@ -215,7 +216,7 @@ def test_a_half_written_file(copied: Path) -> None:
     for length in (0, 10, len(data) // 2, len(data) - 100):
         (copied / POSTERIOR).write_bytes(data[:length])
         with pytest.raises(
-            ValueError, match=r"^Expected the posterior of a run in .*posterior\.nc; got no whole netCDF"
+            ValueError, match=r"^Expected the posterior of a run in .*posterior\.nc; got a damaged or half-written file"
         ):
             load_run(copied).to_datatree()
 
@@ -246,7 +247,7 @@ def test_damaged_bytes_are_one_sentence(copied: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"no netCDF at all", "got no whole netCDF file"), (b"", "got no whole netCDF file")],
+    [(b"no netCDF at all", "got a damaged or half-written file"), (b"", "got a damaged or half-written file")],
 )
 def test_a_file_that_is_none(content: bytes, reason: str, copied: Path) -> None:
     (copied / POSTERIOR).write_bytes(content)
