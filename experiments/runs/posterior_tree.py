@@ -50,8 +50,8 @@ def run_tree(
     fits = fits_with_draws(mixtures)
     if not fits:
         raise ValueError(
-            "Expected a run with draws of a mixture's posterior; got one whose fits are points alone: run it again with "
-            "--mixture.posterior.guide best, the default, or with --mixture.nuts.draws 500."
+            "Expected a run with draws of a mixture's posterior; got one whose fits are points alone: run it again "
+            "with --mixture.posterior.guide best, the default, or with --mixture.nuts.draws 500."
         )
     plans = _plans({name: fitted.mixture.posterior_ for name, fitted in fits.items()}, latents)
     first, *others = (_fit_tree(name, fitted, plans[name], latents) for name, fitted in fits.items())

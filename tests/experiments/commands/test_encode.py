@@ -136,7 +136,7 @@ def test_points_of_tables_are_matched_and_standardised(
     points = (new[NAMES].to_numpy() - units["centre"]) / units["scale"]
     np.testing.assert_allclose(column(rows, "latent_"), run.latents(points.astype(np.float32)).mean, rtol=1e-5)
     assert [row["point"] for row in rows] == [f"new.csv:{index}" for index in range(6)]
-    assert "p(lily)" in rows[0]
+    assert "class lily" in rows[0]
 
 
 def test_data_that_are_gone_are_named(on_points: Path, capsys: pytest.CaptureFixture[str]) -> None:
