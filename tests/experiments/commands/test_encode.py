@@ -97,6 +97,26 @@ def test_the_test_images_of_a_run_in_every_format(
     assert {row["image"].partition(":")[0] for row in printed(capsys)} == {"train", "validation", "test"}
 
 
+def test_accuracy_that_averaging_costs_is_warned_of(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    calibration = summary["mixtures"]["em"]["few"]["calibration"]
+    calibration["plug_in"]["accuracy"], calibration["draws"]["accuracy"] = 0.9, 0.2
+    (run / "summary.json").write_text(json.dumps(summary))
+    np.save(tmp_path / "images.npy", load_run(finished).data.test.x[:2].numpy())
+    capsys.readouterr()
+    for command in ("encode", "classify"):
+        words = [command, str(run), str(tmp_path / "images.npy")]
+        assert main(words) == 0
+        assert "with accuracy 0.200; by --average none 0.900" in capsys.readouterr().err
+        assert main([*words, "--average", "none"]) == 0
+        assert "accuracy" not in capsys.readouterr().err
+        assert main([*words, "--inference", "nuts"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_files_are_encoded_and_classified_as_classify_does(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
