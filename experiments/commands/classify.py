@@ -102,12 +102,12 @@ def classify(
     run = load_run(path, trust)
     fitted = run.fitted(inference, budget)
     inputs = run.known_data.of_files(files, max_pixels=max_pixels, max_gib=max_gib)
-    if average == "draws" and (note := lost_accuracy(run.summary, inference, budget)):
-        warnings.warn(note, stacklevel=2)
     with blaming("--average"):
         probabilities = run.classify(
             inputs.x, inference=inference, labels=budget, average=average, draws=draws, seed=seed
         )
+    if average == "draws" and (note := lost_accuracy(run.summary, inference, budget)):
+        warnings.warn(note, stacklevel=2)
     classes = fitted.class_names or component_names((), {}, probabilities.shape[1])
     kind, thing = "class" if fitted.classes else "component", "image" if len(run.vae.shape) == 3 else "point"
     labels = [classes[index] for index in probabilities.argmax(1)]

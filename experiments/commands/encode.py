@@ -84,15 +84,15 @@ def main(words: list[str]) -> None:
         inputs = known.of_files(arguments.files, max_pixels=arguments.max_pixels, max_gib=arguments.max_gib)
     else:
         inputs = known.of_split(known.load(known.chosen(options)), arguments.split)
-    if arguments.average == "draws" and (note := lost_accuracy(run.summary, arguments.inference, arguments.labels)):
-        warnings.warn(note, stacklevel=2)
     if out is None:
         for lines in table_lines(encoder.chunks(inputs)):
             sys.stdout.write(lines)
-        return
-    if out.suffix == ".csv":
+    elif out.suffix == ".csv":
         write_table(out, encoder.chunks(inputs, progress=True))
     else:
         encoding = encoder.encode(inputs, max_gib=arguments.max_gib, progress=True)
         (write_arrays if out.suffix == ".npz" else write_netcdf)(out, encoding)
-    print(f"{len(inputs)} {encoder.things}s: {out}")
+    if out is not None:
+        print(f"{len(inputs)} {encoder.things}s: {out}")
+    if arguments.average == "draws" and (note := lost_accuracy(run.summary, arguments.inference, arguments.labels)):
+        warnings.warn(note, stacklevel=2)

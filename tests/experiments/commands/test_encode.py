@@ -205,7 +205,7 @@ def test_a_run_without_its_records_says_so(finished: Path, tmp_path: Path) -> No
         (["one.png", "--out", "a.txt"], "Expected a .npz, .csv or .nc file for the latents; got a.txt"),
         (["one.png", "--draws", "0"], "Expected --draws from 1 to 100,000; got 0"),
         (["one.png", "--data.root", "x"], "got --data.root, which goes with --split"),
-        (["one.png", "--inference", "nuts"], "Expected a fit of this run, em, svi; got 'nuts'."),
+        (["one.png", "--inference", "nuts"], "Expected a fit of this run, em, svi, posterior; got 'nuts'."),
         (["--split", "test", "--draws", "9", "--max_gib", "1e-6", "--out", "a.nc"], "allow more by --max_gib"),
     ],
 )

@@ -135,7 +135,7 @@ def test_each_fit_of_a_run_is_chosen_without_the_others(mixtures: dict[str, dict
         assert chosen["posterior"].equals(tree[f"{node}posterior"])
         assert not any(child.startswith("fit_") for child in chosen.children)
     del tree["fit_svi"]  # of a file that others have changed
-    with pytest.raises(ValueError, match=r"with a posterior, nuts, posterior; got 'svi'"):
+    with pytest.raises(ValueError, match=r"of which run has draws \(nuts, posterior\); got 'svi'"):
         chosen_fit(tree, "svi", Path("run"))
 
 
