@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -94,6 +95,7 @@ def classify(
             "noise" is asked of a guide that is not normal.
     """
     from latentmix.experiments.options.messages import blaming
+    from latentmix.experiments.runs.captions import lost_accuracy
     from latentmix.experiments.runs.component_names import component_names
     from latentmix.experiments.runs.run import load_run
 
@@ -104,6 +106,8 @@ def classify(
         probabilities = run.classify(
             inputs.x, inference=inference, labels=budget, average=average, draws=draws, seed=seed
         )
+    if average == "draws" and (note := lost_accuracy(run.summary, inference, budget)):
+        warnings.warn(note, stacklevel=2)
     classes = fitted.class_names or component_names((), {}, probabilities.shape[1])
     kind, thing = "class" if fitted.classes else "component", "image" if len(run.vae.shape) == 3 else "point"
     labels = [classes[index] for index in probabilities.argmax(1)]

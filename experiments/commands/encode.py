@@ -62,6 +62,7 @@ def main(words: list[str]) -> None:
     check_fit(arguments)
 
     from latentmix.experiments.options.messages import blaming
+    from latentmix.experiments.runs.captions import lost_accuracy
     from latentmix.experiments.runs.encoding_files import table_lines, write_arrays, write_netcdf, write_table
     from latentmix.experiments.runs.run import load_run
 
@@ -86,10 +87,12 @@ def main(words: list[str]) -> None:
     if out is None:
         for lines in table_lines(encoder.chunks(inputs)):
             sys.stdout.write(lines)
-        return
-    if out.suffix == ".csv":
+    elif out.suffix == ".csv":
         write_table(out, encoder.chunks(inputs, progress=True))
     else:
         encoding = encoder.encode(inputs, max_gib=arguments.max_gib, progress=True)
         (write_arrays if out.suffix == ".npz" else write_netcdf)(out, encoding)
-    print(f"{len(inputs)} {encoder.things}s: {out}")
+    if out is not None:
+        print(f"{len(inputs)} {encoder.things}s: {out}")
+    if arguments.average == "draws" and (note := lost_accuracy(run.summary, arguments.inference, arguments.labels)):
+        warnings.warn(note, stacklevel=2)

@@ -51,8 +51,7 @@ def main(words: list[str]) -> None:
     add_trust(parser, "the run")
     arguments = parser.parse_args(words)
     source: Path = arguments.source
-    every = arguments.plots == "all"
-    plots = list(POSTERIOR_PLOTS) if every else _plot_names(arguments.plots)
+    plots, every = _plot_names(arguments.plots)
     variables = None if arguments.var is None else comma_list("--var", arguments.var)
     out: Path | None = arguments.out
     if out is not None and not plots:
@@ -114,15 +113,15 @@ def _locked(out: Path | None) -> Iterator[None]:
         yield
 
 
-def _plot_names(text: str | None) -> list[str]:
-    """The plots that an option names.
+def _plot_names(text: str | None) -> tuple[list[str], bool]:
+    """The plots that an option names, and whether they are all.
 
     Raises:
         UsageError: If one is unknown.
     """
     names = [] if text is None else comma_list("--plots", text)
     for name in names:
-        if name not in POSTERIOR_PLOTS:
+        if name not in (*POSTERIOR_PLOTS, "all"):
             hint = did_you_mean(name, [*POSTERIOR_PLOTS, "all"])
             raise UsageError(f"Expected plots out of {', '.join(POSTERIOR_PLOTS)}, all; got {name!r}{hint}")
-    return list(dict.fromkeys(names))
+    return (list(POSTERIOR_PLOTS), True) if "all" in names else (list(dict.fromkeys(names)), False)

@@ -18,6 +18,7 @@ __all__ = [
     "caption",
     "class_names",
     "kind_of",
+    "lost_accuracy",
     "things",
 ]
 
@@ -133,6 +134,24 @@ def calibration_notes(summary: Summary) -> list[str]:
     return [note for note in (_poor_calibration(summary), _lost_accuracy(summary)) if note]
 
 
+def lost_accuracy(summary: Summary, inference: str, labels: str | None) -> str:
+    """A sentence on the test accuracy that averaging over draws of q costs a fit; empty if it costs little.
+
+    Args:
+        summary: The contents of `summary.json`.
+        inference: The fit, such as `em`.
+        labels: The label budget; by default `few` if the run has it, else `none`.
+    """
+    budgets = (summary.get("mixtures") or {}).get(inference) or {}
+    figures = (budgets.get(labels or ("few" if "few" in budgets else "none")) or {}).get("calibration") or {}
+    accuracies = [(figures.get(way) or {}).get("accuracy") for way in ("plug_in", "draws", "noise")]
+    plug_in, averaged, noise = accuracies
+    if plug_in is None or averaged is None or plug_in - averaged <= LOST:
+        return ""
+    ways = f"--average none {plug_in:.3f}" + ("" if noise is None else f", --average noise {noise:.3f}")
+    return f"averaged over draws of q, this run's test data are classified with accuracy {averaged:.3f}; by {ways}"
+
+
 def _lost_accuracy(summary: Summary) -> str:
     pairs = [
         tuple(row["calibration"][way]["accuracy"] for way in ("plug_in", "draws"))
@@ -145,8 +164,8 @@ def _lost_accuracy(summary: Summary) -> str:
         return ""
     return (
         f"Averaging over draws costs accuracy here, at most from {plug_in:.3f} to {averaged:.3f}: draws of q spread "
-        "where its means, which the mixture was fitted to, do not. `--average noise` accounts for that, and a mixture "
-        "fitted to samples (--mixture.latents sample) has their spread."
+        "where its means, which the mixture was fitted to, do not. The option --average noise accounts for that, and a "
+        "mixture fitted to samples (--mixture.latents sample) has their spread."
     )
 
 

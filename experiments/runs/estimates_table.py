@@ -93,7 +93,8 @@ def accuracy_values(summary: Summary) -> dict[str, dict[str, list[float]]]:
 def accuracy_sentences(summary: Summary) -> list[str]:
     """The accuracy under the draws of each posterior, by label budget."""
     return [
-        f"Accuracy under the draws of {_the(name)}, labels {budget}: {median:.3f}, 90% interval {low:.3f} to {high:.3f}"
+        f"Accuracy under the draws of {_the(name)}, labels {budget}: median {median:.3f}, 90% interval {low:.3f} to "
+        f"{high:.3f}"
         for budget, fits in accuracy_values(summary).items()
         for name, (median, low, high) in ((name, each) for name, each in fits.items() if len(each) == 3)
     ]
@@ -125,7 +126,8 @@ def posterior_notes(summary: Summary) -> list[str]:
             if shape <= 0.7
             else "its draws cannot be weighted to the posterior's, as is usual of many parameters"
         )
-        notes.append(f"Pareto k of its importance weights: {typeset(shape, 2)}, so that {verdict}.")
+        draws = f" (of all {figures['draws']:,} draws)" if isinstance(figures.get("draws"), int) else ""
+        notes.append(f"k-hat, the Pareto k of its importance weights{draws}: {typeset(shape, 2)}, so that {verdict}.")
     return notes
 
 

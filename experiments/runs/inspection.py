@@ -39,7 +39,7 @@ HEADINGS = {
     "left_out": "Left out of the file",
     "thinned_from": "Thinned; draws of each chain that were made",
     "fits": "Fits with a posterior, by --inference",
-    "component_classes": "Classes of the components",
+    "component_classes": "Classes of the components, in the order of their indices from 0",
 }
 
 
@@ -218,7 +218,7 @@ class Inspection:
                 "with caution, and compare with NUTS or a richer guide"
             )
         number = "below 0" if k < 0 else f"{k:.2f}"
-        size = f"{weights.effective_size:,.0f} of {draws:,} draws are left by importance weights"
+        size = f"effective sample size {weights.effective_size:,.0f} of {draws:,} draws, weighted"
         return [f"k-hat {number}: {verdict} ({size}).", error]
 
     def _notes(self) -> list[str]:
@@ -230,6 +230,8 @@ class Inspection:
         constant = [name for name in quantity_names(self._posterior[self._shown]) if name not in set(self._quantities)]
         if constant:
             lines.append(f"Constant: {_some(constant)}.")
+        if "fit" in self.tree.attrs:
+            lines.append("Feature 0 is dimension 1 of the run's tables, and z1 of its pictures.")
         return [
             *lines,
             *(_note(str(name), value) for name, value in self.tree.attrs.items() if _is_told(str(name), value)),

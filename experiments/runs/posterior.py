@@ -106,7 +106,10 @@ def posterior_of(mixtures: Mapping[str, Mapping[str, FittedMixture]], path: Path
 
 
 def _broken(file: Path, error: Exception, remedy: str) -> ValueError:
-    return ValueError(f"Expected {_EXPECTED} in {file}; got no whole netCDF file ({one_sentence(error)}): {remedy}.")
+    got = (
+        "a damaged or half-written file" if isinstance(error, OSError) else f"another file ({one_sentence(error):.120})"
+    )
+    return ValueError(f"Expected {_EXPECTED} in {file}; got {got}: {remedy}.")
 
 
 def _check_tree(tree: xr.DataTree, file: Path, remedy: str) -> None:

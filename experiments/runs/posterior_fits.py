@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["chosen_fit", "load_posterior"]
 
-FITS = "fits"  # attribute with the names of a run's fits, and the node of those that are not at the root
+FITS = "fits"  # attribute with the names of a run's fits
 FORMAT = "latentmix_format"  # attribute of a run's posterior, whose reader knows its versions
-ESTIMATES = {"em": "EM's answer"}
+DRAWLESS = {  # why a run has no draws of a fit
+    "em": "EM's answer is a point without draws, and `latentmix.inference.standard_errors` gives its standard errors.",
+    "svi": "SVI's answer is a point without draws, unless its guide has a density (--mixture.svi.guide AutoNormal).",
+    "nuts": "a run with --mixture.nuts.draws 500 has draws by NUTS.",
+    "posterior": "a run with --mixture.posterior.guide best, the default, has them.",
+}
 
 
 def load_posterior(source: Path, trust: Sequence[str] = (), *, max_gib: float = MAX_GIB) -> xr.DataTree:
@@ -48,7 +53,7 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
     """The tree of one fit, without those of others.
 
     Args:
-        tree: A tree; of a run its `fits` are named in an attribute, the first at the root and others in a node.
+        tree: A tree; of a run its `fits` are named in an attribute, the first at the root and others in nodes.
         name: The name of the fit; by default the first.
         source: Where it comes from, for messages.
 
@@ -57,30 +62,33 @@ def chosen_fit(tree: xr.DataTree, name: str | None, source: Path) -> xr.DataTree
     """
     import xarray as xr
 
-    names = [word for word in str(tree.attrs.get(FITS, "")).split(", ") if word]
+    from latentmix.experiments.runs.posterior_tree import fit_node
+
+    first, *others = str(tree.attrs.get(FITS, "")).split(", ")
+    names = [first, *(other for other in others if fit_node(other) in tree.children)] if first else []
     if name is not None and name not in names:
         if not names:
             raise ValueError(
                 f"Expected a run for --inference; got {source}, which holds a single posterior: leave the option out."
             )
-        known = f"Expected for --inference a fit of {source} with a posterior, {', '.join(names)}; got {name!r:.40}"
-        if name in ESTIMATES:
-            raise ValueError(
-                f"{known}: {ESTIMATES[name]} is a point without draws, and `latentmix.inference.standard_errors` gives "
-                "its standard errors."
-            )
-        raise ValueError(f"{known}{did_you_mean(name, names, otherwise=': a fit without draws is no posterior.')}")
-    node = tree if name is None or name == names[0] else tree[f"{FITS}/{name}"]
+        known = f"Expected for --inference a fit of which {source} has draws ({', '.join(names)}); got {name!r:.40}"
+        reason = DRAWLESS.get(name)
+        raise ValueError(known + (did_you_mean(name.lower(), names) if reason is None else f": {reason}"))
+    node = tree if name is None or name == names[0] else tree[fit_node(name)]
+    apart = tuple(f"/{fit_node(other)}/" for other in names)
     root = node.path.rstrip("/")
     groups = {
         each.path.removeprefix(root) or "/": each.to_dataset(inherit=False)
         for each in node.subtree
-        if not (each.path + "/").startswith(f"{root}/{FITS}/")
+        if root or not f"{each.path}/".startswith(apart)
     }
     fit = xr.DataTree.from_dict(groups)
     if "fit" in fit.attrs and "posterior_predictive" not in fit.children:
         mixture = f"run.mixtures[{fit.attrs['fit']!r}]['none'].mixture"
-        made_by = f"to_datatree({mixture}, X=latents, posterior_predictive=True) makes it, of the training latents."
+        made_by = (
+            f"to_datatree({mixture}, X=latents, posterior_predictive=True) makes it, of the training latents, by "
+            "default run.latents(run.data.train).mean."
+        )
         fit.attrs.setdefault("posterior_predictive_omitted", made_by)
     if "prior" not in fit.children and "log_prior_omitted" in fit.attrs:
         fit.attrs.setdefault("prior_omitted", fit.attrs["log_prior_omitted"])

@@ -12,12 +12,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from latentmix.experiments.runs.mixture_draws import kept_draws
-from latentmix.inference import GaussianMixture, MixturePosterior, to_datatree
+from latentmix.inference import GaussianMixture, MixturePosterior, MixtureSVIResult, to_datatree
 
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
 
-__all__ = ["FORMAT", "MOST_BYTES", "fits_with_draws", "run_tree"]
+__all__ = ["FORMAT", "MOST_BYTES", "fit_node", "fits_with_draws", "run_tree"]
 
 FORMAT = 1  # raised when earlier versions can no longer read a tree
 MOST_BYTES = 10_000_000
@@ -50,17 +50,28 @@ def run_tree(
     fits = fits_with_draws(mixtures)
     if not fits:
         raise ValueError(
-            "Expected a run with draws of a mixture's posterior; got one whose fits are points alone: run it anew with "
-            "--mixture.nuts.draws 500."
+            "Expected a run with draws of a mixture's posterior; got one whose fits are points alone: run it again "
+            "with --mixture.posterior.guide best, the default, or with --mixture.nuts.draws 500."
         )
     plans = _plans({name: fitted.mixture.posterior_ for name, fitted in fits.items()}, latents)
     first, *others = (_fit_tree(name, fitted, plans[name], latents) for name, fitted in fits.items())
     groups = {node.path: node.to_dataset(inherit=False) for node in first.subtree}
     for name, tree in zip(list(fits)[1:], others, strict=True):
-        groups |= {f"/fit_{name}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in tree.subtree}
+        groups |= {f"/{fit_node(name)}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in tree.subtree}
     whole = xr.DataTree.from_dict(groups)
     whole.attrs |= {"latentmix_format": FORMAT, "fits": ", ".join(fits)}
     return whole
+
+
+def fit_node(name: str) -> str:
+    """The node of a tree of `run_tree` with a fit that is not at its root.
+
+    Example:
+        >>> from latentmix.experiments.runs.posterior_tree import fit_node
+        >>> fit_node("posterior")
+        'fit_posterior'
+    """
+    return f"fit_{name}"
 
 
 def fits_with_draws(mixtures: Mapping[str, Mapping[str, FittedMixture]]) -> dict[str, FittedMixture]:
@@ -134,6 +145,7 @@ def _bytes(posterior: MixturePosterior, draws: int, latents: NDArray[np.float64]
 
 def _fit_tree(name: str, fitted: FittedMixture, plan: _Plan, latents: NDArray[np.float64] | None) -> xr.DataTree:
     mixture: GaussianMixture = fitted.mixture
+    result = getattr(mixture, "result_", None)
     with_points = "log_likelihood" in plan.parts and latents is not None
     tree = to_datatree(mixture, X=latents if with_points else None, draws=plan.draws)
     groups = {node.path: node.to_dataset(inherit=False) for node in tree.subtree}
@@ -142,12 +154,17 @@ def _fit_tree(name: str, fitted: FittedMixture, plan: _Plan, latents: NDArray[np
         drawn = to_datatree(some, X=latents, posterior_predictive=True)["posterior_predictive"].to_dataset()
         drawn = drawn.assign_coords(draw=np.arange(plan.predictive) * plan.draws // plan.predictive)
         groups["/posterior_predictive"] = drawn
+    elif latents is not None and isinstance(result, MixtureSVIResult):
+        log_p = result.log_joint(mixture.posterior_.thinned(plan.draws), latents)
+        groups["/sample_stats"] = groups["/sample_stats"].assign(log_p=(("chain", "draw"), log_p.cpu().numpy()))
+        groups["/"].attrs.pop("log_p_omitted", None)
     attrs: dict[str, Any] = {"fit": name}
     if plan.left_out:
         attrs["left_out"] = f"{', '.join(plan.left_out)}: a run's tree takes at most {MOST_BYTES / 1e6:.0f} MB"
     if not with_points:
         attrs["log_likelihood_omitted"] = (
-            f"to_datatree(run.mixtures[{name!r}]['none'].mixture, X=latents) makes it, of the training latents."
+            f"to_datatree(run.mixtures[{name!r}]['none'].mixture, X=latents) makes it, of the training latents, by "
+            "default run.latents(run.data.train).mean."
         )
     if fitted.classes:
         classes: Sequence[str] = [fitted.class_names[fitted.classes.index(label)] for label in fitted.component_classes]

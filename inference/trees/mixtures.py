@@ -238,8 +238,8 @@ def _tree(
             groups["log_likelihood"] = {"x": density}
         if made is None and of_posterior:
             own["log_prior_omitted"] = (
-                "the priors are those of a fit, and these draws are read from a file or stand alone: pass X with a "
-                "mixture whose priors the file holds."
+                "these draws were read without the priors of their fit: pass the fitted mixture, and by X the points "
+                "that it was fitted to."
             )
         elif made is not None:
             log_prior = made.log_prior({name: site.to(made.scale) for name, site in posterior.sites.items()})

@@ -43,6 +43,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
             vae=SimpleNamespace(shape=shape),
             known_data=RunData(shape, {}, Schema()),
             classify=probabilities,
+            summary={},
         )
         monkeypatch.setattr(finished, "load_run", lambda path, trust: run)
         classify(tmp_path / "run", files, "em", None)

@@ -80,7 +80,7 @@ def test_the_test_images_of_a_run_in_every_format(
         ("mean", "mean", "latent_"),
         ("scale", "scale", "scale_"),
         ("responsibilities", "responsibility", "responsibility_"),
-        ("probabilities", "probability", "p("),
+        ("probabilities", "probability", "class "),
     ):
         np.testing.assert_array_equal(arrays[name], getattr(expected, name))
         np.testing.assert_array_equal(dataset[variable], getattr(expected, name))
@@ -95,6 +95,26 @@ def test_the_test_images_of_a_run_in_every_format(
     assert {*dataset["file"].values.tolist()} == {"test"}
     assert main(["encode", str(finished), "--split", "all"]) == 0
     assert {row["image"].partition(":")[0] for row in printed(capsys)} == {"train", "validation", "test"}
+
+
+def test_accuracy_that_averaging_costs_is_warned_of(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    calibration = summary["mixtures"]["em"]["few"]["calibration"]
+    calibration["plug_in"]["accuracy"], calibration["draws"]["accuracy"] = 0.9, 0.2
+    (run / "summary.json").write_text(json.dumps(summary))
+    np.save(tmp_path / "images.npy", load_run(finished).data.test.x[:2].numpy())
+    capsys.readouterr()
+    for command in ("encode", "classify"):
+        words = [command, str(run), str(tmp_path / "images.npy")]
+        assert main(words) == 0
+        assert "with accuracy 0.200; by --average none 0.900" in capsys.readouterr().err
+        assert main([*words, "--average", "none"]) == 0
+        assert "accuracy" not in capsys.readouterr().err
+        assert main([*words, "--inference", "nuts"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_files_are_encoded_and_classified_as_classify_does(
@@ -117,7 +137,7 @@ def test_files_are_encoded_and_classified_as_classify_does(
     assert main(["classify", str(finished), *files, *options]) == 0
     classified = printed(capsys)
     assert [row["predicted"] for row in rows] == [row["predicted"] for row in classified]
-    np.testing.assert_allclose(column(rows, "p("), column(classified, "class "), atol=6e-5)
+    np.testing.assert_allclose(column(rows, "class "), column(classified, "class "), atol=6e-5)
     assert main(["encode", str(finished), *files, "--out", str(tmp_path / "a.nc")]) == 0
     with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as dataset:
         assert dataset["file"].values.tolist() == [*["images.npy"] * 5, "3.png", "4.png", "one.png"]
@@ -136,7 +156,7 @@ def test_points_of_tables_are_matched_and_standardised(
     points = (new[NAMES].to_numpy() - units["centre"]) / units["scale"]
     np.testing.assert_allclose(column(rows, "latent_"), run.latents(points.astype(np.float32)).mean, rtol=1e-5)
     assert [row["point"] for row in rows] == [f"new.csv:{index}" for index in range(6)]
-    assert "p(lily)" in rows[0]
+    assert "class lily" in rows[0]
 
 
 def test_data_that_are_gone_are_named(on_points: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +205,7 @@ def test_a_run_without_its_records_says_so(finished: Path, tmp_path: Path) -> No
         (["one.png", "--out", "a.txt"], "Expected a .npz, .csv or .nc file for the latents; got a.txt"),
         (["one.png", "--draws", "0"], "Expected --draws from 1 to 100,000; got 0"),
         (["one.png", "--data.root", "x"], "got --data.root, which goes with --split"),
-        (["one.png", "--inference", "nuts"], "Expected a fit of this run, em, svi; got 'nuts'."),
+        (["one.png", "--inference", "nuts"], "Expected a fit of this run, em, svi, posterior; got 'nuts'."),
         (["--split", "test", "--draws", "9", "--max_gib", "1e-6", "--out", "a.nc"], "allow more by --max_gib"),
     ],
 )

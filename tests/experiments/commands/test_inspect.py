@@ -17,6 +17,7 @@ from latentmix.experiments.figures.posterior import PLOTS
 from latentmix.experiments.options.names import POSTERIOR_PLOTS
 from latentmix.experiments.reading.trees import read_tree
 from latentmix.experiments.runs.locks import FolderLock
+from latentmix.experiments.runs.posterior_tree import fit_node
 from latentmix.inference.diagnostics.guides import importance_weights
 
 from tests.experiments.figures.posteriors import mixture_tree, schools_tree
@@ -32,7 +33,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("posteriors")
     trees = {"mcmc": schools_tree(), "svi": mixture_tree(3, 2, "svi", draws=300), "run": mixture_tree(3, 2)}
     other = mixture_tree(2, 2, "svi")
-    groups = {f"/fits/posterior{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in other.subtree}
+    groups = {
+        f"/{fit_node('posterior')}{node.path.rstrip('/')}": node.to_dataset(inherit=False) for node in other.subtree
+    }
     run = {node.path: node.to_dataset(inherit=False) for node in trees["run"].subtree}
     trees["run"] = xr.DataTree.from_dict({**run, **groups})
     trees["run"].attrs.update(fit="nuts", fits="nuts, posterior", left_out="prior: too large", converged=0)
@@ -113,6 +116,7 @@ def test_variables_and_fits_are_chosen(inspect: Inspect) -> None:
     assert "means[" not in text
     assert "Left out of the file: prior: too large." in text
     assert "The fit says that it has not converged." in text
+    assert "Feature 0 is dimension 1 of the run's tables, and z1 of its pictures." in text
     other = inspect("run.nc", "--inference", "posterior")
     assert "SVI (AutoNormal)" in other
     assert "weights[1]" in other
@@ -191,7 +195,13 @@ def test_the_tree_is_written_whole_and_read_back(inspect: Inspect, files: Path, 
     inspect("run.nc", "--inference", "posterior", "--to", "other.nc")
     other = read_tree(Path("other.nc"))
     assert other["posterior"].sizes["component"] == 2
-    assert "fits" not in other.children
+    assert "fit_posterior" not in other.children
+
+
+def test_all_plots_among_others_are_all(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentmix.experiments.runs.inspection.Inspection.obstacle", lambda *_: "Expected nothing.")
+    text = inspect("mcmc.nc", "--plots", "trace,all", "--out", "o")
+    assert [line.split(":")[0] for line in text.splitlines()[-len(PLOTS) :]] == [f"No {plot}" for plot in PLOTS]
 
 
 def test_nothing_is_overwritten(inspect: Inspect, tmp_path: Path) -> None:
@@ -209,9 +219,12 @@ REFUSED = {
     "mcmc.nc --var them": r"variables of the posterior, mu, tau, theta, for --var; got 'them'",
     "mcmc.nc --var thet": "did you mean theta?",
     "mcmc.nc --plots traces": "did you mean trace?",
+    "mcmc.nc --plots all,traces": "did you mean trace?",
     "svi.nc --plots forest,energy": "Expected the energy of every draw for plot_energy; got none: draws by SVI",
     "svi.nc --inference nuts": "got svi.nc, which holds a single posterior: leave the option out",
-    "run.nc --inference em": "nuts, posterior; got 'em': EM's answer is a point without draws",
+    "run.nc --inference svi": "(nuts, posterior); got 'svi': SVI's answer is a point without draws, unless",
+    "run.nc --inference NUTS": "did you mean nuts?",
+    "run.nc --inference em": "(nuts, posterior); got 'em': EM's answer is a point without draws",
     "run.nc --inference nutz": "did you mean nuts?",
     "half.nc": "in half.nc; got a damaged or half-written file",
     "words.nc": "in words.nc; got a damaged or half-written file",
@@ -254,7 +267,7 @@ EARLIER = Path(__file__).parents[1] / "runs" / "earlier_run"
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        ("finished", "got one whose fits are points alone: run it anew with --mixture.nuts.draws"),
+        ("finished", "got one whose fits are points alone: run it again with --mixture.posterior.guide best"),
         ("interrupted", "resume"),
     ],
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from latentmix.experiments.runs.captions import PICTURES, alternative_text, caption, kind_of, things
+from latentmix.experiments.runs.captions import PICTURES, alternative_text, caption, kind_of, lost_accuracy, things
 
 
 def fit(confusion: list[list[int]]) -> dict[str, Any]:
@@ -125,6 +125,26 @@ def test_bad_calibration_is_said() -> None:
     )
     assert "badly" not in caption("reliability", summary(mixtures={"em": {"few": calibrated(0.09)}}))
     assert "badly" not in caption("reliability", summary())
+
+
+def test_accuracy_lost_by_averaging_is_that_of_the_fit_in_use() -> None:
+    few, none = calibrated(0.2), calibrated(0.2)
+    few["calibration"]["draws"]["accuracy"] = 0.142
+    few["calibration"]["noise"] = {"accuracy": 0.8, "ece": 0.1, "nll": 0.5}
+    values = summary(mixtures={"em": {"none": none, "few": few}, "svi": {"none": none}})
+    sentence = (
+        "averaged over draws of q, this run's test data are classified with accuracy 0.142; by --average none 0.900, "
+        "--average noise 0.800"
+    )
+    for fit, labels, expected in (
+        ("em", None, sentence),
+        ("em", "few", sentence),
+        ("em", "none", ""),
+        ("svi", None, ""),
+        ("nuts", None, ""),
+    ):
+        assert lost_accuracy(values, fit, labels) == expected
+    assert lost_accuracy({}, "em", None) == ""
 
 
 def test_accuracy_lost_by_averaging_is_said() -> None:

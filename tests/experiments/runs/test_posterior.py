@@ -27,6 +27,7 @@ from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.experiments.runs.pipeline import run_experiment
 from latentmix.experiments.runs.posterior import POSTERIOR, posterior_bytes, read_posterior
+from latentmix.experiments.runs.posterior_fits import chosen_fit
 from latentmix.experiments.runs.posterior_tree import MOST_BYTES, run_tree
 from latentmix.inference import NUTS, SVI, GaussianMixture, to_datatree
 from latentmix.inference.datatree import obstacle
@@ -126,6 +127,18 @@ def test_a_run_without_draws() -> None:
         load_run(EARLIER).to_datatree()
 
 
+def test_each_fit_of_a_run_is_chosen_without_the_others(mixtures: dict[str, dict[str, FittedMixture]]) -> None:
+    tree = run_tree(mixtures)
+    for name, node in (("nuts", ""), ("posterior", "fit_posterior/"), ("svi", "fit_svi/")):
+        chosen = chosen_fit(tree, name, Path("run"))
+        assert chosen.attrs["fit"] == name
+        assert chosen["posterior"].equals(tree[f"{node}posterior"])
+        assert not any(child.startswith("fit_") for child in chosen.children)
+    del tree["fit_svi"]  # of a file that others have changed
+    with pytest.raises(ValueError, match=r"of which run has draws \(nuts, posterior\); got 'svi'"):
+        chosen_fit(tree, "svi", Path("run"))
+
+
 def test_fits_are_ordered_and_apart(mixtures: dict[str, dict[str, FittedMixture]]) -> None:
     tree = run_tree(mixtures, LATENTS)
     assert tree.attrs["fits"] == "nuts, posterior, svi"
@@ -159,6 +172,7 @@ def test_the_size_is_bounded_and_what_is_left_out_said(
         left_out = plan.attrs.get("left_out", "")
         for group in ("log_likelihood", "posterior_predictive"):
             assert (group in plan.children) != (group in left_out), path
+        assert {"log_p", "log_q"} <= set(plan["sample_stats"].data_vars) or path == "/"
 
 
 def test_large_mixtures_keep_their_draws_and_leave_covariances_out() -> None:
@@ -202,7 +216,7 @@ def test_a_half_written_file(copied: Path) -> None:
     for length in (0, 10, len(data) // 2, len(data) - 100):
         (copied / POSTERIOR).write_bytes(data[:length])
         with pytest.raises(
-            ValueError, match=r"^Expected the posterior of a run in .*posterior\.nc; got no whole netCDF"
+            ValueError, match=r"^Expected the posterior of a run in .*posterior\.nc; got a damaged or half-written file"
         ):
             load_run(copied).to_datatree()
 
@@ -233,7 +247,7 @@ def test_damaged_bytes_are_one_sentence(copied: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"no netCDF at all", "got no whole netCDF file"), (b"", "got no whole netCDF file")],
+    [(b"no netCDF at all", "got a damaged or half-written file"), (b"", "got a damaged or half-written file")],
 )
 def test_a_file_that_is_none(content: bytes, reason: str, copied: Path) -> None:
     (copied / POSTERIOR).write_bytes(content)

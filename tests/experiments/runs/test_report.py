@@ -243,7 +243,7 @@ def test_shows_the_posterior_of_the_mixture(tmp_path: Path) -> None:
     guide = {"guide": "AutoNormal", "bound": -1.25, "seconds": 0.5, "note": "a further step promises 9 nats"}
     interval = {"median": 0.8, "low": 0.75, "high": 0.85, "draws": 200}
     values = summary() | {"estimates": estimates}
-    values["posterior"] = {"guide": "AutoNormal", "guides": [guide], "k_hat": 0.31}
+    values["posterior"] = {"guide": "AutoNormal", "guides": [guide], "k_hat": 0.31, "draws": 1000}
     values["mixtures"]["posterior"] = {"none": figures(0.7) | {"accuracy_interval": interval}}
     (tmp_path / "summary.json").write_text(json.dumps(values))
     page = Page(write_report(tmp_path).read_text("utf-8"))
@@ -254,10 +254,10 @@ def test_shows_the_posterior_of_the_mixture(tmp_path: Path) -> None:
         "mean of component <i>, dimension 20",
         "−0.480 to 0.540",
         "± 0.030",
-        "0.800, 90% interval 0.750 to 0.850",
+        "median 0.800, 90% interval 0.750 to 0.850",
         "AutoNormal −1.2500 in 0.5 s",
         "AutoNormal: a further step promises 9 nats.",
-        "Pareto k of its importance weights: 0.31",
+        "k-hat, the Pareto k of its importance weights (of all 1,000 draws): 0.31",
         "EM: the estimate is far from the maximum.",
     ):
         assert expected in words, expected
