@@ -134,8 +134,9 @@ def fit_mixtures(
 
     Returns:
         The fitted mixtures by inference and budget (of `few` the first draw), and their figures: `mixtures` by
-        inference and budget, and `agreement` by budget; of posteriors `posterior` (see `described_guide`, with `cut` where
-        the fit is cut; or the error as `failed`, or the reason as `left_out`), `nuts`, and `estimates` (see `estimates_figures`).
+        inference and budget, and `agreement` by budget; of posteriors `posterior` (see `described_guide`, with `cut`
+        where the fit is cut; or the error as `failed`, or the reason as `left_out`), `nuts`, and `estimates` (see
+        `estimates_figures`).
 
     Raises:
         ValueError: If there are fewer training points than components, or neither classes nor `n_components`.

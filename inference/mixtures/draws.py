@@ -99,10 +99,10 @@ class MixturePosterior(Displayed):
         """At most that many draws of each chain, evenly spaced.
 
         Raises:
-            ValueError: If there would be none.
+            ValueError: If there would be none, or draws is no whole number.
         """
-        if draws < 1:
-            raise ValueError(f"Expected draws >= 1; got {draws}.")
+        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+            raise ValueError(f"Expected draws >= 1; got {draws!r}.")
         kept = min(draws, self.n_draws)
         chosen = torch.arange(kept) * self.n_draws // kept
         known = self.log_likelihoods
