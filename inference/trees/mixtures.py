@@ -173,9 +173,7 @@ def quantities(posterior: MixturePosterior) -> dict[str, NDArray[np.float64]]:
     return {name: known[name] for name in names}
 
 
-def _posterior(
-    mixture: GaussianMixture, X: Any, draws: int | None, sample_weight: Any, seed: int
-) -> MixturePosterior:
+def _posterior(mixture: GaussianMixture, X: Any, draws: int | None, sample_weight: Any, seed: int) -> MixturePosterior:
     if not hasattr(mixture, "means_"):
         raise ValueError("Expected a fitted mixture; got one that is not fitted: call its fit first.")
     posterior: MixturePosterior | None = getattr(mixture, "posterior_", None)
