@@ -111,6 +111,8 @@ def posterior_notes(summary: Summary) -> list[str]:
         return []
     if "failed" in figures:
         return [f"The posterior by SVI is left out, for it failed: {str(figures['failed']).rstrip('.')}."]
+    if "left_out" in figures:
+        return [f"The posterior by SVI is left out: {figures['left_out']} by --mixture.posterior.guide."]
     bounds = [
         f"{tried['guide']} {typeset(tried['bound'], 4)} in {typeset(tried['seconds'], 1)} s"
         for tried in figures["guides"]
@@ -118,6 +120,7 @@ def posterior_notes(summary: Summary) -> list[str]:
     ]
     notes = [f"The guide of the SVI posterior is {figures['guide']}, of the highest bound"]
     notes[0] += f" (nats per latent: {', '.join(bounds)})." if bounds else "."
+    notes += [f"The fit is cut: {figures['cut']}."] if figures.get("cut") else []
     notes += [f"{tried['guide']}: {tried['note']}." for tried in figures["guides"] if tried["note"]]
     shape = figures.get("k_hat")
     if shape is not None:
@@ -133,7 +136,7 @@ def posterior_notes(summary: Summary) -> list[str]:
 
 def estimates_text(summary: Summary) -> str:
     """Estimates and accuracies for the terminal: ten quantities, and where the fits differ most; empty without any."""
-    failed = [note for note in posterior_notes(summary) if "it failed" in note]
+    failed = [note for note in posterior_notes(summary) if "is left out" in note]
     names, rows, total = estimates_rows(summary, TERMINAL_ROWS)
     if not rows:
         return "\n".join(failed)

@@ -23,11 +23,12 @@ from latentmix.experiments.runs.mixture_checks import check_components
 from latentmix.experiments.runs.mixture_state import load_mixture, mixture_state
 from latentmix.experiments.runs.posteriors import (
     accuracy_intervals,
+    affordable,
     described_guide,
     estimates_figures,
     guides_sentence,
 )
-from latentmix.inference import EM, GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
+from latentmix.inference import EM, SVI, GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models.process_state import kept_warnings
 
@@ -133,8 +134,9 @@ def fit_mixtures(
 
     Returns:
         The fitted mixtures by inference and budget (of `few` the first draw), and their figures: `mixtures` by
-        inference and budget, and `agreement` by budget; of posteriors `posterior` (see `described_guide`, or the error
-        as `failed`), `nuts`, and `estimates` (see `estimates_figures`).
+        inference and budget, and `agreement` by budget; of posteriors `posterior` (see `described_guide`, with `cut`
+        where the fit is cut; or the error as `failed`, or the reason as `left_out`), `nuts`, and `estimates` (see
+        `estimates_figures`).
 
     Raises:
         ValueError: If there are fewer training points than components, or neither classes nor `n_components`.
@@ -271,10 +273,11 @@ class _SideBySide:
         seed: int,
         labels: NDArray[np.int64] | None = None,
         em: GaussianMixture | None = None,
+        posterior: SVI | None = None,
     ) -> GaussianMixture:
         """Fit a mixture to the training latents, SVI from EM's answer where that is asked for."""
         settings = self.settings
-        algorithms = {"em": EM(), "svi": settings.svi, "posterior": settings.posterior or EM(), "nuts": settings.nuts}
+        algorithms = {"em": EM(), "svi": settings.svi, "posterior": posterior or EM(), "nuts": settings.nuts}
         start = {}
         if em is not None and (inference in ("posterior", "nuts") or settings.svi_start == "em"):
             start = {"weights_init": em.weights_, "means_init": em.means_, "precisions_init": em.precisions_}
@@ -297,11 +300,21 @@ class _SideBySide:
     def fit_posterior(
         self, fits: dict[Inference, GaussianMixture], seed: int, tell: Callable[[str], None]
     ) -> dict[str, Any]:
-        """Add the posterior by SVI to fits, and describe it; an error leaves it out, and is told and described."""
+        """Add the posterior by SVI to fits, and describe it.
+
+        It is left out, which is told and described, after an error, or where it would take many minutes.
+        """
+        assert self.settings.posterior is not None
+        svi, cut = affordable(self.settings.posterior, fits["em"].parameters_, len(self.train.latents))
+        if svi is None:
+            tell(f"SVI posterior: left out, for {cut} by --mixture.posterior.guide")
+            return {"left_out": cut}
         tell("SVI posterior from EM's answer: guides with a density, by their bounds")
+        if cut:
+            tell(f"SVI posterior: {cut}")
         try:
-            mixture = self.fit("posterior", seed, em=fits["em"])
-            figures = described_guide(mixture, self.train.latents)
+            mixture = self.fit("posterior", seed, em=fits["em"], posterior=svi)
+            figures = described_guide(mixture, self.train.latents) | ({"cut": cut} if cut else {})
             self.measure(self.label(mixture, "none"))
         except Exception as error:
             reason = one_line(error)

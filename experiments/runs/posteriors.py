@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,18 +13,58 @@ from numpy.typing import NDArray
 
 from latentmix.experiments.options.names import fit_name
 from latentmix.experiments.runs.component_names import by_class, component_names, parameter_name
-from latentmix.inference import GaussianMixture, MixtureSVIResult
+from latentmix.inference import SVI, GaussianMixture, MixtureSVIResult
 from latentmix.inference.diagnostics.guides import importance_weights
 from latentmix.inference.mixtures.analysis.estimates import ComparedEstimates, compare_estimates
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.points.arrays import as_tensor
+from latentmix.inference.mixtures.svi.guides import class_of, work
+from latentmix.models import MixtureParameters
 
-__all__ = ["accuracy_intervals", "described_guide", "estimates_figures", "guides_sentence"]
+__all__ = ["accuracy_intervals", "affordable", "described_guide", "estimates_figures", "guides_sentence"]
 
 Array = NDArray[np.float64]
 
 DRAWS = 200  # of the posterior, of an interval of accuracy
 MOST_QUANTITIES = 1500
+
+# Numbers of all evaluations, see `work`.
+MOST_OF_GUIDES = 12_000_000_000
+MOST_OF_DENSITIES = 1_000_000_000
+FEWER_STEPS, FEWEST_DRAWS = 50, 100
+
+
+def affordable(svi: SVI, parameters: MixtureParameters, n_points: int) -> tuple[SVI | None, str]:
+    """The fit of the best of several guides, cut so that it takes about a minute on one core, and what is cut.
+
+    It depends on sizes alone, so that the same run gives the same posterior. That of many points is close to the normal
+    distribution that guides start from: they take fewer steps, or the first alone is fitted, or none. A fit of one
+    guide stays as it is.
+
+    Args:
+        svi: The fit.
+        parameters: The mixture that it starts from.
+        n_points: Number of points.
+
+    Returns:
+        The fit, `None` if there is to be none; and a clause on what is cut, else empty.
+    """
+    guides = svi.guide
+    if not isinstance(guides, list | tuple) or len(guides) < 2:
+        return svi, ""
+    size, numbers = parameters.n_parameters(), _numbers(parameters, n_points)
+    fewer = min(svi.epochs, FEWER_STEPS)
+    cuts: dict[str, dict[str, Any]] = {
+        "": {},
+        f"{fewer} steps of each guide": {"epochs": fewer},
+        f"{class_of(guides[0]).__name__} alone, with {fewer} steps": {"guide": guides[0], "epochs": fewer},
+    }
+    for cut, options in cuts.items():
+        tried = copy.copy(svi).set_params(**options)
+        families = tried.guide if isinstance(tried.guide, list | tuple) else (tried.guide,)
+        if work(families, size, numbers, tried.epochs) <= MOST_OF_GUIDES:
+            return tried, cut and f"{cut}, for there are {n_points:,} points and {size:,} parameters"
+    return None, f"{n_points:,} points and {size:,} parameters would take many minutes: ask for one guide"
 
 
 def described_guide(mixture: GaussianMixture, x: Array) -> dict[str, Any]:
@@ -36,15 +77,17 @@ def described_guide(mixture: GaussianMixture, x: Array) -> dict[str, Any]:
     result = mixture.result_
     assert isinstance(result, MixtureSVIResult)
     posterior = mixture.posterior_
+    some = posterior.thinned(max(FEWEST_DRAWS, MOST_OF_DENSITIES // _numbers(result.parameters, len(x))))
     shape = math.nan
     with suppress(ValueError):  # too few draws, or one whose covariance is singular as rounded
-        shape = importance_weights(result.log_joint(posterior, x), posterior.sample_stats["log_q"]).k_hat
+        shape = importance_weights(result.log_joint(some, x), some.sample_stats["log_q"]).k_hat
     return {
         "guide": type(result.guide).__name__,
         "bound": result.lower_bound,
         "converged": result.converged,
         "draws": posterior.n_draws,
         "k_hat": _finite(shape),
+        "k_hat_draws": some.n_draws,
         "seconds": mixture.seconds_,
         "guides": [
             {
@@ -91,6 +134,8 @@ def accuracy_intervals(
 ) -> dict[str, dict[str, Any]]:
     """Accuracy under draws of the posterior: its median and the 5% and 95% quantiles.
 
+    A datum has the class of the greatest sum of responsibilities, as by `FittedMixture.predict`.
+
     Args:
         posterior: The draws, at most 200 of which are taken, evenly spaced.
         latents: `N x D` latents of test data.
@@ -103,16 +148,17 @@ def accuracy_intervals(
     total = posterior.n_chains * posterior.n_draws
     chosen = np.unique(np.arange(min(DRAWS, total)) * total // min(DRAWS, total))
     x = as_tensor(latents).detach().double()
-    assigned = np.stack(
-        [
-            posterior.draw(*divmod(int(index), posterior.n_draws)).responsibilities(x).argmax(1).cpu().numpy()
-            for index in chosen
-        ]
-    )
+    known = {budget: np.unique(classes) for budget, classes in component_classes.items()}
+    belongs = {budget: np.equal.outer(component_classes[budget], classes) for budget, classes in known.items()}
+    accuracies: dict[str, list[float]] = {budget: [] for budget in known}
+    for index in chosen:
+        drawn = posterior.draw(*divmod(int(index), posterior.n_draws)).responsibilities(x).cpu().numpy()
+        for budget, classes in known.items():
+            assigned = classes[(drawn @ belongs[budget]).argmax(1)]
+            accuracies[budget].append(float((assigned == labels).mean()))
     figures = {}
-    for budget, classes in component_classes.items():
-        accuracies = (np.asarray(classes)[assigned] == labels).mean(1)
-        low, median, high = np.quantile(accuracies, [0.05, 0.5, 0.95])
+    for budget, values in accuracies.items():
+        low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
         figures[budget] = {"median": float(median), "low": float(low), "high": float(high), "draws": len(chosen)}
     return figures
 
@@ -177,6 +223,12 @@ def estimates_figures(
         "sentence": _sentence(differences),
         "note": compared.note,
     }
+
+
+def _numbers(parameters: MixtureParameters, n_points: int) -> int:
+    """Numbers that a density of all points computes with, see `work`."""
+    n_components, n_features = parameters.means.shape
+    return n_points * n_components * (n_features + 3)
 
 
 def _pairs(compared: ComparedEstimates) -> list[tuple[str, str]]:

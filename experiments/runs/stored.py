@@ -147,7 +147,7 @@ def _wrong_posterior(summary: Mapping[str, Any]) -> str:
     """In words, what is wrong of the guides of a posterior, or of estimates side by side; empty if nothing is."""
     posterior, estimates = summary.get("posterior", {}), summary.get("estimates", {})
     wrong = ""
-    if posterior and "failed" not in posterior:
+    if posterior and not {"failed", "left_out"} & set(posterior):
         wrong = _first_wrong(posterior, {"guide": WORD, "guides": LIST}, "posterior")
         for tried in posterior["guides"] if not wrong else ():
             wrong = wrong or _first_wrong(tried, TRIED, "posterior.guides")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, final
@@ -26,7 +26,8 @@ __all__ = ["MixturePosterior", "in_data_coordinates"]
 
 _HEADINGS = {"q5": "5%", "q95": "95%", "r_hat": "R-hat", "ess_bulk": "ESS bulk", "ess_tail": "ESS tail"}
 _DIGITS = {"r_hat": ".4f", "ess_bulk": ".0f", "ess_tail": ".0f"}
-_CHUNK = 4_000_000  # doubles of one chunk of draws
+_CHUNK = 1 << 17  # doubles of a chunk of draws and points, which stay in the processor's cache
+_CHUNK_OF_DEVICE = 1 << 22
 
 
 @final
@@ -98,10 +99,10 @@ class MixturePosterior(Displayed):
         """At most that many draws of each chain, evenly spaced.
 
         Raises:
-            ValueError: If there would be none.
+            ValueError: If there would be none, or draws is no whole number.
         """
-        if draws < 1:
-            raise ValueError(f"Expected draws >= 1; got {draws}.")
+        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+            raise ValueError(f"Expected draws >= 1; got {draws!r}.")
         kept = min(draws, self.n_draws)
         chosen = torch.arange(kept) * self.n_draws // kept
         known = self.log_likelihoods
@@ -233,16 +234,18 @@ class MixturePosterior(Displayed):
             )
         return {name: statistic(values) for name, values in self.quantities().items()}
 
-    def _densities(self, x: Tensor | NDArray[Any]) -> list[Tensor]:
-        """Log-densities of the points under consecutive draws, of all chains: `S x n` each."""
+    def _densities(self, x: Tensor | NDArray[Any]) -> Iterator[Tensor]:
+        """Log-densities of the points under consecutive draws, of all chains: `S x n` each, one at a time."""
         means = self.sites["means"]
         x = check_points(x, means.shape[-1]).to(means)
         weights, means, factors = (
             part.flatten(0, 1) for part in (self.sites["weights"], self.sites["means"], self._precisions_cholesky)
         )
-        rows = max(1, _CHUNK // (means[0].numel() * max(len(x), 1)))
-        parts = (part.split(rows) for part in (weights, means, factors))
-        return [self._log_density(x, *part) for part in zip(*parts, strict=True)]
+        chunk = _CHUNK if means.device.type == "cpu" else _CHUNK_OF_DEVICE
+        blocks = x.split(max(1, chunk // means[0].numel()))
+        draws = max(1, chunk // (means[0].numel() * max(len(blocks[0]), 1)))
+        for part in zip(*(part.split(draws) for part in (weights, means, factors)), strict=True):
+            yield torch.cat([self._log_density(block, *part) for block in blocks], 1)
 
     @property
     def _precisions_cholesky(self) -> Tensor:

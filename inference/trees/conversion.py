@@ -63,9 +63,11 @@ def to_datatree(fit: object, **options: Any) -> xr.DataTree:
     parameters = inspect.signature(convert).parameters.values()
     names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     unknown = [name for name in options if name not in names]
-    if unknown and names:
+    if unknown and not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+        known = f"options of to_datatree for a {type(fit).__name__}, {', '.join(names)}"
         raise ValueError(
-            f"Expected options of to_datatree for a {type(fit).__name__}, {', '.join(names)}; got {unknown[0]!r}."
+            f"Expected {known if names else f'no options of to_datatree for a {type(fit).__name__}'}; got "
+            f"{unknown[0]!r}."
         )
     tree: xr.DataTree = convert(*arguments, **options)
     return tree

@@ -30,6 +30,7 @@ __all__ = ["mixture_labels", "mixture_tree", "posterior_tree", "quantities"]
 
 _PRIOR_DRAWS = 500
 _PRIOR_NUMBERS = 1 << 23  # of the covariances of these: 64 MiB
+_MOST_GIB = 2
 _INFERENCE = {"nuts": "mcmc", "svi": "svi", "em_sandwich": "em_sandwich"}
 _NO_POSTERIOR = (
     "Draws of the asymptotic normal distribution of the maximum-likelihood estimate, with its sandwich covariance: "
@@ -43,6 +44,7 @@ def mixture_tree(
     X: Any = None,
     draws: int | None = None,
     posterior_predictive: bool = False,
+    sample_weight: Any = None,
     seed: int = 0,
 ) -> xr.DataTree:
     """The posterior of a fitted mixture as a tree for ArviZ.
@@ -72,13 +74,15 @@ def mixture_tree(
         draws: Most draws of each chain, evenly spaced; by default all that there are. Of EM their number, by default
             1,000.
         posterior_predictive: Whether to draw as many points as X has under each draw.
+        sample_weight: `(n,)` weights of the points that EM was given, for the covariance of its estimate.
         seed: Seed of the draws of the prior and of the points.
 
     Raises:
         ValueError: If the mixture is not fitted or has no draws; if X is no `n x D` points or has another number of
-            points than the fit; or, of EM, if X is missing, and as `standard_errors`.
+            points than the fit; if values at all points and draws would take more than 2 GiB; or, of EM, if X is
+            missing, and as `standard_errors`.
     """
-    posterior = _posterior(mixture, X, draws, seed)
+    posterior = _posterior(mixture, X, draws, sample_weight, seed)
     result = getattr(mixture, "result_", None)
     attrs: dict[str, Any] = {"covariance_type": posterior.structure.name, "converged": int(mixture.converged_)}
     made = None
@@ -122,7 +126,8 @@ def posterior_tree(
         feature_names: Names of the features; by default their numbers.
 
     Raises:
-        ValueError: If X is no `n x D` points, or names are not as many as features.
+        ValueError: If X is no `n x D` points, names are not as many as features, or values at all points and draws
+            would take more than 2 GiB.
     """
     return _tree(
         posterior,
@@ -168,11 +173,16 @@ def quantities(posterior: MixturePosterior) -> dict[str, NDArray[np.float64]]:
     return {name: known[name] for name in names}
 
 
-def _posterior(mixture: GaussianMixture, X: Any, draws: int | None, seed: int) -> MixturePosterior:
+def _posterior(mixture: GaussianMixture, X: Any, draws: int | None, sample_weight: Any, seed: int) -> MixturePosterior:
     if not hasattr(mixture, "means_"):
         raise ValueError("Expected a fitted mixture; got one that is not fitted: call its fit first.")
     posterior: MixturePosterior | None = getattr(mixture, "posterior_", None)
     if posterior is not None:
+        if sample_weight is not None:
+            raise ValueError(
+                "Expected sample_weight with a mixture that was fitted by EM alone; got it with one that has draws of "
+                "its posterior, which take no weights: leave it out."
+            )
         return posterior
     if not isinstance(mixture.algorithm, EM) or isinstance(getattr(mixture, "result_", None), StepwiseEM):
         raise ValueError(
@@ -184,7 +194,7 @@ def _posterior(mixture: GaussianMixture, X: Any, draws: int | None, seed: int) -
             "Expected the points X that the mixture was fitted to by EM, for the covariance of the estimate; got none: "
             "pass X=, or fit it by inference=NUTS()."
         )
-    return asymptotic_draws(mixture, X, 1000 if draws is None else draws, seed=seed)
+    return asymptotic_draws(mixture, X, 1000 if draws is None else draws, sample_weight=sample_weight, seed=seed)
 
 
 def _remade(mixture: GaussianMixture, X: Any) -> StandardisedModel | None:
@@ -225,6 +235,8 @@ def _tree(
         raise ValueError(f"Expected the {made.model.size} points that the mixture was fitted to; got {len(x)}.")
     if posterior_predictive and x is None:
         raise ValueError("Expected the points X of posterior_predictive; got none.")
+    if x is not None and posterior.inference != "em_sandwich":
+        _check_size(posterior, len(x) * (1 + posterior_predictive * x.shape[1]))
     groups: dict[str, Mapping[str, Any]] = {"posterior": quantities(posterior)}
     groups["sample_stats"] = statistics = {name: _array(values) for name, values in posterior.sample_stats.items()}
     density, of_posterior = None, posterior.inference != "em_sandwich"
@@ -253,7 +265,9 @@ def _tree(
                 log_p = density.sum(-1) + sum(groups["log_prior"].values())
                 groups["sample_stats"] = {"log_p": log_p, **statistics}
             else:
-                own["log_p_omitted"] = "pass the points that the mixture was fitted to by X."
+                own["log_p_omitted"] = (
+                    "pass the points that the mixture was fitted to by X." if x is None else own["log_prior_omitted"]
+                )
         if posterior_predictive and x is not None:
             groups["posterior_predictive"] = {"x": _replicates(posterior, len(x), seed)}
     if x is None and of_posterior:
@@ -281,6 +295,17 @@ _ORDER = (
     "prior",
     "observed_data",
 )
+
+
+def _check_size(posterior: MixturePosterior, numbers: int) -> None:
+    """Refuse a tree of so many numbers a draw that it would fill the memory."""
+    size = 8 * posterior.n_chains * posterior.n_draws * numbers
+    if size > _MOST_GIB * 2**30:
+        raise ValueError(
+            f"Expected values of at most {_MOST_GIB} GiB at all points and draws; got {size / 2**30:.3g} GiB: take "
+            f"fewer draws by draws={max(1, _MOST_GIB * 2**30 // (8 * posterior.n_chains * numbers))}, or leave out X "
+            "or posterior_predictive."
+        )
 
 
 def _prior(made: StandardisedModel, posterior: MixturePosterior) -> MixturePosterior:

@@ -26,7 +26,12 @@ __all__ = ["asymptotic_draws"]
 
 @torch.inference_mode(False)
 def asymptotic_draws(
-    mixture: GaussianMixture | MixtureParameters, x: Any, draws: int = 1000, *, seed: int = 0
+    mixture: GaussianMixture | MixtureParameters,
+    x: Any,
+    draws: int = 1000,
+    *,
+    sample_weight: Any = None,
+    seed: int = 0,
 ) -> MixturePosterior:
     """Draw from the asymptotic normal distribution of a maximum-likelihood estimate, with its sandwich covariance.
 
@@ -36,6 +41,7 @@ def asymptotic_draws(
         mixture: A mixture that was fitted by EM, well converged (`tol=1e-6` or less).
         x: The `n x D` points that it was fitted to.
         draws: Number of draws.
+        sample_weight: `(n,)` weights of the points, as `standard_errors` takes them.
         seed: Seed of the draws.
 
     Returns:
@@ -60,7 +66,7 @@ def asymptotic_draws(
         raise ValueError(f"Expected draws >= 1; got {draws!r}.")
     estimate = mixture if isinstance(mixture, MixtureParameters) else mixture.parameters_
     estimate = estimate.to(torch.empty(0, dtype=torch.float64))
-    covariance = torch.as_tensor(standard_errors(mixture, x).covariance).cpu().double()
+    covariance = torch.as_tensor(standard_errors(mixture, x, sample_weight=sample_weight).covariance).cpu().double()
     layout = Layout.of(estimate)
     free = layout.free(estimate)
     jacobian: Tensor = torch.func.jacrev(lambda values: _unconstrained(layout, values))(free)

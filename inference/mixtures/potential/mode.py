@@ -15,6 +15,7 @@ from latentmix.inference.mixtures.standardised import StandardisedModel
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = [
+    "PROBES",
     "curvature",
     "curvature_basis",
     "curvature_diagonal",
@@ -27,7 +28,7 @@ __all__ = [
 _TIE = 1e-9  # relative difference of log-priors that rounding may cause
 _STEP = 1e-5
 _WIDEST = 3.0
-_PROBES = 100
+PROBES = 100
 
 
 def posterior_mode(potential: MixturePotential, made: StandardisedModel, begin: MixtureParameters) -> Array:
@@ -77,10 +78,10 @@ def curvature_diagonal(potential: MixturePotential, centre: Array, seed: int) ->
     generator = np.random.default_rng(seed)
     before = potential.value_and_gradient(centre)[1]
     total = np.zeros(potential.size)
-    for _ in range(_PROBES):
+    for _ in range(PROBES):
         signs = generator.choice([-1.0, 1.0], potential.size)
         total += signs * (potential.value_and_gradient(centre + _STEP * signs)[1] - before) / _STEP
-    return total / _PROBES
+    return total / PROBES
 
 
 def variances_of(diagonal: Array) -> Array:

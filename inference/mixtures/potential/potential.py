@@ -18,6 +18,10 @@ from latentmix.models.mixture.model import MixtureModel
 
 __all__ = ["MixturePotential", "WhitenedPotential"]
 
+# Doubles of the whitened points of a block, which stay in the processor's cache: many points are 3 to 6 times as fast.
+_BLOCK = 1 << 18
+_FEWEST = 64  # points of a block
+
 
 @final
 class MixturePotential:
@@ -46,7 +50,9 @@ class MixturePotential:
         self.model = model
         x = x.detach().double()
         centre = x.mean(0)
-        self._points = torch.cat([(x - centre).T, x.new_ones(1, len(x))])
+        points = torch.cat([(x - centre).T, x.new_ones(1, len(x))])
+        rows = max(_FEWEST, _BLOCK // (model.n_components * model.n_features)) if x.device.type == "cpu" else len(x)
+        self._blocks = [part.contiguous() for part in points.split(max(1, rows), 1)]
         self._centre = _numpy(centre)
         self._factor = 1.0 if model.size is None else model.size / len(x)
         # Priors are evaluated on the CPU, as their sites are small.
@@ -158,18 +164,26 @@ class MixturePotential:
         """
         n_components, size = offset.shape
         affine = np.concatenate([whitening, -offset[..., None]], -1).reshape(-1, size + 1)
-        factor, level = (torch.from_numpy(part).to(self._points.device) for part in (affine, constant[:, None]))
-        white = factor @ self._points
-        blocks = white.view(n_components, size, -1)
-        joint = torch.add(level, blocks.square().sum(1), alpha=-0.5)
-        greatest = joint.amax(0)
-        responsibilities = joint.sub_(greatest).exp_()
-        total = responsibilities.sum(0)
-        responsibilities.div_(total)
-        blocks.mul_(responsibilities[:, None])
-        likelihood = float(greatest.add_(total.log_()).sum())
-        products = _numpy(white @ self._points.T).reshape(n_components, size, size + 1)
-        return likelihood, _numpy(responsibilities.sum(1)), products[..., size], products[..., :size]
+        device = self._blocks[0].device
+        factor, level = (torch.from_numpy(part).to(device) for part in (affine, constant[:, None]))
+        parts = [_block_moments(points, factor, level, n_components) for points in self._blocks]
+        likelihood, counts, joined = (sum(each[1:], each[0]) for each in zip(*parts, strict=True))
+        products = _numpy(joined).reshape(n_components, size, size + 1)
+        return float(likelihood), _numpy(counts), products[..., size], products[..., :size]
+
+
+def _block_moments(points: Tensor, factor: Tensor, level: Tensor, n_components: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of `_moments` over some points: log-likelihood, weights of the components, and products."""
+    white = factor @ points
+    blocks = white.view(n_components, -1, points.shape[1])
+    joint = torch.add(level, blocks.square().sum(1), alpha=-0.5)
+    greatest = joint.amax(0)
+    responsibilities = joint.sub_(greatest).exp_()
+    total = responsibilities.sum(0)
+    responsibilities.div_(total)
+    blocks.mul_(responsibilities[:, None])
+    likelihood = greatest.add_(total.log_()).sum()
+    return likelihood, responsibilities.sum(1), white @ points.T
 
 
 @final

@@ -25,9 +25,9 @@ from latentmix.inference.mixtures.potential.potential import MixturePotential
 from latentmix.inference.mixtures.potential.unconstrained import Array
 from latentmix.models.mixture.covariances import LOG_TWO_PI
 
-__all__ = ["Noise", "NormalFit", "NormalGuide", "averaged", "diagonal", "fit_normal", "full_rank", "low_rank"]
+__all__ = ["DRAWS", "Noise", "NormalFit", "NormalGuide", "averaged", "diagonal", "fit_normal", "full_rank", "low_rank"]
 
-_DRAWS = 200  # of the bound that is reported
+DRAWS = 200  # of the bound that is reported
 _RATE = 0.05  # of Adam, in standard deviations
 # Nats per unconstrained value that a natural-gradient step may still gain: those of 0.3 standard deviations of each.
 _SETTLED = 0.05
@@ -220,7 +220,7 @@ def _measured(
 ) -> NormalFit:
     noises, pulls, values = [], [], []
     spread = np.exp(guide.log_scale)
-    for _ in range(_DRAWS):
+    for _ in range(DRAWS):
         noise, weighed = guide.noise.draw(generator)
         energy, pull = _evaluated(potential, guide, noise, weighed, 1.0)
         # The integrand log p - log q, whose spread is the least where the guide is close to the posterior.
@@ -229,8 +229,8 @@ def _measured(
         pulls.append(spread * pull)
     white, eps = np.stack(pulls), np.stack(noises)
     with np.errstate(invalid="ignore"):
-        bound, error = float(np.mean(values)), float(np.std(values) / math.sqrt(_DRAWS))
-    halves = np.arange(_DRAWS) % 2 == 0
+        bound, error = float(np.mean(values)), float(np.std(values) / math.sqrt(DRAWS))
+    halves = np.arange(DRAWS) % 2 == 0
     means = [white[half].mean(0) for half in (halves, ~halves)]
     outer = [white[half].T @ eps[half] / half.sum() for half in (halves, ~halves)]
     gain = 0.5 * float(means[0] @ means[1]) + 0.25 * float(np.diag(outer[0]) @ np.diag(outer[1]))

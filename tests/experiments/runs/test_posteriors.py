@@ -26,9 +26,11 @@ from latentmix.experiments.runs.estimates_table import (
 )
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.mixtures import FittedMixture, fit_mixtures
+from latentmix.experiments.runs.stored import _wrong_posterior
 from latentmix.inference import NORMAL_GUIDES, SVI
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.mixture.parameters import MixtureParameters
 
 Outcome = tuple[dict[str, dict[str, FittedMixture]], dict[str, Any], list[str]]
 
@@ -118,6 +120,62 @@ def test_accuracies_are_those_of_each_draw() -> None:
     figures = posteriors.accuracy_intervals(posterior, latents, np.array([4, 8]), {"all": [4, 8]})["all"]
     assert (figures["median"], figures["draws"]) == (0.5, 3)
     np.testing.assert_allclose([figures["low"], figures["high"]], [0.05, 0.95])
+
+
+def test_accuracies_are_those_of_classes_of_several_components() -> None:
+    """The class of two components is likelier together than the likeliest component: as `FittedMixture` predicts."""
+    means = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
+    weights, ones = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    sites = {name: values[None, None] for name, values in (("weights", weights), ("means", means), ("scales", ones))}
+    posterior = MixturePosterior(sites, covariance_structure("spherical"), torch.zeros(1, dtype=torch.float64), "svi")
+    latents: NDArray[np.float64] = np.array([[0.5]])
+    assert posterior.draw(0, 0).responsibilities(torch.from_numpy(latents)).argmax() == 2
+    (figures,) = posteriors.accuracy_intervals(posterior, latents, np.array([4]), {"all": [4, 4, 8]}).values()
+    assert figures["median"] == 1
+
+
+@pytest.mark.parametrize(
+    ("n_points", "epochs", "cut"),
+    [
+        (1_000, 300, ""),
+        (20_000, 50, "50 steps of each guide, for there are 20,000 points and 659 parameters"),
+        (60_000, 50, "AutoNormal alone, with 50 steps, for there are 60,000 points and 659 parameters"),
+    ],
+)
+def test_the_fit_of_many_points_is_cut(n_points: int, epochs: int, cut: str) -> None:
+    parameters = MixtureParameters(
+        torch.full((10,), 0.1), torch.zeros(10, 10), torch.eye(10).expand(10, 10, 10), covariance_structure("full")
+    )
+    svi, words = posteriors.affordable(SVI(guide=NORMAL_GUIDES, priors={}, epochs=300), parameters, n_points)
+    assert svi is not None
+    assert (svi.epochs, words) == (epochs, cut)
+    single = SVI(guide=NORMAL_GUIDES[2], priors={}, epochs=300)
+    assert posteriors.affordable(single, parameters, n_points) == (single, "")
+    assert posteriors.affordable(SVI(guide=NORMAL_GUIDES, priors={}), parameters, 10**7)[0] is None
+
+
+@pytest.mark.parametrize("most", [0, 700_000])
+def test_a_posterior_that_is_cut_or_left_out_is_told(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(posteriors, "MOST_OF_GUIDES", most)
+    mixtures, figures, told = fitted(n=30, posterior=SVI(guide=NORMAL_GUIDES, priors={}, epochs=300))
+    notes = " ".join(posterior_notes(figures))
+    json.dumps(figures)
+    assert _wrong_posterior(figures) == ""
+    if most:
+        assert len(figures["posterior"]["guides"]) == 1
+        assert "The fit is cut: AutoNormal alone, with 50 steps, for there are 30 points and 17 parameters." in notes
+    else:
+        assert set(mixtures) == {"em", "svi"}
+        assert notes.endswith("ask for one guide by --mixture.posterior.guide.")
+        assert notes in estimates_text(figures)
+        assert any("left out, for 30 points" in sentence for sentence in told)
+
+
+def test_k_hat_of_many_points_is_that_of_some_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posteriors, "MOST_OF_DENSITIES", 0)
+    _, figures, _ = fitted(labelled=False, n=30, posterior=SVI(guide=NORMAL_GUIDES[0], priors={}, epochs=5))
+    assert figures["posterior"]["k_hat_draws"] == 100
+    assert figures["posterior"]["k_hat"] is not None
 
 
 def test_estimates_stand_side_by_side_in_the_order_of_the_classes(outcome: Outcome) -> None:

@@ -2,6 +2,7 @@ import dataclasses
 import math
 import re
 import warnings
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,23 @@ def test_chunks_change_nothing(monkeypatch) -> None:
     whole = posterior.log_likelihood(x), posterior.predictive_log_density(x)
     monkeypatch.setattr("latentmix.inference.mixtures.draws._CHUNK", 130)
     torch.testing.assert_close((posterior.log_likelihood(x), posterior.predictive_log_density(x)), whole)
+
+
+def test_densities_of_many_points_are_never_held_together(monkeypatch) -> None:
+    """60,000 points at 1,000 draws would take 480 MB."""
+    original, alive, sizes = MixturePosterior._log_density, weakref.WeakSet(), []
+
+    def watched(self, *arguments):
+        density = original(self, *arguments)
+        alive.add(density)
+        sizes.append(sum(each.numel() for each in alive))
+        return density
+
+    monkeypatch.setattr(MixturePosterior, "_log_density", watched)
+    posterior, x = drawn("full"), torch.ones(60_000, 2, dtype=torch.float64)
+    posterior.log_likelihood(x)
+    posterior.predictive_log_density(x)
+    assert max(sizes) <= 4 * len(x)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

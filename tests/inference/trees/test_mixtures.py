@@ -7,6 +7,7 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoDelta
 from scipy import stats
+from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference import (
     SVI,
@@ -224,3 +225,54 @@ def test_a_fit_without_draws_is_refused():
 def test_bayesian_mixtures_are_refused():
     with pytest.raises(ValueError, match=r"^Expected .* got a BayesianGaussianMixture, .*NUTS\(\)\.$"):
         to_datatree(BayesianGaussianMixture(n_components=2, random_state=0).fit(POINTS))
+
+
+def test_weights_of_em_s_points_count():
+    """Without the weights the estimate is no maximum, and a warning says so."""
+    weights = np.where(POINTS[:, 0] > 0, 2, 1)
+    mixture = GaussianMixture(2, covariance_type="diag", random_state=0, tol=1e-9, max_iter=500)
+    mixture.fit(POINTS, sample_weight=weights)
+    tree = to_datatree(mixture, X=POINTS, sample_weight=weights)
+    errors = standard_errors(mixture, POINTS, sample_weight=weights)
+    assert np.allclose(tree.posterior["means"][0].std("draw"), errors.means, rtol=0.1)
+    with pytest.warns(ConvergenceWarning, match="from the maximum"):
+        to_datatree(mixture, X=POINTS)
+
+
+def test_weights_are_refused_with_draws(mixtures):
+    with pytest.raises(ValueError, match="fitted by EM alone"):
+        to_datatree(mixtures["svi"], X=POINTS, sample_weight=np.ones(80))
+
+
+def test_why_there_is_no_log_p_is_said(mixtures):
+    """X was given: the priors are what is missing."""
+    tree = to_datatree(mixtures["svi"].posterior_, X=POINTS)
+    assert "log_likelihood" in tree.children
+    assert tree.attrs["log_p_omitted"] == tree.attrs["log_prior_omitted"]
+    assert to_datatree(mixtures["svi"]).attrs["log_p_omitted"].startswith("pass the points")
+
+
+def test_trees_that_fill_the_memory_are_refused(mixtures):
+    """300,000 points under 1,000 draws would take 2.2 GiB, and replicates three times as much."""
+    many = np.tile(POINTS, (4000, 1))
+    posterior = mixtures["svi"].posterior_
+    with pytest.raises(ValueError, match=r"at most 2 GiB .* got 2.38 GiB: take fewer draws by draws=838,"):
+        to_datatree(posterior, X=many)
+    with pytest.raises(ValueError, match=r"got 7.15 GiB: take fewer draws by draws=279,"):
+        to_datatree(posterior, X=many, posterior_predictive=True)
+
+
+@pytest.mark.parametrize("draws", [0, 2.5, True])
+def test_draws_are_a_number_of_them(mixtures, draws):
+    with pytest.raises(ValueError, match="Expected draws >= 1; got"):
+        to_datatree(mixtures["svi"], draws=draws)
+
+
+def test_options_of_an_object_that_takes_none_are_refused():
+    class Own:
+        def to_datatree(self):
+            return to_datatree(drawn("diag"))
+
+    assert to_datatree(Own()).posterior.sizes["draw"] == 4
+    with pytest.raises(ValueError, match="Expected no options of to_datatree for a Own; got 'X'"):
+        to_datatree(Own(), X=POINTS)

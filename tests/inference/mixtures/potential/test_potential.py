@@ -53,6 +53,14 @@ def test_value_and_gradient_match_pyro(covariance_type, floor) -> None:
     check(MixtureModel(3, 2, covariance_type=covariance_type, covariance_floor=floor), points())
 
 
+def test_many_points_are_evaluated_in_blocks_of_the_cache() -> None:
+    """The same as in one block; 20,000 points of ten dimensions took four times as long in one."""
+    model, x = MixtureModel(3, 2), points(100_001)
+    blocks = MixturePotential(model, x)._blocks
+    assert len(blocks) == 3
+    check(model, x)
+
+
 @pytest.mark.parametrize("moves", [False, True], ids=["plain", "moved"])
 @pytest.mark.parametrize("name", PRIORS)
 def test_value_and_gradient_match_pyro_under_any_prior(name, moves) -> None:
