@@ -129,14 +129,16 @@ def posterior_notes(summary: Summary) -> list[str]:
             if shape <= 0.7
             else "its draws cannot be weighted to the posterior's, as is usual of many parameters"
         )
-        draws = f" (of all {figures['draws']:,} draws)" if isinstance(figures.get("draws"), int) else ""
+        used, whole = figures.get("k_hat_draws"), figures.get("draws")
+        draws = "" if not used or not whole else f" (of {'all ' if used == whole else ''}{used:,} draws)"
         notes.append(f"k-hat, the Pareto k of its importance weights{draws}: {typeset(shape, 2)}, so that {verdict}.")
     return notes
 
 
 def estimates_text(summary: Summary) -> str:
     """Estimates and accuracies for the terminal: ten quantities, and where the fits differ most; empty without any."""
-    failed = [note for note in posterior_notes(summary) if "is left out" in note]
+    notes = posterior_notes(summary)
+    failed = [note for note in notes if "is left out" in note]
     names, rows, total = estimates_rows(summary, TERMINAL_ROWS)
     if not rows:
         return "\n".join(failed)
@@ -150,4 +152,5 @@ def estimates_text(summary: Summary) -> str:
     lines += [f"{errors}: means and 90% intervals.", *([f"EM: {estimates['note']}."] if estimates.get("note") else [])]
     lines.append(estimates["sentence"])
     lines += [f"{sentence}." for sentence in accuracy_sentences(summary)]
+    lines += [note for note in notes if note.startswith("k-hat")]
     return "\n".join([*lines, BY_CONSTRUCTION, *failed])

@@ -176,6 +176,7 @@ def test_k_hat_of_many_points_is_that_of_some_draws(monkeypatch: pytest.MonkeyPa
     _, figures, _ = fitted(labelled=False, n=30, posterior=SVI(guide=NORMAL_GUIDES[0], priors={}, epochs=5))
     assert figures["posterior"]["k_hat_draws"] == 100
     assert figures["posterior"]["k_hat"] is not None
+    assert "(of 100 draws)" in posterior_notes(figures)[-1]
 
 
 def test_estimates_stand_side_by_side_in_the_order_of_the_classes(outcome: Outcome) -> None:
@@ -213,6 +214,8 @@ def test_the_table_of_many_quantities_holds_those_that_differ_most(outcome: Outc
     assert "EM with standard errors; posteriors: means" in text
     assert estimates["sentence"] in text
     assert text.count("by construction") == 1
+    assert f"\n{posterior_notes(figures)[-1]}\n" in text
+    assert "k-hat, the Pareto k of its importance weights (of all 1,000 draws): " in text
     assert estimates["sentence"] in alternative_text("posterior_forest", figures)
 
 
