@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 __all__ = [
+    "another",
     "check_new_file",
     "check_new_folder",
     "check_run",
@@ -16,8 +17,12 @@ __all__ = [
     "remove_unfinished",
 ]
 
-ANOTHER = "name another by {}"
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
+
+
+def another(option: str = "--out") -> str:
+    """Ask for another place by an option."""
+    return f"name another by {option}"
 
 
 def check_run(path: Path) -> None:
@@ -43,13 +48,10 @@ def check_new_file(path: Path | None, option: str = "--out") -> None:
     if path is None:
         return
     if os.path.lexists(path):
-        raise ValueError(
-            f"Expected a new file for the result; got {path}, which exists already: {ANOTHER.format(option)}."
-        )
+        raise ValueError(f"Expected a new file for the result; got {path}, which exists already: {another(option)}.")
     if not os.path.lexists(path.parent):
         raise ValueError(
-            f"Expected a folder that is there for the result; got {path}: make {path.parent}, or "
-            f"{ANOTHER.format(option)}."
+            f"Expected a folder that is there for the result; got {path}: make {path.parent}, or {another(option)}."
         )
     check_writable(path, option)
 
@@ -61,7 +63,7 @@ def check_new_folder(path: Path) -> None:
         ValueError: If it exists, or cannot be made.
     """
     if os.path.lexists(path) and not (path.is_dir() and all(map(is_unfinished, path.iterdir()))):
-        raise ValueError(f"Expected a new folder; got {path}, which exists already: {ANOTHER.format('--out')}.")
+        raise ValueError(f"Expected a new folder; got {path}, which exists already: {another()}.")
     check_writable(path)
 
 
@@ -122,4 +124,4 @@ def check_writable(path: Path, option: str = "--out") -> None:
                 wrong = f"{place} cannot be written"
             else:
                 return
-        raise ValueError(f"Expected a place that can be written; got {path}: {wrong}: {ANOTHER.format(option)}.")
+        raise ValueError(f"Expected a place that can be written; got {path}: {wrong}: {another(option)}.")

@@ -17,7 +17,7 @@ from latentmix.experiments.data.tables import SUFFIXES, read_table
 from latentmix.experiments.figures.selection import selection_panels
 from latentmix.experiments.figures.style import save
 from latentmix.experiments.options.messages import blaming
-from latentmix.experiments.places import ANOTHER, remove_unfinished
+from latentmix.experiments.places import another, remove_unfinished
 from latentmix.experiments.reading.limits import MAX_GIB, check_count
 from latentmix.experiments.runs.folders import claimed
 from latentmix.experiments.runs.latents import latents_of
@@ -197,16 +197,16 @@ def _check_interrupted(out: Path, source: Path, settings: Choice) -> None:
     if not inside(out, MARK).is_file():
         return
     if os.path.lexists(out / PICTURE):
-        raise ValueError(f"Expected a new folder; got {out}, a selection that exists already: {ANOTHER}.")
+        raise ValueError(f"Expected a new folder; got {out}, a selection that exists already: {another()}.")
     file, asked = inside(out, MARK), json.loads(json.dumps(asdict(settings)))
-    with damaged(file, "a selection", remedy=f"remove it, or {ANOTHER}"):
-        earlier = read_json(file, "a selection", remedy=f"remove it, or {ANOTHER}")
+    with damaged(file, "a selection", remedy=f"remove it, or {another()}"):
+        earlier = read_json(file, "a selection", remedy=f"remove it, or {another()}")
         was = {**earlier["settings"], "n_jobs": settings.n_jobs}
         same = was == asked and Path(earlier["source"]).name == source.name
     if not same:
         raise ValueError(
             f"Expected a new folder, or that of a selection of the same source and options; got {out}, one of others "
-            f"that has no picture: {ANOTHER}."
+            f"that has no picture: {another()}."
         )
 
 

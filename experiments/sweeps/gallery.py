@@ -12,7 +12,7 @@ from typing import final
 import joblib
 
 from latentmix.experiments.options.messages import one_line
-from latentmix.experiments.places import remove_unfinished
+from latentmix.experiments.places import another, remove_unfinished
 from latentmix.experiments.presets import presets
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.folders import claimed
@@ -150,7 +150,7 @@ def _mark(out: Path, full: bool) -> None:
     if mark.is_file() and read_json(mark, "the mark of a gallery") != {"full": full}:
         raise ValueError(
             f"Expected a new folder, or that of a gallery {'with' if full else 'without'} --full; got {out}, that of "
-            "another length: name another by --out."
+            f"another length: {another()}."
         )
     remove_unfinished(out)
     write_atomically(mark, json.dumps({"full": full}).encode())

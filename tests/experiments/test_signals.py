@@ -40,6 +40,7 @@ def dispatch(words, streams):
 cli.dispatch = dispatch
 sys.exit(cli.main([]))
 """
+HEARING = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # whatever started the tests
 IMPORTING = """
 import os, signal, sys
 from latentmix.experiments import cli
@@ -111,7 +112,7 @@ def ended(program: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[s
 def test_a_signal_ends_a_command_and_what_is_half_written_goes(
     tmp_path: Path, name: str, times: str, code: int, word: str
 ) -> None:
-    done = ended(WRITING, name, times, cwd=tmp_path)
+    done = ended(HEARING + WRITING, name, times, cwd=tmp_path)
     assert done.returncode == code
     assert done.stderr.startswith(f"latentmix: {word}")
     assert done.stderr.count("\n") == 1

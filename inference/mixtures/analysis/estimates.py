@@ -48,8 +48,8 @@ class Quantity:
 
 
 @final
-@dataclass(frozen=True)
-class Estimates:
+@dataclass(frozen=True, repr=False)
+class Estimates(Displayed):
     """Estimates of `Q` quantities by one fit.
 
     Attributes:
@@ -63,6 +63,10 @@ class Estimates:
     sd: Array | None = None
     low: Array | None = None
     high: Array | None = None
+
+    def shown(self) -> dict[str, Any]:
+        parts = {"sd": self.sd, "low": self.low, "high": self.high}
+        return {"point": self.point, **{name: values for name, values in parts.items() if values is not None}}
 
 
 @final

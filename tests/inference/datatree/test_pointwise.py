@@ -191,7 +191,7 @@ def test_cross_validation_needs_a_latent_that_data_share(shared, group):
             u = pyro.sample("u", dist.Normal(nu if shared == "prior" else 0.0, 1.0))
             pyro.sample("x", dist.Normal(u, 1.0), obs=X)
 
-    tree = converted(model, samples={"nu": torch.zeros(1, 3), "u": torch.zeros(1, 3, 4)})
+    tree = converted(model, samples={"nu": torch.zeros(1, 3), "u": torch.arange(12.0).reshape(1, 3, 4)})
     assert [name for name in tree.children if "likelihood" in name] == [group]
     assert tree[group]["x"].attrs["conditional_on"] == "u"
     sentence = obstacle(tree, "loo")
