@@ -243,7 +243,7 @@ def test_shows_the_posterior_of_the_mixture(tmp_path: Path) -> None:
     guide = {"guide": "AutoNormal", "bound": -1.25, "seconds": 0.5, "note": "a further step promises 9 nats"}
     interval = {"median": 0.8, "low": 0.75, "high": 0.85, "draws": 200}
     values = summary() | {"estimates": estimates}
-    values["posterior"] = {"guide": "AutoNormal", "guides": [guide], "k_hat": 0.31, "draws": 1000}
+    values["posterior"] = {"guide": "AutoNormal", "guides": [guide], "k_hat": 0.31, "k_hat_draws": 1000, "draws": 1000}
     values["mixtures"]["posterior"] = {"none": figures(0.7) | {"accuracy_interval": interval}}
     (tmp_path / "summary.json").write_text(json.dumps(values))
     page = Page(write_report(tmp_path).read_text("utf-8"))
