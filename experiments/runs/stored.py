@@ -39,7 +39,9 @@ FIT = {"log_likelihood": NUMBER, "iterations": NUMBER, "seconds": NUMBER}
 CALIBRATED = {"accuracy": NUMBER, "ece": NUMBER, "nll": NUMBER, "bins": {}}
 CALIBRATION = {"n_draws": WHOLE, "plug_in": CALIBRATED, "draws": CALIBRATED}
 INTERVAL = {"median": NUMBER, "low": NUMBER, "high": NUMBER}
-TRIED = {"guide": WORD, "note": WORD}
+NONE = (type(None),)
+TRIED = {"guide": WORD, "note": WORD, "bound": NUMBER + NONE, "seconds": NUMBER}
+OF_POSTERIOR = {"k_hat": NUMBER + NONE, "k_hat_draws": WHOLE, "draws": WHOLE, "cut": WORD}  # where they are there
 ESTIMATES = {"components": LIST, "quantities": LIST, "fits": {}, "sentence": WORD}
 MOST = 1e300  # a number that can be printed
 
@@ -149,11 +151,14 @@ def _wrong_posterior(summary: Mapping[str, Any]) -> str:
     wrong = ""
     if posterior and not {"failed", "left_out"} & set(posterior):
         wrong = _first_wrong(posterior, {"guide": WORD, "guides": LIST}, "posterior")
+        wrong = wrong or _first_wrong(posterior, OF_POSTERIOR, "posterior", complete=False)
         for tried in posterior["guides"] if not wrong else ():
             wrong = wrong or _first_wrong(tried, TRIED, "posterior.guides")
     if wrong or not estimates:
         return wrong
     wrong = _first_wrong(estimates, ESTIMATES, "estimates")
+    wrong = wrong or _first_wrong(estimates, {"left_out": WHOLE}, "estimates", complete=False)
+    wrong = wrong or _first_wrong(estimates["fits"], {"em": {}}, "estimates.fits")
     for fit, values in estimates["fits"].items() if not wrong else ():
         wrong = wrong or _first_wrong(values, {"point": LIST}, f"estimates.fits.{fit}")
         for part, numbers in values.items() if not wrong else ():

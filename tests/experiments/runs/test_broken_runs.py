@@ -221,7 +221,7 @@ ESTIMATES: dict[str, Any] = {
     "fits": {"em": {"point": [0.5, 1.0]}, "posterior": {part: [0.5, 1.0] for part in ("point", "sd", "low", "high")}},
     "sentence": "They differ.",
 }
-GUIDES = {"guide": "AutoNormal", "guides": [{"guide": "AutoNormal", "note": ""}]}
+GUIDES = {"guide": "AutoNormal", "guides": [{"guide": "AutoNormal", "note": "", "bound": -1.5, "seconds": 0.5}]}
 
 
 def test_posteriors_in_summaries_are_checked(finished: Path) -> None:
@@ -243,6 +243,9 @@ def test_posteriors_in_summaries_are_checked(finished: Path) -> None:
         ({"estimates": {**ESTIMATES, "quantities": [["size", 0, None], ["scale", None, 0]]}}, r"\['size', 0, None\]"),
         ({"posterior": {"guide": "AutoNormal", "guides": [3]}}, "a number as posterior.guides"),
         ({"posterior": 3}, "a number as posterior"),
+        ({"posterior": {**GUIDES, "k_hat": "x"}}, "a word as posterior.k_hat"),
+        ({"estimates": {**ESTIMATES, "left_out": "x"}}, "a word as estimates.left_out"),
+        ({"estimates": {**ESTIMATES, "fits": {}}}, "none with 'estimates.fits.em'"),
         ({"mixtures": interval}, "a word as mixtures.em.none.accuracy_interval.low"),
     ]:
         file.write_text(json.dumps({**whole, **change}))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +264,30 @@ def test_estimates_that_fail_are_told_and_leave_the_run(monkeypatch: pytest.Monk
     assert "posterior" in mixtures
     assert "estimates" not in figures
     assert any(sentence.startswith("estimates side by side: left out") for sentence in told)
+
+
+@pytest.mark.parametrize("wrong", ["x", [["x"]], {"a": 1}, float("inf"), "missing"])
+def test_figures_of_another_kind_are_refused_or_told(outcome: Outcome, wrong: object) -> None:
+    """Each figure of the posterior and of estimates, of each list the first, is exchanged in turn."""
+    _, figures, _ = outcome
+    for place in [path for part in ("posterior", "estimates") for path in places(figures[part], (part,))]:
+        changed = copy.deepcopy(figures)
+        node: Any = changed
+        for key in place[:-1]:
+            node = node[key]
+        if wrong == "missing":
+            del node[place[-1]]
+        else:
+            node[place[-1]] = wrong
+        if not _wrong_posterior(changed):
+            assert isinstance(estimates_text(changed) + " ".join(posterior_notes(changed)), str), place
+
+
+def places(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    children = node.items() if isinstance(node, dict) else enumerate(node[:1]) if isinstance(node, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from places(child, (*path, key))
 
 
 def test_without_it_nothing_is_said_of_a_posterior() -> None:
