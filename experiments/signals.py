@@ -60,7 +60,7 @@ class EndingSignals:
 
     @property
     def word(self) -> str:
-        """What has happened to the command."""
+        """The command's end in a word or a clause."""
         return WORDS["SIGINT" if self.received is None else self.received.name]
 
     @property

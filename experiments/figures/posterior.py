@@ -60,7 +60,7 @@ class Panels:
 
     @property
     def words(self) -> str:
-        """How many are shown, of how many, and which."""
+        """The number shown, of the total, and the rule that chose them."""
         count = f"{self.total} quantit{'y' if self.total == 1 else 'ies'}"
         return count if len(self.names) == self.total else f"{len(self.names)} of {count}, those {self.chosen}"
 
@@ -419,7 +419,7 @@ def _of_draws(variables: xr.Dataset, draws: xr.DataArray) -> xr.Dataset:
 
 
 def _left_out(tree: xr.DataTree, shown: xr.DataTree) -> str:
-    """How many features are not shown, in a sentence; empty if all are."""
+    """A sentence on features that are not shown; empty if all are."""
     total = sum(tree["posterior_predictive"][name].sizes.get("feature", 1) for name in _observed_names(tree))
     count = len(shown["posterior_predictive"].data_vars)
     return "" if count == total else f" {count} of {total} features are shown, the first."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Literal
 
-__all__ = ["BUDGETS", "FITS", "FIT_NAMES", "POSTERIOR_PLOTS", "fit_name"]
+__all__ = ["BUDGETS", "FITS", "FIT_NAMES", "POSTERIOR_PLOTS", "chosen_budget", "fit_name"]
 
 FITS: dict[Literal["em", "svi"], str] = {"em": "EM", "svi": "SVI"}
 FIT_NAMES: dict[str, str] = {
@@ -23,3 +24,8 @@ POSTERIOR_PLOTS = (
 def fit_name(fit: str) -> str:
     """The name of a fit in tables and pictures."""
     return FIT_NAMES.get(fit, fit)
+
+
+def chosen_budget(budgets: Container[str], labels: str | None) -> str:
+    """The label budget that is asked for, by default `few` if a fit has it, else `none`."""
+    return labels or ("few" if "few" in budgets else "none")

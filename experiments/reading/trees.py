@@ -92,7 +92,7 @@ def read_tree(path: Path, *, max_gib: float = MAX_GIB) -> xr.DataTree:
 
 
 def hdf5_fault(stored: h5py.File, *, max_gib: float = MAX_GIB) -> str | None:
-    """What of an HDF5 file no tree needs: links, data elsewhere, or more than memory takes; None if nothing.
+    """The first content of an HDF5 file that is refused: a link, data elsewhere, or too much; None if there is none.
 
     Args:
         stored: The file, opened for reading.

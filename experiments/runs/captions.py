@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, FITS, fit_name
-from latentmix.experiments.runs.estimates_table import accuracy_values
+from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, FITS, chosen_budget, fit_name
+from latentmix.experiments.runs.estimates_table import posterior_accuracies
 
 __all__ = [
     "PICTURES",
@@ -143,7 +143,7 @@ def lost_accuracy(summary: Summary, inference: str, labels: str | None) -> str:
         labels: The label budget; by default `few` if the run has it, else `none`.
     """
     budgets = (summary.get("mixtures") or {}).get(inference) or {}
-    figures = (budgets.get(labels or ("few" if "few" in budgets else "none")) or {}).get("calibration") or {}
+    figures = (budgets.get(chosen_budget(budgets, labels)) or {}).get("calibration") or {}
     accuracies = [(figures.get(way) or {}).get("accuracy") for way in ("plug_in", "draws", "noise")]
     plug_in, averaged, noise = accuracies
     if plug_in is None or averaged is None or plug_in - averaged <= LOST:
@@ -307,8 +307,7 @@ def _forest(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -
     accuracies = [
         f"under {name} {BUDGET_WORDS[budget]} {_figure(point, 3)}, in 90% of draws {_figure(low, 3)} to "
         f"{_figure(high, 3)}"
-        for budget, rows in accuracy_values(summary).items()
-        for name, (point, low, high) in ((name, values) for name, values in rows.items() if len(values) == 3)
+        for budget, name, (point, low, high) in posterior_accuracies(summary)
     ]
     ending = f" Accuracy: {'; '.join(accuracies)}." if accuracies else ""
     sentence = estimates["sentence"]

@@ -204,7 +204,7 @@ class Encoder:
 
     @property
     def about(self) -> dict[str, str | int]:
-        """How the latents are computed, in plain values: `family`, `moments`, `inference`, `label_budget`, ...
+        """Options of the computation in plain values: `family`, `moments`, `inference`, `label_budget`, ...
 
         `moments` says whether mean and scale are exact, or averages over draws, of a q that is not normal.
         """

@@ -11,7 +11,14 @@ from latentmix.experiments.runs.component_names import parameter_name
 from latentmix.experiments.runs.page import number, typeset
 from latentmix.inference.tables import aligned
 
-__all__ = ["accuracy_sentences", "accuracy_values", "estimates_rows", "estimates_text", "posterior_notes"]
+__all__ = [
+    "accuracy_sentences",
+    "accuracy_values",
+    "estimates_rows",
+    "estimates_text",
+    "posterior_accuracies",
+    "posterior_notes",
+]
 
 Summary = Mapping[str, Any]
 
@@ -90,13 +97,22 @@ def accuracy_values(summary: Summary) -> dict[str, dict[str, list[float]]]:
     return values
 
 
+def posterior_accuracies(summary: Summary) -> list[tuple[str, str, list[float]]]:
+    """Label budget, name of the fit, and the median and the ends of the interval of its accuracy, of each posterior."""
+    return [
+        (budget, name, values)
+        for budget, fits in accuracy_values(summary).items()
+        for name, values in fits.items()
+        if len(values) == 3
+    ]
+
+
 def accuracy_sentences(summary: Summary) -> list[str]:
     """The accuracy under the draws of each posterior, by label budget."""
     return [
         f"Accuracy under the draws of {_the(name)}, labels {budget}: median {median:.3f}, 90% interval {low:.3f} to "
         f"{high:.3f}"
-        for budget, fits in accuracy_values(summary).items()
-        for name, (median, low, high) in ((name, each) for name, each in fits.items() if len(each) == 3)
+        for budget, name, (median, low, high) in posterior_accuracies(summary)
     ]
 
 

@@ -222,7 +222,7 @@ class Inspection:
         return [f"k-hat {number}: {verdict} ({size}).", error]
 
     def _notes(self) -> list[str]:
-        """What is not in the table or the tree, and other attributes, a line each."""
+        """Variables left out of the table or the tree, and other attributes, a line each."""
         lines = []
         for name in map(str, self._posterior.data_vars):
             if name not in self._shown and not self.variables:

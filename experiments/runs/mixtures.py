@@ -277,7 +277,9 @@ class _SideBySide:
     ) -> GaussianMixture:
         """Fit a mixture to the training latents, SVI from EM's answer where that is asked for."""
         settings = self.settings
-        algorithms = {"em": EM(), "svi": settings.svi, "posterior": posterior or EM(), "nuts": settings.nuts}
+        algorithms = {"em": EM(), "svi": settings.svi, "posterior": posterior, "nuts": settings.nuts}
+        algorithm = algorithms[inference]
+        assert algorithm is not None
         start = {}
         if em is not None and (inference in ("posterior", "nuts") or settings.svi_start == "em"):
             start = {"weights_init": em.weights_, "means_init": em.means_, "precisions_init": em.precisions_}
@@ -288,7 +290,7 @@ class _SideBySide:
             max_iter=settings.max_iter,
             reg_covar=settings.reg_covar,
             random_state=seed,
-            inference=algorithms[inference],
+            inference=algorithm,
             verbose=inference == "nuts",
             **start,
         )

@@ -45,7 +45,7 @@ MOST_PIXELS = 300_000  # bytes of test images, unless two have more
 def walk_starts(
     guide: AmortizedGuide, dataset: Dataset, latents: LatentSplit, rows: Tensor, *, seed: int
 ) -> dict[str, Any]:
-    """Where the latents of a run lie, for `walk.json`.
+    """The range of the latents of a run and starting points among them, for `walk.json`.
 
     Args:
         guide: The guide.
@@ -196,7 +196,7 @@ def _no_starts(latent_dim: int) -> dict[str, Any]:
 
 
 def _read_starts(file: Path, size: int, values: int) -> dict[str, Any]:
-    """What `walk_starts` gave, checked."""
+    """The values of `walk_starts`, read and checked."""
     starts = read_json(file, "where latents lie")
     try:
         ends = {name: _matrix([starts[name]], 1, size)[0] for name in ("low", "high", "centre")}

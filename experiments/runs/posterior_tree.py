@@ -87,7 +87,7 @@ def fits_with_draws(mixtures: Mapping[str, Mapping[str, FittedMixture]]) -> dict
 
 @dataclass
 class _Plan:
-    """What of a fit is kept: draws of each chain, and optional parts."""
+    """Kept parts of a fit: draws of each chain, and optional groups."""
 
     draws: int
     predictive: int = 0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentmix.experiments.data.schema import Schema
 from latentmix.experiments.options.experiment import experiment_parser, plain
-from latentmix.experiments.options.names import BUDGETS, fit_name
+from latentmix.experiments.options.names import BUDGETS, chosen_budget, fit_name
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.runs.stored import read_history
 from latentmix.guides import AmortizedGuide
@@ -83,7 +83,7 @@ class Run(Displayed):
 
     @property
     def known_data(self) -> RunData:
-        """What it knows of its data, by which others are read as its guide takes them."""
+        """Shape, options and schema of its data, by which others are read as its guide takes them."""
         from latentmix.experiments.runs.run_data import RunData
 
         return RunData(self.vae.shape, self.config.get("data", {}), Schema.from_dict(self.summary.get("data", {})))
@@ -101,7 +101,7 @@ class Run(Displayed):
         budgets = self.mixtures.get(inference)
         if not budgets:
             raise ValueError(f"Expected a fit of this run, {', '.join(self.mixtures)}; got {inference!r:.60}.")
-        budget = labels or ("few" if "few" in budgets else "none")
+        budget = chosen_budget(budgets, labels)
         if budget not in budgets:
             raise ValueError(f"Expected a label budget of this run, {', '.join(budgets)}; got {budget!r:.60}.")
         return budgets[budget]
@@ -236,7 +236,7 @@ class Run(Displayed):
         from latentmix.experiments.runs.encoding import Encoder
 
         fitted = self.fitted(inference, labels)
-        budget = next(name for name, budget in self.mixtures[inference].items() if budget is fitted)
+        budget = chosen_budget(self.mixtures[inference], labels)
         things = "image" if len(self.vae.shape) == 3 else "point"
         return Encoder(self.guide, fitted, inference, budget, things=things, **options)
 

@@ -50,7 +50,7 @@ class Inputs(Displayed):
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run knows of its data, by which others are read as its guide takes them.
+    """Shape, options and schema of a run's data, by which others are read as its guide takes them.
 
     Args:
         shape: The shape of one datum.

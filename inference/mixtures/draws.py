@@ -159,8 +159,7 @@ class MixturePosterior(Displayed):
 
     def quantities(self) -> dict[str, NDArray[np.float64]]:
         """The `summary` quantities as arrays, `chain x draw` in front of their shapes; see `summary`."""
-        matrices = self.structure.correlated
-        variances = self.covariances.diagonal(dim1=-2, dim2=-1) if matrices else self.covariances
+        variances = self.structure.variances(self.covariances)
         result = {name: self.sites[name] for name in ("weights", "means")}
         result |= {"scales": variances.sqrt(), "covariances": self.covariances}
         if self.log_likelihoods is not None:

@@ -99,6 +99,10 @@ class CovarianceStructure(ABC):
         """The factor of the scales when features are multiplied by a `(D,)` factor; a number if isotropic."""
         return factor[0] if self.isotropic else factor
 
+    def variances(self, covariances: Tensor) -> Tensor:
+        """The variances among stored covariances, with any batch shape in front."""
+        return covariances.diagonal(dim1=-2, dim2=-1) if self.correlated else covariances
+
     @abstractmethod
     def by_component(self, stored: Tensor) -> Tensor:
         """A view with one dimension for the components and one (of matrices two) for the features.

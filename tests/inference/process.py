@@ -1,13 +1,16 @@
-"""Snapshots of the state of the process."""
+"""Snapshots of the state of the process, and a block that draws without a screen."""
 
 from __future__ import annotations
 
 import os
 import random
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import torch
@@ -54,6 +57,18 @@ def _queued_seeds() -> list[str]:
     tracker = getattr(torch.cuda, "_lazy_seed_tracker", None)
     calls = [] if tracker is None else tracker.get_calls()
     return [repr(call[0]) for call in calls if call]
+
+
+@contextmanager
+def off_screen() -> Iterator[None]:
+    """A block in which pyplot draws without a screen, as functions of ArviZ ask of it."""
+    backend = plt.get_backend()
+    plt.switch_backend("Agg")
+    try:
+        yield
+    finally:
+        plt.close("all")
+        plt.switch_backend(backend)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -181,16 +181,12 @@ def compare_estimates(fits: Mapping[str, GaussianMixture], x: Tensor | NDArray[A
 
 def scales_of(parameters: MixtureParameters) -> Tensor:
     """Standard deviations of the features: `K x D`, without the axes that the structure shares."""
-    return _variances(parameters.structure, parameters.covariances).sqrt()
-
-
-def _variances(structure: CovarianceStructure, covariances: Tensor) -> Tensor:
-    return covariances.diagonal(dim1=-2, dim2=-1) if structure.correlated else covariances
+    return parameters.structure.variances(parameters.covariances).sqrt()
 
 
 def _of_draws(draws: MixturePosterior, order: Tensor, reference: MixtureParameters) -> Estimates:
     batch = (draws.n_chains, draws.n_draws)
-    scales = _variances(draws.structure, draws.covariances).sqrt()
+    scales = draws.structure.variances(draws.covariances).sqrt()
     sites = {"weights": draws.sites["weights"], "means": draws.sites["means"], "scales": scales}
     moved = permuted_draws(sites, order.to(scales.device).expand(*batch, -1), reference)
     values = torch.cat([moved[name].reshape(*batch, -1) for name in sites], -1).flatten(0, 1).cpu().double().numpy()
@@ -212,7 +208,7 @@ def _errors(mixture: GaussianMixture, x: Tensor | NDArray[Any]) -> tuple[Array |
     weights, means, covariances = (
         torch.as_tensor(getattr(errors, name)).cpu() for name in ("weights", "means", "covariances")
     )
-    of_scales = _variances(parameters.structure, covariances) / (2 * scales_of(parameters).cpu())
+    of_scales = parameters.structure.variances(covariances) / (2 * scales_of(parameters).cpu())
     joined = _joined(weights, means, of_scales)
     if not np.isfinite(joined).all():
         return None, "no standard errors: the information is singular"

@@ -16,15 +16,13 @@ from latentmix.inference.datatree import obstacle
 
 from tests.inference.datatree.both import MCMC_FUNCTIONS, SVI_FUNCTIONS, by_mcmc, by_svi
 from tests.inference.datatree.examples import EXAMPLES, FEATURES, RESPONSE, linear, run
+from tests.inference.process import off_screen
 
 
 @pytest.fixture(scope="module", autouse=True)
 def agg():
-    backend = plt.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
+    with off_screen():
+        yield
 
 
 @pytest.fixture(scope="module")

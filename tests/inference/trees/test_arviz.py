@@ -16,16 +16,14 @@ from latentmix.inference import renamed, to_datatree
 from latentmix.inference.datatree import obstacle
 from latentmix.models import VAE, Gaussian, MLPDecoder, StandardNormal
 
+from tests.inference.process import off_screen
 from tests.inference.trees.fits import POINTS, fitted
 
 
 @pytest.fixture(scope="module", autouse=True)
 def agg():
-    backend = plt.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
+    with off_screen():
+        yield
 
 
 @pytest.fixture(scope="module")

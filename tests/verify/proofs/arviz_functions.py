@@ -16,6 +16,7 @@ from latentmix.inference.isolation import isolated
 
 from tests.inference.datatree.both import MCMC_FUNCTIONS, SVI_FUNCTIONS, by_mcmc, by_svi
 from tests.inference.datatree.examples import EXAMPLES
+from tests.inference.process import off_screen
 from tests.verify.registry import Figures, proof
 
 TAKEN = "taken"
@@ -49,19 +50,14 @@ def outcomes(tree: xr.DataTree, functions: Mapping[str, Callable[[xr.DataTree], 
 @proof()
 def arviz_takes_the_trees() -> Figures:
     """ArviZ's functions take trees of eight models, warnings as errors; one that does not has a sentence for it."""
-    backend = plt.get_backend()
-    plt.switch_backend("Agg")
-    try:
-        with isolated(seed=0):
-            figures = {
-                name: {
-                    "mcmc": outcomes(by_mcmc(example), MCMC_FUNCTIONS),
-                    "svi": outcomes(by_svi(example), SVI_FUNCTIONS),
-                }
-                for name, example in EXAMPLES.items()
+    with off_screen(), isolated(seed=0):
+        figures = {
+            name: {
+                "mcmc": outcomes(by_mcmc(example), MCMC_FUNCTIONS),
+                "svi": outcomes(by_svi(example), SVI_FUNCTIONS),
             }
-    finally:
-        plt.switch_backend(backend)
+            for name, example in EXAMPLES.items()
+        }
     found = [word for kinds in figures.values() for named in kinds.values() for word in named.values()]
     passed = all(word == TAKEN or word.startswith("refused: ") or BINARY in word for word in found)
     return {"passed": passed, "functions": len(found), "taken": found.count(TAKEN), **figures}
