@@ -1,6 +1,7 @@
 """Experiments: data sets, presets, run folders, figures, reports, sweeps, benchmarks and the command line.
 
-Imports point one way: presets, benchmarks, reading < data < options < figures < runs < sweeps < commands < cli.
+Imports point one way: presets, benchmarks, reading < data < loggers < options < figures < runs < sweeps < commands <
+cli.
 """
 
 from __future__ import annotations

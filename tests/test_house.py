@@ -26,6 +26,7 @@ ORDERS = {
     "experiments": [
         ["places", "presets", "benchmarks", "reading"],
         ["data"],
+        ["loggers"],
         ["options"],
         ["figures"],
         ["runs"],

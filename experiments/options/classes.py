@@ -12,6 +12,7 @@ from pyro.infer.elbo import ELBO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from latentmix.experiments.loggers import Logger
 from latentmix.experiments.options.parts import LINKED, PARTS, import_object, subclasses
 from latentmix.experiments.options.sealed import SealedParser
 
@@ -22,10 +23,11 @@ CLASSES: dict[str, type] = {
     "objective": ELBO,
     "optimizer": Optimizer,
     "scheduler": LRScheduler,
+    "loggers": Logger,
     "mixture.svi.optimizer": Optimizer,
     "mixture.svi.scheduler": LRScheduler,
 }
-SUPPLIED = LINKED | {"params", "optimizer"}
+SUPPLIED = LINKED | {"params", "optimizer", "folder"}
 NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 

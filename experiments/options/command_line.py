@@ -20,6 +20,7 @@ from latentmix.experiments.options.classes import CLASSES, NAME, find_class, unk
 from latentmix.experiments.options.earlier import refuse_earlier_names, renewed
 from latentmix.experiments.options.experiment import experiment_parser
 from latentmix.experiments.options.included import included, named_file
+from latentmix.experiments.options.logger_words import check_addresses, logger_values
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.options.mixture_fits import MixtureFits
 from latentmix.experiments.options.parser import OptionParser
@@ -34,7 +35,7 @@ __all__ = ["UNDESCRIBED", "option_value", "option_words", "parse_experiment", "p
 
 WORDS = {"--data.classes", "--data.columns"}  # lists of words, which may look like other values of YAML
 # options that change nothing that a description tells of
-UNDESCRIBED = {"name", "description", "data.root", "data.cache", "data.download", "device", "tensorboard"}
+UNDESCRIBED = {"name", "description", "data.root", "data.cache", "data.download", "device", "loggers"}
 UNREAD = {f"--{name}" for name in TEXTS} - WORDS
 
 
@@ -72,6 +73,7 @@ def parse_experiment(preset: str, words: Sequence[str], trust: Iterable[str] = (
         warnings.simplefilter("ignore")
         values = [option_value(name.removeprefix("--"), word) for name, word in _pairs(_with_files(split))]
         config = experiment_parser().parse_args(["--config", str(file), *values])
+        check_addresses(config.loggers, " or ".join(sources) or file, words)
     typed = {word for word in split if word.startswith("--")}
     changed = {word.removeprefix("--") for word in typed} - UNDESCRIBED
     if changed and "--description" not in typed and config.description not in presets().values():
@@ -168,7 +170,9 @@ def option_value(option: str, text: str) -> str:
     named = NAME.fullmatch(text) and option in (*PARTS, "objective")
     whole = named and find_class(text, option) is not None
     value: Any = text
-    if option in CLASSES:
+    if option == "loggers":
+        value = logger_values(text)
+    elif option in CLASSES:
         with blaming(f"--{option}"):
             value = call_form(f"{text}()" if whole else text, option)
         if isinstance(value, str) and not (NAME.fullmatch(value) or value.startswith("{")):

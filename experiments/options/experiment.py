@@ -20,6 +20,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from latentmix.experiments.data.datasets import Data
+from latentmix.experiments.loggers import Logger
 from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.literals import instantiated
 from latentmix.experiments.options.messages import one_line
@@ -87,7 +88,7 @@ class Experiment(Displayed):
                 be built or stepped, or the objective has too few particles.
         """
         parser = experiment_parser()
-        objects = instantiated(parser, config, {**PARTS, "objective": ELBO})
+        objects = instantiated(parser, config, {**PARTS, "objective": ELBO, "loggers": Logger})
         training = Training(**{field.name: objects[field.name] for field in fields(Training)})
         values = plain(parser, config)
         check_count("--latent_dim", values["latent_dim"])

@@ -76,6 +76,8 @@ def first_fault(parser: ArgumentParser, pairs: Iterable[Pair]) -> str | None:
 
 
 def _fault(option: str, kind: Any, value: Any) -> str | None:
+    if option == "loggers":
+        return _logger_fault(value)
     base = base_class(kind)
     if base is not None and option in CLASSES:
         if value in (None, "null") and (option in PARTS or type(None) not in get_args(kind)):
@@ -85,6 +87,16 @@ def _fault(option: str, kind: Any, value: Any) -> str | None:
         return None
     hint = did_you_mean(str(value), choices(kind))
     return f"Expected {expected(kind)} for --{option}; got {_shown(value)}{hint}"
+
+
+def _logger_fault(value: Any) -> str | None:
+    try:
+        loggers = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return unknown_class("loggers", value)
+    if not isinstance(loggers, list | tuple):
+        return None if loggers is None else f"Expected a list of classes for --loggers; got {_shown(value)}."
+    return next((fault for each in loggers if (fault := _class_fault("loggers", each)) is not None), None)
 
 
 def _class_fault(option: str, value: Any) -> str | None:

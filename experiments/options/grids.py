@@ -78,7 +78,7 @@ def check_names(grid: Grid, base: Mapping[str, Any]) -> None:
             )
         present: Any = base
         for part in owner.split("."):
-            present = present.get(part) or {}
+            present = (present.get(part) or {}) if isinstance(present, Mapping) else {}
         values = grid.get(owner) or [present.get("class_path", "")]
         kinds = [find_class(value.split("(")[0].strip(), owner) for value in values]
         if all(kind is not None and not _accepts(kind, argument) for kind in kinds):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from latentmix.experiments.loggers import Logger
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.reading.limits import MAX_NETWORK_GIB, check_count
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
@@ -42,7 +43,7 @@ class Training:
         init_from: A folder of pre-trained weights, or a run, to start from.
         seed: Seed of the initial weights, of training and of the mixtures' starts.
         device: A torch device; `auto` uses a GPU if there is one.
-        tensorboard: Whether to write TensorBoard logs into the run folder (requires the extra `tensorboard`).
+        loggers: Logs beside the run's own files, such as TensorBoard,MLflow (each requires the extra of its name).
         max_gib: Most memory of the weights of the VAE and the guide, in GiB; training takes about four times as much.
     """
 
@@ -59,7 +60,7 @@ class Training:
     init_from: str | None = None
     seed: int = 0
     device: str = "auto"
-    tensorboard: bool = False
+    loggers: Sequence[Logger] = ()
     max_gib: float = MAX_NETWORK_GIB
 
     def __post_init__(self) -> None:

@@ -25,7 +25,10 @@ from latentmix.models.pretrained import Part
 
 __all__ = ["TEXTS", "configuration_file", "importing", "named_modules", "trusted_modules"]
 
-OWN = ("latentmix.models.", "latentmix.guides.", "latentmix.inference.", "torch.optim.", "pyro.infer.")
+OWN = (
+    *("latentmix.models.", "latentmix.guides.", "latentmix.inference.", "latentmix.experiments.loggers."),
+    *("torch.optim.", "pyro.infer."),
+)
 BASES = (Part, AutoGuide, *CLASSES.values())
 TEXTS = {
     "name",

@@ -46,6 +46,6 @@ def unknown_option(parser: ArgumentParser, words: Sequence[str]) -> str:
 def _arguments(parser: ArgumentParser) -> Iterator[str]:
     """The options that classes of a parser's options have as arguments."""
     for owner, base in CLASSES.items():
-        for kind in subclasses(base) if owner in known_options(parser) else ():
+        for kind in subclasses(base) if owner in known_options(parser) and owner != "loggers" else ():
             if not kind.__name__.startswith("_"):
                 yield from (f"{owner}.{name}" for name in argument_types(kind))

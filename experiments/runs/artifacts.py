@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.experiments.options.experiment import Experiment, experiment_parser
+from latentmix.experiments.options.logger_words import check_addresses
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.parts import join
 from latentmix.experiments.options.trust import importing, trusted_modules
@@ -229,8 +230,9 @@ class RunFolder:
 
     def load_experiment(self) -> Experiment:
         """The experiment of `config.yaml`; raises as `read_config` does."""
-        config = self.read_config()
-        with importing(inside(self.path, "config.yaml"), self.trust):
+        config, file = self.read_config(), inside(self.path, "config.yaml")
+        with importing(file, self.trust):
+            check_addresses(config.loggers, file)
             return Experiment.from_config(config)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:

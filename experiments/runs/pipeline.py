@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.pixels import Binarization, batch_transform, binarize_static, resolve_binarize
+from latentmix.experiments.loggers import Logger
 from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.experiment import Experiment
 from latentmix.experiments.options.messages import blaming
@@ -23,9 +24,10 @@ from latentmix.experiments.options.parts import build_parts
 from latentmix.experiments.options.settings import device_of
 from latentmix.experiments.places import check_new_folder
 from latentmix.experiments.runs.artifacts import LEFT_OUT, RunFolder, versions
-from latentmix.experiments.runs.callbacks import Checkpoints, TensorBoard, summary_writer
+from latentmix.experiments.runs.callbacks import Checkpoints
 from latentmix.experiments.runs.class_probabilities import measure_probabilities
-from latentmix.experiments.runs.latents import latents_of
+from latentmix.experiments.runs.latents import LatentSplit, latents_of
+from latentmix.experiments.runs.logs import check_loggers, log_latents, log_pictures, open_loggers
 from latentmix.experiments.runs.measures import measure_prior, measure_vae
 from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
 from latentmix.experiments.runs.page_walk import WALK, walk_starts
@@ -164,8 +166,7 @@ class Session:
                 initialize(vae, guide, Path(training.init_from))
         with isolated(seed=training.seed, validation=True), evaluation_mode(vae, guide):
             experiment.objective.rehearse(vae.model, guide, transform(seen["train"][:2]))
-        if training.tensorboard:
-            summary_writer()
+        check_loggers(training.loggers)
         classes = f" of classes {', '.join(dataset.class_names)}" if dataset.classes else " without labels"
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
         standardised = ", standardised" if dataset.standardisation is not None else ""
@@ -188,20 +189,32 @@ class Session:
             ValueError: If the folder holds a run of another configuration, or it or a finished file in it was changed,
                 moved or removed meanwhile.
         """
+        with open_loggers(self.experiment, folder) as loggers:
+            return self._stages(folder, loggers, progress=progress, pictures=pictures)
+
+    def _stages(
+        self, folder: RunFolder, loggers: Sequence[Logger], *, progress: bool, pictures: bool
+    ) -> dict[str, Any]:
+        """The stages of `run`, logged."""
         if folder.measured:
             for name, module in (("vae", self.vae), ("guide", self.guide)):
                 restore_weights(module, folder.path, name)
             folder.save_model(self.vae, self.guide)  # the descriptions of the parts may be missing or broken
         else:
-            history = self.train(folder, progress=progress)
+            history = self.train(folder, loggers, progress=progress)
             folder.check()
             self.measure(folder, history)
         folder.seal("summary.json")
         folder.check()
+        if loggers:
+            for logger in loggers:
+                logger.log_summary(folder.read_summary())
+            log_latents(loggers, self.latents(), self.dataset.splits["test"], folder.load_mixtures(), self.class_names)
         if pictures:
             self.tell("figures and report")
             self.draw(folder)
             folder.check()
+            log_pictures(loggers, folder)
             write_report(folder.path)
             folder.seal("report.html")
             folder.check()
@@ -271,9 +284,7 @@ class Session:
         """Draw the figures of a run that is measured, from its files and its data."""
         training, data = self.experiment.training, self.experiment.data
         summary, place = folder.read_summary(), folder.subfolder("figures")
-        latents = latents_of(
-            self.guide, self.dataset.splits["test"], self.experiment.mixture.latents, training.seed + 1
-        )
+        latents = self.latents()
         of_vae = draw_vae(
             place,
             self.vae,
@@ -301,7 +312,17 @@ class Session:
         folder.write_json(WALK, walk_starts(self.guide, self.dataset, latents, rows, seed=training.seed))
         folder.seal(WALK)
 
-    def train(self, folder: RunFolder, *, progress: bool) -> list[dict[str, Any]]:
+    def latents(self) -> LatentSplit:
+        """Latents of the test images."""
+        training, mixture = self.experiment.training, self.experiment.mixture
+        return latents_of(self.guide, self.dataset.splits["test"], mixture.latents, training.seed + 1)
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """The name of each class."""
+        return dict(zip(self.dataset.classes, self.dataset.class_names, strict=True))
+
+    def train(self, folder: RunFolder, loggers: Sequence[Logger] = (), *, progress: bool) -> list[dict[str, Any]]:
         """Train the VAE from its last complete epoch, save its weights, and return the record of each epoch."""
         training = self.experiment.training
         transform = batch_transform(self.binarize)
@@ -317,9 +338,7 @@ class Session:
             callbacks.append(ClosedFormVariance(self.vae, self.guide, self.seen["train"], transform=transform))
         if training.patience is not None:
             callbacks.append(EarlyStopping(training.patience))
-        if training.tensorboard:
-            callbacks.append(TensorBoard(folder.place("tensorboard")))
-        callbacks.append(Checkpoints(folder))
+        callbacks += [Checkpoints(folder), *loggers]
         self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
         states: Sequence[tuple[Path, TrainingState | None]] = folder.load_training() or [(folder.checkpoints, None)]
         for older, (file, state) in enumerate(states, 1):

@@ -6,7 +6,8 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -255,6 +256,7 @@ def fit(
         isolated(seed=state.seed, validation=True),
         _bar(epochs * batches, progress) as bar,
         Frozen(model, guide) as frozen,
+        _notifying_of_errors(state, callbacks),
     ):
         problem = Problem.prepare(model, guide, loss, reporter, transform, tensors, held_out, size)
         pyro.enable_validation(False)
@@ -311,6 +313,16 @@ def fit(
 def _notify_of_divergence(state: TrainingState) -> None:
     for callback in state.callbacks:
         callback.on_divergence(state)
+
+
+@contextmanager
+def _notifying_of_errors(state: TrainingState, callbacks: Sequence[Callback]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        for callback in callbacks:
+            callback.on_error(state, error)
+        raise
 
 
 def _checked_state(state: TrainingState, seed: int | None, length: int, size: int, drop_last: bool) -> TrainingState:

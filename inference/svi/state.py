@@ -79,6 +79,9 @@ class Callback(ABC):  # noqa: B024
     def on_divergence(self, state: TrainingState) -> None:  # noqa: B027
         """Called before a `DivergenceError` is raised, where loss or parameters are no longer finite."""
 
+    def on_error(self, state: TrainingState, error: BaseException) -> None:  # noqa: B027
+        """Called last, when an error or an interrupt ends the fit, which raises it afterwards."""
+
     def state_dict(self) -> dict[str, Any]:
         """The callback's own state, for a fit that is resumed: tensors, numbers, strings, lists and dictionaries."""
         return {}
