@@ -99,6 +99,7 @@ class Logger(Callback, ABC):
         self._done: dict[str, None] = {}
         self._earlier: frozenset[str] = frozenset()
         self._pending: list[Mapping[str, Any]] = []
+        self._configuration: dict[str, Any] = {}
 
     @final
     def check(self) -> None:
@@ -158,9 +159,10 @@ class Logger(Callback, ABC):
             self._pending.append(config)
             return
         plain = json.loads(json.dumps(config, default=str))
+        self._configuration |= plain
         flat = {safe_name(name): value for name, value in flattened(plain)}
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-        self._once(f"config:{digest[:16]}", lambda: self._config(plain, flat))
+        self._once(f"config:{digest[:16]}", lambda: self._config(self._configuration, flat))
 
     @final
     def log_scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -256,7 +258,8 @@ class Logger(Callback, ABC):
             self.log_scalars(values, record.epoch)
 
     def on_fit_end(self, state: TrainingState) -> None:
-        """See `Callback.on_fit_end`."""
+        """See `Callback.on_fit_end`; a process that died after the last epoch may not have logged it."""
+        self.on_checkpoint(state)
         if not self._held:
             self.close()
 
@@ -268,6 +271,7 @@ class Logger(Callback, ABC):
     def _open(self, title: str, tags: Mapping[str, str], resume: bool) -> None:
         self.check()
         self._failed, self._id, self._epoch, self._done, self._earlier = False, None, 0, {}, frozenset()
+        self._configuration = {}
         if resume:
             self._read_state()
         try:
@@ -286,9 +290,7 @@ class Logger(Callback, ABC):
 
     def _require_open(self) -> None:
         if not self.opened:
-            raise ValueError(
-                f"Expected an open log by {self.name}; got none: fit and log within `with ... as log`."
-            )
+            raise ValueError(f"Expected an open log by {self.name}; got none: fit and log within `with ... as log`.")
 
     def _once(self, key: str, log: Callable[[], None]) -> None:
         """Log what an earlier process, which was interrupted, has not logged yet."""
@@ -336,7 +338,7 @@ class Logger(Callback, ABC):
 
     @abstractmethod
     def _config(self, config: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
-        """Log a configuration, which comes as it is and flat."""
+        """Log a configuration: all that is logged so far, and the last part of it, flat."""
 
     @abstractmethod
     def _scalars(self, values: Mapping[str, float], step: int) -> None:

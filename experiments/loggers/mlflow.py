@@ -73,6 +73,8 @@ class MLflow(Logger):
             run = self._client.create_run(self._experiment(address), tags=shortened, run_name=title[:200])
         else:
             run = self._client.get_run(id)
+            logged = self._client.get_metric_history(id, "elbo/train")
+            self._epoch = max([self._epoch, *(metric.step for metric in logged)])
         self._check_artifacts(address, str(run.info.artifact_uri))
         self._run = str(run.info.run_id)
         self._client.update_run(self._run, status="RUNNING")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -55,8 +56,8 @@ class OptionParser(SealedParser):
     def parse_object(self, obj: Namespace | dict[str, Any], *arguments: Any, **options: Any) -> Namespace:
         check_classes(obj)
         self._check_groups(renewed(obj))
-        try:
-            return super().parse_object(renewed(obj), *arguments, **options)
+        try:  # the base class changes lists of classes in place
+            return super().parse_object(deepcopy(renewed(obj)), *arguments, **options)
         except ArgumentError as error:
             raise ValueError(self._refusal(list(flat(self, renewed(obj))), error)) from error
 

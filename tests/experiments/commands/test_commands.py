@@ -294,7 +294,7 @@ def test_a_users_own_class_is_imported_from_the_working_directory(tmp_path, monk
         ["--mixture.latents", "sample", "--mixture.covariance_type", "diag"],
         ["--mixture.n_components", "5"],
         ["--data.binarize", "static", "--patience", "1", "--scheduler", "ExponentialLR", "--scheduler.gamma", "0.9"],
-        ["--tensorboard", "true", "--objective", "pyro.infer.TraceMeanField_ELBO", "--device", "cpu"],
+        ["--loggers", "TensorBoard", "--objective", "pyro.infer.TraceMeanField_ELBO", "--device", "cpu"],
     ],
     ids=lambda options: options[0],
 )
@@ -306,7 +306,7 @@ def test_a_run_with_other_options_completes(tmp_path, monkeypatch, options):
     summary = json.loads((folder / "summary.json").read_text())
     assert np.isfinite(summary["test"]["elbo"])
     assert ("few" in summary["mixtures"]["svi"]) == ("--mixture.n_components" not in options)
-    assert (folder / "tensorboard").exists() == ("--tensorboard" in options)
+    assert (folder / "tensorboard").exists() == ("--loggers" in options)
 
 
 def test_a_run_changes_nothing_process_wide(finished, tmp_path):

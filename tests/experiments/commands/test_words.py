@@ -46,7 +46,7 @@ NUMBERS = (
     *("beta", "free_bits", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "mixture.tol"),
     *("mixture.reg_covar", "mixture.svi.tol", "mixture.nuts.target_accept"),
 )
-BOOLEANS = ("drop_last", "tensorboard", "data.download", "optimizer.amsgrad", "optimizer.fused")
+BOOLEANS = ("drop_last", "data.download", "optimizer.amsgrad", "optimizer.fused")
 CHOICES = {"data.binarize": "dynamic", "mixture.latents": "sample", "mixture.svi_start": "common"}
 CHOICES |= {"mixture.svi.guide": "AutoNormal", "mixture.posterior.guide": "best"}
 
@@ -121,6 +121,14 @@ CASES = cases() | {
         ["--data.source", "natural_patches", "--data.size", "wide"],
         "Expected --data.size as 32, or height and width as 32x48; got 'wide'",
     ),
+    "a logger": (["--loggers", "tensorbord"], "got 'tensorbord': did you mean TensorBoard?"),
+    "a logger among others": (["--loggers", "mlflow,nothing.Own"], "no module nothing: run the command from"),
+    "a logger's argument": (["--loggers", "WandB(mode=maybe)"], "online or offline for --loggers.mode; got 'maybe'"),
+    "a logger's unknown argument": (["--loggers", "MLflow(adress=x)"], "adress"),
+    "a logger twice": (["--loggers", "mlflow,MLflow"], "Expected each of --loggers once; got MLflow 2 times."),
+    "a logger's folder": (["--loggers", "MLflow(folder=x)"], "Expected no folder of MLflow in --loggers"),
+    "a logger without its class": (["--loggers.mode", "offline"], "loggers"),
+    "an earlier option": (["--tensorboard", "true"], "Expected --loggers TensorBoard; got --tensorboard, its earlier"),
     "a group": (["--data", "3"], "Expected options of data by their names"),
     "lr": (["--lr", "0.01"], "got --lr 0.01: did you mean --optimizer.lr or --mixture.svi.optimizer.lr?"),
     "hidden": (["--hidden", "3"], "got --hidden 3: did you mean --encoder.hidden or --decoder.hidden"),

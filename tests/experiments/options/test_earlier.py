@@ -44,6 +44,21 @@ def test_defaults_are_those_of_the_algorithms_but_for_a_few() -> None:
     assert mixture.nuts.get_params() == NUTS(draws=0, chains=2).get_params()
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_option_tensorboard_of_an_earlier_version_is_a_logger(tmp_path: Path, asked: bool) -> None:
+    text = (EARLIER / "interrupted" / "config.yaml").read_text()
+    file = tmp_path / "config.yaml"
+    file.write_text(text.replace("tensorboard: false", f"tensorboard: {asked}".lower()))
+    by_object = Experiment.from_config(experiment_parser().parse_object(yaml.safe_load(file.read_text())))
+    for experiment in (by_object, Experiment.from_config(parse_experiment(str(file), []))):
+        assert [type(logger).__name__ for logger in experiment.training.loggers] == ["TensorBoard"] * asked
+        assert "tensorboard" not in experiment.config
+    with pytest.raises(ValueError, match="to be true or false; got 'maybe'"):
+        renewed({"tensorboard": "maybe"})
+    with pytest.raises(ValueError, match="Expected --loggers TensorBoard; got --tensorboard, its earlier name"):
+        refuse_earlier_names(["tensorboard"])
+
+
 def test_names_of_today_win_and_the_given_configuration_stays() -> None:
     config = {"mixture": {"svi_steps": 5, "svi": {"epochs": 7}}}
     assert renewed(config) == {"mixture": {"svi": {"epochs": 7}}}

@@ -72,7 +72,7 @@ def test_options_leave_out_the_description_of_a_file_of_ones_own(tmp_path: Path)
     assert described([], str(file)) == described(["--name", "n"], str(file)) == "All my digits."
     assert described(["--data.classes", "0,1"], str(file)) == ""
     words = ["--device", "cpu", "--data.root", str(tmp_path), "--data.cache", "c", "--data.download", "true"]
-    assert described([*words, "--tensorboard", "true"], str(file)) == "All my digits."
+    assert described([*words, "--loggers", "TensorBoard"], str(file)) == "All my digits."
     assert described([*words, "--epochs", "2"], str(file)) == ""
 
 
