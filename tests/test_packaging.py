@@ -139,10 +139,12 @@ def test_every_import_is_declared(project: dict[str, Any]) -> None:
         "sklearn": "scikit-learn",
         "pyro": "pyro-ppl",
         "yaml": "pyyaml",
+        "mlflow": "mlflow-skinny",
         "mpl_toolkits": "matplotlib",
     }
     extras = project["project"]["optional-dependencies"]
-    wanted = [*project["project"]["dependencies"], *(each for extra in ("bench", "parquet") for each in extras[extra])]
+    optional = ("bench", "mlflow", "parquet", "wandb")
+    wanted = [*project["project"]["dependencies"], *(each for extra in optional for each in extras[extra])]
     declared = {re.split(r"[\[<>=!~; ]", each)[0] for each in wanted}
     for room in ROOMS:
         for path in sources(room):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from latentmix.experiments.loggers.values import as_image, as_pixels, flattened, numbers, safe_name, table, thumbnails
+from latentmix.experiments.places import remove_unfinished
 from latentmix.inference import Callback, TrainingState
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import read_json
@@ -68,7 +69,8 @@ class Logger(Callback, ABC):
     As a callback of `fit` it opens when the fit begins, logs every epoch, and closes when the fit ends: as `finished`,
     as `failed` after an error, or as `killed` after an interrupt. Pass it within a `with` block to log more after the
     fit. A fit that is resumed continues its log: of an epoch that has been logged nothing is logged again. A log that
-    cannot be opened is refused before training; one that fails later warns once, and training goes on without it.
+    cannot be opened is refused before training; one that fails later, or cannot be continued, warns once, and training
+    goes on without it.
 
     A logger of your own defines the methods with an underscore that are abstract here, and imports its library in
     `_begin`.
@@ -277,12 +279,15 @@ class Logger(Callback, ABC):
         try:
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                remove_unfinished(self.folder)
             self._id = self._begin(title or "fit", {str(key): str(value) for key, value in tags.items()}, self._id)
             self._write_state()
         except Exception as error:
-            raise ValueError(
-                f"Expected a log that {self.name} can open; got {type(error).__name__}: {_sentence(error)}"
-            ) from error
+            if self._epoch == 0:
+                raise ValueError(
+                    f"Expected a log that {self.name} can open; got {type(error).__name__}: {_sentence(error)}"
+                ) from error
+            self._give_up(error)
         self.opened = True
         pending, self._pending = self._pending, []
         for config in pending:
@@ -307,11 +312,14 @@ class Logger(Callback, ABC):
             if saved:
                 self._write_state()
         except Exception as error:
-            self._failed = True
-            warnings.warn(
-                f"The log by {self.name} ends here, and all else goes on: {type(error).__name__}: {_sentence(error)}",
-                stacklevel=3,
-            )
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._failed = True
+        warnings.warn(
+            f"The log by {self.name} ends here, and all else goes on: {type(error).__name__}: {_sentence(error)}",
+            stacklevel=4,
+        )
 
     def _read_state(self) -> None:
         """Find the log that the folder holds; a damaged `log.json` is that of none."""
@@ -367,8 +375,8 @@ def status_of(error: BaseException | None) -> Status:
 
 
 def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300].rstrip(".")
-    return f"{text}." if text else "no reason given."
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{text[:200]} ..." if len(text) > 200 else f"{text}." if text else "no reason given."
 
 
 def coordinates(points: NDArray[np.float64]) -> list[str]:

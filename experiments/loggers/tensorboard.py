@@ -54,7 +54,7 @@ class TensorBoard(Logger):
     @property
     def _place(self) -> Path:
         if self.folder is None:
-            raise ValueError("Expected a folder for TensorBoard; got none: pass one.")
+            raise ValueError("expected a folder; got none")
         return self.folder
 
     def _config(self, config: Mapping[str, Any], flat: Mapping[str, Any]) -> None:

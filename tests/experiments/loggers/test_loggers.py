@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +22,7 @@ from latentmix.experiments.loggers import Logger, MLflow, TensorBoard, WandB
 from latentmix.inference import Callback, SVIResult, TrainingState, fit
 
 from tests.experiments.loggers.read_back import READERS
+from tests.inference.test_isolation import differences, snapshot
 
 KINDS: list[type[Logger]] = [TensorBoard, MLflow, WandB]
 FolderOf = Callable[[str], Path]
@@ -68,9 +69,22 @@ def assert_curves(log: Any, result: SVIResult) -> None:
 
 def test_a_fit_is_logged_epoch_by_epoch_and_changes_nothing(kind: type[Logger], folder_of: FolderOf) -> None:
     folder = folder_of(kind.__name__)
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    before, variables = snapshot(), dict(os.environ)
     result = trained(kind(folder))
-    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
+    assert differences(before, snapshot()) == (
+        ["environment"] if kind is WandB and "WANDB_SERVICE" not in variables else []
+    )
+    changed = {name for name in {*variables, *os.environ} if variables.get(name) != os.environ.get(name)}
+    assert changed <= {"WANDB_SERVICE", "PYTEST_CURRENT_TEST"}
+    if kind is MLflow:
+        import mlflow
+
+        assert mlflow.active_run() is None
+        assert mlflow.get_tracking_uri() != f"sqlite:///{folder / 'mlflow.db'}"
+    if kind is WandB:
+        import wandb
+
+        assert wandb.run is None
     log = read(kind, folder)
     assert log.status == "finished"
     assert log.config["fit"] == {"seed": 0, "data": 20, "batch_size": 10}
@@ -133,6 +147,21 @@ def test_a_process_that_dies_between_log_and_state_leaves_no_gap(kind: type[Logg
     assert set(steps) == {1, 2, 3}
     if kind is not WandB:  # its file cannot be asked what it holds
         assert_curves(read(kind, folder), result)
+
+
+def test_a_log_that_cannot_be_continued_costs_no_fit(
+    kind: type[Logger], folder_of: FolderOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(kind.__name__)
+    first = trained(kind(folder), epochs=2)
+    saved = TrainingState.from_state_dict(first.state.state_dict())
+    moved = folder.rename(tmp_path / "moved")
+    if kind is not MLflow:  # whose store would write artifacts where the folder was: it may be a stranger's
+        monkeypatch.setattr(kind, "_begin", lambda *_: 1 / 0)
+    with pytest.warns(UserWarning, match="ends here, and all else goes on: (ValueError: expected artifacts|Zero)"):
+        result = trained(kind(moved), epochs=3, state=saved)
+    assert len(result.history) == 3
+    assert not folder.exists()
 
 
 def test_another_fit_in_the_folder_is_another_log(kind: type[Logger], folder_of: FolderOf) -> None:

@@ -18,7 +18,7 @@ from latentmix.experiments.runs import pipeline
 from latentmix.experiments.runs.artifacts import RunFolder
 
 from tests.experiments.loggers.offline import keep_offline
-from tests.experiments.loggers.read_back import READERS, read_tensorboard
+from tests.experiments.loggers.read_back import READERS
 from tests.experiments.runs.test_stages import QUICK
 
 
@@ -141,14 +141,3 @@ def test_a_library_that_is_not_installed_is_refused_before_anything_is_written(
     assert main(words) == 2
     assert "pip install 'latentmix[tensorboard]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_every_cell_of_a_sweep_has_its_log_in_worker_processes_too(tmp_path: Path) -> None:
-    out = tmp_path / "sweep"
-    words = ["sweep", "digits_mlp2", *QUICK, "--loggers", "TensorBoard", "--grid", "seed=0,1", "--n-jobs", "2"]
-    assert main([*words, "--out", str(out)]) == 0
-    logs = [read_tensorboard(file.parent) for file in sorted(out.rglob("tensorboard/log.json"))]
-    assert sorted(log.tags["seed"] for log in logs) == ["0", "1"]
-    for log in logs:
-        assert log.status == "finished"
-        assert [step for step, _ in log.scalars["elbo/train"]] == [1, 2]

@@ -24,6 +24,7 @@ from latentmix.experiments.sweeps.sweep import sweep
 from latentmix.experiments.sweeps.tables import as_csv, as_markdown, as_text, figures_of, group_of
 from latentmix.inference import Callback, DivergenceError
 
+from tests.experiments.loggers.read_back import read_tensorboard
 from tests.inference.test_isolation import differences, snapshot
 
 QUICK = [
@@ -512,12 +513,18 @@ def test_the_accuracy_of_a_mixture_prior_is_a_figure():
     assert "kl_per_dimension" not in figures_of(summary())
 
 
-def test_worker_processes_give_the_same_figures(tmp_path):
-    before = snapshot()
-    parallel = quick(tmp_path / "parallel", "latent_dim=2,3", n_jobs=2)
+def test_worker_processes_give_the_same_figures_and_log_each_cell(tmp_path):
+    before, words = snapshot(), [*QUICK, "--loggers", "TensorBoard"]
+    parallel = quick(tmp_path / "parallel", "latent_dim=2,3", n_jobs=2, words=words)
     assert differences(before, snapshot()) == []
     assert statuses(parallel) == ["done", "done"]
     assert [cell["threads"] for cell in parallel["cells"]] == [parallel["threads"]] * 2
-    alone = quick(tmp_path / "alone", "latent_dim=3")
+    logs = {file.parents[1].name: file.parent for file in (tmp_path / "parallel").rglob("tensorboard/log.json")}
+    for cell in parallel["cells"]:
+        log = read_tensorboard(logs.pop(cell["id"]))
+        assert log.status == "finished"
+        assert log.config["latent_dim"] == int(cell["options"]["latent_dim"])
+    assert logs == {}
+    alone = quick(tmp_path / "alone", "latent_dim=3", words=words)
     assert alone["cells"][0]["id"] == parallel["cells"][1]["id"]
     assert alone["cells"][0]["figures"] == pytest.approx(parallel["cells"][1]["figures"], rel=1e-4)
