@@ -65,7 +65,7 @@ def _classes(option: str) -> list[str]:
     if option not in CLASSES:
         return []
     names = [name for name in class_names(CLASSES[option]) if not name.startswith("Jit")]
-    if option in PARTS:
+    if option in (*PARTS, "loggers"):
         names = [_call(option, name) for name in names]
     return [f"One of {', '.join(names)}, or an import path."]
 

@@ -43,7 +43,7 @@ class Training:
         init_from: A folder of pre-trained weights, or a run, to start from.
         seed: Seed of the initial weights, of training and of the mixtures' starts.
         device: A torch device; `auto` uses a GPU if there is one.
-        loggers: Logs beside the run's own files, such as TensorBoard,MLflow (each requires the extra of its name).
+        loggers: Logs besides the run's own files, several by commas (each requires the extra of its name).
         max_gib: Most memory of the weights of the VAE and the guide, in GiB; training takes about four times as much.
     """
 

@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
-HEAVY = {"sklearn", "scipy", "torchvision", "arviz", "matplotlib", "torchmetrics", "pandas", "PIL", "joblib"}
+HEAVY = {"sklearn", "scipy", "torchvision", "arviz", "matplotlib", "torchmetrics", "pandas", "PIL", "joblib"} | {
+    *("tensorboard", "mlflow", "wandb"),
+}
 SCRIPT = """
 import contextlib, io, json, sys
 from latentmix.experiments.cli import main
