@@ -13,20 +13,26 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
+from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from latentmix.experiments.loggers.values import as_image, as_pixels, flattened, numbers, safe_name, table, thumbnails
+from latentmix.experiments.loggers.values import (
+    Drawn,
+    Pixels,
+    as_bytes,
+    as_pixels,
+    flattened,
+    numbers,
+    safe_name,
+    table,
+    thumbnails,
+)
 from latentmix.experiments.places import remove_unfinished
 from latentmix.inference import Callback, TrainingState
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import read_json
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 __all__ = ["Latents", "Logger", "Status"]
 
@@ -174,7 +180,7 @@ class Logger(Callback, ABC):
         self._try(lambda: self._scalars(named, step))
 
     @final
-    def log_picture(self, name: str, picture: Figure | str | Path, step: int | None = None) -> None:
+    def log_picture(self, name: str, picture: Drawn | str | Path, step: int | None = None) -> None:
         """Log a picture.
 
         Args:
@@ -185,7 +191,7 @@ class Logger(Callback, ABC):
         self._require_open()
         name, step = safe_name(name), self._epoch if step is None else step
         source = Path(picture) if isinstance(picture, str) else picture
-        self._once(f"picture:{name}:{step}", lambda: self._picture(name, as_image(source), step))
+        self._once(f"picture:{name}:{step}", lambda: self._picture(name, as_bytes(source), step))
 
     @final
     def log_latents(
@@ -353,8 +359,8 @@ class Logger(Callback, ABC):
         """Log figures of a step."""
 
     @abstractmethod
-    def _picture(self, name: str, image: Image, step: int) -> None:
-        """Log an image in RGB."""
+    def _picture(self, name: str, image: Pixels, step: int) -> None:
+        """Log an `H x W x 3` image of bytes."""
 
     @abstractmethod
     def _latents(self, name: str, latents: Latents, step: int) -> None:

@@ -9,16 +9,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from itertools import batched
-from typing import TYPE_CHECKING, Any, final
+from pathlib import Path
+from typing import Any, final
 
 from latentmix.experiments.loggers.base import Latents, Logger, Status, coordinates
-from latentmix.experiments.loggers.values import sprite
+from latentmix.experiments.loggers.values import Pixels, sprite
 from latentmix.models.files import inside
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from PIL.Image import Image
 
 __all__ = ["MLflow"]
 
@@ -101,8 +97,6 @@ class MLflow(Logger):
         """Where a store in a file keeps artifacts: beside it; MLflow would put them into the working folder."""
         if not address.startswith("sqlite:///"):
             return None
-        from pathlib import Path
-
         return (Path(address.removeprefix("sqlite:///")).absolute().parent / "artifacts").as_uri()
 
     def _check_artifacts(self, address: str, place: str) -> None:
@@ -130,7 +124,7 @@ class MLflow(Logger):
         for some in batched(values.items(), 500):
             self._client.log_batch(self._run, metrics=[Metric(_key(name), value, now, step) for name, value in some])
 
-    def _picture(self, name: str, image: Image, step: int) -> None:
+    def _picture(self, name: str, image: Pixels, step: int) -> None:
         self._client.log_image(self._run, image, artifact_file=f"{name}-{step}.png")
 
     def _latents(self, name: str, latents: Latents, step: int) -> None:

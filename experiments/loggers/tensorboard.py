@@ -6,15 +6,11 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
-
-import numpy as np
+from typing import Any, final
 
 from latentmix.experiments.loggers.base import Latents, Logger, Status
+from latentmix.experiments.loggers.values import Pixels
 from latentmix.models.files import inside
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 __all__ = ["TensorBoard"]
 
@@ -65,8 +61,8 @@ class TensorBoard(Logger):
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def _picture(self, name: str, image: Image, step: int) -> None:
-        self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
+    def _picture(self, name: str, image: Pixels, step: int) -> None:
+        self._writer.add_image(name, image, step, dataformats="HWC")
         self._writer.flush()
 
     def _latents(self, name: str, latents: Latents, step: int) -> None:

@@ -7,16 +7,25 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
+__all__ = [
+    "Drawn",
+    "Pixels",
+    "as_bytes",
+    "as_pixels",
+    "flattened",
+    "numbers",
+    "safe_name",
+    "sprite",
+    "table",
+    "thumbnails",
+]
 
-__all__ = ["as_image", "as_pixels", "flattened", "numbers", "safe_name", "sprite", "table", "thumbnails"]
+Pixels = NDArray[np.uint8]  # H x W x 3
 
 MAX_SIDE = 8192  # pixels of a sprite, which WebGL takes everywhere
 
@@ -59,16 +68,23 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def as_image(picture: Figure | Path) -> Image:
-    """A figure, or the PNG file of one, as an image in RGB."""
+class Drawn(Protocol):
+    """A Matplotlib figure; its type would import Matplotlib where options are parsed."""
+
+    def savefig(self, fname: Any, *, format: str) -> None:
+        """Write the figure."""
+
+
+def as_bytes(picture: Drawn | Path) -> Pixels:
+    """A figure, or the PNG file of one, as an `H x W x 3` array of bytes."""
     from PIL import Image
 
     if isinstance(picture, Path):
         with Image.open(picture, formats=["PNG"]) as opened:
-            return opened.convert("RGB")
+            return np.asarray(opened.convert("RGB"))
     data = BytesIO()
     picture.savefig(data, format="png")
-    return Image.open(data).convert("RGB")
+    return np.asarray(Image.open(data, formats=["PNG"]).convert("RGB"))
 
 
 def as_pixels(images: ArrayLike) -> NDArray[np.float32]:
@@ -85,20 +101,19 @@ def as_pixels(images: ArrayLike) -> NDArray[np.float32]:
     return pixels if pixels.shape[1] == 3 else pixels.repeat(3, axis=1)
 
 
-def sprite(pixels: NDArray[np.float32]) -> Image:
+def sprite(pixels: NDArray[np.float32]) -> Pixels:
     """Thumbnails row by row in a square grid, as projectors take them.
 
     Args:
         pixels: `N x 3 x H x W` images in [0, 1].
     """
-    from PIL import Image
-
     n, _, height, width = pixels.shape
     side = math.ceil(math.sqrt(n))
     grid = np.zeros((side * side, 3, height, width), np.float32)
     grid[:n] = pixels
     tiles = grid.reshape(side, side, 3, height, width).transpose(0, 3, 1, 4, 2)
-    return Image.fromarray((tiles.reshape(side * height, side * width, 3) * 255).round().astype(np.uint8))
+    whole: Pixels = (tiles.reshape(side * height, side * width, 3) * 255).round().astype(np.uint8)
+    return whole
 
 
 def thumbnails(pixels: NDArray[np.float32]) -> NDArray[np.float32] | None:

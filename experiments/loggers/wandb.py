@@ -5,15 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 
 from latentmix.experiments.loggers.base import Latents, Logger, Status, coordinates
+from latentmix.experiments.loggers.values import Pixels
 from latentmix.models.files import inside
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 __all__ = ["WandB"]
 
@@ -88,7 +86,7 @@ class WandB(Logger):
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
         self._run.log({**values, "epoch": step})
 
-    def _picture(self, name: str, image: Image, step: int) -> None:
+    def _picture(self, name: str, image: Pixels, step: int) -> None:
         import wandb
 
         self._run.log({name: wandb.Image(image), "epoch": step})
