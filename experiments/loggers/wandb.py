@@ -25,7 +25,7 @@ class WandB(Logger):
 
     `wandb.run` stays what it is. The library starts a process of its own, ended with Python, and names it in the
     environment variable `WANDB_SERVICE`; its own files lie in the user's caches. `WANDB_MODE=offline` sends nothing:
-    `wandb sync` uploads the folder later, both parts of a log that was continued.
+    `wandb sync` uploads its folders later; a log that was continued has one for each process, of one identifier.
 
     Args:
         folder: Folder of its files and of `log.json`, by default the working folder; that of a run is `wandb` in it.
