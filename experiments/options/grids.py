@@ -47,6 +47,8 @@ def parse_grid(items: Sequence[str]) -> Grid:
         if len(set(values)) < len(values):
             raise ValueError(f"Expected different values of {name} in the grid; got {item!r}.")
         grid[name] = values
+    if not grid:
+        raise ValueError("Expected at least one --grid NAME=V1,V2,...; got none.")
     return grid
 
 
@@ -67,7 +69,9 @@ def with_seeds(grid: Grid, count: int, base: Mapping[str, Any]) -> Grid:
         {'latent_dim': ['2', '10'], 'seed': ['7', '8', '9']}
     """
     if "seed" in grid:
-        raise ValueError(f"Expected one of --seeds and --grid seed=...; got both, --seeds {count} beside a grid of seeds.")
+        raise ValueError(
+            f"Expected one of --seeds and --grid seed=...; got both, --seeds {count} beside a grid of seeds."
+        )
     return {**grid, "seed": [str(base["seed"] + place) for place in range(count)]}
 
 

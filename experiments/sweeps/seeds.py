@@ -6,40 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from latentmix.inference.rank_ranges import rank_ranges
-from latentmix.inference.diagnostics.stub_intervals import t_interval
 
-__all__ = ["LEVEL", "SEED", "Estimate", "Row", "as_json", "ranks_of", "rows_over_seeds", "vary_by_seed"]
+if TYPE_CHECKING:
+    from latentmix.inference.intervals import MeanInterval
+
+__all__ = ["LEVEL", "SEED", "Row", "as_json", "ranks_of", "rows_over_seeds", "vary_by_seed"]
 
 Record = dict[str, Any]
 
 SEED = "seed"
 LEVEL = 0.9
-
-
-@final
-@dataclass(frozen=True)
-class Estimate:
-    """The mean of a figure over seeds, with a Student t interval of `LEVEL`.
-
-    Attributes:
-        mean: The mean; with one seed its figure.
-        low: Lower end of the interval; the mean itself where all seeds agree, minus infinity with one seed.
-        high: Upper end, likewise.
-        seeds: Number of seeds that have the figure.
-    """
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-    @property
-    def half(self) -> float:
-        """Half the width of the interval; infinite with one seed."""
-        return (self.high - self.low) / 2
 
 
 @final
@@ -56,36 +35,35 @@ class Row:
     records: tuple[Record, ...]
 
     @property
+    def group(self) -> str:
+        """The group whose ELBOs are comparable."""
+        return str(self.records[0]["group"])
+
+    @property
     def seconds(self) -> float:
         """Mean seconds of a cell."""
         return math.fsum(record["seconds"] for record in self.records) / len(self.records)
 
     @cached_property
     def values(self) -> dict[str, list[float]]:
-        """The figures of all cells, by name."""
+        """The figures of the cells that have them, by name."""
         names = dict.fromkeys(name for record in self.records for name in record["figures"])
-        return {
-            name: [record["figures"][name] for record in self.records if name in record["figures"]] for name in names
-        }
+        cells = [record["figures"] for record in self.records]
+        return {name: [figures[name] for figures in cells if name in figures] for name in names}
 
     @cached_property
-    def estimates(self) -> dict[str, Estimate]:
-        """The mean of every figure, with its interval."""
-        return {name: _estimate(values) for name, values in self.values.items()}
+    def means(self) -> dict[str, MeanInterval]:
+        """The mean of every figure, with its interval of `LEVEL`."""
+        from latentmix.inference.intervals import mean_interval  # scipy, which refusals of a command do not need
 
-
-def _estimate(values: Sequence[float]) -> Estimate:
-    if len(values) < 2:
-        return Estimate(float(values[0]), -math.inf, math.inf, 1)
-    interval = t_interval(values, LEVEL)
-    return Estimate(interval.mean, interval.low, interval.high, len(values))
+        return {name: mean_interval(values, LEVEL) for name, values in self.values.items()}
 
 
 def rows_over_seeds(records: Sequence[Record]) -> list[Row]:
     """Finished cells, those in a row that are alike but for `seed`.
 
-    Cells are alike whose `settings`, a digest of the configuration without its seed, are; without it, as in files of
-    earlier versions, those whose options are.
+    Cells are alike whose `settings` are, digests of their configurations without the seed; without these, as in files
+    of earlier versions, those whose options are.
 
     Args:
         records: Cells of `sweep.json`.
@@ -93,19 +71,22 @@ def rows_over_seeds(records: Sequence[Record]) -> list[Row]:
     Returns:
         Rows in the order of their first cells.
     """
-    alike: dict[tuple[Any, ...], list[Record]] = {}
+    alike: dict[tuple[Any, str], list[Record]] = {}
     for record in records:
         if record["status"] == "done":
-            options = {name: value for name, value in record["options"].items() if name != SEED}
-            key = record.get("settings") or tuple(sorted(options.items()))
-            alike.setdefault((key, record["group"]), []).append(record)
+            settings = record.get("settings") or tuple(sorted(_without_seed(record["options"]).items()))
+            alike.setdefault((settings, record["group"]), []).append(record)
     rows = []
     for members in alike.values():
         shared: dict[str, str] = {}
         for record in members:
             shared = {**record["options"], **shared}
-        rows.append(Row({name: value for name, value in shared.items() if name != SEED}, tuple(members)))
+        rows.append(Row(_without_seed(shared), tuple(members)))
     return rows
+
+
+def _without_seed(options: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if name != SEED}
 
 
 def vary_by_seed(rows: Sequence[Row]) -> bool:
@@ -118,28 +99,21 @@ def ranks_of(rows: Sequence[Row], name: str = "elbo") -> list[tuple[int, int]]:
 
     Rows whose intervals overlap share ranks, and a row of one seed, about whose mean nothing is known, may have any.
     """
-    estimates = [row.estimates[name] for row in rows]
-    return rank_ranges([(estimate.low, estimate.high) for estimate in estimates])
+    means = [row.means[name] for row in rows]
+    return rank_ranges([(mean.low, mean.high) if mean.bounded else (-math.inf, math.inf) for mean in means])
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows as plain values: options, group, seeds, identifiers of the cells, and every figure's mean and interval."""
+    """Rows as plain values: options, group, identifiers of the cells, number of seeds, and every figure's interval."""
     return [
         {
             "options": dict(row.options),
-            "group": row.records[0]["group"],
+            "group": row.group,
             "cells": [record["id"] for record in row.records],
             "seeds": len(row.records),
             "level": LEVEL,
             "seconds": row.seconds,
-            "figures": {
-                name: {"mean": estimate.mean, "seeds": estimate.seeds, **_ends(estimate)}
-                for name, estimate in row.estimates.items()
-            },
+            "figures": {name: mean.to_dict() for name, mean in row.means.items()},
         }
         for row in rows
     ]
-
-
-def _ends(estimate: Estimate) -> dict[str, float]:
-    return {"low": estimate.low, "high": estimate.high} if estimate.seeds > 1 else {}

@@ -31,6 +31,7 @@ from latentmix.experiments.sweeps.cells import (
     run_or_resume,
     undescribed,
 )
+from latentmix.experiments.sweeps.seeds import as_json, rows_over_seeds, vary_by_seed
 from latentmix.experiments.sweeps.tables import (
     Record,
     as_csv,
@@ -225,19 +226,11 @@ def _write(out: Path, results: dict[str, Any], records: Mapping[str, Record]) ->
 
 
 def _draw(out: Path, results: Mapping[str, Any]) -> None:
-    """Draw all cells into `sweep.png`, if at most four options vary."""
-    from latentmix.experiments.figures.style import save
-    from latentmix.experiments.figures.sweep import sweep_overview
+    """Draw the figures of all cells, and their learning curves."""
+    from latentmix.experiments.sweeps.pictures import draw_curves, draw_overview
 
-    grid = results["grid"]
-    axes = {name: values for name, values in grid.items() if len(values) > 1} or dict(list(grid.items())[:1])
-    cells = [
-        {**record, "options": {name: record["options"][name] for name in axes}}
-        for record in results["cells"]
-        if record["status"] != "waiting" and record["options"].keys() == grid.keys()
-    ]
-    if cells and len(axes) <= 4:
-        save(sweep_overview(cells, axes), inside(out, "sweep.png"))
+    draw_overview(out, results)
+    draw_curves(out, results)
 
 
 def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentmix.experiments.options.names import FIT_NAMES
-from latentmix.experiments.sweeps.seeds import LEVEL, SEED, Estimate, Row, ranks_of, rows_over_seeds, vary_by_seed
+from latentmix.experiments.sweeps.seeds import LEVEL, SEED, Row, ranks_of, rows_over_seeds, vary_by_seed
 from latentmix.inference.tables import aligned
+
+if TYPE_CHECKING:
+    from latentmix.inference.intervals import MeanInterval
 
 __all__ = ["as_csv", "as_markdown", "as_text", "counts_of", "figures_of", "group_of", "reasons_of"]
 
@@ -103,8 +105,8 @@ def grouped(records: Sequence[Record]) -> dict[str, list[Row]]:
     """Finished cells by group, those that differ by their seed alone in a row, in descending order of the mean ELBO."""
     groups: dict[str, list[Row]] = {}
     for row in rows_over_seeds(records):
-        groups.setdefault(row.records[0]["group"], []).append(row)
-    return {name: sorted(groups[name], key=lambda row: -row.estimates["elbo"].mean) for name in sorted(groups)}
+        groups.setdefault(row.group, []).append(row)
+    return {name: sorted(groups[name], key=lambda row: -row.means["elbo"].mean) for name in sorted(groups)}
 
 
 def reasons_of(records: Sequence[Record], status: str) -> list[tuple[int, str, str]]:
@@ -168,11 +170,16 @@ def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
         reasons = [f"  {count:>4}  {reason}" for count, reason, _ in reasons_of(results["cells"], status)]
         if reasons:
             blocks.append("\n".join([f"{status}:", *reasons]))
-    return "\n\n".join([*blocks, *([_seeds_sentence(groups)] if groups else []), RANKED])
+    rest = " Single cells: sweep.md and sweep.csv." if _over_seeds(groups) else ""
+    return "\n\n".join([*blocks, *([_seeds_sentence(groups) + rest] if groups else []), RANKED])
 
 
 def _seeds_sentence(groups: Mapping[str, Sequence[Row]]) -> str:
-    return OVER_SEEDS if any(map(vary_by_seed, groups.values())) else ONE_SEED
+    return OVER_SEEDS if _over_seeds(groups) else ONE_SEED
+
+
+def _over_seeds(groups: Mapping[str, Sequence[Row]]) -> bool:
+    return any(map(vary_by_seed, groups.values()))
 
 
 def _table(
@@ -190,10 +197,10 @@ def _table(
     if not vary_by_seed(every):
         return _single([record for row in rows for record in row.records], options)
     ranks, labels = ranks_of(every)[: len(rows)], [option for option in options if option != SEED]
-    columns = [name for name in names if name in COLUMNS and any(name in row.estimates for row in every)]
+    columns = [name for name in names if name in COLUMNS and any(name in row.means for row in every)]
     table = [["rank", *labels, "seeds", *(COLUMNS[name][0] for name in columns), "seconds"]]
     for row, (best, worst) in zip(rows, ranks, strict=True):
-        numbers = [_mean(row.estimates.get(name), COLUMNS[name][1]) for name in columns]
+        numbers = [_mean(row.means.get(name), COLUMNS[name][1]) for name in columns]
         rank = str(best) if best == worst else f"{best} to {worst}"
         words = [row.options.get(option, "-") for option in labels]
         table.append([rank, *words, str(len(row.records)), *numbers, _number(row.seconds, 1)])
@@ -202,14 +209,13 @@ def _table(
 
 def _upright(row: Row) -> list[list[str]]:
     """The means of one row as words, a figure each line, its head first."""
-    columns = {name: words for name, words in COLUMNS.items() if name in row.estimates}
+    columns = {name: words for name, words in COLUMNS.items() if name in row.means}
     table = [[f"{len(row.records)} seeds", "mean", "interval", "least", "greatest"]]
     for name, (title, digits) in columns.items():
-        estimate, values = row.estimates[name], row.values[name]
-        known = 0 < estimate.half < math.inf
-        interval = f"{_number(estimate.low, digits)} to {_number(estimate.high, digits)}" if known else "-"
+        mean, values = row.means[name], row.values[name]
+        interval = f"{_number(mean.low, digits)} to {_number(mean.high, digits)}" if mean.sd > 0 else "-"
         ends = [_number(end, digits) for end in (min(values), max(values))]
-        table.append([title, _number(estimate.mean, digits), interval, *ends])
+        table.append([title, _number(mean.mean, digits), interval, *ends])
     return [*table, ["seconds", _number(row.seconds, 1), "-", "-", "-"]]
 
 
@@ -243,12 +249,12 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _mean(estimate: Estimate | None, digits: int) -> str:
+def _mean(mean: MeanInterval | None, digits: int) -> str:
     """A mean with half its interval, if it has one and seeds differ."""
-    if estimate is None:
+    if mean is None:
         return "-"
-    number = _number(estimate.mean, digits)
-    return f"{number} ± {_number(estimate.half, digits)}" if 0 < estimate.half < math.inf else number
+    number = _number(mean.mean, digits)
+    return f"{number} ± {_number((mean.high - mean.low) / 2, digits)}" if mean.sd > 0 else number
 
 
 def _piped(table: Sequence[Sequence[str]]) -> list[str]:
