@@ -127,11 +127,13 @@ def _caption(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metric
     """Numbers of cells by status, the legend, and what ELBOs are measured against."""
     counts = {name: sum(cell["status"] == name for cell in grid.values()) for name in STATUSES}
     words = STATUSES if len(axes) > 1 else {name: name for name in STATUSES}
-    sentences = [f"{count:,} {words[name]}" for name, count in counts.items() if count]
+    counted = {name: f"{count:,} {words[name]}" for name, count in counts.items() if count}
+    if (seeds := _seeds(grid, metrics)) and counts["done"]:
+        counted["done"] = f"{counts['done']:,} mean{'s' * (counts['done'] > 1)} over {seeds}"
+    sentences = list(counted.values())
     missing = math.prod(len(labels) for labels in axes.values()) - len(grid)
     sentences += [f"{missing:,} not run"] if missing else []
-    sentences += _seeds(grid, metrics)
-    sentences += _marks(grid, metrics, "ringed" if len(axes) == 1 else "framed")
+    sentences += _marks(grid, metrics, "ring" if len(axes) == 1 else "frame")
     if len(axes) > 1 and any(metric_of(name).better for name in metrics) and len(grid) > 1:
         sentences.append("darker colour is better")
     neither = [metric_of(name).name.split(",")[0] for name in metrics if not metric_of(name).better]
@@ -144,28 +146,23 @@ def _caption(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metric
     return "; ".join(sentences)
 
 
-def _seeds(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> list[str]:
-    """What error bars are, and over how many seeds."""
+def _seeds(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> str:
+    """Over how many seeds means are, and what their intervals; empty if no cell has several."""
     counts = sorted({len(values) for cell in grid.values() for name in metrics if (values := values_of(cell, name))})
     if not counts or counts[-1] == 1:
-        return []
+        return ""
     many = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[-1]}"
-    return [f"means over {many} seeds, with {100 * LEVEL:.0f}% Student t intervals"]
+    return f"{many} seeds, with {100 * LEVEL:.0f}% Student t intervals"
 
 
-def _marks(grid: Mapping[Key, Cell], metrics: Sequence[str], marked: str) -> list[str]:
-    """What marked cells are: the best, as far as seeds tell."""
-    compared = [name for name in metrics if metric_of(name).better and len(grid) > 1]
-    several = any(over_seeds(grid, name) for name in compared)
-    best = {name: best_cells(grid, name) for name in compared}
-    sentences = []
-    if any(best.values()):
-        sentences.append(f"{marked}: the best, and those whose intervals overlap" if several else f"{marked}: the best")
-    if several and not all(best.values()):
-        sentences.append(
-            f"none {marked}: all intervals overlap" if any(best.values()) else "no best: intervals overlap"
-        )
-    return sentences
+def _marks(grid: Mapping[Key, Cell], metrics: Sequence[str], mark: str) -> list[str]:
+    """What cells with a mark, a frame or a ring, are: the best, as far as seeds tell."""
+    compared = [name for name in metrics if metric_of(name).better]
+    best = [bool(best_cells(grid, name)) for name in compared]
+    if not any(over_seeds(grid, name) for name in compared):
+        return [f"{mark}: the best, of one run each"] if any(best) else []
+    some = [f"{mark}: may be the best, as no interval lies above"] if any(best) else []
+    return [*some, *([f"no {mark}: all intervals overlap"] if len(grid) > 1 and not all(best) else [])]
 
 
 def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:

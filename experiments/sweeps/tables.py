@@ -170,8 +170,9 @@ def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
         reasons = [f"  {count:>4}  {reason}" for count, reason, _ in reasons_of(results["cells"], status)]
         if reasons:
             blocks.append("\n".join([f"{status}:", *reasons]))
-    rest = " Single cells: sweep.md and sweep.csv." if _over_seeds(groups) else ""
-    return "\n\n".join([*blocks, *([_seeds_sentence(groups) + rest] if groups else []), RANKED])
+    if any(len(rows) > 1 for rows in groups.values()) or not _over_seeds(groups):
+        blocks += [*([_seeds_sentence(groups)] if groups else []), RANKED]
+    return "\n\n".join([*blocks, *(["Single cells: sweep.md and sweep.csv."] if _over_seeds(groups) else [])])
 
 
 def _seeds_sentence(groups: Mapping[str, Sequence[Row]]) -> str:
@@ -210,7 +211,7 @@ def _table(
 def _upright(row: Row) -> list[list[str]]:
     """The means of one row as words, a figure each line, its head first."""
     columns = {name: words for name, words in COLUMNS.items() if name in row.means}
-    table = [[f"{len(row.records)} seeds", "mean", "interval", "least", "greatest"]]
+    table = [[f"{len(row.records)} seeds", "mean", f"{100 * LEVEL:.0f}% interval", "least", "greatest"]]
     for name, (title, digits) in columns.items():
         mean, values = row.means[name], row.values[name]
         interval = f"{_number(mean.low, digits)} to {_number(mean.high, digits)}" if mean.sd > 0 else "-"
