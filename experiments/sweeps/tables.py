@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from latentmix.experiments.runs.stored import measure_of
 from latentmix.inference.tables import aligned
 
 __all__ = ["as_csv", "as_markdown", "as_text", "counts_of", "figures_of", "group_of", "reasons_of"]
@@ -68,8 +69,7 @@ def group_of(summary: Mapping[str, Any], options: Mapping[str, str]) -> str:
     """
     same = {"data.binarize", "data.labels_per_class"}  # the first is in the summary, the second changes no bound
     data = [f"{name}={value}" for name, value in options.items() if name.startswith("data.") and name not in same]
-    binarize = summary["data"]["binarize"]
-    return ", ".join([summary["measure"], *([f"binarize={binarize}"] if binarize != "none" else []), *data])
+    return ", ".join([measure_of(summary), *data])
 
 
 def counts_of(records: Sequence[Record]) -> dict[str, int]:
