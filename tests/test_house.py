@@ -29,6 +29,7 @@ ORDERS = {
         ["options"],
         ["figures"],
         ["runs"],
+        ["comparison"],
         ["sweeps"],
         ["commands"],
         ["cli"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -46,7 +46,10 @@ __all__ = [
     "class_names",
     "class_styles",
     "clean",
+    "fitted",
+    "group_styles",
     "legend_below",
+    "legend_rows",
     "new_figure",
     "note",
     "rendered",
@@ -55,6 +58,8 @@ __all__ = [
     "shortened",
     "text_width",
     "title",
+    "titled",
+    "whole_figure",
     "wrapped",
 ]
 
@@ -93,6 +98,16 @@ def class_styles(classes: int) -> list[tuple[str, str]]:
     return [(COLOURS[k % 10], MARKERS[(k + k // 10) % len(MARKERS)]) for k in range(classes)]
 
 
+def group_styles(groups: int) -> list[tuple[str, str, Line]]:
+    """Colour, marker and line of each group of runs: lines change where the ten colours repeat.
+
+    Args:
+        groups: Number of groups.
+    """
+    lines: tuple[Line, ...] = ("-", "--", ":", "-.")
+    return [(*style, lines[k // 10 % len(lines)]) for k, style in enumerate(class_styles(groups))]
+
+
 def as_array(values: ArrayLike | Tensor) -> Array:
     """The values as a float64 NumPy array of the same shape."""
     if isinstance(values, Tensor):
@@ -114,6 +129,11 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     return figure
+
+
+def whole_figure(ax: Axes | None) -> Figure | None:
+    """The whole figure that axes belong to; `None` without axes."""
+    return None if ax is None else ax.get_figure(root=True)
 
 
 def title(figure: Figure, text: str) -> None:
@@ -269,6 +289,28 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> str
     return "\n".join(line for part in text.split("\n") for line in _lines(part.split(" "), width, size, weight))
 
 
+def fitted(text: str, width: float, lines: int, size: float = SMALL, weight: str = "normal") -> str:
+    """A text broken into at most so many lines of at most `width` inches, elided where it is longer."""
+
+    def fits(part: str, most: int) -> bool:
+        return part.count("\n") < most and text_width(part, size, weight) <= width
+
+    words = [next((word for word in _elided(word) if fits(word, 1)), word) for word in text.split(" ")]
+    texts = (wrapped(part, width, size, weight) for part in _elided(" ".join(words)))
+    return next((part for part in texts if fits(part, lines)), shortened(text, 5))
+
+
+def _elided(text: str) -> Iterator[str]:
+    """A text, and its elisions down to a few characters."""
+    return (shortened(text, length) for length in range(max(len(text), 5), 4, -1))
+
+
+def titled(name: str, figures: str, width: float, lines: int = 3, size: float = 11.0) -> str:
+    """A name and the figures of a panel: in one line if it is at most `width` inches long, else below one another."""
+    text = f"{name}: {figures}"
+    return text if text_width(text, size) <= width else f"{fitted(name, width, lines, size)}\n{figures}"
+
+
 def _lines(words: list[str], width: float, size: float, weight: str) -> list[str]:
     lines = _filled(words, width, size, weight)
     for narrower in np.linspace(0.95, 0.5, 10) * width if len(lines) > 1 else ():
@@ -292,17 +334,22 @@ def _room(figure: Figure) -> float:
     return float(figure.get_size_inches()[0]) - 0.3
 
 
+def legend_rows(handles: Sequence[Artist], room: float) -> int:
+    """Lines of a legend in columns of one width each, the fewest that `room` inches of width allow."""
+    widths = [text_width(str(handle.get_label()), SMALL) + 0.65 for handle in handles]
+    return next(
+        rows
+        for rows in range(1, len(handles) + 1)
+        if rows == len(handles) or sum(max(widths[k : k + rows]) for k in range(0, len(widths), rows)) <= room
+    )
+
+
 def legend_below(figure: Figure, handles: Sequence[Artist], heading: str | None = None) -> None:
     """Write one legend under the panels and over the caption, in as few lines as its width allows.
 
     The layout reserves its height. Call it after `note`.
     """
-    widths = [text_width(str(handle.get_label()), SMALL) + 0.65 for handle in handles]
-    rows = next(
-        rows
-        for rows in range(1, len(handles) + 1)
-        if rows == len(handles) or sum(max(widths[k : k + rows]) for k in range(0, len(widths), rows)) <= _room(figure)
-    )
+    rows = legend_rows(handles, _room(figure))
     height = float(figure.get_size_inches()[1])
     lines = figure.get_supxlabel().count("\n") + 1 if figure.get_supxlabel() else 0
     reserved = (0.21 * (rows + (heading is not None)) + 0.12) / height

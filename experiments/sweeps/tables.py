@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from latentmix.experiments.options.names import FIT_NAMES
+from latentmix.experiments.runs.stored import measure_of
 from latentmix.experiments.sweeps.seeds import LEVEL, SEED, Row, ranks_of, rows_over_seeds, vary_by_seed
 from latentmix.inference.tables import aligned
 
@@ -91,8 +92,7 @@ def group_of(summary: Mapping[str, Any], options: Mapping[str, str]) -> str:
     """
     same = {"data.binarize", "data.labels_per_class"}  # the first is in the summary, the second changes no bound
     data = [f"{name}={value}" for name, value in options.items() if name.startswith("data.") and name not in same]
-    binarize = summary["data"]["binarize"]
-    return ", ".join([summary["measure"], *([f"binarize={binarize}"] if binarize != "none" else []), *data])
+    return ", ".join([measure_of(summary), *data])
 
 
 def counts_of(records: Sequence[Record]) -> dict[str, int]:

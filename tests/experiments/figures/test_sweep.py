@@ -140,7 +140,7 @@ def test_rows_of_one_axis() -> None:
         words
     )
     assert words.count("refused") == 3
-    assert "3 done; 1 refused; ringed: the best; ELBOs compare within one measure only" in words
+    assert "3 done; 1 refused; ring: the best, of one run each; ELBOs compare within one measure only" in words
     assert not overlapping(figure)
     rings = [line for axes in figure.axes for line in axes.lines if line.get_markeredgecolor() == INK]
     assert sorted(float(np.ravel(line.get_xdata())[0]) for line in rings) == [0.0123, 600.0]
