@@ -135,8 +135,8 @@ def group_of(cell: Cell) -> str:
 def best_cells(grid: Mapping[Key, Cell], name: str) -> set[Key]:
     """The cells that may be the best of their group, or of all if the metric compares all; none if all may.
 
-    Without seeds it is the cell with the best figure. Over seeds it is every cell beyond whose interval no other lies; a
-    cell of one seed has no interval, and may be the best.
+    Without seeds it is the cell with the best figure. Over seeds it is every cell whose interval none lies above (or
+    below, if lower is better); a cell of one seed has no interval, and may be the best.
     """
     metric, best = metric_of(name), set()
     for members in _scales(grid, metric).values():

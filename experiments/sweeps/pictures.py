@@ -37,7 +37,7 @@ def draw_overview(out: Path, results: Mapping[str, Any]) -> Path | None:
     seeds = vary_by_seed(rows)
     grid = {name: values for name, values in results["grid"].items() if not (seeds and name == SEED)}
     axes = {name: values for name, values in grid.items() if len(values) > 1} or dict(list(grid.items())[:1])
-    cells = _cells(results["cells"], rows, grid)
+    cells = _cells(results["cells"], rows if seeds else [], grid)
     heading = None
     if seeds:
         varied = ", ".join([name for name, values in grid.items() if len(values) > 1] or [SEED])
@@ -54,16 +54,16 @@ def draw_overview(out: Path, results: Mapping[str, Any]) -> Path | None:
 
 
 def _cells(records: Sequence[Record], rows: Sequence[Row], grid: Mapping[str, Any]) -> list[Record]:
-    """The cells of a picture: a row each, and the refused or failed ones of which no seed is done."""
+    """The cells of a picture: rows over seeds, and cells of which no seed is done; without rows all cells."""
     cells: dict[tuple[str, ...], Record] = {}
     for row in rows:
         if row.options.keys() == grid.keys():
             options = tuple(row.options[name] for name in grid)
             cells[options] = {"options": row.options, "status": "done", "group": row.group, "figures": row.values}
     for record in records:
-        options = tuple(record["options"].get(name, "") for name in grid)
-        if record["status"] in ("refused", "failed") and {*grid} <= {*record["options"]} <= {*grid, SEED}:
-            cells.setdefault(options, record)
+        left = record["status"] == "waiting" or (rows and record["status"] == "done")
+        if not left and {*record["options"]} - ({SEED} if rows else set()) == {*grid}:
+            cells.setdefault(tuple(record["options"][name] for name in grid), record)
     return list(cells.values())
 
 
