@@ -15,7 +15,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -70,12 +70,15 @@ class UsageError(ValueError):
 
 
 class _Parser(argparse.ArgumentParser):
+    others: frozenset[str] = frozenset()  # options of an experiment that resemble own ones
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, rest = super().parse_known_args(args, namespace)
         own = [option for option in self._option_string_actions if option.startswith("--")]
         for word in rest:
-            near = difflib.get_close_matches(word.partition("=")[0], own, n=1, cutoff=0.75)
-            if word.startswith("--") and near:
+            name = word.partition("=")[0]
+            near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
+            if name.startswith("--") and name not in self.others and near:
                 self.error(f"unrecognized arguments: {word}")
         return known, rest
 
@@ -105,10 +108,18 @@ def _refusal(message: str, known: list[str]) -> str:
     return f"Expected another command line; got: {message}"
 
 
-def command_parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser of a command's words that raises `UsageError`."""
+def command_parser(command: str, epilog: str | None = None, *, others: Collection[str] = ()) -> argparse.ArgumentParser:
+    """A parser of a command's words that raises `UsageError`.
+
+    Args:
+        command: The command.
+        epilog: Text below the help.
+        others: Options of an experiment that are taken for no misspelling of the command's own.
+    """
     kind = argparse.RawDescriptionHelpFormatter if "\n" in (epilog or "") else argparse.HelpFormatter
-    return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
+    parser = _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
+    parser.others = frozenset(others)
+    return parser
 
 
 def add_run(parser: argparse.ArgumentParser, *, trust: bool = True) -> None:

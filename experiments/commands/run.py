@@ -64,7 +64,7 @@ def main(words: list[str]) -> int:
         print_help()
         return 0
     preset_words(words, "run digits --epochs 5")
-    parser = command_parser("run")
+    parser = command_parser("run", others=("--seed",))
     parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
     add_seeds(parser)
@@ -73,16 +73,15 @@ def main(words: list[str]) -> int:
     arguments, options = parser.parse_known_args(words)
     preset_path(arguments.preset)
     name = Path(arguments.preset).stem
-    if arguments.seeds is not None:
-        if arguments.print_config:
-            raise UsageError("Expected one of --seeds and --print_config, which runs nothing; got both.")
-        out = arguments.out or new_folder(f"{name}-seeds")
-        check_continued_folder(out, "sweep.json", "a sweep")
-        return complete_sweep(arguments.preset, options, {}, out, arguments, pictures=True)
-    if arguments.n_jobs is not None:
+    several = arguments.seeds is not None
+    if several and arguments.print_config:
+        raise UsageError("Expected one of --seeds and --print_config, which runs nothing; got both.")
+    if arguments.n_jobs is not None and not several:
         raise UsageError("Expected --seeds N with --n-jobs, which is a number of runs at a time; got --n-jobs alone.")
-    out = arguments.out or new_folder(name)
-    if not arguments.print_config:
+    out = arguments.out or new_folder(f"{name}-seeds" if several else name)
+    if several:
+        check_continued_folder(out, "sweep.json", "a sweep")
+    elif not arguments.print_config:
         check_new_folder(out)
 
     from latentmix.experiments.options.command_line import parse_experiment
@@ -96,6 +95,8 @@ def main(words: list[str]) -> int:
     if arguments.print_config:
         print(yaml.safe_dump(experiment.config, sort_keys=False), end="")
         return 0
+    if several:
+        return complete_sweep(arguments.preset, options, {}, out, arguments, pictures=True)
 
     from latentmix.experiments.runs.pipeline import run_experiment
 

@@ -36,7 +36,7 @@ failed.
 def main(words: list[str]) -> int:
     """Run a sweep, print its tables and, last, its folder; 1 if a cell of its grid was refused or failed."""
     preset_words(words, "sweep digits --grid epochs=5,10")
-    parser = command_parser("sweep", epilog=EPILOG)
+    parser = command_parser("sweep", epilog=EPILOG, others=("--seed",))
     parser.add_argument("preset", metavar="PRESET", help="a preset (`latentmix list`) or a YAML file of options")
     parser.add_argument(
         "--grid",

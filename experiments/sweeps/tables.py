@@ -171,7 +171,7 @@ def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
         if reasons:
             blocks.append("\n".join([f"{status}:", *reasons]))
     if any(len(rows) > 1 for rows in groups.values()) or not _over_seeds(groups):
-        blocks += [*([_seeds_sentence(groups)] if groups else []), RANKED]
+        blocks += [_seeds_sentence(groups), RANKED] if groups else []
     return "\n\n".join([*blocks, *(["Single cells: sweep.md and sweep.csv."] if _over_seeds(groups) else [])])
 
 
