@@ -27,7 +27,6 @@ from latentmix.experiments.figures.style import (
 )
 from latentmix.experiments.figures.tableau import (
     FAILED,
-    LEVEL,
     METRICS,
     Cell,
     Key,
@@ -42,6 +41,7 @@ from latentmix.experiments.figures.tableau import (
     tableau,
     values_of,
 )
+from latentmix.experiments.options.names import LEVEL
 
 __all__ = ["sweep_overview"]
 

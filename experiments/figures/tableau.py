@@ -35,6 +35,7 @@ from latentmix.experiments.figures.style import (
     title,
     wrapped,
 )
+from latentmix.experiments.options.names import LEVEL
 from latentmix.inference.intervals import mean_interval
 from latentmix.inference.rank_ranges import rank_ranges
 
@@ -64,7 +65,6 @@ COMMON_HUE, NEUTRAL_HUE = "Greens", "Greys"
 COLUMNS = 21  # of a full page
 PAGE, CELL_HEIGHT, BAR, APART = 12.8, 0.34, 1.7, 0.3  # inches: a full page, a cell, a colour bar, between panels
 TALL = 0.5  # inches: a cell with its error below the number
-LEVEL = 0.9  # of intervals over seeds
 ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
 
 

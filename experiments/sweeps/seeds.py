@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
+from latentmix.experiments.options.names import LEVEL
 from latentmix.inference.rank_ranges import rank_ranges
 
 if TYPE_CHECKING:
     from latentmix.inference.intervals import MeanInterval
 
-__all__ = ["LEVEL", "SEED", "Row", "as_json", "ranks_of", "rows_over_seeds", "vary_by_seed"]
+__all__ = ["SEED", "Row", "as_json", "ranks_of", "rows_over_seeds", "vary_by_seed"]
 
 Record = dict[str, Any]
 
 SEED = "seed"
-LEVEL = 0.9
 
 
 @final

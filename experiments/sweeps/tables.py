@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from latentmix.experiments.options.names import FIT_NAMES
+from latentmix.experiments.options.names import FIT_NAMES, LEVEL
 from latentmix.experiments.runs.stored import measure_of
-from latentmix.experiments.sweeps.seeds import LEVEL, SEED, Row, ranks_of, rows_over_seeds, vary_by_seed
+from latentmix.experiments.sweeps.seeds import SEED, Row, ranks_of, rows_over_seeds, vary_by_seed
 from latentmix.inference.tables import aligned
 
 if TYPE_CHECKING:
