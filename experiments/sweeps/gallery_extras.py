@@ -131,6 +131,10 @@ EXTRAS = {
                 "Every cell of a grid of priors and latent dimensions.",
                 "A panel per figure, a row per prior, a column per latent dimension, shaded by the figure.",
             ),
+            "learning_curves": (
+                "The negative ELBO of every cell on validation data, epoch by epoch.",
+                "A line per cell, which falls along the epochs.",
+            ),
             "rate_distortion": (
                 "Rate and distortion of the cells, against one measure.",
                 "A point per cell of the sweep: distortion falls as the rate rises, along lines of equal ELBO.",

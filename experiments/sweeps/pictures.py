@@ -68,7 +68,7 @@ def _cells(records: Sequence[Record], rows: Sequence[Row], grid: Mapping[str, An
 
 
 def draw_curves(out: Path, results: Mapping[str, Any]) -> Path | None:
-    """Draw the learning curves of at most `MOST_CURVES` rows of cells into `curves.png`, those of the best mean ELBO.
+    """Draw the learning curves of at most `MOST_CURVES` rows of cells into `learning_curves.png`, those of the best mean ELBO.
 
     A row of several seeds is their mean, in their range. Each measure has a panel of its own.
 
@@ -97,7 +97,7 @@ def draw_curves(out: Path, results: Mapping[str, Any]) -> Path | None:
         if len(kept) == len(known)
         else f"Learning curves: the {len(kept)} of {len(known)} settings with the highest ELBO",
     )
-    return save(figure, inside(out, "curves.png"))
+    return save(figure, inside(out, "learning_curves.png"))
 
 
 def _losses(out: Path, cell: str) -> list[float]:

@@ -33,7 +33,7 @@ def test_seeds_give_runs_a_table_and_a_folder_and_are_continued(
     assert [config.pop("seed") for config in configs] == [4, 5]
     assert configs[0] == configs[1]
     assert all((folder / "report.html").is_file() for folder in folders)
-    assert {"curves.png", "sweep.png", "sweep.md", "sweep.csv"} <= {path.name for path in out.iterdir()}
+    assert {"learning_curves.png", "sweep.png", "sweep.md", "sweep.csv"} <= {path.name for path in out.iterdir()}
     elbos = [json.loads((folder / "summary.json").read_text())["test"]["elbo"] for folder in folders]
     low, high = stats.t.interval(0.9, 1, np.mean(elbos), stats.sem(elbos))
     line = next(line for line in printed.splitlines() if line.startswith("ELBO"))

@@ -48,7 +48,7 @@ def test_a_range_that_doubles_hardly_resolve_has_a_number() -> None:
     axes.set_xlim(1e8, 1e8 + 1e-6)
     words = short_ticks(axes.xaxis)
     assert len(axes.get_xticks()) >= 1
-    assert words[-1] == "from 100000000"
+    assert words[-1].startswith("from 100000000")
 
 
 def test_a_plain_range_needs_no_words() -> None:

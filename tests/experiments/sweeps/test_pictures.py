@@ -72,7 +72,7 @@ def test_cells_of_one_seed_are_drawn_one_by_one(tmp_path: Path, drawn: dict[str,
 def test_curves_of_seeds_are_one_group_of_its_measure(tmp_path: Path, drawn: dict[str, Any]) -> None:
     cells = [*seeds(-100.0, latent_dim="2", prior="A"), *seeds(-90.0, "mass", latent_dim="3", prior="A")]
     write(tmp_path, cells)
-    assert draw_curves(tmp_path, results(*cells)) == tmp_path / "curves.png"
+    assert draw_curves(tmp_path, results(*cells)) == tmp_path / "learning_curves.png"
     curves, more = drawn["learning_curves"]
     assert curves["latent_dim=2"] == {
         "validation": [[103.0, 102.0, 101.0], [102.0, 101.0, 100.0], [101.0, 100.0, 99.0]]
