@@ -108,7 +108,9 @@ def _values(comparison: RunComparison, command: Sequence[str]) -> dict[str, Any]
 
 def _name(comparison: RunComparison) -> str:
     runs, groups = len(comparison.runs), len(comparison.groups)
-    return f"{runs} runs side by side" if runs == groups else f"{runs} runs of {groups} configurations side by side"
+    if runs == groups:
+        return f"{runs} runs side by side"
+    return f"{runs} runs of {'one configuration' if groups == 1 else f'{groups} configurations'} side by side"
 
 
 def _command(comparison: RunComparison) -> list[str]:
@@ -141,8 +143,10 @@ def _differing(comparison: RunComparison) -> str:
 
 def _seeds(comparison: RunComparison) -> str:
     """Which seeds runs of a group have, in a sentence; empty of single runs."""
+    if len(comparison.groups) == 1:
+        return ""
     if all(len(group.runs) == 1 for group in comparison.groups):
-        return "" if len(comparison.groups) == 1 else "Each is a single run: what other seeds would give is not known."
+        return "Each is a single run: what other seeds would give is not known."
     return "Runs of a group differ in their seed alone."
 
 

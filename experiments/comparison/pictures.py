@@ -97,7 +97,7 @@ def _named(comparison: RunComparison) -> dict[str, str]:
     presets = {run.preset for run in comparison.runs}
     common = f"{presets.pop()}, " if len(presets) == 1 else ""
     return {
-        name: name if short == name else f"{short}: {name.removeprefix(common)}"
+        name: name if short == name else f"{short}:\u00a0{name.removeprefix(common)}"
         for name, short in short_names(comparison).items()
     }
 
@@ -205,7 +205,7 @@ def _differences(comparison: RunComparison) -> Iterator[ComparisonPicture]:
         p_values=tests,
         metrics={name: _metric(name) for name in drawn},
         groups=list(named.values()),
-        caption=f"Lines: {comparison.level:.0%} intervals of the difference on {same}",
+        caption=f"lines: {comparison.level:.0%} intervals of the difference on {same}",
     )
     parts = [
         f"{short[pair.group]}, {titled_figure(pair.figure)}: {difference_words(pair.figure, pair.interval)[0]}"
@@ -244,7 +244,9 @@ def _curves(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     if not held:
         return
     things = things_of(comparison)
-    figure = figures.learning_curves(curves, measures=_measures(comparison), thing=things[:-1])
+    figure = figures.learning_curves(
+        curves, measures=_measures(comparison) if _mixed(comparison) else None, thing=things[:-1]
+    )
     ends = [f"{group} {words}" for group, splits in held.items() if (words := _end(splits["validation"]))]
     yield ComparisonPicture(
         "learning_curves",

@@ -19,6 +19,7 @@ from latentmix.experiments.figures.style import (
     clean,
     fitted,
     group_styles,
+    joined,
     new_figure,
     note,
     text_width,
@@ -105,7 +106,7 @@ def group_means(
     if ax is None:
         title(figure, heading or f"Figures of {len(groups)} groups of runs")
         several = any(len(runs) > 1 for by_group in finite.values() for runs in by_group.values())
-        sentences = ["Marks: means over the runs of a group; small marks: single runs"] if several else []
+        sentences = ["marks: means over the runs of a group; small marks: single runs"] if several else []
         _note(figure, [*sentences, *([caption] if caption else [])], known, blocks)
     return figure
 
@@ -319,4 +320,4 @@ def _note(figure: Figure, sentences: Sequence[str], metrics: Mapping[str, Metric
     grouped = len(blocks) > 1 and any(metric.grouped for metric in metrics.values())
     parts = [*sentences, *(["ELBOs compare within one measure only"] if grouped else [])]
     if parts:
-        note(figure, "; ".join(parts))
+        note(figure, joined(parts))
