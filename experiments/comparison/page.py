@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentmix.experiments.comparison.pictures import comparison_pictures, headline_figures
+from latentmix.experiments.comparison.pictures import comparison_pictures, headline_figures, paired_figures
 from latentmix.experiments.comparison.results import Difference, LooRow, RunComparison, RunGroup
 from latentmix.experiments.comparison.summaries import label_of
 from latentmix.experiments.comparison.wording import (
@@ -23,6 +23,7 @@ from latentmix.experiments.comparison.wording import (
     things_of,
     titled_figure,
     typeset_figure,
+    with_short_names,
 )
 from latentmix.experiments.figures.style import save
 from latentmix.experiments.options.names import fit_name
@@ -33,6 +34,7 @@ from latentmix.models.files import inside
 __all__ = ["write_comparison"]
 
 SENTENCES = 16  # most paired differences that are told in words
+LOO = "LOO "  # begins refusals of leave-one-out cross-validation
 ACROSS = 4  # most groups that are columns of a table
 
 
@@ -91,15 +93,14 @@ def _values(comparison: RunComparison, command: Sequence[str]) -> dict[str, Any]
         "headings": [titled_figure(name) for name in names],
         "rows": _rows(comparison, names),
         "all_figures": _all_figures(comparison),
-        "pairs": _pairs(comparison),
+        "pairs": _pairs(comparison, paired_figures(comparison)),
+        "all_pairs": _pairs(comparison, list(dict.fromkeys(pair.figure for pair in comparison.pairs))),
         "sentences": _sentences(comparison),
-        "tests": [
-            mcnemar_sentence(row, f"test {things_of(comparison)}", short_names(comparison))
-            for row in comparison.mcnemar
-        ],
+        "tests": _tests(comparison),
         "over_seeds": [pair.interval.over_seeds for pair in comparison.pairs],
         "loo": _loo(comparison.loo),
-        "refusals": comparison.refusals,
+        "apart": [with_short_names(each, comparison) for each in comparison.refusals if each.startswith(LOO)],
+        "refusals": [with_short_names(each, comparison) for each in comparison.refusals if not each.startswith(LOO)],
         "command": shlex.join(map(str, command)),
         "versions": comparison.versions,
         "other_versions": _other_versions(comparison),
@@ -228,11 +229,10 @@ def _all_figures(comparison: RunComparison) -> list[tuple[str, list[tuple[str, s
     ]
 
 
-def _pairs(comparison: RunComparison) -> dict[str, Any]:
+def _pairs(comparison: RunComparison, names: Sequence[str]) -> dict[str, Any]:
     """Paired differences in a table: a row per group, a column per figure."""
-    if not comparison.pairs:
+    if not names:
         return {}
-    names = list(dict.fromkeys(pair.figure for pair in comparison.pairs))
     units = {
         name: difference_words(name, pair.interval)[2].strip() for pair in comparison.pairs for name in [pair.figure]
     }
@@ -261,12 +261,22 @@ def _pairs(comparison: RunComparison) -> dict[str, Any]:
 
 
 def _sentences(comparison: RunComparison) -> list[str]:
-    """Paired differences in words: all if they are few, else those of the first figure of each group."""
-    pairs = comparison.pairs
+    """Paired differences in words: those that are drawn if they are few, else the first of each group."""
+    drawn = paired_figures(comparison)
+    pairs = [pair for pair in comparison.pairs if pair.figure in drawn]
     if len(pairs) > SENTENCES:
-        firsts = {pair.group: pair for pair in reversed(pairs)}
-        pairs = tuple(reversed(firsts.values()))
+        pairs = [pair for k, pair in enumerate(pairs) if pair.group not in {other.group for other in pairs[:k]}]
     return [pair_sentence(pair, f"test {things_of(comparison)}", short_names(comparison)) for pair in pairs]
+
+
+def _tests(comparison: RunComparison) -> list[str]:
+    """McNemar's tests of the accuracies that are drawn, in words."""
+    drawn = paired_figures(comparison)
+    return [
+        mcnemar_sentence(row, f"test {things_of(comparison)}", short_names(comparison))
+        for row in comparison.mcnemar
+        if "_".join(part for part in ("accuracy", row.fit, row.budget) if part) in drawn
+    ]
 
 
 def _loo(rows: Sequence[LooRow]) -> list[dict[str, Any]]:
@@ -277,7 +287,6 @@ def _loo(rows: Sequence[LooRow]) -> list[dict[str, Any]]:
     return [
         {
             "sentence": loo_sentence(alike) if len(alike) > 1 else "",
-            "warned": any(row.warning for row in alike),
             "rows": [
                 [
                     f"{row.run}, {fit_name(row.fit)}",
@@ -285,7 +294,7 @@ def _loo(rows: Sequence[LooRow]) -> list[dict[str, Any]]:
                     "−" if row.rank == 0 else f"{typeset(row.difference, 1)} ± {typeset(row.difference_se, 1)}",
                     typeset(row.p, 1),
                     typeset(row.weight, 2),
-                    "*" if row.warning else "",
+                    f"{row.high_k:,} of {row.n:,}",
                 ]
                 for row in sorted(alike, key=lambda row: row.rank)
             ],

@@ -17,6 +17,7 @@ from latentmix.experiments.comparison.wording import (
     better_of,
     difference_words,
     enumerated,
+    picture_names,
     plural,
     short_names,
     things_of,
@@ -26,7 +27,7 @@ from latentmix.experiments.comparison.wording import (
 from latentmix.experiments.figures.tableau import Metric
 from latentmix.experiments.options.names import FIT_NAMES, fit_name
 
-__all__ = ["ComparisonPicture", "comparison_pictures", "headline_figures"]
+__all__ = ["ComparisonPicture", "comparison_pictures", "headline_figures", "paired_figures"]
 
 HEADLINES = ("elbo", "iw_log_likelihood", "mse", "ssim")
 ACCURACIES = ("em", "svi", "prior")
@@ -73,6 +74,17 @@ def headline_figures(comparison: RunComparison) -> list[str]:
     return names
 
 
+def paired_figures(comparison: RunComparison) -> list[str]:
+    """The figures whose paired differences are drawn and told: of accuracies those of `headline_figures` alone.
+
+    Args:
+        comparison: The comparison.
+    """
+    names = list(dict.fromkeys(pair.figure for pair in comparison.pairs))
+    others = [name for name in names if not name.startswith("accuracy")]
+    return others + [name for name in headline_figures(comparison) if name in names and name not in others]
+
+
 def comparison_pictures(comparison: RunComparison) -> list[ComparisonPicture]:
     """Every picture of a comparison that its runs give: figures, paired differences, curves, classes and calibration.
 
@@ -92,16 +104,6 @@ def comparison_pictures(comparison: RunComparison) -> list[ComparisonPicture]:
     return [picture for part in parts for picture in part(comparison)]
 
 
-def _named(comparison: RunComparison) -> dict[str, str]:
-    """Names of groups in pictures: with their letters, if they have any, and then without a preset common to all."""
-    presets = {run.preset for run in comparison.runs}
-    common = f"{presets.pop()}, " if len(presets) == 1 else ""
-    return {
-        name: name if short == name else f"{short}:\u00a0{name.removeprefix(common)}"
-        for name, short in short_names(comparison).items()
-    }
-
-
 def _metric(figure: str) -> Metric:
     limits = next((ends for name, ends in LIMITS.items() if figure.startswith(name)), (-np.inf, np.inf))
     return Metric(titled_figure(figure), DECIMALS.get(figure, 3), better_of(figure), figure in NATS, limits)
@@ -112,7 +114,7 @@ def _several(comparison: RunComparison) -> bool:
 
 
 def _measures(comparison: RunComparison) -> dict[str, str]:
-    names = _named(comparison)
+    names = picture_names(comparison)
     return {names[group.name]: group.measure for group in comparison.groups}
 
 
@@ -121,7 +123,7 @@ def _means(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     if not names:
         return
     runs = {run.name: run for run in comparison.runs}
-    named = _named(comparison)
+    named = picture_names(comparison)
     values = {
         name: {
             named[group.name]: [runs[run].figures[name] for run in group.runs if name in runs[run].figures]
@@ -180,15 +182,11 @@ def _best(comparison: RunComparison, figure: str) -> str:
 
 
 def _differences(comparison: RunComparison) -> Iterator[ComparisonPicture]:
-    if not comparison.pairs:
-        return
-    names = list(dict.fromkeys(pair.figure for pair in comparison.pairs))
-    drawn = [name for name in names if not name.startswith("accuracy")]
-    drawn += [name for name in headline_figures(comparison) if name in names and name not in drawn]
+    drawn = paired_figures(comparison)
     pairs = [pair for pair in comparison.pairs if pair.figure in drawn]
     if not pairs:
         return
-    named, short = _named(comparison), short_names(comparison)
+    named, short = picture_names(comparison), short_names(comparison)
     table: dict[str, dict[str, tuple[float, float, float]]] = {name: {} for name in drawn}
     for pair in pairs:
         table[pair.figure][named[pair.group]] = (pair.interval.mean, pair.interval.low, pair.interval.high)
@@ -228,7 +226,7 @@ def _differences(comparison: RunComparison) -> Iterator[ComparisonPicture]:
 
 def _curves(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     by_run = {curve.run: curve for curve in comparison.curves if len(curve.epochs)}
-    named, short = _named(comparison), short_names(comparison)
+    named, short = picture_names(comparison), short_names(comparison)
     curves = {
         named[group.name]: {
             split: [_by_epoch(by_run[run], split) for run in group.runs if run in by_run]
@@ -300,7 +298,7 @@ def _confusion(comparison: RunComparison) -> Iterator[ComparisonPicture]:
         return
     by_run = {row.run: row for row in comparison.confusions if (row.fit, row.budget) == chosen}
     classes = next(iter(by_run.values())).classes
-    named, short, matrices, others = _named(comparison), short_names(comparison), {}, []
+    named, short, matrices, others = picture_names(comparison), short_names(comparison), {}, []
     for group in comparison.groups:
         rows = [by_run[run] for run in group.runs if run in by_run]
         if rows and all(row.classes == classes for row in rows):
@@ -352,7 +350,7 @@ def _reliability(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     if not pooled:
         return
     drawn = dict(list(pooled.items())[:MOST])
-    named, short, things = _named(comparison), short_names(comparison), things_of(comparison)
+    named, short, things = picture_names(comparison), short_names(comparison), things_of(comparison)
     figure = figures.reliability(
         {named[name]: ways for name, ways in drawn.items()},
         heading=f"Accuracy by confidence: {_fit_words(*chosen)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Mapping, Sequence
 
@@ -14,17 +15,20 @@ from latentmix.inference.intervals import PairedInterval
 __all__ = [
     "DECIMALS",
     "better_of",
+    "compact_names",
     "difference_words",
     "enumerated",
     "loo_sentence",
     "mcnemar_sentence",
     "p_words",
     "pair_sentence",
+    "picture_names",
     "plural",
     "short_names",
     "things_of",
     "titled_figure",
     "typeset_figure",
+    "with_short_names",
 ]
 
 NATS = ("elbo", "iw_log_likelihood", "log_likelihood", "kl", "mutual_information", "marginal_kl")
@@ -92,19 +96,72 @@ def difference_words(figure: str, interval: PairedInterval) -> tuple[str, str, s
     return f"{sign}{numbers[0]} ± {numbers[1]}", f"{numbers[2]} to {numbers[3]}", unit
 
 
-def short_names(comparison: RunComparison) -> dict[str, str]:
-    """Names of groups for sentences and narrow tables: letters if names are long, else the names themselves.
+def compact_names(comparison: RunComparison) -> dict[str, str]:
+    """Names of groups without what all have in common: a preset, and arguments that tell no two values apart.
+
+    Parts stand for themselves, without the name of their option.
 
     Args:
         comparison: The comparison.
     """
-    names = [group.name for group in comparison.groups]
-    if max(map(len, names)) <= SHORT:
-        return {name: name for name in names}
+    groups = comparison.groups
+    presets = {run.preset for run in comparison.runs}
+    common = f"{presets.pop()}, " if len(presets) == 1 else ""
+    words: dict[str, str] = {}
+    for option in dict.fromkeys(option for group in groups for option in group.options):
+        values = {group.options[option] for group in groups if option in group.options}
+        heads = {value: value.partition("(")[0] for value in values}
+        told = len(set(heads.values())) == len(values)
+        for value, head in heads.items():
+            part = head[:1].isupper() and head not in ("None", "True", "False")
+            short = head if told else value
+            words[f"{option}={value}"] = short if part else f"{option}={short}"
+    names = {}
+    for group in groups:
+        name = group.name
+        for option, value in group.options.items():
+            name = name.replace(f"{option}={value}", words[f"{option}={value}"], 1)
+        names[group.name] = name.removeprefix(common)
+    return names if len(set(names.values())) == len(names) else {name: name for name in names}
+
+
+def short_names(comparison: RunComparison) -> dict[str, str]:
+    """Names of groups for sentences and narrow tables: the compact ones, or letters if these are long.
+
+    Args:
+        comparison: The comparison.
+    """
+    names = compact_names(comparison)
+    if max(map(len, names.values())) <= SHORT:
+        return names
     alphabet = string.ascii_uppercase
-    pairs = [first + second for first in alphabet for second in alphabet]
-    letters = [*alphabet, *pairs, *map(str, range(len(names)))]
-    return dict(zip(names, letters, strict=False))
+    letters = [*alphabet, *(first + second for first in alphabet for second in alphabet)]
+    return dict(zip(names, [*letters, *map(str, range(len(letters), len(names)))], strict=False))
+
+
+def picture_names(comparison: RunComparison) -> dict[str, str]:
+    """Names of groups in pictures: the compact ones, after their letters where sentences have these.
+
+    Args:
+        comparison: The comparison.
+    """
+    compact, short = compact_names(comparison), short_names(comparison)
+    return {
+        name: compact[name] if short[name] == compact[name] else f"{short[name]}:\u00a0{compact[name]}"
+        for name in short
+    }
+
+
+def with_short_names(sentence: str, comparison: RunComparison) -> str:
+    """A sentence with the short names of groups in the place of their own.
+
+    Args:
+        sentence: The sentence.
+        comparison: The comparison.
+    """
+    for name, short in sorted(short_names(comparison).items(), key=lambda item: -len(item[0])):
+        sentence = re.sub(rf"(?<![\w=(]){re.escape(name)}(?![\w=(])", lambda _, short=short: short, sentence)
+    return sentence
 
 
 def pair_sentence(pair: Pair, things: str = "images", names: Mapping[str, str] | None = None) -> str:

@@ -32,8 +32,7 @@ from latentmix.experiments.figures.tableau import Metric, inner_ticks, metric_of
 __all__ = ["group_means", "paired_differences"]
 
 ABREAST = 3
-NAME_WIDTH, NAME_LINES = 2.4, (3, 2)  # inches of a group's name, and most lines: of few groups, and of many
-FEW = 6  # groups
+NAME_WIDTH, NAME_LINES = 2.4, 3  # inches and lines of a group's name
 DIRECTIONS = {1: "better →", -1: "← better", 0: ""}
 SEEDS = 0.1  # inches from the mark of a group down to those of its runs
 DECIMALS = 7  # least number that is not written out
@@ -234,8 +233,7 @@ def _panels(
             f"Expected one figure of groups of one measure for one panel; got {', '.join(metrics)} and {len(blocks)} "
             f"{'measure' if len(blocks) == 1 else 'measures'}: pass one of them, or no ax."
         )
-    groups = [group for block in blocks for group in block]
-    names = {group: fitted(group, NAME_WIDTH, NAME_LINES[len(groups) > FEW]) for group in groups}
+    names = {group: fitted(group, NAME_WIDTH, NAME_LINES) for block in blocks for group in block}
     measure_of = measures if measures and len(blocks) > 1 else {}
     above = {row: wrapped(measure_of[block[0]], NAME_WIDTH, SMALL) for row, block in enumerate(blocks) if measure_of}
     lines = -(-len(metrics) // ABREAST)

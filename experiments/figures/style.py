@@ -84,7 +84,7 @@ COLOURS = (
     *("#0072b2", "#d55e00", "#3c965a", "#b400ff", "#1e001e"),
     *("#ff2d87", "#1e5a00", "#2d2d96", "#78004b", "#785a5a"),
 )
-LEAST = 5  # characters of an elided text
+LEAST = 7  # characters of an elided word
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 
 
@@ -299,22 +299,24 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> str
 
 
 def fitted(text: str, width: float, lines: int, size: float = SMALL, weight: str = "normal") -> str:
-    """A text broken into at most so many lines of at most `width` inches, elided where it is longer."""
+    """A text broken into at most so many lines of at most `width` inches, its words or itself elided if need be."""
+    words = text.split(" ")
+    most = max(map(len, words))
 
-    def longest(text: str, most: int) -> str:
-        def broken(length: int) -> str:
-            return wrapped(shortened(text, length), width, size, weight)
+    def exceeds(part: str) -> bool:
+        return part.count("\n") >= lines or text_width(part, size, weight) > width
 
-        def exceeds(length: int) -> bool:
-            part = broken(length)
-            return part.count("\n") >= most or text_width(part, size, weight) > width
+    def of_words(length: int) -> str:
+        return wrapped(" ".join(shortened(word, length) for word in words), width, size, weight)
 
-        count = len(text)
-        if not exceeds(count):
-            return broken(count)
-        return broken(max(bisect_left(range(count), True, lo=LEAST, key=exceeds) - 1, LEAST))
+    def of_length(length: int) -> str:
+        return wrapped(shortened(of_words(LEAST).replace("\n", " "), length), width, size, weight)
 
-    return longest(" ".join(longest(word, 1) for word in text.split(" ")), lines)
+    for broken, longest in ((of_words, most), (of_length, len(text))):
+        length = bisect_left(range(longest), True, lo=LEAST, hi=longest, key=lambda k, b=broken: exceeds(b(k + 1)))
+        if not exceeds(broken(max(length, LEAST))):
+            break
+    return broken(max(length, LEAST))
 
 
 def titled(name: str, figures: str, width: float, lines: int = 3, size: float = 11.0) -> str:
