@@ -13,6 +13,7 @@ from latentmix.experiments.comparison.summaries import label_of
 from latentmix.experiments.comparison.wording import (
     NATS,
     better_of,
+    compact_names,
     difference_words,
     enumerated,
     loo_sentence,
@@ -82,8 +83,9 @@ def _values(comparison: RunComparison, command: Sequence[str]) -> dict[str, Any]
         "level": f"{comparison.level:.0%}",
         "several": any(len(group.runs) > 1 for group in comparison.groups),
         "reference": short_names(comparison)[comparison.reference],
-        "names": {short: "" if short == name else name for name, short in short_names(comparison).items()},
+        "names": _explained(comparison),
         "few": len(comparison.groups) <= ACROSS,
+        "most": SENTENCES,
         "things": things_of(comparison),
         "differing": _differing(comparison),
         "same_seed": _seeds(comparison),
@@ -132,6 +134,12 @@ def _varying(comparison: RunComparison) -> list[Difference]:
     ]
 
 
+def _explained(comparison: RunComparison) -> dict[str, str]:
+    """What letters of groups stand for; empty for names."""
+    compact = compact_names(comparison)
+    return {short: "" if short == compact[name] else compact[name] for name, short in short_names(comparison).items()}
+
+
 def _differing(comparison: RunComparison) -> str:
     """What differs, in a sentence."""
     if len(comparison.groups) == 1:
@@ -153,20 +161,18 @@ def _seeds(comparison: RunComparison) -> str:
 
 def _options(comparison: RunComparison) -> dict[str, Any]:
     """Options by group: groups are columns if they are few, else rows."""
-    varying = _varying(comparison)
     short = short_names(comparison)
     firsts = {short[group.name]: group.runs[0] for group in comparison.groups}
-    if not varying:
+    presets = {run.name: run.preset for run in comparison.runs}
+    columns = [("preset", presets), *((each.option, each.values) for each in _varying(comparison))]
+    columns = [(name, values) for name, values in columns if len({values[run] for run in firsts.values()}) > 1]
+    if not columns:
         return {}
     if len(firsts) <= ACROSS:
-        rows = [(each.option, [each.values[run] for run in firsts.values()]) for each in varying]
+        rows = [(name, [values[run] for run in firsts.values()]) for name, values in columns]
         return {"corner": "option", "head": list(firsts), "rows": rows}
-    presets = {run.name: run.preset for run in comparison.runs}
-    of = ["preset"] if len({presets[run] for run in firsts.values()}) > 1 else []
-    rows = [
-        (group, [*(presets[run] for _ in of), *(each.values[run] for each in varying)]) for group, run in firsts.items()
-    ]
-    return {"corner": "group", "head": [*of, *(each.option for each in varying)], "rows": rows}
+    rows = [(group, [values[run] for _, values in columns]) for group, run in firsts.items()]
+    return {"corner": "group", "head": [name for name, _ in columns], "rows": rows}
 
 
 def _member(comparison: RunComparison, group: RunGroup) -> dict[str, Any]:

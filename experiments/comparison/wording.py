@@ -183,12 +183,14 @@ def pair_sentence(pair: Pair, things: str = "images", names: Mapping[str, str] |
     interval, label = pair.interval, label_of(pair.figure)
     group, reference = ((names or {}).get(name, name) for name in (pair.group, pair.reference))
     difference, ends, unit = difference_words(pair.figure, interval)
-    where = f"on the same {interval.n_data:,} {things} ({interval.level:.0%} interval {ends})"
+    same = f"on the same {interval.n_data:,} {things} ({interval.level:.0%} interval"
     if interval.low <= 0 <= interval.high:
-        return f"{group} and {reference} are not told apart in {label}: {difference}{unit} {where}."
+        return f"{group} and {reference} are not told apart in {label}: {difference}{unit} {same} {ends})."
     direction = better_of(pair.figure) * (1 if interval.mean > 0 else -1)
     words = {1: "better than", -1: "worse than"}.get(direction, "higher than" if interval.mean > 0 else "lower than")
-    return f"{group} is {words} {reference} in {label} by {difference.lstrip('+−')}{unit} {where}."
+    if interval.mean < 0:  # by how much, and not from where to where
+        ends = " to ".join(end.lstrip("−") for end in reversed(ends.split(" to ")))
+    return f"{group} is {words} {reference} in {label} by {difference.lstrip('+−')}{unit} {same} {ends})."
 
 
 def mcnemar_sentence(row: PairedTest, things: str = "images", names: Mapping[str, str] | None = None) -> str:
