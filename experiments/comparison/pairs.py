@@ -143,7 +143,7 @@ def _densities(
         values["elbo"] = _stacked(runs[0], "elbo"), _stacked(runs[1], "elbo")
     else:
         refusals.add(
-            f"ELBOs of {{}} are not paired with those of {_quoted(reference.name)}: an objective tells none of single data.",
+            f"ELBOs of {{}} are not paired with those of {_quoted(reference.name)}: an objective tells none.",
             group.name,
         )
     known = [each.iw_log_likelihood for each in every if each.iw_log_likelihood is not None]
@@ -165,7 +165,7 @@ def _correct(group: RunGroup, reference: RunGroup, runs: tuple[Runs, Runs], refu
     every = [*runs[0], *runs[1]]
     if all(each.labels is None for each in every):
         refusals.add(
-            f"Classification errors of {{}} are not compared with those of {_quoted(reference.name)}: there are no labels.",
+            f"Classification errors of {{}} are not compared with those of {_quoted(reference.name)}: no labels.",
             group.name,
         )
         return {}

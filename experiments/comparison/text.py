@@ -97,9 +97,7 @@ def _figures(comparison: RunComparison, short: Mapping[str, str]) -> str:
     data = {run.group: run.test_data for run in comparison.runs}
     others = [short[name] for name, digest in data.items() if digest != data[comparison.reference]]
     if others:
-        told.append(
-            f"The test data of {', '.join(others)} are others than those of {short[comparison.reference]}, or not known."
-        )
+        told.append(f"The test data of {', '.join(others)} are not known to be those of {short[comparison.reference]}.")
     blocks = _matrix(rows, comparison.groups, cell, short)
     return "\n".join([f"Figures of the test data{interval}:", *blocks, *told])
 
@@ -126,7 +124,11 @@ def _pairs(comparison: RunComparison, short: Mapping[str, str]) -> str:
         f"{source} (* the {comparison.level:.0%} interval is on one side of 0):"
     )
     rows = list(dict.fromkeys(pair.figure for pair in comparison.pairs))
-    return "\n".join([_wrapped(head, ""), *_matrix(rows, groups, cell, short)])
+    few = any(name.startswith("accuracy_") and name.endswith("_few") for name in rows)
+    notes = (
+        ["With few labels, accuracies here are of the first draw of these, and means over draws above."] if few else []
+    )
+    return "\n".join([_wrapped(head, ""), *_matrix(rows, groups, cell, short), *notes])
 
 
 def _mcnemar(comparison: RunComparison, short: Mapping[str, str]) -> str:
@@ -144,8 +146,8 @@ def _mcnemar(comparison: RunComparison, short: Mapping[str, str]) -> str:
         return "-" if test is None else f"{test.only_first}:{test.only_second}, p={test.p_value:.2g}"
 
     head = (
-        f"McNemar's exact test against {short[comparison.reference]}: the test data that each alone classifies rightly, "
-        "and the p-value of equal accuracies:"
+        f"McNemar's exact test against {short[comparison.reference]}: the test data that each alone classifies "
+        "rightly, and the p-value of equal accuracies:"
     )
     return "\n".join([_wrapped(head, ""), *_matrix(list(names), groups, cell, short, names)])
 
