@@ -43,6 +43,10 @@ def main(words: list[str]) -> None:
             check_run(run)
     if len(runs) < 2 and not sweeps:
         raise UsageError(f"Expected two runs or more to compare, or a sweep; got {runs[0]} alone.")
+    resolved = [run.resolve() for run in runs]
+    for place, run in enumerate(runs):
+        if resolved[place] in resolved[:place]:
+            raise UsageError(f"Expected different runs to compare; got {run} twice: name each once.")
     if out is not None:
         check_new_folder(out)
 

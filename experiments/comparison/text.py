@@ -128,6 +128,8 @@ def _pairs(comparison: RunComparison, short: Mapping[str, str]) -> str:
     notes = (
         ["With few labels, accuracies here are of the first draw of these, and means over draws above."] if few else []
     )
+    if any(pair.interval.over_seeds and 2 in pair.interval.n_seeds for pair in comparison.pairs):
+        notes.append("With two seeds, intervals can cover less than they claim: three or more are better.")
     return "\n".join([_wrapped(head, ""), *_matrix(rows, groups, cell, short), *notes])
 
 
