@@ -61,8 +61,8 @@ def compare_loo(sources: Sequence[Source]) -> tuple[list[LooRow], list[str]]:
         )
     elif apart:
         refusals.append(
-            f"LOO of the mixtures of {', '.join(dict.fromkeys(apart))} is not compared: each is of the run's own latents, "
-            "and densities of different latents cannot be ranked."
+            f"LOO of the mixtures of {', '.join(dict.fromkeys(apart))} is not compared: each is of the run's own "
+            "latents, and densities of different latents cannot be ranked."
         )
     return rows, refusals
 

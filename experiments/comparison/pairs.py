@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from latentmix.experiments.comparison.results import Pair, PairedTest, RunGroup
 from latentmix.experiments.comparison.sources import Source
 from latentmix.experiments.options.messages import one_line
-from latentmix.experiments.options.names import fit_name
+from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, fit_name
 from latentmix.experiments.runs.pointwise import Pointwise, measure_run, read_pointwise
 from latentmix.inference.intervals import mcnemar_test, paired_interval
 
@@ -143,7 +143,7 @@ def _densities(
         values["elbo"] = _stacked(runs[0], "elbo"), _stacked(runs[1], "elbo")
     else:
         refusals.add(
-            f"ELBOs of {{}} and {_quoted(reference.name)} are not paired: an objective tells none of single data.",
+            f"ELBOs of {{}} are not paired with those of {_quoted(reference.name)}: an objective tells none.",
             group.name,
         )
     known = [each.iw_log_likelihood for each in every if each.iw_log_likelihood is not None]
@@ -156,7 +156,7 @@ def _densities(
         )
     elif known:
         reason = "not all have measured it" if len(known) < len(every) else "their importance samples differ in number"
-        refusals.add(f"log p(x) of {{}} and {_quoted(reference.name)} is not compared: {reason}.", group.name)
+        refusals.add(f"log p(x) of {{}} is not compared with that of {_quoted(reference.name)}: {reason}.", group.name)
     return values
 
 
@@ -165,17 +165,17 @@ def _correct(group: RunGroup, reference: RunGroup, runs: tuple[Runs, Runs], refu
     every = [*runs[0], *runs[1]]
     if all(each.labels is None for each in every):
         refusals.add(
-            f"Classification errors of {{}} and {_quoted(reference.name)} are not compared: there are no labels.",
+            f"Classification errors of {{}} are not compared with those of {_quoted(reference.name)}: no labels.",
             group.name,
         )
         return {}
-    fits = list(dict.fromkeys(key for each in every for key in each.predicted))
+    fits = sorted({key for each in every for key in each.predicted}, key=_order)
     common = [key for key in fits if all(key in each.predicted for each in every)]
     for fit, budget in fits:
         if (fit, budget) not in common:
             refusals.add(
-                f"Accuracies by {_fit_words(fit, budget)} of {{}} and {_quoted(reference.name)} are not compared: not "
-                "all have this fit.",
+                f"Accuracies by {_fit_words(fit, budget)} of {{}} are not compared with those of "
+                f"{_quoted(reference.name)}: not all have this fit.",
                 group.name,
             )
     return {_accuracy(*key): (_right(runs[0], key), _right(runs[1], key)) for key in common}
@@ -189,7 +189,7 @@ def _mcnemar(group: RunGroup, reference: RunGroup, ours: Pointwise, theirs: Poin
             *key,
             mcnemar_test(ours.predicted[key] == ours.labels, theirs.predicted[key] == theirs.labels),
         )
-        for key in ours.predicted
+        for key in sorted(ours.predicted, key=_order)
         if key in theirs.predicted and ours.labels is not None
     ]
 
@@ -200,6 +200,12 @@ def _stacked(runs: Runs, name: str, count: int | None = None) -> NDArray[np.floa
 
 def _right(runs: Runs, key: tuple[str, str]) -> NDArray[np.float64]:
     return np.stack([(each.predicted[key] == each.labels).astype(np.float64) for each in runs])
+
+
+def _order(key: tuple[str, str]) -> tuple[int, int, str]:
+    """The place of a fit and label budget in tables."""
+    fits, (fit, budget) = [*FIT_NAMES], key
+    return fits.index(fit) if fit in fits else len(fits), BUDGETS.index(budget) if budget in BUDGETS else 0, fit
 
 
 def _accuracy(fit: str, budget: str) -> str:

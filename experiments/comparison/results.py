@@ -15,7 +15,7 @@ from latentmix.inference.intervals import McNemarTest, MeanInterval, PairedInter
 from latentmix.models.display import Displayed
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = [
     "ComparedRun",

@@ -322,9 +322,9 @@ class EnumObjective(ELBOObjective):
         total: Any = 0.0
         for cost in (cost for part in (evidence, prior) for group in part.values() for cost in group):
             dims: str = cost._pyro_dims
-            if symbol not in dims:
+            if symbol not in dims and length > 1:  # packed tensors lack dimensions of size 1
                 return None
-            total = total + _by_datum(cost, dims.index(symbol), length)
+            total = total + (_by_datum(cost, dims.index(symbol), length) if length > 1 else cost.sum().reshape(1))
         return total if isinstance(total, Tensor) else None
 
     def _costs(self, model_trace: Trace, guide_trace: Trace) -> tuple[_Costs, _Costs, Any, bool]:
