@@ -20,7 +20,7 @@ Runs that differ by their seeds alone are one group, with intervals over seeds. 
 
 
 def main(words: list[str]) -> None:
-    """Print a comparison of runs and, with --out, write it as `compare.json` and `compare.csv` and print the folder."""
+    """Print a comparison of runs and, with --out, write it as `compare.html`, `.json` and `.csv` with its pictures and print the folder."""
     parser = command_parser("compare", epilog=EPILOG)
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of finished runs, or of sweeps")
     parser.add_argument(
@@ -52,6 +52,7 @@ def main(words: list[str]) -> None:
 
     from latentmix.experiments.comparison.compare import compare_runs
     from latentmix.experiments.comparison.files import printed, write_files
+    from latentmix.experiments.comparison.page import write_comparison
 
     comparison = compare_runs(
         runs, reference=arguments.reference, level=arguments.level, trust=allowed_modules(arguments.trust)
@@ -59,4 +60,5 @@ def main(words: list[str]) -> None:
     print(printed(comparison, arguments.format), end="")
     if out is not None:
         write_files(comparison, out)
+        write_comparison(comparison, out, command=["latentmix", "compare", *words])
         print(f"\n{out}")

@@ -99,6 +99,8 @@ def _values(comparison: RunComparison, command: Sequence[str]) -> dict[str, Any]
         "all_pairs": _pairs(comparison, list(dict.fromkeys(pair.figure for pair in comparison.pairs))),
         "sentences": _sentences(comparison),
         "tests": _tests(comparison),
+        "two_seeds": any(pair.interval.over_seeds and 2 in pair.interval.n_seeds for pair in comparison.pairs),
+        "few_labels": any(name.endswith("_few") for name in paired_figures(comparison)),
         "over_seeds": [pair.interval.over_seeds for pair in comparison.pairs],
         "loo": _loo(comparison.loo),
         "apart": [with_short_names(each, comparison) for each in comparison.refusals if each.startswith(LOO)],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import string
 from collections.abc import Mapping, Sequence
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest, RunComparison
 from latentmix.experiments.comparison.summaries import LOWER, label_of
+from latentmix.experiments.comparison.text import letters
 from latentmix.experiments.options.names import fit_name
 from latentmix.inference.intervals import PairedInterval
 
@@ -97,30 +97,20 @@ def difference_words(figure: str, interval: PairedInterval) -> tuple[str, str, s
 
 
 def compact_names(comparison: RunComparison) -> dict[str, str]:
-    """Names of groups without what all have in common: a preset, and arguments that tell no two values apart.
-
-    Parts stand for themselves, without the name of their option.
+    """Names of groups without a preset that all have, in which parts stand without the name of their option.
 
     Args:
         comparison: The comparison.
     """
-    groups = comparison.groups
     presets = {run.preset for run in comparison.runs}
     common = f"{presets.pop()}, " if len(presets) == 1 else ""
-    words: dict[str, str] = {}
-    for option in dict.fromkeys(option for group in groups for option in group.options):
-        values = {group.options[option] for group in groups if option in group.options}
-        heads = {value: value.partition("(")[0] for value in values}
-        told = len(set(heads.values())) == len(values)
-        for value, head in heads.items():
-            part = head[:1].isupper() and head not in ("None", "True", "False")
-            short = head if told else value
-            words[f"{option}={value}"] = short if part else f"{option}={short}"
     names = {}
-    for group in groups:
+    for group in comparison.groups:
         name = group.name
         for option, value in group.options.items():
-            name = name.replace(f"{option}={value}", words[f"{option}={value}"], 1)
+            head = value.partition("(")[0]
+            if head[:1].isupper() and head not in ("None", "True", "False"):
+                name = name.replace(f"{option}={head}", head, 1)
         names[group.name] = name.removeprefix(common)
     return names if len(set(names.values())) == len(names) else {name: name for name in names}
 
@@ -132,11 +122,7 @@ def short_names(comparison: RunComparison) -> dict[str, str]:
         comparison: The comparison.
     """
     names = compact_names(comparison)
-    if max(map(len, names.values())) <= SHORT:
-        return names
-    alphabet = string.ascii_uppercase
-    letters = [*alphabet, *(first + second for first in alphabet for second in alphabet)]
-    return dict(zip(names, [*letters, *map(str, range(len(letters), len(names)))], strict=False))
+    return names if max(map(len, names.values())) <= SHORT else letters(comparison)
 
 
 def picture_names(comparison: RunComparison) -> dict[str, str]:
