@@ -20,7 +20,7 @@ Runs that differ by their seeds alone are one group, with intervals over seeds. 
 
 
 def main(words: list[str]) -> None:
-    """Print a comparison of runs and, with --out, write it as `compare.html`, `.json` and `.csv` with its pictures and print the folder."""
+    """Print a comparison of runs and, with --out, write its page, its pictures and its files, and print the folder."""
     parser = command_parser("compare", epilog=EPILOG)
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of finished runs, or of sweeps")
     parser.add_argument(
