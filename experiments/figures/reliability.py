@@ -57,7 +57,7 @@ def reliability(
     down = -(-len(fits) // across)
     lines = 3 if across < 3 else 2
     texts = {
-        name: titled(name, "ECE {:.3f} → {:.3f}".format(*_errors(figures)), (WIDTH - 0.8) / across - 0.5, lines)
+        name: titled(name, "ECE {:.3f} → {:.3f}".format(*_errors(figures)), (WIDTH - 0.8) / across - 0.65, lines)
         for name, figures in fits.items()
     }
     above = 0.18 * max(text.count("\n") for text in texts.values())
