@@ -11,10 +11,13 @@ from latentmix.experiments.comparison.configurations import (
     differences_of,
     group_names,
 )
+from latentmix.experiments.comparison.loo import compare_loo
+from latentmix.experiments.comparison.pairs import compare_pairs, read_test_figures
 from latentmix.experiments.comparison.results import ComparedRun, RunComparison, RunGroup
 from latentmix.experiments.comparison.sources import Source, read_sources
 from latentmix.experiments.comparison.summaries import confusions_of, curve_of, figures_of, reliabilities_of
 from latentmix.experiments.runs.artifacts import versions
+from latentmix.experiments.runs.pointwise import Pointwise
 from latentmix.experiments.runs.run import Run
 from latentmix.experiments.runs.stored import measure_of
 from latentmix.inference.intervals import mean_interval
@@ -68,27 +71,35 @@ def compare_runs(
     members = configuration_groups(configs)
     names, options = group_names(members, configs, differences)
     group_of = {run: name for name, runs_of in zip(names, members, strict=True) for run in runs_of}
-    compared = tuple(_compared(source, group_of[source.name]) for source in sources)
+    figures = read_test_figures(sources, refusals, measure=len(members) > 1)
+    compared = tuple(_compared(source, group_of[source.name], figures.get(source.name)) for source in sources)
     by_name = {run.name: run for run in compared}
     groups = tuple(
         _group(name, [by_name[run] for run in runs_of], chosen, level)
         for name, runs_of, chosen in zip(names, members, options, strict=True)
     )
+    main = next(group for group in groups if group.name == group_of[_reference(reference, sources)])
+    samples = {source.name: int(source.summary["test"].get("iw", {}).get("samples", 0)) for source in sources}
+    pairs, tests, unpaired = compare_pairs(groups, main, figures, samples, level)
+    loo, apart = compare_loo(sources)
     return RunComparison(
         runs=compared,
         differences=tuple(differences),
         groups=groups,
-        reference=group_of[_reference(reference, sources)],
+        reference=main.name,
+        pairs=tuple(pairs),
+        mcnemar=tuple(tests),
+        loo=tuple(loo),
         curves=tuple(curve_of(source.name, source.history) for source in sources),
         confusions=tuple(each for source in sources for each in confusions_of(source.name, source.summary)),
         reliabilities=tuple(each for source in sources for each in reliabilities_of(source.name, source.summary)),
-        refusals=tuple(refusals),
+        refusals=(*refusals, *unpaired, *apart),
         level=level,
         versions=versions(),
     )
 
 
-def _compared(source: Source, group: str) -> ComparedRun:
+def _compared(source: Source, group: str, pointwise: Pointwise | None) -> ComparedRun:
     summary = source.summary
     return ComparedRun(
         name=source.name,
@@ -98,7 +109,7 @@ def _compared(source: Source, group: str) -> ComparedRun:
         data_seed=int(source.config["data"]["seed"]),
         measure=measure_of(summary),
         group=group,
-        test_data="",
+        test_data="" if pointwise is None else pointwise.test_data,
         config_digest=config_digest(source.config),
         versions=dict(summary.get("versions", {})),
         figures=figures_of(summary),

@@ -110,8 +110,17 @@ def group_names(
     for place, preset in enumerate(presets):
         same = [other for other, theirs in enumerate(presets) if theirs == preset]
         telling = [each for each in varying if len({each.values[firsts[other]] for other in same}) > 1]
-        names.append(", ".join([preset, *(f"{each.option}={each.values[firsts[place]]}" for each in telling)]))
+        words = [f"{each.option}={_brief(each, firsts[place], [firsts[other] for other in same])}" for each in telling]
+        names.append(", ".join([preset, *words]))
     return _unique(names), options
+
+
+def _brief(difference: Difference, run: str, runs: Sequence[str]) -> str:
+    """A value in words, without the arguments of a call where its class tells it from those of the other runs."""
+    whole = {difference.values[each] for each in runs}
+    brief = {value.partition("(")[0] for value in whole}
+    value = difference.values[run]
+    return value.partition("(")[0] if len(brief) == len(whole) else value
 
 
 def _unique(names: Sequence[str]) -> list[str]:

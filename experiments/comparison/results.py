@@ -15,7 +15,7 @@ from latentmix.inference.intervals import McNemarTest, MeanInterval, PairedInter
 from latentmix.models.display import Displayed
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = [
     "ComparedRun",
@@ -153,11 +153,12 @@ class LooRow:
         rank: From 0, the best.
         elpd: Expected log predictive density, summed over the latents, in nats.
         se: Its standard error.
-        difference: ArviZ's `elpd_diff`: that of the best less this one's.
+        difference: Its `elpd` less that of the best, 0 for the best.
         difference_se: Its standard error, 0 for the best.
         p: Effective number of parameters.
         weight: Weight in stacking.
-        warning: Whether ArviZ warns that the estimate may be unreliable.
+        n: Number of latents.
+        high_k: Number of latents whose Pareto k is above ArviZ's threshold, where the estimate is not reliable.
     """
 
     run: str
@@ -170,7 +171,13 @@ class LooRow:
     difference_se: float
     p: float
     weight: float
-    warning: bool
+    n: int
+    high_k: int
+
+    @property
+    def warning(self) -> bool:
+        """Whether the estimate is unreliable for some latents."""
+        return self.high_k > 0
 
 
 @dataclass(frozen=True, repr=False)

@@ -62,8 +62,11 @@ def confusion_matrices(
     room = (WIDTH - 1.6 - longest) / across - 0.2
     cell = min(room / count, 1.0 if down == 1 else 0.5)
     turned = longest > cell - 0.08
+    lines = 3 if across < 3 else 2
     texts = {
-        name: titles[name] if titles and name in titles else titled(name, f"accuracy {_accuracy(values):.3f}", room)
+        name: titles[name]
+        if titles and name in titles
+        else titled(name, f"accuracy {_accuracy(values):.3f}", room, lines)
         for name, values in matrices.items()
     }
     above = 0.18 * max(text.count("\n") for text in texts.values())

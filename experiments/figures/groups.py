@@ -19,6 +19,7 @@ from latentmix.experiments.figures.style import (
     clean,
     fitted,
     group_styles,
+    joined,
     new_figure,
     note,
     text_width,
@@ -34,6 +35,7 @@ ABREAST = 3
 NAME_WIDTH, NAME_LINES = 2.4, 3  # inches and lines of a group's name
 DIRECTIONS = {1: "better →", -1: "← better", 0: ""}
 SEEDS = 0.1  # inches from the mark of a group down to those of its runs
+DECIMALS = 7  # least number that is not written out
 ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
 Block = Sequence[str]
 
@@ -103,7 +105,7 @@ def group_means(
     if ax is None:
         title(figure, heading or f"Figures of {len(groups)} groups of runs")
         several = any(len(runs) > 1 for by_group in finite.values() for runs in by_group.values())
-        sentences = ["Marks: means over the runs of a group; small marks: single runs"] if several else []
+        sentences = ["marks: means over the runs of a group; small marks: single runs"] if several else []
         _note(figure, [*sentences, *([caption] if caption else [])], known, blocks)
     return figure
 
@@ -250,7 +252,7 @@ def _panels(
             axes = grid[first + row][column]
             scale = block if metric.grouped else list(names)
             low, high = _span([value for group in scale for value in spread[name][group]], metric.limits)
-            _rows(axes, [names[group] for group in block] if column == 0 else [""] * len(block), low, high)
+            _rows(axes, [names[group] for group in block] if column == 0 else [""] * len(block), low, high, room)
             if column == 0 and row in above:
                 text = axes.annotate(above[row], (0.0, 1.0), (-6, 3), **ABOVE)
                 text.set(fontsize=SMALL, fontweight="bold", color=INK, ha="right", va="bottom")
@@ -267,8 +269,8 @@ def _panels(
     return figure, panels, row_height
 
 
-def _rows(axes: Axes, names: Sequence[str], low: float, high: float) -> None:
-    """An empty panel of a row for each name."""
+def _rows(axes: Axes, names: Sequence[str], low: float, high: float, width: float) -> None:
+    """An empty panel of a row for each name, about `width` inches wide."""
     clean(axes)
     axes.grid(False, axis="y")
     axes.set(xlim=(low, high), ylim=(len(names) - 0.45, -0.55))
@@ -276,7 +278,23 @@ def _rows(axes: Axes, names: Sequence[str], low: float, high: float) -> None:
         axes.axhline(row, color=RULE, linewidth=0.8, zorder=0)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
-    axes.set_xticks(inner_ticks(low, high, 3))
+    axes.set_xticks(*_ticks(low, high, width))
+
+
+def _ticks(low: float, high: float, width: float) -> tuple[list[float], list[str]]:
+    """Round numbers inside a scale that is `width` inches long, and their labels: up to three that have room."""
+    ticks: list[float] = []
+    labels: list[str] = []
+    for count in (3, 2, 1):
+        ticks = inner_ticks(low, high, count)
+        least = next(
+            (d for d in range(DECIMALS) if all(math.isclose(round(t, d), t, abs_tol=1e-12) for t in ticks)), None
+        )
+        labels = [f"{tick:.1e}" if least is None else f"{tick:,.{least}f}" for tick in ticks]
+        labels = [label.replace("-", "−") for label in labels]
+        if sum(text_width(label, SMALL) + 0.12 for label in labels) <= width:
+            break
+    return ticks, labels
 
 
 def _write_over(axes: Axes, x: float, y: float, text: str) -> None:
@@ -285,7 +303,8 @@ def _write_over(axes: Axes, x: float, y: float, text: str) -> None:
     reach = high - low
     side = "left" if x < low + 0.25 * reach else "right" if x > high - 0.25 * reach else "center"
     place = {"left": low + 0.02 * reach, "right": high - 0.02 * reach, "center": x}[side]
-    axes.text(place, y, text, ha=side, va="bottom", fontsize=SMALL, color=INK)
+    ground = {"facecolor": PAPER, "linewidth": 0, "pad": 0.5}
+    axes.text(place, y, text, ha=side, va="bottom", fontsize=SMALL, color=INK, bbox=ground, zorder=4)
 
 
 def _span(values: Sequence[float], limits: tuple[float, float]) -> tuple[float, float]:
@@ -299,4 +318,4 @@ def _note(figure: Figure, sentences: Sequence[str], metrics: Mapping[str, Metric
     grouped = len(blocks) > 1 and any(metric.grouped for metric in metrics.values())
     parts = [*sentences, *(["ELBOs compare within one measure only"] if grouped else [])]
     if parts:
-        note(figure, "; ".join(parts))
+        note(figure, joined(parts))

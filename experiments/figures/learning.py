@@ -22,6 +22,7 @@ from latentmix.experiments.figures.style import (
     clean,
     fitted,
     group_styles,
+    joined,
     legend_below,
     legend_rows,
     new_figure,
@@ -120,7 +121,7 @@ def learning_curves(
     if ax is None:
         title(figure, heading)
         several = any(len(table) > 1 for by_split in tables.values() for table in by_split.values())
-        note(figure, "; ".join(_sentences(several, clipped, len(by_measure) > 1)))
+        note(figure, joined(_sentences(several, clipped, len(by_measure) > 1)))
         legend_below(figure, handles)
     else:
         ax.legend(handles=handles, fontsize=SMALL, frameon=False)
@@ -155,7 +156,8 @@ def _draw(axes: Axes, table: Array, colour: str, marker: str, line: str) -> None
     shown = np.flatnonzero(np.isfinite(mean))
     axes.plot(epochs[shown], mean[shown], line, color=colour, linewidth=1.8)
     if len(shown):
-        axes.plot(epochs[shown[-1]], mean[shown[-1]], marker, color=colour, markersize=7, markeredgecolor=PAPER)
+        end = {"markersize": 7, "markeredgecolor": PAPER, "markeredgewidth": 0.6, "clip_on": False}
+        axes.plot(epochs[shown[-1]], mean[shown[-1]], marker, color=colour, zorder=3, **end)
 
 
 def _span(tables: Sequence[Array]) -> tuple[tuple[float, float], bool]:
@@ -175,7 +177,7 @@ def _later(table: Array) -> Array:
 
 def _sentences(several: bool, clipped: bool, measures: bool) -> Iterator[str]:
     if several:
-        yield "Thick: mean over the runs of a group; thin: single runs; shaded: their range"
+        yield "thick: mean over the runs of a group; thin: single runs; shaded: their range"
     if clipped:
         yield "the first epochs lie above the axis"
     if measures:

@@ -31,6 +31,7 @@ from latentmix.experiments.figures.style import (
     title,
 )
 from latentmix.experiments.options.names import LEVEL
+from latentmix.inference.datatree.elpd import pointwise_elpd
 from latentmix.inference.datatree.needs import obstacle
 from latentmix.models.process_state import kept_warnings
 
@@ -527,11 +528,7 @@ def _khat(tree: xr.DataTree, panels: Panels) -> Figure:
     name = next(iter(tree["log_likelihood"].data_vars))
     with kept_warnings():
         warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")  # the caption counts them
-        if _by_svi(tree):
-            log_p, log_q = (tree["sample_stats"][key] for key in ("log_p", "log_q"))
-            elpd = arviz.loo_approximate_posterior(tree, log_p=log_p, log_q=log_q, pointwise=True, var_name=name)
-        else:
-            elpd = arviz.loo(tree, pointwise=True, var_name=name)
+        elpd = pointwise_elpd(tree)
     k = np.asarray(elpd.pareto_k)
     good = float(elpd.good_k)
     with arviz_style():

@@ -43,7 +43,7 @@ def reliability(
     share of the data in the bin, and bars below give that share.
 
     Args:
-        fits: By the name of the fit, `n_draws`, and as `plug_in` and `draws` the figures of `calibration`.
+        fits: By the name of the fit, as `plug_in` and `draws` the figures of `calibration`, and perhaps `n_draws`.
         heading: Title of the figure.
         thing: Word for a datum.
         abreast: Fits in a row.
@@ -55,8 +55,9 @@ def reliability(
         raise ValueError("Expected fits with figures of calibration; got none.")
     across = min(len(fits), abreast)
     down = -(-len(fits) // across)
+    lines = 3 if across < 3 else 2
     texts = {
-        name: titled(name, "ECE {:.3f} → {:.3f}".format(*_errors(figures)), (WIDTH - 0.8) / across - 0.25)
+        name: titled(name, "ECE {:.3f} → {:.3f}".format(*_errors(figures)), (WIDTH - 0.8) / across - 0.65, lines)
         for name, figures in fits.items()
     }
     above = 0.18 * max(text.count("\n") for text in texts.values())
@@ -78,9 +79,10 @@ def reliability(
             axes.set_axis_off()
     title(figure, heading)
     note(figure, "Under the diagonal: overconfident. ECE: mean distance from it, weighted by the share of each bin.")
-    draws = next(iter(fits.values()))["n_draws"]
+    draws = next(iter(fits.values())).get("n_draws", "")
     handles = [
-        Line2D([], [], color=colour, marker=marker, label=label.format(n=draws)) for _, label, colour, marker in STYLES
+        Line2D([], [], color=colour, marker=marker, label=label.format(n=draws).replace("  ", " "))
+        for _, label, colour, marker in STYLES
     ]
     legend_below(figure, [*handles, Line2D([], [], color=MUTED, linestyle="--", linewidth=1.0, label="calibrated")])
     return figure

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence, Sized
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,7 @@ __all__ = [
     "clean",
     "fitted",
     "group_styles",
+    "joined",
     "legend_below",
     "legend_rows",
     "new_figure",
@@ -82,6 +84,7 @@ COLOURS = (
     *("#0072b2", "#d55e00", "#3c965a", "#b400ff", "#1e001e"),
     *("#ff2d87", "#1e5a00", "#2d2d96", "#78004b", "#785a5a"),
 )
+LEAST = 7  # characters of an elided word
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 
 
@@ -144,6 +147,12 @@ def title(figure: Figure, text: str) -> None:
 def note(figure: Figure, text: str) -> None:
     """Write a caption under the whole figure, in as many lines as its width asks for."""
     figure.supxlabel(wrapped(text, _room(figure), SMALL), fontsize=SMALL, color=MUTED)
+
+
+def joined(clauses: Iterable[str]) -> str:
+    """Clauses as one caption, its first letter a capital."""
+    text = "; ".join(clauses)
+    return text[:1].upper() + text[1:]
 
 
 def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
@@ -290,19 +299,24 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> str
 
 
 def fitted(text: str, width: float, lines: int, size: float = SMALL, weight: str = "normal") -> str:
-    """A text broken into at most so many lines of at most `width` inches, elided where it is longer."""
+    """A text broken into at most so many lines of at most `width` inches, its words or itself elided if need be."""
+    words = text.split(" ")
+    most = max(map(len, words))
 
-    def fits(part: str, most: int) -> bool:
-        return part.count("\n") < most and text_width(part, size, weight) <= width
+    def exceeds(part: str) -> bool:
+        return part.count("\n") >= lines or text_width(part, size, weight) > width
 
-    words = [next((word for word in _elided(word) if fits(word, 1)), word) for word in text.split(" ")]
-    texts = (wrapped(part, width, size, weight) for part in _elided(" ".join(words)))
-    return next((part for part in texts if fits(part, lines)), shortened(text, 5))
+    def of_words(length: int) -> str:
+        return wrapped(" ".join(shortened(word, length) for word in words), width, size, weight)
 
+    def of_length(length: int) -> str:
+        return wrapped(shortened(of_words(LEAST).replace("\n", " "), length), width, size, weight)
 
-def _elided(text: str) -> Iterator[str]:
-    """A text, and its elisions down to a few characters."""
-    return (shortened(text, length) for length in range(max(len(text), 5), 4, -1))
+    for broken, longest in ((of_words, most), (of_length, len(text))):
+        length = bisect_left(range(longest), True, lo=LEAST, hi=longest, key=lambda k, b=broken: exceeds(b(k + 1)))
+        if not exceeds(broken(max(length, LEAST))):
+            break
+    return broken(max(length, LEAST))
 
 
 def titled(name: str, figures: str, width: float, lines: int = 3, size: float = 11.0) -> str:

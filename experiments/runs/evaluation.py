@@ -45,7 +45,7 @@ def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str
         run.vae.likelihood.check(transform(seen[:1024]))
     seed = run.config["seed"]
     trained = Experiment.from_config(experiment_parser().parse_object(run.config))
-    figures = measure_vae(
+    measured = measure_vae(
         run.vae,
         run.guide,
         chosen,
@@ -61,7 +61,7 @@ def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str
         "data": asdict(data),
         "split": split,
         "images": len(chosen),
-        **figures,
+        **measured.figures,
         "mixtures": _measure_mixtures(run, latents),
     }
 
