@@ -68,7 +68,7 @@ def _cells(records: Sequence[Record], rows: Sequence[Row], grid: Mapping[str, An
 
 
 def draw_curves(out: Path, results: Mapping[str, Any]) -> Path | None:
-    """Draw the learning curves of at most `MOST_CURVES` rows of cells into `learning_curves.png`, those of the best mean ELBO.
+    """Draw the learning curves of cells into `learning_curves.png`, at most `MOST_CURVES`, those of the best ELBO.
 
     A row of several seeds is their mean, in their range. Each measure has a panel of its own.
 

@@ -71,10 +71,9 @@ def sweep(
     Every cell is built on its data before any is trained, and refused with a reason if that fails. Each of the
     others is a run folder `cells/ID`. `sweep.json` is updated after every cell; at the end, or after an
     interruption, `sweep.md` and `sweep.csv` are written, and at the end `sweep.png`, the figures of all cells, and
-    `learning_curves.png`, their learning curves. Cells that differ by their seed alone are a row of the tables, a mean with an
-    interval over seeds. Repeating the sweep on the same
-    folder runs only unfinished cells, and another grid over the same base adds its cells. The folder is locked before
-    anything in it is read, so that one sweep at a time fills it.
+    `learning_curves.png`. Cells that differ by their seed alone are a row of the tables, of means with intervals over
+    seeds. Repeating the sweep on the same folder runs only unfinished cells, and another grid over the same base adds
+    its cells. The folder is locked before anything in it is read, so that one sweep at a time fills it.
 
     Args:
         preset: A preset, or a YAML file of options.
