@@ -13,13 +13,8 @@ import torch
 
 from latentmix.experiments import load_run
 from latentmix.experiments.data.base import Split
-from latentmix.experiments.runs.pointwise import (
-    POINTWISE,
-    Pointwise,
-    measure_run,
-    read_pointwise,
-    split_digest,
-)
+from latentmix.experiments.runs.evaluation import measure_run
+from latentmix.experiments.runs.pointwise import POINTWISE, Pointwise, read_pointwise, split_digest
 
 from tests.experiments.comparison.conftest import QUICK, made
 
