@@ -150,7 +150,7 @@ def read_pointwise(folder: Path) -> Pointwise | None:
     if not file.exists():
         return None
     _, names = read_arrays(file, ())
-    arrays, _ = read_arrays(file, names, max_gib=_MAX_GIB, option="no option")
+    arrays, _ = read_arrays(file, names, max_gib=_MAX_GIB, option="")
     version = arrays.get("format", np.array(0))
     if version.shape == () and version.dtype.kind in "iu" and version > _FORMAT:
         raise ValueError(
