@@ -1,7 +1,7 @@
 """Experiments: data sets, presets, run folders, figures, reports, sweeps, benchmarks and the command line.
 
-Imports point one way: presets, benchmarks, reading < data < loggers < options < figures < runs < sweeps < commands <
-cli.
+Imports point one way: presets, benchmarks, reading < data < loggers < options < figures < runs < comparison < sweeps <
+commands < cli.
 """
 
 from __future__ import annotations
@@ -10,13 +10,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentmix.experiments.comparison.compare import compare_runs
+    from latentmix.experiments.comparison.results import RunComparison
     from latentmix.experiments.data.datasets import Data
     from latentmix.experiments.data.pixels import DynamicBinarization, ToFloat
     from latentmix.experiments.options.experiment import Experiment
     from latentmix.experiments.runs.pipeline import run_experiment
     from latentmix.experiments.runs.run import Run, load_run
 
-__all__ = ["Data", "DynamicBinarization", "Experiment", "Run", "ToFloat", "load_run", "run_experiment"]
+__all__ = [
+    "Data",
+    "DynamicBinarization",
+    "Experiment",
+    "Run",
+    "RunComparison",
+    "ToFloat",
+    "compare_runs",
+    "load_run",
+    "run_experiment",
+]
 
 _HOMES = {
     "Data": "data.datasets",
@@ -24,6 +36,8 @@ _HOMES = {
     "ToFloat": "data.pixels",
     "Experiment": "options.experiment",
     "Run": "runs.run",
+    "RunComparison": "comparison.results",
+    "compare_runs": "comparison.compare",
     "load_run": "runs.run",
     "run_experiment": "runs.pipeline",
 }

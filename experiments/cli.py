@@ -28,8 +28,8 @@ CLOSING = """
 Begin with `latentmix run digits --epochs 5`. `latentmix COMMAND --help` explains a command; `latentmix run --help`
 lists every option of an experiment. After any command, --debug shows the traceback of an error, and --max_yaml_values N
 and --max_yaml_mib N raise the limits on files of options (default: {limits}); --version.
-Exit codes: 0 done, 1 a cell of a sweep was refused or failed, or an entry of a gallery failed, 2 refused or failed,
-130 interrupted, 143 terminated, 141 the reader of the output has gone.
+Exit codes: 0 done, 1 a cell of a sweep or a run of several was refused or failed, or an entry of a gallery failed, 2
+refused or failed, 130 interrupted, 143 terminated, 141 the reader of the output has gone.
 """
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 __all__ = [
     "another",
+    "check_continued_folder",
     "check_new_file",
     "check_new_folder",
     "check_run",
     "check_writable",
     "is_unfinished",
+    "occupied",
     "remove_unfinished",
 ]
 
@@ -65,6 +67,42 @@ def check_new_folder(path: Path) -> None:
     if os.path.lexists(path) and not (path.is_dir() and all(map(is_unfinished, path.iterdir()))):
         raise ValueError(f"Expected a new folder; got {path}, which exists already: {another()}.")
     check_writable(path)
+
+
+def check_continued_folder(path: Path, mark: str, what: str) -> None:
+    """Refuse a path that exists, but for a folder that is empty, that bears a mark, or that a killed process left.
+
+    `claimed` of `runs/folders.py` checks the folder again, more closely, once it holds its lock.
+
+    Args:
+        path: The folder.
+        mark: The file by which one that was begun is known.
+        what: Whose folder it is, for the message, such as `a sweep`.
+
+    Raises:
+        ValueError: If it holds something else, or cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from latentmix.experiments.places import check_continued_folder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / "sweep.json").touch()
+        ...     check_continued_folder(Path(folder), "sweep.json", "a sweep")
+    """
+    if os.path.lexists(path):
+        folder = path.is_dir()
+        begun = folder and (path / mark).is_file()
+        if not begun and not (folder and all(is_unfinished(each) or each.name == "lock" for each in path.iterdir())):
+            raise occupied(path, mark, what)
+    check_writable(path)
+
+
+def occupied(path: Path, mark: str, what: str) -> ValueError:
+    """The refusal of a folder that is neither empty nor bears a mark."""
+    return ValueError(
+        f"Expected a new folder or that of {what}, with a {mark}; got {path}, which holds something else: {another()}."
+    )
 
 
 def is_unfinished(path: Path) -> bool:

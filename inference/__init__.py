@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from latentmix.inference.evaluation import Bound, bits_per_dimension, check_comparable, evaluate
     from latentmix.inference.ex_post import ExPostFit, ex_post_prior, ex_post_priors, likelihood_moments
     from latentmix.inference.importance import log_likelihood, log_likelihoods
+    from latentmix.inference.intervals import (
+        McNemarTest,
+        MeanInterval,
+        PairedInterval,
+        mcnemar_test,
+        mean_interval,
+        paired_interval,
+    )
     from latentmix.inference.latent_usage import LatentStatistics, latent_statistics
     from latentmix.inference.mixtures.algorithm import EM, Algorithm, FitOptions
     from latentmix.inference.mixtures.analysis.comparison import (
@@ -64,12 +72,15 @@ __all__ = [
     "FreeBits",
     "GaussianMixture",
     "LatentStatistics",
+    "McNemarTest",
+    "MeanInterval",
     "MixtureComparison",
     "MixtureNUTSResult",
     "MixturePosterior",
     "MixtureSVIResult",
     "ModeReport",
     "Objective",
+    "PairedInterval",
     "RecordingHMC",
     "RecordingNUTS",
     "SVIResult",
@@ -102,7 +113,10 @@ __all__ = [
     "log_likelihoods",
     "map_by_majority",
     "map_by_matching",
+    "mcnemar_test",
+    "mean_interval",
     "modes",
+    "paired_interval",
     "renamed",
     "select",
     "standard_errors",
@@ -117,6 +131,10 @@ _HOMES = {
     "evaluation": ("Bound", "bits_per_dimension", "check_comparable", "evaluate"),
     "ex_post": ("ExPostFit", "ex_post_prior", "ex_post_priors", "likelihood_moments"),
     "importance": ("log_likelihood", "log_likelihoods"),
+    "intervals": (
+        *("McNemarTest", "MeanInterval", "PairedInterval"),
+        *("mcnemar_test", "mean_interval", "paired_interval"),
+    ),
     "latent_usage": ("LatentStatistics", "latent_statistics"),
     "mixtures.algorithm": ("EM", "Algorithm", "FitOptions"),
     "mixtures.analysis.comparison": ("MixtureComparison", "align", "compare", "map_by_majority", "map_by_matching"),

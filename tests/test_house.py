@@ -30,6 +30,7 @@ ORDERS = {
         ["options"],
         ["figures"],
         ["runs"],
+        ["comparison"],
         ["sweeps"],
         ["commands"],
         ["cli"],

@@ -15,7 +15,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -23,6 +23,8 @@ from typing import Any, NamedTuple, NoReturn
 from latentmix.experiments.hints import did_you_mean
 from latentmix.experiments.options.names import BUDGETS
 from latentmix.experiments.reading.limits import MAX_DRAWS, MAX_GIB, MAX_PIXELS
+
+MOST_SEEDS = 1000
 
 __all__ = [
     "Usage",
@@ -32,6 +34,7 @@ __all__ = [
     "add_limit",
     "add_numbers",
     "add_run",
+    "add_seeds",
     "add_trust",
     "allowed_modules",
     "check_files",
@@ -39,6 +42,7 @@ __all__ = [
     "comma_list",
     "command_parser",
     "complete_run",
+    "complete_sweep",
     "new_folder",
     "preset_words",
     "write_result",
@@ -66,12 +70,15 @@ class UsageError(ValueError):
 
 
 class _Parser(argparse.ArgumentParser):
+    others: frozenset[str] = frozenset()  # options of an experiment that resemble own ones
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, rest = super().parse_known_args(args, namespace)
         own = [option for option in self._option_string_actions if option.startswith("--")]
         for word in rest:
-            near = difflib.get_close_matches(word.partition("=")[0], own, n=1, cutoff=0.75)
-            if word.startswith("--") and near:
+            name = word.partition("=")[0]
+            near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
+            if name.startswith("--") and name not in self.others and near:
                 self.error(f"unrecognized arguments: {word}")
         return known, rest
 
@@ -101,10 +108,18 @@ def _refusal(message: str, known: list[str]) -> str:
     return f"Expected another command line; got: {message}"
 
 
-def command_parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser of a command's words that raises `UsageError`."""
+def command_parser(command: str, epilog: str | None = None, *, others: Collection[str] = ()) -> argparse.ArgumentParser:
+    """A parser of a command's words that raises `UsageError`.
+
+    Args:
+        command: The command.
+        epilog: Text below the help.
+        others: Options of an experiment that are taken for no misspelling of the command's own.
+    """
     kind = argparse.RawDescriptionHelpFormatter if "\n" in (epilog or "") else argparse.HelpFormatter
-    return _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
+    parser = _Parser(prog=f"latentmix {command}", allow_abbrev=False, epilog=epilog, formatter_class=kind)
+    parser.others = frozenset(others)
+    return parser
 
 
 def add_run(parser: argparse.ArgumentParser, *, trust: bool = True) -> None:
@@ -153,6 +168,23 @@ def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int
     for name, (default, text) in numbers.items():
         told = text if default is None else f"{text} (default: {default})"
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=told)
+
+
+class _Seeds(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        if not 2 <= values <= MOST_SEEDS:
+            raise UsageError(
+                f"Expected --seeds from 2 to {MOST_SEEDS:,}, to tell how far figures vary between seeds; got {values}."
+            )
+        namespace.seeds = values
+
+
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """Add the number of seeds of each cell, and the number of cells at a time."""
+    text = "run each cell with N seeds, --seed and those that follow it; tables give means with intervals over seeds"
+    parser.add_argument("--seeds", type=int, metavar="N", help=text, action=_Seeds)
+    text = "cells at a time; -1 for as many as there are cores (default: 1)"
+    parser.add_argument("--n-jobs", type=int, metavar="N", help=text)
 
 
 class _Limit(argparse.Action):
@@ -284,3 +316,46 @@ def complete_run(run: Callable[[], dict[str, Any]], path: Path) -> None:
         hint = f"{error.strerror}; once that is mended, `latentmix resume {path}` finishes the run"
         raise OSError(error.errno, hint, error.filename) from error
     print(f"\n{closing_words(summary)}\nreport: {path / 'report.html'}\n{path}")
+
+
+def complete_sweep(
+    preset: str,
+    options: Sequence[str],
+    grid: Mapping[str, list[str]],
+    out: Path,
+    arguments: argparse.Namespace,
+    *,
+    backend: str = "loky",
+    pictures: bool,
+) -> int:
+    """Run a sweep in a folder to its end, then print its tables and, last, the folder.
+
+    Args:
+        preset: A preset, or a YAML file of options.
+        options: Options of all cells.
+        grid: The values of every option that varies, but for the seed.
+        out: The folder.
+        arguments: Those of `add_seeds` and `add_trust`.
+        backend: joblib's back end.
+        pictures: Whether every cell draws its figures and writes its report.
+
+    Returns:
+        The exit code: 1 if a cell of the grid was refused or failed.
+    """
+    from latentmix.experiments.sweeps.sweep import sweep
+
+    typed = [word for name, values in grid.items() for value in values for word in (f"--{name}", value)]
+    results = sweep(
+        preset,
+        options,
+        dict(grid),
+        out,
+        seeds=arguments.seeds,
+        n_jobs=1 if arguments.n_jobs is None else arguments.n_jobs,
+        backend=backend,
+        pictures=pictures,
+        trust=allowed_modules(arguments.trust, [*options, *typed]),
+    )
+    print(out)
+    asked = set(results["asked"])
+    return 0 if all(cell["status"] == "done" for cell in results["cells"] if cell["id"] in asked) else 1

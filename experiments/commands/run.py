@@ -9,30 +9,36 @@ import yaml
 
 from latentmix.experiments.commands import (
     Usage,
+    UsageError,
+    add_seeds,
     add_trust,
     allowed_modules,
     command_parser,
     complete_run,
+    complete_sweep,
     new_folder,
     preset_words,
 )
-from latentmix.experiments.places import check_new_folder
+from latentmix.experiments.places import check_continued_folder, check_new_folder
 from latentmix.experiments.presets import preset_path, presets
 from latentmix.experiments.reading.limits import raised_yaml_limits
 
 USAGE = Usage(
     10,
-    "run PRESET|FILE.yaml [--any.option value ...] [--out DIR]",
+    "run PRESET|FILE.yaml [--any.option value ...] [--seeds N] [--out DIR]",
     "train a VAE, fit both mixtures, report",
     lasting=True,
 )
-HELP = """usage: latentmix run PRESET|FILE.yaml [--out DIR] [--print_config] [options]
+HELP = """usage: latentmix run PRESET|FILE.yaml [--out DIR] [--seeds N [--n-jobs N]] [--print_config] [options]
 
 Trains a VAE, fits mixtures to its latents by EM and by SVI, and writes figures and a report into a new folder.
 
   PRESET           {presets}
   FILE.yaml        a file of options, such as the config.yaml of a run
   --out DIR        folder of the run, new or empty (default: runs/PRESET-DATE-TIME)
+  --seeds N        N runs, with --seed and the seeds that follow it: a sweep over the seed into one folder, continued
+                   where it was interrupted, with a table of means and intervals over seeds; --n-jobs N of them at a
+                   time, -1 for as many as there are cores (default: 1)
   --trust MODULE   a module of your own whose classes FILE.yaml may name; repeatable
   --print_config   print the complete configuration as YAML, and run nothing
 
@@ -48,22 +54,34 @@ arguments as in Python or as options of their own; --optimizer.lr 0.01 alone cha
 """
 
 
-def main(words: list[str]) -> None:
-    """Run an experiment, print its table and, last, its folder."""
+def main(words: list[str]) -> int:
+    """Run an experiment, with several seeds if asked, print its table and, last, its folder.
+
+    Returns:
+        0; 1 if a run of several was refused or failed.
+    """
     if {"--help", "-h"} & set(words):
         print_help()
-        return
+        return 0
     preset_words(words, "run digits --epochs 5")
-    parser = command_parser("run")
+    parser = command_parser("run", others=("--seed",))
     parser.add_argument("preset", help="a preset (`latentmix list`) or a YAML file of options")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET-DATE-TIME)")
+    add_seeds(parser)
     add_trust(parser, "a file of options")
     parser.add_argument("--print_config", action="store_true", help="print the complete configuration and exit")
     arguments, options = parser.parse_known_args(words)
     preset_path(arguments.preset)
     name = Path(arguments.preset).stem
-    out = arguments.out or new_folder(name)
-    if not arguments.print_config:
+    several = arguments.seeds is not None
+    if several and arguments.print_config:
+        raise UsageError("Expected one of --seeds and --print_config, which runs nothing; got both.")
+    if arguments.n_jobs is not None and not several:
+        raise UsageError("Expected --seeds N with --n-jobs, which is a number of runs at a time; got --n-jobs alone.")
+    out = arguments.out or new_folder(f"{name}-seeds" if several else name)
+    if several:
+        check_continued_folder(out, "sweep.json", "a sweep")
+    elif not arguments.print_config:
         check_new_folder(out)
 
     from latentmix.experiments.options.command_line import parse_experiment
@@ -76,12 +94,15 @@ def main(words: list[str]) -> None:
     device_of(experiment.training)
     if arguments.print_config:
         print(yaml.safe_dump(experiment.config, sort_keys=False), end="")
-        return
+        return 0
+    if several:
+        return complete_sweep(arguments.preset, options, {}, out, arguments, pictures=True)
 
     from latentmix.experiments.runs.pipeline import run_experiment
 
     command = ["latentmix", "run", *words, *raised_yaml_limits()]
     complete_run(lambda: run_experiment(experiment, out, command=command), out)
+    return 0
 
 
 def print_help() -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
 from latentmix.experiments.figures.style import COLOURS, INK, PAPER, SMALL, WIDTH, new_figure
+from latentmix.experiments.options.names import LEVEL
 from latentmix.models.process_state import exclusive
 
 __all__ = ["Make", "arviz_style"]
@@ -61,7 +62,8 @@ def arviz_style(make: Make | None = None) -> Iterator[None]:
 
     with exclusive(restore), ExitStack() as stack:
         stack.enter_context(matplotlib.rc_context(STYLE))
-        stack.enter_context(arviz_base.rc_context({"plot.backend": "matplotlib", "plot.max_subplots": 200}))
+        options = {"plot.backend": "matplotlib", "plot.max_subplots": 200, "stats.ci_prob": LEVEL}
+        stack.enter_context(arviz_base.rc_context(options))
         stack.callback(setattr, core, "subplots", original)
         core.subplots = subplots
         yield

@@ -20,6 +20,7 @@ from latentmix.experiments.figures.style import (
     new_figure,
     text_width,
     title,
+    titled,
 )
 
 __all__ = ["confusion_matrices"]
@@ -35,6 +36,7 @@ def confusion_matrices(
     kind: str = "class",
     titles: Mapping[str, str] | None = None,
     heading: str = "Test images by true class and by the class of their component",
+    abreast: int | None = None,
 ) -> Figure:
     """Draw confusion matrices: counts as numbers, fractions of the true class as colour.
 
@@ -45,19 +47,33 @@ def confusion_matrices(
         kind: Word for a class.
         titles: Title of each panel by the name of the fit; by default the name and the accuracy.
         heading: Title of the figure.
+        abreast: Matrices in a row; by default all of few classes, else one.
+
+    Raises:
+        ValueError: If there is no matrix, or one has another shape.
     """
+    if not matrices:
+        raise ValueError("Expected confusion matrices; got none.")
     count = len(classes)
     shown = list(class_names(classes, names).values())
-    down = 1 if count <= ABREAST else len(matrices)
-    across = -(-len(matrices) // down)
+    across = min(abreast or (len(matrices) if count <= ABREAST else 1), len(matrices))
+    down = -(-len(matrices) // across)
     longest = max(text_width(name, SMALL) for name in shown)
     room = (WIDTH - 1.6 - longest) / across - 0.2
     cell = min(room / count, 1.0 if down == 1 else 0.5)
     turned = longest > cell - 0.08
-    height = down * (cell * count + 0.75 + (longest if turned else 0.15)) + 0.8
+    lines = 3 if across < 3 else 2
+    texts = {
+        name: titles[name]
+        if titles and name in titles
+        else titled(name, f"accuracy {_accuracy(values):.3f}", room, lines)
+        for name, values in matrices.items()
+    }
+    above = 0.18 * max(text.count("\n") for text in texts.values())
+    height = down * (cell * count + 0.75 + above + (longest if turned else 0.15)) + 0.8
     figure = new_figure(WIDTH, height)
     panels = figure.subplots(down, across, squeeze=False).ravel()
-    for axes, (name, values) in zip(panels, matrices.items(), strict=True):
+    for place, (axes, (name, values)) in enumerate(zip(panels, matrices.items(), strict=False)):
         matrix = as_array(values)
         if matrix.shape != (count, count):
             raise ValueError(f"Expected a {count} x {count} confusion matrix for {name}; got {matrix.shape}.")
@@ -69,18 +85,25 @@ def confusion_matrices(
             colour = PAPER if fractions[row, column] > 0.55 else INK
             number = axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour)
             number.set_fontsize(size)
-        accuracy = np.trace(matrix) / max(matrix.sum(), 1.0)
-        axes.set_title((titles or {}).get(name, f"{name}: accuracy {accuracy:.3f}"), fontsize=11, color=INK)
+        axes.set_title(texts[name], fontsize=11, color=INK)
         axes.set_xticks(range(count), shown, rotation=90 if turned else 0)
-        outer = down > 1 or axes is panels[0]
+        outer = place % across == 0
         axes.set_yticks(range(count), shown if outer else [])
         axes.tick_params(labelsize=SMALL, length=0, labelcolor=INK)
         axes.set_xlabel(f"assigned {kind}", fontsize=SMALL, color=INK)
         axes.spines[:].set_color(MUTED)
         axes.set_ylabel(f"true {kind}" if outer else "", fontsize=SMALL, color=INK)
+    for axes in panels[len(matrices) :]:
+        axes.set_axis_off()
     bar = figure.colorbar(image, ax=list(panels), ticks=[0.0, 0.5, 1.0], aspect=5 * height, fraction=0.05)
     bar.ax.set_yticklabels(["0%", "50%", "100%"], fontsize=SMALL, color=INK)
     bar.set_label(f"share of the true {kind}", fontsize=SMALL, color=INK)
     bar.outline.set_visible(False)
     title(figure, heading)
     return figure
+
+
+def _accuracy(values: ArrayLike | Tensor) -> float:
+    """The share on the diagonal; 0 of no data."""
+    matrix = as_array(values)
+    return float(np.trace(matrix) / max(matrix.sum(), 1.0)) if matrix.ndim == 2 else 0.0

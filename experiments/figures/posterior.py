@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 
 from latentmix.experiments.figures.arviz_figures import arviz_style
+from latentmix.experiments.figures.short_ticks import short_ticks
 from latentmix.experiments.figures.style import (
     BLUE,
     COLOURS,
@@ -30,6 +30,8 @@ from latentmix.experiments.figures.style import (
     shortened,
     title,
 )
+from latentmix.experiments.options.names import LEVEL
+from latentmix.inference.datatree.elpd import pointwise_elpd
 from latentmix.inference.datatree.needs import obstacle
 from latentmix.models.process_state import kept_warnings
 
@@ -260,13 +262,11 @@ def _rank(tree: xr.DataTree, panels: Panels) -> Figure:
 
 
 def _interval_words() -> str:
-    """The intervals of a forest, which ArviZ's settings choose."""
+    """The intervals of a forest, whose kind ArviZ's settings choose."""
     import arviz_base
 
     kind = {"eti": "central", "hdi": "highest-density"}[arviz_base.rcParams["stats.ci_kind"]]
-    outer = float(arviz_base.rcParams["stats.ci_prob"])
-    inner = 0.5 if outer > 0.5 else 0.5 * outer
-    return f"{kind} intervals of {100 * inner:.0f}% (thick) and {100 * outer:.0f}% (thin)"
+    return f"{kind} intervals of 50% (thick) and {100 * LEVEL:.0f}% (thin)"
 
 
 def _point_words() -> str:
@@ -332,10 +332,9 @@ def _pair(tree: xr.DataTree, panels: Panels) -> Figure:
             collection.get_target(name, {}, name, {}).set_yticks([])  # of a density, beside the label of a quantity
         for panel in collection.viz["figure"].item().axes:
             for axis in (panel.xaxis, panel.yaxis):
-                axis.set_label_text(_in_two_lines(axis.get_label_text()))
-            panel.xaxis.set_major_locator(MaxNLocator(2))
-            if panel.get_yticks().size:
-                panel.yaxis.set_major_locator(MaxNLocator(3))
+                name = axis.get_label_text()
+                words = short_ticks(axis, numbered=bool(name)) if axis.get_majorticklocs().size else []
+                axis.set_label_text("\n".join([_in_two_lines(name), *words]) if name else "")
         figure = _finish(collection, f"Pairs of {panels.words}", "Draws, and on the diagonal their densities.")
     handles = [Line2D([], [], color=VERMILION, marker="o", linestyle="", label="divergent transition")]
     if diverging:
@@ -529,11 +528,7 @@ def _khat(tree: xr.DataTree, panels: Panels) -> Figure:
     name = next(iter(tree["log_likelihood"].data_vars))
     with kept_warnings():
         warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")  # the caption counts them
-        if _by_svi(tree):
-            log_p, log_q = (tree["sample_stats"][key] for key in ("log_p", "log_q"))
-            elpd = arviz.loo_approximate_posterior(tree, log_p=log_p, log_q=log_q, pointwise=True, var_name=name)
-        else:
-            elpd = arviz.loo(tree, pointwise=True, var_name=name)
+        elpd = pointwise_elpd(tree)
     k = np.asarray(elpd.pareto_k)
     good = float(elpd.good_k)
     with arviz_style():

@@ -21,6 +21,7 @@ from latentmix.experiments.figures.style import (
     new_figure,
     note,
     title,
+    titled,
 )
 
 __all__ = ["reliability"]
@@ -30,7 +31,11 @@ STYLES = (("plug_in", "at the mean of q (plug-in)", GREY, "s"), ("draws", "mean 
 
 
 def reliability(
-    fits: Mapping[str, Mapping[str, Any]], *, heading: str = "Accuracy by confidence", thing: str = "image"
+    fits: Mapping[str, Mapping[str, Any]],
+    *,
+    heading: str = "Accuracy by confidence",
+    thing: str = "image",
+    abreast: int = ABREAST,
 ) -> Figure:
     """Draw the accuracy of the data in each bin of confidence, plug-in beside averaged, and how many they are.
 
@@ -38,23 +43,31 @@ def reliability(
     share of the data in the bin, and bars below give that share.
 
     Args:
-        fits: By the name of the fit, `n_draws`, and as `plug_in` and `draws` the figures of `calibration`.
+        fits: By the name of the fit, as `plug_in` and `draws` the figures of `calibration`, and perhaps `n_draws`.
         heading: Title of the figure.
         thing: Word for a datum.
+        abreast: Fits in a row.
 
     Raises:
         ValueError: If there is no fit, or the bins of one have different lengths.
     """
     if not fits:
         raise ValueError("Expected fits with figures of calibration; got none.")
-    across = min(len(fits), ABREAST)
+    across = min(len(fits), abreast)
     down = -(-len(fits) // across)
-    figure = new_figure(WIDTH, 3.55 * down + 0.95)
+    lines = 3 if across < 3 else 2
+    texts = {
+        name: titled(name, "ECE {:.3f} → {:.3f}".format(*_errors(figures)), (WIDTH - 0.8) / across - 0.65, lines)
+        for name, figures in fits.items()
+    }
+    above = 0.18 * max(text.count("\n") for text in texts.values())
+    figure = new_figure(WIDTH, (3.55 + above) * down + 0.95)
     grid = figure.subplots(2 * down, across, squeeze=False, sharex=True, height_ratios=[3.2, 1.0] * down)
     for index, (name, figures) in enumerate(fits.items()):
         row, column = divmod(index, across)
         upper, lower = grid[2 * row, column], grid[2 * row + 1, column]
-        _panel(upper, lower, name, figures)
+        _panel(upper, lower, figures)
+        upper.set_title(texts[name])
         if column == 0:
             upper.set_ylabel("accuracy")
             lower.set_ylabel(f"share of\n{thing}s")
@@ -66,15 +79,20 @@ def reliability(
             axes.set_axis_off()
     title(figure, heading)
     note(figure, "Under the diagonal: overconfident. ECE: mean distance from it, weighted by the share of each bin.")
-    draws = next(iter(fits.values()))["n_draws"]
+    draws = next(iter(fits.values())).get("n_draws", "")
     handles = [
-        Line2D([], [], color=colour, marker=marker, label=label.format(n=draws)) for _, label, colour, marker in STYLES
+        Line2D([], [], color=colour, marker=marker, label=label.format(n=draws).replace("  ", " "))
+        for _, label, colour, marker in STYLES
     ]
     legend_below(figure, [*handles, Line2D([], [], color=MUTED, linestyle="--", linewidth=1.0, label="calibrated")])
     return figure
 
 
-def _panel(upper: Axes, lower: Axes, name: str, figures: Mapping[str, Any]) -> None:
+def _errors(figures: Mapping[str, Any]) -> list[float]:
+    return [figures[key]["ece"] for key, *_ in STYLES]
+
+
+def _panel(upper: Axes, lower: Axes, figures: Mapping[str, Any]) -> None:
     upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1.0, zorder=1)
     for shift, (key, _, colour, marker) in zip((-1, 1), STYLES, strict=True):
         bins = {part: np.asarray(values, dtype=float) for part, values in figures[key]["bins"].items()}
@@ -87,9 +105,7 @@ def _panel(upper: Axes, lower: Axes, name: str, figures: Mapping[str, Any]) -> N
         width = 1 / len(share)
         places = (np.arange(len(share)) + 0.5) * width
         lower.bar(places + shift * 0.2 * width, share, 0.4 * width, color=colour)
-    plug_in, averaged = (figures[key]["ece"] for key, *_ in STYLES)
     clean([upper, lower])
-    upper.set_title(f"{name}: ECE {plug_in:.3f} → {averaged:.3f}")
     upper.set_xlim(-0.02, 1.04)
     upper.set_ylim(-0.03, 1.05)
     lower.set_ylim(0, 1.05)

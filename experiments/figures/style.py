@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence, Sized
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +47,11 @@ __all__ = [
     "class_names",
     "class_styles",
     "clean",
+    "fitted",
+    "group_styles",
+    "joined",
     "legend_below",
+    "legend_rows",
     "new_figure",
     "note",
     "rendered",
@@ -55,6 +60,8 @@ __all__ = [
     "shortened",
     "text_width",
     "title",
+    "titled",
+    "whole_figure",
     "wrapped",
 ]
 
@@ -77,6 +84,7 @@ COLOURS = (
     *("#0072b2", "#d55e00", "#3c965a", "#b400ff", "#1e001e"),
     *("#ff2d87", "#1e5a00", "#2d2d96", "#78004b", "#785a5a"),
 )
+LEAST = 7  # characters of an elided word
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 
 
@@ -91,6 +99,16 @@ def class_styles(classes: int) -> list[tuple[str, str]]:
         classes: Number of classes.
     """
     return [(COLOURS[k % 10], MARKERS[(k + k // 10) % len(MARKERS)]) for k in range(classes)]
+
+
+def group_styles(groups: int) -> list[tuple[str, str, Line]]:
+    """Colour, marker and line of each group of runs: lines change where the ten colours repeat.
+
+    Args:
+        groups: Number of groups.
+    """
+    lines: tuple[Line, ...] = ("-", "--", ":", "-.")
+    return [(*style, lines[k // 10 % len(lines)]) for k, style in enumerate(class_styles(groups))]
 
 
 def as_array(values: ArrayLike | Tensor) -> Array:
@@ -116,6 +134,11 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def whole_figure(ax: Axes | None) -> Figure | None:
+    """The whole figure that axes belong to; `None` without axes."""
+    return None if ax is None else ax.get_figure(root=True)
+
+
 def title(figure: Figure, text: str) -> None:
     """Write a title over the whole figure, in as many lines as its width asks for."""
     figure.suptitle(wrapped(text, _room(figure), LARGE, "bold"), fontsize=LARGE, fontweight="bold", color=INK)
@@ -124,6 +147,12 @@ def title(figure: Figure, text: str) -> None:
 def note(figure: Figure, text: str) -> None:
     """Write a caption under the whole figure, in as many lines as its width asks for."""
     figure.supxlabel(wrapped(text, _room(figure), SMALL), fontsize=SMALL, color=MUTED)
+
+
+def joined(clauses: Iterable[str]) -> str:
+    """Clauses as one caption, its first letter a capital."""
+    text = "; ".join(clauses)
+    return text[:1].upper() + text[1:]
 
 
 def clean(axes: Axes | Iterable[Axes], *, grid: bool = True) -> None:
@@ -269,6 +298,33 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> str
     return "\n".join(line for part in text.split("\n") for line in _lines(part.split(" "), width, size, weight))
 
 
+def fitted(text: str, width: float, lines: int, size: float = SMALL, weight: str = "normal") -> str:
+    """A text broken into at most so many lines of at most `width` inches, its words or itself elided if need be."""
+    words = text.split(" ")
+    most = max(map(len, words))
+
+    def exceeds(part: str) -> bool:
+        return part.count("\n") >= lines or text_width(part, size, weight) > width
+
+    def of_words(length: int) -> str:
+        return wrapped(" ".join(shortened(word, length) for word in words), width, size, weight)
+
+    def of_length(length: int) -> str:
+        return wrapped(shortened(of_words(LEAST).replace("\n", " "), length), width, size, weight)
+
+    for broken, longest in ((of_words, most), (of_length, len(text))):
+        length = bisect_left(range(longest), True, lo=LEAST, hi=longest, key=lambda k, b=broken: exceeds(b(k + 1)))
+        if not exceeds(broken(max(length, LEAST))):
+            break
+    return broken(max(length, LEAST))
+
+
+def titled(name: str, figures: str, width: float, lines: int = 3, size: float = 11.0) -> str:
+    """A name and the figures of a panel: in one line if it is at most `width` inches long, else below one another."""
+    text = f"{name}: {figures}"
+    return text if text_width(text, size) <= width else f"{fitted(name, width, lines, size)}\n{figures}"
+
+
 def _lines(words: list[str], width: float, size: float, weight: str) -> list[str]:
     lines = _filled(words, width, size, weight)
     for narrower in np.linspace(0.95, 0.5, 10) * width if len(lines) > 1 else ():
@@ -292,17 +348,22 @@ def _room(figure: Figure) -> float:
     return float(figure.get_size_inches()[0]) - 0.3
 
 
+def legend_rows(handles: Sequence[Artist], room: float) -> int:
+    """Lines of a legend in columns of one width each, the fewest that `room` inches of width allow."""
+    widths = [text_width(str(handle.get_label()), SMALL) + 0.65 for handle in handles]
+    return next(
+        rows
+        for rows in range(1, len(handles) + 1)
+        if rows == len(handles) or sum(max(widths[k : k + rows]) for k in range(0, len(widths), rows)) <= room
+    )
+
+
 def legend_below(figure: Figure, handles: Sequence[Artist], heading: str | None = None) -> None:
     """Write one legend under the panels and over the caption, in as few lines as its width allows.
 
     The layout reserves its height. Call it after `note`.
     """
-    widths = [text_width(str(handle.get_label()), SMALL) + 0.65 for handle in handles]
-    rows = next(
-        rows
-        for rows in range(1, len(handles) + 1)
-        if rows == len(handles) or sum(max(widths[k : k + rows]) for k in range(0, len(widths), rows)) <= _room(figure)
-    )
+    rows = legend_rows(handles, _room(figure))
     height = float(figure.get_size_inches()[1])
     lines = figure.get_supxlabel().count("\n") + 1 if figure.get_supxlabel() else 0
     reserved = (0.21 * (rows + (heading is not None)) + 0.12) / height

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from latentmix.experiments.figures.style import (
@@ -33,10 +34,14 @@ from latentmix.experiments.figures.tableau import (
     figure_of,
     group_of,
     inner_ticks,
+    interval_of,
     metric_of,
     number,
+    over_seeds,
     tableau,
+    values_of,
 )
+from latentmix.experiments.options.names import LEVEL
 
 __all__ = ["sweep_overview"]
 
@@ -60,7 +65,8 @@ def sweep_overview(
 
     Args:
         cells: Mappings with `options` (a label by axis), `status` (`done`, `refused` or `failed`) and, if they are
-            done, `group` and `figures` (numbers by metric; missing and infinite ones are skipped).
+            done, `group` and `figures` (by metric a number, or a list of one for each seed, of which the mean is drawn
+            with its Student t interval; missing and infinite ones are skipped).
         axes: The labels of one to four axes.
         metrics: Metrics to draw; by default the known ones (ELBO, log-likelihood, MSE, SSIM, KL divergence, accuracy)
             that some cell has, and in tableaux of more than 40 cells only the first of these.
@@ -121,11 +127,15 @@ def _caption(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metric
     """Numbers of cells by status, the legend, and what ELBOs are measured against."""
     counts = {name: sum(cell["status"] == name for cell in grid.values()) for name in STATUSES}
     words = STATUSES if len(axes) > 1 else {name: name for name in STATUSES}
-    sentences = [f"{count:,} {words[name]}" for name, count in counts.items() if count]
+    counted = {name: f"{count:,} {words[name]}" for name, count in counts.items() if count}
+    if (seeds := _seeds(grid, metrics)) and counts["done"]:
+        counted["done"] = f"{counts['done']:,} mean{'s' * (counts['done'] > 1)} over {seeds}"
+    sentences = list(counted.values())
     missing = math.prod(len(labels) for labels in axes.values()) - len(grid)
     sentences += [f"{missing:,} not run"] if missing else []
-    if any(best_cells(grid, name) for name in metrics):
-        sentences.append("ringed: the best" if len(axes) == 1 else "framed: the best; darker colour is better")
+    sentences += _marks(grid, metrics, "ring" if len(axes) == 1 else "frame")
+    if len(axes) > 1 and any(metric_of(name).better for name in metrics) and len(grid) > 1:
+        sentences.append("darker colour is better")
     neither = [metric_of(name).name.split(",")[0] for name in metrics if not metric_of(name).better]
     if neither and len(axes) > 1:
         sentences.append(f"grey ({', '.join(neither)}): darker is higher, not better")
@@ -134,6 +144,25 @@ def _caption(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metric
         sentences += ["ELBOs compare within one measure only"] if len(groups) > 1 else []
         sentences += [f"measure of the ELBOs: {groups[0]}"] if len(groups) == 1 and groups[0] else []
     return "; ".join(sentences)
+
+
+def _seeds(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> str:
+    """Over how many seeds means are, and what their intervals; empty if no cell has several."""
+    counts = sorted({len(values) for cell in grid.values() for name in metrics if (values := values_of(cell, name))})
+    if not counts or counts[-1] == 1:
+        return ""
+    many = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[-1]}"
+    return f"{many} seeds, with {100 * LEVEL:.0f}% Student t intervals"
+
+
+def _marks(grid: Mapping[Key, Cell], metrics: Sequence[str], mark: str) -> list[str]:
+    """What cells with a mark, a frame or a ring, are: the best, as far as seeds tell."""
+    compared = [name for name in metrics if metric_of(name).better]
+    best = [bool(best_cells(grid, name)) for name in compared]
+    if not any(over_seeds(grid, name) for name in compared):
+        return [f"{mark}: the best, of one run each"] if any(best) else []
+    some = [f"{mark}: may be the best, as no interval lies above"] if any(best) else []
+    return [*some, *([f"no {mark}: all intervals overlap"] if len(grid) > 1 and not all(best) else [])]
 
 
 def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
@@ -150,7 +179,8 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
     }
     lines = -(-len(metrics) // ABREAST)
     columns = -(-len(metrics) // lines)
-    row_height = 0.22 + 0.17 * max(text.count("\n") + 1 for text in names.values())
+    seeds = any(over_seeds(grid, name) for name in metrics)
+    row_height = (0.34 if seeds else 0.22) + 0.17 * max(text.count("\n") + 1 for text in names.values())
     block_heights = [len(block) for block in blocks.values()]
     height = lines * (row_height * len(grid) + 0.4 * len(groups) + 0.35) + 0.9
     figure = new_figure(WIDTH, height)
@@ -160,13 +190,13 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
     for place, name in enumerate(metrics):
         metric, best = metric_of(name), best_cells(grid, name)
         first, column = place // columns * len(groups), place % columns
-        together = [figure_of(cell, name) for cell in grid.values()]
+        together = [end for cell in grid.values() for end in _ends(cell, name)]
         for row, (group, block) in enumerate(blocks.items()):
             axes = panels[first + row, column]
             axes.set_visible(True)
             clean(axes)
             axes.grid(False, axis="y")
-            mine = [figure_of(cell, name) for cell in block.values()]
+            mine = [end for cell in block.values() for end in _ends(cell, name)]
             low, high = _span(mine if metric.grouped else together, metric.limits)
             axes.set(xlim=(low, high), ylim=(len(block) - 0.45, -0.55))
             for spot, (label, cell) in enumerate(block.items()):
@@ -177,11 +207,13 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
                     axes.text(low, spot, f" {cell['status']}", va="center", fontsize=SMALL, color=colour)
                 elif math.isfinite(value):
                     ring = {"markeredgecolor": INK, "markeredgewidth": 1.8} if (label,) in best else {}
-                    axes.plot(value, spot, "o", color=DOTS[row % len(DOTS)], markersize=8, clip_on=False, **ring)
-                    left = value > (low + high) / 2
-                    value_text = axes.annotate(number(value, metric.decimals), (value, spot), (-9 if left else 9, 0))
-                    value_text.set(fontsize=SMALL, color=INK, ha="right" if left else "left", va="center")
-                    value_text.anncoords = "offset points"
+                    colour, interval = DOTS[row % len(DOTS)], interval_of(cell, name)
+                    if interval is not None:
+                        axes.plot(interval, (spot, spot), color=colour, linewidth=2, solid_capstyle="butt")
+                        each = values_of(cell, name)
+                        axes.plot(each, [spot] * len(each), "|", color=INK, markersize=7, markeredgewidth=0.8)
+                    axes.plot(value, spot, "o", color=colour, markersize=8, clip_on=False, **ring)
+                    _value(axes, cell, name, spot, (low, high), above=seeds)
             axes.set_yticks(range(len(block)), [names[label, group] for label in block] if column == 0 else [])
             axes.tick_params(axis="y", length=0)
             axes.set_xticks(inner_ticks(low, high, 3))
@@ -193,6 +225,30 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
     for axes in [axes for axes in panels.ravel() if not axes.get_visible()]:
         axes.remove()
     return figure
+
+
+def _value(axes: Axes, cell: Cell, name: str, spot: int, span: tuple[float, float], *, above: bool) -> None:
+    """Write the figure of a cell beside its dot, or above it where there are intervals."""
+    value, decimals, interval = figure_of(cell, name), metric_of(name).decimals, interval_of(cell, name)
+    words = number(value, decimals)
+    if interval is not None:
+        words += f" ± {number((interval[1] - interval[0]) / 2, decimals)}"
+    low, high = span
+    place = (value - low) / (high - low)
+    if above:
+        side = "left" if place < 0.35 else "right" if place > 0.65 else "center"
+        offset, rise = (0.0, 6.0), "bottom"
+    else:
+        side = "right" if place > 0.5 else "left"
+        offset, rise = (-9.0 if side == "right" else 9.0, 0.0), "center"
+    text = axes.annotate(words, (value, spot), offset)
+    text.set(fontsize=SMALL, color=INK, ha=side, va=rise)
+    text.anncoords = "offset points"
+
+
+def _ends(cell: Cell, name: str) -> tuple[float, ...]:
+    """The values that an axis has to hold for a cell: figures of seeds and the ends of their interval."""
+    return (*values_of(cell, name), *(interval_of(cell, name) or ()))
 
 
 def _span(values: Sequence[float], limits: tuple[float, float]) -> tuple[float, float]:

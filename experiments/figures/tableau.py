@@ -35,6 +35,9 @@ from latentmix.experiments.figures.style import (
     title,
     wrapped,
 )
+from latentmix.experiments.options.names import LEVEL
+from latentmix.inference.intervals import mean_interval
+from latentmix.inference.rank_ranges import rank_ranges
 
 __all__ = [
     "METRICS",
@@ -45,9 +48,12 @@ __all__ = [
     "figure_of",
     "group_of",
     "inner_ticks",
+    "interval_of",
     "metric_of",
     "number",
+    "over_seeds",
     "tableau",
+    "values_of",
 ]
 
 Cell = Mapping[str, Any]
@@ -58,6 +64,7 @@ GROUP_HUES = ("Blues", "Oranges", "Purples", "Reds")
 COMMON_HUE, NEUTRAL_HUE = "Greens", "Greys"
 COLUMNS = 21  # of a full page
 PAGE, CELL_HEIGHT, BAR, APART = 12.8, 0.34, 1.7, 0.3  # inches: a full page, a cell, a colour bar, between panels
+TALL = 0.5  # inches: a cell with its error below the number
 ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
 
 
@@ -96,10 +103,28 @@ def metric_of(name: str) -> Metric:
     return METRICS.get(name, Metric(name.replace("_", " ")))
 
 
-def figure_of(cell: Cell, name: str) -> float:
-    """A figure of a cell; NaN if it is missing."""
+def values_of(cell: Cell, name: str) -> list[float]:
+    """The finite values of a figure of a cell: one, or one for each seed."""
     value = (cell.get("figures") or {}).get(name)
-    return math.nan if value is None else float(value)
+    values = [] if value is None else list(value) if isinstance(value, Sequence) else [value]
+    return [float(each) for each in values if math.isfinite(each)]
+
+
+def figure_of(cell: Cell, name: str) -> float:
+    """A figure of a cell, or its mean over seeds; NaN if it is missing."""
+    values = values_of(cell, name)
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def interval_of(cell: Cell, name: str) -> tuple[float, float] | None:
+    """The Student t interval of the mean of a figure over seeds, of `LEVEL`; `None` without several seeds."""
+    interval = mean_interval(values, LEVEL) if len(values := values_of(cell, name)) > 1 else None
+    return None if interval is None else (interval.low, interval.high)
+
+
+def over_seeds(grid: Mapping[Key, Cell], name: str) -> bool:
+    """Whether some cell has a figure of several seeds."""
+    return any(len(values_of(cell, name)) > 1 for cell in grid.values())
 
 
 def group_of(cell: Cell) -> str:
@@ -108,13 +133,30 @@ def group_of(cell: Cell) -> str:
 
 
 def best_cells(grid: Mapping[Key, Cell], name: str) -> set[Key]:
-    """The best cell of each group, or of all if the metric compares all; none without another cell to compare."""
+    """The cells that may be the best of their group, or of all if the metric compares all; none if all may.
+
+    Without seeds it is the cell with the best figure. Over seeds it is every cell whose interval none lies above (or
+    below, if lower is better); a cell of one seed has no interval, and may be the best.
+    """
     metric, best = metric_of(name), set()
     for members in _scales(grid, metric).values():
-        values = {key: figure_of(grid[key], name) for key in members if math.isfinite(figure_of(grid[key], name))}
-        if metric.better and len(values) > 1:
-            best.add(max(values, key=lambda key: metric.better * values[key]))
+        known = [key for key in members if values_of(grid[key], name)]
+        if not metric.better or len(known) < 2:
+            continue
+        several = over_seeds({key: grid[key] for key in known}, name)
+        ranges = rank_ranges([_rankable(grid[key], name, metric.better, several) for key in known])
+        first = [key for key, (place, _) in zip(known, ranges, strict=True) if place == 1]
+        best |= set(first) if len(first) < len(known) else set()
     return best
+
+
+def _rankable(cell: Cell, name: str, better: int, several: bool) -> tuple[float, float]:
+    """An interval of a figure, higher if better: without seeds the figure alone, with one seed of several anything."""
+    figure = better * figure_of(cell, name)
+    if not several:
+        return figure, figure
+    low, high = sorted(better * end for end in interval_of(cell, name) or (-math.inf, math.inf))
+    return low, high
 
 
 def tableau(
@@ -148,7 +190,8 @@ def tableau(
     abreast = -(-len(metrics) // lines)
     cell = float(np.clip((most - left) / abreast - APART, min(narrowest, most - left), max(0.62 * columns, narrowest)))
     cell /= columns
-    width, height = cell * columns, CELL_HEIGHT * rows
+    tall = any(over_seeds(grid, name) for name in metrics)
+    width, height = cell * columns, (TALL if tall else CELL_HEIGHT) * rows
     turned = _longest(axes[parts[1][-1]]) > cell - 0.06
     top = 0.19 * max(name.count("\n") + 1 for name in names) + 0.26 * (len(parts[1]) - 1)
     top += (_longest(axes[parts[1][-1]]) if turned else 0.16) + 0.26
@@ -253,7 +296,7 @@ def _paint(
     }
     scales = {}
     canvas = np.ones((len(rows), len(columns), 3))
-    size = 9.5 if width >= 0.5 else 8.5
+    size, seeds = 9.5 if width >= 0.5 else 8.5, over_seeds(grid, name)
     room = int((72 * width - 4) / (0.6 * size))
     decimals = _decimals([figure_of(grid[key], name) for key in grid], metric.decimals, room)
     for k, (scale, members) in enumerate(_scales(grid, metric).items()):
@@ -266,8 +309,11 @@ def _paint(
             if math.isfinite(value):
                 canvas[place[key]] = colours(float(norm(value)))[:3]
             text = _short(value, decimals, room) if math.isfinite(value) else "–"
-            dark = float(canvas[place[key]] @ (0.299, 0.587, 0.114)) < 0.55
-            _write(panel, place[key], text if len(text) <= room else "", PAPER if dark else INK, size)
+            colour = PAPER if float(canvas[place[key]] @ (0.299, 0.587, 0.114)) < 0.55 else INK
+            error = _error(grid[key], name, decimals, room) if seeds else ""
+            i, j = place[key]
+            _write(panel, (i - 0.2 * bool(error), j), text if len(text) <= room else "", colour, size)
+            _write(panel, (i + 0.25, j), error, colour, size - 1.5)
     panel.imshow(canvas, aspect="auto", interpolation="nearest")
     for key, cell in grid.items():
         i, j = place[key]
@@ -286,7 +332,17 @@ def _paint(
     return scales
 
 
-def _write(panel: Axes, place: tuple[int, int], text: str, colour: str, size: float) -> None:
+def _error(cell: Cell, name: str, decimals: int, room: int) -> str:
+    """Half the interval of a cell in words, or that it has one seed; empty if there is no room for it."""
+    interval = interval_of(cell, name)
+    if interval is None:
+        text = "1 seed" if values_of(cell, name) else ""
+    else:
+        text = f"±{_short((interval[1] - interval[0]) / 2, decimals, room - 1)}"
+    return text if len(text) <= room + 1 else ""
+
+
+def _write(panel: Axes, place: tuple[float, float], text: str, colour: str, size: float) -> None:
     if text:
         panel.text(place[1], place[0], text, ha="center", va="center", fontsize=size, color=colour, zorder=3)
 

@@ -14,7 +14,7 @@ from latentmix.experiments.options.experiment import experiment_parser
 from latentmix.experiments.options.parts import LINKED
 from latentmix.experiments.options.unknown import unknown_option
 
-__all__ = ["Grid", "cells_of", "check_names", "parse_grid", "words_of"]
+__all__ = ["Grid", "cells_of", "check_names", "parse_grid", "with_seeds", "words_of"]
 
 Grid = dict[str, list[str]]
 
@@ -50,6 +50,29 @@ def parse_grid(items: Sequence[str]) -> Grid:
     if not grid:
         raise ValueError("Expected at least one --grid NAME=V1,V2,...; got none.")
     return grid
+
+
+def with_seeds(grid: Grid, count: int, base: Mapping[str, Any]) -> Grid:
+    """A grid in which every cell is run with several seeds: that of the base, and those that follow it.
+
+    Args:
+        grid: The values of every other option that varies; it may be empty.
+        count: Number of seeds.
+        base: The configuration that the grid varies.
+
+    Raises:
+        ValueError: If the grid varies the seed already.
+
+    Example:
+        >>> from latentmix.experiments.options.grids import with_seeds
+        >>> with_seeds({"latent_dim": ["2", "10"]}, 3, {"seed": 7})
+        {'latent_dim': ['2', '10'], 'seed': ['7', '8', '9']}
+    """
+    if "seed" in grid:
+        raise ValueError(
+            f"Expected one of --seeds and --grid seed=...; got both, --seeds {count} beside a grid of seeds."
+        )
+    return {**grid, "seed": [str(base["seed"] + place) for place in range(count)]}
 
 
 def check_names(grid: Grid, base: Mapping[str, Any]) -> None:

@@ -1,11 +1,13 @@
-"""Names of the fits and of the label budgets, as summaries, figures and the command line use them."""
+"""Names of the fits and of the label budgets, as summaries, figures and the command line use them, and the level of
+intervals.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Container
 from typing import Literal
 
-__all__ = ["BUDGETS", "FITS", "FIT_NAMES", "POSTERIOR_PLOTS", "chosen_budget", "fit_name"]
+__all__ = ["BUDGETS", "FITS", "FIT_NAMES", "LEVEL", "POSTERIOR_PLOTS", "chosen_budget", "fit_name"]
 
 FITS: dict[Literal["em", "svi"], str] = {"em": "EM", "svi": "SVI"}
 FIT_NAMES: dict[str, str] = {
@@ -15,6 +17,7 @@ FIT_NAMES: dict[str, str] = {
     "prior": "mixture prior",
 }
 BUDGETS = ("none", "few", "all")
+LEVEL = 0.9  # of the intervals of tables and pictures, over seeds and over draws
 POSTERIOR_PLOTS = (
     *("trace", "rank", "forest", "pair", "energy"),
     *("ppc", "pit", "loo_pit", "prior_posterior", "khat"),

@@ -7,8 +7,9 @@ import os
 import secrets
 import shutil
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from latentmix.experiments.reading.limits import MAX_GIB
 from latentmix.models.files import write_atomically
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import h5py
     import xarray as xr
 
-__all__ = ["TREE_SUFFIXES", "check_draws", "check_tree_suffix", "hdf5_fault", "read_tree", "write_tree"]
+__all__ = ["TREE_SUFFIXES", "check_draws", "check_tree_suffix", "read_tree", "write_tree"]
 
 TREE_SUFFIXES = (".nc", ".zarr")
 DRAWS = ("chain", "draw")
@@ -45,59 +46,77 @@ def check_tree_suffix(path: Path, what: str) -> None:
         )
 
 
-def read_tree(path: Path, *, max_gib: float = MAX_GIB) -> xr.DataTree:
+def read_tree(
+    path: Path,
+    *,
+    max_gib: float = MAX_GIB,
+    max_mib: float | None = None,
+    what: str = "a tree of a posterior for ArviZ",
+    remedy: str = REMEDY,
+) -> xr.DataTree:
     """Read a tree for ArviZ, with the draws of a posterior, whole into memory.
+
+    Nothing in the file is executed, and nothing outside it is read: links and external data are refused.
 
     Args:
         path: A `.nc` file or a `.zarr` folder, by `to_datatree(...).to_netcdf` or of another program.
         max_gib: Most memory, in GiB.
+        max_mib: Most size of the file, in MiB; by default any.
+        what: What the file is expected to hold, for messages.
+        remedy: What to do about a file that cannot be read, for messages.
 
     Raises:
-        ValueError: If it cannot be read, holds no draws of a posterior, or takes more memory.
+        ValueError: If it cannot be read, holds no tree, or is or takes more.
     """
-    import h5py
     import xarray as xr
 
     check_tree_suffix(path, "a file of a posterior")
-    expected = "a tree of a posterior for ArviZ"
     try:
-        if path.suffix == ".zarr":
-            if not path.is_dir():
-                raise ValueError(f"Expected {expected} in {path}; got no folder: {REMEDY}.")
-            tree = xr.open_datatree(path, engine="zarr")
-        else:
-            with open_regular(path), h5py.File(path, "r") as stored:
-                fault = hdf5_fault(stored, max_gib=float("inf"))  # the limit is checked below
-            if fault is not None:
-                raise ValueError(f"Expected {expected} in {path}; got {fault}: {REMEDY}.")
-            tree = xr.open_datatree(path, engine="h5netcdf")
+        with kept_warnings(), ExitStack() as stack:
+            warnings.simplefilter("ignore")
+            if path.suffix == ".zarr":
+                if not path.is_dir():
+                    raise ValueError(f"Expected {what} in {path}; got no folder: {remedy}.")
+                lazy = stack.enter_context(xr.open_datatree(path, engine="zarr"))
+            else:
+                file = stack.enter_context(open_regular(path))
+                _check_hdf5(file, path, max_gib, max_mib, what, remedy)
+                lazy = stack.enter_context(xr.open_datatree(file, engine="h5netcdf"))
+            gib = sum(node.to_dataset(inherit=False).nbytes for node in lazy.subtree) / 2**30
+            if gib > max_gib:
+                raise ValueError(
+                    f"Expected {what} of at most {max_gib:g} GiB in {path}; got {gib:.1f}: allow more by --max_gib."
+                )
+            try:
+                return lazy.load()
+            except Exception as error:
+                raise ValueError(f"Expected {what} in {path}; got damaged values: {remedy}.") from error
     except OSError as error:
         cause = error.strerror if error.strerror else "a damaged or half-written file"
-        raise ValueError(f"Expected {expected} in {path}; got {cause}: {REMEDY}.") from error
+        raise ValueError(f"Expected {what} in {path}; got {cause}: {remedy}.") from error
     except Exception as error:  # of h5py, zarr or their codecs
         text = one_sentence(error)
         if isinstance(error, ValueError) and text.startswith("Expected"):
             raise
-        raise ValueError(f"Expected {expected} in {path}; got another file ({text:.120}): {REMEDY}.") from error
-    with tree:
-        gib = sum(node.to_dataset(inherit=False).nbytes for node in tree.subtree) / 2**30
-        if gib > max_gib:
-            raise ValueError(
-                f"Expected {expected} of at most {max_gib:g} GiB in {path}; got {gib:.1f}: allow more by --max_gib."
-            )
-        try:
-            return tree.load()
-        except Exception as error:
-            raise ValueError(f"Expected {expected} in {path}; got damaged values: {REMEDY}.") from error
+        raise ValueError(f"Expected {what} in {path}; got another file ({text:.120}): {remedy}.") from error
 
 
-def hdf5_fault(stored: h5py.File, *, max_gib: float = MAX_GIB) -> str | None:
-    """The first content of an HDF5 file that is refused: a link, data elsewhere, or too much; None if there is none.
+def _check_hdf5(file: BinaryIO, path: Path, max_gib: float, max_mib: float | None, what: str, remedy: str) -> None:
+    """Refuse an open file for its size, or for what is in it."""
+    import h5py
 
-    Args:
-        stored: The file, opened for reading.
-        max_gib: Most memory of its values, in GiB.
-    """
+    if max_mib is not None and os.fstat(file.fileno()).st_size > max_mib * 2**20:
+        raise ValueError(f"Expected {what} of at most {max_mib:g} MiB in {path}; got more: {remedy}.")
+    with h5py.File(file, "r") as stored:
+        fault = _hdf5_fault(stored, max_gib)
+    if fault is not None:
+        rather = "allow more by --max_gib" if "GiB" in fault and max_mib is None else remedy
+        raise ValueError(f"Expected {what} in {path}; got {fault}: {rather}.")
+    file.seek(0)
+
+
+def _hdf5_fault(stored: h5py.File, max_gib: float) -> str | None:
+    """The first content of an HDF5 file that is refused: a link, data elsewhere, or too much; None if there is none."""
     import h5py
 
     groups: list[tuple[str, h5py.Group, int]] = [("", stored, 0)]

@@ -38,6 +38,7 @@ from latentmix.models.reading import damaged, read_json, read_tensors
 
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
+    from latentmix.experiments.runs.pointwise import Pointwise
 
 __all__ = ["LEFT_OUT", "RunFolder", "load_tree", "save_tree", "versions"]
 
@@ -105,12 +106,12 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk: `config.yaml`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `posterior.nc`, `figures/`,
-    `report.html`.
+    """A run on disk: `config.yaml`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `posterior.nc`, `pointwise.npz`,
+    `figures/`, `report.html`.
 
     A run has three stages, each written when it ends: training (`checkpoints/`), measuring (`posterior.nc`, if a
-    mixture has draws, then `summary.json`), and drawing (`figures/`, then `report.html`, unless it is to have no
-    pictures). Files are whole or not there, and links among them are refused.
+    mixture has draws, `pointwise.npz`, then `summary.json`), and drawing (`figures/`, then `report.html`, unless it is
+    to have no pictures). Files are whole or not there, and links among them are refused.
 
     Args:
         path: The folder; it may be a link.
@@ -335,6 +336,13 @@ class RunFolder:
         write_atomically(self.place(POSTERIOR), data)
         self.seal(POSTERIOR)
         return True
+
+    def save_pointwise(self, pointwise: Pointwise) -> None:
+        """Write `pointwise.npz`, the figures of each test datum."""
+        from latentmix.experiments.runs.pointwise import POINTWISE
+
+        write_atomically(self.place(POINTWISE), pointwise.to_bytes())
+        self.seal(POINTWISE)
 
     def save_training(self, state: TrainingState) -> None:
         """Write the state of training, for `latentmix resume`; that of the epoch before is kept, too."""

@@ -81,7 +81,10 @@ class Encoding(Displayed):
         return {name: value for name, value in {**figures, **self.about}.items() if value is not None}
 
     def to_dataset(self) -> xarray.Dataset:
-        """An `xarray.Dataset` of dimensions `image` or `point`, `latent`, `component`, `class` and `draw`."""
+        """An `xarray.Dataset` of dimensions `image` or `point`, `latent`, `component`, `class` and `draw`.
+
+        Components and classes are selected by their names, as pictures show them: `responsibility.sel(component="4a")`.
+        """
         import xarray
 
         datum = self.things
@@ -94,8 +97,7 @@ class Encoding(Displayed):
         coordinates: dict[str, Any] = {
             datum: np.arange(len(self)),
             "latent": np.arange(self.mean.shape[1]),
-            "component": np.arange(len(self.components)),
-            "component_name": (("component",), np.array(self.components)),
+            "component": np.array(self.components),
         }
         if self.files:
             coordinates["file"], coordinates["index"] = ((datum,), np.array(self.files)), ((datum,), self.index)

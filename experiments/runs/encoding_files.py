@@ -21,8 +21,9 @@ def table_lines(parts: Iterator[Encoding]) -> Iterator[str]:
     """A table with a row for each datum, in text of several lines at a time.
 
     Columns: `image` or `point`, `label` where labels are known, `predicted`, `latent_0`, ... (means), `scale_0`, ...,
-    `responsibility_0`, ..., `class NAME` with the probability of each class, as of `classify`, and `draw_0_latent_0`,
-    ... for draws that were kept. Numbers have seven digits.
+    `component NAME` with the responsibility of each component, `class NAME` with the probability of each class, as of
+    `classify`, and `draw_0_latent_0`, ... for draws that were kept. Components have their names in pictures: their
+    class, with a letter where several have one, or without classes their number from 1. Numbers have seven digits.
     """
     for number, part in enumerate(parts):
         labels = () if part.labels is None else (part.labels,)
@@ -90,7 +91,7 @@ def _headings(part: Encoding) -> list[str]:
         "predicted",
         *(f"latent_{place}" for place in dims),
         *(f"scale_{place}" for place in dims),
-        *(f"responsibility_{place}" for place in range(len(part.components))),
+        *(f"component {name}" for name in part.components),
         *(f"class {name}" for name in part.class_names),
         *(f"draw_{draw}_latent_{place}" for draw in draws for place in dims),
     ]

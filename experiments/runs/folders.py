@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from latentmix.experiments.places import check_new_folder, check_writable, is_unfinished
+from latentmix.experiments.places import check_new_folder, check_writable, is_unfinished, occupied
 from latentmix.experiments.runs.locks import FolderLock, is_lock
 from latentmix.models.files import inside, write_atomically
 
@@ -99,7 +99,4 @@ def _check_claimable(folder: Path, mark: str, what: str) -> None:
     """Refuse a folder that holds neither the mark nor only what a process left that was killed before it wrote one."""
     begun = folder.is_dir() and inside(folder, mark).is_file()
     if not begun and not (folder.is_dir() and all(is_unfinished(path) or is_lock(path) for path in folder.iterdir())):
-        raise ValueError(
-            f"Expected a new folder or that of {what}, with a {mark}; got {folder}, which holds something else: name "
-            "another by --out."
-        )
+        raise occupied(folder, mark, what)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from latentmix.experiments.figures.posterior import PLOTS, Panels, flat, plot_obstacle, quantity_names
 from latentmix.experiments.hints import did_you_mean
+from latentmix.experiments.options.names import LEVEL
 from latentmix.inference.diagnostics.guides import ImportanceWeights, importance_weights
 from latentmix.models.process_state import kept_warnings
 
@@ -114,12 +115,13 @@ class Inspection:
 
     @cached_property
     def table(self) -> pandas.DataFrame:
-        """ArviZ's summary, a scalar a row; without its diagnostics of chains where there are none."""
+        """ArviZ's summary with intervals of 90%, a scalar a row; without diagnostics of chains where there are none."""
         import arviz
 
         with kept_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of constants, which are left out
-            table = arviz.summary(self._posterior[self._shown], kind="stats" if self.by_guide else "all")
+            kind = "stats" if self.by_guide else "all"
+            table = arviz.summary(self._posterior[self._shown], kind=kind, ci_prob=LEVEL)
         return table.loc[self._quantities]
 
     @cached_property

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.experiments.data.base import Dataset, Split
@@ -28,11 +29,29 @@ from latentmix.inference import (
     map_by_majority,
 )
 from latentmix.inference.batches import Transform
+from latentmix.inference.objectives.pointwise import PointwiseBound
 from latentmix.models import VAE, MixtureParameters, MixturePrior
 
-__all__ = ["measure_prior", "measure_vae"]
+__all__ = ["Measured", "measure_prior", "measure_vae", "prior_assignments"]
 
 AGGREGATE = 1000
+
+
+class Measured(NamedTuple):
+    """Figures of a VAE on a split, and what they are means of.
+
+    Attributes:
+        figures: Figures by name, see `measure_vae`.
+        squared_errors: `N` mean squared errors per value of a datum.
+        elbo: `N` ELBOs, in nats; `None` where the bound is not known datum by datum, see `PointwiseBound`.
+        iw_log_likelihood: `M <= N` importance-weighted log-likelihoods of the first data, in nats; `None` if they were
+            not measured.
+    """
+
+    figures: dict[str, Any]
+    squared_errors: NDArray[np.float64]
+    elbo: NDArray[np.float64] | None
+    iw_log_likelihood: NDArray[np.float64] | None
 
 
 def measure_vae(
@@ -46,8 +65,8 @@ def measure_vae(
     samples: int = 0,
     limit: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Figures of a VAE on a split.
+) -> Measured:
+    """Figures of a VAE on a split, with the values of single data.
 
     Args:
         vae: The model.
@@ -61,15 +80,17 @@ def measure_vae(
         seed: Seed of the draws.
 
     Returns:
-        `mse`, and `ssim` for images; `elbo`, `log_likelihood` and `kl` in nats per datum (`kl` is the rate, and
-        `-log_likelihood` the distortion); `active_units`; `kl_per_dimension` if prior and guide factorise;
+        Its figures are `mse`, and `ssim` for images; `elbo`, `log_likelihood` and `kl` in nats per datum (`kl` is the
+        rate, and `-log_likelihood` the distortion); `active_units`; `kl_per_dimension` if prior and guide factorise;
         `mutual_information` and `marginal_kl`, the parts of the rate; `bits_per_dimension` if the likelihood is a
         probability mass, from the importance-weighted log-likelihood if that is measured, else from the ELBO.
     """
-    bound = evaluate(vae.model, guide, seen, objective=objective, transform=transform, seed=seed)
+    measuring = PointwiseBound(objective)
+    bound = evaluate(vae.model, guide, seen, objective=measuring, transform=transform, seed=seed)
+    errors = reconstruction(vae, guide, split.x)
     latent = latent_statistics(vae, guide, seen, aggregate=AGGREGATE, transform=transform, seed=seed)
     figures: dict[str, Any] = {
-        **reconstruction(vae, guide, split.x),
+        **errors.figures,
         "elbo": bound.elbo,
         "log_likelihood": bound.log_likelihood,
         "kl": bound.kl,
@@ -80,14 +101,14 @@ def measure_vae(
     if latent.kl_per_dimension is not None:
         figures["kl_per_dimension"] = latent.kl_per_dimension.tolist()
         figures["active"] = latent.active.tolist()
-    best = bound.elbo
+    best, weighted = bound.elbo, None
     if samples:
         weighted = log_likelihood(vae, guide, seen[:limit], samples, transform=transform, seed=seed)
         figures["iw_log_likelihood"] = best = float(weighted.mean())
         figures["iw"] = {"samples": samples, "data": len(weighted), "sd": float(weighted.std())}
     if vae.likelihood.discrete:
         figures["bits_per_dimension"] = bits_per_dimension(best, vae.likelihood, vae.shape)
-    return figures
+    return Measured(figures, errors.squared_errors, _array(measuring.elbo), _array(weighted))
 
 
 def measure_prior(
@@ -113,12 +134,15 @@ def measure_prior(
     return figures
 
 
-def _classify(prior: MixturePrior, latents: Mapping[str, LatentSplit], dataset: Dataset) -> dict[str, Any]:
+def prior_assignments(prior: MixturePrior, latents: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The most probable component of a mixture prior for each of `N x latent_dim` latents."""
     device, dtype = prior.means.device, prior.means.dtype
-    assigned = {
-        name: prior.responsibilities(torch.from_numpy(split.latents).to(device, dtype)).argmax(1).cpu().numpy()
-        for name, split in latents.items()
-    }
+    assigned = prior.responsibilities(torch.from_numpy(latents).to(device, dtype)).argmax(1).cpu().numpy()
+    return np.asarray(assigned, dtype=np.int64)
+
+
+def _classify(prior: MixturePrior, latents: Mapping[str, LatentSplit], dataset: Dataset) -> dict[str, Any]:
+    assigned = {name: prior_assignments(prior, split.latents) for name, split in latents.items()}
     train, test = latents["train"].labels, latents["test"].labels
     assert train is not None
     assert test is not None
@@ -145,3 +169,7 @@ def measure_samples(vae: VAE, dataset: Dataset, truth: MixtureParameters, *, see
         "outside": coverage.outside,
         "energy": asdict(energy_test(sampled, real, seed=seed)),
     }
+
+
+def _array(values: Tensor | None) -> NDArray[np.float64] | None:
+    return None if values is None else values.detach().cpu().double().numpy()

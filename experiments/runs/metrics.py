@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from latentmix.experiments.data.pixels import ToFloat
 from latentmix.guides import AmortizedGuide
 from latentmix.models import VAE
 
-__all__ = ["calibration", "classification", "reconstruct", "reconstruction"]
+__all__ = ["Reconstruction", "calibration", "classification", "reconstruct", "reconstruction"]
 
 BINS = 10
 LEAST = float(np.finfo(np.float64).eps)
@@ -41,7 +41,19 @@ def reconstruct(vae: VAE, guide: AmortizedGuide, images: Tensor) -> Tensor:
     return vae.decode(guide.encode(images, transform=ToFloat()))
 
 
-def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_size: int = 1024) -> dict[str, float]:
+class Reconstruction(NamedTuple):
+    """Errors of reconstructions.
+
+    Attributes:
+        figures: `mse`, and `ssim` for images, averaged over the data.
+        squared_errors: `N` float64 mean squared errors per value of a datum, whose mean is `mse`.
+    """
+
+    figures: dict[str, float]
+    squared_errors: NDArray[np.float64]
+
+
+def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_size: int = 1024) -> Reconstruction:
     """Mean squared error per value, and structural similarity of images, of reconstructions to the originals.
 
     SSIM is Wang et al., *Image quality assessment: from error visibility to structural similarity*, 2004, with
@@ -52,20 +64,20 @@ def reconstruction(vae: VAE, guide: AmortizedGuide, images: Tensor, *, batch_siz
         guide: The guide.
         images: An `N x C x H x W` uint8 tensor, or `N x D` points.
         batch_size: Data per chunk.
-
-    Returns:
-        `mse`, and `ssim` for images.
     """
     pictorial = images.dim() == 4
     similarity = StructuralSimilarityIndexMeasure(data_range=1.0).to(images.device)
-    squares = torch.zeros((), dtype=torch.float64, device=images.device)
+    chunks: list[NDArray[np.float64]] = []
     for chunk in images.split(batch_size):
         originals, means = ToFloat()(chunk), reconstruct(vae, guide, chunk)
-        squares += (originals - means).double().square().sum()
+        chunks.append((originals - means).double().square().flatten(1).mean(1).cpu().numpy())
         if pictorial:
             similarity.update(means, originals)
-    figures = {"mse": float(squares) / images.numel()}
-    return figures | {"ssim": float(torch.as_tensor(similarity.compute()))} if pictorial else figures
+    squared_errors = np.concatenate(chunks)
+    figures = {"mse": float(squared_errors.mean())}
+    if pictorial:
+        figures["ssim"] = float(torch.as_tensor(similarity.compute()))
+    return Reconstruction(figures, squared_errors)
 
 
 def classification(

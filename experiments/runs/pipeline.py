@@ -28,10 +28,11 @@ from latentmix.experiments.runs.callbacks import Checkpoints
 from latentmix.experiments.runs.class_probabilities import measure_probabilities
 from latentmix.experiments.runs.latents import LatentSplit, latents_of
 from latentmix.experiments.runs.logs import check_loggers, log_latents, log_pictures, open_loggers
-from latentmix.experiments.runs.measures import measure_prior, measure_vae
+from latentmix.experiments.runs.measures import Measured, measure_prior, measure_vae
 from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
 from latentmix.experiments.runs.page_walk import WALK, walk_starts
 from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae, shown_rows
+from latentmix.experiments.runs.pointwise import pointwise_of
 from latentmix.experiments.runs.provenance import provenance, record_command
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
@@ -250,6 +251,9 @@ class Session:
             for budget, calibrated in budgets.items():
                 figures["mixtures"][inference][budget]["calibration"] = calibrated
         figures |= measure_prior(self.vae, self.dataset, latents, seed=training.seed)
+        prior_classes = tuple(figures.get("prior", {}).get("component_classes", ()))
+        test = self.dataset.splits["test"], self.seen["test"], measured["test"], latents["test"]
+        folder.save_pointwise(pointwise_of(self.vae, mixtures, *test, prior_classes))
         summary = {
             "preset": self.experiment.config["name"],
             "description": self.experiment.config["description"],
@@ -275,7 +279,7 @@ class Session:
                 "mixtures": mixture_seconds,
                 "total": time.perf_counter() - self.began,
             },
-            **measured,
+            **{name: each.figures for name, each in measured.items()},
             **figures,
         }
         folder.write_json("summary.json", summary)
@@ -383,8 +387,8 @@ class Session:
             progress=progress,
         )
 
-    def measure_split(self, split: str) -> dict[str, Any]:
-        """Figures of the VAE on a split."""
+    def measure_split(self, split: str) -> Measured:
+        """Figures of the VAE on a split, with the values of single data."""
         options = self.experiment.measure
         return measure_vae(
             self.vae,

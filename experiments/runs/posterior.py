@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from latentmix.experiments.reading.trees import check_draws, hdf5_fault
+from latentmix.experiments.reading.trees import check_draws, read_tree
 from latentmix.experiments.runs.posterior_tree import FORMAT, fits_with_draws, run_tree
 from latentmix.models.files import inside
-from latentmix.models.process_state import kept_warnings
-from latentmix.models.reading import one_sentence, open_regular
+from latentmix.models.reading import REMEDY
 
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
 
-__all__ = ["POSTERIOR", "posterior_bytes", "posterior_of", "read_posterior"]
+__all__ = ["POSTERIOR", "check_posterior", "posterior_bytes", "posterior_of", "read_posterior"]
 
 POSTERIOR = "posterior.nc"
 
@@ -46,7 +42,7 @@ def read_posterior(path: str | Path) -> xr.DataTree:
     Nothing in the file is executed, and nothing outside it is read: links and external data are refused.
 
     Args:
-        path: The file, or the folder of the run.
+        path: The file, a `.nc`, or the folder of the run.
 
     Returns:
         The tree, of `run_tree`.
@@ -63,31 +59,31 @@ def read_posterior(path: str | Path) -> xr.DataTree:
     file = Path(path)
     file = inside(file, POSTERIOR) if file.is_dir() else file
     remedy = f"remove it, and load_run({str(file.parent)!r}).to_datatree() makes it of the draws that the run keeps"
-    try:
-        with open_regular(file) as opened:
-            data = opened.read(_MOST_MIB * 2**20 + 1)
-    except OSError as error:
-        raise ValueError(f"Expected {_EXPECTED} in {file}; got {error.strerror or error}.") from error
-    if len(data) > _MOST_MIB * 2**20:
-        raise ValueError(f"Expected {_EXPECTED} of at most {_MOST_MIB} MiB in {file}; got more: {remedy}.")
-    try:
-        with h5py.File(io.BytesIO(data), "r") as stored:
-            found = hdf5_fault(stored)
-        if found is not None:
-            raise ValueError(f"Expected {_EXPECTED} in {file}; got {found}: {remedy}.")
-        with kept_warnings():
-            warnings.simplefilter("ignore")
-            with xr.open_datatree(io.BytesIO(data), engine="h5netcdf", decode_times=False) as lazy:
-                _check_tree(lazy, file, remedy)
-                tree: xr.DataTree = lazy.load()
-    except ValueError as error:
-        if str(error).startswith("Expected"):
-            raise
-        raise _broken(file, error, remedy) from error
-    except Exception as error:  # HDF5's and xarray's own, on bytes that they do not know
-        raise _broken(file, error, remedy) from error
-    check_draws(tree, file)
+    tree = read_tree(file, max_mib=_MOST_MIB, what=_EXPECTED, remedy=remedy)
+    check_posterior(tree, file, remedy)
     return tree
+
+
+def check_posterior(tree: xr.DataTree, file: Path, remedy: str = REMEDY) -> None:
+    """Refuse a tree that is none of a run, is one of a newer version, or has draws that are not finite.
+
+    Args:
+        tree: The tree.
+        file: Its file, for messages.
+        remedy: What to do about it, likewise.
+
+    Raises:
+        ValueError: If so.
+    """
+    found = tree.attrs.get("latentmix_format")
+    if not isinstance(found, int | np.integer) or "posterior" not in tree.children:
+        raise ValueError(f"Expected {_EXPECTED} in {file}; got another netCDF file: {remedy}.")
+    if found > FORMAT:
+        raise ValueError(
+            f"Expected {_EXPECTED} of format {FORMAT} or less in {file}; got {found}, of a newer LatentMix: update it "
+            "(pip install -U latentmix)."
+        )
+    check_draws(tree, file)
 
 
 def posterior_of(mixtures: Mapping[str, Mapping[str, FittedMixture]], path: Path | None) -> xr.DataTree:
@@ -103,21 +99,3 @@ def posterior_of(mixtures: Mapping[str, Mapping[str, FittedMixture]], path: Path
     if path is not None and inside(path, POSTERIOR).exists():
         return read_posterior(path)
     return run_tree(mixtures)
-
-
-def _broken(file: Path, error: Exception, remedy: str) -> ValueError:
-    got = (
-        "a damaged or half-written file" if isinstance(error, OSError) else f"another file ({one_sentence(error):.120})"
-    )
-    return ValueError(f"Expected {_EXPECTED} in {file}; got {got}: {remedy}.")
-
-
-def _check_tree(tree: xr.DataTree, file: Path, remedy: str) -> None:
-    found = tree.attrs.get("latentmix_format")
-    if not isinstance(found, int | np.integer) or "posterior" not in tree.children:
-        raise ValueError(f"Expected {_EXPECTED} in {file}; got another netCDF file: {remedy}.")
-    if found > FORMAT:
-        raise ValueError(
-            f"Expected {_EXPECTED} of format {FORMAT} or less in {file}; got {found}, of a newer LatentMix: update it "
-            "(pip install -U latentmix)."
-        )

@@ -42,10 +42,11 @@ def load_posterior(source: Path, trust: Sequence[str] = (), *, max_gib: float = 
         return load_run(source, trust).to_datatree()
     tree = read_tree(source, max_gib=max_gib)
     if FORMAT in tree.attrs and source.suffix == ".nc":
-        from latentmix.experiments.runs.posterior import read_posterior
+        from latentmix.experiments.runs.posterior import check_posterior
 
-        return read_posterior(source)
-    check_draws(tree, source)
+        check_posterior(tree, source)
+    else:
+        check_draws(tree, source)
     return tree
 
 

@@ -185,11 +185,11 @@ def estimates_figures(
         by fit; `left_out`, the number of quantities beyond 1,500, those that differ least; `differences` and
         `sentence`; `note`, on standard errors.
     """
-    compared = compare_estimates(fits, latents)
     n_components = len(next(iter(fits.values())).parameters_.weights)
     order = by_class(component_classes, classes, n_components)
     place = {component: position for position, component in enumerate(order)}
     names = component_names(component_classes, dict(zip(classes, class_names, strict=True)), n_components)
+    compared = compare_estimates(fits, latents, names=names)
     pairs = _pairs(compared)
     ranked = [compared.differences(*pair) for pair in pairs]
     most = np.max(ranked, axis=0) if ranked else np.zeros(len(compared.quantities))

@@ -10,7 +10,7 @@ from typing import Any
 from latentmix.experiments.data.schema import Schema
 from latentmix.models.reading import REMEDY, damaged, read_json, read_text
 
-__all__ = ["read_history", "read_summary"]
+__all__ = ["measure_of", "read_history", "read_summary"]
 
 NUMBER, WHOLE, WORD, LIST = (int, float), (int,), (str,), (list,)
 BOUND = {"loss": NUMBER, "log_likelihood": NUMBER, "kl": NUMBER}
@@ -104,6 +104,21 @@ def read_history(file: Path) -> list[dict[str, Any]]:
             raise ValueError(f"Expected the record of an epoch in line {number} of {file}; got {wrong}: {REMEDY}.")
         records.append(record)
     return records
+
+
+def measure_of(summary: Mapping[str, Any]) -> str:
+    """What ELBOs and log-likelihoods are densities or masses of, and the binarization: only alike can they be ranked.
+
+    Args:
+        summary: The contents of `summary.json`.
+
+    Example:
+        >>> from latentmix.experiments.runs.stored import measure_of
+        >>> measure_of({"measure": "mass on {0, 1}", "data": {"binarize": "dynamic"}})
+        'mass on {0, 1}, binarize=dynamic'
+    """
+    binarize = summary["data"]["binarize"]
+    return ", ".join([summary["measure"], *([f"binarize={binarize}"] if binarize != "none" else [])])
 
 
 def _first_wrong(value: Any, expected: Any, place: str, complete: bool = True) -> str:

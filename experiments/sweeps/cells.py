@@ -61,6 +61,12 @@ class Cell:
     status: str = "waiting"
     reason: str = ""
 
+    @property
+    def settings(self) -> str:
+        """A digest of the configuration without its seed, the same for cells that differ by their seed alone."""
+        settings = {name: value for name, value in undescribed(self.config).items() if name != "seed"}
+        return _digest(settings) if self.config else ""
+
 
 def base_configuration(preset: str, words: Sequence[str], trust: Iterable[str] = ()) -> dict[str, Any]:
     """The configuration that a grid varies, as plain values.
@@ -253,8 +259,11 @@ def _identify(options: Mapping[str, str], config: Mapping[str, Any]) -> str:
         for name, value in options.items()
     ]
     slug = "-".join(re.sub(r"[^\w.+=]+", "_", label).strip("_") for label in labels)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    return f"{slug[:100]}-{digest[:8]}"
+    return f"{slug[:100]}-{_digest(config)}"
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def undescribed(config: Mapping[str, Any]) -> dict[str, Any]:

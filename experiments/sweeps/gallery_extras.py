@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from latentmix.experiments import figures
+from latentmix.experiments.comparison.compare import compare_runs
+from latentmix.experiments.comparison.pictures import comparison_pictures
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.experiments.figures.calibration import ecdf_differences
@@ -76,6 +78,14 @@ def _sweep(job: Job) -> None:
     figures.save(figures.rate_distortion(places, measure="mass on {0, 1}"), job.folder / "rate_distortion.png")
 
 
+def _comparison(job: Job) -> None:
+    """The cells of the sweep, side by side."""
+    captions = EXTRAS["comparison"].captions
+    for picture in comparison_pictures(compare_runs([job.out / "sweep"])):
+        if picture.stem in captions:
+            figures.save(picture.figure, job.folder / f"{picture.stem}.png")
+
+
 def _select(job: Job) -> None:
     quick = Choice((2, 6, 10, 14), points=500, starts=1, mode_starts=4, folds=2, draws=50, n_jobs=job.n_jobs)
     choose(job.out / "digits", Choice(range(1, 21), n_jobs=job.n_jobs) if job.full else quick, job.folder)
@@ -131,9 +141,32 @@ EXTRAS = {
                 "Every cell of a grid of priors and latent dimensions.",
                 "A panel per figure, a row per prior, a column per latent dimension, shaded by the figure.",
             ),
+            "learning_curves": (
+                "The negative ELBO of every cell on validation data, epoch by epoch.",
+                "A line per cell, which falls along the epochs.",
+            ),
             "rate_distortion": (
                 "Rate and distortion of the cells, against one measure.",
                 "A point per cell of the sweep: distortion falls as the rate rises, along lines of equal ELBO.",
+            ),
+        },
+    ),
+    "comparison": Extra(
+        "latentmix compare SWEEP",
+        "",
+        _comparison,
+        {
+            "means": (
+                "Figures of the cells of the sweep, side by side; of several seeds with intervals over these.",
+                "Rows of marks for six configurations, a panel per figure.",
+            ),
+            "differences": (
+                "Differences of the cells from the first, on the same test images.",
+                "Rows of marks with intervals about a line at 0, a panel per figure.",
+            ),
+            "learning_curves": (
+                "Learning curves of the cells over one another.",
+                "Falling curves of six configurations, on training and on validation data.",
             ),
         },
     ),

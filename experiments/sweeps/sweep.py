@@ -14,7 +14,7 @@ import joblib
 import torch
 
 from latentmix.experiments.options.earlier import renewed
-from latentmix.experiments.options.grids import Grid, check_names
+from latentmix.experiments.options.grids import Grid, check_names, with_seeds
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.places import remove_unfinished
 from latentmix.experiments.runs.artifacts import versions
@@ -31,6 +31,7 @@ from latentmix.experiments.sweeps.cells import (
     run_or_resume,
     undescribed,
 )
+from latentmix.experiments.sweeps.seeds import as_json, rows_over_seeds, vary_by_seed
 from latentmix.experiments.sweeps.tables import (
     Record,
     as_csv,
@@ -57,6 +58,7 @@ def sweep(
     grid: Grid,
     out: Path,
     *,
+    seeds: int | None = None,
     n_jobs: int = 1,
     backend: str = "loky",
     pictures: bool = False,
@@ -68,15 +70,17 @@ def sweep(
 
     Every cell is built on its data before any is trained, and refused with a reason if that fails. Each of the
     others is a run folder `cells/ID`. `sweep.json` is updated after every cell; at the end, or after an
-    interruption, `sweep.md` and `sweep.csv` are written, and at the end `sweep.png`. Repeating the sweep on the same
-    folder runs only unfinished cells, and another grid over the same base adds its cells. The folder is locked before
-    anything in it is read, so that one sweep at a time fills it.
+    interruption, `sweep.md` and `sweep.csv` are written, and at the end `sweep.png`, the figures of all cells, and
+    `learning_curves.png`. Cells that differ by their seed alone are a row of the tables, of means with intervals over
+    seeds. Repeating the sweep on the same folder runs only unfinished cells, and another grid over the same base adds
+    its cells. The folder is locked before anything in it is read, so that one sweep at a time fills it.
 
     Args:
         preset: A preset, or a YAML file of options.
         words: Options of all cells, as words of the command line.
         grid: The values of every option that varies.
         out: The folder, new or that of a sweep of the same preset and options.
+        seeds: Number of seeds of every cell, from the `--seed` of `words` on, in the place of a grid over `seed`.
         n_jobs: Cells at a time, -1 for as many as there are cores; with 1, cells run in this process.
         backend: joblib's back end: `loky`, `multiprocessing`, or `dask` or `ray` if installed.
         pictures: Whether every cell draws its figures and writes its report.
@@ -100,6 +104,7 @@ def sweep(
     """
     jobs = _jobs(n_jobs, backend)
     base = base_configuration(preset, words, trust)
+    grid = grid if seeds is None else with_seeds(grid, seeds, base)
     check_names(grid, base)
     with claimed(out, "sweep.json", "a sweep") as lock:
         earlier = _earlier(out, base)
@@ -183,10 +188,11 @@ def _record(
     """The entry of a cell in `sweep.json`: its outcome, that of an earlier sweep, or that it is waiting."""
     options = {**(earlier or {}).get("options", {}), **cell.options}
     if outcome is None and earlier is not None and earlier["status"] == "done" and summary is not None:
-        return {**earlier, "options": options}
+        return {**earlier, "options": options, "settings": cell.settings}
     record: Record = {
         "id": cell.id,
         "options": options,
+        "settings": cell.settings,
         "status": cell.status,
         "reason": cell.reason,
         "group": "",
@@ -212,24 +218,18 @@ def _record(
 
 def _write(out: Path, results: dict[str, Any], records: Mapping[str, Record]) -> None:
     results["cells"] = list(records.values())
+    rows = rows_over_seeds(results["cells"])
+    results["over_seeds"] = as_json(rows) if vary_by_seed(rows) else []
     results["counts"] = counts_of(results["cells"])
     write_atomically(inside(out, "sweep.json"), json.dumps(results, indent=1).encode())
 
 
 def _draw(out: Path, results: Mapping[str, Any]) -> None:
-    """Draw all cells into `sweep.png`, if at most four options vary."""
-    from latentmix.experiments.figures.style import save
-    from latentmix.experiments.figures.sweep import sweep_overview
+    """Draw the figures of all cells, and their learning curves."""
+    from latentmix.experiments.sweeps.pictures import draw_curves, draw_overview
 
-    grid = results["grid"]
-    axes = {name: values for name, values in grid.items() if len(values) > 1} or dict(list(grid.items())[:1])
-    cells = [
-        {**record, "options": {name: record["options"][name] for name in axes}}
-        for record in results["cells"]
-        if record["status"] != "waiting" and record["options"].keys() == grid.keys()
-    ]
-    if cells and len(axes) <= 4:
-        save(sweep_overview(cells, axes), inside(out, "sweep.png"))
+    draw_overview(out, results)
+    draw_curves(out, results)
 
 
 def _earlier(out: Path, base: Mapping[str, Any]) -> dict[str, Any]:

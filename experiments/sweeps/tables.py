@@ -5,10 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from latentmix.experiments.options.names import FIT_NAMES, LEVEL
+from latentmix.experiments.runs.stored import measure_of
+from latentmix.experiments.sweeps.seeds import SEED, Row, ranks_of, rows_over_seeds, vary_by_seed
 from latentmix.inference.tables import aligned
+
+if TYPE_CHECKING:
+    from latentmix.inference.intervals import MeanInterval
 
 __all__ = ["as_csv", "as_markdown", "as_text", "counts_of", "figures_of", "group_of", "reasons_of"]
 
@@ -18,6 +24,12 @@ RANKED = (
     "ELBOs are ranked within a group and not across groups: those of a density and of a mass, or of different data, "
     "are not comparable."
 )
+OVER_SEEDS = (
+    f"Means over seeds, ± half of a {100 * LEVEL:.0f}% Student t interval. Rows whose intervals of the ELBO overlap "
+    "share ranks: none of them is known to be better. A row of one seed has no interval, and may have any rank."
+)
+ONE_SEED = "One seed for each cell: how far these figures vary from seed to seed is unknown (--seeds N tells)."
+COMPARED = ("none", "few")  # label budgets
 COLUMNS = {
     "elbo": ("ELBO", 2),
     "log_likelihood": ("E_q log p(x|z)", 2),
@@ -25,18 +37,30 @@ COLUMNS = {
     "iw_log_likelihood": ("log p(x)", 2),
     "mse": ("MSE", 4),
     "ssim": ("SSIM", 3),
-    "accuracy_em_none": ("accuracy EM none", 3),
-    "accuracy_em_few": ("accuracy EM few", 3),
-    "accuracy_svi_none": ("accuracy SVI none", 3),
-    "accuracy_svi_few": ("accuracy SVI few", 3),
+    **{
+        f"accuracy_{fit}_{budget}": (f"accuracy {name} {budget}", 3)
+        for fit, name in FIT_NAMES.items()
+        if fit != "prior"
+        for budget in COMPARED
+    },
     "accuracy_prior": ("accuracy prior", 3),
     "parameters": ("parameters", 0),
 }
+TERMINAL = (
+    "elbo",
+    "iw_log_likelihood",
+    "mse",
+    "ssim",
+    "accuracy_em_none",
+    "accuracy_em_few",
+    "accuracy_posterior_none",
+)
 LEGEND = (
     "Figures of the test data. In nats per datum: the ELBO, which is the expected log-likelihood E_q log p(x|z) (minus "
     "the distortion) less KL(q, prior), the divergence of q(z|x) from the prior (the rate); and log p(x), estimated by "
     "importance weighting. MSE and SSIM are those of reconstructions. Accuracies are those of the mixture fitted by EM "
-    "and by SVI, without labels (none) and with few, and of a mixture prior's own components."
+    "and by SVI, and of its posterior by SVI or NUTS, without labels (none) and with few, and of a mixture prior's own "
+    "components."
 )
 
 
@@ -51,7 +75,7 @@ def figures_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """
     figures = {name: value for name, value in summary["test"].items() if isinstance(value, int | float)}
     for inference, budgets in summary.get("mixtures", {}).items():
-        for budget in ("none", "few"):
+        for budget in COMPARED:
             if "accuracy" in budgets.get(budget, {}):
                 figures[f"accuracy_{inference}_{budget}"] = budgets[budget]["accuracy"]
     if "accuracy" in summary.get("prior", {}):
@@ -68,8 +92,7 @@ def group_of(summary: Mapping[str, Any], options: Mapping[str, str]) -> str:
     """
     same = {"data.binarize", "data.labels_per_class"}  # the first is in the summary, the second changes no bound
     data = [f"{name}={value}" for name, value in options.items() if name.startswith("data.") and name not in same]
-    binarize = summary["data"]["binarize"]
-    return ", ".join([summary["measure"], *([f"binarize={binarize}"] if binarize != "none" else []), *data])
+    return ", ".join([measure_of(summary), *data])
 
 
 def counts_of(records: Sequence[Record]) -> dict[str, int]:
@@ -78,13 +101,12 @@ def counts_of(records: Sequence[Record]) -> dict[str, int]:
     return {status: counts[status] for status in ("done", "refused", "failed", "waiting")}
 
 
-def grouped(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Finished cells by group, in descending order of the ELBO."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record["status"] == "done":
-            groups.setdefault(record["group"], []).append(record)
-    return {name: sorted(groups[name], key=lambda record: -record["figures"]["elbo"]) for name in sorted(groups)}
+def grouped(records: Sequence[Record]) -> dict[str, list[Row]]:
+    """Finished cells by group, those that differ by their seed alone in a row, in descending order of the mean ELBO."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows_over_seeds(records):
+        groups.setdefault(row.group, []).append(row)
+    return {name: sorted(groups[name], key=lambda row: -row.means["elbo"].mean) for name in sorted(groups)}
 
 
 def reasons_of(records: Sequence[Record], status: str) -> list[tuple[int, str, str]]:
@@ -107,38 +129,99 @@ def _common(records: Sequence[Record]) -> str:
 def as_markdown(results: Mapping[str, Any]) -> str:
     """The tables of a sweep in Markdown.
 
+    Cells that differ by their seed alone are a row, and stand one by one in a second table below.
+
     Args:
         results: The contents of `sweep.json`.
     """
     counts = ", ".join(f"{count} {status}" for status, count in results["counts"].items() if count)
-    lines = [f"# Sweep of {results['preset']}", "", f"{len(results['cells'])} cells: {counts}.", "", RANKED, "", LEGEND]
-    for name, records in grouped(results["cells"]).items():
-        head, *rows = rows_of(records, list(results["grid"]))
-        lines += ["", f"## {name}", "", _pipes(head), _pipes(["---"] * len(head)), *map(_pipes, rows)]
+    groups, options = grouped(results["cells"]), list(results["grid"])
+    lines = [f"# Sweep of {results['preset']}", "", f"{len(results['cells'])} cells: {counts}.", "", RANKED, ""]
+    lines += [*([_seeds_sentence(groups), ""] if groups else []), LEGEND]
+    for name, rows in groups.items():
+        lines += ["", f"## {name}", "", *_piped(_table(rows, options))]
+        if vary_by_seed(rows):
+            cells = [record for row in rows for record in row.records]
+            lines += ["", f"### Single cells: {name}", "", *_piped(_single(cells, options))]
     for status in ("refused", "failed"):
         if results["counts"][status]:
             reasons = reasons_of(results["cells"], status)
-            lines += ["", f"## {status.capitalize()}", "", "| cells | reason | where |", "| --- | --- | --- |"]
-            lines += [_pipes([str(count), reason, where]) for count, reason, where in reasons]
+            table = [["cells", "reason", "where"], *([str(count), reason, where] for count, reason, where in reasons)]
+            lines += ["", f"## {status.capitalize()}", "", *_piped(table)]
     return "\n".join(lines) + "\n"
 
 
 def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
-    """The tables for the terminal: the best cells of each group, and the reasons of refusals and failures."""
-    blocks = []
-    for name, records in grouped(results["cells"]).items():
-        head, *rows = rows_of(records[:most], list(results["grid"]))
-        more = [f"... and {len(records) - most} more"] if len(records) > most else []
-        blocks.append("\n".join([f"{name}:", aligned(head, rows, left=0, rule=False), *more]))
+    """The tables for the terminal: the best rows of each group, and the reasons of refusals and failures.
+
+    Over seeds, the table has the figures of `TERMINAL` alone, or is upright if there is one row.
+
+    Args:
+        results: The contents of `sweep.json`.
+        most: Most rows of a group.
+    """
+    blocks, groups, options = [], grouped(results["cells"]), list(results["grid"])
+    for name, rows in groups.items():
+        upright = len(rows) == 1 and vary_by_seed(rows)
+        head, *lines = _upright(rows[0]) if upright else _table(rows[:most], options, TERMINAL, of=rows)
+        more = [f"... and {len(rows) - most} more"] if len(rows) > most else []
+        blocks.append("\n".join([f"{name}:", aligned(head, lines, left=int(upright), rule=False), *more]))
     for status in ("refused", "failed"):
         reasons = [f"  {count:>4}  {reason}" for count, reason, _ in reasons_of(results["cells"], status)]
         if reasons:
             blocks.append("\n".join([f"{status}:", *reasons]))
-    return "\n\n".join([*blocks, RANKED])
+    if any(len(rows) > 1 for rows in groups.values()) or not _over_seeds(groups):
+        blocks += [_seeds_sentence(groups), RANKED] if groups else []
+    return "\n\n".join([*blocks, *(["Single cells: sweep.md and sweep.csv."] if _over_seeds(groups) else [])])
 
 
-def rows_of(records: Sequence[Record], options: Sequence[str]) -> list[list[str]]:
-    """A table as words, its head first, without empty columns."""
+def _seeds_sentence(groups: Mapping[str, Sequence[Row]]) -> str:
+    return OVER_SEEDS if _over_seeds(groups) else ONE_SEED
+
+
+def _over_seeds(groups: Mapping[str, Sequence[Row]]) -> bool:
+    return any(map(vary_by_seed, groups.values()))
+
+
+def _table(
+    rows: Sequence[Row], options: Sequence[str], names: Iterable[str] = COLUMNS, *, of: Sequence[Row] | None = None
+) -> list[list[str]]:
+    """A table as words, its head first, without empty columns: of cells, or where some have several seeds of means.
+
+    Args:
+        rows: The rows.
+        options: The options that vary.
+        names: The figures of a table of means.
+        of: All rows of the group, among which these are ranked; by default no others.
+    """
+    every = of or rows
+    if not vary_by_seed(every):
+        return _single([record for row in rows for record in row.records], options)
+    ranks, labels = ranks_of(every)[: len(rows)], [option for option in options if option != SEED]
+    columns = [name for name in names if name in COLUMNS and any(name in row.means for row in every)]
+    table = [["rank", *labels, "seeds", *(COLUMNS[name][0] for name in columns), "seconds"]]
+    for row, (best, worst) in zip(rows, ranks, strict=True):
+        numbers = [_mean(row.means.get(name), COLUMNS[name][1]) for name in columns]
+        rank = str(best) if best == worst else f"{best} to {worst}"
+        words = [row.options.get(option, "-") for option in labels]
+        table.append([rank, *words, str(len(row.records)), *numbers, _number(row.seconds, 1)])
+    return table
+
+
+def _upright(row: Row) -> list[list[str]]:
+    """The means of one row as words, a figure each line, its head first."""
+    columns = {name: words for name, words in COLUMNS.items() if name in row.means}
+    table = [[f"{len(row.records)} seeds", "mean", f"{100 * LEVEL:.0f}% interval", "least", "greatest"]]
+    for name, (title, digits) in columns.items():
+        mean, values = row.means[name], row.values[name]
+        interval = f"{_number(mean.low, digits)} to {_number(mean.high, digits)}" if mean.sd > 0 else "-"
+        ends = [_number(end, digits) for end in (min(values), max(values))]
+        table.append([title, _number(mean.mean, digits), interval, *ends])
+    return [*table, ["seconds", _number(row.seconds, 1), "-", "-", "-"]]
+
+
+def _single(records: Sequence[Record], options: Sequence[str]) -> list[list[str]]:
+    """A table of cells as words, its head first, without empty columns."""
     columns = [name for name in COLUMNS if any(name in record["figures"] for record in records)]
     rows = [[*options, *(COLUMNS[name][0] for name in columns), "seconds"]]
     for record in records:
@@ -165,6 +248,20 @@ def as_csv(results: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _mean(mean: MeanInterval | None, digits: int) -> str:
+    """A mean with half its interval, if it has one and seeds differ."""
+    if mean is None:
+        return "-"
+    number = _number(mean.mean, digits)
+    return f"{number} ± {_number((mean.high - mean.low) / 2, digits)}" if mean.sd > 0 else number
+
+
+def _piped(table: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown, a line each."""
+    head, *rows = table
+    return [_pipes(head), _pipes(["---"] * len(head)), *map(_pipes, rows)]
 
 
 def _pipes(words: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import os
 import warnings
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from latentmix.inference.isolation import Registered
-from latentmix.inference.objectives.base import Objective, Stochastic, Terms, data_count, samples
+from latentmix.inference.objectives.base import Objective, Stochastic, Terms, data_count, data_plate, samples
 
 __all__ = [
     "ELBOObjective",
@@ -68,10 +68,14 @@ class ELBOObjective(Objective):
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.terms`."""
+        return self.average(self.traces(model, guide, *batch), len(batch[0]))
+
+    def average(self, traces: Iterable[tuple[Trace, Trace]], length: int) -> Terms:
+        """The terms of a minibatch of `length` data, from the traces of model and guide of its particles."""
         particles = []
-        count: float = len(batch[0])
-        for model_trace, guide_trace in self.traces(model, guide, *batch):
-            count = data_count(model_trace.nodes.values(), len(batch[0]))
+        count: float = length
+        for model_trace, guide_trace in traces:
+            count = data_count(model_trace.nodes.values(), length)
             particles.append(self.particle(model_trace, guide_trace))
         weight = 1.0 / (count * self.elbo.num_particles)
         loss, elbo, log_likelihood = (weight * sum(part) for part in zip(*particles, strict=True))
@@ -86,6 +90,13 @@ class ELBOObjective(Objective):
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
         """Loss (for the gradient), bound and log-likelihood of one particle: scalars, summed over the data."""
 
+    def pointwise(self, model_trace: Trace, guide_trace: Trace, length: int) -> Tensor | None:
+        """The bound of each datum, which `particle` sums: `length` values, summed over vectorised particles.
+
+        `None`, as by default, where the bound is not known as a sum over the data: a latent outside their plate.
+        """
+        return None
+
 
 class _SampledObjective(ELBOObjective):
     """An ELBO without enumeration; it refuses latents that the model marks for enumeration and the guide lacks."""
@@ -94,6 +105,27 @@ class _SampledObjective(ELBOObjective):
         for model_trace, guide_trace in super().traces(model, guide, *batch):
             check_sampled(model_trace, guide_trace, type(self.elbo).__name__)
             yield model_trace, guide_trace
+
+    def pointwise(self, model_trace: Trace, guide_trace: Trace, length: int) -> Tensor | None:
+        """See `ELBOObjective.pointwise`."""
+        frame = data_plate(model_trace.nodes.values(), length)
+        total: Any = 0.0
+        for part, stack in self.parts(model_trace, guide_trace):
+            if frame is None or frame.name not in [other.name for other in stack]:
+                return None
+            total = total + _by_datum(part, frame.dim, length)
+        return total if isinstance(total, Tensor) else None
+
+    def parts(self, model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[Tensor, Any]]:
+        """The addends of one particle's bound, tensors over plates, each with its stack of plates."""
+        for sign, trace in ((1, model_trace), (-1, guide_trace)):
+            for _, site in samples(trace):
+                yield sign * site["log_prob"], site["cond_indep_stack"]
+
+
+def _by_datum(values: Tensor, dim: int, length: int) -> Tensor:
+    """Sums over all dimensions but that of the data: `length` values."""
+    return values.movedim(dim, -1).reshape(-1, length).sum(0)
 
 
 def check_sampled(model_trace: Trace, guide_trace: Trace, elbo: str) -> None:
@@ -168,22 +200,36 @@ class MeanFieldObjective(_SampledObjective):
             if site["is_observed"]:
                 log_likelihood = log_likelihood + site["log_prob_sum"]
                 continue
-            q: Any = guide_trace.nodes[name]
-            _check_pathwise(name, q, "TraceMeanField_ELBO")
-            try:
-                kl = kl_divergence(q["fn"], site["fn"])
-            except NotImplementedError as error:
-                raise ValueError(
-                    f"Expected an analytic KL divergence at site {name!r} for TraceMeanField_ELBO; got "
-                    f"{describe(q['fn'])} against {describe(site['fn'])}: use Trace_ELBO."
-                ) from error
-            kl = torch.as_tensor(scale_and_mask(kl, scale=q["scale"], mask=q["mask"]))
-            divergence = divergence + kl.expand(q["fn"].batch_shape).sum()
+            divergence = divergence + _analytic_kl(name, guide_trace.nodes[name], site).sum()
         for name, q in samples(guide_trace):
             if name not in model_trace:
                 divergence = divergence + q["score_parts"].entropy_term.sum()
         elbo = log_likelihood - divergence
         return -elbo, elbo, log_likelihood
+
+    def parts(self, model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[Tensor, Any]]:
+        """See `_SampledObjective.parts`: divergences in closed form."""
+        for name, site in samples(model_trace):
+            if site["is_observed"]:
+                yield site["log_prob"], site["cond_indep_stack"]
+            else:
+                yield -_analytic_kl(name, guide_trace.nodes[name], site), site["cond_indep_stack"]
+        for name, q in samples(guide_trace):
+            if name not in model_trace:
+                yield -torch.as_tensor(q["score_parts"].entropy_term), q["cond_indep_stack"]
+
+
+def _analytic_kl(name: str, q: Any, site: Any) -> Tensor:
+    """The divergence of the guide's site from the model's, in closed form, over plates, with the site's scale."""
+    _check_pathwise(name, q, "TraceMeanField_ELBO")
+    try:
+        kl = kl_divergence(q["fn"], site["fn"])
+    except NotImplementedError as error:
+        raise ValueError(
+            f"Expected an analytic KL divergence at site {name!r} for TraceMeanField_ELBO; got "
+            f"{describe(q['fn'])} against {describe(site['fn'])}: use Trace_ELBO."
+        ) from error
+    return torch.as_tensor(scale_and_mask(kl, scale=q["scale"], mask=q["mask"])).expand(q["fn"].batch_shape)
 
 
 class RenyiObjective(_SampledObjective):
@@ -197,13 +243,13 @@ class RenyiObjective(_SampledObjective):
 
     elbo: RenyiELBO
 
-    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        """See `Objective.terms`."""
+    def average(self, traces: Iterable[tuple[Trace, Trace]], length: int) -> Terms:
+        """See `ELBOObjective.average`."""
         particles = []
         log_weights = []
-        count: float = len(batch[0])
-        for model_trace, guide_trace in self.traces(model, guide, *batch):
-            count = data_count(model_trace.nodes.values(), len(batch[0]))
+        count: float = length
+        for model_trace, guide_trace in traces:
+            count = data_count(model_trace.nodes.values(), length)
             particles.append(self.particle(model_trace, guide_trace))
             log_weights.append(_log_weight(model_trace, guide_trace))
         size = self.elbo.num_particles
@@ -260,6 +306,29 @@ class EnumObjective(ELBOObjective):
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
         """See `ELBOObjective.particle`."""
+        evidence, prior, ordering, pathwise = self._costs(model_trace, guide_trace)
+        expectation = _total if pathwise else Dice(guide_trace, ordering).compute_expectation
+        log_likelihood = torch.zeros(()) + expectation(evidence)
+        elbo = log_likelihood + expectation(prior)
+        return -elbo, elbo, log_likelihood
+
+    def pointwise(self, model_trace: Trace, guide_trace: Trace, length: int) -> Tensor | None:
+        """See `ELBOObjective.pointwise`; `None`, too, where the guide enumerates or is not pathwise."""
+        frame = data_plate(model_trace.nodes.values(), length)
+        evidence, prior, _, pathwise = self._costs(model_trace, guide_trace)
+        if frame is None or not pathwise:
+            return None
+        symbol = model_trace.plate_to_symbol[frame.name]
+        total: Any = 0.0
+        for cost in (cost for part in (evidence, prior) for group in part.values() for cost in group):
+            dims: str = cost._pyro_dims
+            if symbol not in dims and length > 1:  # packed tensors lack dimensions of size 1
+                return None
+            total = total + (_by_datum(cost, dims.index(symbol), length) if length > 1 else cost.sum().reshape(1))
+        return total if isinstance(total, Tensor) else None
+
+    def _costs(self, model_trace: Trace, guide_trace: Trace) -> tuple[_Costs, _Costs, Any, bool]:
+        """Addends of the log-likelihood and of the rest, their order, and whether the guide is pathwise."""
         costs, log_factors, ordering, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
         observed = [site["packed"]["log_prob"] for _, site in samples(model_trace) if site["is_observed"]]
         dependent = _connected(log_factors, sum_dims, {dim for cost in observed for dim in cost._pyro_dims})
@@ -277,10 +346,7 @@ class EnumObjective(ELBOObjective):
             prior.setdefault(ordering[name], []).append(packed.neg(site["packed"]["log_prob"]))
             enumerated = site["infer"].get("_enumerate_dim") is not None or "_enum_total" in site["infer"]
             pathwise = pathwise and is_identically_zero(site["score_parts"].score_function) and not enumerated
-        expectation = _total if pathwise else Dice(guide_trace, ordering).compute_expectation
-        log_likelihood = torch.zeros(()) + expectation(evidence)
-        elbo = log_likelihood + expectation(prior)
-        return -elbo, elbo, log_likelihood
+        return evidence, prior, ordering, pathwise
 
 
 def _nothing_enumerated(model_trace: Trace, guide_trace: Trace) -> str:

@@ -20,6 +20,7 @@ from latentmix.models import files
 FOLDERS = [
     ["run", "digits"],
     ["sweep", "digits", "--grid", "epochs=1,2"],
+    ["run", "digits", "--seeds", "2"],
     ["gallery", "--presets", "digits"],
     ["select", "points.csv"],
 ]

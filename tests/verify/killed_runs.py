@@ -30,7 +30,7 @@ RUN = [
 RESUME = ["resume", "run"]
 FILES = (
     *("metrics.jsonl", "training-odd.safetensors", "training-even.safetensors", "vae.safetensors", "guide.json"),
-    *("mixtures.safetensors", "summary.json", "losses.png", "em_against_svi.png", "report.html"),
+    *("mixtures.safetensors", "pointwise.npz", "summary.json", "losses.png", "em_against_svi.png", "report.html"),
 )
 DEADLINE = 600.0
 
@@ -53,7 +53,7 @@ class Trial:
 
 
 def trials(seed: int = 0) -> list[Trial]:
-    """Sixty trials: twenty-one at random moments, and the others at those that are hardest."""
+    """Sixty trials: eighteen at random moments, and the others at those that are hardest."""
     draw = random.Random(seed)
     aimed = [Trial("aimed", name, when) for name in FILES for when in ("half", "beside", "placed")]
     broken = [Trial("broken state", f"training-{name}.safetensors", "placed") for name in ("odd", "even", "odd")]

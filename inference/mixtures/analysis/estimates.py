@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from latentmix.inference.mixtures.analysis.comparison import align
+from latentmix.inference.mixtures.analysis.information import SingularInformationError
 from latentmix.inference.mixtures.analysis.standard_errors import standard_errors
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.gaussian import GaussianMixture
@@ -132,7 +133,9 @@ class ComparedEstimates(Displayed):
         return aligned(head, rows)
 
 
-def compare_estimates(fits: Mapping[str, GaussianMixture], x: Tensor | NDArray[Any]) -> ComparedEstimates:
+def compare_estimates(
+    fits: Mapping[str, GaussianMixture], x: Tensor | NDArray[Any], *, names: Sequence[str] | None = None
+) -> ComparedEstimates:
     """Weights, means and scales of fits to the same points, with their uncertainty.
 
     The first fit, of maximum likelihood, has sandwich standard errors, those of scales by the delta method; fits with
@@ -142,6 +145,7 @@ def compare_estimates(fits: Mapping[str, GaussianMixture], x: Tensor | NDArray[A
     Args:
         fits: Fits of as many components and the same structure, the first by EM.
         x: `n x D` points, those of the fits.
+        names: Names of the components of the first, for the note; by default their numbers from 1.
 
     Returns:
         The estimates.
@@ -164,7 +168,7 @@ def compare_estimates(fits: Mapping[str, GaussianMixture], x: Tensor | NDArray[A
     (name, first), *others = fits.items()
     reference = first.parameters_
     structure = reference.structure
-    errors, note = _errors(first, x)
+    errors, note = _errors(first, x, names)
     estimates = {name: Estimates(_joined(reference.weights, reference.means, scales_of(reference)), errors)}
     posteriors = []
     for other, mixture in others:
@@ -194,7 +198,9 @@ def _of_draws(draws: MixturePosterior, order: Tensor, reference: MixtureParamete
     return Estimates(values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1]), low, high)
 
 
-def _errors(mixture: GaussianMixture, x: Tensor | NDArray[Any]) -> tuple[Array | None, str]:
+def _errors(
+    mixture: GaussianMixture, x: Tensor | NDArray[Any], names: Sequence[str] | None
+) -> tuple[Array | None, str]:
     """Standard errors of the quantities, and a note on what they lack."""
     parameters = mixture.parameters_
     if parameters.n_parameters() > _MOST:
@@ -203,6 +209,8 @@ def _errors(mixture: GaussianMixture, x: Tensor | NDArray[Any]) -> tuple[Array |
         warnings.simplefilter("always", ConvergenceWarning)
         try:
             errors = standard_errors(mixture, x)
+        except SingularInformationError as error:
+            return None, f"no standard errors: {error.worded(names)}".rstrip(".")
         except (ValueError, RuntimeError) as error:
             return None, f"no standard errors: {error}".rstrip(".")
     weights, means, covariances = (

@@ -11,7 +11,7 @@ The observed information is that of the complete data less the missing informati
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from latentmix.inference.mixtures.points.arrays import slices
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
-__all__ = ["REMEDY", "Layout", "derivatives", "inverse_information"]
+__all__ = ["REMEDY", "Layout", "SingularInformationError", "derivatives", "inverse_information"]
 
 REMEDY = "fit fewer components, a simpler covariance_type or another start; the bootstrap may still serve"
 
@@ -183,6 +183,35 @@ def _curvature(parameters: MixtureParameters, layout: Layout, counts: Tensor, su
     return curvature
 
 
+class SingularInformationError(ValueError):
+    """Raised if the information at an estimate is not positive definite.
+
+    Args:
+        reason: The likely reason, with a place `{}` for the name of each component that it names.
+        components: Indices of these components, from 0.
+
+    Example:
+        >>> from latentmix.inference.mixtures.analysis.information import SingularInformationError
+        >>> error = SingularInformationError("component {}, which holds 1.0 points", (2,))
+        >>> print(error)
+        Expected a maximum with a positive definite information; got component 3, which holds 1.0 points.
+        >>> error.worded(["left", "middle", "right"])[-40:]
+        'component right, which holds 1.0 points.'
+    """
+
+    def __init__(self, reason: str, components: tuple[int, ...] = ()) -> None:
+        super().__init__(reason, components)
+        self.reason, self.components = reason, components
+
+    def worded(self, names: Sequence[str] | None = None) -> str:
+        """The message, with names of the components; by default with their numbers from 1."""
+        shown = [str(k + 1) if names is None else names[k] for k in self.components]
+        return f"Expected a maximum with a positive definite information; got {self.reason.format(*shown)}."
+
+    def __str__(self) -> str:
+        return self.worded()
+
+
 def inverse_information(information: Tensor, parameters: MixtureParameters, weight: float) -> Tensor:
     """Inverse of the information, `p x p`.
 
@@ -192,18 +221,19 @@ def inverse_information(information: Tensor, parameters: MixtureParameters, weig
         weight: Total weight of the points.
 
     Raises:
-        ValueError: If it is not positive definite; the message names the likely reason.
+        SingularInformationError: If it is not positive definite; the message names the likely reason.
     """
     diagonal = information.diagonal()
     scale = diagonal.clamp_min(torch.finfo(diagonal.dtype).tiny).rsqrt()
     factor, failed = torch.linalg.cholesky_ex(information * scale[:, None] * scale)
     pivots = factor.diagonal().square()
     if bool((diagonal <= 0).any()) or int(failed) or not bool((pivots > _SINGULAR).all()):
-        raise ValueError(f"Expected a maximum with a positive definite information; got {_reason(parameters, weight)}.")
+        raise SingularInformationError(*_reason(parameters, weight))
     return torch.cholesky_inverse(factor) * scale[:, None] * scale
 
 
-def _reason(parameters: MixtureParameters, weight: float) -> str:
+def _reason(parameters: MixtureParameters, weight: float) -> tuple[str, tuple[int, ...]]:
+    """The likely reason of a singular information, and the components that it names."""
     means, covariances = parameters.means, parameters.expanded_covariances()
     width = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
     apart = ((means[:, None] - means).abs() / width).amax(-1)
@@ -211,14 +241,15 @@ def _reason(parameters: MixtureParameters, weight: float) -> str:
     same = torch.triu((apart < 1e-2) & (differ < 1e-2), 1).nonzero()
     if len(same):
         first, second = same[0].tolist()
-        return f"components {first} and {second}, which are one and the same: {REMEDY}"
+        return f"components {{}} and {{}}, which are one and the same: {REMEDY}", (first, second)
     held = parameters.weights * weight
     least = int(held.argmin())
     if float(held[least]) <= means.shape[1] + 1:
-        return f"component {least}, which holds {float(held[least]):.1f} points, fewer than features and one: {REMEDY}"
+        points = f"{float(held[least]):.1f} points"
+        return f"component {{}}, which holds {points}, fewer than features and one: {REMEDY}", (least,)
     smallest = torch.linalg.eigvalsh(covariances)[:, 0]
     least = int(smallest.argmin())
     return (
-        f"a likelihood that is flat or rises: the fit is far from a maximum, or on a floor (component {least} has "
+        "a likelihood that is flat or rises: the fit is far from a maximum, or on a floor (component {} has "
         f"{float(smallest[least]):.1e} of the data's variance in a direction): {REMEDY}"
-    )
+    ), (least,)

@@ -79,7 +79,7 @@ def test_the_test_images_of_a_run_in_every_format(
     for name, variable, prefix in (
         ("mean", "mean", "latent_"),
         ("scale", "scale", "scale_"),
-        ("responsibilities", "responsibility", "responsibility_"),
+        ("responsibilities", "responsibility", "component "),
         ("probabilities", "probability", "class "),
     ):
         np.testing.assert_array_equal(arrays[name], getattr(expected, name))

@@ -66,7 +66,8 @@ def inspect(
 
 def test_the_summary_is_arviz_own_in_full(inspect: Inspect, files: Path) -> None:
     text = inspect("mcmc.nc")
-    assert arviz.summary(read_tree(files / "mcmc.nc")).to_string() in text
+    assert arviz.summary(read_tree(files / "mcmc.nc"), ci_prob=0.9).to_string() in text
+    assert "eti90_lb" in text
     assert "theta[Phillips Andover]" in text
     assert "mcse_sd" in text
     assert "MCMC (NUTS): 4 chains of 60 draws of mu, tau, theta" in text
@@ -74,6 +75,14 @@ def test_the_summary_is_arviz_own_in_full(inspect: Inspect, files: Path) -> None
     assert "Trees at the greatest depth: 0 of 240.\n" in text
     bfmi = float(np.asarray(arviz.bfmi(read_tree(files / "mcmc.nc"))["energy"]).min())
     assert f"Least BFMI of a chain: {bfmi:.2f}." in text
+
+
+def test_the_file_of_a_run_is_read_once(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    read = xr.open_datatree
+    monkeypatch.setattr(xr, "open_datatree", lambda *args, **options: opened.append(args) or read(*args, **options))
+    inspect("run.nc", "--var", "weights")
+    assert len(opened) == 1
 
 
 def test_a_guide_has_k_hat_in_the_place_of_r_hat(inspect: Inspect, files: Path) -> None:
@@ -234,7 +243,7 @@ REFUSED = {
     "link.nc": "in link.nc; got the link /posterior/mu: restore the file from a copy, or make it anew.",
     "newer.nc": "got 99, of a newer LatentMix: update it",
     "folder.zarr": "in folder.zarr",
-    "mcmc.nc --max_gib 0.000001": "of at most 1e-06 GiB in mcmc.nc",
+    "mcmc.nc --max_gib 0.000001": "in mcmc.nc; got more than 1e-06 GiB of values at /",
 }
 
 

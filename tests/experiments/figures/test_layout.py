@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from latentmix.experiments import figures
-from latentmix.experiments.figures.style import SMALL, WIDTH, settle, shortened, text_width, wrapped
+from latentmix.experiments.figures.style import SMALL, WIDTH, fitted, settle, shortened, text_width, wrapped
 
 from tests.experiments.figures.layout import overlapping, texts
 
@@ -53,6 +53,22 @@ def test_confusion_matrices(classes: int, named: bool) -> None:
     check(figure)
     assert figure.get_suptitle().replace("\n", " ") == SENTENCE
     assert shortened(LONG[1], 18) in texts(figure) if named else "1" in texts(figure)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+@pytest.mark.parametrize(("fits", "abreast"), [(2, 2), (3, 2), (12, 3)])
+def test_confusion_matrices_abreast(classes: int, fits: int, abreast: int) -> None:
+    names = [f"{chr(65 + k)}: prior=MixturePrior(n_components=10, covariance_type=diag)" for k in range(fits)]
+    figure = figures.confusion_matrices(
+        {name: np.diag([36] * classes) for name in names}, range(classes), heading=SENTENCE, abreast=abreast
+    )
+    check(figure)
+    drawn = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title()[:2] for axes in drawn] == [name[:2] for name in names]
+    assert all(axes.get_title().endswith("accuracy 1.000") for axes in drawn)
+    assert len({round(axes.get_position().y0, 3) for axes in drawn}) == -(-fits // abreast)
+    with pytest.raises(ValueError, match="Expected confusion matrices; got none"):
+        figures.confusion_matrices({}, range(classes))
 
 
 @pytest.mark.parametrize(("classes", "named"), [(1, True), (2, False), (3, True), (4, True), (10, False), (10, True)])
@@ -187,6 +203,19 @@ def test_reliability(fits: tuple[str, ...]) -> None:
     assert all(len(axes.lines[1].get_xdata()) == 4 for axes in drawn)  # empty bins are left out
 
 
+@pytest.mark.parametrize(("count", "abreast"), [(1, 2), (3, 2), (12, 3)])
+def test_reliability_abreast(count: int, abreast: int) -> None:
+    bins = {"count": [1, 9], "confidence": [0.25, 0.75], "accuracy": [0.0, 1.0]}
+    ways = {way: {"ece": 0.05, "bins": bins} for way in ("plug_in", "draws")}
+    names = [f"{chr(65 + k)}: prior=MixturePrior(n_components=10, covariance_type=diag)" for k in range(count)]
+    figure = figures.reliability(dict.fromkeys(names, ways), heading=SENTENCE, abreast=abreast)
+    check(figure)
+    drawn = [axes for axes in figure.axes if axes.get_title()]
+    assert all(axes.get_title().endswith("ECE 0.050 → 0.050") for axes in drawn)
+    assert len(drawn) == count
+    assert "mean over draws of q" in texts(figure)
+
+
 def test_no_reliability_without_fits() -> None:
     with pytest.raises(ValueError, match="Expected fits with figures of calibration; got none"):
         figures.reliability({})
@@ -244,6 +273,20 @@ def test_wrapped_lines_are_short_and_of_about_one_length() -> None:
     assert min(widths) > 0.6 * max(widths)
     assert wrapped("one\ntwo", 9.0, 10) == "one\ntwo"
     assert wrapped("incomprehensibilities", 0.1, 10) == "incomprehensibilities"
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+@pytest.mark.parametrize("width", [1.7, 2.4, 6.0])
+@pytest.mark.parametrize("name", ["run", "", SENTENCE, "x" * 200, "a " * 200, f"A: prior={'Mixture' * 9}, {SENTENCE}"])
+def test_fitted_texts_are_no_longer_and_no_wider_than_asked(name: str, width: float, lines: int) -> None:
+    text = fitted(name, width, lines)
+    assert text.count("\n") < lines
+    assert text_width(text, SMALL) <= width
+    if text_width(name, SMALL) <= width:
+        assert text == name
+    else:
+        filled = lines if " " in name else 1  # a single word is not broken
+        assert len(text) > min(len(name), 10 * width * filled) / 2
 
 
 @pytest.mark.parametrize(

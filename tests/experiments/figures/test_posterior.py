@@ -53,6 +53,27 @@ def test_texts_have_room(name: str, plot: str) -> None:
     assert figure.get_supxlabel().endswith((".", "%)."))
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize(("centre", "spread"), [(0.1234, 1e-5), (12.3, 3e-4), (1.0, 1e-7), (-12345.0, 300.0), (0, 1)])
+def test_numbers_of_pairs_have_room_however_narrow_draws_are(centre: float, spread: float, count: int) -> None:
+    draws = centre + spread * np.random.default_rng(0).normal(size=(2, 100, count))
+    sites = xr.Dataset({"weights": (("chain", "draw", "component"), draws)}, {"component": np.arange(count)})
+    figure = drawn(xr.DataTree.from_dict({"posterior": sites}), "pair")
+    assert not overlapping(figure)
+    named = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert len(named) == count
+    assert all(any(label.get_text() for label in axes.get_xticklabels()) for axes in named)
+
+
+def test_intervals_of_a_forest_are_of_90_percent() -> None:
+    tree = schools_tree()
+    figure = drawn(tree, "forest")
+    assert figure.get_supxlabel().replace("\n", " ").endswith("central intervals of 50% (thick) and 90% (thin).")
+    low, high = np.quantile(tree["posterior"]["mu"], [0.05, 0.95])
+    ends = [np.sort(line.get_xdata()) for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 2]
+    assert any(np.allclose(each, [low, high], rtol=1e-6) for each in ends)
+
+
 def test_a_picture_says_how_many_quantities_it_shows() -> None:
     figure = drawn(mixture_tree(10, 10, draws=10), "trace")
     assert figure.get_suptitle().replace("\n", " ") == "Traces of 12 of 210 quantities, those that come first"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from scipy import stats
 
 from latentmix.experiments import figures
 from latentmix.experiments.figures.style import INK
@@ -34,7 +35,7 @@ def same_matplotlib() -> Iterator[None]:
     assert matplotlib.get_backend(auto_select=False) == backend
 
 
-def done(options: Mapping[str, str], **figures: float) -> dict[str, Any]:
+def done(options: Mapping[str, str], **figures: float | list[float]) -> dict[str, Any]:
     group = MEASURES.get(options.get("likelihood", ""), "density")
     return {"options": dict(options), "status": "done", "group": group, "figures": figures}
 
@@ -140,13 +141,78 @@ def test_rows_of_one_axis() -> None:
         words
     )
     assert words.count("refused") == 3
-    assert "3 done; 1 refused; ringed: the best; ELBOs compare within one measure only" in words
+    assert "3 done; 1 refused; ring: the best, of one run each; ELBOs compare within one measure only" in words
     assert not overlapping(figure)
     rings = [line for axes in figure.axes for line in axes.lines if line.get_markeredgecolor() == INK]
     assert sorted(float(np.ravel(line.get_xdata())[0]) for line in rings) == [0.0123, 600.0]
     upper, lower = figure.axes[0], figure.axes[3]
     assert upper.get_xlim()[1] < 0 < lower.get_xlim()[1]  # one range per measure
     assert figure.axes[1].get_xlim() == figure.axes[4].get_xlim()
+
+
+def over_seeds(axes: Mapping[str, Sequence[str]], count: int, spread: float = 1.0) -> list[dict[str, Any]]:
+    """Cells whose figures rise from cell to cell, with `count` seeds each."""
+    random, steps = np.random.default_rng(0), spread * np.linspace(-1, 1, count)
+    cells = [dict(zip(axes, labels, strict=True)) for labels in itertools.product(*axes.values())]
+    return [
+        done(
+            cell,
+            elbo=[float(-100 + 10 * k + step) for step in random.permutation(steps)],
+            mse=[float(0.05 - 0.01 * k + 0.001 * step) for step in random.permutation(steps)],
+        )
+        for k, cell in enumerate(cells)
+    ]
+
+
+def test_rows_over_seeds_have_error_bars_of_student_t() -> None:
+    axes = {"prior": ["StandardNormal", "StudentT"]}
+    cells = over_seeds(axes, 5)
+    figure = figures.sweep_overview(cells, axes)
+    half = stats.t.ppf(0.95, 4) * np.std(np.linspace(-1, 1, 5), ddof=1) / np.sqrt(5)
+    bars = [
+        line.get_xdata() for line in figure.axes[0].lines if line.get_linewidth() == 2 and len(line.get_xdata()) == 2
+    ]
+    np.testing.assert_allclose(bars, [[-100 - half, -100 + half], [-90 - half, -90 + half]])
+    ticks = [np.sort(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "|"]
+    np.testing.assert_allclose(ticks[1], np.linspace(-91, -89, 5))
+    words = texts(figure)
+    assert {f"−100.0 ± {half:.1f}", f"−90.0 ± {half:.1f}", f"0.0500 ± {0.001 * half:.4f}"} < set(words)
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert caption.startswith("2 means over 5 seeds, with 90% Student t intervals; ring: may be the best")
+    assert not overlapping(figure)
+
+
+def test_no_cell_is_marked_where_all_intervals_overlap() -> None:
+    axes = {"prior": ["StandardNormal", "StudentT"], "beta": ["1", "4"]}
+    for spread, frames in ((1.0, 1), (4.0, 2), (15.0, 0)):
+        figure = figures.sweep_overview(over_seeds(axes, 3, spread), axes, metrics=["elbo"])
+        marked = [patch for patch in figure.axes[0].patches if patch.get_edgecolor()[:3] == to_rgb(INK)]
+        assert len(marked) == frames
+        caption = figure.get_supxlabel().replace("\n", " ")
+        assert ("no frame: all intervals overlap" in caption) == (frames == 0)
+        assert ("frame: may be the best, as no interval lies above" in caption) == (frames > 0)
+
+
+def test_a_cell_of_one_seed_among_several_may_be_the_best_and_says_so() -> None:
+    axes = {"prior": ["StandardNormal", "StudentT"], "beta": ["1", "4"]}
+    cells = over_seeds(axes, 3)
+    cells[0]["figures"] = {"elbo": [-100.0], "mse": [0.05]}
+    figure = figures.sweep_overview(cells, axes, metrics=["elbo"])
+    frames = [patch.get_xy() for patch in figure.axes[0].patches if patch.get_edgecolor()[:3] == to_rgb(INK)]
+    assert sorted(frames) == [(-0.5, -0.5), (0.5, 0.5)]
+    assert "1 seed" in texts(figure)
+    assert "4 means over 1 to 3 seeds" in figure.get_supxlabel()
+
+
+@pytest.mark.parametrize("names", [["prior"], ["likelihood"], ["prior", "family"], ["prior", "likelihood", "family"]])
+def test_texts_over_seeds_have_room(names: list[str]) -> None:
+    axes = {name: AXES[name][:3] for name in names}
+    cells = over_seeds(axes, 5)
+    for cell in cells:
+        cell["figures"] |= {"kl": [12.3, 14.5], "accuracy_em_none": [0.9, 1.0], "log_likelihood": [-1234.5, -1233.0]}
+    figure = figures.sweep_overview(cells, axes)
+    assert not overlapping(figure)
+    assert sum(text.startswith("±") or " ± " in text for text in texts(figure)) >= len(cells)
 
 
 def test_axes_stay_within_the_limits_of_their_metric() -> None:

@@ -135,7 +135,7 @@ def test_arrays_and_netcdf_are_read_back_exactly(tmp_path: Path) -> None:
     for array, variable in pairs.items():
         np.testing.assert_array_equal(arrays[array], getattr(encoding, array))
         np.testing.assert_array_equal(dataset[variable], getattr(encoding, array))
-    for array, variable in (("classes", "class"), ("labels", "label"), ("components", "component_name")):
+    for array, variable in (("classes", "class"), ("labels", "label"), ("components", "component")):
         assert arrays[array].tolist() == dataset[variable].values.tolist()
     assert arrays["predicted"].tolist() == dataset["predicted"].values.tolist() == encoding.predicted.tolist()
     assert {name: dataset.attrs[name] for name in encoding.about} == encoding.about

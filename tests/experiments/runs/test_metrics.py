@@ -57,9 +57,11 @@ def test_few_classes_and_few_data_warn_of_nothing(labels, predicted, classes, co
 def test_reconstruction_is_the_mean_over_pixels(monkeypatch, batch_size):
     images = torch.randint(0, 256, (7, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(metrics, "reconstruct", lambda vae, guide, chunk: chunk / 255 + 0.1)
-    shifted = reconstruction(None, None, images, batch_size=batch_size)
+    shifted, squares = reconstruction(None, None, images, batch_size=batch_size)
     assert shifted["mse"] == pytest.approx(0.01, rel=1e-5)
     assert 0.9 < shifted["ssim"] < 1.0
     monkeypatch.setattr(metrics, "reconstruct", lambda vae, guide, chunk: chunk / 255)
-    exact = reconstruction(None, None, images, batch_size=batch_size)
+    assert squares.shape == (7,)
+    assert squares.mean() == shifted["mse"]
+    exact, _ = reconstruction(None, None, images, batch_size=batch_size)
     assert exact == {"mse": pytest.approx(0.0, abs=1e-12), "ssim": pytest.approx(1.0, abs=1e-5)}

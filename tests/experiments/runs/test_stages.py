@@ -29,7 +29,8 @@ QUICK = [
 ]
 MOMENTS = [
     *(("training-odd.safetensors", "before"), ("metrics.jsonl", "after"), ("training-even.safetensors", "before")),
-    *(("vae.json", "after"), ("mixtures.safetensors", "after"), ("summary.json", "before"), ("summary.json", "after")),
+    *(("vae.json", "after"), ("mixtures.safetensors", "after"), ("pointwise.npz", "after")),
+    *(("summary.json", "before"), ("summary.json", "after")),
     *(("two.png", "before"), ("report.html", "before"), ("report.html", "after")),
 ]
 

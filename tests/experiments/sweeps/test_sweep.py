@@ -119,7 +119,8 @@ def test_cells_run_or_are_refused_with_a_reason(tmp_path):
     assert {f"accuracy_{fit}_{labels}" for fit in ("em", "svi") for labels in ("none", "few")} <= set(done["figures"])
     assert done["group"] == "mass on {0, 1}, binarize=dynamic"
     assert [path.name for path in (out / "cells").iterdir()] == [done["id"]]
-    assert {path.name for path in out.iterdir()} == {"cells", "sweep.json", "sweep.md", "sweep.csv", "sweep.png"}
+    files = {"cells", "sweep.json", "sweep.md", "sweep.csv", "sweep.png", "learning_curves.png"}
+    assert {path.name for path in out.iterdir()} == files
     cell = out / "cells" / done["id"]
     assert json.loads((cell / "summary.json").read_text())["test"]["elbo"] == done["figures"]["elbo"]
     assert not (cell / "report.html").exists()

@@ -1,3 +1,4 @@
+import pickle
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from scipy.stats import beta
 
 from latentmix.inference.mixtures.analysis.estimates import Quantity, compare_estimates, scales_of
+from latentmix.inference.mixtures.analysis.information import SingularInformationError
 from latentmix.inference.mixtures.analysis.standard_errors import standard_errors
 from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.svi.fit import SVI
+from latentmix.models.mixture.parameters import MixtureParameters
 
 from tests.inference.mixtures.clouds import TYPES
 
@@ -91,6 +94,22 @@ def test_quantities_are_those_of_the_structure(covariance_type: str, scales: lis
     assert list(compared.quantities[-len(scales) :]) == scales
     expected = [*em.weights_, *em.means_.ravel(), *scales_of(em.parameters_).flatten().tolist()]
     np.testing.assert_allclose(compared.fits["EM"].point, expected)
+
+
+def test_the_note_on_a_singular_information_names_components_as_tables_do() -> None:
+    em = em_of(groups(), "full")
+    em.parameters_ = MixtureParameters(
+        torch.tensor([0.5, 0.5]).double(),
+        em.parameters_.means[:1].repeat(2, 1),
+        em.parameters_.covariances[:1].repeat(2, 1, 1),
+        em.parameters_.structure,
+    )
+    for names, words in ((None, "components 1 and 2, "), (["4a", "4b"], "components 4a and 4b, ")):
+        compared = compare_estimates({"EM": em}, groups(), names=names)
+        assert compared.fits["EM"].sd is None
+        assert f"got {words}which are one and the same" in compared.note
+    error = SingularInformationError("component {}", (0,))
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # of a worker process
 
 
 def test_components_and_draws_are_put_in_the_order_of_the_first() -> None:

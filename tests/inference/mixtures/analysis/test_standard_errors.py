@@ -216,7 +216,7 @@ def test_singular_information_is_refused_with_the_reason() -> None:
     twice = MixtureParameters(
         torch.tensor([0.5, 0.5]).double(), each.means.repeat(2, 1), each.covariances.repeat(2, 1, 1), each.structure
     )
-    with pytest.raises(ValueError, match="components 0 and 1, which are one and the same"):
+    with pytest.raises(ValueError, match="components 1 and 2, which are one and the same"):
         standard_errors(twice, x)
     lone = np.concatenate([x, [[40.0, 40.0]]])
     start = MixtureParameters(
@@ -225,7 +225,7 @@ def test_singular_information_is_refused_with_the_reason() -> None:
         torch.stack([each.covariances[0], 1e-6 * torch.eye(2).double()]),
         each.structure,
     )
-    with pytest.raises(ValueError, match=r"component 1, which holds 1\.0 points"):
+    with pytest.raises(ValueError, match=r"component 2, which holds 1\.0 points"):
         standard_errors(start, lone)
     flat = np.concatenate([x, np.repeat([[8.0, 8.0]], 30, 0)])
     start = MixtureParameters(

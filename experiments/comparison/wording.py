@@ -1,0 +1,210 @@
+"""Numbers and sentences of a comparison, for its page, its pictures and the terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest, RunComparison
+from latentmix.experiments.comparison.summaries import LOWER, label_of
+from latentmix.experiments.comparison.text import letters
+from latentmix.experiments.options.names import fit_name
+from latentmix.inference.intervals import PairedInterval
+
+__all__ = [
+    "DECIMALS",
+    "better_of",
+    "compact_names",
+    "difference_words",
+    "enumerated",
+    "loo_sentence",
+    "mcnemar_sentence",
+    "p_words",
+    "pair_sentence",
+    "picture_names",
+    "plural",
+    "short_names",
+    "things_of",
+    "titled_figure",
+    "typeset_figure",
+    "with_short_names",
+]
+
+NATS = ("elbo", "iw_log_likelihood", "log_likelihood", "kl", "mutual_information", "marginal_kl")
+NEUTRAL = ("kl", "mutual_information", "marginal_kl", "active_units", "parameters", "seconds")
+DECIMALS = {**dict.fromkeys(NATS, 2), "mse": 4, "squared_error": 4, "active_units": 0, "parameters": 0, "seconds": 1}
+MOST_DECIMALS = 8
+SHORT = 24  # characters of a name that sentences bear
+
+
+def better_of(figure: str) -> int:
+    """Whether a higher (1) or a lower (-1) value of a figure is better, or neither (0)."""
+    if figure in NEUTRAL:
+        return 0
+    return -1 if figure.split("_")[0] in ("ece", "nll") or figure in (*LOWER, "bits_per_dimension") else 1
+
+
+def titled_figure(figure: str) -> str:
+    """The label of a figure with its unit."""
+    return label_of(figure) + (", nats" if figure in NATS else "")
+
+
+def typeset_figure(figure: str, value: float) -> str:
+    """A value of a figure with its usual number of decimals; a dash if it is not finite."""
+    if not math.isfinite(value):
+        return "−"
+    return f"{value:,.{DECIMALS.get(figure, 3)}f}".replace("-", "−")
+
+
+def things_of(comparison: RunComparison) -> str:
+    """`images` or `points`: what the data of all runs are."""
+    return "images" if all("ssim" in run.figures for run in comparison.runs) else "points"
+
+
+def plural(count: int, thing: str) -> str:
+    """A number of things."""
+    return f"{count:,} {thing if count == 1 else f'{thing}s'}"
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """Words as a list in a sentence."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def difference_words(figure: str, interval: PairedInterval) -> tuple[str, str, str]:
+    """A difference and its standard error, the ends of its interval, and its unit.
+
+    Accuracies are in percentage points. The standard error has two significant digits, which all numbers follow.
+
+    Example:
+        >>> from latentmix.experiments.comparison.wording import difference_words
+        >>> from latentmix.inference import paired_interval
+        >>> interval = paired_interval([1.0, 2.0, 3.5, 4.5], [0.0, 1.0, 2.0, 3.0])
+        >>> difference_words("elbo", interval)
+        ('+1.25 ± 0.14', '0.91 to 1.59', ' nats')
+    """
+    share = figure.startswith("accuracy")
+    scale = 100.0 if share else 1.0
+    mean, se, low, high = (scale * value for value in (interval.mean, interval.se, interval.low, interval.high))
+    decimals = 2 if se <= 0 else min(max(1 - math.floor(math.log10(se)), 0), MOST_DECIMALS)
+    numbers = [f"{value:,.{decimals}f}".replace("-", "−") for value in (abs(mean), se, low, high)]
+    zero = not float(numbers[0].replace(",", ""))
+    sign = "" if zero else "−" if mean < 0 else "+"
+    unit = " percentage points" if share else " nats" if figure in NATS else ""
+    return f"{sign}{numbers[0]} ± {numbers[1]}", f"{numbers[2]} to {numbers[3]}", unit
+
+
+def compact_names(comparison: RunComparison) -> dict[str, str]:
+    """Names of groups without a preset that all have, in which parts stand without the name of their option.
+
+    Args:
+        comparison: The comparison.
+    """
+    presets = {run.preset for run in comparison.runs}
+    common = f"{presets.pop()}, " if len(presets) == 1 else ""
+    names = {}
+    for group in comparison.groups:
+        name = group.name
+        for option, value in group.options.items():
+            head = value.partition("(")[0]
+            if head[:1].isupper() and head not in ("None", "True", "False"):
+                name = name.replace(f"{option}={head}", head, 1)
+        names[group.name] = name.removeprefix(common)
+    return names if len(set(names.values())) == len(names) else {name: name for name in names}
+
+
+def short_names(comparison: RunComparison) -> dict[str, str]:
+    """Names of groups for sentences and narrow tables: the compact ones, or letters if these are long.
+
+    Args:
+        comparison: The comparison.
+    """
+    names = compact_names(comparison)
+    return names if max(map(len, names.values())) <= SHORT else letters(comparison)
+
+
+def picture_names(comparison: RunComparison) -> dict[str, str]:
+    """Names of groups in pictures: the compact ones, after their letters where sentences have these.
+
+    Args:
+        comparison: The comparison.
+    """
+    compact, short = compact_names(comparison), short_names(comparison)
+    return {
+        name: compact[name] if short[name] == compact[name] else f"{short[name]}:\u00a0{compact[name]}"
+        for name in short
+    }
+
+
+def with_short_names(sentence: str, comparison: RunComparison) -> str:
+    """A sentence with the short names of groups in the place of their own.
+
+    Args:
+        sentence: The sentence.
+        comparison: The comparison.
+    """
+    for name, short in sorted(short_names(comparison).items(), key=lambda item: -len(item[0])):
+        sentence = re.sub(rf"(?<![\w=(]){re.escape(name)}(?![\w=(])", lambda _, short=short: short, sentence)
+    return sentence
+
+
+def pair_sentence(pair: Pair, things: str = "images", names: Mapping[str, str] | None = None) -> str:
+    """A paired difference in words: which of two groups is better, and by how much, if its interval tells.
+
+    Args:
+        pair: The difference.
+        things: Word for the data.
+        names: Names of the groups in the sentence; by default their own.
+
+    Example:
+        >>> from latentmix.experiments.comparison.results import Pair
+        >>> from latentmix.experiments.comparison.wording import pair_sentence
+        >>> from latentmix.inference import paired_interval
+        >>> interval = paired_interval([1.0, 2.0, 3.5, 4.5], [0.0, 1.0, 2.0, 3.0])
+        >>> pair_sentence(Pair("wide", "narrow", "elbo", interval))
+        'wide is better than narrow in ELBO by 1.25 ± 0.14 nats on the same 4 images (90% interval 0.91 to 1.59).'
+    """
+    interval, label = pair.interval, label_of(pair.figure)
+    group, reference = ((names or {}).get(name, name) for name in (pair.group, pair.reference))
+    difference, ends, unit = difference_words(pair.figure, interval)
+    same = f"on the same {interval.n_data:,} {things} ({interval.level:.0%} interval"
+    if interval.low <= 0 <= interval.high:
+        return f"{group} and {reference} are not told apart in {label}: {difference}{unit} {same} {ends})."
+    direction = better_of(pair.figure) * (1 if interval.mean > 0 else -1)
+    words = {1: "better than", -1: "worse than"}.get(direction, "higher than" if interval.mean > 0 else "lower than")
+    if interval.mean < 0:  # by how much, and not from where to where
+        ends = " to ".join(end.lstrip("−") for end in reversed(ends.split(" to ")))
+    return f"{group} is {words} {reference} in {label} by {difference.lstrip('+−')}{unit} {same} {ends})."
+
+
+def mcnemar_sentence(row: PairedTest, things: str = "images", names: Mapping[str, str] | None = None) -> str:
+    """McNemar's test of two runs in words.
+
+    Args:
+        row: The test.
+        things: Word for the data.
+        names: Names of the groups in the sentence; by default their own.
+    """
+    test = row.test
+    group, reference = ((names or {}).get(name, name) for name in (row.group, row.reference))
+    fit = ", ".join([fit_name(row.fit), *([f"labels: {row.budget}"] if row.budget else [])])
+    return (
+        f"{fit}: {group} alone classifies {test.only_first:,} of the {test.n_data:,} {things} rightly, {reference} "
+        f"alone {test.only_second:,} (McNemar's exact test, {p_words(test.p_value)})."
+    )
+
+
+def p_words(value: float) -> str:
+    """A p-value."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def loo_sentence(rows: Sequence[LooRow]) -> str:
+    """Leave-one-out cross-validation of mixtures over the same latents in words: the best, and its lead on the next."""
+    best, following = sorted(rows, key=lambda row: row.rank)[:2]
+    lead, se = abs(following.difference), following.difference_se
+    names = [f"{row.run} ({fit_name(row.fit)})" for row in (best, following)]
+    ending = ": they are not told apart" if lead <= 2 * se else ""
+    return f"{names[0]} has the highest ELPD, by {lead:,.1f} ± {se:,.1f} nats over {names[1]}{ending}."
