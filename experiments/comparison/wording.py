@@ -145,9 +145,9 @@ def with_short_names(sentence: str, comparison: RunComparison) -> str:
         sentence: The sentence.
         comparison: The comparison.
     """
-    for name, short in sorted(short_names(comparison).items(), key=lambda item: -len(item[0])):
-        sentence = re.sub(rf"(?<![\w=(]){re.escape(name)}(?![\w=(])", lambda _, short=short: short, sentence)
-    return sentence
+    short = short_names(comparison)
+    names = "|".join(map(re.escape, sorted(short, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w=(])(?:{names})(?![\w=(])", lambda found: short[found[0]], sentence)
 
 
 def pair_sentence(pair: Pair, things: str = "images", names: Mapping[str, str] | None = None) -> str:
