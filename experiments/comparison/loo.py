@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latentmix.experiments.comparison.results import LooRow
 from latentmix.experiments.comparison.sources import Source
+from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import fit_name
 from latentmix.experiments.runs.posterior import POSTERIOR, read_posterior
 from latentmix.experiments.runs.posterior_fits import chosen_fit
@@ -38,23 +38,25 @@ def compare_loo(sources: Sequence[Source]) -> tuple[list[LooRow], list[str]]:
     Returns:
         Rows, the best of each digest and fit first; and sentences on what is not compared.
     """
-    trees: dict[tuple[str, str], dict[str, xr.DataTree]] = {}
+    alike: dict[tuple[str, str], list[Source]] = {}
     refusals: list[str] = []
     without: list[str] = []
     for source in sources:
-        found = _fits(source, refusals)
+        found = [(fit, _digest(tree)) for fit, tree in _fits(source, refusals)]
         without += [] if found else [source.name]
-        for fit, latents, tree in found:
-            trees.setdefault((fit, latents), {})[source.name] = tree
+        for key in found:
+            alike.setdefault(key, []).append(source)
     rows: list[LooRow] = []
-    for (fit, latents), runs in trees.items():
+    for (fit, latents), runs in alike.items():
         if len(runs) > 1:
             try:
                 rows += _compared(fit, latents, runs)
             except Exception as error:  # ArviZ's own, on draws that it cannot smooth
-                refusals.append(f"LOO of {fit_name(fit)} of {', '.join(runs)} is not compared: {error}")
+                names = ", ".join(source.name for source in runs)
+                refusals.append(f"LOO of {fit_name(fit)} of {names} is not compared: {one_line(error)}")
     compared = {row.run for row in rows}
-    apart = [name for runs in trees.values() for name in runs if name not in compared]
+    apart = [source.name for runs in alike.values() if len(runs) == 1 for source in runs]
+    apart = [name for name in apart if name not in compared]
     if len(without) == len(sources):
         refusals.append(
             "LOO of mixtures is not compared: no run keeps draws of a mixture's posterior with its latents."
@@ -67,29 +69,27 @@ def compare_loo(sources: Sequence[Source]) -> tuple[list[LooRow], list[str]]:
     return rows, refusals
 
 
-def _fits(source: Source, refusals: list[str]) -> list[tuple[str, str, xr.DataTree]]:
-    """The fits of a run that have draws and pointwise densities, each with the digest of its latents."""
+def _fits(source: Source, refusals: list[str]) -> Iterator[tuple[str, xr.DataTree]]:
+    """The fits of a run that have draws and pointwise densities, with their trees; a fault is told in `refusals`."""
     if source.path is None or not inside(source.path, POSTERIOR).exists():
-        return []
+        return
     try:
         whole = read_posterior(source.path)
     except ValueError as error:
-        refusals.append(f"LOO of the mixtures of {source.name} is not compared: {error}")
-        return []
-    found = []
+        refusals.append(f"LOO of the mixtures of {source.name} is not compared: {one_line(error)}")
+        return
     for name in str(whole.attrs.get("fits", "")).split(", "):
-        tree = chosen_fit(whole, name, Path(source.path)) if name else whole
+        tree = chosen_fit(whole, name, source.path) if name else whole
         if obstacle(tree, "plot_khat") is None and "observed_data" in tree.children:
-            found.append((name, _digest(tree["observed_data"]["x"].values), tree))
-    return found
+            yield name, tree
 
 
-def _compared(fit: str, latents: str, runs: dict[str, xr.DataTree]) -> list[LooRow]:
+def _compared(fit: str, latents: str, sources: Sequence[Source]) -> list[LooRow]:
     import arviz
 
     with kept_warnings():
         warnings.simplefilter("ignore")  # rows count the latents that ArviZ warns of
-        elpds = {name: pointwise_elpd(tree) for name, tree in runs.items()}
+        elpds = {source.name: pointwise_elpd(dict(_fits(source, []))[fit]) for source in sources}
         table = arviz.compare(elpds, round_to="none")
     rows = []
     for name, row in table.iterrows():
@@ -113,6 +113,7 @@ def _compared(fit: str, latents: str, runs: dict[str, xr.DataTree]) -> list[LooR
     return rows
 
 
-def _digest(latents: Any) -> str:
-    values = np.ascontiguousarray(latents, dtype=np.float64)
+def _digest(tree: xr.DataTree) -> str:
+    """SHA-256 of the latents of a tree."""
+    values = np.ascontiguousarray(tree["observed_data"]["x"].values, dtype=np.float64)
     return hashlib.sha256(f"{values.shape};".encode() + values.tobytes()).hexdigest()

@@ -13,7 +13,8 @@ from latentmix.experiments.comparison.results import Pair, PairedTest, RunGroup
 from latentmix.experiments.comparison.sources import Source
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, fit_name
-from latentmix.experiments.runs.pointwise import Pointwise, measure_run, read_pointwise
+from latentmix.experiments.runs.evaluation import measure_run
+from latentmix.experiments.runs.pointwise import Pointwise, read_pointwise
 from latentmix.inference.intervals import mcnemar_test, paired_interval
 
 __all__ = ["Refusals", "compare_pairs", "read_test_figures"]

@@ -117,8 +117,8 @@ def _pairs(comparison: RunComparison, short: Mapping[str, str]) -> str:
         return f"{difference} ({se}){mark}"
 
     over = {pair.interval.over_seeds for pair in comparison.pairs}
-    sources = {(True,): "seeds and test data", (False,): "test data"}
-    source = sources.get(tuple(over), "test data, and seeds where there are several")
+    source = "seeds and test data" if over == {True} else "test data"
+    source += ", and seeds where there are several" if len(over) > 1 else ""
     head = (
         f"Less the same figure of {short[comparison.reference]} on the same test data, with standard errors over "
         f"{source} (* the {comparison.level:.0%} interval is on one side of 0):"

@@ -12,6 +12,7 @@
 | counts: epochs, data of a step, components, draws, samples, seeds, ... | 2**31 - 1 | nothing |
 | components that `select` compares | 10,000 | nothing |
 | bytes of the posterior of a run | 64 MiB, and 2 GiB unpacked | nothing |
+| bytes of a figure of each test datum of a run, for comparisons | 1 GiB | nothing |
 | draws of each datum that `classify` and `encode` average over | 100,000 | nothing |
 | jobs at a time | 1,024 | nothing |
 
@@ -111,7 +112,7 @@ def refuse_larger(size: float, max_gib: float, what: str, where: object, option:
         max_gib: The limit, in GiB.
         what: What would take them.
         where: The file.
-        option: The option that raises the limit.
+        option: The option that raises the limit; empty if there is none.
 
     Raises:
         ValueError: If there are more.
@@ -124,7 +125,5 @@ def refuse_larger(size: float, max_gib: float, what: str, where: object, option:
         ValueError: Expected an array of at most 2 GiB in images.npz; got 3 GiB: allow more by --data.max_gib.
     """
     if size > max_gib * 2**30:
-        raise ValueError(
-            f"Expected {what} of at most {max_gib:g} GiB in {where}; got {size / 2**30:.3g} GiB: allow more by "
-            f"{option}."
-        )
+        remedy = f": allow more by {option}" if option else ""
+        raise ValueError(f"Expected {what} of at most {max_gib:g} GiB in {where}; got {size / 2**30:.3g} GiB{remedy}.")

@@ -1,4 +1,4 @@
-"""Figures of a finished run on a split of its own or of another data set."""
+"""Figures of a finished run on a split of its own or of another data set, and those of single test data again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from latentmix.experiments.options.experiment import Experiment, experiment_pars
 from latentmix.experiments.runs.latents import LatentSplit, latents_of
 from latentmix.experiments.runs.measures import measure_vae
 from latentmix.experiments.runs.metrics import classification
+from latentmix.experiments.runs.pointwise import Pointwise, pointwise_of
 from latentmix.experiments.runs.run import Run
 from latentmix.experiments.runs.run_data import split_of
 from latentmix.inference import bound_of
 from latentmix.inference.isolation import isolated
 
-__all__ = ["evaluate_run"]
+__all__ = ["evaluate_run", "measure_run"]
 
 
 def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str, Any]:
@@ -64,6 +65,36 @@ def evaluate_run(run: Run, data: Data, split: str, samples: int = 0) -> dict[str
         **measured.figures,
         "mixtures": _measure_mixtures(run, latents),
     }
+
+
+def measure_run(run: Run) -> Pointwise:
+    """Measure the test data of a finished run again, as the run did: for one of an earlier version, without the file.
+
+    Args:
+        run: The run.
+
+    Raises:
+        ValueError: If its data are no longer there.
+    """
+    trained = Experiment.from_config(experiment_parser().parse_object(run.config))
+    seed, split = trained.training.seed, run.data.test
+    binarize = resolve_binarize(trained.data.binarize, run.vae.likelihood)
+    place = list(run.data.splits).index("test")
+    seen = binarize_static(split.x, trained.data.seed + place) if binarize == "static" else split.x
+    measured = measure_vae(
+        run.vae,
+        run.guide,
+        split,
+        seen,
+        transform=batch_transform(binarize),
+        objective=bound_of(trained.objective),
+        samples=trained.measure.samples,
+        limit=trained.measure.images,
+        seed=seed,
+    )
+    latents = latents_of(run.guide, split, trained.mixture.latents, seed + 1)
+    prior_classes = tuple(run.summary.get("prior", {}).get("component_classes", ()))
+    return pointwise_of(run.vae, run.mixtures, split, seen, measured, latents, prior_classes)
 
 
 def _measure_mixtures(run: Run, latents: LatentSplit) -> dict[str, Any]:

@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentmix.experiments.data.base import Split
-from latentmix.experiments.data.pixels import batch_transform, binarize_static, resolve_binarize
-from latentmix.experiments.options.experiment import Experiment, experiment_parser
 from latentmix.experiments.reading.arrays import read_arrays
-from latentmix.experiments.runs.latents import LatentSplit, latents_of
-from latentmix.experiments.runs.measures import Measured, measure_vae, prior_assignments
-from latentmix.inference import bound_of
+from latentmix.experiments.runs.latents import LatentSplit
+from latentmix.experiments.runs.measures import Measured, prior_assignments
 from latentmix.models import VAE, MixturePrior
 from latentmix.models.display import Displayed
 from latentmix.models.files import inside
@@ -27,9 +24,8 @@ from latentmix.models.reading import REMEDY
 
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
-    from latentmix.experiments.runs.run import Run
 
-__all__ = ["POINTWISE", "Pointwise", "measure_run", "pointwise_of", "read_pointwise", "split_digest"]
+__all__ = ["POINTWISE", "Pointwise", "pointwise_of", "read_pointwise", "split_digest"]
 
 POINTWISE = "pointwise.npz"
 
@@ -135,36 +131,6 @@ def pointwise_of(
     )
 
 
-def measure_run(run: Run) -> Pointwise:
-    """Measure the test data of a finished run again, as the run did: for one of an earlier version, without the file.
-
-    Args:
-        run: The run.
-
-    Raises:
-        ValueError: If its data are no longer there.
-    """
-    trained = Experiment.from_config(experiment_parser().parse_object(run.config))
-    seed, split = trained.training.seed, run.data.test
-    binarize = resolve_binarize(trained.data.binarize, run.vae.likelihood)
-    place = list(run.data.splits).index("test")
-    seen = binarize_static(split.x, trained.data.seed + place) if binarize == "static" else split.x
-    measured = measure_vae(
-        run.vae,
-        run.guide,
-        split,
-        seen,
-        transform=batch_transform(binarize),
-        objective=bound_of(trained.objective),
-        samples=trained.measure.samples,
-        limit=trained.measure.images,
-        seed=seed,
-    )
-    latents = latents_of(run.guide, split, trained.mixture.latents, seed + 1)
-    prior_classes = tuple(run.summary.get("prior", {}).get("component_classes", ()))
-    return pointwise_of(run.vae, run.mixtures, split, seen, measured, latents, prior_classes)
-
-
 def read_pointwise(folder: Path) -> Pointwise | None:
     """The figures of single test data of a run; `None` if its folder has none, as of an earlier version.
 
@@ -184,7 +150,7 @@ def read_pointwise(folder: Path) -> Pointwise | None:
     if not file.exists():
         return None
     _, names = read_arrays(file, ())
-    arrays, _ = read_arrays(file, names, max_gib=_MAX_GIB, option="no option")
+    arrays, _ = read_arrays(file, names, max_gib=_MAX_GIB, option="")
     version = arrays.get("format", np.array(0))
     if version.shape == () and version.dtype.kind in "iu" and version > _FORMAT:
         raise ValueError(
