@@ -9,10 +9,8 @@ from typing import Any
 
 from latentmix.experiments.comparison.pictures import comparison_pictures, headline_figures, paired_figures
 from latentmix.experiments.comparison.results import Difference, LooRow, RunComparison, RunGroup
-from latentmix.experiments.comparison.summaries import label_of
+from latentmix.experiments.comparison.summaries import NATS, better_of, label_of
 from latentmix.experiments.comparison.wording import (
-    NATS,
-    better_of,
     compact_names,
     difference_words,
     enumerated,
@@ -47,7 +45,7 @@ def write_comparison(comparison: RunComparison, out: str | Path, *, command: Seq
 
     Args:
         comparison: The comparison.
-        out: A folder that exists; pictures go into `figures` within it.
+        out: The folder, made if it is not there; pictures go into `figures` within it.
         command: The words of the command that made the comparison; by default those that would.
 
     Returns:
@@ -57,13 +55,13 @@ def write_comparison(comparison: RunComparison, out: str | Path, *, command: Seq
         ValueError: If a file or folder among them is a link.
 
     Example:
-        >>> from latentmix.experiments import compare_runs
-        >>> from latentmix.experiments.comparison.page import write_comparison
+        >>> from latentmix.experiments import compare_runs, write_comparison
         >>> comparison = compare_runs(["runs/digits", "runs/digits_mlp2"])  # doctest: +SKIP
         >>> write_comparison(comparison, "comparison")[-1]  # doctest: +SKIP
         PosixPath('comparison/compare.html')
     """
     folder = Path(out)
+    folder.mkdir(exist_ok=True)
     shown, paths = {}, []
     for picture in comparison_pictures(comparison):
         path = save(picture.figure, inside(folder, f"figures/{picture.stem}.png"))

@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 
 from latentmix.experiments import figures
 from latentmix.experiments.comparison.results import Confusion, Reliability, RunComparison
+from latentmix.experiments.comparison.summaries import NATS, better_of, decimals_of
 from latentmix.experiments.comparison.wording import (
-    DECIMALS,
-    NATS,
-    better_of,
     difference_words,
     enumerated,
     picture_names,
@@ -95,8 +93,7 @@ def comparison_pictures(comparison: RunComparison) -> list[ComparisonPicture]:
         The pictures, in the order of the page. Matrices and reliability diagrams show twelve groups at most.
 
     Example:
-        >>> from latentmix.experiments import compare_runs
-        >>> from latentmix.experiments.comparison.pictures import comparison_pictures
+        >>> from latentmix.experiments import compare_runs, comparison_pictures
         >>> comparison = compare_runs(["runs/digits", "runs/digits_mlp2"])  # doctest: +SKIP
         >>> {picture.stem: picture.figure for picture in comparison_pictures(comparison)}  # doctest: +SKIP
     """
@@ -106,7 +103,7 @@ def comparison_pictures(comparison: RunComparison) -> list[ComparisonPicture]:
 
 def _metric(figure: str) -> Metric:
     limits = next((ends for name, ends in LIMITS.items() if figure.startswith(name)), (-np.inf, np.inf))
-    return Metric(titled_figure(figure), DECIMALS.get(figure, 3), better_of(figure), figure in NATS, limits)
+    return Metric(titled_figure(figure), decimals_of(figure), better_of(figure), figure in NATS, limits)
 
 
 def _several(comparison: RunComparison) -> bool:

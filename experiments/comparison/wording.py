@@ -7,14 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest, RunComparison
-from latentmix.experiments.comparison.summaries import LOWER, label_of
+from latentmix.experiments.comparison.summaries import NATS, better_of, decimals_of, label_of
 from latentmix.experiments.comparison.text import letters
 from latentmix.experiments.options.names import fit_name
+from latentmix.experiments.runs.page import typeset
 from latentmix.inference.intervals import PairedInterval
 
 __all__ = [
-    "DECIMALS",
-    "better_of",
     "compact_names",
     "difference_words",
     "enumerated",
@@ -31,18 +30,8 @@ __all__ = [
     "with_short_names",
 ]
 
-NATS = ("elbo", "iw_log_likelihood", "log_likelihood", "kl", "mutual_information", "marginal_kl")
-NEUTRAL = ("kl", "mutual_information", "marginal_kl", "active_units", "parameters", "seconds")
-DECIMALS = {**dict.fromkeys(NATS, 2), "mse": 4, "squared_error": 4, "active_units": 0, "parameters": 0, "seconds": 1}
 MOST_DECIMALS = 8
 SHORT = 24  # characters of a name that sentences bear
-
-
-def better_of(figure: str) -> int:
-    """Whether a higher (1) or a lower (-1) value of a figure is better, or neither (0)."""
-    if figure in NEUTRAL:
-        return 0
-    return -1 if figure.split("_")[0] in ("ece", "nll") or figure in (*LOWER, "bits_per_dimension") else 1
 
 
 def titled_figure(figure: str) -> str:
@@ -51,10 +40,8 @@ def titled_figure(figure: str) -> str:
 
 
 def typeset_figure(figure: str, value: float) -> str:
-    """A value of a figure with its usual number of decimals; a dash if it is not finite."""
-    if not math.isfinite(value):
-        return "−"
-    return f"{value:,.{DECIMALS.get(figure, 3)}f}".replace("-", "−")
+    """A value of a figure with its usual number of decimals; a dash if it is NaN."""
+    return typeset(value, decimals_of(figure))
 
 
 def things_of(comparison: RunComparison) -> str:
@@ -145,9 +132,9 @@ def with_short_names(sentence: str, comparison: RunComparison) -> str:
         sentence: The sentence.
         comparison: The comparison.
     """
-    for name, short in sorted(short_names(comparison).items(), key=lambda item: -len(item[0])):
-        sentence = re.sub(rf"(?<![\w=(]){re.escape(name)}(?![\w=(])", lambda _, short=short: short, sentence)
-    return sentence
+    short = short_names(comparison)
+    names = "|".join(map(re.escape, sorted(short, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w=(])(?:{names})(?![\w=(])", lambda found: short[found[0]], sentence)
 
 
 def pair_sentence(pair: Pair, things: str = "images", names: Mapping[str, str] | None = None) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest
+from latentmix.experiments.comparison.summaries import better_of
 from latentmix.experiments.comparison.wording import (
-    better_of,
     compact_names,
     difference_words,
     loo_sentence,
