@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     INK,
     MUTED,
@@ -16,10 +17,9 @@ from latentmix.experiments.figures.style import (
     SMALL,
     WIDTH,
     as_array,
+    check_finite,
     class_names,
-    new_figure,
     text_width,
-    title,
 )
 
 __all__ = ["confusion_matrices"]
@@ -35,6 +35,7 @@ def confusion_matrices(
     kind: str = "class",
     titles: Mapping[str, str] | None = None,
     heading: str = "Test images by true class and by the class of their component",
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw confusion matrices: counts as numbers, fractions of the true class as colour.
 
@@ -45,8 +46,20 @@ def confusion_matrices(
         kind: Word for a class.
         titles: Title of each panel by the name of the fit; by default the name and the accuracy.
         heading: Title of the figure.
+        ax: Axes of the caller's figure to draw into, one for each matrix; then the scale of colours has no bar.
+
+    Raises:
+        ValueError: If there is no matrix, one is not `K x K`, or the axes are not as many.
+
+    Example:
+        >>> from latentmix.experiments.figures import confusion_matrices
+        >>> figure = confusion_matrices({"EM": [[9, 1], [0, 10]]}, [0, 1], names=["cat", "dog"])
+        >>> figure.axes[0].get_title()
+        'EM: accuracy 0.950'
     """
     count = len(classes)
+    if not matrices or not count:
+        raise ValueError("Expected at least one confusion matrix of one class or more; got none.")
     shown = list(class_names(classes, names).values())
     down = 1 if count <= ABREAST else len(matrices)
     across = -(-len(matrices) // down)
@@ -55,12 +68,18 @@ def confusion_matrices(
     cell = min(room / count, 1.0 if down == 1 else 0.5)
     turned = longest > cell - 0.08
     height = down * (cell * count + 0.75 + (longest if turned else 0.15)) + 0.8
-    figure = new_figure(WIDTH, height)
-    panels = figure.subplots(down, across, squeeze=False).ravel()
+    sheet = Sheet(ax, WIDTH, height)
+    what = f"of {', '.join(matrices)}"
+    panels = sheet.panels(len(matrices), lambda figure: figure.subplots(down, across, squeeze=False), what=what)
+    if not sheet.own:
+        width, height = sheet.size(panels[0])
+        cell = min(width, height) / count
+        turned = longest > cell - 0.08
     for axes, (name, values) in zip(panels, matrices.items(), strict=True):
         matrix = as_array(values)
         if matrix.shape != (count, count):
             raise ValueError(f"Expected a {count} x {count} confusion matrix for {name}; got {matrix.shape}.")
+        check_finite(**{f"counts of {name}": matrix})
         totals = matrix.sum(axis=1, keepdims=True)
         fractions = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
         image = axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
@@ -72,15 +91,16 @@ def confusion_matrices(
         accuracy = np.trace(matrix) / max(matrix.sum(), 1.0)
         axes.set_title((titles or {}).get(name, f"{name}: accuracy {accuracy:.3f}"), fontsize=11, color=INK)
         axes.set_xticks(range(count), shown, rotation=90 if turned else 0)
-        outer = down > 1 or axes is panels[0]
+        outer = down > 1 or axes is panels[0] or not sheet.own
         axes.set_yticks(range(count), shown if outer else [])
         axes.tick_params(labelsize=SMALL, length=0, labelcolor=INK)
         axes.set_xlabel(f"assigned {kind}", fontsize=SMALL, color=INK)
         axes.spines[:].set_color(MUTED)
         axes.set_ylabel(f"true {kind}" if outer else "", fontsize=SMALL, color=INK)
-    bar = figure.colorbar(image, ax=list(panels), ticks=[0.0, 0.5, 1.0], aspect=5 * height, fraction=0.05)
-    bar.ax.set_yticklabels(["0%", "50%", "100%"], fontsize=SMALL, color=INK)
-    bar.set_label(f"share of the true {kind}", fontsize=SMALL, color=INK)
-    bar.outline.set_visible(False)
-    title(figure, heading)
-    return figure
+    if sheet.own:
+        bar = sheet.figure.colorbar(image, ax=panels, ticks=[0.0, 0.5, 1.0], aspect=5 * height, fraction=0.05)
+        bar.ax.set_yticklabels(["0%", "50%", "100%"], fontsize=SMALL, color=INK)
+        bar.set_label(f"share of the true {kind}", fontsize=SMALL, color=INK)
+        bar.outline.set_visible(False)
+        sheet.title(heading)
+    return sheet.figure
