@@ -22,10 +22,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentmix.experiments.figures.aggregate import prior_against_posterior
     from latentmix.experiments.figures.arviz_figures import arviz_style
     from latentmix.experiments.figures.calibration import ecdf_differences
     from latentmix.experiments.figures.comparison import em_against_svi
     from latentmix.experiments.figures.confusion import confusion_matrices
+    from latentmix.experiments.figures.decoded_means import decoded_components
     from latentmix.experiments.figures.faces import attribute_vectors, interpolations
     from latentmix.experiments.figures.forest import posterior_forest
     from latentmix.experiments.figures.latents import latent_map, latent_usage
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     from latentmix.experiments.figures.selection import selection_panels
     from latentmix.experiments.figures.style import save
     from latentmix.experiments.figures.sweep import sweep_overview
+    from latentmix.experiments.figures.traversing import traversals
     from latentmix.experiments.figures.vae import decoded_grid, generated, losses, reconstructions
+    from latentmix.experiments.figures.worst import worst_reconstructions
 
 __all__ = [
     "Components",
@@ -44,6 +48,7 @@ __all__ = [
     "attribute_vectors",
     "confusion_matrices",
     "coverage",
+    "decoded_components",
     "decoded_grid",
     "ecdf_differences",
     "em_against_svi",
@@ -56,12 +61,15 @@ __all__ = [
     "points_in_space",
     "points_pairwise",
     "posterior_forest",
+    "prior_against_posterior",
     "rate_distortion",
     "reconstructions",
     "reliability",
     "save",
     "selection_panels",
     "sweep_overview",
+    "traversals",
+    "worst_reconstructions",
 ]
 
 _HOMES = {
@@ -70,6 +78,7 @@ _HOMES = {
     "attribute_vectors": "faces",
     "confusion_matrices": "confusion",
     "coverage": "points",
+    "decoded_components": "decoded_means",
     "decoded_grid": "vae",
     "ecdf_differences": "calibration",
     "em_against_svi": "comparison",
@@ -82,12 +91,15 @@ _HOMES = {
     "points_in_space": "points",
     "points_pairwise": "points",
     "posterior_forest": "forest",
+    "prior_against_posterior": "aggregate",
     "rate_distortion": "rate_distortion_plane",
     "reconstructions": "vae",
     "reliability": "reliability_diagrams",
     "save": "style",
     "selection_panels": "selection",
     "sweep_overview": "sweep",
+    "traversals": "traversing",
+    "worst_reconstructions": "worst",
 }
 
 

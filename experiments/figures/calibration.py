@@ -85,7 +85,7 @@ def ecdf_differences(
                 part.suptitle(text, fontsize=11, color=INK)
             part.supxlabel("rank / number of draws", fontsize=9.5, color=MUTED)
             part.supylabel("ECDF − uniform", fontsize=9.5, color=MUTED)
-            made += panels.flat[: len(names)]
+            made.extend(panels.flat[: len(names)])
         return made
 
     sheet = Sheet(ax, 2.4 * across + 0.6, 1.95 * down * len(rows) + 0.9)

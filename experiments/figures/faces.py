@@ -15,15 +15,14 @@ from torch import Tensor
 from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     INK,
-    MUTED,
     SMALL,
     VERMILION,
     WIDTH,
-    Array,
     as_array,
     as_pixels,
     check_same_length,
 )
+from latentmix.experiments.figures.tiles import tile
 
 __all__ = ["attribute_vectors", "interpolations"]
 
@@ -70,12 +69,12 @@ def interpolations(
     sheet = Sheet(ax, cell * (count + 2) + 0.9, 2 * cell + 1.35)
     panels = sheet.panels(4, make, what="first original, second original, line, arc")
     for axes, image in zip(panels[:2], ends, strict=True):
-        _canvas(axes, image[None, None])
+        tile(axes, image[None, None])
         axes.set_title("original", fontsize=SMALL, color=INK)
     ways = {"Straight: along the line between the latents": line, "Spherical: along the great arc": arc}
     for row, (name, images) in enumerate(ways.items()):
         axes = panels[2 + row]
-        _, centres = _canvas(axes, images[None])
+        centres = tile(axes, images[None]).columns
         axes.set_title(name, fontsize=11, color=INK)
         if row:
             axes.set_xticks(centres, [f"{fraction:.0%}" for fraction in np.linspace(0.0, 1.0, count)])
@@ -137,7 +136,7 @@ def attribute_vectors(
 
     panels = sheet.panels(len(cells), make, what=", ".join(cells))
     for axes, (name, images) in zip(panels, cells.items(), strict=True):
-        side, centres = _canvas(axes, np.concatenate([first[:, None], images], axis=1), apart=1)
+        side, centres, *_ = tile(axes, np.concatenate([first[:, None], images], axis=1), apart=1)
         axes.set_title(name.replace("_", " "), fontsize=11, fontweight="bold", color=INK)
         axes.set_xticks(centres, ["original", *(_signed(step) for step in steps)])
         axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK, pad=5)
@@ -157,21 +156,3 @@ def attribute_vectors(
 
 def _signed(step: float) -> str:
     return "0" if step == 0 else f"{step:+g}".replace("-", "−")
-
-
-def _canvas(axes: Axes, cells: Array, *, apart: int = 0) -> tuple[int, list[float]]:
-    """Tile `R x M x H x W x 3` pixels, the first `apart` columns set off; returns width and centres of the columns."""
-    rows, columns, height, width, _ = cells.shape
-    gap = max(1, round(height / 14))
-    shift = [column * (width + gap) + (2 * gap if column >= apart > 0 else 0) for column in range(columns)]
-    canvas = np.ones((rows * (height + gap) - gap, shift[-1] + width, 4))
-    canvas[..., 3] = 0.0
-    for row in range(rows):
-        for column, left in enumerate(shift):
-            top = row * (height + gap)
-            canvas[top : top + height, left : left + width] = np.insert(cells[row, column], 3, 1.0, axis=2)
-    axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="antialiased")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    axes.tick_params(colors=MUTED)
-    return width, [left + width / 2 - 0.5 for left in shift]

@@ -24,6 +24,7 @@ from latentmix.models.files import write_atomically
 __all__ = [
     "BLUE",
     "COLOURS",
+    "DPI",
     "FIT_STYLE",
     "GREY",
     "INK",

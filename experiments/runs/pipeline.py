@@ -294,12 +294,17 @@ class Session:
             self.dataset.classes,
             names=self.dataset.class_names,
             pictorial=self.dataset.pictorial,
+            decode=self._decode if self.dataset.pictorial else None,
         )
         for picture in chain(of_vae, of_mixtures):
             folder.seal(f"figures/{picture.name}")
         rows = shown_rows(self.dataset.test)
         folder.write_json(WALK, walk_starts(self.guide, self.dataset, latents, rows, seed=training.seed))
         folder.seal(WALK)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Mean images at latents, from any device."""
+        return self.vae.decode(latents.to(next(self.vae.parameters()).device))
 
     def train(self, folder: RunFolder, *, progress: bool) -> list[dict[str, Any]]:
         """Train the VAE from its last complete epoch, save its weights, and return the record of each epoch."""
