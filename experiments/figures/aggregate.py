@@ -31,13 +31,13 @@ from latentmix.experiments.figures.style import (
 
 __all__ = ["prior_against_posterior"]
 
-BINS = 60  # along each axis
+BINS = 50  # along each axis
 PAIRS = 2  # most pairs of latents
-DRAWN = 800  # most samples that are drawn as dots
-MANY = 20  # components from which on ellipses are thin
+DRAWN = 400  # most samples that are drawn as dots
+MANY = 20  # most components whose ellipses are drawn
 LEVELS = (0.9, 0.5)  # fractions of the prior within its contours
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-COLOURS = LinearSegmentedColormap.from_list("prior or posterior", [VERMILION, "#e9dcd6", RULE, "#d3dde4", BLUE], N=11)
+COLOURS = LinearSegmentedColormap.from_list("prior or posterior", [VERMILION, "#e9dcd6", RULE, "#d3dde4", BLUE], N=9)
 PRIOR, POSTERIOR = VERMILION, BLUE
 
 
@@ -61,7 +61,8 @@ def prior_against_posterior(
     Args:
         posterior: An `N x D` array: samples of q(z | x), of as many data as possible.
         prior: An `M x D` array: samples of the prior.
-        components: Components of the prior, if it is a mixture: their 2-sigma ellipses are drawn.
+        components: Components of the prior, if it is a mixture: their 2-sigma ellipses are drawn; of more than
+            20, their means.
         kl: D KL divergences of q from the prior, by which latents are chosen; by default the first are taken.
         caption: Text below the figure.
         ax: Axes of the caller's figure to draw into: one for one-dimensional latents, two for each pair otherwise.
@@ -115,7 +116,10 @@ def prior_against_posterior(
         dots = Line2D([], [], linestyle="", marker="o", color=POSTERIOR, markersize=4, label="samples of q")
         handles += [dots, Line2D([], [], color=PRIOR, linewidth=1.6, label="half and 90% of the prior")]
         if components is not None:
-            handles += [Line2D([], [], color=INK, linewidth=1.0, linestyle="--", label="components of the prior")]
+            mark: dict[str, Any] = {"linestyle": "--", "linewidth": 1.0}
+            if len(as_array(components.means)) > MANY:
+                mark = {"linestyle": "", "marker": "+", "markersize": 6}
+            handles += [Line2D([], [], color=INK, label="components of the prior", **mark)]
     sheet.legend(handles)
     return sheet.figure
 
@@ -228,16 +232,17 @@ def _contours(axes: Axes, density: Array, edges: Sequence[Array]) -> None:
 
 def _ellipses(axes: Axes, components: Components, pair: tuple[int, int]) -> None:
     means, covariances = as_array(components.means), as_array(components.covariances)
-    width = 1.1 if len(means) < MANY else 0.5
-    for mean, covariance in zip(means, covariances, strict=True):
-        draw_ellipse(axes, mean[list(pair)], covariance[np.ix_(pair, pair)], INK, line="--", width=width)
+    if len(means) > MANY:
+        axes.plot(*means[:, pair].T, "+", color=INK, markersize=6, zorder=3)
+    for mean, covariance in zip(means, covariances, strict=True) if len(means) <= MANY else ():
+        draw_ellipse(axes, mean[list(pair)], covariance[np.ix_(pair, pair)], INK, line="--", width=1.1)
 
 
 def _share(axes: Axes, of_q: Array, of_p: Array, edges: Sequence[Array]) -> None:
     """Shade the share of the posterior in the sum of both densities, fading where both are low."""
     both = of_q + of_p
     share = np.divide(of_q, both, out=np.full_like(both, 0.5), where=both > 0)
-    opaque = np.rint(5 * (both / max(_level(both, 0.95), 1e-12)).clip(0.0, 1.0)) / 5  # few colours, small files
+    opaque = np.rint(4 * (both / max(_level(both, 0.95), 1e-12)).clip(0.0, 1.0)) / 4  # few colours, small files
     extent = (edges[0][0], edges[0][-1], edges[1][0], edges[1][-1])
     axes.imshow(
         share.T,

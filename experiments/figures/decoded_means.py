@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -91,7 +92,8 @@ def decoded_components(
     gap, words_height = gap_of(height), 2 * LINE + 0.1
     scale = scale_of(min(WIDTH - left - 0.2, columns), columns, height, width)
     between = max(gap, round(words_height * DPI / scale))
-    across, up = columns * (width + gap) - gap, rows * (height + between) - between
+    apart = max(gap, math.ceil((longest + 0.08) * DPI / scale) - width)
+    across, up = columns * (width + apart) - apart, rows * (height + between) - between
     of = "number" if names is None else kind
     part = f"; the {MOST} heaviest of {count}" if count > MOST else ""
     text = f"Mean images at the means of the components; below each, its {of} and its weight{part}"
@@ -108,12 +110,12 @@ def decoded_components(
     for place, k in enumerate(chosen):
         for row, pixels in enumerate(pictures.values()):
             cells[place // columns * len(named) + row, place % columns] = pixels[k]
-    tiling = tile(axes, cells, row_gap=between, sharp=True)
+    tiling = tile(axes, cells, row_gap=between, column_gap=apart, few_levels=True, smooth=not scale.is_integer())
     for place, k in enumerate(chosen):
         for row, fit in enumerate(named):
             line = place // columns * len(named) + row
-            text = f"{shortened(labels[fit][k], 14)}\n{parts[fit][k]:.1%}"
-            words = axes.annotate(text, (tiling.columns[place % columns], tiling.bottoms[line]), (0, -2))
+            below = f"{shortened(labels[fit][k], 14)}\n{parts[fit][k]:.1%}"
+            words = axes.annotate(below, (tiling.columns[place % columns], tiling.bottoms[line]), (0, -2))
             words.anncoords = "offset points"
             words.set(fontsize=SMALL, color=INK, ha="center", va="top", annotation_clip=False)
     axes.set_yticks(tiling.rows, [fit for _ in range(bands) for fit in named])

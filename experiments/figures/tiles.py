@@ -31,19 +31,32 @@ class Tiling(NamedTuple):
     bottoms: list[float]
 
 
-def tile(axes: Axes, cells: Array, *, apart: int = 0, row_gap: int | None = None, sharp: bool = False) -> Tiling:
+def tile(
+    axes: Axes,
+    cells: Array,
+    *,
+    apart: int = 0,
+    row_gap: int | None = None,
+    column_gap: int | None = None,
+    few_levels: bool = False,
+    smooth: bool = True,
+) -> Tiling:
     """Show images in rows and columns; what lies between them is transparent.
 
     Args:
         axes: The axes.
         cells: `R x M x H x W x 3` pixels in [0, 1]; images that are NaN are left out.
         apart: Number of first columns that are set off from the others.
-        row_gap: Pixels between rows; by default as between columns.
-        sharp: Whether pixels have sharp edges, with which many images take a quarter of the space of a file.
+        row_gap: Pixels between rows; by default a fourteenth of the height.
+        column_gap: Pixels between columns; likewise.
+        few_levels: Whether to show 64 levels of each colour, so that files of many images stay small.
+        smooth: Whether to interpolate between pixels where their edges would be of different widths.
     """
     rows, columns, height, width, _ = cells.shape
     gap = gap_of(height)
     row_gap = gap if row_gap is None else row_gap
+    cells = np.rint(63 * cells) / 63 if few_levels else cells
+    gap = gap if column_gap is None else column_gap
     left_ends = [column * (width + gap) + (2 * gap if column >= apart > 0 else 0) for column in range(columns)]
     tops = [row * (height + row_gap) for row in range(rows)]
     canvas = np.ones((tops[-1] + height, left_ends[-1] + width, 4))
@@ -52,7 +65,7 @@ def tile(axes: Axes, cells: Array, *, apart: int = 0, row_gap: int | None = None
         for column, left in enumerate(left_ends):
             if not np.isnan(cells[row, column]).all():
                 canvas[top : top + height, left : left + width] = np.insert(cells[row, column], 3, 1.0, axis=2)
-    axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="nearest" if sharp else "antialiased")
+    axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="antialiased" if smooth else "nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(colors=MUTED)
@@ -70,16 +83,16 @@ def gap_of(height: int) -> int:
 
 
 def scale_of(room: float, columns: int, height: int, width: int) -> float:
-    """Pixels of a picture for each pixel of an image, of which `columns` fill a width in inches: whole if at least 1.
+    """Pixels of a picture for each pixel of an image, of which `columns` fill a width in inches.
 
-    Pixels of one size have sharp edges of one width, and files of them are small.
+    It is a whole number if it is 1 or more: then all pixels have sharp edges, and files are small.
     """
     pixels = room * style.DPI / (columns * (width + gap_of(height)) - gap_of(height))
     return float(int(pixels)) if pixels >= 1 else pixels
 
 
 class Exact(NamedTuple):
-    """The size of a new figure whose panels show images at a whole scale, and the function that makes the panels.
+    """The size of a new figure with panels of a given size in pixels, and the function that makes the panels.
 
     Attributes:
         width: Width of the figure, in inches.

@@ -95,7 +95,9 @@ def traversals(
     made = exact(size, left=left, right=right, above=0.5, below=0.2 + 0.17 * lines)
     sheet = Sheet(ax, made.width, made.height)
     (axes,) = sheet.panels(1, made.make)
-    tiling = tile(axes, pixels.reshape(rows, columns, *pixels.shape[1:]), sharp=True)
+    tiling = tile(
+        axes, pixels.reshape(rows, columns, *pixels.shape[1:]), few_levels=True, smooth=not scale.is_integer()
+    )
     axes.set_yticks(tiling.rows, names)
     axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK)
     for place, words_of_row in zip(tiling.rows, ends, strict=True):

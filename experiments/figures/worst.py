@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
+    DPI,
     INK,
     SMALL,
     VERMILION,
@@ -80,7 +83,9 @@ def worst_reconstructions(
     gap = gap_of(height)
     left = max(text_width(name, SMALL) for name in ROWS) + 0.2
     scale = scale_of(min((WIDTH - left - 0.45) / 2, columns), columns, height, width)
-    size = (scale * (columns * (width + gap) - gap), scale * (3 * (height + gap) - gap))
+    longest = max(text_width(_short(values[row]), SMALL) for rows in sides.values() for row in rows)
+    apart = max(gap, math.ceil((longest + 0.08) * DPI / scale) - width)
+    size = (scale * (columns * (width + apart) - apart), scale * (3 * (height + gap) - gap))
     compared = max(len(values), total or 0)
     text = (
         f"Below each: its {measure}, greatest and median of {compared:,} images. Differences of pixels: white is none, "
@@ -92,7 +97,11 @@ def worst_reconstructions(
     for axes, (name, rows) in zip(panels, sides.items(), strict=True):
         depth = (differences[name] / most)[..., None]
         tiling = tile(
-            axes, np.stack([above[rows], below[rows], 1.0 - depth * (1.0 - np.array(to_rgb(VERMILION)))]), sharp=True
+            axes,
+            np.stack([above[rows], below[rows], 1.0 - depth * (1.0 - np.array(to_rgb(VERMILION)))]),
+            column_gap=apart,
+            few_levels=True,
+            smooth=not scale.is_integer(),
         )
         axes.set_xticks(tiling.columns, [_short(values[row]) for row in rows])
         axes.set_yticks(tiling.rows, ROWS if axes is panels[0] or not sheet.own else [])

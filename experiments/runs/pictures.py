@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ __all__ = ["draw_mixtures", "draw_vae", "shown_rows"]
 MAPPED = 1000
 SAMPLED = 2000  # test data whose samples of q are drawn against the prior, and that are reconstructed
 FEWEST_SAMPLES = 4000  # of q, several per datum where the data are few
-TRAVERSED = 12  # most latents of which a traversal is drawn
+TRAVERSED = 12  # most latents of which a traversal is drawn; fewer of large images, but at least 4
+MOST_VALUES = 600_000  # of all images of a traversal
 COVERED = 0.99  # fraction of the samples of q between the ends of each axis of `decoded_grid`
 CONFUSIONS = {
     "none": "Test images by {kind}: no label, components matched one to one",
@@ -159,7 +161,8 @@ def _draw_traversals(
     """Decode the latents of greatest KL divergence, each over the samples of q, where the others are at their mean."""
     kl = measured.get("kl_per_dimension")
     order = np.argsort(-np.asarray(kl), kind="stable") if kl else np.arange(samples.shape[1])
-    chosen = [int(dimension) for dimension in order[:TRAVERSED]]
+    most = max(4, MOST_VALUES // (steps * math.prod(vae.shape)))
+    chosen = [int(dimension) for dimension in order[: min(TRAVERSED, most)]]
     ends = torch.tensor([(1 - COVERED) / 2, (1 + COVERED) / 2], dtype=samples.dtype)
     low, high = samples.quantile(ends, dim=0)[:, chosen]
     values = torch.stack([torch.linspace(float(a), float(b), steps) for a, b in zip(low, high, strict=True)])
@@ -181,7 +184,7 @@ def _draw_traversals(
 def _draw_prior(
     folder: Path, vae: VAE, samples: torch.Tensor, measured: Mapping[str, Any], *, seed: int
 ) -> Iterator[Path]:
-    with isolated(seed=seed), evaluation_mode(vae), torch.no_grad():
+    with isolated(seed=seed + 1), evaluation_mode(vae), torch.no_grad():  # not that of the samples of q
         prior = vae.prior()
         drawn = prior.sample((len(samples),)).cpu().double()
         components = _prior_components(prior)
