@@ -156,7 +156,7 @@ def _planes(
             panel.set(xlabel=_name(pair[0]), ylabel=_name(pair[1]))
             panel.set_box_aspect(1.0)
         rows = np.linspace(0, len(mine) - 1, min(DRAWN, len(mine))).astype(int)
-        left.scatter(*mine[rows].T, s=5, color=POSTERIOR, linewidths=0, alpha=0.5)
+        left.scatter(mine[rows, 0], mine[rows, 1], s=5, color=POSTERIOR, linewidths=0, alpha=0.5)
         _contours(left, of_p, edges)
         if components is not None:
             _ellipses(left, components, pair)

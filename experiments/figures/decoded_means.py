@@ -79,9 +79,8 @@ def decoded_components(
             )
         check_same_length(images=pixels, weights=parts[fit], names=labels[fit])
         check_finite(weights=parts[fit])
-    chosen = np.arange(count)
-    if count > MOST:
-        chosen = np.sort(np.argsort(-np.mean(list(parts.values()), axis=0), kind="stable")[:MOST])
+    heaviest = np.argsort(-np.mean(list(parts.values()), axis=0), kind="stable")[:MOST]
+    chosen = sorted(int(k) for k in heaviest)
 
     left = max(text_width(fit, SMALL) for fit in named) + 0.2
     longest = max(text_width(shortened(labels[fit][k], 14), SMALL) for fit in named for k in chosen)
@@ -110,7 +109,9 @@ def decoded_components(
     for place, k in enumerate(chosen):
         for row, pixels in enumerate(pictures.values()):
             cells[place // columns * len(named) + row, place % columns] = pixels[k]
-    tiling = tile(axes, cells, row_gap=between, column_gap=apart, few_levels=True, smooth=not scale.is_integer())
+    tiling = tile(
+        axes, cells, row_gap=between, column_gap=apart, few_levels=True, smooth=not (sheet.own and scale.is_integer())
+    )
     for place, k in enumerate(chosen):
         for row, fit in enumerate(named):
             line = place // columns * len(named) + row

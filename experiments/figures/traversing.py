@@ -96,7 +96,10 @@ def traversals(
     sheet = Sheet(ax, made.width, made.height)
     (axes,) = sheet.panels(1, made.make)
     tiling = tile(
-        axes, pixels.reshape(rows, columns, *pixels.shape[1:]), few_levels=True, smooth=not scale.is_integer()
+        axes,
+        pixels.reshape(rows, columns, *pixels.shape[1:]),
+        few_levels=True,
+        smooth=not (sheet.own and scale.is_integer()),
     )
     axes.set_yticks(tiling.rows, names)
     axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK)

@@ -101,7 +101,7 @@ def worst_reconstructions(
             np.stack([above[rows], below[rows], 1.0 - depth * (1.0 - np.array(to_rgb(VERMILION)))]),
             column_gap=apart,
             few_levels=True,
-            smooth=not scale.is_integer(),
+            smooth=not (sheet.own and scale.is_integer()),
         )
         axes.set_xticks(tiling.columns, [_short(values[row]) for row in rows])
         axes.set_yticks(tiling.rows, ROWS if axes is panels[0] or not sheet.own else [])

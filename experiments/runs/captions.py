@@ -289,7 +289,7 @@ def _prior(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) ->
 
 def _prior_name(summary: Summary) -> str:
     name = (summary.get("model") or {}).get("prior")
-    return f", {name.partition('(')[0]}," if isinstance(name, str) and name else ""
+    return f" ({name.partition('(')[0]})" if isinstance(name, str) and name else ""
 
 
 def _traversals(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
