@@ -105,7 +105,16 @@ class Exact(NamedTuple):
     make: Callable[[Figure], list[Axes]]
 
 
-def exact(size: tuple[float, float], count: int = 1, *, left: float, right: float, above: float, below: float) -> Exact:
+def exact(
+    size: tuple[float, float],
+    count: int = 1,
+    *,
+    left: float,
+    right: float,
+    above: float,
+    below: float,
+    apart: float = 0.2,
+) -> Exact:
     """Panels side by side that are not laid out.
 
     Args:
@@ -115,8 +124,9 @@ def exact(size: tuple[float, float], count: int = 1, *, left: float, right: floa
         right: Room to their right.
         above: Room above them.
         below: Room below them.
+        apart: Room between them.
     """
-    between = round(0.2 * style.DPI)
+    between = round(apart * style.DPI)
     across, up = count * round(size[0]) + (count - 1) * between, round(size[1])
     margins = [round(part * style.DPI) for part in (left, right, above, below)]
     width, height = max(margins[0] + across + margins[1], round(5.0 * style.DPI)), margins[2] + up + margins[3]

@@ -91,7 +91,8 @@ def worst_reconstructions(
         f"Below each: its {measure}, greatest and median of {compared:,} images. Differences of pixels: white is none, "
         f"the deepest colour {most:.2f}"
     )
-    made = exact(size, 2, left=left, right=0.25, above=0.8, below=0.75)
+    between = max(0.2, max(text_width(name, 11, "bold") for name in sides) + 0.15 - size[0] / DPI)
+    made = exact(size, 2, left=left, right=0.25 + between / 2, above=0.8, below=0.75, apart=between)
     sheet = Sheet(ax, made.width, made.height)
     panels = sheet.panels(2, made.make, what="worst images, typical images")
     for axes, (name, rows) in zip(panels, sides.items(), strict=True):
