@@ -101,7 +101,7 @@ def prior_against_posterior(
     if dim == 1:
         sheet, overlaps = _densities(q[:, 0], p[:, 0], ax)
     else:
-        sheet, overlaps = _planes(q, p, _pairs(order), components, ax)
+        sheet, overlaps = _planes(q, p, _pairs(order.tolist()), components, ax)
     found, best = (np.array(values) for values in zip(*overlaps, strict=True))
     ends = [f"{end:.0%}" for end in dict.fromkeys((found.min(), found.max()))]
     sheet.title(f"Prior against aggregate posterior: they overlap by {' and '.join(dict.fromkeys(ends))}")
@@ -124,8 +124,8 @@ def prior_against_posterior(
     return sheet.figure
 
 
-def _pairs(order: Array) -> list[tuple[int, int]]:
-    places = [int(place) for place in order[: 2 * PAIRS]]
+def _pairs(order: Sequence[int]) -> list[tuple[int, int]]:
+    places = list(order[: 2 * PAIRS])
     if len(places) == 3:
         return [(places[0], places[1]), (places[0], places[2])]
     return [tuple(sorted(places[k : k + 2])) for k in range(0, len(places) - 1, 2)]  # type: ignore[misc]

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from latentmix.experiments.figures.style import (
     INK,
     PAPER,
-    SMALL,
     legend_below,
     new_figure,
     note,
@@ -26,6 +25,7 @@ __all__ = ["Ax", "Sheet"]
 type Ax = Axes | Iterable[Axes]
 """Axes of the caller's figure: one for a picture of one panel, else one for each panel, in reading order."""
 
+WITHIN = 8.0  # points, of legends within axes
 KINDS = {"rectilinear": "", "3d": " with projection='3d'"}
 
 
@@ -100,7 +100,14 @@ class Sheet:
         if self.own:
             legend_below(self.figure, handles, heading)
         elif handles:
-            legend = self._panels[0].legend(handles=list(handles), title=heading, fontsize=SMALL, labelcolor=INK)
+            legend = self._panels[0].legend(
+                handles=list(handles),
+                title=heading,
+                fontsize=WITHIN,
+                title_fontsize=WITHIN,
+                labelcolor=INK,
+                framealpha=0.7,
+            )
             legend.get_frame().set(facecolor=PAPER, linewidth=0)
 
     def size(self, panel: Axes) -> tuple[float, float]:

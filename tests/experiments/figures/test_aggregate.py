@@ -86,8 +86,8 @@ def test_of_many_components_the_means_alone_are_drawn(count: int) -> None:
 
 
 def test_pairs_are_of_the_first_four() -> None:
-    assert _pairs(np.array([4, 0, 2, 1, 3])) == [(0, 4), (1, 2)]
-    assert _pairs(np.array([1, 0])) == [(0, 1)]
+    assert _pairs([4, 0, 2, 1, 3]) == [(0, 4), (1, 2)]
+    assert _pairs([1, 0]) == [(0, 1)]
 
 
 @pytest.mark.parametrize(
