@@ -28,7 +28,7 @@ def examples():
 def test_the_readme_runs(capsys):
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     with isolated():
         exec(compile("\n".join(blocks), "README.md", "exec"), {})
     printed = capsys.readouterr().out

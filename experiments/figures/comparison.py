@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     FIT_STYLE,
     INK,
@@ -22,14 +23,11 @@ from latentmix.experiments.figures.style import (
     WIDTH,
     Line,
     as_array,
+    check_finite,
     check_same_length,
     clean,
-    legend_below,
-    new_figure,
-    note,
     shortened,
     text_width,
-    title,
 )
 from latentmix.experiments.options.names import FITS
 
@@ -50,6 +48,7 @@ def em_against_svi(
     names: Sequence[str] | None = None,
     spread: float = 1.0,
     thing: str = "image",
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw both fits of a mixture from one start: their log-likelihoods, accuracies and components.
 
@@ -66,25 +65,44 @@ def em_against_svi(
         names: Names of the K components, in the order in which they are drawn; by default they are numbered from 1.
         spread: Unit of the distances, the standard deviation of the latents.
         thing: Word for a datum.
+        ax: Three axes of the caller's figure to draw into, for log-likelihoods, weights and distances; of fits with
+            accuracies four, the second for these.
+
+    Raises:
+        ValueError: If values differ in length or are not finite, or the axes are not as many.
+
+    Example:
+        >>> from latentmix.experiments.figures import em_against_svi
+        >>> traces = {"em": [-3.0, -2.5, -2.4], "svi": [-3.0, -2.6, -2.4]}
+        >>> weights = {"em": [0.5, 0.5], "svi": [0.51, 0.49]}
+        >>> em_against_svi(traces, {}, weights, [0.01, 0.02], assigned_alike=0.99).get_suptitle()
+        'EM against SVI from one start: 99.0% assigned alike'
     """
     first, second = as_array(weights["em"]), as_array(weights["svi"])
     distances = as_array(mean_distances) / (spread or 1.0)
     labels = [str(k + 1) for k in range(len(first))] if not names else [shortened(name, 18) for name in names]
     check_same_length(weights_of_em=first, weights_of_svi=second, mean_distances=distances, names=labels)
+    check_finite(weights=np.concatenate([first, second]), mean_distances=distances)
     accuracies = any("accuracy" in budget for fit in mixtures.values() for budget in fit.values())
 
-    figure = new_figure(WIDTH, 7.0)
-    grid = figure.add_gridspec(2, 2)
-    _traces(figure.add_subplot(grid[0, 0] if accuracies else grid[0, :]), traces)
+    def make(figure: Figure) -> list[Axes]:
+        grid = figure.add_gridspec(2, 2)
+        places = [grid[0, 0], grid[0, 1]] if accuracies else [grid[0, :]]
+        return [figure.add_subplot(place) for place in (*places, grid[1, 0], grid[1, 1])]
+
+    sheet = Sheet(ax, WIDTH, 7.0)
+    what = f"log-likelihoods{', accuracies' if accuracies else ''}, weights, distances"
+    panels = sheet.panels(4 if accuracies else 3, make, what=what)
+    _traces(panels[0], traces)
     if accuracies:
-        _accuracy(figure.add_subplot(grid[0, 1]), mixtures, thing)
-    _weights(figure.add_subplot(grid[1, 0]), labels, {"em": first, "svi": second})
-    _distances(figure.add_subplot(grid[1, 1]), labels, distances)
-    title(figure, f"EM against SVI from one start: {assigned_alike:.1%} assigned alike")
+        _accuracy(panels[1], mixtures, thing)
+    _weights(panels[-2], labels, {"em": first, "svi": second})
+    _distances(panels[-1], labels, distances)
+    sheet.title(f"EM against SVI from one start: {assigned_alike:.1%} assigned alike")
     few = any("accuracy_min" in budget for fit in mixtures.values() for budget in fit.values())
     sentences = ["SVI's curve is its best so far, for single steps can overshoot"]
     sentences += ["few labels: mean and range over draws of them"] if few else []
-    note(figure, "; ".join(sentences))
+    sheet.note("; ".join(sentences))
     lines: tuple[Line, ...] = ("-", "--")
     handles = [
         Line2D([], [], color=colour, marker=marker, markersize=8, linestyle=line, label=name, **_face(name))
@@ -92,8 +110,8 @@ def em_against_svi(
             ((name, FIT_STYLE[name]) for name in FITS.values()), lines, strict=True
         )
     ]
-    legend_below(figure, handles)
-    return figure
+    sheet.legend(handles)
+    return sheet.figure
 
 
 def _face(name: str) -> dict[str, Any]:

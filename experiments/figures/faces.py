@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,20 +12,17 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     INK,
-    MUTED,
     SMALL,
     VERMILION,
     WIDTH,
-    Array,
     as_array,
     as_pixels,
     check_same_length,
-    new_figure,
-    note,
-    title,
 )
+from latentmix.experiments.figures.tiles import tile
 
 __all__ = ["attribute_vectors", "interpolations"]
 
@@ -35,6 +33,8 @@ def interpolations(
     endpoints: ArrayLike | Tensor,
     straight: ArrayLike | Tensor,
     spherical: ArrayLike | Tensor,
+    *,
+    ax: Ax | None = None,
 ) -> Figure:
     """Show interpolations of two images: decoded latents along a straight line and along a great arc.
 
@@ -42,6 +42,10 @@ def interpolations(
         endpoints: A `2 x C x H x W` array in [0, 1], with C of 1 or 3: the two originals.
         straight: An `n x C x H x W` array, decoded at n evenly spaced latents on the line; 8 to 10 fill it.
         spherical: An `n x C x H x W` array, decoded at n evenly spaced latents on the arc.
+        ax: Four axes of the caller's figure to draw into: for both originals, the line and the arc.
+
+    Raises:
+        ValueError: If there are no two originals, line and arc differ in length, or the axes are not four.
 
     Example:
         >>> import numpy as np
@@ -56,29 +60,36 @@ def interpolations(
     check_same_length(straight=line, spherical=arc)
     count = len(line)
     cell = min(1.0, (WIDTH - 0.9) / (count + 2))
-    figure = new_figure(cell * (count + 2) + 0.9, 2 * cell + 1.35)
-    grid = figure.add_gridspec(2, 3, width_ratios=[1, count, 1])
-    for column, image in zip((0, 2), ends, strict=True):
-        axes = figure.add_subplot(grid[:, column])
-        _canvas(axes, image[None, None])
+
+    def make(figure: Figure) -> list[Axes]:
+        grid = figure.add_gridspec(2, 3, width_ratios=[1, count, 1])
+        places = [grid[:, 0], grid[:, 2], grid[0, 1], grid[1, 1]]
+        return [figure.add_subplot(place) for place in places]
+
+    sheet = Sheet(ax, cell * (count + 2) + 0.9, 2 * cell + 1.35)
+    panels = sheet.panels(4, make, what="first original, second original, line, arc")
+    for axes, image in zip(panels[:2], ends, strict=True):
+        tile(axes, image[None, None])
         axes.set_title("original", fontsize=SMALL, color=INK)
     ways = {"Straight: along the line between the latents": line, "Spherical: along the great arc": arc}
     for row, (name, images) in enumerate(ways.items()):
-        axes = figure.add_subplot(grid[row, 1])
-        _, centres = _canvas(axes, images[None])
+        axes = panels[2 + row]
+        centres = tile(axes, images[None]).columns
         axes.set_title(name, fontsize=11, color=INK)
         if row:
             axes.set_xticks(centres, [f"{fraction:.0%}" for fraction in np.linspace(0.0, 1.0, count)])
             axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK)
-    title(figure, "From one image to another through the latents")
-    note(figure, "Mean images; below them, the share of the way. The first and the last are the reconstructions")
-    return figure
+    sheet.title("From one image to another through the latents")
+    sheet.note("Mean images; below them, the share of the way. The first and the last are the reconstructions")
+    return sheet.figure
 
 
 def attribute_vectors(
     originals: ArrayLike | Tensor,
     rows: Mapping[str, ArrayLike | Tensor],
     steps: Sequence[float],
+    *,
+    ax: Ax | None = None,
 ) -> Figure:
     """Show images with an attribute's vector added to their latents at increasing weights.
 
@@ -86,6 +97,10 @@ def attribute_vectors(
         originals: An `n x C x H x W` array in [0, 1], with C of 1 or 3.
         rows: By attribute, an `n x m x C x H x W` array: image i decoded at `z_i + steps[j] * vector`.
         steps: m ascending weights; weight 0, the reconstruction, is framed.
+        ax: Axes of the caller's figure to draw into, one for each attribute.
+
+    Raises:
+        ValueError: If there is no attribute, the arrays have other shapes, or the axes are not as many.
 
     Example:
         >>> import numpy as np
@@ -112,11 +127,16 @@ def attribute_vectors(
 
     columns = len(steps) + 1
     cell = min(0.95, (WIDTH - 0.7) / columns)
-    figure = new_figure(max(5.0, cell * columns + 0.7), len(cells) * (cell * len(first) + 0.75) + 0.85)
-    figure.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr, call-arg]
-    panels = figure.subplots(len(cells), 1, squeeze=False).ravel()
+    sheet = Sheet(ax, max(5.0, cell * columns + 0.7), len(cells) * (cell * len(first) + 0.75) + 0.85)
+    if sheet.own:
+        sheet.figure.get_layout_engine().set(wspace=0.05)  # type: ignore[union-attr, call-arg]
+
+    def make(figure: Figure) -> Any:
+        return figure.subplots(len(cells), 1, squeeze=False)
+
+    panels = sheet.panels(len(cells), make, what=", ".join(cells))
     for axes, (name, images) in zip(panels, cells.items(), strict=True):
-        side, centres = _canvas(axes, np.concatenate([first[:, None], images], axis=1), apart=1)
+        side, centres, *_ = tile(axes, np.concatenate([first[:, None], images], axis=1), apart=1)
         axes.set_title(name.replace("_", " "), fontsize=11, fontweight="bold", color=INK)
         axes.set_xticks(centres, ["original", *(_signed(step) for step in steps)])
         axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK, pad=5)
@@ -128,29 +148,11 @@ def attribute_vectors(
                 frame.set_clip_on(False)
                 axes.add_patch(frame)
     vectors = "vector of an attribute" if len(cells) == 1 else "vectors of attributes"
-    title(figure, f"Adding the {vectors} to the latents")
+    sheet.title(f"Adding the {vectors} to the latents")
     framed = ". Framed: weight 0, the reconstruction" if 0 in list(steps) else ""
-    note(figure, f"Mean images; below them, the weight of the vector{framed}")
-    return figure
+    sheet.note(f"Mean images; below them, the weight of the vector{framed}")
+    return sheet.figure
 
 
 def _signed(step: float) -> str:
     return "0" if step == 0 else f"{step:+g}".replace("-", "−")
-
-
-def _canvas(axes: Axes, cells: Array, *, apart: int = 0) -> tuple[int, list[float]]:
-    """Tile `R x M x H x W x 3` pixels, the first `apart` columns set off; returns width and centres of the columns."""
-    rows, columns, height, width, _ = cells.shape
-    gap = max(1, round(height / 14))
-    shift = [column * (width + gap) + (2 * gap if column >= apart > 0 else 0) for column in range(columns)]
-    canvas = np.ones((rows * (height + gap) - gap, shift[-1] + width, 4))
-    canvas[..., 3] = 0.0
-    for row in range(rows):
-        for column, left in enumerate(shift):
-            top = row * (height + gap)
-            canvas[top : top + height, left : left + width] = np.insert(cells[row, column], 3, 1.0, axis=2)
-    axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="antialiased")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    axes.tick_params(colors=MUTED)
-    return width, [left + width / 2 - 0.5 for left in shift]

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     BLUE,
     MUTED,
@@ -20,14 +21,11 @@ from latentmix.experiments.figures.style import (
     WIDTH,
     Array,
     as_array,
+    check_finite,
     check_same_length,
     class_names,
     class_styles,
     clean,
-    legend_below,
-    new_figure,
-    note,
-    title,
 )
 
 __all__ = ["latent_map", "latent_usage"]
@@ -37,26 +35,32 @@ NUMBERED = 20  # most dimensions whose numbers are written below their bars
 
 
 def latent_map(
-    projections: Mapping[str, ArrayLike | Tensor],
+    projections: ArrayLike | Tensor | Mapping[str, ArrayLike | Tensor],
     values: ArrayLike | Tensor,
     *,
-    name: str,
+    name: str = "class",
     classes: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     axes: tuple[str, str] | None = None,
     total: int | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw projected latents by class or by an attribute, one panel per projection.
 
     Args:
         projections: By method (`PCA`, `t-SNE`, or `z` for the latents themselves), an `n x 2` array of the same
-            latents.
+            latents; or one array, of the latents themselves.
         values: n labels, or booleans for an attribute of each latent's image.
         name: Name of the values, such as `class` or `Blond_Hair`.
         classes: The values that occur, in the order of the legend; by default ascending.
         names: Their names; by default their numbers, and `no` and `yes` for booleans.
         axes: Names of the axes of the first projection, as `Plane.names`.
         total: Number of latents of which n are drawn.
+        ax: Axes of the caller's figure to draw into, one for each projection.
+
+    Raises:
+        ValueError: If the arrays have other shapes or values that are not finite, a value is not among the classes, or
+            the axes are not as many.
 
     Example:
         >>> import numpy as np
@@ -67,12 +71,15 @@ def latent_map(
         'z₁'
     """
     targets = as_array(values).ravel()
+    if not isinstance(projections, Mapping):
+        projections = {"z": projections}
     planes = {method: as_array(points) for method, points in projections.items()}
     if not planes:
         raise ValueError("Expected at least one projection; got none.")
     for method, points in planes.items():
         if points.shape != (len(targets), 2) or not len(targets):
             raise ValueError(f"Expected points of shape {len(targets)} x 2 for {method}; got {points.shape}.")
+        check_finite(**{f"points of {method}": points})
     if classes is None:
         classes = [int(value) for value in np.unique(targets)]
         if np.asarray(values).dtype == np.bool_ and names is None:
@@ -86,8 +93,8 @@ def latent_map(
     styles = dict(zip(classes, class_styles(len(classes)), strict=True))
     counts = {value: int(np.sum(targets == value)) for value in styles}
 
-    figure = new_figure(WIDTH, 0.94 * WIDTH / max(len(planes), 1.3) + 1.5)
-    panels = figure.subplots(1, len(planes), squeeze=False)[0]
+    sheet = Sheet(ax, WIDTH, 0.94 * WIDTH / max(len(planes), 1.3) + 1.5)
+    panels = sheet.panels(len(planes), what=", ".join(planes))
     for place, (panel, (method, points)) in enumerate(zip(panels, planes.items(), strict=True)):
         clean(panel, grid=False)
         _map(panel, points, targets, styles, counts)
@@ -99,23 +106,27 @@ def latent_map(
             panel.set(xticks=[], yticks=[], xlabel=f"{method}, first axis", ylabel=f"{method}, second axis")
     readable = name.replace("_", " ")
     drawn = f" ({len(targets):,} of {total:,} drawn)" if total is not None and total > len(targets) else ""
-    title(figure, f"Latents by {readable}{drawn}")
+    sheet.title(f"Latents by {readable}{drawn}")
     if any("SNE" in method for method in planes):
-        note(figure, "t-SNE keeps neighbourhoods; distances between its groups and its scale mean nothing")
+        sheet.note("t-SNE keeps neighbourhoods; distances between its groups and its scale mean nothing")
     handles = [
         Line2D([], [], linestyle="", marker=marker, color=colour, markersize=7, label=shown[value])
         for value, (colour, marker) in styles.items()
     ]
-    legend_below(figure, handles, readable)
-    return figure
+    sheet.legend(handles, readable)
+    return sheet.figure
 
 
-def latent_usage(kl_per_dim: ArrayLike | Tensor, active: ArrayLike | Tensor) -> Figure:
+def latent_usage(kl_per_dim: ArrayLike | Tensor, active: ArrayLike | Tensor, *, ax: Ax | None = None) -> Figure:
     """Draw the KL divergence of each latent dimension in descending order, with inactive dimensions shaded.
 
     Args:
         kl_per_dim: D mean KL divergences, nats.
         active: Whether each of the D dimensions is active (Burda et al., *Importance weighted autoencoders*, 2016).
+        ax: Axes of the caller's figure to draw into.
+
+    Raises:
+        ValueError: If there is no dimension, or the arrays differ in length or are not finite.
 
     Example:
         >>> from latentmix.experiments.figures import latent_usage
@@ -126,10 +137,11 @@ def latent_usage(kl_per_dim: ArrayLike | Tensor, active: ArrayLike | Tensor) -> 
     check_same_length(kl_per_dim=divergences, active=used)
     if not len(divergences):
         raise ValueError("Expected at least one latent dimension; got none.")
+    check_finite(kl_per_dim=divergences)
     order = np.argsort(-divergences, kind="stable")
     count = len(order)
-    figure = new_figure(WIDTH, 4.2)
-    axes = figure.add_subplot()
+    sheet = Sheet(ax, WIDTH, 4.2)
+    (axes,) = sheet.panels(1)
     clean(axes)
     axes.grid(False, axis="x")
     top = 1.06 * max(float(divergences.max()), 1e-9)
@@ -149,9 +161,9 @@ def latent_usage(kl_per_dim: ArrayLike | Tensor, active: ArrayLike | Tensor) -> 
     if len(idle):
         inactive = f"not active: {len(idle)}, {divergences[~used].sum():.2f} nats in all"
         handles.append(Patch(facecolor=INACTIVE, edgecolor=MUTED, label=inactive))
-    legend_below(figure, handles)
-    title(figure, f"{used.sum()} of {count} latent dimensions are active")
-    return figure
+    sheet.legend(handles)
+    sheet.title(f"{used.sum()} of {count} latent dimensions are active")
+    return sheet.figure
 
 
 def _map(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentmix.experiments.figures.placing import write_apart
 from latentmix.experiments.figures.planes import Plane, latent_plane
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     GREY,
     INK,
@@ -27,14 +28,12 @@ from latentmix.experiments.figures.style import (
     Array,
     Line,
     as_array,
+    check_finite,
+    check_same_length,
     class_names,
     class_styles,
     clean,
-    legend_below,
-    new_figure,
-    note,
     shortened,
-    title,
     wrapped,
 )
 
@@ -65,17 +64,19 @@ class Components:
 
 def latent_scatter(
     latents: ArrayLike | Tensor,
-    labels: ArrayLike | Tensor | None,
-    mixtures: Mapping[str, Components],
-    classes: Sequence[int],
+    labels: ArrayLike | Tensor | None = None,
+    mixtures: Components | Mapping[str, Components] | None = None,
+    classes: Sequence[int] | None = None,
     *,
     names: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
     kind: str = "class",
-    heading: str = "Latents and the components of the mixtures",
+    heading: str | None = None,
     caption: str | None = None,
     points: int = 2500,
+    ax: Ax | None = None,
 ) -> Figure:
-    """Draw latents by class under the 2-sigma ellipses and means of one or more mixtures.
+    """Draw latents by class, and the 2-sigma ellipses and means of mixtures.
 
     Two-dimensional latents have a panel for each mixture. Longer ones are projected on their `latent_plane`, with a
     panel for each component: there, ellipses of all components would cover each other. Colours are those of the
@@ -84,53 +85,115 @@ def latent_scatter(
 
     Args:
         latents: An `N x D` array with D of at least 2.
-        labels: N labels out of `classes`; `None` without labels.
-        mixtures: Components by the name of the fit, the k-th of all of them aligned.
-        classes: The labels that occur.
-        names: Names of the classes; by default their numbers.
+        labels: N labels, numbers or words; by default, and where a number is NaN or not among `classes`, points are
+            grey.
+        mixtures: Components, or components by the name of the fit, the k-th of all of them aligned; by default the
+            latents alone are drawn, in one panel.
+        classes: The labels in the order of the legend; by default those that occur, ascending.
+        names: Names of the classes; by default the labels.
+        colours: Matplotlib's colours of the classes; by default those of all pictures.
         kind: Word for the classes, over the legend.
         heading: Title of the figure.
         caption: Text below the figure, such as the type of the covariances.
         points: Most latents to draw, evenly spaced in the N.
+        ax: Axes of the caller's figure to draw into: one for each panel, or a single one that holds everything.
+
+    Raises:
+        ValueError: If latents are not `N x D` and finite, labels are not N, or components have other dimensions.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures import Components, latent_scatter
+        >>> z = np.random.default_rng(0).normal(size=(90, 2))
+        >>> latent_scatter(z, np.arange(90) % 3, names=["cat", "dog", "owl"]).get_suptitle()
+        'Latents by class'
+        >>> mixture = Components(means=[[0, 0], [1, 1]], covariances=[np.eye(2)] * 2)
+        >>> len(latent_scatter(z, mixtures={"EM": mixture, "SVI": mixture}).axes)
+        2
     """
     data = as_array(latents)
     plane = latent_plane(data)
-    rows = np.linspace(0, len(data) - 1, min(points, len(data))).astype(int)
-    drawn = plane.project(data[rows])
-    targets = None if labels is None else as_array(labels)[rows]
+    fits = {"mixture": mixtures} if isinstance(mixtures, Components) else dict(mixtures or {})
+    _check(fits, data.shape[1])
+    targets, classes, names = _classes(labels, classes, names)
+    if targets is not None:
+        check_same_length(latents=data, labels=targets)
     shown = class_names(classes, names)
-    scene = _Scene(plane, drawn, targets, dict(zip(classes, class_styles(len(classes)), strict=True)), shown, mixtures)
-    notes = ["Marks and ellipses: means and two standard deviations of the components"]
-    if data.shape[1] == 2:
-        figure = _side_by_side(scene)
+    styles = dict(zip(classes, class_styles(len(classes)), strict=True))
+    if colours is not None:
+        check_same_length(classes=classes, colours=colours)
+        styles = {label: (colour, styles[label][1]) for label, colour in zip(classes, colours, strict=True)}
+    rows = np.linspace(0, len(data) - 1, min(points, len(data))).astype(int)
+    scene = _Scene(plane, plane.project(data[rows]), None if targets is None else targets[rows], styles, shown, fits)
+    single = ax is not None and (isinstance(ax, Axes) or np.size(np.asarray(ax, dtype=object)) == 1)
+    together = single or not fits
+    if together:
+        sheet = _together(scene, ax)
+    elif data.shape[1] == 2:
+        sheet = _side_by_side(scene, ax)
     else:
-        figure = _one_by_one(scene)
-        notes[0] += f", {data.shape[1]} dimensions projected on 2"
-        count = max(len(as_array(c.means)) for c in mixtures.values())
-        notes += [f"the first {PANELS} of {count} components"] if count > PANELS else []
+        sheet = _one_by_one(scene, ax)
+    count = max((len(as_array(c.means)) for c in fits.values()), default=0)
+    projected = f"{data.shape[1]} dimensions projected on 2" if data.shape[1] > 2 else ""
+    ellipses = "Marks and ellipses: means and two standard deviations of the components"
+    notes = [", ".join(filter(None, [ellipses if fits else "", projected if fits else projected.capitalize()]))]
+    notes += [f"the first {PANELS} of {count} components"] if projected and count > PANELS and not together else []
     notes += [caption] if caption else []
     notes += [f"{len(rows):,} of {len(data):,} latents drawn"] if len(rows) < len(data) else []
-    faces = [PAPER, *[PAPER if data.shape[1] == 2 else INK] * (len(LINES) - 1)]
+    faces = [PAPER, *[PAPER if data.shape[1] == 2 and not together else INK] * (len(LINES) - 1)]
     handles: list[Any] = [
         Line2D([], [], linestyle="", marker=marker, color=colour, markersize=7, label=shown[label])
         for label, (colour, marker) in (scene.styles if targets is not None else {}).items()
     ]
     handles += [
         Line2D([], [], color=INK, linewidth=1.8, linestyle=line, marker=mark, markerfacecolor=face, label=name)
-        for name, line, mark, face in zip(mixtures, LINES, MEANS, faces, strict=False)
+        for name, line, mark, face in zip(fits, LINES, MEANS, faces, strict=False)
     ]
-    title(figure, heading)
-    note(figure, "; ".join(notes))
-    legend_below(figure, handles, kind if targets is not None else None)
-    if data.shape[1] == 2:
-        for axes, (_, components) in zip(figure.axes, mixtures.items(), strict=True):
+    default = "Latents and the components of the mixtures" if fits else f"Latents{f' by {kind}' if classes else ''}"
+    sheet.title(default if heading is None else heading)
+    if any(notes):
+        sheet.note("; ".join(filter(None, notes)))
+    if handles:
+        sheet.legend(handles, kind if targets is not None else None)
+    if fits and (together or data.shape[1] == 2):
+        for panel, components in zip(sheet.figure.axes if sheet.own else sheet.given, fits.values(), strict=False):
             badges = [
                 {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": scene.colour(components, k), "lw": 1.6}
                 for k in range(len(as_array(components.means)))
             ]
             badged = [shortened(name, 15) for name in scene.names(components)]
-            write_apart(figure, axes, plane.project(components.means), badged, boxes=badges, pad=3.5)
-    return figure
+            whole = sheet.figure if sheet.own else None
+            write_apart(whole, panel, plane.project(components.means), badged, boxes=badges, pad=3.5)
+    return sheet.figure
+
+
+def _check(mixtures: Mapping[str, Components], dim: int) -> None:
+    for name, components in mixtures.items():
+        means, covariances = as_array(components.means), as_array(components.covariances)
+        count = len(means) if means.ndim else 0
+        if not count or means.shape != (count, dim) or covariances.shape != (count, dim, dim):
+            raise ValueError(
+                f"Expected means of shape K x {dim} and covariances of shape K x {dim} x {dim} for {name}, as the "
+                f"latents have {dim} dimensions; got {means.shape} and {covariances.shape}."
+            )
+        check_finite(**{f"means of {name}": means, f"covariances of {name}": covariances})
+
+
+def _classes(
+    labels: ArrayLike | Tensor | None, classes: Sequence[int] | None, names: Sequence[str] | None
+) -> tuple[Array | None, Sequence[int], Sequence[str] | None]:
+    """Labels as numbers, the classes, and their names."""
+    if labels is None:
+        return None, [] if classes is None else classes, names
+    if not isinstance(labels, Tensor) and np.asarray(labels).dtype.kind in "USO":
+        words, codes = np.unique(np.asarray(labels).astype(str), return_inverse=True)
+        order = words.tolist() if classes is None else [str(label) for label in classes]
+        places = np.array([order.index(word) if word in order else -1 for word in words.tolist()], dtype=float)
+        return places[codes], range(len(order)), order if names is None else names
+    targets = as_array(labels).ravel()
+    if classes is None:
+        classes = [int(label) for label in np.unique(targets[np.isfinite(targets)])]
+    return targets, classes, names
 
 
 def draw_ellipse(
@@ -216,10 +279,29 @@ class _Scene:
         return centre - half, centre + half
 
 
-def _side_by_side(scene: _Scene) -> Figure:
+def _together(scene: _Scene, ax: Ax | None) -> Sheet:
+    """One panel with the latents and all components."""
+    sheet = Sheet(ax, WIDTH, 0.94 * WIDTH / 1.3 + 1.5)
+    (axes,) = sheet.panels(1)
+    scene.points(axes)
+    for fit, components in enumerate(scene.mixtures.values()):
+        for k in range(len(as_array(components.means))):
+            scene.component(axes, fit, k, over=fit > 0)
+    _frame(axes, scene, axes.get_title())
+    across, up = (name.replace(" (", "\n(") for name in scene.plane.names)
+    axes.set(xlabel=across, ylabel=up)
+    return sheet
+
+
+def _side_by_side(scene: _Scene, ax: Ax | None) -> Sheet:
     """A panel for each mixture, with all of its components."""
-    figure = new_figure(WIDTH, 0.94 * WIDTH / len(scene.mixtures) + 1.5)
-    panels = figure.subplots(1, len(scene.mixtures), squeeze=False, sharex=True, sharey=True)[0]
+    count = len(scene.mixtures)
+
+    def make(figure: Figure) -> Any:
+        return figure.subplots(1, count, squeeze=False, sharex=True, sharey=True)
+
+    sheet = Sheet(ax, WIDTH, 0.94 * WIDTH / count + 1.5)
+    panels = sheet.panels(count, make, what=", ".join(scene.mixtures))
     for fit, (axes, (name, components)) in enumerate(zip(panels, scene.mixtures.items(), strict=True)):
         scene.points(axes)
         for k in range(len(as_array(components.means))):
@@ -227,19 +309,26 @@ def _side_by_side(scene: _Scene) -> Figure:
         _frame(axes, scene, name)
         axes.set_xlabel(scene.plane.names[0])
     panels[0].set_ylabel(scene.plane.names[1])
-    return figure
+    return sheet
 
 
-def _one_by_one(scene: _Scene) -> Figure:
+def _one_by_one(scene: _Scene, ax: Ax | None) -> Sheet:
     """A panel for each component, with that of every mixture."""
     named = [scene.names(components) for components in scene.mixtures.values()]
     count = min(max(map(len, named)), PANELS)
     columns = min(count, 3 if count in (5, 6, 9) else 4)
     rows = -(-count // columns)
     side = 0.92 * WIDTH / max(columns, 1.4)
-    figure = new_figure(WIDTH, rows * (side + 0.3) + 2.1)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for k, axes in enumerate(panels[:count]):
+
+    def make(figure: Figure) -> Any:
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes in grid[count:]:
+            axes.remove()
+        return grid[:count]
+
+    sheet = Sheet(ax, WIDTH, rows * (side + 0.3) + 2.1)
+    panels = sheet.panels(count, make, what=", ".join(max(named, key=len)[:count]))
+    for k, axes in enumerate(panels):
         fits = [fit for fit, names in enumerate(named) if k < len(names)]
         parts = list(scene.mixtures.items())
         owners = [parts[fit][1].classes for fit in fits]
@@ -250,14 +339,12 @@ def _one_by_one(scene: _Scene) -> Figure:
         if any(named[fit][k] != heading for fit in fits):
             heading = ", ".join(f"{parts[fit][0]}: {named[fit][k]}" for fit in fits)
         _frame(axes, scene, heading)
-    for axes in panels[count:]:
-        axes.remove()
     corner = panels[(rows - 1) * columns]
     across, up = (name.replace(" (", "\n(") for name in scene.plane.names)
     corner.set(xlabel=across, ylabel=wrapped(up, 0.8 * side, SMALL))
     for axes in panels[count - columns : (rows - 1) * columns]:
         axes.xaxis.set_tick_params(labelbottom=True)
-    return figure
+    return sheet
 
 
 def _frame(axes: Axes, scene: _Scene, heading: str) -> None:

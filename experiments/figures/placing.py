@@ -19,7 +19,7 @@ REACHES = (9.0, 18.0, 30.0, 45.0, 60.0, 80.0, 105.0)
 
 
 def write_apart(
-    figure: Figure,
+    figure: Figure | None,
     axes: Axes,
     places: Array,
     texts: Sequence[str],
@@ -33,7 +33,7 @@ def write_apart(
     A text that is moved away from its place is joined to it by a line. Call it last: it lays the figure out.
 
     Args:
-        figure: The figure.
+        figure: The figure to lay out; `None` to take the axes as they now lie.
         axes: Its axes, with their limits set.
         places: An `n x 2` array in the coordinates of the data.
         texts: n texts of one line.
@@ -41,8 +41,11 @@ def write_apart(
         boxes: The box around each text; texts with boxes may cover their own place, others stand beside it.
         pad: Room of a box around its text, in points.
     """
-    settle(figure)
-    unit = figure.dpi / 72
+    if figure is None:
+        axes.apply_aspect()
+    else:
+        settle(figure)
+    unit = axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
     dots = axes.transData.transform(places)
     window = tuple(float(end) for end in axes.get_window_extent().extents)
     taken: list[Box] = [] if boxes else [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for x, y in dots]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from latentmix.experiments.figures.style import Array, as_array
+from latentmix.experiments.figures.style import Array, as_array, check_finite
 
 __all__ = ["Plane", "latent_plane"]
 
@@ -62,8 +62,9 @@ def latent_plane(latents: ArrayLike | Tensor) -> Plane:
         'principal component 1 (75% of the variance)'
     """
     data = as_array(latents)
-    if data.ndim != 2 or data.shape[1] < 2:
+    if data.ndim != 2 or data.shape[1] < 2 or not len(data):
         raise ValueError(f"Expected latents of shape N x D with D >= 2; got {data.shape}.")
+    check_finite(latents=data)
     origin = data.mean(axis=0)
     centred = data - origin
     variances = centred.var(axis=0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentmix.experiments.figures.mixtures import Components, draw_ellipse
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     BLUE,
     GREY,
@@ -26,15 +28,12 @@ from latentmix.experiments.figures.style import (
     WIDTH,
     Array,
     as_array,
+    check_finite,
     check_same_length,
     class_names,
     class_styles,
     clean,
-    legend_below,
-    new_figure,
-    note,
     text_width,
-    title,
 )
 
 __all__ = ["coverage", "points_in_space", "points_pairwise"]
@@ -53,6 +52,7 @@ def points_in_space(
     names: Sequence[str] | None = None,
     caption: str | None = None,
     points: int = 2000,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw data and samples of a model side by side in space, by component of the true mixture.
 
@@ -64,6 +64,10 @@ def points_in_space(
         names: Names of the components of the true mixture; by default their numbers from 0.
         caption: Text below the figure, such as a two-sample statistic.
         points: Most points per panel, evenly spaced in the arrays.
+        ax: Two axes of the caller's figure to draw into, for data and samples, made with `projection="3d"`.
+
+    Raises:
+        ValueError: If arrays have other shapes, values are not finite, or the axes are not as many.
 
     Example:
         >>> import numpy as np
@@ -73,11 +77,15 @@ def points_in_space(
         ['Data', 'Samples of the model']
     """
     clouds = _clouds(real, sampled, components_real, components_sampled, points)
-    figure = new_figure(WIDTH, 5.0)
+
+    def make(figure: Figure) -> list[Axes]:
+        return [figure.add_subplot(1, 2, place, projection="3d") for place in (1, 2)]
+
+    sheet = Sheet(ax, WIDTH, 5.0)
+    panels: list[Any] = list(sheet.panels(2, make, what="data, samples", kind="3d"))
     low, high = _window(clouds)
     styles = _styles(clouds, 0 if names is None else len(names))
-    for place, (name, (x, owners)) in enumerate(clouds.items()):
-        axes: Any = figure.add_subplot(1, 2, place + 1, projection="3d")
+    for axes, (name, (x, owners)) in zip(panels, clouds.items(), strict=True):
         for component, (colour, marker) in styles.items():
             mine = x[owners == component]
             axes.scatter(mine[:, 0], mine[:, 1], mine[:, 2], s=13, color=colour, marker=marker, linewidths=0, alpha=0.7)
@@ -90,11 +98,11 @@ def points_in_space(
             axis.set_major_locator(MaxNLocator(4))
             axis.set_tick_params(labelsize=SMALL, colors=MUTED, labelcolor=INK)
             axis.set_pane_color(SHADE)
-    title(figure, "Data and samples of the model, by component of the true mixture")
+    sheet.title("Data and samples of the model, by component of the true mixture")
     if caption:
-        note(figure, caption)
-    _legend(figure, styles, names)
-    return figure
+        sheet.note(caption)
+    _legend(sheet, styles, names)
+    return sheet.figure
 
 
 def points_pairwise(
@@ -107,6 +115,7 @@ def points_pairwise(
     names: Sequence[str] | None = None,
     caption: str | None = None,
     points: int = 2000,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw data over samples of a model for every pair of three coordinates, with the true components' ellipses.
 
@@ -119,6 +128,11 @@ def points_pairwise(
         mixture: Means and covariances of the true components; their 2-sigma ellipses are those of the marginals.
         caption: Text below the figure, such as a two-sample statistic.
         points: Most points per panel, evenly spaced in the arrays.
+        ax: Six axes of the caller's figure to draw into: three for data and three for samples, by pairs of
+            coordinates.
+
+    Raises:
+        ValueError: If arrays have other shapes, values are not finite, or the axes are not as many.
 
     Example:
         >>> import numpy as np
@@ -139,8 +153,10 @@ def points_pairwise(
         raise ValueError(f"Expected components below {len(means)}; got {highest}.")
     styles = _styles(clouds, len(means))
     low, high = _window(clouds, means, covariances)
-    figure = new_figure(WIDTH, 6.6)
-    panels = figure.subplots(2, 3)
+    sheet = Sheet(ax, WIDTH, 6.6)
+    what = "data and then samples, by the pairs 12, 13 and 23 of coordinates"
+    six = sheet.panels(6, lambda figure: figure.subplots(2, 3), what=what)
+    panels = [six[:3], six[3:]]
     for row, (name, (x, owners)) in enumerate(clouds.items()):
         for axes, pair in zip(panels[row], PAIRS, strict=True):
             clean(axes, grid=False)
@@ -157,12 +173,12 @@ def points_pairwise(
             axes.yaxis.set_major_locator(MaxNLocator(5))
             if row:
                 axes.set_xlabel(AXES[across], fontsize=12)
-        panels[row, 1].set_title(name, fontsize=11, fontweight="bold")
-    title(figure, "Data and samples of the model, by pairs of coordinates")
+        panels[row][1].set_title(name, fontsize=11, fontweight="bold")
+    sheet.title("Data and samples of the model, by pairs of coordinates")
     if caption:
-        note(figure, caption)
-    _legend(figure, styles, names, ellipses=True)
-    return figure
+        sheet.note(caption)
+    _legend(sheet, styles, names, ellipses=True)
+    return sheet.figure
 
 
 def coverage(
@@ -173,6 +189,7 @@ def coverage(
     names: Sequence[str] | None = None,
     outside: float | None = None,
     caption: str | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw the fraction of a model's samples in each true component beside the expected fraction.
 
@@ -183,6 +200,10 @@ def coverage(
         names: Names of the components; by default their numbers from 0.
         outside: Fraction of the samples in no component.
         caption: Text below the figure, such as a two-sample statistic.
+        ax: Axes of the caller's figure to draw into.
+
+    Raises:
+        ValueError: If there is no component, or the arrays differ in length or are not finite.
 
     Example:
         >>> from latentmix.experiments.figures import coverage
@@ -193,10 +214,11 @@ def coverage(
     check_same_length(fractions=sampled, expected=true, covered=reached)
     if not len(sampled):
         raise ValueError("Expected at least one component; got none.")
+    check_finite(fractions=sampled, expected=true)
     count = len(sampled)
     shown = list(class_names(range(count), names).values())
-    figure = new_figure(WIDTH, 4.4)
-    axes = figure.add_subplot()
+    sheet = Sheet(ax, WIDTH, 4.4)
+    (axes,) = sheet.panels(1)
     clean(axes)
     axes.grid(False, axis="x")
     places = np.arange(count)
@@ -218,13 +240,13 @@ def coverage(
     if not reached.all():
         missed = Patch(facecolor=MISSED, hatch="////", edgecolor=PAPER, linewidth=0, label="samples, not covered")
         handles.append(missed)
-    title(figure, f"The samples cover {reached.sum()} of {count} components")
+    sheet.title(f"The samples cover {reached.sum()} of {count} components")
     sentences = [] if outside is None else [f"{outside:.1%} of the samples lie in no component"]
     sentences += [caption] if caption else []
     if sentences:
-        note(figure, ". ".join(sentences))
-    legend_below(figure, handles)
-    return figure
+        sheet.note(". ".join(sentences))
+    sheet.legend(handles)
+    return sheet.figure
 
 
 def _clouds(
@@ -244,6 +266,7 @@ def _clouds(
         if x.ndim != 2 or x.shape[1] != 3 or not len(x):
             raise ValueError(f"Expected points of shape N x 3; got {x.shape} for {name.lower()}.")
         check_same_length(points=x, components=k)
+        check_finite(points=x, components=k)
         rows = np.linspace(0, len(x) - 1, min(points, len(x))).astype(int)
         clouds[name] = (x[rows], k[rows])
     return clouds
@@ -275,7 +298,7 @@ def _window(
 
 
 def _legend(
-    figure: Figure, styles: Mapping[int, tuple[str, str]], names: Sequence[str] | None, *, ellipses: bool = False
+    sheet: Sheet, styles: Mapping[int, tuple[str, str]], names: Sequence[str] | None, *, ellipses: bool = False
 ) -> None:
     shown = {-1: "none", **class_names(range(max(styles) + 1), names)}
     handles = [
@@ -283,4 +306,4 @@ def _legend(
         for k, (colour, marker) in sorted(styles.items(), key=lambda style: (style[0] < 0, style[0]))
     ]
     handles += [Line2D([], [], color=INK, linewidth=1.7, label="2-sigma ellipse")] if ellipses else []
-    legend_below(figure, handles, "component of the true mixture")
+    sheet.legend(handles, "component of the true mixture")

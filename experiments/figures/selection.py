@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     INK,
     MUTED,
@@ -18,10 +19,6 @@ from latentmix.experiments.figures.style import (
     WIDTH,
     class_styles,
     clean,
-    legend_below,
-    new_figure,
-    note,
-    title,
     wrapped,
 )
 from latentmix.inference.mixtures.analysis.candidates import Candidate
@@ -35,7 +32,7 @@ Style = dict[CovarianceType, tuple[str, str]]
 ABREAST, HEADING = 2, 2.7  # panels abreast, and the width of their titles in inches
 
 
-def selection_panels(selection: Selection, *, heading: str | None = None) -> Figure:
+def selection_panels(selection: Selection, *, heading: str | None = None, ax: Ax | None = None) -> Figure:
     """Draw every criterion against the number of components, with a line per covariance type and a ring at the best.
 
     Criteria of which the lowest is best are drawn as differences from it; those with a standard error with a bar of one
@@ -45,11 +42,15 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
     Args:
         selection: The result of `select`.
         heading: Title of the figure.
+        ax: Axes of the caller's figure to draw into, one for each criterion.
+
+    Raises:
+        ValueError: If the axes are not as many as the criteria.
 
     Example:
         >>> import numpy as np
         >>> from latentmix.inference.mixtures.analysis.selection import select
-        >>> from latentmix.experiments.figures.selection import selection_panels
+        >>> from latentmix.experiments.figures import selection_panels
         >>> points = np.random.RandomState(0).randn(60, 2)
         >>> selection = select(points, [1, 2], ["diag"], criteria=["bic", "icl"], n_init=1)
         >>> len(selection_panels(selection).axes)
@@ -59,25 +60,30 @@ def selection_panels(selection: Selection, *, heading: str | None = None) -> Fig
     styles: Style = dict(zip(types, class_styles(len(types)), strict=True))
     columns = min(ABREAST, len(selection.criteria))
     rows = math.ceil(len(selection.criteria) / columns)
-    figure = new_figure(WIDTH, 3.1 * rows + 1.7)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, criterion in zip(panels, selection.measured(), strict=False):
+
+    def make(figure: Figure) -> list[Axes]:
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes in grid[len(selection.criteria) :]:
+            axes.remove()
+        return grid[: len(selection.criteria)]
+
+    sheet = Sheet(ax, WIDTH, 3.1 * rows + 1.7)
+    panels = sheet.panels(len(selection.criteria), make, what=", ".join(selection.criteria))
+    for axes, criterion in zip(panels, selection.measured(), strict=True):
         clean(axes)
         if criterion.model == "dirichlet_process":
             _process(axes, selection, criterion, styles)
         else:
             _criterion(axes, selection, criterion, styles)
-    for axes in panels[len(selection.criteria) :]:
-        axes.remove()
     handles = [
         Line2D([], [], color=colour, marker=marker, markersize=6, label=kind)
         for kind, (colour, marker) in styles.items()
     ]
     points = f"{selection.n_points:,} points, {selection.n_features} feature{'s' * (selection.n_features > 1)}"
-    title(figure, heading or f"How many components? {points}")
-    note(figure, _caption(selection))
-    legend_below(figure, handles)
-    return figure
+    sheet.title(heading or f"How many components? {points}")
+    sheet.note(_caption(selection))
+    sheet.legend(handles)
+    return sheet.figure
 
 
 def _criterion(axes: Axes, selection: Selection, criterion: Criterion, styles: Style) -> None:

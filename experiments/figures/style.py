@@ -25,6 +25,7 @@ from latentmix.models.files import write_atomically
 __all__ = [
     "BLUE",
     "COLOURS",
+    "DPI",
     "FIT_STYLE",
     "GREY",
     "INK",
@@ -43,6 +44,7 @@ __all__ = [
     "Line",
     "as_array",
     "as_pixels",
+    "check_finite",
     "check_same_length",
     "class_names",
     "class_styles",
@@ -123,6 +125,7 @@ def as_pixels(images: ArrayLike | Tensor) -> Array:
     pixels = as_array(images)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         raise ValueError(f"Expected images of shape N x C x H x W with C of 1 or 3; got {pixels.shape}.")
+    check_finite(pixels=pixels)
     channels_last = pixels.transpose(0, 2, 3, 1).clip(0.0, 1.0)
     return np.broadcast_to(channels_last, (*channels_last.shape[:3], 3))
 
@@ -252,6 +255,20 @@ def check_same_length(**values: Sized) -> None:
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
         raise ValueError(f"Expected {' and '.join(lengths)} of one length; got {counts}.")
+
+
+def check_finite(**values: Array) -> None:
+    """Refuse arrays with NaN or infinite values.
+
+    Raises:
+        ValueError: With the name of the array.
+    """
+    for name, array in values.items():
+        if not np.isfinite(array).all():
+            count = int(np.size(array) - np.isfinite(array).sum())
+            raise ValueError(
+                f"Expected finite {name.replace('_', ' ')}; got {count:,} NaN or infinite: leave them out."
+            )
 
 
 PAPER = "white"

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     BLUE,
     INK,
@@ -24,12 +25,9 @@ from latentmix.experiments.figures.style import (
     Line,
     as_array,
     as_pixels,
+    check_finite,
     check_same_length,
     clean,
-    legend_below,
-    new_figure,
-    note,
-    title,
 )
 
 __all__ = ["decoded_grid", "generated", "losses", "reconstructions"]
@@ -49,6 +47,7 @@ def reconstructions(
     *,
     mse: float | None = None,
     ssim: float | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Show images above their reconstructions.
 
@@ -57,35 +56,58 @@ def reconstructions(
         means: An `N x C x H x W` array, the likelihood's mean for each of them.
         mse: Mean squared error over the whole split, for the caption.
         ssim: Structural similarity over the whole split, for the caption.
+        ax: Axes of the caller's figure to draw into.
+
+    Raises:
+        ValueError: If the arrays are no images, or differ in number or size.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures import reconstructions
+        >>> images = np.random.default_rng(0).uniform(size=(8, 1, 4, 4))
+        >>> reconstructions(images, images.round(), mse=0.01).get_supxlabel()
+        'Mean over the whole test split: MSE 0.0100'
     """
     above, below = as_pixels(originals), as_pixels(means)
     check_same_length(originals=above, means=below)
+    if above.shape != below.shape:
+        raise ValueError(f"Expected images of one size; got {above.shape[1:3]} and {below.shape[1:3]} pixels.")
     count, (height, width) = len(above), above.shape[1:3]
     narrowest = LINE * width / height  # for flat images, of which a row needs the height of its name
     most = max(1, min(8, int((WIDTH - 1.5) / narrowest)))
     columns = -(-count // -(-count // most))
     bands = -(-count // columns)
     cell = min(max(1.0, narrowest), (WIDTH - 1.5) / columns)
-    figure = new_figure(max(5.0, cell * columns + 1.5), bands * 2 * cell * height / width + 0.95)
+    sheet = Sheet(ax, max(5.0, cell * columns + 1.5), bands * 2 * cell * height / width + 0.95)
     blank = np.ones((bands * columns - count, *above.shape[1:]))
     paired = (np.concatenate([each, blank]).reshape(bands, columns, *each.shape[1:]) for each in (above, below))
-    axes = figure.add_subplot()
+    (axes,) = sheet.panels(1)
     gap = _show(axes, np.stack(list(paired), axis=1).reshape(-1, *above.shape[1:]), columns)
     axes.set_yticks([row * (height + gap) + height / 2 - 0.5 for row in range(2 * bands)])
     axes.set_yticklabels(["original", "reconstruction"] * bands)
     axes.tick_params(left=False, labelsize=SMALL, labelcolor=INK)
-    title(figure, "Test images over their reconstructions")
+    sheet.title("Test images over their reconstructions")
     figures = [f"{name} {value:.4f}" for name, value in (("MSE", mse), ("SSIM", ssim)) if value is not None]
     if figures:
-        note(figure, f"Mean over the whole test split: {', '.join(figures)}".replace("-", "−"))
-    return figure
+        sheet.note(f"Mean over the whole test split: {', '.join(figures)}".replace("-", "−"))
+    return sheet.figure
 
 
-def generated(images: ArrayLike | Tensor) -> Figure:
+def generated(images: ArrayLike | Tensor, *, ax: Ax | None = None) -> Figure:
     """Show mean images of draws from the prior.
 
     Args:
         images: An `N x C x H x W` array in [0, 1], with C of 1 or 3.
+        ax: Axes of the caller's figure to draw into.
+
+    Raises:
+        ValueError: If the array holds no images.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures import generated
+        >>> generated(np.random.default_rng(0).uniform(size=(20, 3, 8, 8))).get_suptitle()
+        'Images generated from the prior'
     """
     pixels = as_pixels(images)
     columns = len(pixels)
@@ -94,15 +116,20 @@ def generated(images: ArrayLike | Tensor) -> Figure:
         columns = min(range(5, 11), key=lambda width: (-len(pixels) % width, abs(width - target)))
     rows = -(-len(pixels) // columns)
     cell = min(1.0, (WIDTH - 0.3) / columns)
-    figure = new_figure(max(4.5, cell * columns + 0.3), cell * rows * pixels.shape[1] / pixels.shape[2] + 0.85)
-    _show(figure.add_subplot(), pixels, columns)
-    title(figure, "Images generated from the prior")
-    note(figure, "Each is the mean image at one draw of z")
-    return figure
+    sheet = Sheet(ax, max(4.5, cell * columns + 0.3), cell * rows * pixels.shape[1] / pixels.shape[2] + 0.85)
+    _show(sheet.panels(1)[0], pixels, columns)
+    sheet.title("Images generated from the prior")
+    sheet.note("Each is the mean image at one draw of z")
+    return sheet.figure
 
 
 def decoded_grid(
-    images: ArrayLike | Tensor, first: ArrayLike | Tensor, second: ArrayLike | Tensor, *, covered: float | None = None
+    images: ArrayLike | Tensor,
+    first: ArrayLike | Tensor,
+    second: ArrayLike | Tensor,
+    *,
+    covered: float | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Show decoded images on a grid over a two-dimensional latent.
 
@@ -112,15 +139,27 @@ def decoded_grid(
         first: m ascending coordinates.
         second: n ascending coordinates.
         covered: Fraction of the latents between the first and the last coordinate of each axis, for the caption.
+        ax: Axes of the caller's figure to draw into.
+
+    Raises:
+        ValueError: If the images are not as many as the coordinates ask for, or values are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from latentmix.experiments.figures import decoded_grid
+        >>> images = np.random.default_rng(0).uniform(size=(6, 1, 8, 8))
+        >>> decoded_grid(images, [-1.0, 0.0, 1.0], [0.0, 1.0]).axes[0].get_xlabel()
+        'z₁'
     """
     pixels, across, up = as_pixels(images), as_array(first), as_array(second)
+    check_finite(first=across, second=up)
     m, n = len(across), len(up)
     if len(pixels) != n * m:
         raise ValueError(f"Expected {n * m} images for {m} and {n} values of z1 and z2; got {len(pixels)}.")
     upwards = pixels.reshape(n, m, *pixels.shape[1:])[::-1].reshape(pixels.shape)
     height, width = pixels.shape[1:3]
-    figure = new_figure(WIDTH, (WIDTH - 1.0) * n * height / (m * width) + 1.4)
-    axes = figure.add_subplot()
+    sheet = Sheet(ax, WIDTH, (WIDTH - 1.0) * n * height / (m * width) + 1.4)
+    (axes,) = sheet.panels(1)
     gap = _show(axes, upwards, m, gap=1)
     named = [(k, f"{value:.2f}".replace("-", "−")) for k, value in enumerate(across)]
     shown = named[(m - 1) % -(-m // 6) // 2 :: -(-m // 6)]
@@ -131,31 +170,51 @@ def decoded_grid(
     axes.tick_params(labelsize=SMALL, length=3, labelcolor=INK)
     axes.set_xlabel("z₁", fontsize=12, color=INK)
     axes.set_ylabel("z₂", fontsize=12, rotation=0, labelpad=10, color=INK)
-    title(figure, "The latent plane, decoded")
+    sheet.title("The latent plane, decoded")
     spread = "" if covered is None else f", over {covered:.0%} of the samples of q(z | x) on each axis"
-    note(figure, f"Mean images at {m} × {n} evenly spaced latents{spread}")
-    return figure
+    sheet.note(f"Mean images at {m} × {n} evenly spaced latents{spread}")
+    return sheet.figure
 
 
-def losses(history: Sequence[Mapping[str, Any]], *, thing: str = "image") -> Figure:
-    """Draw the terms of the bound, epoch by epoch, on training and validation data.
+def losses(
+    history: Sequence[Mapping[str, Any]] | Mapping[str, ArrayLike | Tensor],
+    *,
+    thing: str = "image",
+    ax: Ax | None = None,
+) -> Figure:
+    r"""Draw the terms of the bound, epoch by epoch, on training and validation data.
 
     The epoch of the lowest validation loss is marked.
 
     Args:
         history: One mapping per epoch, `dataclasses.asdict` of an `EpochRecord`; terms are in nats per datum, and
-            those that are NaN throughout are omitted.
+            those that are NaN throughout are omitted. Or the arrays of negative ELBOs, one value per epoch, of
+            `training` and perhaps `validation`.
         thing: Word for a datum.
+        ax: Axes of the caller's figure to draw into, one for each term that is drawn.
+
+    Raises:
+        ValueError: If there is no epoch, arrays differ in length, or the axes are not as many.
+
+    Example:
+        >>> from latentmix.experiments.figures import losses
+        >>> figure = losses({"training": [150.0, 120.0, 110.0], "validation": [140.0, 125.0, 126.0]})
+        >>> figure.axes[0].get_xlabel().split("\n")
+        ['epoch', 'training ends at 110.00', 'validation ends at 126.00']
     """
+    if isinstance(history, Mapping):
+        history = _records(history)
     if not history:
         raise ValueError("Expected a history of at least one epoch; got none.")
     epochs = np.array([record["epoch"] for record in history])
     curves = {name: {split: _term(history, split, name) for split in SPLITS} for name in TERMS}
     shown = [name for name in TERMS if any(np.isfinite(curve).any() for curve in curves[name].values())]
+    if not shown:
+        raise ValueError("Expected finite losses of at least one epoch; got NaN throughout.")
     validated = curves["loss"]["validation"]
     best = int(epochs[np.nanargmin(validated)]) if np.isfinite(validated).any() else None
-    figure = new_figure(WIDTH, 3.9)
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    sheet = Sheet(ax, WIDTH, 3.9)
+    panels = sheet.panels(len(shown), what=", ".join(shown))
     for axes, name in zip(panels, shown, strict=True):
         clean(axes)
         ends = ["epoch"]
@@ -174,7 +233,7 @@ def losses(history: Sequence[Mapping[str, Any]], *, thing: str = "image") -> Fig
         if len(epochs) < 4:
             axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
     panels[0].set_ylabel(f"nats per {thing}")
-    title(figure, "Training, epoch by epoch")
+    sheet.title("Training, epoch by epoch")
     handles = [
         Line2D([], [], color=colour, linestyle=line, linewidth=1.8, label=split)
         for split, (colour, line) in SPLITS.items()
@@ -183,8 +242,24 @@ def losses(history: Sequence[Mapping[str, Any]], *, thing: str = "image") -> Fig
     if best is not None:
         mark = f"lowest validation loss: epoch {best}"
         handles.append(Line2D([], [], color=MUTED, linestyle=":", linewidth=1.4, label=mark))
-    legend_below(figure, handles)
-    return figure
+    sheet.legend(handles)
+    return sheet.figure
+
+
+def _records(curves: Mapping[str, ArrayLike | Tensor]) -> list[dict[str, Any]]:
+    """One record per epoch, of losses alone."""
+    if not {"training"} <= set(curves) <= set(SPLITS):
+        raise ValueError(f"Expected losses of training, and perhaps of validation; got those of {', '.join(curves)}.")
+    arrays = {split: as_array(values).ravel() for split, values in curves.items()}
+    check_same_length(**arrays)
+    terms = dict.fromkeys(("log_likelihood", "kl"), np.nan)
+    return [
+        {
+            "epoch": epoch,
+            **{split: None if split not in arrays else {**terms, "loss": arrays[split][epoch - 1]} for split in SPLITS},
+        }
+        for epoch in range(1, len(arrays["training"]) + 1)
+    ]
 
 
 def _rounded(value: float) -> str:

@@ -35,6 +35,11 @@ PICTURES = {
         "Reconstructions",
         "Test images, and under each the likelihood's mean at the mean of q(z | x).",
     ),
+    "worst": (
+        "Worst reconstructions",
+        "Of the test images, at most the first 2,000, those of greatest mean squared error per pixel beside those "
+        "whose error is nearest to the median: image, likelihood's mean at the mean of q(z | x), and their difference.",
+    ),
     "generated": ("Generated images", "Mean images at draws of z from the prior p(z)."),
     "interpolation": (
         "Interpolations",
@@ -62,6 +67,17 @@ PICTURES = {
         "Map of the latents",
         "Latents of test {things}: two-dimensional ones as they are, longer ones by principal components and by t-SNE.",
     ),
+    "prior": (
+        "Prior against aggregate posterior",
+        "Samples of q(z | x) of test {things} over the prior p(z), and which of the two has the mass, place by place. "
+        "Where the prior alone has it (a hole), its draws decode to {things} unlike the data. Of more than two "
+        "latents, those of greatest KL divergence are shown.",
+    ),
+    "traversals": (
+        "Traversals",
+        "Mean images as one latent goes over 99% of the samples of q(z | x) in even steps while all others stay at "
+        "their mean: at most the twelve latents of greatest KL divergence, the greatest first.",
+    ),
     "decoded": (
         "Decoded latents",
         "Mean images over the two-dimensional latent, where 99% of the samples of q lie on each axis.",
@@ -71,6 +87,11 @@ PICTURES = {
         "Latents coloured by {group}, with the mean and the 2-sigma ellipse of each component: EM solid, SVI dashed. "
         "Two-dimensional latents have a panel for each fit; longer ones a panel for each component, in the plane of "
         "the map.",
+    ),
+    "component": (
+        "Decoded components",
+        "Mean images at the means of the components that were fitted without labels, with their weights: those of EM, "
+        "and of SVI the ones that they are aligned with. With {groups}, each is named by the {group} it stands for.",
     ),
     "em_against_svi": (
         "EM against SVI",
@@ -247,6 +268,46 @@ def _reconstructions(stem: str, summary: Summary, history: Sequence[Mapping[str,
     )
 
 
+def _worst(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    return (
+        "Test images over their reconstructions and the differences of both: on the left those of greatest error, on "
+        f"the right those at the median; the mean squared error of all is {_figure(summary['test']['mse'], 4)}."
+    )
+
+
+def _prior(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    size = _latent_dim(summary)
+    name = _prior_name(summary)
+    if size == 1:
+        return f"Curves of the densities of the prior{name} and of the aggregate posterior, over one latent."
+    pairs = "the latents" if size == 2 else "pairs of latents" if size else "latents"
+    return (
+        f"For {pairs}, samples of q over contours of the prior{name}, and beside them a map in two colours of where "
+        "the prior or the aggregate posterior alone has its mass."
+    )
+
+
+def _prior_name(summary: Summary) -> str:
+    name = (summary.get("model") or {}).get("prior")
+    return f" ({name.partition('(')[0]})" if isinstance(name, str) and name else ""
+
+
+def _traversals(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    values = list(summary["test"]["kl_per_dimension"])
+    shown = min(len(values), 12)
+    part = f"{_count(shown, 'latent')}{f' of {len(values)}' if shown < len(values) else ''}"
+    return (
+        f"Rows of mean images, one for each of {part}, as it alone changes; the KL divergence of the first row's is "
+        f"{_figure(max(values))} nats."
+    )
+
+
+def _components(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
+    names, (group, _) = class_names(summary), groups(summary)
+    ending = f" and, below it, the {group} that it stands for" if names else ""
+    return f"A row of images for each of EM and SVI: the decoded mean of every component, its weight{ending}."
+
+
 def _map(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     size = _latent_dim(summary)
     kind, space = ("Scatter plot", "") if size == 2 else ("Scatter plots", f" from {size} dimensions" if size else "")
@@ -351,6 +412,10 @@ def _fixed(text: str) -> Callable[[str, Summary, Sequence[Mapping[str, Any]]], s
 TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
     "losses": _losses,
     "reconstruction": _reconstructions,
+    "worst": _worst,
+    "prior": _prior,
+    "traversals": _traversals,
+    "component": _components,
     "generated": _fixed("A grid of mean images at draws from the prior."),
     "interpolation": _fixed(
         "Two test images at the sides, and between them two rows of images that turn one into the other: along a "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ from latentmix.experiments.runs.walks import attribute_vector, chosen_attributes
 from latentmix.guides import AmortizedGuide
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE, MixtureParameters
+from latentmix.models.pyro_modules import evaluation_mode
 
 __all__ = ["draw_mixtures", "draw_vae", "shown_rows"]
 
 MAPPED = 1000
+SAMPLED = 2000  # test data whose samples of q are drawn against the prior, and that are reconstructed
+FEWEST_SAMPLES = 4000  # of q, several per datum where the data are few
+TRAVERSED = 12  # most latents of which a traversal is drawn; fewer of large images, but at least 4
+MOST_VALUES = 600_000  # of all images of a traversal
 COVERED = 0.99  # fraction of the samples of q between the ends of each axis of `decoded_grid`
 CONFUSIONS = {
     "none": "Test images by {kind}: no label, components matched one to one",
@@ -80,12 +86,16 @@ def draw_vae(
     if "kl_per_dimension" in test and vae.latent_dim > 1:
         usage = figures.latent_usage(test["kl_per_dimension"], test["active"])
         yield figures.save(usage, folder / "usage.png")
+    samples = _posterior_samples(guide, dataset.test, seed=seed)
     if dataset.pictorial:
         yield from _draw_images(folder, vae, guide, dataset, test, seed=seed)
+        yield from _draw_worst(folder, vae, guide, dataset.test)
+        yield from _draw_traversals(folder, vae, samples, test)
         yield from _draw_interpolation(folder, vae, guide, dataset.test)
         yield from _draw_attributes(folder, vae, guide, dataset, attribute)
     elif dataset.truth is not None and dataset.shape == (3,):
         yield from _draw_points(folder, vae, dataset, dataset.truth, summary["coverage"], names, seed=seed)
+    yield from _draw_prior(folder, vae, samples, test, seed=seed)
     yield from _draw_map(folder, latents, dataset, attribute, names, seed=seed)
 
 
@@ -118,6 +128,79 @@ def _draw_plane(
     up, across = torch.meshgrid(second, first, indexing="ij")
     images = vae.decode(torch.stack([across, up], -1).reshape(-1, 2).to(next(vae.parameters()).device))
     yield figures.save(figures.decoded_grid(images, first, second, covered=COVERED), folder / "decoded_grid.png")
+
+
+def _posterior_samples(guide: AmortizedGuide, split: Split, *, seed: int) -> torch.Tensor:
+    """Samples of q of the first data: `n x latent_dim`."""
+    chosen = split.first(SAMPLED).x
+    draws = -(-FEWEST_SAMPLES // len(chosen))
+    return guide.draw(chosen, draws=draws, transform=ToFloat(), seed=seed).flatten(0, 1).cpu().double()
+
+
+def _draw_worst(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, count: int = 4) -> Iterator[Path]:
+    """Compare the reconstructions of the first images, a chunk at a time, and show those that were chosen."""
+    images = split.first(SAMPLED).x
+    if len(images) < 2:
+        return
+    errors = torch.cat(
+        [(ToFloat()(part) - reconstruct(vae, guide, part)).square().flatten(1).mean(1) for part in images.split(256)]
+    ).cpu()
+    order = errors.argsort(descending=True, stable=True)
+    middle = len(order) // 2
+    rows = torch.cat([order[:count], order[max(count, middle - count // 2) :][:count]])
+    shown = images[rows.to(images.device)]
+    picture = figures.worst_reconstructions(
+        ToFloat()(shown), reconstruct(vae, guide, shown), errors[rows], count=count, total=len(images)
+    )
+    yield figures.save(picture, folder / "worst.png")
+
+
+def _draw_traversals(
+    folder: Path, vae: VAE, samples: torch.Tensor, measured: Mapping[str, Any], steps: int = 7
+) -> Iterator[Path]:
+    """Decode the latents of greatest KL divergence, each over the samples of q, where the others are at their mean."""
+    kl = measured.get("kl_per_dimension")
+    order = np.argsort(-np.asarray(kl), kind="stable") if kl else np.arange(samples.shape[1])
+    most = max(4, MOST_VALUES // (steps * math.prod(vae.shape)))
+    chosen = [int(dimension) for dimension in order[: min(TRAVERSED, most)]]
+    ends = torch.tensor([(1 - COVERED) / 2, (1 + COVERED) / 2], dtype=samples.dtype)
+    low, high = samples.quantile(ends, dim=0)[:, chosen]
+    values = torch.stack([torch.linspace(float(a), float(b), steps) for a, b in zip(low, high, strict=True)])
+    latents = samples.mean(0).float().repeat(len(chosen), steps, 1)
+    for row, dimension in enumerate(chosen):
+        latents[row, :, dimension] = values[row]
+    images = vae.decode(latents.flatten(0, 1).to(next(vae.parameters()).device))
+    picture = figures.traversals(
+        images.unflatten(0, (len(chosen), steps)),
+        values,
+        dimensions=chosen,
+        kl=[kl[dimension] for dimension in chosen] if kl else None,
+        total=samples.shape[1],
+        caption="all others at their mean over samples of q(z | x)",
+    )
+    yield figures.save(picture, folder / "traversals.png")
+
+
+def _draw_prior(
+    folder: Path, vae: VAE, samples: torch.Tensor, measured: Mapping[str, Any], *, seed: int
+) -> Iterator[Path]:
+    with isolated(seed=seed + 1), evaluation_mode(vae), torch.no_grad():  # not that of the samples of q
+        prior = vae.prior()
+        drawn = prior.sample((len(samples),)).cpu().double()
+        components = _prior_components(prior)
+    picture = figures.prior_against_posterior(
+        samples, drawn, components=components, kl=measured.get("kl_per_dimension")
+    )
+    yield figures.save(picture, folder / "prior.png")
+
+
+def _prior_components(prior: Any) -> figures.Components | None:
+    """The components of a prior that is a mixture."""
+    if not isinstance(prior, torch.distributions.MixtureSameFamily):
+        return None
+    parts = prior.component_distribution
+    covariances = getattr(parts, "covariance_matrix", None)
+    return figures.Components(parts.mean, parts.variance.diag_embed() if covariances is None else covariances)
 
 
 def _draw_interpolation(folder: Path, vae: VAE, guide: AmortizedGuide, split: Split, steps: int = 9) -> Iterator[Path]:
@@ -235,8 +318,9 @@ def draw_mixtures(
     *,
     names: Sequence[str] | None = None,
     pictorial: bool = True,
+    decode: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[Path]:
-    """Draw latents under the components of EM and SVI, confusion matrices, reliability diagrams, and fits compared.
+    """Draw latents under the components of EM and SVI, decoded components, confusions, reliability, and fits compared.
 
     Components of SVI are drawn in the order of those of EM that they are aligned with, so that a component has one name
     in every picture.
@@ -249,6 +333,7 @@ def draw_mixtures(
         classes: The classes.
         names: Their names; by default their numbers.
         pictorial: Whether the data are images, and not points.
+        decode: Mean images at latents, `VAE.decode`, for the means of the components; by default they are not drawn.
 
     Yields:
         The file of each picture, once it is written.
@@ -261,16 +346,18 @@ def draw_mixtures(
         em, svi = fitted["em"], fitted["svi"]
         if em is None or svi is None:
             continue
+        order = results["agreement"][budget]["order"] if budget != "all" else []
+        drawn = by_class(em.component_classes, classes, len(order))
+        if budget == "none" and decode is not None:
+            places = {"EM": drawn, "SVI": [order[k] for k in drawn]}
+            weights = {name: fit.mixture.parameters_.weights[places[name]] for name, fit in (("EM", em), ("SVI", svi))}
+            aligned = _aligned(em, svi, drawn, order, shown)
+            yield from _draw_components(folder, aligned, weights, decode, kind if classes else "number")
         if budget != "all" and latents.latents.shape[1] > 1:
-            order = results["agreement"][budget]["order"]
-            drawn = by_class(em.component_classes, classes, len(order))
             scatter = figures.latent_scatter(
                 latents.latents,
                 latents.labels,
-                {
-                    "EM": _components(em, drawn, em, drawn, shown),
-                    "SVI": _components(svi, [order[k] for k in drawn], em, drawn, shown),
-                },
+                _aligned(em, svi, drawn, order, shown),
                 classes,
                 names=names,
                 kind=f"true {kind}",
@@ -332,6 +419,29 @@ def _draw_reliability(folder: Path, figures_of_fits: Mapping[str, Any], budget: 
     if fits:
         picture = figures.reliability(fits, heading=RELIABILITIES[budget].format(thing=thing), thing=thing)
         yield figures.save(picture, folder / f"reliability_{budget}.png")
+
+
+def _draw_components(
+    folder: Path,
+    fits: Mapping[str, figures.Components],
+    weights: Mapping[str, torch.Tensor],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    kind: str,
+) -> Iterator[Path]:
+    images = {name: decode(torch.as_tensor(components.means).float()) for name, components in fits.items()}
+    names = {name: components.names or () for name, components in fits.items()}
+    picture = figures.decoded_components(images, weights, names=names, kind=kind)
+    yield figures.save(picture, folder / "components_none.png")
+
+
+def _aligned(
+    em: FittedMixture, svi: FittedMixture, drawn: Sequence[int], order: Sequence[int], shown: Mapping[int, str]
+) -> dict[str, figures.Components]:
+    """The components of both fits, those of SVI in the order of the ones that they are aligned with."""
+    return {
+        "EM": _components(em, drawn, em, drawn, shown),
+        "SVI": _components(svi, [order[k] for k in drawn], em, drawn, shown),
+    }
 
 
 def _components(

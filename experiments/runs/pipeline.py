@@ -309,6 +309,7 @@ class Session:
             self.dataset.classes,
             names=self.dataset.class_names,
             pictorial=self.dataset.pictorial,
+            decode=self._decode if self.dataset.pictorial else None,
         )
         for picture in chain(of_vae, of_mixtures):
             folder.seal(f"figures/{picture.name}")
@@ -325,6 +326,10 @@ class Session:
     def class_names(self) -> dict[int, str]:
         """The name of each class."""
         return dict(zip(self.dataset.classes, self.dataset.class_names, strict=True))
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Mean images at latents, from any device."""
+        return self.vae.decode(latents.to(next(self.vae.parameters()).device))
 
     def train(self, folder: RunFolder, loggers: Sequence[Logger] = (), *, progress: bool) -> list[dict[str, Any]]:
         """Train the VAE from its last complete epoch, save its weights, and return the record of each epoch."""

@@ -33,6 +33,7 @@ DRAWN = {
     "attribute_vectors": "attributes",
     "confusion_matrices": "confusion_none",
     "coverage": "coverage",
+    "decoded_components": "components_none",
     "decoded_grid": "decoded_grid",
     "ecdf_differences": "calibration",
     "em_against_svi": "em_against_svi",
@@ -48,11 +49,14 @@ DRAWN = {
     "points_in_space": "points_in_space",
     "points_pairwise": "points_pairwise",
     "posterior_forest": "posterior_forest",
+    "prior_against_posterior": "prior",
     "rate_distortion": "rate_distortion",
     "reconstructions": "reconstructions",
     "reliability": "reliability_none",
     "selection_panels": "selection",
     "sweep_overview": "sweep",
+    "traversals": "traversals",
+    "worst_reconstructions": "worst",
 }
 VARIANTS = {
     "digits-2-classes": ("digits", ["--data.classes", "3,8"]),

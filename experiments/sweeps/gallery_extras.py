@@ -16,7 +16,6 @@ from latentmix.experiments.comparison.compare import compare_runs
 from latentmix.experiments.comparison.pictures import comparison_pictures
 from latentmix.experiments.data.base import Split
 from latentmix.experiments.data.pixels import ToFloat
-from latentmix.experiments.figures.calibration import ecdf_differences
 from latentmix.experiments.runs.run import load_run
 from latentmix.experiments.runs.selection import Choice, choose
 from latentmix.experiments.runs.walks import attribute_vector, walk
@@ -128,7 +127,7 @@ def _calibration(job: Job) -> None:
         name: calibrate(simulate, fit(scale), quantities, n_draws=19)
         for name, scale in {"exact posterior": 1.0, "too narrow": 0.6}.items()
     }
-    figures.save(ecdf_differences(reports), job.folder / "calibration.png")
+    figures.save(figures.ecdf_differences(reports), job.folder / "calibration.png")
 
 
 EXTRAS = {
@@ -193,7 +192,7 @@ EXTRAS = {
         },
     ),
     "calibration": Extra(
-        "latentmix.experiments.figures.calibration.ecdf_differences",
+        "latentmix.experiments.figures.ecdf_differences",
         "",
         _calibration,
         {

@@ -16,6 +16,7 @@ from latentmix.experiments.figures.style import class_styles
 
 Array = NDArray[np.float64]
 RANDOM = np.random.default_rng(0)
+PLANE = np.random.default_rng(1).normal(size=(60, 2))
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +107,50 @@ def test_latent_scatter_projects_points_and_ellipses_by_one_matrix() -> None:
 def test_latent_scatter_of_unlabelled_data() -> None:
     figure = figures.latent_scatter(RANDOM.normal(size=(50, 2)), None, {"EM": components(4, 2, [])}, [])
     assert "class" not in texts(figure)
+
+
+def test_latent_scatter_without_a_mixture() -> None:
+    z, labels = RANDOM.normal(size=(60, 5)), np.arange(60) % 3
+    plain, named = figures.latent_scatter(z), figures.latent_scatter(z, labels, names=["cat", "dog", "owl"])
+    assert plain.get_suptitle() == "Latents"
+    assert not plain.legends
+    assert len(plain.axes) == len(named.axes) == 1
+    assert "principal component 1" in named.axes[0].get_xlabel()
+    assert [text.get_text() for text in named.legends[0].get_texts()] == ["cat", "dog", "owl"]
+    assert "ellipses" not in texts(named)
+
+
+def test_latent_scatter_takes_words_and_colours() -> None:
+    words = ["dog", "cat", "cat"] * 20
+    figure = figures.latent_scatter(PLANE, words, colours=["red", "#00ff00"])
+    legend = figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["cat", "dog"]
+    assert [line.get_color() for line in legend.get_lines()] == ["red", "#00ff00"]
+    cats = np.asarray(figure.axes[0].collections[1].get_offsets())
+    np.testing.assert_allclose(cats, PLANE[np.array(words) == "cat"])
+
+
+def test_latent_scatter_draws_what_has_no_class_in_grey() -> None:
+    labels = np.where(np.arange(60) < 20, np.nan, np.arange(60) % 2)
+    figure = figures.latent_scatter(PLANE, labels)
+    np.testing.assert_allclose(np.asarray(figure.axes[0].collections[0].get_offsets()), PLANE[:20])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1"]
+
+
+@pytest.mark.parametrize("dim", [2, 4])
+def test_several_mixtures_share_one_of_the_callers_axes(dim: int) -> None:
+    fits = {"EM": components(3, dim), "SVI": components(3, dim)}
+    ax = Figure(figsize=(6, 6)).add_subplot()
+    figures.latent_scatter(RANDOM.normal(size=(60, dim)), None, fits, ax=ax)
+    assert len(ax.patches) == 6
+    assert ax.get_title().startswith("Latents and")
+    assert ax.get_legend() is not None
+
+
+def test_losses_of_arrays_are_those_of_records() -> None:
+    history = [record(epoch, terms=False) for epoch in range(1, 6)]
+    curves = {split: [epoch[split]["loss"] for epoch in history] for split in ("training", "validation")}
+    assert texts(figures.losses(curves)) == texts(figures.losses(history))
 
 
 @pytest.mark.parametrize(("validation", "terms", "panels"), [(True, True, 3), (False, True, 3), (True, False, 1)])
@@ -204,6 +249,16 @@ def test_classes_differ_in_colour_and_marker() -> None:
         (lambda: figures.latent_scatter(np.zeros((4, 1)), None, {}, []), r"D >= 2; got \(4, 1\)"),
         (lambda: figures.confusion_matrices({"EM": np.eye(2)}, [1, 4, 8]), "Expected a 3 x 3 confusion matrix for EM"),
         (lambda: figures.losses([]), "at least one epoch"),
+        (lambda: figures.losses({"test": [1.0]}), "Expected losses of training, .*; got those of test"),
+        (lambda: figures.losses({"training": [np.nan]}), "got NaN throughout"),
+        (lambda: figures.latent_scatter(PLANE, [1, 2]), "Expected latents and labels of one length; got 60 .*, 2 "),
+        (
+            lambda: figures.latent_scatter(PLANE, mixtures=figures.Components(np.zeros((2, 3)), np.zeros((2, 3, 3)))),
+            r"means of shape K x 2 .* as the latents have 2 dimensions; got \(2, 3\)",
+        ),
+        (lambda: figures.latent_scatter(PLANE, np.zeros(60), colours=["red", "blue"]), "classes and colours of one"),
+        (lambda: figures.ecdf_differences({"mean": [1, 2]}), "ranks by quantity together with n_draws"),
+        (lambda: figures.ecdf_differences({"mean": [1, 20]}, n_draws=19), "whole ranks from 0 to 19 for mean"),
     ],
 )
 def test_bad_input_is_refused(draw: Callable[[], Figure], message: str) -> None:

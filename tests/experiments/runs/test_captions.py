@@ -37,6 +37,10 @@ EPOCHS = [{"training": {"loss": loss}, "validation": {"loss": loss + 1}} for los
         ("map", ["test images of 2 classes", "a colour and marker per class"]),
         ("latents_none", ["without labels", "EM gives 85.0% of them", "SVI gives 100.0%"]),
         ("em_against_svi", ["EM ends at −1.5000 nats per latent after 7 iterations", "97.3% of the latents"]),
+        ("worst", ["those of greatest error", "0.0123"]),
+        ("traversals", ["one for each of 2 latents, as it alone changes", "2.00 nats"]),
+        ("prior", ["over contours of the prior, and beside them"]),
+        ("components_none", ["each of EM and SVI", "the class that it stands for"]),
         (
             "confusion_none",
             [
@@ -50,6 +54,20 @@ EPOCHS = [{"training": {"loss": loss}, "validation": {"loss": loss + 1}} for los
 def test_a_text_says_what_is_seen(stem: str, phrases: list[str]) -> None:
     text = alternative_text(stem, summary(), EPOCHS)
     assert all(phrase in text for phrase in phrases), text
+
+
+@pytest.mark.parametrize(
+    ("size", "phrase"), [(1, "Curves of the densities"), (2, "For the latents"), (5, "For pairs of latents")]
+)
+def test_a_text_knows_the_panels_and_the_name_of_the_prior(size: int, phrase: str) -> None:
+    text = alternative_text("prior", summary(model={"latent_dim": size, "prior": "VampPrior(n_components=20)"}))
+    assert text.startswith(phrase)
+    assert "of the prior (VampPrior)" in text
+
+
+def test_a_traversal_says_how_many_latents_it_leaves_out() -> None:
+    many = {"kl_per_dimension": [0.5] * 40, "active": [True] * 40}
+    assert "each of 12 latents of 40" in alternative_text("traversals", summary(test=many))
 
 
 @pytest.mark.parametrize("stem", ["points_in_space", "points_pairwise", "coverage"])

@@ -19,7 +19,18 @@ from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.mixtures import fit_mixtures
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.inference import SVI
-from latentmix.models import VAE, Bernoulli, Gaussian, MLPDecoder, StandardNormal
+from latentmix.models import (
+    VAE,
+    Bernoulli,
+    FlowPrior,
+    Gaussian,
+    MixturePrior,
+    MLPDecoder,
+    Prior,
+    StandardNormal,
+    StudentT,
+    VampPrior,
+)
 
 from tests.experiments.figures.layout import overlapping, texts
 
@@ -51,7 +62,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Drawn]:
         figures |= {} if dataset.truth is None else {"coverage": COVERAGE}
         measured = {"kl_per_dimension": [1.0] * latent_dim, "active": [True] * latent_dim, "mse": 0.1, "ssim": 0.5}
         summary = {"test": measured, **figures}
-        options = {"names": names, "pictorial": dataset.pictorial}
+        options = {"names": names, "pictorial": dataset.pictorial, "decode": vae.decode if dataset.pictorial else None}
         list(pictures.draw_vae(Path(), vae, guide, dataset, HISTORY, summary, latents=test, names=names, seed=0))
         list(pictures.draw_mixtures(Path(), test, mixtures, figures, dataset.classes, **options))
         return caught
@@ -127,6 +138,83 @@ def test_points_are_not_called_images(drawn: Callable[..., Drawn]) -> None:
 def test_the_type_of_the_covariances_is_said(drawn: Callable[..., Drawn]) -> None:
     figures = drawn(digits(), 2, covariance_type="tied")
     assert "covariance type: tied" in figures["latents_none"].get_supxlabel().replace("\n", " ")
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+def test_new_pictures_of_images(drawn: Callable[..., Drawn], latent_dim: int) -> None:
+    figures = drawn(digits(), latent_dim, LONG)
+    rows = figures["traversals"].axes[0].get_yticklabels()
+    assert [label.get_text() for label in rows] == [f"z{'₁₂₃₄₅'[k]}  1.00 nats" for k in range(latent_dim)]
+    assert [axes.get_title() for axes in figures["worst"].axes] == ["Greatest errors", "Errors at the median"]
+    assert len(figures["prior"].axes) == {1: 1, 2: 2, 5: 4}[latent_dim]
+    named = [text.get_text().split("\n")[0] for text in figures["components_none"].axes[0].texts]
+    assert len(named) == 2 * 3
+    assert set(named) <= {name if len(name) <= 14 else f"{name[:6]}…{name[-6:]}" for name in LONG}
+    for name in ("traversals", "worst", "prior", "components_none"):
+        assert not overlapping(figures[name]), name
+
+
+def test_of_points_the_prior_alone_is_drawn_anew(drawn: Callable[..., Drawn]) -> None:
+    figures = drawn(gmm3d(), 3)
+    assert "prior" in figures
+    assert not {"traversals", "worst", "components_none"} & set(figures)
+
+
+def test_the_worst_reconstruction_is_that_of_the_greatest_error() -> None:
+    torch.manual_seed(0)
+    decoder = MLPDecoder(latent_dim=2, hidden=(8,), shape=(1, 28, 28))
+    vae = VAE(decoder=decoder, prior=StandardNormal(2), likelihood=Bernoulli())
+    guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(8,), shape=(1, 28, 28)))
+    split, caught = digits().test, {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures.figures, "save", lambda figure, path: caught.update({path.stem: figure}))
+        list(pictures._draw_worst(Path(), vae, guide, split))
+    images = split.x.double() / 255
+    errors = (images - pictures.reconstruct(vae, guide, split.x)).square().flatten(1).mean(1)
+    worst, typical = caught["worst"].axes
+    written = [float(label.get_text()) for label in worst.get_xticklabels()]
+    assert written == pytest.approx(errors.sort(descending=True).values[:4].tolist(), rel=0.01)
+    middle = [float(label.get_text()) for label in typical.get_xticklabels()]
+    assert min(middle) - 1e-3 <= float(errors.median()) <= max(middle) + 1e-3
+    shown = np.asarray(worst.images[0].get_array())[:28, :28, 0]
+    np.testing.assert_allclose(shown, images[errors.argmax(), 0], atol=1 / 126 + 1e-9)
+
+
+def test_a_traversal_changes_one_latent_and_spans_the_samples() -> None:
+    decoder = MLPDecoder(latent_dim=3, hidden=(8,), shape=(1, 8, 8))
+    vae, seen, caught = VAE(decoder=decoder, prior=StandardNormal(3), likelihood=Bernoulli()), [], {}
+    samples = torch.randn(5000, 3, dtype=torch.float64) * torch.tensor([3.0, 0.1, 1.0]) + torch.tensor([-20.0, 5.0, 0])
+    decode = vae.decode
+    vae.decode = lambda z: seen.append(z) or decode(z)  # type: ignore[method-assign, func-returns-value]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures.figures, "save", lambda figure, path: caught.update({path.stem: figure}))
+        list(pictures._draw_traversals(Path(), vae, samples, {"kl_per_dimension": [0.1, 2.0, 1.0]}))
+    latents = seen[0].reshape(3, 7, 3).double()
+    centre, ends = samples.mean(0), samples.quantile(torch.tensor([0.005, 0.995], dtype=torch.float64), dim=0)
+    for row, dimension in enumerate([1, 2, 0]):  # by descending KL divergence
+        others = [k for k in range(3) if k != dimension]
+        torch.testing.assert_close(latents[row][:, others], centre[others].expand(7, 2), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(latents[row][[0, -1], dimension], ends[:, dimension], atol=1e-4, rtol=1e-5)
+        assert (latents[row][:, dimension].diff() > 0).all()
+
+
+@pytest.mark.parametrize(
+    "prior", [StandardNormal(2), StudentT(2), MixturePrior(2, 3), VampPrior(2, (1, 28, 28), 5), FlowPrior(2)]
+)
+def test_every_prior_is_drawn_with_its_components(prior: Prior) -> None:
+    guide = AmortizedGuide(encoder=MLPEncoder(latent_dim=2, hidden=(8,), shape=(1, 28, 28)))
+    if isinstance(prior, VampPrior):
+        prior.bind(guide.posterior)
+    decoder, caught = MLPDecoder(latent_dim=2, hidden=(8,), shape=(1, 28, 28)), {}
+    vae = VAE(decoder=decoder, prior=prior, likelihood=Bernoulli())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures.figures, "save", lambda figure, path: caught.update({path.stem: figure}))
+        samples = pictures._posterior_samples(guide, digits().test, seed=0)
+        list(pictures._draw_prior(Path(), vae, samples, {}, seed=0))
+    assert len(samples) >= 4000
+    expected = {MixturePrior: 3, VampPrior: 5}.get(type(prior), 0)
+    assert len(caught["prior"].axes[0].patches) == expected
+    assert ("components of the prior" in texts(caught["prior"])) == bool(expected)
 
 
 def test_several_components_of_one_class_have_names_of_their_own(drawn: Callable[..., Drawn]) -> None:

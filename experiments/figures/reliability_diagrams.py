@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     GREY,
     MUTED,
@@ -17,10 +18,6 @@ from latentmix.experiments.figures.style import (
     WIDTH,
     check_same_length,
     clean,
-    legend_below,
-    new_figure,
-    note,
-    title,
     titled,
 )
 
@@ -36,6 +33,7 @@ def reliability(
     heading: str = "Accuracy by confidence",
     thing: str = "image",
     abreast: int = ABREAST,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw the accuracy of the data in each bin of confidence, plug-in beside averaged, and how many they are.
 
@@ -47,45 +45,57 @@ def reliability(
         heading: Title of the figure.
         thing: Word for a datum.
         abreast: Fits in a row.
+        ax: Two axes of the caller's figure to draw into for each fit: for its curves and, next, for the bars.
 
     Raises:
-        ValueError: If there is no fit, or the bins of one have different lengths.
+        ValueError: If there is no fit, the bins of one have different lengths, or the axes are not as many.
+
+    Example:
+        >>> from latentmix.experiments.figures import reliability
+        >>> bins = {"count": [2, 8], "confidence": [0.4, 0.9], "accuracy": [0.5, 0.8]}
+        >>> curve = {"bins": bins, "ece": 0.1}
+        >>> len(reliability({"EM": {"n_draws": 100, "plug_in": curve, "draws": curve}}).axes)
+        2
     """
     if not fits:
         raise ValueError("Expected fits with figures of calibration; got none.")
     across = min(len(fits), abreast)
     down = -(-len(fits) // across)
-    lines = 3 if across < 3 else 2
+    room, lines = (WIDTH - 0.8) / across - 0.65, 3 if across < 3 else 2
     texts = {
-        name: titled(name, "ECE {:.3f} → {:.3f}".format(*_errors(figures)), (WIDTH - 0.8) / across - 0.65, lines)
+        name: titled(name, "ECE {:.3f} → {:.3f}".format(*_errors(figures)), room, lines)
         for name, figures in fits.items()
     }
     above = 0.18 * max(text.count("\n") for text in texts.values())
-    figure = new_figure(WIDTH, (3.55 + above) * down + 0.95)
-    grid = figure.subplots(2 * down, across, squeeze=False, sharex=True, height_ratios=[3.2, 1.0] * down)
+
+    def make(figure: Figure) -> list[Axes]:
+        grid = figure.subplots(2 * down, across, squeeze=False, sharex=True, height_ratios=[3.2, 1.0] * down)
+        pairs = [grid[2 * row : 2 * row + 2, column] for row in range(down) for column in range(across)]
+        for axes in np.ravel(pairs[len(fits) :]):
+            axes.set_axis_off()
+        return list(np.ravel(pairs[: len(fits)]))
+
+    sheet = Sheet(ax, WIDTH, (3.55 + above) * down + 0.95)
+    what = ", ".join(f"{part} of {name}" for name in fits for part in ("curves", "bars"))
+    panels = sheet.panels(2 * len(fits), make, what=what)
     for index, (name, figures) in enumerate(fits.items()):
-        row, column = divmod(index, across)
-        upper, lower = grid[2 * row, column], grid[2 * row + 1, column]
+        upper, lower = panels[2 * index : 2 * index + 2]
         _panel(upper, lower, figures)
         upper.set_title(texts[name])
-        if column == 0:
+        if index % across == 0 or not sheet.own:
             upper.set_ylabel("accuracy")
             lower.set_ylabel(f"share of\n{thing}s")
         lower.set_xlabel("confidence")
         lower.xaxis.set_tick_params(labelbottom=True)
-    for index in range(len(fits), down * across):
-        row, column = divmod(index, across)
-        for axes in grid[2 * row : 2 * row + 2, column]:
-            axes.set_axis_off()
-    title(figure, heading)
-    note(figure, "Under the diagonal: overconfident. ECE: mean distance from it, weighted by the share of each bin.")
+    sheet.title(heading)
+    sheet.note("Under the diagonal: overconfident. ECE: mean distance from it, weighted by the share of each bin.")
     draws = next(iter(fits.values())).get("n_draws", "")
     handles = [
         Line2D([], [], color=colour, marker=marker, label=label.format(n=draws).replace("  ", " "))
         for _, label, colour, marker in STYLES
     ]
-    legend_below(figure, [*handles, Line2D([], [], color=MUTED, linestyle="--", linewidth=1.0, label="calibrated")])
-    return figure
+    sheet.legend([*handles, Line2D([], [], color=MUTED, linestyle="--", linewidth=1.0, label="calibrated")])
+    return sheet.figure
 
 
 def _errors(figures: Mapping[str, Any]) -> list[float]:
@@ -107,6 +117,7 @@ def _panel(upper: Axes, lower: Axes, figures: Mapping[str, Any]) -> None:
         lower.bar(places + shift * 0.2 * width, share, 0.4 * width, color=colour)
     clean([upper, lower])
     upper.set_xlim(-0.02, 1.04)
+    lower.set_xlim(-0.02, 1.04)
     upper.set_ylim(-0.03, 1.05)
     lower.set_ylim(0, 1.05)
     lower.set_yticks([0.0, 0.5, 1.0], ["0%", "50%", "100%"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from latentmix.experiments.figures.posterior_forest import REACH, posterior_forest
+from latentmix.experiments.figures.forest import REACH, posterior_forest
 from latentmix.experiments.figures.style import FIT_STYLE
 
 QUANTITIES = [("weight", 0, None), ("weight", 1, None), ("mean", 0, 0), ("mean", 1, 0), ("scale", None, 0)]

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from latentmix.experiments.figures.placing import write_apart
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     GREY,
     MUTED,
@@ -18,15 +19,14 @@ from latentmix.experiments.figures.style import (
     as_array,
     class_styles,
     clean,
-    new_figure,
-    note,
-    title,
 )
 
 __all__ = ["rate_distortion"]
 
 
-def rate_distortion(points: Mapping[str, tuple[float, float]], *, measure: str | None = None) -> Figure:
+def rate_distortion(
+    points: Mapping[str, tuple[float, float]], *, measure: str | None = None, ax: Ax | None = None
+) -> Figure:
     """Draw models by the rate and the distortion of their bound, with grey lines of equal ELBO.
 
     The plane is that of Alemi et al. (*Fixing a broken ELBO*, 2018): rate plus distortion is the negative ELBO.
@@ -35,6 +35,10 @@ def rate_distortion(points: Mapping[str, tuple[float, float]], *, measure: str |
         points: By model, its rate, KL(q(z | x) || p(z)), and its distortion, -E_q log p(x|z), in nats per datum and
             against the same measure.
         measure: The measure, for the caption.
+        ax: Axes of the caller's figure to draw into.
+
+    Raises:
+        ValueError: If there is no model, or a rate or distortion is not finite.
 
     Example:
         >>> from latentmix.experiments.figures import rate_distortion
@@ -45,8 +49,8 @@ def rate_distortion(points: Mapping[str, tuple[float, float]], *, measure: str |
     places = np.array([as_array(point) for point in points.values()])
     if places.ndim != 2 or places.shape[1] != 2 or not np.isfinite(places).all():
         raise ValueError(f"Expected a finite rate and distortion for at least one model; got {dict(points)}.")
-    figure = new_figure(WIDTH, 5.4)
-    axes = figure.add_subplot()
+    sheet = Sheet(ax, WIDTH, 5.4)
+    (axes,) = sheet.panels(1)
     clean(axes, grid=False)
     low, high = places.min(axis=0), places.max(axis=0)
     pad = np.maximum(0.14 * (high - low), 0.05 * (high - low).max() or 1.0)
@@ -55,11 +59,11 @@ def rate_distortion(points: Mapping[str, tuple[float, float]], *, measure: str |
     for (colour, marker), (rate, distortion) in zip(class_styles(len(places)), places, strict=True):
         axes.plot(rate, distortion, marker, color=colour, markersize=9, markeredgecolor=PAPER, zorder=3)
     axes.set(xlabel="rate: KL(q(z | x) || p(z)), nats", ylabel="distortion: −E$_q$ log p(x|z), nats")
-    title(figure, "Rate against distortion")
+    sheet.title("Rate against distortion")
     against = f"\nMeasure of the likelihood: {measure}" if measure else ""
-    note(figure, f"Along a grey line their sum, −ELBO, is the same: lower left is better{against}")
-    write_apart(figure, axes, places, list(points))
-    return figure
+    sheet.note(f"Along a grey line their sum, −ELBO, is the same: lower left is better{against}")
+    write_apart(sheet.figure if sheet.own else None, axes, places, list(points))
+    return sheet.figure
 
 
 def _bounds(axes: Axes) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     FIT_STYLE,
     INK,
@@ -20,12 +21,10 @@ from latentmix.experiments.figures.style import (
     SMALL,
     WIDTH,
     as_array,
+    check_finite,
+    check_same_length,
     clean,
-    legend_below,
-    new_figure,
-    note,
     shortened,
-    title,
 )
 
 __all__ = ["posterior_forest"]
@@ -47,6 +46,7 @@ def posterior_forest(
     accuracies: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     heading: str = "Parameters of the mixture by each fit, and their uncertainty",
     caption: str | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw weights, means and scales by every fit, with 90% intervals, and accuracies.
 
@@ -63,14 +63,28 @@ def posterior_forest(
         accuracies: By label budget and fit, an accuracy, or an accuracy and the ends of its interval.
         heading: Title of the figure.
         caption: Text below the figure.
+        ax: Axes of the caller's figure to draw into: one for each kind of quantity that is there, in the order of
+            weights, means and scales, and one for accuracies if there are any.
 
     Raises:
-        ValueError: If there is no posterior among the fits.
+        ValueError: If there is no posterior among the fits, arrays differ in length or are not finite, or the axes are
+            not as many.
+
+    Example:
+        >>> from latentmix.experiments.figures import posterior_forest
+        >>> quantities = [("weight", 0, None), ("weight", 1, None)]
+        >>> nuts = {"point": [0.4, 0.6], "sd": [0.05, 0.05], "low": [0.3, 0.5], "high": [0.5, 0.7]}
+        >>> figure = posterior_forest(quantities, {"EM": {"point": [0.41, 0.59]}, "NUTS": nuts}, ["a", "b"])
+        >>> figure.axes[0].get_title()
+        'Weights'
     """
     posteriors = [name for name, values in fits.items() if "low" in values]
     if not posteriors:
         raise ValueError(f"Expected a fit with intervals among the fits; got {', '.join(fits) or 'none'}.")
     tables = {name: {part: as_array(values[part]) for part in values} for name, values in fits.items()}
+    for name, parts in tables.items():
+        check_same_length(quantities=quantities, **{f"{part} of {name}": values for part, values in parts.items()})
+        check_finite(**{f"{part} of {name}": values for part, values in parts.items()})
     distance = _distances(tables, posteriors)
     kinds = np.asarray([quantity[0] for quantity in quantities])
     chosen = {kind: _chosen(np.flatnonzero(kinds == kind), distance) for kind in HEADINGS}
@@ -78,11 +92,19 @@ def posterior_forest(
     count = max(map(len, chosen.values()))
     height = count * (_LINE * len(fits) + 0.1) + 0.9
     below = 0.0 if not accuracies else len(accuracies) * (_LINE * len(fits) + 0.12) + 0.85
-    figure = new_figure(WIDTH, height + below + 1.35)
-    grid = figure.add_gridspec(1 + bool(accuracies), len(chosen), height_ratios=[height, below][: 1 + bool(accuracies)])
+
+    def make(figure: Figure) -> list[Axes]:
+        rows = 1 + bool(accuracies)
+        grid = figure.add_gridspec(rows, len(chosen), height_ratios=[height, below][:rows])
+        places = [grid[0, column] for column in range(len(chosen))]
+        places += [grid[1, : max(1, len(chosen) - 1)]] if accuracies else []  # its numbers take the last column's place
+        return [figure.add_subplot(place) for place in places]
+
+    sheet = Sheet(ax, WIDTH, height + below + 1.35)
+    what = ", ".join([*(HEADINGS[kind].lower() for kind in chosen), *["accuracies"] * bool(accuracies)])
+    panels = sheet.panels(len(chosen) + bool(accuracies), make, what=what)
     beyond = False
-    for column, (kind, rows) in enumerate(chosen.items()):
-        axes = figure.add_subplot(grid[0, column])
+    for axes, (kind, rows) in zip(panels, chosen.items(), strict=False):
         labels = [_label(quantities[k], components) for k in rows]
         whole = int((kinds == kind).sum())
         spread = 0.32 * len(rows) / count  # lines of all panels lie equally close
@@ -91,9 +113,8 @@ def posterior_forest(
         axes.set(title=f"{HEADINGS[kind]}{f' ({part})' if part else ''}")
         axes.set_xlabel("weight" if kind == "weight" else "minus EM's, in\nposterior sd")
     if accuracies:
-        below_panels = grid[1, : max(1, len(chosen) - 1)]  # numbers take the place of the last column
-        _accuracies(figure.add_subplot(below_panels), accuracies, list(fits))
-    title(figure, heading)
+        _accuracies(panels[-1], accuracies, list(fits))
+    sheet.title(heading)
     notes = ["Bars: 90% intervals, of EM 1.64 standard errors each way"] if "sd" in tables["EM"] else []
     notes = notes or ["Bars: 90% intervals"]
     if any(quantity[2] is not None for quantity in quantities):
@@ -101,15 +122,15 @@ def posterior_forest(
     notes += [f"arrows: more than {REACH:.0f} away"] if beyond else []
     if any(len(rows) < int((kinds == kind).sum()) for kind, rows in chosen.items()):
         notes.append("of many, those in which EM and a posterior differ most")
-    note(figure, "; ".join([*notes, *([caption] if caption else [])]))
+    sheet.note("; ".join([*notes, *([caption] if caption else [])]))
     barred = {name: 1.6 if {"sd", "low"} & set(values) else 0.0 for name, values in fits.items()}
     handles = [
         Line2D([], [], color=colour, marker=marker, markerfacecolor=_face(name, colour), linewidth=width, label=name)
         for name, width in barred.items()
         for colour, marker in (FIT_STYLE[name],)
     ]
-    legend_below(figure, handles)
-    return figure
+    sheet.legend(handles)
+    return sheet.figure
 
 
 def _distances(tables: Mapping[str, Mapping[str, Any]], posteriors: Sequence[str]) -> Any:
