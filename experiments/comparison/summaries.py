@@ -28,7 +28,11 @@ LOWER = ("mse", "squared_error", "ece", "nll", "bits_per_dimension")  # figures 
 NEUTRAL = ("kl", "mutual_information", "marginal_kl", "active_units", "parameters", "seconds")
 DECIMALS = {
     **dict.fromkeys(NATS, 2),
-    "mse": 4, "squared_error": 4, "active_units": 1, "parameters": 0, "seconds": 1,
+    "mse": 4,
+    "squared_error": 4,
+    "active_units": 1,
+    "parameters": 0,
+    "seconds": 1,
 }
 LABELS = {
     "elbo": "ELBO",

@@ -14,11 +14,13 @@ from latentmix.experiments.runs.page import typeset
 from latentmix.inference.intervals import PairedInterval
 
 __all__ = [
+    "best_groups",
     "compact_names",
     "difference_words",
     "enumerated",
     "loo_sentence",
     "mcnemar_sentence",
+    "measure_labels",
     "p_words",
     "pair_sentence",
     "picture_names",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 MOST_DECIMALS = 8
+OF_MEASURE = (*NATS, "bits_per_dimension")
+BEFORE, AFTER = r"(?<![\w=(/.-])", r"(?![\w=(/-]|\.\w)"  # a name that is no part of a longer one
 SHORT = 24  # characters of a name that sentences bear
 
 
@@ -44,9 +48,56 @@ def typeset_figure(figure: str, value: float) -> str:
     return typeset(value, decimals_of(figure))
 
 
-def things_of(comparison: RunComparison) -> str:
-    """`images` or `points`: what the data of all runs are."""
-    return "images" if all("ssim" in run.figures for run in comparison.runs) else "points"
+def things_of(comparison: RunComparison) -> tuple[str, str]:
+    """`image` and `images`, or `point` and `points`: what the data of all runs are; `datum` and `data` if both."""
+    images = {"ssim" in run.figures for run in comparison.runs}
+    if len(images) > 1:
+        return "datum", "data"
+    return ("image", "images") if True in images else ("point", "points")
+
+
+def measure_labels(comparison: RunComparison) -> dict[str, str]:
+    """The measure of each group, and where test data differ the options of these: ELBOs of one label can be ranked.
+
+    Args:
+        comparison: The comparison.
+    """
+    data = _test_data(comparison)
+    labels = {}
+    for group in comparison.groups:
+        of = [f"{name}={value}" for name, value in group.options.items() if name.startswith("data.")]
+        labels[group.name] = ", ".join([group.measure, *(of if len(set(data.values())) > 1 else [])])
+    return labels
+
+
+def best_groups(comparison: RunComparison, figure: str) -> set[str]:
+    """Names of the groups with the best mean of a figure among those of the same test data; none of a single group.
+
+    ELBOs and other figures of the measure are ranked within one measure.
+
+    Args:
+        comparison: The comparison.
+        figure: The figure's name.
+    """
+    scales: dict[tuple[str, str], dict[str, float]] = {}
+    data = _test_data(comparison)
+    for group in comparison.groups if better_of(figure) else ():
+        if figure in group.figures and data[group.name]:
+            scale = scales.setdefault((data[group.name], group.measure if figure in OF_MEASURE else ""), {})
+            scale[group.name] = better_of(figure) * group.figures[figure].mean
+    best: set[str] = set()
+    for means in scales.values():
+        winners = {name for name, mean in means.items() if mean == max(means.values())}
+        best |= winners if len(winners) < len(means) else set()
+    return best
+
+
+def _test_data(comparison: RunComparison) -> dict[str, str]:
+    """Digests of the test data of each group's runs; empty where one is not known."""
+    data: dict[str, list[str]] = {}
+    for run in comparison.runs:
+        data.setdefault(run.group, []).append(run.test_data)
+    return {name: " ".join(sorted(set(digests))) if all(digests) else "" for name, digests in data.items()}
 
 
 def plural(count: int, thing: str) -> str:
@@ -134,7 +185,7 @@ def with_short_names(sentence: str, comparison: RunComparison) -> str:
     """
     short = short_names(comparison)
     names = "|".join(map(re.escape, sorted(short, key=len, reverse=True)))
-    return re.sub(rf"(?<![\w=(])(?:{names})(?![\w=(])", lambda found: short[found[0]], sentence)
+    return re.sub(f"{BEFORE}(?:{names}){AFTER}", lambda found: short[found[0]], sentence)
 
 
 def pair_sentence(pair: Pair, things: str = "images", names: Mapping[str, str] | None = None) -> str:

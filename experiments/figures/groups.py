@@ -99,7 +99,8 @@ def group_means(
             interval = ends[name][group]
             if interval:
                 axes.plot(interval, [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-            axes.plot(math.fsum(runs) / len(runs), row, marker, color=colour, markersize=8, markeredgecolor=PAPER)
+            (mark,) = axes.plot(math.fsum(runs) / len(runs), row, marker, color=colour, markersize=8, clip_on=False)
+            mark.set(markeredgecolor=PAPER, zorder=3)
             if len(runs) > 1:
                 below = row + SEEDS / row_height
                 axes.plot(runs, [below] * len(runs), marker, color=colour, markersize=4, markerfacecolor=PAPER)
