@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentmix.experiments.comparison.compare import compare_runs
+    from latentmix.experiments.comparison.page import write_comparison
+    from latentmix.experiments.comparison.pictures import comparison_pictures
     from latentmix.experiments.comparison.results import RunComparison
     from latentmix.experiments.data.datasets import Data
     from latentmix.experiments.data.pixels import DynamicBinarization, ToFloat
@@ -26,8 +28,10 @@ __all__ = [
     "RunComparison",
     "ToFloat",
     "compare_runs",
+    "comparison_pictures",
     "load_run",
     "run_experiment",
+    "write_comparison",
 ]
 
 _HOMES = {
@@ -38,8 +42,10 @@ _HOMES = {
     "Run": "runs.run",
     "RunComparison": "comparison.results",
     "compare_runs": "comparison.compare",
+    "comparison_pictures": "comparison.pictures",
     "load_run": "runs.run",
     "run_experiment": "runs.pipeline",
+    "write_comparison": "comparison.page",
 }
 
 

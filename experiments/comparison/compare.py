@@ -79,7 +79,7 @@ def compare_runs(
         for name, runs_of, chosen in zip(names, members, options, strict=True)
     )
     main = next(group for group in groups if group.name == group_of[_reference(reference, sources)])
-    samples = {source.name: int(source.summary["test"].get("iw", {}).get("samples", 0)) for source in sources}
+    samples = {source.name: source.importance_samples for source in sources}
     pairs, tests, unpaired = compare_pairs(groups, main, figures, samples, level)
     loo, apart = compare_loo(sources)
     return RunComparison(
@@ -111,7 +111,7 @@ def _compared(source: Source, group: str, pointwise: Pointwise | None) -> Compar
         group=group,
         test_data="" if pointwise is None else pointwise.test_data,
         config_digest=config_digest(source.config),
-        versions=dict(summary.get("versions", {})),
+        versions=source.versions,
         figures=figures_of(summary),
     )
 

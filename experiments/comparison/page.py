@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from latentmix.experiments.comparison.pictures import comparison_pictures, headline_figures, paired_figures
 from latentmix.experiments.comparison.results import Difference, LooRow, RunComparison, RunGroup
-from latentmix.experiments.comparison.summaries import label_of
+from latentmix.experiments.comparison.summaries import better_of, label_of
 from latentmix.experiments.comparison.wording import (
-    NATS,
-    better_of,
+    best_groups,
     compact_names,
     difference_words,
     enumerated,
     loo_sentence,
     mcnemar_sentence,
+    measure_labels,
     p_words,
     pair_sentence,
     short_names,
@@ -47,7 +47,7 @@ def write_comparison(comparison: RunComparison, out: str | Path, *, command: Seq
 
     Args:
         comparison: The comparison.
-        out: A folder that exists; pictures go into `figures` within it.
+        out: The folder, made if it is not there; pictures go into `figures` within it.
         command: The words of the command that made the comparison; by default those that would.
 
     Returns:
@@ -57,13 +57,13 @@ def write_comparison(comparison: RunComparison, out: str | Path, *, command: Seq
         ValueError: If a file or folder among them is a link.
 
     Example:
-        >>> from latentmix.experiments import compare_runs
-        >>> from latentmix.experiments.comparison.page import write_comparison
+        >>> from latentmix.experiments import compare_runs, write_comparison
         >>> comparison = compare_runs(["runs/digits", "runs/digits_mlp2"])  # doctest: +SKIP
         >>> write_comparison(comparison, "comparison")[-1]  # doctest: +SKIP
         PosixPath('comparison/compare.html')
     """
     folder = Path(out)
+    folder.mkdir(exist_ok=True)
     shown, paths = {}, []
     for picture in comparison_pictures(comparison):
         path = save(picture.figure, inside(folder, f"figures/{picture.stem}.png"))
@@ -86,12 +86,13 @@ def _values(comparison: RunComparison, command: Sequence[str]) -> dict[str, Any]
         "names": _explained(comparison),
         "few": len(comparison.groups) <= ACROSS,
         "most": SENTENCES,
-        "things": things_of(comparison),
+        "thing": things_of(comparison)[0],
+        "things": things_of(comparison)[1],
         "differing": _differing(comparison),
         "same_seed": _seeds(comparison),
         "options": _options(comparison),
         "members": [_member(comparison, group) for group in comparison.groups],
-        "measures": list(dict.fromkeys(group.measure for group in comparison.groups)),
+        "measures": list(dict.fromkeys(measure_labels(comparison).values())),
         "headings": [titled_figure(name) for name in names],
         "rows": _rows(comparison, names),
         "all_figures": _all_figures(comparison),
@@ -103,7 +104,7 @@ def _values(comparison: RunComparison, command: Sequence[str]) -> dict[str, Any]
         "few_labels": any(name.endswith("_few") for name in paired_figures(comparison)),
         "over_seeds": [pair.interval.over_seeds for pair in comparison.pairs],
         "loo": _loo(comparison.loo),
-        "apart": [with_short_names(each, comparison) for each in comparison.refusals if each.startswith(LOO)],
+        "apart": [each for each in comparison.refusals if each.startswith(LOO)],
         "refusals": [with_short_names(each, comparison) for each in comparison.refusals if not each.startswith(LOO)],
         "command": shlex.join(map(str, command)),
         "versions": comparison.versions,
@@ -203,30 +204,14 @@ def _cell(figure: str, interval: MeanInterval | None) -> tuple[str, str]:
 
 def _rows(comparison: RunComparison, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Figures by measure and group, with marks on the best means."""
-    measures: dict[str, list[RunGroup]] = {}
+    best = {name: best_groups(comparison, name) for name in names}
+    tables: dict[str, list[dict[str, Any]]] = {}
+    labels, short = measure_labels(comparison), short_names(comparison)
     for group in comparison.groups:
-        measures.setdefault(group.measure, []).append(group)
-    best = {name: _best(comparison.groups if name not in NATS else (), name) for name in names}
-    tables = {}
-    for measure, groups in measures.items():
-        winners = {name: _best(groups, name) if name in NATS else best[name] for name in names}
-        tables[measure] = [
-            {
-                "group": short_names(comparison)[group.name],
-                "n": len(group.runs),
-                "cells": [(*_cell(name, group.figures.get(name)), group.name in winners[name]) for name in names],
-            }
-            for group in groups
-        ]
+        cells = [(*_cell(name, group.figures.get(name)), group.name in best[name]) for name in names]
+        row = {"group": short[group.name], "n": len(group.runs), "cells": cells}
+        tables.setdefault(labels[group.name], []).append(row)
     return tables
-
-
-def _best(groups: Iterable[RunGroup], figure: str) -> set[str]:
-    """The groups of the best mean; none of a single one."""
-    means = {group.name: better_of(figure) * group.figures[figure].mean for group in groups if figure in group.figures}
-    highest = max(means.values(), default=0.0)
-    winners = {name for name, mean in means.items() if mean == highest}
-    return winners if better_of(figure) and len(winners) < len(means) else set()
 
 
 def _all_figures(comparison: RunComparison) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -274,14 +259,14 @@ def _sentences(comparison: RunComparison) -> list[str]:
     pairs = [pair for pair in comparison.pairs if pair.figure in drawn]
     if len(pairs) > SENTENCES:
         pairs = [pair for k, pair in enumerate(pairs) if pair.group not in {other.group for other in pairs[:k]}]
-    return [pair_sentence(pair, f"test {things_of(comparison)}", short_names(comparison)) for pair in pairs]
+    return [pair_sentence(pair, f"test {things_of(comparison)[1]}", short_names(comparison)) for pair in pairs]
 
 
 def _tests(comparison: RunComparison) -> list[str]:
     """McNemar's tests of the accuracies that are drawn, in words."""
     drawn = paired_figures(comparison)
     return [
-        mcnemar_sentence(row, f"test {things_of(comparison)}", short_names(comparison))
+        mcnemar_sentence(row, f"test {things_of(comparison)[1]}", short_names(comparison))
         for row in comparison.mcnemar
         if "_".join(part for part in ("accuracy", row.fit, row.budget) if part) in drawn
     ]

@@ -116,7 +116,7 @@ def compare_pairs(
             try:
                 interval = paired_interval(first, second, level)
             except ValueError as error:
-                refusals.add(f"{figure} of {{}} is not compared: {_quoted(one_line(error))}", group.name)
+                refusals.add(f"{_quoted(figure)} of {{}} is not compared: {_quoted(one_line(error))}", group.name)
                 continue
             pairs.append(Pair(group.name, reference.name, figure, interval))
         if len(ours) == len(theirs) == 1:
@@ -175,7 +175,7 @@ def _correct(group: RunGroup, reference: RunGroup, runs: tuple[Runs, Runs], refu
     for fit, budget in fits:
         if (fit, budget) not in common:
             refusals.add(
-                f"Accuracies by {_fit_words(fit, budget)} of {{}} are not compared with those of "
+                f"Accuracies by {_quoted(_fit_words(fit, budget))} of {{}} are not compared with those of "
                 f"{_quoted(reference.name)}: not all have this fit.",
                 group.name,
             )

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from latentmix.experiments import figures
 from latentmix.experiments.comparison.results import Confusion, Reliability, RunComparison
+from latentmix.experiments.comparison.summaries import NATS, better_of, decimals_of
 from latentmix.experiments.comparison.wording import (
-    DECIMALS,
-    NATS,
-    better_of,
+    best_groups,
     difference_words,
     enumerated,
+    measure_labels,
     picture_names,
     plural,
     short_names,
@@ -95,8 +95,7 @@ def comparison_pictures(comparison: RunComparison) -> list[ComparisonPicture]:
         The pictures, in the order of the page. Matrices and reliability diagrams show twelve groups at most.
 
     Example:
-        >>> from latentmix.experiments import compare_runs
-        >>> from latentmix.experiments.comparison.pictures import comparison_pictures
+        >>> from latentmix.experiments import compare_runs, comparison_pictures
         >>> comparison = compare_runs(["runs/digits", "runs/digits_mlp2"])  # doctest: +SKIP
         >>> {picture.stem: picture.figure for picture in comparison_pictures(comparison)}  # doctest: +SKIP
     """
@@ -106,7 +105,7 @@ def comparison_pictures(comparison: RunComparison) -> list[ComparisonPicture]:
 
 def _metric(figure: str) -> Metric:
     limits = next((ends for name, ends in LIMITS.items() if figure.startswith(name)), (-np.inf, np.inf))
-    return Metric(titled_figure(figure), DECIMALS.get(figure, 3), better_of(figure), figure in NATS, limits)
+    return Metric(titled_figure(figure), decimals_of(figure), better_of(figure), figure in NATS, limits)
 
 
 def _several(comparison: RunComparison) -> bool:
@@ -114,8 +113,8 @@ def _several(comparison: RunComparison) -> bool:
 
 
 def _measures(comparison: RunComparison) -> dict[str, str]:
-    names = picture_names(comparison)
-    return {names[group.name]: group.measure for group in comparison.groups}
+    names, measures = picture_names(comparison), measure_labels(comparison)
+    return {names[group.name]: measures[group.name] for group in comparison.groups}
 
 
 def _means(comparison: RunComparison) -> Iterator[ComparisonPicture]:
@@ -169,15 +168,13 @@ def _mixed(comparison: RunComparison) -> bool:
 
 
 def _best(comparison: RunComparison, figure: str) -> str:
-    """The groups with the best mean of a figure, one for each measure if it compares within one only."""
-    scales: dict[str, list[Any]] = {}
-    for group in comparison.groups:
-        if figure in group.figures:
-            scales.setdefault(group.measure if figure in NATS else "", []).append(group)
-    words = []
-    for groups in scales.values() if better_of(figure) else ():
-        best = max(groups, key=lambda group: better_of(figure) * group.figures[figure].mean)
-        words.append(f"{short_names(comparison)[best.name]} with {typeset_figure(figure, best.figures[figure].mean)}")
+    """The groups with the best mean of a figure, one for each scale on which several are ranked."""
+    short, best = short_names(comparison), best_groups(comparison, figure)
+    words = [
+        f"{short[group.name]} with {typeset_figure(figure, group.figures[figure].mean)}"
+        for group in comparison.groups
+        if group.name in best
+    ]
     return enumerated(words) if words else ""
 
 
@@ -195,7 +192,7 @@ def _differences(comparison: RunComparison) -> Iterator[ComparisonPicture]:
         name = f"accuracy_{row.fit}_{row.budget}" if row.budget else f"accuracy_{row.fit}"
         tests.setdefault(name, {})[named[row.group]] = row.test.p_value
     counts = sorted({pair.interval.n_data for pair in pairs})
-    things = things_of(comparison)
+    things = things_of(comparison)[1]
     same = f"the same {counts[0]:,} test {things}" if len(counts) == 1 else f"the same test {things}"
     figure = figures.paired_differences(
         table,
@@ -241,16 +238,16 @@ def _curves(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     }
     if not held:
         return
-    things = things_of(comparison)
+    thing = things_of(comparison)[0]
     figure = figures.learning_curves(
-        curves, measures=_measures(comparison) if _mixed(comparison) else None, thing=things[:-1]
+        curves, measures=_measures(comparison) if _mixed(comparison) else None, thing=thing
     )
     ends = [f"{group} {words}" for group, splits in held.items() if (words := _end(splits["validation"]))]
     yield ComparisonPicture(
         "learning_curves",
         figure,
         "Learning curves",
-        f"Negative ELBO (β = 1) after each epoch, in nats per {things[:-1]}: of training data as means over the "
+        f"Negative ELBO (β = 1) after each epoch, in nats per {thing}: of training data as means over the "
         "epoch's minibatches, and of validation data.",
         f"Falling curves of {plural(len(held), 'group')} on training and validation data."
         + (f" At the end, on validation data: {'; '.join(ends)} nats." if ends else ""),
@@ -306,7 +303,7 @@ def _confusion(comparison: RunComparison) -> Iterator[ComparisonPicture]:
         elif rows:
             others.append(short[group.name])
     drawn = dict(list(matrices.items())[:MOST])
-    things = things_of(comparison)
+    things = things_of(comparison)[1]
     figure = figures.confusion_matrices(
         {named[name]: counts for name, counts in drawn.items()},
         range(len(classes)),
@@ -330,7 +327,7 @@ def _confusion(comparison: RunComparison) -> Iterator[ComparisonPicture]:
 
 
 def _abreast(count: int) -> int:
-    return 2 if count <= 4 else 3
+    return 2 if count in (2, 4) else 3
 
 
 def _reliability(comparison: RunComparison) -> Iterator[ComparisonPicture]:
@@ -350,11 +347,12 @@ def _reliability(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     if not pooled:
         return
     drawn = dict(list(pooled.items())[:MOST])
-    named, short, things = picture_names(comparison), short_names(comparison), things_of(comparison)
+    named, short = picture_names(comparison), short_names(comparison)
+    thing, things = things_of(comparison)
     figure = figures.reliability(
         {named[name]: ways for name, ways in drawn.items()},
         heading=f"Accuracy by confidence: {_fit_words(*chosen)}",
-        thing=things[:-1],
+        thing=thing,
         abreast=_abreast(len(drawn)),
     )
     errors = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,19 @@ class Source(Displayed):
     history: list[dict[str, Any]]
     trust: tuple[str, ...] = ()
     loaded: Run | None = field(default=None, repr=False)
+
+    @property
+    def importance_samples(self) -> int:
+        """Samples of the importance-weighted log-likelihood of its test data; 0 where it was not measured."""
+        weighted = self.summary["test"].get("iw")
+        samples = weighted.get("samples") if isinstance(weighted, Mapping) else None
+        return samples if isinstance(samples, int) else 0
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that it was made with."""
+        versions = self.summary.get("versions")
+        return {str(name): str(each) for name, each in versions.items()} if isinstance(versions, Mapping) else {}
 
     def load(self) -> Run:
         """The run with its networks and mixtures; raises as `load_run` does."""

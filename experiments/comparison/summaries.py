@@ -12,9 +12,28 @@ from latentmix.experiments.comparison.results import Confusion, Curve, Reliabili
 from latentmix.experiments.options.names import BUDGETS, fit_name
 from latentmix.models.reading import REMEDY
 
-__all__ = ["LOWER", "confusions_of", "curve_of", "figures_of", "label_of", "reliabilities_of"]
+__all__ = [
+    "NATS",
+    "better_of",
+    "confusions_of",
+    "curve_of",
+    "decimals_of",
+    "figures_of",
+    "label_of",
+    "reliabilities_of",
+]
 
-LOWER = ("mse", "squared_error", "ece", "nll", "kl")  # figures of which less is better
+NATS = ("elbo", "iw_log_likelihood", "log_likelihood", "kl", "mutual_information", "marginal_kl")
+LOWER = ("mse", "squared_error", "ece", "nll", "bits_per_dimension")  # figures of which less is better
+NEUTRAL = ("kl", "mutual_information", "marginal_kl", "active_units", "parameters", "seconds")
+DECIMALS = {
+    **dict.fromkeys(NATS, 2),
+    "mse": 4,
+    "squared_error": 4,
+    "active_units": 1,
+    "parameters": 0,
+    "seconds": 1,
+}
 LABELS = {
     "elbo": "ELBO",
     "iw_log_likelihood": "log p(x)",
@@ -73,6 +92,18 @@ def label_of(figure: str) -> str:
         return LABELS.get(figure, figure.replace("_", " "))
     fit, _, budget = rest.rpartition("_")
     return ", ".join([WORDS[name], *([fit_name(fit), f"labels: {budget}"] if fit else [fit_name(rest)])])
+
+
+def better_of(figure: str) -> int:
+    """Whether a higher (1) or a lower (-1) value of a figure is better, or neither (0)."""
+    if figure in NEUTRAL:
+        return 0
+    return -1 if figure in LOWER or figure.split("_")[0] in LOWER else 1
+
+
+def decimals_of(figure: str) -> int:
+    """Decimals with which a figure is written."""
+    return DECIMALS.get(figure, 3)
 
 
 def confusions_of(name: str, summary: Mapping[str, Any]) -> list[Confusion]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase
 
 from latentmix.experiments.comparison.results import Pair, RunComparison, RunGroup
-from latentmix.experiments.comparison.summaries import label_of
+from latentmix.experiments.comparison.summaries import decimals_of, label_of
 from latentmix.experiments.options.names import fit_name
 from latentmix.inference.intervals import MeanInterval
 from latentmix.inference.tables import aligned
@@ -15,7 +15,6 @@ from latentmix.inference.tables import aligned
 __all__ = ["as_markdown", "as_text", "letters"]
 
 WIDTH = 100
-DIGITS = {"elbo": 2, "iw_log_likelihood": 2, "kl": 2, "mse": 4, "squared_error": 4, "ssim": 3, "seconds": 1}
 SHOWN = ("elbo", "iw_log_likelihood", "bits_per_dimension", "kl", "mse", "ssim", "active_units")
 LAST = ("parameters", "seconds")
 
@@ -227,8 +226,7 @@ def _words(pair: Pair) -> tuple[str, str, str, str]:
 
 
 def _number(value: float, name: str) -> str:
-    digits = DIGITS.get(name, 0 if name == "parameters" else 1 if name == "active_units" else 3)
-    return f"{value:,.{digits}f}"
+    return f"{value:,.{decimals_of(name)}f}"
 
 
 def _counted(count: int, thing: str) -> str:

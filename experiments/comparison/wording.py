@@ -7,19 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest, RunComparison
-from latentmix.experiments.comparison.summaries import LOWER, label_of
+from latentmix.experiments.comparison.summaries import NATS, better_of, decimals_of, label_of
 from latentmix.experiments.comparison.text import letters
 from latentmix.experiments.options.names import fit_name
+from latentmix.experiments.runs.page import typeset
 from latentmix.inference.intervals import PairedInterval
 
 __all__ = [
-    "DECIMALS",
-    "better_of",
+    "best_groups",
     "compact_names",
     "difference_words",
     "enumerated",
     "loo_sentence",
     "mcnemar_sentence",
+    "measure_labels",
     "p_words",
     "pair_sentence",
     "picture_names",
@@ -31,18 +32,10 @@ __all__ = [
     "with_short_names",
 ]
 
-NATS = ("elbo", "iw_log_likelihood", "log_likelihood", "kl", "mutual_information", "marginal_kl")
-NEUTRAL = ("kl", "mutual_information", "marginal_kl", "active_units", "parameters", "seconds")
-DECIMALS = {**dict.fromkeys(NATS, 2), "mse": 4, "squared_error": 4, "active_units": 0, "parameters": 0, "seconds": 1}
 MOST_DECIMALS = 8
+OF_MEASURE = (*NATS, "bits_per_dimension")
+BEFORE, AFTER = r"(?<![\w=(/.-])", r"(?![\w=(/-]|\.\w)"  # a name that is no part of a longer one
 SHORT = 24  # characters of a name that sentences bear
-
-
-def better_of(figure: str) -> int:
-    """Whether a higher (1) or a lower (-1) value of a figure is better, or neither (0)."""
-    if figure in NEUTRAL:
-        return 0
-    return -1 if figure.split("_")[0] in ("ece", "nll") or figure in (*LOWER, "bits_per_dimension") else 1
 
 
 def titled_figure(figure: str) -> str:
@@ -51,15 +44,60 @@ def titled_figure(figure: str) -> str:
 
 
 def typeset_figure(figure: str, value: float) -> str:
-    """A value of a figure with its usual number of decimals; a dash if it is not finite."""
-    if not math.isfinite(value):
-        return "−"
-    return f"{value:,.{DECIMALS.get(figure, 3)}f}".replace("-", "−")
+    """A value of a figure with its usual number of decimals; a dash if it is NaN."""
+    return typeset(value, decimals_of(figure))
 
 
-def things_of(comparison: RunComparison) -> str:
-    """`images` or `points`: what the data of all runs are."""
-    return "images" if all("ssim" in run.figures for run in comparison.runs) else "points"
+def things_of(comparison: RunComparison) -> tuple[str, str]:
+    """`image` and `images`, or `point` and `points`: what the data of all runs are; `datum` and `data` if both."""
+    images = {"ssim" in run.figures for run in comparison.runs}
+    if len(images) > 1:
+        return "datum", "data"
+    return ("image", "images") if True in images else ("point", "points")
+
+
+def measure_labels(comparison: RunComparison) -> dict[str, str]:
+    """The measure of each group, and where test data differ the options of these: ELBOs of one label can be ranked.
+
+    Args:
+        comparison: The comparison.
+    """
+    data = _test_data(comparison)
+    labels = {}
+    for group in comparison.groups:
+        of = [f"{name}={value}" for name, value in group.options.items() if name.startswith("data.")]
+        labels[group.name] = ", ".join([group.measure, *(of if len(set(data.values())) > 1 else [])])
+    return labels
+
+
+def best_groups(comparison: RunComparison, figure: str) -> set[str]:
+    """Names of the groups with the best mean of a figure among those of the same test data; none of a single group.
+
+    ELBOs and other figures of the measure are ranked within one measure.
+
+    Args:
+        comparison: The comparison.
+        figure: The figure's name.
+    """
+    scales: dict[tuple[str, str], dict[str, float]] = {}
+    data = _test_data(comparison)
+    for group in comparison.groups if better_of(figure) else ():
+        if figure in group.figures and data[group.name]:
+            scale = scales.setdefault((data[group.name], group.measure if figure in OF_MEASURE else ""), {})
+            scale[group.name] = better_of(figure) * group.figures[figure].mean
+    best: set[str] = set()
+    for means in scales.values():
+        winners = {name for name, mean in means.items() if mean == max(means.values())}
+        best |= winners if len(winners) < len(means) else set()
+    return best
+
+
+def _test_data(comparison: RunComparison) -> dict[str, str]:
+    """Digests of the test data of each group's runs; empty where one is not known."""
+    data: dict[str, list[str]] = {}
+    for run in comparison.runs:
+        data.setdefault(run.group, []).append(run.test_data)
+    return {name: " ".join(sorted(set(digests))) if all(digests) else "" for name, digests in data.items()}
 
 
 def plural(count: int, thing: str) -> str:
@@ -145,9 +183,9 @@ def with_short_names(sentence: str, comparison: RunComparison) -> str:
         sentence: The sentence.
         comparison: The comparison.
     """
-    for name, short in sorted(short_names(comparison).items(), key=lambda item: -len(item[0])):
-        sentence = re.sub(rf"(?<![\w=(]){re.escape(name)}(?![\w=(])", lambda _, short=short: short, sentence)
-    return sentence
+    short = short_names(comparison)
+    names = "|".join(map(re.escape, sorted(short, key=len, reverse=True)))
+    return re.sub(f"{BEFORE}(?:{names}){AFTER}", lambda found: short[found[0]], sentence)
 
 
 def pair_sentence(pair: Pair, things: str = "images", names: Mapping[str, str] | None = None) -> str:

@@ -96,9 +96,11 @@ def group_means(
             if not runs:
                 continue
             colour, marker, _ = styles[group]
-            if ends[name][group]:
-                axes.plot(ends[name][group], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-            axes.plot(math.fsum(runs) / len(runs), row, marker, color=colour, markersize=8, markeredgecolor=PAPER)
+            interval = ends[name][group]
+            if interval:
+                axes.plot(interval, [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
+            (mark,) = axes.plot(math.fsum(runs) / len(runs), row, marker, color=colour, markersize=8, clip_on=False)
+            mark.set(markeredgecolor=PAPER, zorder=3)
             if len(runs) > 1:
                 below = row + SEEDS / row_height
                 axes.plot(runs, [below] * len(runs), marker, color=colour, markersize=4, markerfacecolor=PAPER)
@@ -149,12 +151,10 @@ def paired_differences(
     """
     everyone = list(groups or _groups(differences))
     rows = [group for group in everyone if any(group in by_group for by_group in differences.values())]
-    table = {
-        name: {group: _difference(by_group[group]) for group in rows if group in by_group}
-        for name, by_group in differences.items()
-    }
-    table = {name: {g: row for g, row in by_group.items() if row} for name, by_group in table.items()}
-    table = {name: by_group for name, by_group in table.items() if by_group}
+    table: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for name, by_group in differences.items():
+        kept = {group: found for group in rows if (found := _difference(by_group.get(group)))}
+        table |= {name: kept} if kept else {}
     if not table:
         raise ValueError("Expected a finite difference of a group of runs from the reference; got none.")
     known = {name: _unlimited((metrics or {}).get(name) or metric_of(name)) for name in table}
@@ -197,8 +197,10 @@ def _interval(ends: Sequence[float] | None) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _difference(row: Sequence[float]) -> tuple[float, float, float] | None:
+def _difference(row: Sequence[float] | None) -> tuple[float, float, float] | None:
     """A difference and the ends of its interval, at itself where they are not finite; `None` if it is not."""
+    if row is None:
+        return None
     value, low, high = map(float, row)
     if not math.isfinite(value):
         return None

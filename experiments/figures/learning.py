@@ -156,8 +156,8 @@ def _draw(axes: Axes, table: Array, colour: str, marker: str, line: str) -> None
     shown = np.flatnonzero(np.isfinite(mean))
     axes.plot(epochs[shown], mean[shown], line, color=colour, linewidth=1.8)
     if len(shown):
-        end = {"markersize": 7, "markeredgecolor": PAPER, "markeredgewidth": 0.6, "clip_on": False}
-        axes.plot(epochs[shown[-1]], mean[shown[-1]], marker, color=colour, zorder=3, **end)
+        (end,) = axes.plot(epochs[shown[-1]], mean[shown[-1]], marker, color=colour, clip_on=False, zorder=3)
+        end.set(markersize=7, markeredgecolor=PAPER, markeredgewidth=0.6)
 
 
 def _span(tables: Sequence[Array]) -> tuple[tuple[float, float], bool]:

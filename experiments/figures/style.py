@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -301,10 +301,6 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> str
 def fitted(text: str, width: float, lines: int, size: float = SMALL, weight: str = "normal") -> str:
     """A text broken into at most so many lines of at most `width` inches, its words or itself elided if need be."""
     words = text.split(" ")
-    most = max(map(len, words))
-
-    def exceeds(part: str) -> bool:
-        return part.count("\n") >= lines or text_width(part, size, weight) > width
 
     def of_words(length: int) -> str:
         return wrapped(" ".join(shortened(word, length) for word in words), width, size, weight)
@@ -312,11 +308,19 @@ def fitted(text: str, width: float, lines: int, size: float = SMALL, weight: str
     def of_length(length: int) -> str:
         return wrapped(shortened(of_words(LEAST).replace("\n", " "), length), width, size, weight)
 
-    for broken, longest in ((of_words, most), (of_length, len(text))):
-        length = bisect_left(range(longest), True, lo=LEAST, hi=longest, key=lambda k, b=broken: exceeds(b(k + 1)))
-        if not exceeds(broken(max(length, LEAST))):
-            break
-    return broken(max(length, LEAST))
+    def exceeds(part: str) -> bool:
+        return part.count("\n") >= lines or text_width(part, size, weight) > width
+
+    def longest(broken: Callable[[int], str], most: int) -> str:
+        """The least elided text that fits, or the most elided one."""
+
+        def too_long(length: int) -> bool:
+            return exceeds(broken(length + 1))
+
+        return broken(max(bisect_left(range(most), True, lo=LEAST, hi=most, key=too_long), LEAST))
+
+    part = longest(of_words, max(map(len, words)))
+    return longest(of_length, len(text)) if exceeds(part) else part
 
 
 def titled(name: str, figures: str, width: float, lines: int = 3, size: float = 11.0) -> str:

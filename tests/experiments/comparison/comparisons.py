@@ -23,7 +23,7 @@ from latentmix.experiments.comparison.results import (
 )
 from latentmix.inference.intervals import mcnemar_test, mean_interval, paired_interval
 
-__all__ = ["comparison_of", "points", "seeds", "single", "sweep"]
+__all__ = ["DENSITY", "MASS", "comparison_of", "points", "seeds", "single", "sweep"]
 
 MASS, DENSITY = "mass on {0, 1}, binarize=dynamic", "density"
 CLASSES = ("one", "four", "eight")

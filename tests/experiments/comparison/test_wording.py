@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest
+from latentmix.experiments.comparison.summaries import better_of
 from latentmix.experiments.comparison.wording import (
-    better_of,
+    best_groups,
     compact_names,
     difference_words,
     loo_sentence,
     mcnemar_sentence,
+    measure_labels,
     pair_sentence,
     picture_names,
     short_names,
@@ -22,7 +24,7 @@ from latentmix.experiments.comparison.wording import (
 )
 from latentmix.inference.intervals import McNemarTest, PairedInterval, paired_interval
 
-from tests.experiments.comparison.comparisons import comparison_of, seeds, single, sweep
+from tests.experiments.comparison.comparisons import DENSITY, MASS, comparison_of, seeds, single, sweep
 
 
 def interval(mean: float, se: float) -> PairedInterval:
@@ -116,4 +118,25 @@ def test_compact_names_stay_unique() -> None:
 def test_refusals_bear_the_short_names() -> None:
     names = list(short_names(sweep()))
     assert with_short_names(f"ELBO of {names[1]} and {names[3]}: no.", sweep()) == "ELBO of B and D: no."
-    assert with_short_names("digits_mlp2 and digits", seeds()) == "digits_mlp2 and digits"
+    assert with_short_names(f"of {names[0]}.", sweep()) == "of A."
+    assert with_short_names(f"runs/{names[0]}-1 and {names[0]}.old", sweep()) == f"runs/{names[0]}-1 and {names[0]}.old"
+
+
+def test_the_best_are_ranked_on_the_same_test_data_and_elbos_within_one_measure() -> None:
+    comparison = sweep()
+    means = {group.name: group.figures["elbo"].mean for group in comparison.groups}
+    of = {measure: [g.name for g in comparison.groups if g.measure == measure] for measure in (MASS, DENSITY)}
+    assert best_groups(comparison, "elbo") == {max(names, key=lambda name: means[name]) for names in of.values()}
+    assert len(best_groups(comparison, "mse")) == 1
+    assert best_groups(comparison, "seconds") == best_groups(comparison, "ssim") == set()  # no direction; all alike
+    others = replace(comparison, runs=tuple(replace(run, test_data=run.name) for run in comparison.runs))
+    unknown = replace(comparison, runs=tuple(replace(run, test_data="") for run in comparison.runs))
+    assert best_groups(others, "mse") == best_groups(unknown, "mse") == set()
+
+
+def test_measures_are_told_apart_by_the_data_where_these_differ() -> None:
+    comparison = comparison_of([{"data.source": "iris"}, {"data.source": "wine"}], images=False)
+    assert set(measure_labels(comparison).values()) == {MASS}
+    runs = tuple(replace(run, test_data=run.name) for run in comparison.runs)
+    labels = measure_labels(replace(comparison, runs=runs))
+    assert list(labels.values()) == [f"{MASS}, data.source=iris", f"{MASS}, data.source=wine"]
