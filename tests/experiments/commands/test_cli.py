@@ -48,8 +48,8 @@ def test_help_and_refusals_load_neither_torch_nor_pyro(words: list[str], code: i
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["run", "sweep", "resume", "list", "evaluate", "ex-post", "select", "inspect", "classify", "encode"]
-    names += ["sample", "report", "gallery", "bench"]
+    names = ["run", "sweep", "resume", "compare", "list", "evaluate", "ex-post", "select", "inspect", "classify"]
+    names += ["encode", "sample", "report", "gallery", "bench"]
     assert list(find_commands()) == names
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
