@@ -26,10 +26,11 @@ from latentmix.experiments.runs.artifacts import LEFT_OUT, RunFolder, versions
 from latentmix.experiments.runs.callbacks import Checkpoints, TensorBoard, summary_writer
 from latentmix.experiments.runs.class_probabilities import measure_probabilities
 from latentmix.experiments.runs.latents import latents_of
+from latentmix.experiments.runs.map_points import MAP, map_points
 from latentmix.experiments.runs.measures import measure_prior, measure_vae
 from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
 from latentmix.experiments.runs.page_walk import WALK, walk_starts
-from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae, shown_rows
+from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae, map_projections, shown_rows
 from latentmix.experiments.runs.provenance import provenance, record_command
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
@@ -274,6 +275,8 @@ class Session:
         latents = latents_of(
             self.guide, self.dataset.splits["test"], self.experiment.mixture.latents, training.seed + 1
         )
+        mixtures = folder.load_mixtures()
+        projections = map_projections(latents, self.dataset, attribute=data.attribute, seed=training.seed)
         of_vae = draw_vae(
             place,
             self.vae,
@@ -281,7 +284,7 @@ class Session:
             self.dataset,
             folder.read_metrics(),
             summary,
-            latents=latents,
+            projections=projections,
             attribute=data.attribute,
             names=self.dataset.class_names,
             seed=training.seed,
@@ -289,7 +292,7 @@ class Session:
         of_mixtures = draw_mixtures(
             place,
             latents,
-            folder.load_mixtures(),
+            mixtures,
             summary,
             self.dataset.classes,
             names=self.dataset.class_names,
@@ -300,6 +303,10 @@ class Session:
         rows = shown_rows(self.dataset.test)
         folder.write_json(WALK, walk_starts(self.guide, self.dataset, latents, rows, seed=training.seed))
         folder.seal(WALK)
+        points = map_points(self.dataset, latents, mixtures, summary.get("agreement") or {}, projections)
+        if points is not None:
+            folder.write_json(MAP, points)
+            folder.seal(MAP)
 
     def train(self, folder: RunFolder, *, progress: bool) -> list[dict[str, Any]]:
         """Train the VAE from its last complete epoch, save its weights, and return the record of each epoch."""
