@@ -1,4 +1,5 @@
 "use strict";
+Bokeh.logger.set_level("warn");
 /* The map of the latents: points by Bokeh, filters of them, the point at hand, the chosen ones, ellipses of fits. */
 (async () => {
   const root = document.querySelector(".map");
@@ -124,7 +125,7 @@
   const halo = new Scatter({ x: field("x"), y: field("y"), size: 15, fill_color: null, line_width: 2.5 });
   const line = new MultiLine({ xs: field("xs"), ys: field("ys"), line_color: field("colour"), line_width: 2, line_dash: field("dash") });
   const name = new Text({ x: field("x"), y: field("y"), text: field("name"), text_color: field("colour"), text_align: "center", text_baseline: "middle", text_font_size: "13px", text_font_style: "bold" });
-  const renderer = (data_source, glyph) => new GlyphRenderer({ data_source, glyph, nonselection_glyph: glyph, level: "overlay" });
+  const renderer = (data_source, glyph) => new GlyphRenderer({ data_source, glyph, nonselection_glyph: glyph });
   const drags = {
     pan: new PanTool(),
     box_zoom: new BoxZoomTool(),
@@ -144,7 +145,7 @@
     renderers: [points, renderer(outlines, line), renderer(centres, name), renderer(ring, halo)],
     toolbar: new Toolbar({ tools: [...Object.values(drags), wheel], active_drag: drags.pan, active_scroll: null, logo: null }),
     toolbar_location: null,
-    output_backend: "webgl",
+    lod_factor: 5,
     sizing_mode: "stretch_both",
     min_border: 8,
   });
@@ -323,11 +324,12 @@
   const original = one(".map-original"), decoded = one(".map-decoded"), table = one(".map-values tbody");
   let decoding = 0;
 
-  function drawImage(canvas, row, column = 0, line = 0) {
+  function drawImage(canvas, row, left = 0, top = 0) {
     const place = images.get(row), { width, height, columns } = data.images, context = canvas.getContext("2d");
-    context.clearRect(column * width, line * height, width, height);
-    if (place !== undefined)
-      context.drawImage(picture, (place % columns) * width, Math.floor(place / columns) * height, width, height, column * width, line * height, width, height);
+    context.clearRect(left, top, width, height);
+    if (place === undefined) return;
+    const [x, y] = [(place % columns) * width, Math.floor(place / columns) * height];
+    context.drawImage(picture, x, y, width, height, left, top, width, height);
   }
 
   function decode(row) {
@@ -347,7 +349,7 @@
     one(".map-title").textContent = `${number(row)}${labels ? `: ${data.words.group} ${data.classes[labels[row]]}` : ""}`;
     if (images) drawImage(original, row);
     if (fit) {
-      const p = probabilities(row), order = [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, MOST_BARS);
+      const p = probabilities(row), order = [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, MOST_BARS).filter((k, place) => !place || p[k] >= 0.005);
       if (budget.predicted) facts.push(`predicted ${data.classes[budget.predicted[row]]}`);
       facts.push(`component ${data.choices[fitChoice.value].names[fit.assigned[row]]}`, `entropy ${digits(entropy[row])} nats`);
       one(".map-bars").replaceChildren(
@@ -415,10 +417,10 @@
     one(".map-number").textContent = chosen.length ? `${grouped(chosen.length)} chosen${rest}` : "";
     if (canvas && drawn.length) {
       const { width, height } = data.images, columns = Math.min(12, drawn.length);
-      canvas.width = columns * width;
-      canvas.height = Math.ceil(drawn.length / columns) * height;
+      canvas.width = columns * (width + 1) - 1;
+      canvas.height = Math.ceil(drawn.length / columns) * (height + 1) - 1;
       canvas.style.maxWidth = `${columns * Math.min(64, Math.max(32, 2 * width))}px`;
-      drawn.forEach((row, k) => drawImage(canvas, row, k % columns, Math.floor(k / columns)));
+      drawn.forEach((row, k) => drawImage(canvas, row, (k % columns) * (width + 1), Math.floor(k / columns) * (height + 1)));
       canvas.setAttribute("aria-label", `${drawn.length} chosen images`);
     }
     if (canvas) canvas.hidden = !drawn.length;
@@ -526,9 +528,9 @@
   setFit();
   setAxes();
   paint();
-  const book = new Bokeh.documents.Document();
+  const book = new (Bokeh.require("document").Document)();
   book.add_root(plot);
-  const views = await Bokeh.embed.add_document_standalone(book, place);
+  const views = await Bokeh.require("embed/standalone").add_document_standalone(book, place);
   plotView = views.get ? views.get(plot) : [...views][0];
   latentmix.map = { plot, plotView, source, view, z, show, choose, shown: () => shown, chosen: () => [...source.selected.indices], at: () => at, outlines, fits, probabilities };
   root.dataset.drawn = "yes";

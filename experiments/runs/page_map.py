@@ -34,7 +34,7 @@ from latentmix.models.reading import read_json
 
 __all__ = ["map_scripts", "map_section"]
 
-BOKEH = ("bokeh.min.js", "bokeh-gl.min.js")
+BOKEH = "bokeh.min.js"  # its WebGL compiles functions from text, which the page's policy forbids
 BROKEN = "The map of the latents cannot be read from map.json, and the rest of the page does without it."
 MOST_LATENTS = 1024
 MOST_COMPONENTS = 4096
@@ -102,6 +102,7 @@ def map_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | No
         "plane": data["plane"],
         "tsne": data["tsne"],
         "images": data["images"],
+        "values": data["values"] is not None,
         "fits": fits,
         "ellipses": ellipses,
         "missing": [ellipse["name"] for ellipse in ellipses if not ellipse["known"]],
@@ -123,9 +124,9 @@ def map_scripts() -> list[Markup]:
     spec = find_spec("bokeh")
     assert spec is not None
     assert spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0], "server", "static", "js")
-    bokeh = [Markup((folder / name).read_text("utf-8")) for name in BOKEH]
-    return [*bokeh, Markup(resources.files(PACKAGE).joinpath("map.js").read_text("utf-8"))]
+    bokeh = Path(spec.submodule_search_locations[0], "server", "static", "js", BOKEH)
+    files = (bokeh, resources.files(PACKAGE).joinpath("map.js"))
+    return [Markup(file.read_text("utf-8")) for file in files]
 
 
 def _both(colour: str) -> list[str]:
