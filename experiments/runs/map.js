@@ -369,7 +369,7 @@ Bokeh.logger.set_level("warn");
     }
   }
 
-  const number = (row) => `Test ${data.images ? "image" : "point"} ${grouped(Math.round((row * (data.total - 1)) / Math.max(n - 1, 1)) + 1)}`;
+  const number = (row) => `Test ${data.images ? "image" : "point"} ${grouped((n === data.total ? row : Math.floor(row * ((data.total - 1) / (n - 1)))) + 1)}`;
 
   function tell(row) {
     show(row);
@@ -531,7 +531,8 @@ Bokeh.logger.set_level("warn");
   const book = new (Bokeh.require("document").Document)();
   book.add_root(plot);
   const views = await Bokeh.require("embed/standalone").add_document_standalone(book, place);
-  plotView = views.get ? views.get(plot) : [...views][0];
+  plotView = views.get(plot);
+  plotView.canvas_view.events_el.tabIndex = -1; // the map around it takes the keys
   latentmix.map = { plot, plotView, source, view, z, show, choose, shown: () => shown, chosen: () => [...source.selected.indices], at: () => at, outlines, fits, probabilities };
   root.dataset.drawn = "yes";
 })();
