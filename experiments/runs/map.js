@@ -6,7 +6,7 @@ Bokeh.logger.set_level("warn");
   const data = JSON.parse(document.querySelector(".map-data").textContent);
   const all = (selector) => [...root.querySelectorAll(selector)];
   const one = (selector) => root.querySelector(selector);
-  const walk = globalThis.latentmix?.walk;
+  const latentmix = (globalThis.latentmix ??= {}), walk = latentmix.walk;
   const NEAR = 14, MOST_IMAGES = 48, MOST_BARS = 6, REST = 30, CORNERS = 72; // pixels; milliseconds; corners of ellipses
   const n = data.count, size = data.centre.length;
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +50,7 @@ def unpack(text: Any, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
     try:
         unpacking = zlib.decompressobj()
         data = unpacking.decompress(base64.b64decode(text, validate=True), size + 1)
-    except (TypeError, binascii.Error, zlib.error) as error:
+    except (TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"Expected packed numbers of shape {tuple(shape)}; got something else.") from error
     if len(data) != size or not unpacking.eof or unpacking.unused_data:
         raise ValueError(f"Expected {size:,} bytes of packed numbers of shape {tuple(shape)}; got others.")

@@ -26,9 +26,9 @@ from latentmix.experiments.runs.page_decoder import describe_decoder
 from latentmix.experiments.runs.page_values import (
     column_names,
     dark_colour,
+    is_pictorial,
     labelled_classes,
     latent_use,
-    is_pictorial,
     without_paths,
 )
 from latentmix.guides import AmortizedGuide
@@ -243,7 +243,9 @@ def _colours(classes: Mapping[int, str], labels: Sequence[int | None]) -> list[t
     """Colours of labels on light and on dark pages, of one that is no class in grey."""
     present = [label for label in classes if label in labels]
     named = dict(zip(classes, class_styles(len(classes)), strict=True))
-    return [(label, light := named[label][0], dark_colour(light)) for label in present] or [(None, GREY, dark_colour(GREY))]
+    return [(label, light := named[label][0], dark_colour(light)) for label in present] or [
+        (None, GREY, dark_colour(GREY))
+    ]
 
 
 def _units(summary: Mapping[str, Any], count: int) -> dict[str, Any] | None:

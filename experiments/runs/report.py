@@ -121,7 +121,8 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` into a run's folder from the files there.
 
     The page contains its pictures, its style, its decoder and its map of the latents with the scripts that run them,
-    runs no other script and refers to nothing outside itself; sections without data are omitted. Links in the folder are not followed.
+    runs no other script and refers to nothing outside itself; sections without data are omitted. Links in the
+    folder are not followed.
 
     Args:
         folder: The folder, with `summary.json`, and optionally `config.yaml`, `metrics.jsonl`, the weights in

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +64,9 @@ class Opened:
             return [x_scale.compute(source.data.x[row]), y_scale.compute(source.data.y[row])];
         }"""
         x, y = self.page.evaluate(script, row)
-        client = self.ask("[document.querySelector('.map-plot').clientLeft, document.querySelector('.map-plot').clientTop]")
+        client = self.ask(
+            "[document.querySelector('.map-plot').clientLeft, document.querySelector('.map-plot').clientTop]"
+        )
         return box["x"] + x + client[0], box["y"] + y + client[1]
 
     def pixels(self, selector: str) -> np.ndarray:
@@ -117,8 +121,6 @@ def open_page(browser: Any) -> Iterator[Callable[..., Opened]]:
 
 def plane_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Origin and directions of the principal components in a map's file."""
-    import json
-
     plane = json.loads((path.parent / MAP).read_text())["plane"]
     return np.array(plane["origin"]), np.array(plane["directions"])
 
@@ -171,7 +173,7 @@ def test_probabilities_component_and_entropy_are_those_of_the_fit(runs: Any, ope
         opened.page.locator(".map-fit").select_option(str(choice))
         fitted = mapped.mixtures[name][budget]
         p = fitted.classify(mapped.latents)
-        shown = opened.ask(f"Array.from(latentmix.map.probabilities(11))")
+        shown = opened.ask("Array.from(latentmix.map.probabilities(11))")
         np.testing.assert_allclose(shown, p[11], atol=6e-3)
         opened.ask("latentmix.map.show(11)")
         facts = str(opened.page.locator(".map-facts").text_content())
@@ -227,7 +229,11 @@ def test_dragging_chooses_the_points_within_and_counts_their_classes(tool: str, 
     opened.page.locator(f".map-tools input[value={tool}]").check()
     places = np.array([opened.place(row) for row in range(40)])
     (left, top), (right, bottom) = np.quantile(places, 0.2, axis=0), np.quantile(places, 0.8, axis=0)
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom)] if tool == "lasso" else [(left, top), (right, bottom)]
+    corners = (
+        [(left, top), (right, top), (right, bottom), (left, bottom)]
+        if tool == "lasso"
+        else [(left, top), (right, bottom)]
+    )
     opened.page.mouse.move(*corners[0])
     opened.page.mouse.down()
     for corner in corners[1:]:
@@ -324,7 +330,7 @@ def test_the_keyboard_goes_through_points_chooses_zooms_and_decodes(runs: Any, o
         order.append(opened.ask("latentmix.map.at()"))
         plot.press("ArrowRight")
     assert len(order) > 2
-    assert all(x[one] < x[other] for one, other in zip(order, order[1:], strict=False))
+    assert all(x[one] < x[other] for one, other in itertools.pairwise(order))
     plot.press("Space")
     assert opened.ask("latentmix.map.chosen()") == [order[-1]]
     plot.press("Space")
