@@ -1,79 +1,26 @@
 "use strict";
-Bokeh.logger.set_level("warn");
 /* The map of the latents: points by Bokeh, filters of them, the point at hand, the chosen ones, ellipses of fits. */
 (async () => {
   const root = document.querySelector(".map");
   const data = JSON.parse(document.querySelector(".map-data").textContent);
   const all = (selector) => [...root.querySelectorAll(selector)];
   const one = (selector) => root.querySelector(selector);
-  const latentmix = (globalThis.latentmix ??= {}), walk = latentmix.walk;
-  const NEAR = 14, MOST_IMAGES = 48, MOST_BARS = 6, REST = 30, CORNERS = 72; // pixels; milliseconds; corners of ellipses
-  const n = data.count, size = data.centre.length;
+  const latentmix = (globalThis.latentmix ??= {}),
+    walk = latentmix.walk;
+  const NEAR = 14,
+    MOST_IMAGES = 48,
+    MOST_BARS = 6,
+    REST = 30,
+    CORNERS = 72; // pixels; milliseconds; corners of ellipses
+  const n = data.count,
+    size = data.centre.length;
 
   const grouped = (number) => number.toLocaleString("en");
   const digits = (value, places = 2) => value.toFixed(places).replace("-", "−");
-  const element = (name, text = "", attributes = {}) => Object.assign(document.createElement(name), { textContent: text, ...attributes });
+  const element = (name, text = "", attributes = {}) =>
+    Object.assign(document.createElement(name), { textContent: text, ...attributes });
 
-  /* Numbers of packed.py: base64 of zlib, all first bytes before all second ones. */
-  async function unpack(text, Kind) {
-    const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-    const width = Kind.BYTES_PER_ELEMENT ?? 2, count = planes.length / width, numbers = new Uint8Array(planes.length);
-    for (let place = 0, from = 0; place < width; place++)
-      for (let k = 0; k < count; k++) numbers[k * width + place] = planes[from++];
-    return new Kind(numbers.buffer);
-  }
-
-  class Halves extends Float32Array {
-    constructor(buffer) {
-      super(Array.from(new Uint16Array(buffer), (bits) => {
-        const power = (bits >> 10) & 31, part = ((bits & 1023) + (power ? 1024 : 0)) * 2 ** (Math.max(power, 1) - 25);
-        return bits & 32768 ? -part : part;
-      }));
-    }
-    static BYTES_PER_ELEMENT = 2;
-    static get [Symbol.species]() {
-      return Float32Array;
-    }
-  }
-
-  const optional = (text, Kind) => (text ? unpack(text, Kind) : null);
-
-  async function sprite() {
-    const picture = new Image();
-    picture.src = `data:image/webp;base64,${data.images.data}`;
-    await picture.decode();
-    return picture;
-  }
-
-  const [steps, labels, values, picture, placed] = await Promise.all([
-    unpack(data.latents, Int16Array),
-    optional(data.labels, Uint16Array),
-    optional(data.values, Float32Array),
-    data.images && sprite(),
-    data.images && unpack(data.images.rows, Uint16Array),
-  ]);
-  const tsne = data.tsne && {
-    rows: await unpack(data.tsne.rows, Uint16Array),
-    points: await unpack(data.tsne.points, Uint16Array),
-  };
-  const fits = await Promise.all(
-    data.fits.map(async (fit) => ({
-      ...fit,
-      roots: await unpack(fit.responsibilities, Uint8Array),
-      assigned: await unpack(fit.assigned, Uint16Array),
-      lower: await optional(fit.covariances, Halves),
-      budgets: Object.fromEntries(
-        await Promise.all(
-          Object.entries(fit.budgets).map(async ([name, budget]) => [
-            name,
-            { ...budget, predicted: await optional(budget.predicted, Uint16Array) },
-          ]),
-        ),
-      ),
-    })),
-  );
+  const { steps, labels, values, picture, placed, tsne, fits } = await latentmix.mapData(data);
   const images = placed && new Map(Array.from(placed, (row, place) => [row, place]));
   const z = (row) => Float64Array.from(data.centre, (centre, k) => centre + data.step * steps[k * n + row]);
 
@@ -98,13 +45,16 @@ Bokeh.logger.set_level("warn");
   function along({ direction, origin }) {
     const places = new Float64Array(n);
     direction.forEach((part, k) => {
-      if (part) for (let row = 0; row < n; row++) places[row] += part * (data.centre[k] + data.step * steps[k * n + row] - origin[k]);
+      if (part)
+        for (let row = 0; row < n; row++)
+          places[row] += part * (data.centre[k] + data.step * steps[k * n + row] - origin[k]);
     });
     return places;
   }
 
   function neighbours() {
-    const places = [new Float64Array(n).fill(NaN), new Float64Array(n).fill(NaN)], count = tsne.rows.length;
+    const places = [new Float64Array(n).fill(NaN), new Float64Array(n).fill(NaN)],
+      count = tsne.rows.length;
     tsne.rows.forEach((row, k) => places.forEach((of, axis) => (of[row] = tsne.points[axis * count + k] / 655.35)));
     return places;
   }
@@ -112,60 +62,28 @@ Bokeh.logger.set_level("warn");
   /* The plot */
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const shade = (colours) => colours[dark.matches ? 1 : 0];
-  const { Plot, Range1d, LinearAxis, Grid, ColumnDataSource, CDSView, IndexFilter, GlyphRenderer, Scatter } = Bokeh.Models;
-  const { MultiLine, Text, PanTool, WheelZoomTool, BoxZoomTool, BoxSelectTool, LassoSelectTool, Toolbar } = Bokeh.Models;
-  const source = new ColumnDataSource({ data: { x: new Float64Array(n), y: new Float64Array(n), colour: new Array(n).fill("") } });
-  const ring = new ColumnDataSource({ data: { x: [], y: [] } });
-  const outlines = new ColumnDataSource({ data: { xs: [], ys: [], colour: [], dash: [] } });
-  const centres = new ColumnDataSource({ data: { x: [], y: [], name: [], colour: [] } });
-  const view = new CDSView({ filter: new IndexFilter({ indices: [] }) });
-  const field = (name) => ({ field: name });
-  const dot = (alpha) => new Scatter({ x: field("x"), y: field("y"), size: n > 3000 ? 5 : 7, fill_color: field("colour"), fill_alpha: alpha, line_color: null });
-  const points = new GlyphRenderer({ data_source: source, view, glyph: dot(0.75), selection_glyph: dot(1), nonselection_glyph: dot(0.12) });
-  const halo = new Scatter({ x: field("x"), y: field("y"), size: 15, fill_color: null, line_width: 2.5 });
-  const line = new MultiLine({ xs: field("xs"), ys: field("ys"), line_color: field("colour"), line_width: 2, line_dash: field("dash") });
-  const name = new Text({ x: field("x"), y: field("y"), text: field("name"), text_color: field("colour"), text_align: "center", text_baseline: "middle", text_font_size: "13px", text_font_style: "bold" });
-  const renderer = (data_source, glyph) => new GlyphRenderer({ data_source, glyph, nonselection_glyph: glyph });
-  const drags = {
-    pan: new PanTool(),
-    box_zoom: new BoxZoomTool(),
-    box_select: new BoxSelectTool({ renderers: [points] }),
-    lasso: new LassoSelectTool({ renderers: [points], continuous: false }),
-  };
-  const wheel = new WheelZoomTool();
-  const x_range = new Range1d({ start: 0, end: 1 }), y_range = new Range1d({ start: 0, end: 1 });
-  const across = new LinearAxis(), upwards = new LinearAxis();
-  const grids = [new Grid({ axis: across }), new Grid({ axis: upwards, dimension: 1 })];
-  const plot = new Plot({
-    x_range,
-    y_range,
-    below: [across],
-    left: [upwards],
-    center: grids,
-    renderers: [points, renderer(outlines, line), renderer(centres, name), renderer(ring, halo)],
-    toolbar: new Toolbar({ tools: [...Object.values(drags), wheel], active_drag: drags.pan, active_scroll: null, logo: null }),
-    toolbar_location: null,
-    lod_factor: 5,
-    sizing_mode: "stretch_both",
-    min_border: 8,
-  });
+  const { plot, source, ring, outlines, centres, view, drags, wheel, x_range, y_range, recolour } =
+    latentmix.mapPlot(n);
 
   function paint() {
-    const style = getComputedStyle(root), [ink, muted, line_, page] = ["--ink", "--muted", "--line", "--page"].map((key) => style.getPropertyValue(key).trim());
-    plot.setv({ background_fill_color: page, border_fill_color: page, outline_line_color: null });
-    for (const axis of [across, upwards])
-      axis.setv({ axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: muted, major_tick_line_color: muted, minor_tick_line_color: null, axis_label_text_font_style: "normal" });
-    for (const grid of grids) grid.grid_line_color = line_;
-    halo.line_color = ink;
-    const colours = data.colours.map(shade), colour = Array.from({ length: n }, (_, row) => (labels ? colours[labels[row]] : shade(data.grey)));
-    source.data = { ...source.data, colour };
+    const style = getComputedStyle(root),
+      ink = (name) => style.getPropertyValue(name).trim();
+    recolour({ ink: ink("--ink"), muted: ink("--muted"), rule: ink("--line"), page: ink("--page") });
+    const colours = data.colours.map(shade),
+      grey = shade(data.grey);
+    source.data = {
+      ...source.data,
+      colour: Array.from({ length: n }, (_, row) => (labels ? colours[labels[row]] : grey)),
+    };
     drawEllipses();
   }
 
-  let planar = null, whole = null;
+  let planar = null,
+    whole = null;
 
   function extent(places, rows) {
-    let low = Infinity, high = -Infinity;
+    let low = Infinity,
+      high = -Infinity;
     for (const row of rows) {
       if (places[row] < low) low = places[row];
       if (places[row] > high) high = places[row];
@@ -181,8 +99,8 @@ Bokeh.logger.set_level("warn");
     const these = [...rows];
     source.data = { ...source.data, x, y };
     whole = [extent(x, these), extent(y, these)];
-    across.axis_label = planar ? planar[0].name : "t-SNE, first axis; distances between groups mean nothing";
-    upwards.axis_label = planar ? planar[1].name : "t-SNE, second axis";
+    plot.below[0].axis_label = planar ? planar[0].name : "t-SNE, first axis; distances between groups mean nothing";
+    plot.left[0].axis_label = planar ? planar[1].name : "t-SNE, second axis";
     for (const label of all(".map-axis")) label.hidden = axes.value !== "latents" || size === 2;
     axes.closest("label").hidden = size === 2;
     showAll();
@@ -198,13 +116,17 @@ Bokeh.logger.set_level("warn");
 
   function zoom(factor) {
     for (const range of [x_range, y_range]) {
-      const middle = (range.start + range.end) / 2, half = ((range.end - range.start) / 2) * factor;
+      const middle = (range.start + range.end) / 2,
+        half = ((range.end - range.start) / 2) * factor;
       range.setv({ start: middle - half, end: middle + half });
     }
   }
 
   function shift(right, up) {
-    for (const [range, part] of [[x_range, right], [y_range, up]]) {
+    for (const [range, part] of [
+      [x_range, right],
+      [y_range, up],
+    ]) {
       const by = part * (range.end - range.start);
       range.setv({ start: range.start + by, end: range.end + by });
     }
@@ -224,9 +146,12 @@ Bokeh.logger.set_level("warn");
   }
 
   function ellipse(fit, k) {
-    const [x, y] = planar.map(({ direction, origin }) => fit.means[k].reduce((sum, mean, j) => sum + direction[j] * (mean - origin[j]), 0));
+    const [x, y] = planar.map(({ direction, origin }) =>
+      direction.reduce((sum, part, j) => sum + part * (fit.means[k * size + j] - origin[j]), 0),
+    );
     const [a, b] = planar.map((axis) => axis.direction);
-    const wide = Math.sqrt(Math.max(covariance(fit, k, a, a), 0)), lean = wide && covariance(fit, k, a, b) / wide;
+    const wide = Math.sqrt(Math.max(covariance(fit, k, a, a), 0)),
+      lean = wide && covariance(fit, k, a, b) / wide;
     const rest = Math.sqrt(Math.max(covariance(fit, k, b, b) - lean * lean, 0));
     const turns = Array.from({ length: CORNERS + 1 }, (_, corner) => (2 * Math.PI * corner) / CORNERS);
     return {
@@ -238,12 +163,16 @@ Bokeh.logger.set_level("warn");
   }
 
   function drawEllipses() {
-    const drawn = { xs: [], ys: [], colour: [], dash: [] }, named = { x: [], y: [], name: [], colour: [] };
+    const drawn = { xs: [], ys: [], colour: [], dash: [] },
+      named = { x: [], y: [], name: [], colour: [] };
     for (const box of all(".map-ellipses input")) {
       box.disabled = !planar;
       if (!box.checked || !planar) continue;
-      const fit = fits[box.value], told = data.ellipses[box.value], budget = Object.values(data.choices).find((each) => each.fit === Number(box.value));
-      const few = "few" in fit.budgets, colour = shade(told.colours);
+      const fit = fits[box.value],
+        told = data.ellipses[box.value],
+        names = data.choices.find((choice) => choice.fit === Number(box.value)).names;
+      const few = "few" in fit.budgets,
+        colour = shade(told.colours);
       for (let k = 0; k < fit.components; k++) {
         const { x, y, xs, ys } = ellipse(fit, k);
         drawn.xs.push(xs);
@@ -252,7 +181,7 @@ Bokeh.logger.set_level("warn");
         drawn.dash.push(few ? "dashed" : "solid");
         named.x.push(x);
         named.y.push(y);
-        named.name.push(budget.names[k]);
+        named.name.push(names[k]);
         named.colour.push(colour);
       }
     }
@@ -263,9 +192,14 @@ Bokeh.logger.set_level("warn");
   }
 
   /* Probabilities of classes, or of components without classes, under the chosen fit */
-  const fitChoice = one(".map-fit"), component = one(".map-component"), right = one(".map-right");
+  const fitChoice = one(".map-fit"),
+    component = one(".map-component"),
+    right = one(".map-right");
   const [from, to] = all(".map-entropy input");
-  let fit = null, budget = null, shares = [], entropy = new Float64Array(n);
+  let fit = null,
+    budget = null,
+    shares = [],
+    entropy = new Float64Array(n);
 
   function probabilities(row) {
     const sums = new Float64Array(budget.classes.length ? data.classes.length : fit.components);
@@ -284,18 +218,27 @@ Bokeh.logger.set_level("warn");
     fit = fits[choice.fit];
     budget = fit.budgets[choice.budget];
     shares = budget.classes.length ? data.classes : choice.names;
-    for (let row = 0; row < n; row++) entropy[row] = probabilities(row).reduce((sum, p) => (p > 0 ? sum - p * Math.log(p) : sum), 0);
-    component.replaceChildren(element("option", "all", { value: "" }), ...choice.names.map((name, k) => element("option", name, { value: String(k) })));
+    for (let row = 0; row < n; row++)
+      entropy[row] = probabilities(row).reduce((sum, p) => (p > 0 ? sum - p * Math.log(p) : sum), 0);
+    component.replaceChildren(
+      element("option", "all", { value: "" }),
+      ...choice.names.map((name, k) => element("option", name, { value: String(k) })),
+    );
     filter();
     if (at >= 0) show(at);
   }
 
   /* Filters */
-  const boxes = all(".map-classes input"), count = one(".map-count");
-  let shown = [], isShown = new Uint8Array(n), at = -1;
+  const boxes = all(".map-classes input"),
+    count = one(".map-count");
+  let shown = [],
+    isShown = new Uint8Array(n),
+    at = -1;
 
   function filter() {
-    const most = Math.log(Math.max(shares.length, 2)), classes = boxes.map((box) => box.checked), x = source.data.x;
+    const most = Math.log(Math.max(shares.length, 2)),
+      classes = boxes.map((box) => box.checked),
+      x = source.data.x;
     const [low, high] = from ? [from, to].map((range) => range.valueAsNumber * most) : [0, 0];
     const bounded = from && (from.valueAsNumber > 0 || to.valueAsNumber < 1);
     const wanted = (row) =>
@@ -309,11 +252,15 @@ Bokeh.logger.set_level("warn");
       isShown[row] = wanted(row);
       if (isShown[row]) shown.push(row);
     }
-    view.filter = new IndexFilter({ indices: shown });
+    view.filter = new Bokeh.Models.IndexFilter({ indices: shown });
     count.textContent = `${grouped(shown.length)} of ${grouped(n)} shown`;
     if (from) {
       one(".map-entropy output").textContent = `${digits(low)} to ${digits(high)} nats`;
-      for (const [range, value] of [[from, low], [to, high]]) range.setAttribute("aria-valuetext", `${digits(value)} nats`);
+      for (const [range, value] of [
+        [from, low],
+        [to, high],
+      ])
+        range.setAttribute("aria-valuetext", `${digits(value)} nats`);
     }
     const chosen = source.selected.indices;
     if (chosen.some((row) => !isShown[row])) choose(chosen.filter((row) => isShown[row]));
@@ -321,11 +268,15 @@ Bokeh.logger.set_level("warn");
   }
 
   /* The point at hand */
-  const original = one(".map-original"), decoded = one(".map-decoded"), table = one(".map-values tbody");
+  const original = one(".map-original"),
+    decoded = one(".map-decoded"),
+    table = one(".map-values tbody");
   let decoding = 0;
 
   function drawImage(canvas, row, left = 0, top = 0) {
-    const place = images.get(row), { width, height, columns } = data.images, context = canvas.getContext("2d");
+    const place = images.get(row),
+      { width, height, columns } = data.images,
+      context = canvas.getContext("2d");
     context.clearRect(left, top, width, height);
     if (place === undefined) return;
     const [x, y] = [(place % columns) * width, Math.floor(place / columns) * height];
@@ -346,19 +297,26 @@ Bokeh.logger.set_level("warn");
     ring.data = row < 0 ? { x: [], y: [] } : { x: [source.data.x[row]], y: [source.data.y[row]] };
     if (row < 0) return;
     const facts = [];
-    one(".map-title").textContent = `${number(row)}${labels ? `: ${data.words.group} ${data.classes[labels[row]]}` : ""}`;
+    one(".map-title").textContent = title(row);
     if (images) drawImage(original, row);
     if (fit) {
-      const p = probabilities(row), order = [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, MOST_BARS).filter((k, place) => !place || p[k] >= 0.005);
+      const p = probabilities(row),
+        order = [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, MOST_BARS);
       if (budget.predicted) facts.push(`predicted ${data.classes[budget.predicted[row]]}`);
-      facts.push(`component ${data.choices[fitChoice.value].names[fit.assigned[row]]}`, `entropy ${digits(entropy[row])} nats`);
+      facts.push(
+        `component ${data.choices[fitChoice.value].names[fit.assigned[row]]}`,
+        `entropy ${digits(entropy[row])} nats`,
+      );
       one(".map-bars").replaceChildren(
-        ...order.map((k) => {
-          const item = element("li"), bar = element("b");
-          bar.style.width = `${100 * p[k]}%`;
-          item.append(element("span", shares[k], { title: shares[k] }), bar, element("span", digits(p[k])));
-          return item;
-        }),
+        ...order
+          .filter((k, place) => !place || p[k] >= 0.005)
+          .map((k) => {
+            const item = element("li"),
+              bar = element("b");
+            bar.style.width = `${100 * p[k]}%`;
+            item.append(element("span", shares[k], { title: shares[k] }), bar, element("span", digits(p[k])));
+            return item;
+          }),
       );
     }
     one(".map-facts").textContent = facts.join(", ");
@@ -369,29 +327,38 @@ Bokeh.logger.set_level("warn");
     }
   }
 
-  const number = (row) => `Test ${data.images ? "image" : "point"} ${grouped((n === data.total ? row : Math.floor(row * ((data.total - 1) / (n - 1)))) + 1)}`;
+  function title(row) {
+    const place = n === data.total ? row : Math.floor(row * ((data.total - 1) / (n - 1)));
+    const called = labels ? `: ${data.words.group} ${data.classes[labels[row]]}` : "";
+    return `Test ${data.images ? "image" : "point"} ${grouped(place + 1)}${called}`;
+  }
 
   function tell(row) {
     show(row);
-    if (row >= 0) one(".map-told").textContent = `${one(".map-title").textContent}, ${one(".map-facts").textContent}${source.selected.indices.includes(row) ? ", chosen" : ""}`;
+    const chosen = source.selected.indices.includes(row) ? ", chosen" : "";
+    if (row >= 0) one(".map-told").textContent = `${title(row)}, ${one(".map-facts").textContent}${chosen}`;
   }
 
   function step(by) {
     if (!shown.length) return;
-    const place = shown.findIndex((row) => row >= at), exact = shown[place] === at;
-    const next = at < 0 ? (by > 0 ? 0 : -1) : place < 0 ? (by > 0 ? 0 : shown.length - 1) : by > 0 && !exact ? place : place + by;
-    tell(shown.at(next % shown.length));
+    const after = by > 0 ? shown.find((row) => row > at) : shown.findLast((row) => at < 0 || row < at);
+    tell(after ?? shown.at(by > 0 ? 0 : -1));
     keepInView();
   }
 
   /* Distances are in parts of the window, a point to the side counts as further. */
   function beside(right, up) {
     if (at < 0) return step(1);
-    const { x, y } = source.data, width = x_range.end - x_range.start, height = y_range.end - y_range.start;
-    let best = -1, least = Infinity;
+    const { x, y } = source.data,
+      width = x_range.end - x_range.start,
+      height = y_range.end - y_range.start;
+    let best = -1,
+      least = Infinity;
     for (const row of shown) {
-      const dx = (x[row] - x[at]) / width, dy = (y[row] - y[at]) / height;
-      const ahead = dx * right + dy * up, aside = Math.abs(dx * up) + Math.abs(dy * right);
+      const dx = (x[row] - x[at]) / width,
+        dy = (y[row] - y[at]) / height;
+      const ahead = dx * right + dy * up,
+        aside = Math.abs(dx * up) + Math.abs(dy * right);
       if (row !== at && ahead > 1e-9 && ahead + 2 * aside < least) [best, least] = [row, ahead + 2 * aside];
     }
     if (best >= 0) tell(best);
@@ -410,22 +377,28 @@ Bokeh.logger.set_level("warn");
   }
 
   function showChosen() {
-    const chosen = [...source.selected.indices].sort((a, b) => a - b), block = one(".map-chosen"), canvas = one(".map-images");
+    const chosen = [...source.selected.indices].sort((a, b) => a - b),
+      block = one(".map-chosen"),
+      canvas = one(".map-images");
     block.hidden = !chosen.length;
     const drawn = images ? chosen.filter((row) => images.has(row)).slice(0, MOST_IMAGES) : [];
     const rest = drawn.length < chosen.length && images ? `, ${grouped(drawn.length)} of them below` : "";
     one(".map-number").textContent = chosen.length ? `${grouped(chosen.length)} chosen${rest}` : "";
     if (canvas && drawn.length) {
-      const { width, height } = data.images, columns = Math.min(12, drawn.length);
+      const { width, height } = data.images,
+        columns = Math.min(12, drawn.length);
       canvas.width = columns * (width + 1) - 1;
       canvas.height = Math.ceil(drawn.length / columns) * (height + 1) - 1;
       canvas.style.maxWidth = `${columns * Math.min(64, Math.max(32, 2 * width))}px`;
-      drawn.forEach((row, k) => drawImage(canvas, row, (k % columns) * (width + 1), Math.floor(k / columns) * (height + 1)));
+      drawn.forEach((row, k) =>
+        drawImage(canvas, row, (k % columns) * (width + 1), Math.floor(k / columns) * (height + 1)),
+      );
       canvas.setAttribute("aria-label", `${drawn.length} chosen images`);
     }
     if (canvas) canvas.hidden = !drawn.length;
     if (labels) {
-      const counts = data.classes.map(() => 0), totals = data.classes.map(() => 0);
+      const counts = data.classes.map(() => 0),
+        totals = data.classes.map(() => 0);
       labels.forEach((label) => totals[label]++);
       chosen.forEach((row) => counts[labels[row]]++);
       const percent = (part, of) => (of ? `${digits((100 * part) / of, 1)}%` : "−");
@@ -434,7 +407,10 @@ Bokeh.logger.set_level("warn");
         ...order.map((k) => {
           const line = element("tr");
           const cells = [grouped(counts[k]), percent(counts[k], chosen.length), percent(counts[k], totals[k])];
-          line.append(element("th", data.classes[k], { className: "word", scope: "row" }), ...cells.map((cell) => element("td", cell)));
+          line.append(
+            element("th", data.classes[k], { className: "word", scope: "row" }),
+            ...cells.map((cell) => element("td", cell)),
+          );
           return line;
         }),
       );
@@ -451,12 +427,16 @@ Bokeh.logger.set_level("warn");
 
   /* Pointer: the nearest point within reach; a click keeps it until the next. */
   const place = one(".map-plot");
-  let kept = false, plotView = null;
+  let kept = false,
+    plotView = null;
 
   function nearest({ sx, sy }) {
-    const { x_scale, y_scale } = plotView.frame, { x, y } = source.data;
-    const xs = x_scale.v_compute(x), ys = y_scale.v_compute(y);
-    let best = -1, least = NEAR ** 2;
+    const { x_scale, y_scale } = plotView.frame,
+      { x, y } = source.data;
+    const xs = x_scale.v_compute(x),
+      ys = y_scale.v_compute(y);
+    let best = -1,
+      least = NEAR ** 2;
     for (const row of shown) {
       const distance = (xs[row] - sx) ** 2 + (ys[row] - sy) ** 2;
       if (distance < least) [best, least] = [row, distance];
@@ -519,7 +499,11 @@ Bokeh.logger.set_level("warn");
     table.replaceChildren(
       ...data.columns.map((column) => {
         const line = element("tr");
-        line.append(element("th", column, { className: "word", scope: "row" }), element("td"), ...(walk ? [element("td")] : []));
+        line.append(
+          element("th", column, { className: "word", scope: "row" }),
+          element("td"),
+          ...(walk ? [element("td")] : []),
+        );
         return line;
       }),
     );
@@ -533,6 +517,20 @@ Bokeh.logger.set_level("warn");
   const views = await Bokeh.require("embed/standalone").add_document_standalone(book, place);
   plotView = views.get(plot);
   plotView.canvas_view.events_el.tabIndex = -1; // the map around it takes the keys
-  latentmix.map = { plot, plotView, source, view, z, show, choose, shown: () => shown, chosen: () => [...source.selected.indices], at: () => at, outlines, fits, probabilities };
+  latentmix.map = {
+    plot,
+    plotView,
+    source,
+    view,
+    z,
+    show,
+    choose,
+    shown: () => shown,
+    chosen: () => [...source.selected.indices],
+    at: () => at,
+    outlines,
+    fits,
+    probabilities,
+  };
   root.dataset.drawn = "yes";
 })();

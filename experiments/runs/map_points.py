@@ -32,7 +32,7 @@ MOST_POINTS = 10_000
 MOST_BYTES = 4_000_000  # of latents, responsibilities and values, before packing
 MOST_SPRITE = 2_000_000  # bytes of the images
 MOST_PIXELS = 12_000_000  # of the images that a first sprite holds
-MOST_HALVES = 600_000  # numbers in the covariances of all fits
+MOST_PARAMETERS = 600_000  # numbers in the means and covariances of all fits
 MOST_VALUES = 100  # values of a point
 LONGEST_SIDE = 16_383  # pixels of a WebP picture
 STEPS = 16_383  # from one end of the widest latent to the other
@@ -174,7 +174,7 @@ def _fits(
     groups: Sequence[tuple[str, dict[str, FittedMixture]]], z: Array, agreement: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     ems = {budget: fitted for inference, group in groups if inference == "em" for budget, fitted in group.items()}
-    left, fits = MOST_HALVES, []
+    left, fits = MOST_PARAMETERS, []
     for inference, group in groups:
         mixture = next(iter(group.values())).mixture
         with isolated():
@@ -186,7 +186,7 @@ def _fits(
             "components": mixture.n_components,
             "responsibilities": pack(np.rint(255 * np.sqrt(responsibilities)).T, "<u1"),
             "assigned": pack(responsibilities.argmax(axis=1), "<u2"),
-            "means": means.astype(np.float64).tolist(),
+            "means": None,
             "scales": None,
             "covariances": None,
             "budgets": {
@@ -195,8 +195,9 @@ def _fits(
             },
         }
         lower = np.tril_indices(means.shape[1])
-        if (numbers := len(means) * len(lower[0])) <= left:
+        if (numbers := len(means) * (means.shape[1] + len(lower[0]))) <= left:
             left -= numbers
+            described["means"] = pack(means, "<f4")
             scales = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2).max(axis=0))
             described["scales"] = scales.astype(np.float64).tolist()
             described["covariances"] = pack((covariances / np.outer(scales, scales))[:, *lower], "<f2")

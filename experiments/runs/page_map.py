@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.util import find_spec
@@ -30,7 +31,7 @@ from latentmix.experiments.runs.page_values import (
     latent_use,
 )
 from latentmix.models.files import inside
-from latentmix.models.reading import read_json
+from latentmix.models.reading import read_text
 
 __all__ = ["map_scripts", "map_section"]
 
@@ -40,7 +41,8 @@ MOST_LATENTS = 1024
 MOST_COMPONENTS = 4096
 MOST_FITS = 32
 MOST_PIXELS = 40_000_000  # of the sprite
-MOST_PACKED = 20_000_000  # characters of the section's data
+MOST_FILE = 20_000_000  # bytes
+LONGEST_NAME = 200
 
 
 def map_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -125,8 +127,8 @@ def map_scripts() -> list[Markup]:
     assert spec is not None
     assert spec.submodule_search_locations
     bokeh = Path(spec.submodule_search_locations[0], "server", "static", "js", BOKEH)
-    files = (bokeh, resources.files(PACKAGE).joinpath("map.js"))
-    return [Markup(file.read_text("utf-8")) for file in files]
+    own = [resources.files(PACKAGE).joinpath(name) for name in ("map_data.js", "map_plot.js", "map.js")]
+    return [Markup(file.read_text("utf-8")) for file in (bokeh, *own)]
 
 
 def _both(colour: str) -> list[str]:
@@ -144,8 +146,8 @@ def _read(file: Path, classes: int, shape: Sequence[int]) -> dict[str, Any]:
     Raises:
         ValueError: If they are not such values.
     """
-    stored = read_json(file, "a map of latents")
     try:
+        stored = json.loads(read_text(file, "a map of latents", most=MOST_FILE))
         count, total, size = _whole(stored["count"], MOST_POINTS), _whole(stored["total"]), len(stored["centre"])
         if not 2 <= size <= MOST_LATENTS or total < count:
             raise ValueError
@@ -189,7 +191,7 @@ def _fit(stored: Any, count: int, size: int, classes: int) -> dict[str, Any]:
     components = _whole(stored["components"], MOST_COMPONENTS)
     budgets = {}
     for budget, named in stored["budgets"].items():
-        names = [str(name) for name in _exactly(named["names"], components)]
+        names = [str(name)[:LONGEST_NAME] for name in _exactly(named["names"], components)]
         of_classes = [_whole(place, classes - 1, least=0) for place in named["classes"]] if classes else []
         if budget not in BUDGETS or (classes and len(of_classes) != components):
             raise ValueError
@@ -200,12 +202,13 @@ def _fit(stored: Any, count: int, size: int, classes: int) -> dict[str, Any]:
         "components": components,
         "responsibilities": _packed(stored["responsibilities"], "<u1", (components, count)),
         "assigned": _packed(stored["assigned"], "<u2", (count,), below=components),
-        "means": [_numbers(mean, size) for mean in _exactly(stored["means"], components)],
+        "means": None,
         "scales": None,
         "covariances": None,
         "budgets": budgets,
     }
     if stored["covariances"] is not None:
+        fit["means"] = _packed(stored["means"], "<f4", (components, size))
         fit["scales"] = _numbers(stored["scales"], size)
         fit["covariances"] = _packed(stored["covariances"], "<f2", (components, size * (size + 1) // 2))
     return fit
@@ -220,7 +223,7 @@ def _sprite(stored: Any, count: int, shape: Sequence[int]) -> dict[str, Any]:
     data = base64.b64decode(stored["data"], validate=True)
     lines = -(-some // columns)
     width, height = columns * shape[2], lines * shape[1]
-    if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS or len(data) > MOST_PACKED:
+    if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
         raise ValueError
     try:
         with Image.open(BytesIO(data), formats=["WEBP"]) as picture:
@@ -241,8 +244,6 @@ def _sprite(stored: Any, count: int, shape: Sequence[int]) -> dict[str, Any]:
 
 def _packed(text: Any, dtype: str, shape: tuple[int, ...], *, below: int | None = None) -> str:
     """The text of packed numbers that are finite, and less than a bound if there is one."""
-    if not isinstance(text, str) or len(text) > MOST_PACKED:
-        raise ValueError
     values: NDArray[Any] = unpack(text, dtype, shape)
     if below is not None and not (values < below).all():
         raise ValueError
