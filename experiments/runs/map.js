@@ -448,11 +448,12 @@
     const row = kept ? -1 : nearest(event);
     if (row >= 0 && row !== at) show(row);
   });
-  plot.on_event("tap", (event) => {
-    const row = nearest(event);
-    kept = row >= 0;
-    tell(row);
-  });
+  for (const kind of ["tap", "doubletap"])
+    plot.on_event(kind, (event) => {
+      const row = nearest(event);
+      kept = row >= 0;
+      tell(row);
+    });
 
   /* Controls */
   const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] };

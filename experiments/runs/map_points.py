@@ -159,15 +159,21 @@ def _groups(
     for inference, budgets in mixtures.items():
         shared: list[dict[str, FittedMixture]] = []
         for budget, fitted in budgets.items():
-            means = fitted.mixture.parameters_.means
             for group in shared:
-                if torch.equal(next(iter(group.values())).mixture.parameters_.means, means):
+                if _same(next(iter(group.values())), fitted):
                     group[budget] = fitted
                     break
             else:
                 shared.append({budget: fitted})
         for group in shared:
             yield inference, group
+
+
+def _same(first: FittedMixture, second: FittedMixture) -> bool:
+    """Whether two mixtures have the same parameters."""
+    with isolated():
+        one, other = first.mixture.parameters_, second.mixture.parameters_
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("weights", "means", "covariances"))
 
 
 def _fits(

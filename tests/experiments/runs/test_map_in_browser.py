@@ -297,6 +297,73 @@ def test_ellipses_are_two_standard_deviations_in_the_plane_shown(axes: str, runs
     assert opened.ask("latentmix.map.outlines.data.xs.length") == 0
 
 
+def test_a_click_keeps_a_point_until_the_next_one(runs: Any, open_page: Any) -> None:
+    path, _ = runs(2, (1, 6, 6))
+    opened = open_page(path)
+    x = opened.ask("Array.from(latentmix.map.source.data.x)")
+    left, right = int(np.argmin(x)), int(np.argmax(x))
+    opened.page.mouse.click(*opened.place(left))
+    opened.page.evaluate(FRAMES)
+    assert opened.ask("latentmix.map.at()") == left
+    assert f"Test image {left + 1}:" in str(opened.page.locator(".map-told").text_content())
+    opened.page.mouse.move(*opened.place(right))
+    opened.page.evaluate(FRAMES)
+    assert opened.ask("latentmix.map.at()") == left
+    opened.page.mouse.click(*opened.place(right))
+    opened.page.evaluate(FRAMES)
+    assert opened.ask("latentmix.map.at()") == right
+    opened.page.get_by_role("button", name="Go here in the decoder").click()
+    assert opened.ask("Array.from(latentmix.walk.z)") == opened.ask(f"Array.from(latentmix.map.z({right}))")
+
+
+def test_dragging_moves_or_zooms_and_the_wheel_zooms_a_map_in_use(runs: Any, open_page: Any) -> None:
+    path, _ = runs(2, (1, 6, 6))
+    opened = open_page(path)
+    ends = "[latentmix.map.plot.x_range.start, latentmix.map.plot.x_range.end]"
+    whole = opened.ask(ends)
+    x, y = opened.place(0)
+
+    def drag(tool: str) -> list[float]:
+        opened.page.locator(f".map-tools input[value={tool}]").check()
+        box = opened.page.locator(".map-plot").bounding_box()
+        middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        opened.page.mouse.move(*middle)
+        opened.page.mouse.down()
+        opened.page.mouse.move(middle[0] + 80, middle[1] + 60, steps=4)
+        opened.page.mouse.up()
+        opened.page.evaluate(FRAMES)
+        return list(opened.ask(ends))
+
+    opened.page.mouse.move(x, y)
+    opened.page.mouse.wheel(0, -100)
+    opened.page.evaluate(FRAMES)
+    assert opened.ask(ends) == whole
+    moved = drag("pan")
+    assert moved[0] < whole[0]
+    assert moved[1] - moved[0] == pytest.approx(whole[1] - whole[0])
+    zoomed = drag("box_zoom")
+    assert zoomed[1] - zoomed[0] < 0.5 * (whole[1] - whole[0])
+    opened.page.get_by_role("button", name="Reset", exact=True).click()
+    assert opened.ask(ends) == whole
+    opened.page.locator(".map-plot").focus()
+    box = opened.page.locator(".map-plot").bounding_box()
+    opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    opened.page.mouse.wheel(0, -100)
+    opened.page.wait_for_function(f"() => {ends}[1] - {ends}[0] < {0.99 * (whole[1] - whole[0])}")
+
+
+def test_the_map_follows_a_change_to_dark_mode(runs: Any, open_page: Any) -> None:
+    path, _ = runs(2, (1, 6, 6))
+    opened = open_page(path)
+    light = opened.painted()
+    opened.page.emulate_media(color_scheme="dark")
+    opened.page.evaluate(FRAMES)
+    assert opened.ask("latentmix.map.plot.background_fill_color") == "#15181c"
+    dark = opened.painted()
+    assert dark
+    assert light.isdisjoint(dark)
+
+
 def test_t_sne_shows_its_points_without_ellipses(runs: Any, open_page: Any) -> None:
     path, _ = runs(5, (3, 6, 8))
     opened = open_page(path)
