@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["dark_colours", "dark_picture", "with_boxes"]
+__all__ = ["dark_colours", "dark_overlay", "dark_picture", "with_boxes"]
 
 Box = Sequence[float]
 
 PAGE, INK = (0x15, 0x18, 0x1C), (0xE8, 0xE8, 0xE8)
 KEY = "Images"
+SEAM = 4  # pixels of an image that both layers show, so that scaling mixes in no paper
 HEADER = 33  # bytes of a PNG file's signature and first chunk
 
 
@@ -60,11 +61,39 @@ def dark_picture(picture: Image.Image) -> Image.Image | None:
         return None
     light = np.asarray(picture.convert("RGB"))
     dark = dark_colours(light)
-    height, width = light.shape[:2]
-    for left, top, right, bottom in boxes:
-        place = (slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width)))
+    for place in _places(boxes, light.shape):
         dark[place] = light[place]
     return Image.fromarray(dark)
+
+
+def dark_overlay(picture: Image.Image) -> Image.Image | None:
+    """The dark variant as a layer over the picture itself: transparent where it shows images, which stay.
+
+    Args:
+        picture: A picture that `save` wrote.
+
+    Returns:
+        A picture that, over the given one, looks as `dark_picture` does; `None` where that is `None`.
+    """
+    boxes, dark = _boxes(picture), dark_picture(picture)
+    if boxes is None or dark is None:
+        return None
+    layer = np.asarray(dark.convert("RGBA")).copy()
+    for rows, columns in _places(boxes, layer.shape, inset=SEAM):
+        layer[rows, columns] = 0
+    return Image.fromarray(layer)
+
+
+def _places(boxes: Sequence[Box], shape: Sequence[int], inset: int = 0) -> list[tuple[slice, slice]]:
+    """Rows and columns of boxes, without `inset` pixels at each side."""
+    ends = [
+        (round(top * shape[0]), round(bottom * shape[0]), round(left * shape[1]), round(right * shape[1]))
+        for left, top, right, bottom in boxes
+    ]
+    return [
+        (slice(top + inset, max(top + inset, bottom - inset)), slice(left + inset, max(left + inset, right - inset)))
+        for top, bottom, left, right in ends
+    ]
 
 
 def dark_colours(light: NDArray[np.uint8]) -> NDArray[np.uint8]:

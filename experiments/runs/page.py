@@ -17,7 +17,7 @@ from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 from PIL import Image
 
-from latentmix.experiments.figures.dark import dark_picture
+from latentmix.experiments.figures.dark import dark_overlay
 from latentmix.models.files import write_atomically
 from latentmix.models.reading import open_regular
 
@@ -38,7 +38,7 @@ class Picture:
         alternative: What it shows, for those who cannot see it.
         anchor: Its address within the page.
         light: Its data; empty if it cannot be shown.
-        dark: The data of its variant for dark mode; empty if there is none.
+        dark: The data of the layer over it in dark mode; empty if there is none.
         width: Width in pixels.
         height: Height in pixels.
         reason: Why it cannot be shown.
@@ -56,7 +56,7 @@ class Picture:
 
 
 def load_picture(path: Path, name: str, caption: str, alternative: str, *, prefix: str = "picture") -> Picture:
-    """A picture from a PNG file that `save` wrote, with its variant for dark mode.
+    """A picture from a PNG file that `save` wrote, with its layer for dark mode.
 
     Pixels are stored without loss as WebP, which takes half the space of PNG. A file that is no picture, or one of
     more than 40 million pixels, is replaced by the reason.
@@ -76,7 +76,7 @@ def load_picture(path: Path, name: str, caption: str, alternative: str, *, prefi
             if width * height > MOST_PIXELS:
                 return Picture(*words, reason=f"{path.name} has {width:,} x {height:,} pixels, too many for this page.")
             picture.load()
-            dark = dark_picture(picture)
+            dark = dark_overlay(picture)
             light = _data(picture.convert("RGB"))
             return Picture(*words, light, "" if dark is None else _data(dark), width, height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

@@ -18,12 +18,19 @@ from torch import Tensor
 
 from latentmix.experiments.data.base import Dataset
 from latentmix.experiments.data.pixels import ToFloat
-from latentmix.experiments.figures.dark import dark_colours
 from latentmix.experiments.figures.style import GREY, class_styles, shortened
 from latentmix.experiments.runs.captions import groups
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.page import PACKAGE
 from latentmix.experiments.runs.page_decoder import describe_decoder
+from latentmix.experiments.runs.page_values import (
+    column_names,
+    dark_colour,
+    is_pictorial,
+    labelled_classes,
+    latent_use,
+    without_paths,
+)
 from latentmix.guides import AmortizedGuide
 from latentmix.models import Decoder, Likelihood
 from latentmix.models.files import inside
@@ -100,16 +107,16 @@ def walk_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | N
     try:
         described = _read_decoder(checkpoints)
     except ValueError as error:
-        return {"reason": _without_paths(str(error), folder)}
-    classes, latent_dim, shape = _classes(summary), described["latent_dim"], described["shape"]
-    pictorial, values = _pictorial(shape), math.prod(shape)
+        return {"reason": without_paths(str(error), folder)}
+    classes, latent_dim, shape = labelled_classes(summary), described["latent_dim"], described["shape"]
+    pictorial, values = is_pictorial(shape), math.prod(shape)
     starts, note = _no_starts(latent_dim), ""
     if starts_file.exists():
         try:
             starts = _read_starts(starts_file, latent_dim, values)
         except ValueError:
             note = "Where test data lie cannot be read from walk.json."
-    usage = _usage(summary, latent_dim)
+    usage = latent_use(summary, latent_dim)
     order = sorted(range(latent_dim), key=lambda k: -usage[k]) if usage else range(latent_dim)
     sliders = [
         {
@@ -134,7 +141,7 @@ def walk_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | N
         "names": names,
         "plane": bool(plane),
         "legend": [(shortened(classes[label]), light, dark) for label, light, dark in colours if label is not None],
-        "features": [] if pictorial else _columns(summary, values),
+        "features": [] if pictorial else column_names(summary, values),
         "data": {
             "decoder": described,
             "low": starts["low"],
@@ -172,15 +179,11 @@ def _read_decoder(checkpoints: Path) -> dict[str, Any]:
         load_pretrained(checkpoints, "vae", Decoder, part="decoder"),  # type: ignore[type-abstract]
         load_pretrained(checkpoints, "vae", Likelihood, part="likelihood"),  # type: ignore[type-abstract]
     )
-    if not _pictorial(described["shape"]) and math.prod(described["shape"]) > MOST_VALUES:
+    if not is_pictorial(described["shape"]) and math.prod(described["shape"]) > MOST_VALUES:
         raise ValueError(
             f"Expected grey or colour images, or points of at most {MOST_VALUES} values; got {described['shape']}."
         )
     return described
-
-
-def _pictorial(shape: Sequence[int]) -> bool:
-    return len(shape) == 3 and shape[0] in (1, 3)
 
 
 def _rounded(values: Tensor | NDArray[np.float64]) -> Any:
@@ -232,13 +235,6 @@ def _labels(labels: Any, count: int) -> list[int | None]:
     return list(labels)
 
 
-def _classes(summary: Mapping[str, Any]) -> dict[int, str]:
-    """The name of each label."""
-    data = summary.get("data") or {}
-    labels = data.get("classes") or ()
-    return dict(zip(labels, map(str, data.get("class_names") or labels), strict=True))
-
-
 def _name(row: int, label: int | None, classes: Mapping[int, str], group: str) -> str:
     return str(row) if label is None else f"{row}, {group} {shortened(classes.get(label, str(label)))}"
 
@@ -247,25 +243,9 @@ def _colours(classes: Mapping[int, str], labels: Sequence[int | None]) -> list[t
     """Colours of labels on light and on dark pages, of one that is no class in grey."""
     present = [label for label in classes if label in labels]
     named = dict(zip(classes, class_styles(len(classes)), strict=True))
-    return [(label, light := named[label][0], _dark(light)) for label in present] or [(None, GREY, _dark(GREY))]
-
-
-def _dark(colour: str) -> str:
-    light = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)], np.uint8)
-    return "#" + bytes(dark_colours(light[None])[0]).hex()
-
-
-def _usage(summary: Mapping[str, Any], latent_dim: int) -> list[float]:
-    """KL divergence of each latent in nats; empty where it was not measured."""
-    values = (summary.get("test") or {}).get("kl_per_dimension")
-    if not isinstance(values, list) or len(values) != latent_dim:
-        return []
-    return [float(value) for value in values] if all(isinstance(value, int | float) for value in values) else []
-
-
-def _columns(summary: Mapping[str, Any], count: int) -> list[str]:
-    columns = (summary.get("data") or {}).get("columns") or ()
-    return [str(name) for name in columns] if len(columns) == count else [f"x{k + 1}" for k in range(count)]
+    return [(label, light := named[label][0], dark_colour(light)) for label in present] or [
+        (None, GREY, dark_colour(GREY))
+    ]
 
 
 def _units(summary: Mapping[str, Any], count: int) -> dict[str, Any] | None:
@@ -274,8 +254,3 @@ def _units(summary: Mapping[str, Any], count: int) -> dict[str, Any] | None:
     if not units or len(units["centre"]) != count:
         return None
     return {"centre": units["centre"], "scale": units["scale"]}
-
-
-def _without_paths(sentence: str, folder: Path) -> str:
-    """A sentence in which the folder is not spelled out, as a report may be passed on."""
-    return sentence.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")

@@ -20,14 +20,14 @@ from latentmix.experiments.runs.estimates_table import accuracy_values
 from latentmix.experiments.runs.latents import LatentSplit
 from latentmix.experiments.runs.metrics import reconstruct
 from latentmix.experiments.runs.mixtures import FittedMixture
-from latentmix.experiments.runs.projections import project
+from latentmix.experiments.runs.projections import Projections, project
 from latentmix.experiments.runs.walks import attribute_vector, chosen_attributes, slerp, straight, walk
 from latentmix.guides import AmortizedGuide
 from latentmix.inference.isolation import isolated
 from latentmix.models import VAE, MixtureParameters
 from latentmix.models.pyro_modules import evaluation_mode
 
-__all__ = ["draw_mixtures", "draw_vae", "shown_rows"]
+__all__ = ["draw_mixtures", "draw_vae", "map_projections", "shown_rows"]
 
 MAPPED = 1000
 SAMPLED = 2000  # test data whose samples of q are drawn against the prior, and that are reconstructed
@@ -59,7 +59,7 @@ def draw_vae(
     history: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
     *,
-    latents: LatentSplit,
+    projections: Projections | None,
     names: Sequence[str] | None = None,
     attribute: str | None = None,
     seed: int,
@@ -73,7 +73,7 @@ def draw_vae(
         dataset: The data.
         history: One mapping per epoch.
         summary: The figures of the run.
-        latents: Latents of the test data.
+        projections: Projections of latents of the test data, as `map_projections` gives them.
         names: Names of the classes; by default their numbers.
         attribute: The attribute that the experiment uses as labels, if any.
         seed: Seed of samples from the prior.
@@ -96,7 +96,8 @@ def draw_vae(
     elif dataset.truth is not None and dataset.shape == (3,):
         yield from _draw_points(folder, vae, dataset, dataset.truth, summary["coverage"], names, seed=seed)
     yield from _draw_prior(folder, vae, samples, test, seed=seed)
-    yield from _draw_map(folder, latents, dataset, attribute, names, seed=seed)
+    if projections is not None:
+        yield from _draw_map(folder, projections, dataset, attribute, names)
 
 
 def _draw_images(
@@ -257,19 +258,33 @@ def _draw_points(
     yield figures.save(bars, folder / "coverage.png")
 
 
+def map_projections(
+    latents: LatentSplit, dataset: Dataset, *, attribute: str | None = None, seed: int
+) -> Projections | None:
+    """Projections of some test latents for the maps; `None` where there are too few, or nothing colours them.
+
+    Args:
+        latents: Latents of the test data.
+        dataset: The data.
+        attribute: The attribute that the experiment uses as labels, if any.
+        seed: Seed of t-SNE.
+    """
+    split = dataset.test
+    if latents.latents.shape[1] < 2 or len(split) < 4:
+        return None
+    if split.labels is None and not chosen_attributes(dataset, attribute):
+        return None
+    return project(latents.latents, limit=MAPPED, seed=seed)
+
+
 def _draw_map(
     folder: Path,
-    latents: LatentSplit,
+    projections: Projections,
     dataset: Dataset,
     attribute: str | None,
     names: Sequence[str] | None,
-    *,
-    seed: int,
 ) -> Iterator[Path]:
     split, columns = dataset.test, chosen_attributes(dataset, attribute)
-    if latents.latents.shape[1] < 2 or len(split) < 4 or (split.labels is None and not columns):
-        return
-    projections = project(latents.latents, limit=MAPPED, seed=seed)
     rows = torch.from_numpy(projections.rows)
     if columns and split.attributes is not None:
         values, name = split.attributes[:, columns[0]].cpu()[rows].numpy(), dataset.attributes[columns[0]]

@@ -28,10 +28,11 @@ from latentmix.experiments.runs.callbacks import Checkpoints
 from latentmix.experiments.runs.class_probabilities import measure_probabilities
 from latentmix.experiments.runs.latents import LatentSplit, latents_of
 from latentmix.experiments.runs.logs import check_loggers, log_latents, log_pictures, open_loggers
+from latentmix.experiments.runs.map_points import MAP, map_points
 from latentmix.experiments.runs.measures import Measured, measure_prior, measure_vae
 from latentmix.experiments.runs.mixtures import check_fits, fit_mixtures
 from latentmix.experiments.runs.page_walk import WALK, walk_starts
-from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae, shown_rows
+from latentmix.experiments.runs.pictures import draw_mixtures, draw_vae, map_projections, shown_rows
 from latentmix.experiments.runs.pointwise import pointwise_of
 from latentmix.experiments.runs.provenance import provenance, record_command
 from latentmix.experiments.runs.report import write_report
@@ -288,7 +289,8 @@ class Session:
         """Draw the figures of a run that is measured, from its files and its data."""
         training, data = self.experiment.training, self.experiment.data
         summary, place = folder.read_summary(), folder.subfolder("figures")
-        latents = self.latents()
+        latents, mixtures = self.latents(), folder.load_mixtures()
+        projections = map_projections(latents, self.dataset, attribute=data.attribute, seed=training.seed)
         of_vae = draw_vae(
             place,
             self.vae,
@@ -296,7 +298,7 @@ class Session:
             self.dataset,
             folder.read_metrics(),
             summary,
-            latents=latents,
+            projections=projections,
             attribute=data.attribute,
             names=self.dataset.class_names,
             seed=training.seed,
@@ -304,7 +306,7 @@ class Session:
         of_mixtures = draw_mixtures(
             place,
             latents,
-            folder.load_mixtures(),
+            mixtures,
             summary,
             self.dataset.classes,
             names=self.dataset.class_names,
@@ -316,6 +318,10 @@ class Session:
         rows = shown_rows(self.dataset.test)
         folder.write_json(WALK, walk_starts(self.guide, self.dataset, latents, rows, seed=training.seed))
         folder.seal(WALK)
+        points = map_points(self.dataset, latents, mixtures, summary.get("agreement") or {}, projections)
+        if points is not None:
+            folder.write_json(MAP, points)
+            folder.seal(MAP)
 
     def latents(self) -> LatentSplit:
         """Latents of the test images."""

@@ -24,6 +24,7 @@ from latentmix.experiments.runs.estimates_table import (
 )
 from latentmix.experiments.runs.page import number, typeset, write_page
 from latentmix.experiments.runs.page_contents import run_pictures
+from latentmix.experiments.runs.page_map import map_scripts, map_section
 from latentmix.experiments.runs.page_walk import walk_scripts, walk_section
 from latentmix.experiments.runs.provenance import describe
 from latentmix.inference.tables import aligned
@@ -119,12 +120,13 @@ def closing_words(summary: Mapping[str, Any]) -> str:
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a run's folder from the files there.
 
-    The page contains its pictures, its style and its decoder with the script that runs it, runs no other script and
-    refers to nothing outside itself; sections without data are omitted. Links in the folder are not followed.
+    The page contains its pictures, its style, its decoder and its map of the latents with the scripts that run them,
+    runs no other script and refers to nothing outside itself; sections without data are omitted. Links in the
+    folder are not followed.
 
     Args:
         folder: The folder, with `summary.json`, and optionally `config.yaml`, `metrics.jsonl`, the weights in
-            `checkpoints/`, pictures in `figures/*.png`, and `figures/walk.json`.
+            `checkpoints/`, pictures in `figures/*.png`, `figures/walk.json` and `figures/map.json`.
 
     Returns:
         The path of the page.
@@ -147,7 +149,9 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
     """The variables of the template."""
     rows = _rows(summary)
     kind, config, walk = things(summary), inside(folder, "config.yaml"), walk_section(folder, summary)
-    description = _description(config, summary)
+    latent_map, description = map_section(folder, summary), _description(config, summary)
+    walk_code = walk_scripts() if walk and not walk["reason"] else []
+    map_code = map_scripts() if latent_map and not latent_map["reason"] else []
     return {
         "summary": summary,
         "name": summary.get("preset") or folder.name,
@@ -172,7 +176,10 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "posterior_notes": posterior_notes(summary),
         "pictures": run_pictures(folder, summary, history),
         "walk": walk,
-        "scripts": walk_scripts() if walk and not walk["reason"] else [],
+        "latent_map": latent_map,
+        "walk_scripts": walk_code,
+        "map_scripts": map_code,
+        "scripts": [*walk_code, *map_code],
         "config": _listing(config, description),
     }
 

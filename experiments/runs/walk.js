@@ -195,7 +195,7 @@
 
   if (image) sized(image);
   one(".walk-more")?.addEventListener("toggle", () => later(strips));
-  latentmix.walk = { decoder, z, go };
+  latentmix.walk = { decoder, z, go, draw, inUnits };
   root.hidden = false;
   document.querySelector(".walk-without").hidden = true;
   moved();

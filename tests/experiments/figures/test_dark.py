@@ -12,7 +12,7 @@ from PIL import Image
 
 from latentmix.experiments import figures
 from latentmix.experiments.figures import style
-from latentmix.experiments.figures.dark import INK, PAGE, dark_picture, with_boxes
+from latentmix.experiments.figures.dark import INK, PAGE, SEAM, dark_overlay, dark_picture, with_boxes
 
 Pixels = NDArray[np.uint8]
 
@@ -158,3 +158,20 @@ def test_files_of_other_kinds_are_saved(tmp_path: Path) -> None:
     figure = figures.latent_usage([1.0, 2.0], [True, True])
     assert figures.save(figure, tmp_path / "usage.svg").read_text().startswith("<?xml")
     assert [path.name for path in tmp_path.iterdir()] == ["usage.svg"]
+
+
+def test_the_layer_over_the_picture_looks_as_its_dark_variant_and_is_empty_within_images() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    boxes = [[0.25, 0.2, 0.75, 0.8], [0.9, 0.9, 0.95, 0.95]]
+    picture = opened(pixels, boxes)
+    layer = dark_overlay(picture)
+    assert layer is not None
+    over = Image.alpha_composite(Image.fromarray(pixels).convert("RGBA"), layer).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(over), dark(pixels, boxes))
+    empty = np.asarray(layer)[..., 3] == 0
+    assert empty.sum() == (36 - 2 * SEAM) * (40 - 2 * SEAM)
+    assert not empty[:, : 20 + SEAM].any()
+
+
+def test_a_picture_of_unknown_origin_has_no_layer() -> None:
+    assert dark_overlay(Image.new("RGB", (4, 4), "white")) is None

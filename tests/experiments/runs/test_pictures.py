@@ -63,7 +63,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Drawn]:
         measured = {"kl_per_dimension": [1.0] * latent_dim, "active": [True] * latent_dim, "mse": 0.1, "ssim": 0.5}
         summary = {"test": measured, **figures}
         options = {"names": names, "pictorial": dataset.pictorial, "decode": vae.decode if dataset.pictorial else None}
-        list(pictures.draw_vae(Path(), vae, guide, dataset, HISTORY, summary, latents=test, names=names, seed=0))
+        flat = pictures.map_projections(test, dataset, seed=0)
+        list(pictures.draw_vae(Path(), vae, guide, dataset, HISTORY, summary, projections=flat, names=names, seed=0))
         list(pictures.draw_mixtures(Path(), test, mixtures, figures, dataset.classes, **options))
         return caught
 
