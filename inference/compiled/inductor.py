@@ -51,7 +51,7 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compiled:
     """
     from torch._inductor import config, standalone_compile
 
-    plain = [each.detach() for each in inputs]
+    plain: list[Any] = [each.detach() for each in inputs]
     try:
         with exclusive(), torch.no_grad(), config.patch(compile_threads=1):
             artifact: Any = standalone_compile(graph, plain, dynamic_shapes="from_example_inputs")

@@ -105,8 +105,8 @@ class CompiledObjective(Objective):
         tolerance = 1e3 * torch.finfo(expected.dtype).eps
         if not bool(torch.isclose(loss, expected, rtol=tolerance, atol=tolerance, equal_nan=True)):
             self._give_up(
-                f"the compiled loss is {float(loss):.8g} where model and guide give {float(expected):.8g}: a value that "
-                "is no tensor has changed since they were traced"
+                f"the compiled loss is {float(loss):.8g} where model and guide give {float(expected):.8g}: a value "
+                "that is no tensor has changed since they were traced"
             )
         return terms
 

@@ -122,16 +122,16 @@ class _Unwritten(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.written: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __enter__(self) -> Self:
         self._randomness = RandomState.capture()
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *details: Any) -> None:
-        super().__exit__(*details)
+        super().__exit__(*details)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for tensor, value in self.written.values():
                 tensor.copy_(value)
@@ -203,7 +203,8 @@ def _without_draws(module: fx.GraphModule) -> Callable[[], tuple[Tensor, ...]]:
     needed: set[fx.Node] = set()
     for node in drawing:
         _collect(node, needed, places)
-    program, copies = fx.Graph(), {}
+    program = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         if node not in needed:
             continue
