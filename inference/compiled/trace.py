@@ -71,8 +71,7 @@ class TracedStep:
 def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch: Batch) -> TracedStep:
     """Trace the loss of a minibatch and its gradients.
 
-    Model and guide run several times; random states, and tensors that they change in
-    place, are restored afterwards.
+    Model and guide run several times; random states, and tensors that they change in place, are restored afterwards.
 
     Args:
         objective: The objective.
