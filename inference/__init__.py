@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentmix.inference.compiled.objective import compile_elbo
     from latentmix.inference.datatree.mcmc import from_pyro
     from latentmix.inference.datatree.recording import RecordingHMC, RecordingNUTS
     from latentmix.inference.datatree.renaming import renamed
@@ -99,6 +100,7 @@ __all__ = [
     "check_comparable",
     "compare",
     "compare_estimates",
+    "compile_elbo",
     "component_coverage",
     "energy_test",
     "evaluate",
@@ -124,6 +126,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "compiled.objective": ("compile_elbo",),
     "datatree.mcmc": ("from_pyro",),
     "datatree.recording": ("RecordingHMC", "RecordingNUTS"),
     "datatree.renaming": ("renamed",),

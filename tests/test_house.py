@@ -17,6 +17,7 @@ ORDERS = {
     "inference": [
         ["isolation", "tables", "datatree", "workers"],
         ["objectives"],
+        ["compiled"],
         ["evaluation"],
         ["svi"],
         ["mixtures"],

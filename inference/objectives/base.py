@@ -89,6 +89,11 @@ class Objective(ABC):
         """Number of epochs in which the loss still changes; early stopping waits until they are over."""
         return 0.0
 
+    @property
+    def gradients_of_loss(self) -> bool:
+        """Whether `backward` gives the gradients of the loss of `terms`, so that a compiled step can take its place."""
+        return type(self).backward is Objective.backward
+
     @abstractmethod
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """Evaluate the loss and the reported parts.

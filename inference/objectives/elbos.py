@@ -57,6 +57,11 @@ class ELBOObjective(Objective):
     def __init__(self, elbo: ELBO) -> None:
         self.elbo = elbo
 
+    @property
+    def gradients_of_loss(self) -> bool:
+        """See `Objective.gradients_of_loss`."""
+        return type(self).backward is ELBOObjective.backward
+
     def bound(self) -> Objective:
         """See `Objective.bound`."""
         return self

@@ -81,6 +81,11 @@ class Weighted(Objective):
         return float(self._weight)
 
     @property
+    def gradients_of_loss(self) -> bool:
+        """See `Objective.gradients_of_loss`: that of the weighted objective."""
+        return self.objective.gradients_of_loss
+
+    @property
     def warmup_epochs(self) -> float:
         """See `Objective.warmup_epochs`."""
         return max(float(self.warmup), self.objective.warmup_epochs)
@@ -167,6 +172,11 @@ class FreeBits(Objective):
         self.free_bits = free_bits
         self.num_particles = num_particles
         self._elbo = MeanFieldObjective(TraceMeanField_ELBO(num_particles=num_particles))
+
+    @property
+    def gradients_of_loss(self) -> bool:
+        """See `Objective.gradients_of_loss`."""
+        return True
 
     def bound(self) -> Objective:
         """See `Objective.bound`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from latentmix.inference.batches import Batch, Transform, transformed
+from latentmix.inference.compiled.objective import CompiledObjective
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.isolation import Modules, RandomState, plain_errors
 from latentmix.inference.objectives.base import (
@@ -211,9 +212,21 @@ class Problem:
                 handle.remove()
             randomness.restore()
 
-    def backward(self, batch: Batch) -> Terms:
-        """Accumulate the gradients of one minibatch, and return the reported terms."""
-        terms = self.objective.backward(self.model, self.guide, *batch)
+    def compiled(self) -> Problem:
+        """The problem with compiled steps; its objective warns, with the reason, where they run uncompiled."""
+        return replace(self, objective=CompiledObjective(self.objective, self.model, self.guide))
+
+    def backward(self, batch: Batch, *, check: bool = False) -> Terms:
+        """Accumulate the gradients of one minibatch, and return the reported terms.
+
+        Args:
+            batch: The minibatch.
+            check: Whether a compiled step is compared with the uncompiled one, whose gradients are taken then.
+        """
+        backward = self.objective.backward
+        if check and isinstance(self.objective, CompiledObjective):
+            backward = self.objective.checked_backward
+        terms = backward(self.model, self.guide, *batch)
         if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
             return terms
         with torch.no_grad(), Modules(self.model, self.guide):

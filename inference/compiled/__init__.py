@@ -1,0 +1,1 @@
+"""Compilation of a step of SVI: loss and gradients traced once, compiled by inductor."""

@@ -1,0 +1,180 @@
+"""An objective whose steps run as compiled graphs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import final
+
+import pyro
+import torch
+from pyro.infer.elbo import ELBO
+from torch import Tensor
+
+from latentmix.inference.batches import Batch
+from latentmix.inference.compiled.inductor import Compiled, compile_graph, compiler_obstacle
+from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, trace_step
+from latentmix.inference.objectives.base import Objective, Stochastic, Terms
+from latentmix.inference.objectives.conversion import as_objective
+from latentmix.models.process_state import exclusive
+
+__all__ = ["CompiledObjective", "compile_elbo"]
+
+Key = tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+
+
+@final
+class CompiledObjective(Objective):
+    """An objective whose `backward` runs loss and gradients as one compiled graph.
+
+    A minibatch of new shapes is traced and compiled first. Random numbers are drawn as without compilation, from the
+    same stream. Where model, guide or objective cannot be traced, or the graph no longer agrees with them, a warning
+    gives the reason, and steps run uncompiled.
+
+    Args:
+        objective: The objective.
+        model: The model that its steps will be for.
+        guide: The guide that its steps will be for.
+
+    Attributes:
+        objective: The objective.
+        obstacle: The reason why steps run uncompiled; None if they are compiled.
+    """
+
+    def __init__(self, objective: Objective, model: Stochastic, guide: Stochastic) -> None:
+        self.objective = objective
+        self.modules = objective.modules
+        self.obstacle: str | None = None
+        self._functions = (model, guide)
+        self._steps: dict[Key, tuple[TracedStep, Compiled]] = {}
+
+    @property
+    def gradients_of_loss(self) -> bool:
+        """See `Objective.gradients_of_loss`."""
+        return self.objective.gradients_of_loss
+
+    @property
+    def warmup_epochs(self) -> float:
+        """See `Objective.warmup_epochs`."""
+        return self.objective.warmup_epochs
+
+    def begin_step(self, epochs: float) -> None:
+        """See `Objective.begin_step`."""
+        self.objective.begin_step(epochs)
+
+    def bound(self) -> Objective | None:
+        """See `Objective.bound`: that of the objective."""
+        return self.objective.bound()
+
+    def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
+        """See `Objective.rehearse`."""
+        self.objective.rehearse(model, guide, *batch)
+
+    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.terms`; never compiled."""
+        return self.objective.terms(model, guide, *batch)
+
+    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.backward`."""
+        compiled = self._compiled(model, guide, batch)
+        if compiled is None:
+            return self.objective.backward(model, guide, *batch)
+        step, run = compiled
+        terms, gradients = step.outputs(run(step.inputs(batch)))
+        for leaf, gradient in zip(step.leaves, gradients, strict=True):
+            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+        return terms
+
+    def checked_backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """`backward` uncompiled, after a comparison with the compiled loss of the same random numbers.
+
+        A value that the model reads from elsewhere than its tensors, such as a number that a callback changes, is
+        fixed in the graph; once it has changed, steps run uncompiled.
+
+        Warns:
+            UserWarning: If the two losses differ.
+        """
+        compiled = self._compiled(model, guide, batch)
+        if compiled is None:
+            return self.objective.backward(model, guide, *batch)
+        step, run = compiled
+        with step.undone():
+            loss = step.outputs(run(step.inputs(batch)))[0].loss
+        terms = self.objective.backward(model, guide, *batch)
+        expected = terms.loss.detach()
+        tolerance = 1e3 * torch.finfo(expected.dtype).eps
+        if not bool(torch.isclose(loss, expected, rtol=tolerance, atol=tolerance, equal_nan=True)):
+            self._give_up(
+                f"the compiled loss is {float(loss):.8g} where model and guide give {float(expected):.8g}: a value "
+                "that is no tensor has changed since they were traced"
+            )
+        return terms
+
+    def _compiled(self, model: Stochastic, guide: Stochastic, batch: Batch) -> tuple[TracedStep, Compiled] | None:
+        """The graph for the shapes of a minibatch; None where steps run uncompiled."""
+        if self.obstacle is not None or (model, guide) != self._functions:
+            return None
+        key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in batch)
+        if key not in self._steps:
+            try:
+                self._steps[key] = self._compile(model, guide, batch)
+            except NotTraceableError as error:
+                self._give_up(str(error))
+                return None
+        return self._steps[key]
+
+    def _compile(self, model: Stochastic, guide: Stochastic, batch: Batch) -> tuple[TracedStep, Compiled]:
+        obstacle = compiler_obstacle(batch[0].device)
+        if obstacle is not None:
+            raise NotTraceableError(obstacle)
+        with exclusive(), pyro.validation_enabled(False):
+            step = trace_step(self.objective, model, guide, batch)
+            with step.undone():
+                inputs = step.inputs(batch)
+            return step, compile_graph(step.graph, inputs)
+
+    def _give_up(self, reason: str) -> None:
+        self.obstacle = reason
+        warnings.warn(f"Steps run uncompiled: {reason.rstrip('.')}.", stacklevel=2)
+
+
+def compile_elbo(
+    model: Stochastic,
+    guide: Stochastic,
+    objective: Objective | ELBO | Callable[..., Tensor],
+    example_batch: Tensor | Batch,
+) -> CompiledObjective:
+    """Compile the loss and the gradients of a model and a guide, for training by `fit(objective=...)` or by hand.
+
+    Loss and gradients are traced as one graph, whose inputs are the parameters, the minibatch, the random numbers and
+    every other tensor that is read, and compiled by inductor; there is no Python of Pyro, and no guard, in a step.
+
+    Args:
+        model: Pyro callable.
+        guide: Pyro callable; both have run before, so that lazy parameters exist.
+        objective: An objective, one of Pyro's ELBOs, or a callable `(model, guide, *batch) -> scalar loss`.
+        example_batch: A minibatch; others may have other shapes, and are compiled when they first come.
+
+    Returns:
+        The objective; its `obstacle` is the reason where it runs uncompiled.
+
+    Warns:
+        UserWarning: If the step cannot be traced or compiled; it then runs as before.
+
+    Example:
+        >>> import torch
+        >>> from pyro.infer import Trace_ELBO
+        >>> from latentmix.guides import AmortizedGuide, MLPEncoder
+        >>> from latentmix.inference import compile_elbo
+        >>> from latentmix.models import VAE, Bernoulli, MLPDecoder, StandardNormal
+        >>> vae = VAE(MLPDecoder(2, (8,), (1, 4, 4)), StandardNormal(2), Bernoulli())
+        >>> guide = AmortizedGuide(MLPEncoder(2, (8,), (1, 4, 4)))
+        >>> x = torch.zeros(5, 1, 4, 4)
+        >>> objective = compile_elbo(vae.model, guide, Trace_ELBO(), x)  # doctest: +SKIP
+        >>> objective.backward(vae.model, guide, x).elbo  # doctest: +SKIP
+        tensor(-11.2)
+    """
+    batch = (example_batch,) if isinstance(example_batch, Tensor) else tuple(example_batch)
+    compiled = CompiledObjective(as_objective(objective), model, guide)
+    compiled._compiled(model, guide, batch)
+    return compiled

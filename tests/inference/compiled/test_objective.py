@@ -1,0 +1,178 @@
+"""Compiled steps in `fit`: the same training, checks of what the graph cannot see, and reasons to run uncompiled."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor, nn
+
+from latentmix.guides import AmortizedGuide, MLPEncoder
+from latentmix.inference import Callback, TrainingState, Weighted, as_objective, compile_elbo, fit
+from latentmix.inference.compiled import inductor
+from latentmix.inference.compiled.objective import CompiledObjective
+from latentmix.models import VAE, Bernoulli, MixturePrior, MLPDecoder, StandardNormal
+
+from tests.inference.pairs import local_pair
+
+SHAPE = (1, 4, 4)
+COMPILER = inductor.compiler_obstacle(torch.device("cpu"))
+compiled = pytest.mark.skipif(COMPILER is not None, reason=str(COMPILER))
+
+
+def pair(enumerated: bool = False) -> tuple[VAE, AmortizedGuide]:
+    torch.manual_seed(0)
+    prior = MixturePrior(2, n_components=3, enumerated=True) if enumerated else StandardNormal(2)
+    vae = VAE(MLPDecoder(2, (5,), SHAPE), prior, Bernoulli()).double()
+    return vae, AmortizedGuide(MLPEncoder(2, (5,), SHAPE)).double()
+
+
+def images(count: int = 14) -> Tensor:
+    return torch.bernoulli(
+        torch.full((count, *SHAPE), 0.4, dtype=torch.float64), generator=torch.Generator().manual_seed(0)
+    )
+
+
+OBJECTIVES = {
+    "warm-up": lambda: Weighted(Trace_ELBO(), beta=2.0, warmup=1.5),
+    "enumerated": lambda: TraceEnum_ELBO(max_plate_nesting=1),
+}
+
+
+@compiled
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_compiled_fit_is_the_uncompiled_one(objective: str) -> None:
+    """With the warm-up, minibatches of 6, 6 and 2 are two compiled shapes."""
+    results = []
+    for compile in (False, True):
+        vae, guide = pair(objective == "enumerated")
+        x = images(14 if objective == "warm-up" else 12)
+        options: dict[str, Any] = {"objective": OBJECTIVES[objective](), "validation": images(5), "seed": 3}
+        results.append(fit(vae.model, guide, x, epochs=3, batch_size=6, compile=compile, **options))
+    plain, fast = results
+    assert fast.losses == pytest.approx(plain.losses, rel=1e-10)
+    assert fast.validation_losses == pytest.approx(plain.validation_losses, rel=1e-10)
+    for name, value in plain.parameters.items():
+        torch.testing.assert_close(fast.parameters[name], value, rtol=1e-8, atol=1e-10)
+
+
+@compiled
+def test_a_compiled_fit_resumes_bit_for_bit() -> None:
+    class Interrupt(Callback):
+        def on_batch_end(self, state: TrainingState) -> None:
+            if (state.epoch, state.batch) == (1, 2):
+                saved.update(copy.deepcopy(state.state_dict()))
+
+    saved: dict[str, Any] = {}
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 6, "seed": 3, "compile": True}
+    vae, guide = pair()
+    whole = fit(vae.model, guide, images(), callbacks=[Interrupt()], **options)
+    vae, guide = pair()
+    state = TrainingState.from_state_dict({**saved, "callbacks": []})
+    resumed = fit(vae.model, guide, images(), state=state, **options)
+    for name, value in whole.parameters.items():
+        assert torch.equal(resumed.parameters[name], value)
+
+
+@compiled
+def test_compile_elbo_gives_the_gradients_and_draws_of_the_uncompiled_step() -> None:
+    vae, guide = pair()
+    x = images(6)
+    objective = compile_elbo(vae.model, guide, Trace_ELBO(), x)
+    assert objective.obstacle is None
+    steps = []
+    for each in (objective.objective, objective):
+        for leaf in (*vae.parameters(), *guide.parameters()):
+            leaf.grad = None
+        torch.manual_seed(1)
+        terms = each.backward(vae.model, guide, x)
+        steps.append([*terms, *(leaf.grad for leaf in (*vae.parameters(), *guide.parameters())), torch.rand(1)])
+    for expected, value in zip(*steps, strict=True):
+        torch.testing.assert_close(value, expected.detach(), rtol=1e-10, atol=1e-10)
+    first = steps[1][4].clone()
+    objective.backward(vae.model, guide, x)  # gradients accumulate, as those of `Tensor.backward` do
+    weight = next(vae.parameters())
+    assert weight.grad is not None
+    assert not torch.equal(weight.grad, first)
+
+
+@compiled
+def test_a_compiled_fit_updates_running_statistics() -> None:
+    """Those of batch normalisation, in a module that is not registered with Pyro."""
+    x, statistics = torch.arange(12, dtype=torch.float64), []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double()
+
+        def model(x: Tensor, network: nn.Module = network) -> None:
+            pyro.module("network", network)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=torch.float64), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(network(z)[:, 0], 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            slope = pyro.param("slope", torch.ones(1, dtype=torch.float64))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(slope * x[:, None], 0.5).to_event(1))
+
+        fit(model, guide, x, epochs=3, batch_size=4, seed=0, compile=compile)
+        statistics.append({name: buffer.clone() for name, buffer in network.named_buffers()})
+    plain, fast = statistics
+    assert plain.keys() == fast.keys()
+    assert plain["1.num_batches_tracked"] >= 9
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-10, atol=1e-12)
+
+
+@compiled
+def test_a_number_that_changes_is_found_and_said() -> None:
+    """A scale that a callback lowers is no tensor: fixed in the graph, and found at the next epoch."""
+    scale = [1.0]
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros((), dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, scale[0]), obs=x)
+
+    class Lower(Callback):
+        def on_epoch_end(self, state: TrainingState) -> None:
+            scale[0] = 0.5 if state.epoch > 1 else 1.0
+
+    x = torch.arange(6, dtype=torch.float64)
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 3, "seed": 0, "callbacks": [Lower()]}
+    plain = fit(model, lambda x: None, x, **options)
+    scale[0] = 1.0
+    with pytest.warns(UserWarning, match="Steps run uncompiled: the compiled loss is .* has changed"):
+        fast = fit(model, lambda x: None, x, compile=True, **options)
+    assert fast.losses == pytest.approx(plain.losses, rel=1e-10)
+
+
+def test_a_model_that_cannot_be_traced_trains_as_before() -> None:
+    model, guide, batch, _ = local_pair("discrete", size=12)
+    plain = fit(model, guide, batch, epochs=2, seed=0)
+    with pytest.warns(UserWarning, match="Steps run uncompiled: Expected random numbers that depend neither on data"):
+        fast = fit(model, guide, batch, epochs=2, seed=0, compile=True)
+    assert fast.losses == plain.losses
+
+
+def test_without_a_compiler_training_runs_uncompiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    vae, guide = pair()
+    with pytest.warns(UserWarning, match="inductor needs a C.. compiler, and none of .* is on PATH"):
+        fast = fit(vae.model, guide, images(), epochs=2, batch_size=7, seed=0, compile=True)
+    vae, guide = pair()
+    assert fast.losses == fit(vae.model, guide, images(), epochs=2, batch_size=7, seed=0).losses
+
+
+def test_other_callables_than_those_compiled_for_run_uncompiled() -> None:
+    vae, guide = pair()
+    objective = CompiledObjective(as_objective(Trace_ELBO()), vae.model, guide)
+    other, other_guide = pair()
+    objective.backward(other.model, other_guide, images(3))
+    assert objective.obstacle is None
+    assert all(leaf.grad is not None for leaf in other.parameters())
