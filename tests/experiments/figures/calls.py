@@ -108,7 +108,7 @@ CALLS: dict[str, Call] = {
         {
             "values": {
                 "elbo": {"narrow": np.array([-101.2, -100.8]), "wide": np.array([-99.0])},
-                "mse": {"wide": [0.1]},
+                "mse": {"wide": np.array([0.1])},
             },
             "intervals": {"elbo": {"narrow": np.array([-101.6, -100.4])}},
         },
@@ -126,8 +126,8 @@ CALLS: dict[str, Call] = {
     "learning_curves": Call(
         {
             "curves": {
-                "narrow": {"training": [np.array([120.0, 110.0])], "validation": [np.array([122.0, 111.0])]},
-                "wide": {"training": [np.array([8.0, 7.0]), np.array([9.0, 6.0])], "validation": []},
+                "narrow": {"training": np.array([[120.0, 110.0]]), "validation": np.array([[122.0, 111.0]])},
+                "wide": {"training": np.array([[8.0, 7.0], [9.0, 6.0]]), "validation": np.array([[8.5, 7.5]])},
             }
         },
         4,
