@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import batched
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -91,15 +92,15 @@ def learning_curves(
     shape = len(by_measure), len(splits)
     sheet = Sheet(ax, WIDTH, 2.9 * len(by_measure) + 0.7 + 0.21 * legend_rows(handles, WIDTH - 0.3))
     what = ", ".join(f"{split} {measure}".strip() for measure in by_measure for split in splits)
-    grid = np.reshape(sheet.panels(math.prod(shape), lambda figure: figure.subplots(*shape), what=what), shape)
-    room = WIDTH / len(splits) - 0.8 if sheet.own else min(sheet.size(axes)[0] for axes in grid.flat)
+    panels = sheet.panels(math.prod(shape), lambda figure: figure.subplots(*shape), what=what)
+    room = WIDTH / len(splits) - 0.8 if sheet.own else min(sheet.size(axes)[0] for axes in panels)
     if not sheet.own:
         for handle, group in zip(handles, styles, strict=True):
-            handle.set_label(_label(group, tables[group], min(NAME_WIDTH, sheet.size(grid[0, 0])[0] - AROUND), WITHIN))
+            handle.set_label(_label(group, tables[group], min(NAME_WIDTH, sheet.size(panels[0])[0] - AROUND), WITHIN))
     clipped = False
-    for row, (measure, groups) in enumerate(by_measure.items()):
+    for row, (measure, groups) in zip(batched(panels, len(splits)), by_measure.items(), strict=True):
         drawn = [(tables[group], styles[group]) for group in groups]
-        for axes, split in zip(grid[row], splits, strict=True):
+        for axes, split in zip(row, splits, strict=True):
             for by_split, style in drawn:
                 if split in by_split:
                     _draw(axes, by_split[split], *style)
@@ -108,10 +109,10 @@ def learning_curves(
             axes.set_xlabel("epoch")
         limits, leaves = _span([table for by_split, _ in drawn for table in by_split.values()])
         clipped |= leaves
-        for axes in grid[row]:
+        for axes in row:
             clean(axes)
             axes.set_ylim(*limits)
-        for axes in grid[row, : 1 if sheet.own else None]:
+        for axes in row[: 1 if sheet.own else None]:
             axes.set_ylabel(f"negative ELBO\nnats per {thing}")
     sheet.title(heading)
     several = any(len(table) > 1 for by_split in tables.values() for table in by_split.values())

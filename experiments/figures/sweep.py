@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -199,7 +200,7 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str], ax: Ax | None) -> Sh
                 colour = FAILED if cell["status"] == "failed" else MUTED
                 axes.text(low, spot, f" {cell['status']}", va="center", fontsize=SMALL, color=colour)
             elif math.isfinite(value):
-                ring = {"markeredgecolor": INK, "markeredgewidth": 1.8} if (label,) in best else {}
+                ring: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 1.8} if (label,) in best else {}
                 colour, interval = DOTS[row % len(DOTS)], interval_of(cell, name)
                 if interval is not None:
                     axes.plot(interval, (spot, spot), color=colour, linewidth=2, solid_capstyle="butt")
@@ -207,8 +208,8 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str], ax: Ax | None) -> Sh
                     axes.plot(each, [spot] * len(each), "|", color=INK, markersize=7, markeredgewidth=0.8)
                 axes.plot(value, spot, "o", color=colour, markersize=8, clip_on=False, **ring)
                 _value(axes, cell, name, spot, (low, high), above=seeds)
-        labels = [names[label, groups[row]] for label in block]
-        axes.set_yticks(range(len(block)), labels) if left else axes.set_yticks([])
+        labelled = block if left else ()
+        axes.set_yticks(range(len(labelled)), [names[label, groups[row]] for label in labelled])
         axes.tick_params(axis="y", length=0)
         axes.set_xticks(inner_ticks(low, high, 3))
         if top:
