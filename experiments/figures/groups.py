@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
+from latentmix.experiments.figures.stacks import Stack
 from latentmix.experiments.figures.style import (
     INK,
     MUTED,
@@ -20,20 +22,16 @@ from latentmix.experiments.figures.style import (
     fitted,
     group_styles,
     joined,
-    new_figure,
-    note,
     text_width,
-    title,
-    whole_figure,
     wrapped,
 )
 from latentmix.experiments.figures.tableau import Metric, inner_ticks, metric_of
 
 __all__ = ["group_means", "paired_differences"]
 
-ABREAST = 3
 NAME_WIDTH, NAME_LINES = 2.4, 3  # inches and lines of a group's name
 DIRECTIONS = {1: "better →", -1: "← better", 0: ""}
+LINE = 0.165  # inches of a line of a name
 SEEDS = 0.1  # inches from the mark of a group down to those of its runs
 DECIMALS = 7  # least number that is not written out
 ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
@@ -48,7 +46,7 @@ def group_means(
     measures: Mapping[str, str] | None = None,
     heading: str | None = None,
     caption: str = "",
-    ax: Axes | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw figures of groups of runs: a panel per figure, and in it a row per group.
 
@@ -62,14 +60,10 @@ def group_means(
         measures: The measure of each group's likelihood; by default one is taken for all.
         heading: Title of the figure; by default the number of groups.
         caption: Text below the figure, such as what the intervals are.
-        ax: Axes to draw into, for one figure and one measure; by default those of a new figure.
-
-    Returns:
-        The figure, that of `ax` if it is given.
+        ax: Axes of the caller's figure to draw into, one for each figure and measure.
 
     Raises:
-        ValueError: If no group has a finite value, a group has no measure, or `ax` is given and there is more than one
-            panel.
+        ValueError: If no group has a finite value, a group has no measure, or the axes are not as many.
 
     Example:
         >>> from latentmix.experiments.figures import group_means
@@ -88,7 +82,7 @@ def group_means(
     ends = {name: {group: _interval((intervals or {}).get(name, {}).get(group)) for group in groups} for name in values}
     spread = {name: {group: [*finite[name][group], *(ends[name][group] or ())] for group in groups} for name in values}
     blocks = _blocks(groups, measures)
-    figure, panels, row_height = _panels(blocks, known, spread, measures, ax)
+    sheet, panels, row_height = _panels(blocks, known, spread, measures, ax)
     styles = dict(zip(groups, group_styles(len(groups)), strict=True))
     for (name, _), (axes, block) in panels.items():
         for row, group in enumerate(block):
@@ -104,12 +98,11 @@ def group_means(
             if len(runs) > 1:
                 below = row + SEEDS / row_height
                 axes.plot(runs, [below] * len(runs), marker, color=colour, markersize=4, markerfacecolor=PAPER)
-    if ax is None:
-        title(figure, heading or f"Figures of {len(groups)} groups of runs")
-        several = any(len(runs) > 1 for by_group in finite.values() for runs in by_group.values())
-        sentences = ["marks: means over the runs of a group; small marks: single runs"] if several else []
-        _note(figure, [*sentences, *([caption] if caption else [])], known, blocks)
-    return figure
+    sheet.title(heading or f"Figures of {len(groups)} groups of runs")
+    several = any(len(runs) > 1 for by_group in finite.values() for runs in by_group.values())
+    sentences = ["marks: means over the runs of a group; small marks: single runs"] if several else []
+    _note(sheet, [*sentences, *([caption] if caption else [])], known, blocks)
+    return sheet.figure
 
 
 def paired_differences(
@@ -121,7 +114,7 @@ def paired_differences(
     groups: Sequence[str] | None = None,
     heading: str | None = None,
     caption: str = "",
-    ax: Axes | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw how groups of runs differ from a reference on the same data: a panel per figure, and in it a row per group.
 
@@ -135,13 +128,10 @@ def paired_differences(
             have a difference.
         heading: Title of the figure; by default the name of the reference.
         caption: Text below the figure, such as what the intervals are.
-        ax: Axes to draw into, for one figure; by default those of a new figure.
-
-    Returns:
-        The figure, that of `ax` if it is given.
+        ax: Axes of the caller's figure to draw into, one for each figure with a finite difference.
 
     Raises:
-        ValueError: If there is no finite difference, or `ax` is given and there are several figures.
+        ValueError: If there is no finite difference, or the axes are not as many as the figures.
 
     Example:
         >>> from latentmix.experiments.figures import paired_differences
@@ -160,7 +150,7 @@ def paired_differences(
     known = {name: _unlimited((metrics or {}).get(name) or metric_of(name)) for name in table}
     spread = {name: {group: [0.0, *by_group.get(group, ())] for group in rows} for name, by_group in table.items()}
     written = {name: {g: _p(p) for g, p in (p_values or {}).get(name, {}).items()} for name in table}
-    figure, panels, row_height = _panels([rows], known, spread, None, ax, least=0.5 if any(written.values()) else 0.32)
+    sheet, panels, row_height = _panels([rows], known, spread, None, ax, least=0.5 if any(written.values()) else 0.32)
     styles = dict(zip(everyone, group_styles(len(everyone)), strict=True))
     for (name, _), (axes, block) in panels.items():
         axes.axvline(0.0, color=MUTED, linewidth=1.2, zorder=1)
@@ -173,11 +163,10 @@ def paired_differences(
             axes.plot(value, row, marker, color=colour, markersize=8, markeredgecolor=PAPER, zorder=3)
             if group in written[name]:
                 _write_over(axes, value, row - 0.12 / row_height, written[name][group])
-    if ax is None:
-        title(figure, heading or f"Differences from {reference}")
-        sentences = ["p: McNemar's test"] if any(written.values()) else []
-        _note(figure, [*([caption] if caption else []), *sentences], known, [])
-    return figure
+    sheet.title(heading or f"Differences from {reference}")
+    sentences = ["p: McNemar's test"] if any(written.values()) else []
+    _note(sheet, [*([caption] if caption else []), *sentences], known, [])
+    return sheet.figure
 
 
 def _groups(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
@@ -226,49 +215,45 @@ def _panels(
     metrics: Mapping[str, Metric],
     spread: Mapping[str, Mapping[str, Sequence[float]]],
     measures: Mapping[str, str] | None,
-    ax: Axes | None,
+    ax: Ax | None,
     least: float = 0.34,
-) -> tuple[Figure, dict[tuple[str, int], tuple[Axes, Block]], float]:
-    """The figure, its empty panels by metric and block of groups, and the height of a row, at least `least` inches."""
-    if ax is not None and len(metrics) * len(blocks) > 1:
-        raise ValueError(
-            f"Expected one figure of groups of one measure for one panel; got {', '.join(metrics)} and {len(blocks)} "
-            f"{'measure' if len(blocks) == 1 else 'measures'}: pass one of them, or no ax."
-        )
+) -> tuple[Sheet, dict[tuple[str, int], tuple[Axes, Block]], float]:
+    """The sheet, its empty panels by metric and block of groups, and the height of a row, at least `least` inches."""
     names = {group: fitted(group, NAME_WIDTH, NAME_LINES) for block in blocks for group in block}
     measure_of = measures if measures and len(blocks) > 1 else {}
     above = {row: wrapped(measure_of[block[0]], NAME_WIDTH, SMALL) for row, block in enumerate(blocks) if measure_of}
-    lines = -(-len(metrics) // ABREAST)
-    columns = -(-len(metrics) // lines)
-    row_height = max(least, 0.12 + 0.165 * max(text.count("\n") + 1 for text in names.values()))
-    height = lines * (row_height * len(names) + (0.7 if above else 0.45) * len(blocks) + 0.5) + 0.9
-    figure = whole_figure(ax) or new_figure(WIDTH, height)
-    sizes = [len(block) for block in blocks] * lines
-    grid = [[ax]] if ax is not None else figure.subplots(len(sizes), columns, squeeze=False, height_ratios=sizes)
+    stack = Stack(list(metrics), [len(block) for block in blocks])
+    row_height = max(least, 0.12 + LINE * max(text.count("\n") + 1 for text in names.values()))
+    height = stack.lines * (row_height * len(names) + (0.7 if above else 0.45) * len(blocks) + 0.5) + 0.9
+    sheet = Sheet(ax, WIDTH, height)
+    places = stack.panels()
+    what = ", ".join(f"{name} of {measure_of[blocks[row][0]]}" if above else name for name, row, _ in places)
+    drawn = sheet.panels(len(places), stack.make, what=what)
+    if not sheet.own:
+        sizes = [sheet.size(axes) for axes in drawn]
+        across = min(NAME_WIDTH, *(width / 2 for width, _ in sizes))
+        lines = min(int(up / len(blocks[row]) / LINE) for (_, up), (_, row, _) in zip(sizes, places, strict=True))
+        names = {group: fitted(group, across, min(max(lines, 1), NAME_LINES)) for group in names}
     longest = max(text_width(text, SMALL) for text in [*names.values(), *above.values()])
-    room = (WIDTH - 0.4 - longest) / columns - 0.15
+    room = (WIDTH - 0.4 - longest) / stack.columns - 0.15 if sheet.own else min(sheet.size(axes)[0] for axes in drawn)
     panels: dict[tuple[str, int], tuple[Axes, Block]] = {}
-    for place, (name, metric) in enumerate(metrics.items()):
-        first, column = place // columns * len(blocks), place % columns
-        for row, block in enumerate(blocks):
-            axes = grid[first + row][column]
-            scale = block if metric.grouped else list(names)
-            low, high = _span([value for group in scale for value in spread[name][group]], metric.limits)
-            _rows(axes, [names[group] for group in block] if column == 0 else [""] * len(block), low, high, room)
-            if column == 0 and row in above:
-                text = axes.annotate(above[row], (0.0, 1.0), (-6, 3), **ABOVE)
-                text.set(fontsize=SMALL, fontweight="bold", color=INK, ha="right", va="bottom")
-            if row == 0:
-                axes.set_title(wrapped(metric.name, room, 11, "bold"), fontsize=11, fontweight="bold")
-            if row == len(blocks) - 1:
-                axes.set_xlabel(DIRECTIONS[metric.better])
-            elif not metric.grouped:
-                axes.tick_params(axis="x", labelbottom=False)
-            panels[name, row] = (axes, block)
-    for place in range(len(metrics), lines * columns if ax is None else 0):
-        for row in range(len(blocks)):
-            grid[place // columns * len(blocks) + row][place % columns].remove()
-    return figure, panels, row_height
+    for axes, (name, row, column) in zip(drawn, places, strict=True):
+        metric, block = metrics[name], blocks[row]
+        left, top, bottom = (end or not sheet.own for end in (column == 0, row == 0, row == len(blocks) - 1))
+        scale = block if metric.grouped else list(names)
+        low, high = _span([value for group in scale for value in spread[name][group]], metric.limits)
+        _rows(axes, [names[group] for group in block] if left else [""] * len(block), low, high, room)
+        if left and row in above:
+            text = axes.annotate(above[row], (0.0, 1.0), (-6, 3), **ABOVE)
+            text.set(fontsize=SMALL, fontweight="bold", color=INK, ha="right", va="bottom")
+        if top:
+            axes.set_title(wrapped(metric.name, room, 11, "bold"), fontsize=11, fontweight="bold")
+        if bottom:
+            axes.set_xlabel(DIRECTIONS[metric.better])
+        elif not metric.grouped:
+            axes.tick_params(axis="x", labelbottom=False)
+        panels[name, row] = (axes, block)
+    return sheet, panels, row_height
 
 
 def _rows(axes: Axes, names: Sequence[str], low: float, high: float, width: float) -> None:
@@ -316,8 +301,8 @@ def _span(values: Sequence[float], limits: tuple[float, float]) -> tuple[float, 
     return max(low - 0.1 * reach, limits[0]), min(high + 0.1 * reach, limits[1])
 
 
-def _note(figure: Figure, sentences: Sequence[str], metrics: Mapping[str, Metric], blocks: Sequence[Block]) -> None:
+def _note(sheet: Sheet, sentences: Sequence[str], metrics: Mapping[str, Metric], blocks: Sequence[Block]) -> None:
     grouped = len(blocks) > 1 and any(metric.grouped for metric in metrics.values())
     parts = [*sentences, *(["ELBOs compare within one measure only"] if grouped else [])]
     if parts:
-        note(figure, joined(parts))
+        sheet.note(joined(parts))

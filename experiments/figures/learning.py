@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import batched
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentmix.experiments.figures.sheets import WITHIN, Ax, Sheet
 from latentmix.experiments.figures.style import (
     PAPER,
     SMALL,
@@ -23,12 +26,7 @@ from latentmix.experiments.figures.style import (
     fitted,
     group_styles,
     joined,
-    legend_below,
     legend_rows,
-    new_figure,
-    note,
-    title,
-    whole_figure,
     wrapped,
 )
 
@@ -39,6 +37,7 @@ Curves = Mapping[str, Sequence[ArrayLike | Tensor]]
 SPLITS = ("training", "validation")
 SETTLED = 0.2  # share of the epochs whose curves may leave the axis, at their beginning
 NAME_WIDTH = 6.0  # inches
+AROUND = 1.1  # inches that a name leaves to its line and the number of runs, in a legend within axes
 
 
 def learning_curves(
@@ -47,7 +46,7 @@ def learning_curves(
     measures: Mapping[str, str] | None = None,
     thing: str = "image",
     heading: str = "Learning curves",
-    ax: Axes | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw the negative ELBO of groups of runs after each epoch, on training and on validation data.
 
@@ -61,14 +60,10 @@ def learning_curves(
         measures: The measure of each group's likelihood; by default one is taken for all.
         thing: Word for a datum.
         heading: Title of the figure.
-        ax: Axes to draw into, for curves of one measure and one split; by default those of a new figure.
-
-    Returns:
-        The figure, that of `ax` if it is given.
+        ax: Axes of the caller's figure to draw into, one for each measure and split.
 
     Raises:
-        ValueError: If there is no curve with a finite value, a group has no measure, or `ax` is given and there is
-            more than one panel.
+        ValueError: If there is no curve with a finite value, a group has no measure, or the axes are not as many.
 
     Example:
         >>> from latentmix.experiments.figures import learning_curves
@@ -94,38 +89,36 @@ def learning_curves(
         Line2D([], [], color=colour, marker=marker, linestyle=line, linewidth=1.8, label=_label(group, tables[group]))
         for group, (colour, marker, line) in styles.items()
     ]
-    rows = legend_rows(handles, WIDTH - 0.3)
-    figure = whole_figure(ax) or new_figure(WIDTH, 2.9 * len(by_measure) + 0.7 + 0.21 * rows)
-    if ax is not None and len(by_measure) * len(splits) > 1:
-        raise ValueError(
-            f"Expected curves of one split and measure for one panel; got {', '.join(splits)} and "
-            f"{len(by_measure)} {'measure' if len(by_measure) == 1 else 'measures'}: pass one of them, or no ax."
-        )
-    grid = np.array([[ax]]) if ax is not None else figure.subplots(len(by_measure), len(splits), squeeze=False)
+    shape = len(by_measure), len(splits)
+    sheet = Sheet(ax, WIDTH, 2.9 * len(by_measure) + 0.7 + 0.21 * legend_rows(handles, WIDTH - 0.3))
+    what = ", ".join(f"{split} {measure}".strip() for measure in by_measure for split in splits)
+    panels = sheet.panels(math.prod(shape), lambda figure: figure.subplots(*shape), what=what)
+    room = WIDTH / len(splits) - 0.8 if sheet.own else min(sheet.size(axes)[0] for axes in panels)
+    if not sheet.own:
+        for handle, group in zip(handles, styles, strict=True):
+            handle.set_label(_label(group, tables[group], min(NAME_WIDTH, sheet.size(panels[0])[0] - AROUND), WITHIN))
     clipped = False
-    for row, (measure, groups) in enumerate(by_measure.items()):
+    for row, (measure, groups) in zip(batched(panels, len(splits)), by_measure.items(), strict=True):
         drawn = [(tables[group], styles[group]) for group in groups]
-        for axes, split in zip(grid[row], splits, strict=True):
+        for axes, split in zip(row, splits, strict=True):
             for by_split, style in drawn:
                 if split in by_split:
                     _draw(axes, by_split[split], *style)
-            axes.set_title(wrapped(f"{split}\n{measure}" if measure else split, WIDTH / len(splits) - 0.8, 11))
+            axes.set_title(wrapped(f"{split}\n{measure}" if measure else split, room, 11))
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
             axes.set_xlabel("epoch")
         limits, leaves = _span([table for by_split, _ in drawn for table in by_split.values()])
         clipped |= leaves
-        for axes in grid[row]:
+        for axes in row:
             clean(axes)
             axes.set_ylim(*limits)
-        grid[row, 0].set_ylabel(f"negative ELBO\nnats per {thing}")
-    if ax is None:
-        title(figure, heading)
-        several = any(len(table) > 1 for by_split in tables.values() for table in by_split.values())
-        note(figure, joined(_sentences(several, clipped, len(by_measure) > 1)))
-        legend_below(figure, handles)
-    else:
-        ax.legend(handles=handles, fontsize=SMALL, frameon=False)
-    return figure
+        for axes in row[: 1 if sheet.own else None]:
+            axes.set_ylabel(f"negative ELBO\nnats per {thing}")
+    sheet.title(heading)
+    several = any(len(table) > 1 for by_split in tables.values() for table in by_split.values())
+    sheet.note(joined(_sentences(several, clipped, len(by_measure) > 1)))
+    sheet.legend(handles)
+    return sheet.figure
 
 
 def _table(runs: Sequence[ArrayLike | Tensor]) -> Array | None:
@@ -138,9 +131,9 @@ def _table(runs: Sequence[ArrayLike | Tensor]) -> Array | None:
     return table if len(table) else None
 
 
-def _label(group: str, by_split: Mapping[str, Array]) -> str:
+def _label(group: str, by_split: Mapping[str, Array], width: float = NAME_WIDTH, size: float = SMALL) -> str:
     runs = max(map(len, by_split.values()), default=0)
-    return fitted(group, NAME_WIDTH, 1) + (f" ({runs} runs)" if runs > 1 else "" if runs else " (no curve)")
+    return fitted(group, width, 1, size) + (f" ({runs} runs)" if runs > 1 else "" if runs else " (no curve)")
 
 
 def _draw(axes: Axes, table: Array, colour: str, marker: str, line: str) -> None:

@@ -20,7 +20,7 @@ from latentmix.experiments.figures.style import (
     wrapped,
 )
 
-__all__ = ["Ax", "Sheet"]
+__all__ = ["WITHIN", "Ax", "Sheet"]
 
 type Ax = Axes | Iterable[Axes]
 """Axes of the caller's figure: one for a picture of one panel, else one for each panel, in reading order."""

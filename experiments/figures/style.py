@@ -63,7 +63,6 @@ __all__ = [
     "text_width",
     "title",
     "titled",
-    "whole_figure",
     "wrapped",
 ]
 
@@ -135,11 +134,6 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     return figure
-
-
-def whole_figure(ax: Axes | None) -> Figure | None:
-    """The whole figure that axes belong to; `None` without axes."""
-    return None if ax is None else ax.get_figure(root=True)
 
 
 def title(figure: Figure, text: str) -> None:

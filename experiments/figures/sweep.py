@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
+from latentmix.experiments.figures.stacks import Stack
 from latentmix.experiments.figures.style import (
     BLUE,
     INK,
@@ -19,10 +22,7 @@ from latentmix.experiments.figures.style import (
     VERMILION,
     WIDTH,
     clean,
-    new_figure,
-    note,
     shortened,
-    title,
     wrapped,
 )
 from latentmix.experiments.figures.tableau import (
@@ -48,7 +48,6 @@ __all__ = ["sweep_overview"]
 STATUSES = {"done": "done", "refused": "refused (hatched)", "failed": "failed (×)"}
 DOTS = (BLUE, VERMILION, PURPLE, RED)
 FEW = 40
-ABREAST = 3
 
 
 def sweep_overview(
@@ -57,6 +56,7 @@ def sweep_overview(
     *,
     metrics: Sequence[str] | None = None,
     heading: str | None = None,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw metrics of all cells of a grid: for one axis as rows of dots, for two to four axes as a tableau.
 
@@ -71,10 +71,12 @@ def sweep_overview(
         metrics: Metrics to draw; by default the known ones (ELBO, log-likelihood, MSE, SSIM, KL divergence, accuracy)
             that some cell has, and in tableaux of more than 40 cells only the first of these.
         heading: Title of the figure.
+        ax: Axes of the caller's figure to draw into: of a tableau one for each metric; of rows, one for each metric
+            and, if there are several, group. Tableaux in them have no colour bars.
 
     Raises:
-        ValueError: If there are no axes or more than four, if a cell is not on the grid, is repeated or has another
-            status, or if no finished cell has a metric.
+        ValueError: If there are no axes of the grid or more than four, if a cell is not on it, is repeated or has
+            another status, if no finished cell has a metric, or if the axes to draw into are not as many.
 
     Example:
         >>> from latentmix.experiments.figures import sweep_overview
@@ -96,11 +98,11 @@ def sweep_overview(
     text = heading or f"Sweep over {', '.join(axes)}: {len(grid):,} cell{'s' * (len(grid) > 1)}"
     caption = _caption(grid, axes, drawn)
     if len(axes) > 1:
-        return tableau(grid, axes, drawn, heading=text, caption=caption)
-    figure = _rows(grid, drawn)
-    title(figure, text)
-    note(figure, caption)
-    return figure
+        return tableau(grid, axes, drawn, heading=text, caption=caption, ax=ax)
+    sheet = _rows(grid, drawn, ax)
+    sheet.title(text)
+    sheet.note(caption)
+    return sheet.figure
 
 
 def _grid(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> dict[Key, Cell]:
@@ -165,7 +167,7 @@ def _marks(grid: Mapping[Key, Cell], metrics: Sequence[str], mark: str) -> list[
     return [*some, *([f"no {mark}: all intervals overlap"] if len(grid) > 1 and not all(best) else [])]
 
 
-def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
+def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str], ax: Ax | None) -> Sheet:
     """Draw a row of dots for each cell of one axis, grouped, and at most three metrics abreast."""
     groups = list(dict.fromkeys(group_of(cell) for cell in grid.values() if cell["status"] == "done")) or [""]
     blocks: dict[str, dict[str, Cell]] = {group: {} for group in groups}
@@ -177,54 +179,45 @@ def _rows(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> Figure:
         for group, block in blocks.items()
         for label in block
     }
-    lines = -(-len(metrics) // ABREAST)
-    columns = -(-len(metrics) // lines)
+    stack = Stack(metrics, [len(block) for block in blocks.values()])
     seeds = any(over_seeds(grid, name) for name in metrics)
     row_height = (0.34 if seeds else 0.22) + 0.17 * max(text.count("\n") + 1 for text in names.values())
-    block_heights = [len(block) for block in blocks.values()]
-    height = lines * (row_height * len(grid) + 0.4 * len(groups) + 0.35) + 0.9
-    figure = new_figure(WIDTH, height)
-    panels = figure.subplots(lines * len(groups), columns, squeeze=False, height_ratios=block_heights * lines)
-    for axes in panels.ravel():
-        axes.set_visible(False)
-    for place, name in enumerate(metrics):
-        metric, best = metric_of(name), best_cells(grid, name)
-        first, column = place // columns * len(groups), place % columns
-        together = [end for cell in grid.values() for end in _ends(cell, name)]
-        for row, (group, block) in enumerate(blocks.items()):
-            axes = panels[first + row, column]
-            axes.set_visible(True)
-            clean(axes)
-            axes.grid(False, axis="y")
-            mine = [end for cell in block.values() for end in _ends(cell, name)]
-            low, high = _span(mine if metric.grouped else together, metric.limits)
-            axes.set(xlim=(low, high), ylim=(len(block) - 0.45, -0.55))
-            for spot, (label, cell) in enumerate(block.items()):
-                axes.axhline(spot, color=RULE, linewidth=0.8, zorder=0)
-                value = figure_of(cell, name)
-                if cell["status"] != "done":
-                    colour = FAILED if cell["status"] == "failed" else MUTED
-                    axes.text(low, spot, f" {cell['status']}", va="center", fontsize=SMALL, color=colour)
-                elif math.isfinite(value):
-                    ring = {"markeredgecolor": INK, "markeredgewidth": 1.8} if (label,) in best else {}
-                    colour, interval = DOTS[row % len(DOTS)], interval_of(cell, name)
-                    if interval is not None:
-                        axes.plot(interval, (spot, spot), color=colour, linewidth=2, solid_capstyle="butt")
-                        each = values_of(cell, name)
-                        axes.plot(each, [spot] * len(each), "|", color=INK, markersize=7, markeredgewidth=0.8)
-                    axes.plot(value, spot, "o", color=colour, markersize=8, clip_on=False, **ring)
-                    _value(axes, cell, name, spot, (low, high), above=seeds)
-            axes.set_yticks(range(len(block)), [names[label, group] for label in block] if column == 0 else [])
-            axes.tick_params(axis="y", length=0)
-            axes.set_xticks(inner_ticks(low, high, 3))
-            if row == 0:
-                text = wrapped(metric.name, (WIDTH - 1.9) / columns, 11, "bold")
-                axes.set_title(text, fontsize=11, fontweight="bold")
-            if row < len(groups) - 1 and not metric.grouped:
-                axes.tick_params(axis="x", labelbottom=False)
-    for axes in [axes for axes in panels.ravel() if not axes.get_visible()]:
-        axes.remove()
-    return figure
+    sheet = Sheet(ax, WIDTH, stack.lines * (row_height * len(grid) + 0.4 * len(groups) + 0.35) + 0.9)
+    places = stack.panels()
+    what = ", ".join(f"{name} of {groups[row]}" if named else name for name, row, _ in places)
+    for axes, (name, row, column) in zip(sheet.panels(len(places), stack.make, what=what), places, strict=True):
+        metric, best, block = metric_of(name), best_cells(grid, name), blocks[groups[row]]
+        left, top, bottom = (end or not sheet.own for end in (column == 0, row == 0, row == len(groups) - 1))
+        clean(axes)
+        axes.grid(False, axis="y")
+        compared = block if metric.grouped else {label: cell for (label,), cell in grid.items()}
+        low, high = _span([end for cell in compared.values() for end in _ends(cell, name)], metric.limits)
+        axes.set(xlim=(low, high), ylim=(len(block) - 0.45, -0.55))
+        for spot, (label, cell) in enumerate(block.items()):
+            axes.axhline(spot, color=RULE, linewidth=0.8, zorder=0)
+            value = figure_of(cell, name)
+            if cell["status"] != "done":
+                colour = FAILED if cell["status"] == "failed" else MUTED
+                axes.text(low, spot, f" {cell['status']}", va="center", fontsize=SMALL, color=colour)
+            elif math.isfinite(value):
+                ring: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 1.8} if (label,) in best else {}
+                colour, interval = DOTS[row % len(DOTS)], interval_of(cell, name)
+                if interval is not None:
+                    axes.plot(interval, (spot, spot), color=colour, linewidth=2, solid_capstyle="butt")
+                    each = values_of(cell, name)
+                    axes.plot(each, [spot] * len(each), "|", color=INK, markersize=7, markeredgewidth=0.8)
+                axes.plot(value, spot, "o", color=colour, markersize=8, clip_on=False, **ring)
+                _value(axes, cell, name, spot, (low, high), above=seeds)
+        labelled = block if left else ()
+        axes.set_yticks(range(len(labelled)), [names[label, groups[row]] for label in labelled])
+        axes.tick_params(axis="y", length=0)
+        axes.set_xticks(inner_ticks(low, high, 3))
+        if top:
+            room = (WIDTH - 1.9) / stack.columns if sheet.own else sheet.size(axes)[0]
+            axes.set_title(wrapped(metric.name, room, 11, "bold"), fontsize=11, fontweight="bold")
+        if not bottom and not metric.grouped:
+            axes.tick_params(axis="x", labelbottom=False)
+    return sheet
 
 
 def _value(axes: Axes, cell: Cell, name: str, spot: int, span: tuple[float, float], *, above: bool) -> None:

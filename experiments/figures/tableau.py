@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from latentmix.experiments.figures.sheets import Ax, Sheet
 from latentmix.experiments.figures.style import (
     GREY,
     INK,
@@ -28,6 +29,7 @@ from latentmix.experiments.figures.style import (
     SHADE,
     SMALL,
     WIDTH,
+    fitted,
     new_figure,
     note,
     shortened,
@@ -166,6 +168,7 @@ def tableau(
     *,
     heading: str,
     caption: str,
+    ax: Ax | None = None,
 ) -> Figure:
     """Draw a tableau of each metric.
 
@@ -175,6 +178,7 @@ def tableau(
         metrics: The metrics.
         heading: Title of the figure.
         caption: Text below the figure.
+        ax: Axes of the caller's figure to draw into, one for each metric; by default a new figure is made.
     """
     parts = arrange(grid, axes)
     rows, columns = (math.prod(len(axes[name]) for name in part) for part in parts)
@@ -182,6 +186,8 @@ def tableau(
         max(sum(_longest(axes[name]) + 0.16 for name in parts[0]), text_width("\n".join(_corner(parts)), SMALL) + 0.1)
         + 0.1
     )
+    if ax is not None:
+        return _within(Sheet(ax, WIDTH, WIDTH), grid, axes, parts, metrics, left)
     names = [wrapped(metric_of(name).name, 2.0, 11, "bold") for name in metrics]
     most = WIDTH if left + 0.5 * columns <= WIDTH else PAGE
     narrowest = max(BAR, 0.5 * columns, *(text_width(name, 11, "bold") for name in names))
@@ -219,11 +225,14 @@ def tableau(
         x += max(0.0, size[0] - page) / 2
         return figure.add_axes((x / size[0], 1.0 - (y + high) / size[1], wide / size[0], high / size[1]))
 
-    for place, name in enumerate(metrics):
-        x = left + (place % abreast) * (width + APART)
+    def corner(place: int) -> tuple[float, float]:
         line = place // abreast
-        y = head + line * (top + height) + sum(bottoms[:line]) + top
-        panel = add(x, y, width, height)
+        x = left + (place % abreast) * (width + APART)
+        return x, head + line * (top + height) + sum(bottoms[:line]) + top
+
+    panels = [add(*corner(place), width, height) for place in range(len(metrics))]
+    for place, (panel, name) in enumerate(zip(panels, metrics, strict=True)):
+        x, y = corner(place)
         scales = _paint(panel, grid, axes, parts, name, cell)
         _labels(panel, axes, parts, first=place % abreast == 0, turned=turned)
         above = panel.annotate(names[place], (0.5, 1.0), (0, 72 * top - 6), **ABOVE)
@@ -235,6 +244,36 @@ def tableau(
             spot = start + (k % in_row) * (long + APART), y + height + 0.15 + step * (k // in_row)
             _bar(figure, add(*spot, long, 0.12), *colours, label=label)
     return figure
+
+
+def _within(
+    sheet: Sheet,
+    grid: Mapping[Key, Cell],
+    axes: Mapping[str, Sequence[str]],
+    parts: tuple[Key, Key],
+    metrics: Sequence[str],
+    left: float,
+) -> Figure:
+    """Draw tableaux into axes of the caller's, where words name the colours of several measures.
+
+    Labels of the rows, `left` inches wide, take their room from the panel if the figure has a layout engine.
+    """
+    columns = math.prod(len(axes[name]) for name in parts[1])
+    for panel, name in zip(sheet.panels(len(metrics), what=", ".join(metrics)), metrics, strict=True):
+        width, _ = sheet.size(panel)
+        if sheet.figure.get_layout_engine() is not None:
+            width = max(width - left, width / 3)
+        scales = _paint(panel, grid, axes, parts, name, width / columns)
+        turned = _longest(axes[parts[1][-1]]) > width / columns - 0.06
+        _labels(panel, axes, parts, first=True, turned=turned, block=width / len(axes[parts[1][0]]))
+        text = wrapped(metric_of(name).name, width, 11, "bold")
+        above = 6 + 72 * 0.26 * (len(parts[1]) - 1)
+        panel.set_title(text, fontsize=11, fontweight="bold", color=INK, pad=above)
+        if len(scales) > 1:
+            hues = [GROUP_HUES[k % len(GROUP_HUES)].lower().removesuffix("s") for k in range(len(scales))]
+            words = "\n".join(f"{hue}: {scale}" for hue, scale in zip(hues, scales, strict=True))
+            panel.set_xlabel(wrapped(words, width, SMALL), fontsize=SMALL, color=INK)
+    return sheet.figure
 
 
 def _bar_labels(scales: Mapping[str, Any]) -> list[str]:
@@ -357,9 +396,18 @@ def _rule(panel: Axes, blocks: Sequence[int], shape: tuple[int, int]) -> None:
 
 
 def _labels(
-    panel: Axes, axes: Mapping[str, Sequence[str]], parts: tuple[Key, Key], *, first: bool, turned: bool
+    panel: Axes,
+    axes: Mapping[str, Sequence[str]],
+    parts: tuple[Key, Key],
+    *,
+    first: bool,
+    turned: bool,
+    block: float = math.inf,
 ) -> None:
-    """Write the labels of the inner axes beside the cells, those of the outer axes outside, and the axes' names."""
+    """Write the labels of the inner axes beside the cells, those of the outer axes outside, and the axes' names.
+
+    Labels of outer columns are elided to `block` inches.
+    """
     rows, columns = ([[shortened(label) for label in axes[name]] for name in part] for part in parts)
     blocks = [len(part[0]) if len(part) > 1 else 1 for part in (rows, columns)]
     panel.tick_params(length=0, labelsize=SMALL, labelcolor=INK, pad=4, top=True, labeltop=True, labelbottom=False)
@@ -368,7 +416,8 @@ def _labels(
     if len(columns) > 1:
         beyond = 72 * (_longest(columns[-1]) if turned else 0.16) + 10
         for k, label in enumerate(columns[0]):
-            name = panel.annotate(label, ((k + 0.5) / blocks[1], 1.0), (0, beyond), **ABOVE)
+            text = fitted(label, block, 1, SMALL, "bold")
+            name = panel.annotate(text, ((k + 0.5) / blocks[1], 1.0), (0, beyond), **ABOVE)
             name.set(fontsize=SMALL, fontweight="bold", color=INK, ha="center", va="bottom")
     if not first:
         panel.set_yticks([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,16 @@ CURVE = {"bins": BINS, "ece": 0.1}
 COMPONENTS = figures.Components(np.zeros((2, 3)), np.stack([np.eye(3)] * 2))
 NUTS = {name: np.array(values) for name, values in {"point": [0.4, 0.6], "sd": [0.1] * 2}.items()}
 NUTS |= {"low": np.array([0.3, 0.5]), "high": np.array([0.5, 0.7])}
+AXES = {"likelihood": ["Bernoulli", "Gaussian"], "prior": ["StandardNormal", "MixturePrior"]}
+CELLS = [
+    {
+        "options": {"likelihood": likelihood, "prior": prior},
+        "status": "done",
+        "group": "mass on {0, 1}" if likelihood == "Bernoulli" else "density",
+        "figures": {"elbo": [-100.0 + k, -99.5 - k], "mse": 0.01 * (k + 1)},
+    }
+    for k, (likelihood, prior) in enumerate(product(*AXES.values()))
+]
 
 CALLS: dict[str, Call] = {
     "attribute_vectors": Call(
@@ -93,6 +104,17 @@ CALLS: dict[str, Call] = {
         spoilt="mean_distances",
     ),
     "generated": Call({"images": IMAGES}, spoilt="images"),
+    "group_means": Call(
+        {
+            "values": {
+                "elbo": {"narrow": np.array([-101.2, -100.8]), "wide": np.array([-99.0])},
+                "mse": {"wide": np.array([0.1])},
+            },
+            "intervals": {"elbo": {"narrow": np.array([-101.6, -100.4])}},
+        },
+        4,
+        {"measures": {"narrow": "density", "wide": "mass on {0, 1}"}},
+    ),
     "interpolations": Call(
         {"endpoints": IMAGES[:2], "straight": IMAGES[:8], "spherical": IMAGES[:8]}, 4, spoilt="straight"
     ),
@@ -101,7 +123,22 @@ CALLS: dict[str, Call] = {
     ),
     "latent_scatter": Call({"latents": PLANE, "labels": LABELS}, spoilt="latents"),
     "latent_usage": Call({"kl_per_dim": np.array([2.0, 0.01]), "active": np.array([True, False])}, spoilt="kl_per_dim"),
+    "learning_curves": Call(
+        {
+            "curves": {
+                "narrow": {"training": np.array([[120.0, 110.0]]), "validation": np.array([[122.0, 111.0]])},
+                "wide": {"training": np.array([[8.0, 7.0], [9.0, 6.0]]), "validation": np.array([[8.5, 7.5]])},
+            }
+        },
+        4,
+        {"measures": {"narrow": "density", "wide": "mass on {0, 1}"}},
+    ),
     "losses": Call({"history": {"training": np.array([3.0, 2.0, 1.5]), "validation": np.array([3.1, 2.2, np.nan])}}),
+    "paired_differences": Call(
+        {"differences": {"elbo": {"wide": np.array([1.2, 0.6, 1.8])}, "mse": {"wide": np.array([-0.1, -0.2, 0.1])}}},
+        2,
+        {"reference": "narrow", "p_values": {"elbo": {"wide": 0.01}}},
+    ),
     "points_in_space": Call(
         {"real": SPACE, "sampled": SPACE, "components_real": OWNERS, "components_sampled": OWNERS},
         2,
@@ -124,6 +161,7 @@ CALLS: dict[str, Call] = {
     "reconstructions": Call({"originals": IMAGES, "means": IMAGES}, spoilt="means"),
     "reliability": Call({"fits": {"EM": {"n_draws": 100, "plug_in": CURVE, "draws": CURVE}}}, 2),
     "selection_panels": Call({}, 2, {"selection": selection()}),
+    "sweep_overview": Call({}, 2, {"cells": CELLS, "axes": AXES}),
     "traversals": Call({"images": IMAGES.reshape(2, 6, 1, 6, 6), "values": np.linspace(-2, 2, 6)}, spoilt="values"),
     "worst_reconstructions": Call({"originals": IMAGES, "means": IMAGES * 0.8}, 2, spoilt="originals"),
 }

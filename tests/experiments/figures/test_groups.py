@@ -149,8 +149,20 @@ def test_axes_of_a_users_own() -> None:
     assert figure.get_suptitle() == ""
     assert marks(left, 8) == [(1.0, 0.0), (2.0, 1.0)]
     assert marks(right, 8) == [(1.0, 0.0)]
-    with pytest.raises(ValueError, match=r"^Expected one figure of groups of one measure for one panel; got elbo, mse"):
+    with pytest.raises(ValueError, match=r"^Expected axes for the whole picture, 2, .* \(elbo, mse\); got 1: "):
         figures.group_means({"elbo": {"a": [1.0]}, "mse": {"a": [1.0]}}, ax=left)
+
+
+def test_long_names_have_room_in_given_axes() -> None:
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    figures.group_means(
+        {name: {group: [0.1 * k] for k, group in enumerate(LONG)} for name in ("elbo", "mse")}, ax=panels
+    )
+    assert not overlapping(figure)
+    names = [[label.get_text() for label in panel.get_yticklabels()] for panel in panels]
+    assert names[0] == names[1]
+    assert len(set(names[0])) == len(LONG)
 
 
 def test_nothing_to_draw_is_refused() -> None:

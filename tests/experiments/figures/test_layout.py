@@ -67,7 +67,7 @@ def test_confusion_matrices_abreast(classes: int, fits: int, abreast: int) -> No
     assert [axes.get_title()[:2] for axes in drawn] == [name[:2] for name in names]
     assert all(axes.get_title().endswith("accuracy 1.000") for axes in drawn)
     assert len({round(axes.get_position().y0, 3) for axes in drawn}) == -(-fits // abreast)
-    with pytest.raises(ValueError, match="Expected confusion matrices; got none"):
+    with pytest.raises(ValueError, match=r"Expected at least one confusion matrix of one class or more; got none\."):
         figures.confusion_matrices({}, range(classes))
 
 

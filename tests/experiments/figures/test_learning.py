@@ -89,9 +89,21 @@ def test_axes_of_a_users_own() -> None:
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a"]
     assert figure.get_suptitle() == ""
     with pytest.raises(
-        ValueError, match=r"^Expected curves of one split and measure for one panel; got training, vali"
+        ValueError, match=r"^Expected axes for the whole picture, 2, .* \(training, validation\); got 1"
     ):
         figures.learning_curves(curves_of(["a"], 1, 3), ax=ax)
+
+
+def test_long_names_keep_within_given_axes() -> None:
+    figure = Figure(figsize=(8, 3))
+    axes = figure.subplots(1, 2)
+    figures.learning_curves(curves_of(LONG[:3], 2, 4), ax=axes)
+    assert [panel.get_ylabel() for panel in axes] == ["negative ELBO\nnats per image"] * 2
+    figure.draw_without_rendering()
+    legend, panel = axes[0].get_legend().get_window_extent(), axes[0].get_window_extent()
+    assert panel.x0 <= legend.x0
+    assert legend.x1 <= panel.x1
+    assert axes[0].get_legend().get_texts()[0].get_text().endswith("(2 runs)")
 
 
 def test_nothing_to_draw_is_refused() -> None:

@@ -127,6 +127,36 @@ def test_an_outlying_cell_does_not_bleach_the_others() -> None:
     assert {"−101.0", "−10M"} < set(texts(figure))
 
 
+def test_tableaux_in_given_axes_name_their_colours_in_words() -> None:
+    names = {name: AXES[name] for name in ("prior", "likelihood", "family")}
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    assert figures.sweep_overview(every(names), names, metrics=["elbo", "mse"], ax=panels) is figure
+    assert figure.axes == list(panels)
+    assert panels[0].get_xlabel().split("\n") == [
+        "blue: mass on {0, 1}",
+        "orange: density",
+        "purple: mass on 256 levels",
+    ]
+    assert [panel.get_title() for panel in panels] == ["ELBO, nats", "MSE"]
+    assert panels[1].get_xlabel() == ""
+    assert not overlapping(figure)
+
+
+def test_rows_in_given_axes_name_their_cells_in_each() -> None:
+    names = {"likelihood": AXES["likelihood"]}
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    panels = figure.subplots(3, 2)
+    assert figures.sweep_overview(every(names), names, metrics=["elbo", "mse"], ax=panels) is figure
+    labels = [[label.get_text().split("\n")[0] for label in panel.get_yticklabels()] for panel in panels.flat]
+    blocks = ["Bernoulli"], ["Gaussian(0.1)", "Gaussian(shared)", "Laplace"], ["DiscretizedLogistic"]
+    assert labels == [block for block in blocks for _ in range(2)]
+    assert [panel.get_title() for panel in panels.flat] == ["ELBO, nats", "MSE"] * 3
+    assert not overlapping(figure)
+    with pytest.raises(ValueError, match=r"6, one for each panel \(elbo of mass on \{0, 1\}, mse of mass on"):
+        figures.sweep_overview(every(names), names, metrics=["elbo", "mse"], ax=panels[0])
+
+
 def test_rows_of_one_axis() -> None:
     names = ["Bernoulli", "Gaussian(0.1)", "Laplace", "DiscretizedLogistic"]
     cells = [
@@ -230,7 +260,7 @@ def test_what_is_neither_better_nor_worse_is_grey_and_the_caption_says_so() -> N
     for k, cell in enumerate(cells):
         cell["figures"]["kl"] = 10.0 * k
     figure = figures.sweep_overview(cells, axes, metrics=["mse", "kl"])
-    error, divergence = (np.asarray(axes.get_images()[0].get_array()) for axes in (figure.axes[0], figure.axes[2]))
+    error, divergence = (np.asarray(axes.get_images()[0].get_array()) for axes in figure.axes[:2])
     assert np.ptp(divergence, axis=2).max() < 0.01
     assert np.ptp(error, axis=2).max() > 0.1
     caption = figure.get_supxlabel().replace("\n", " ")
