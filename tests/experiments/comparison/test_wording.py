@@ -20,7 +20,7 @@ from latentmix.experiments.comparison.wording import (
     picture_names,
     short_names,
     typeset_figure,
-    with_short_names,
+    with_names,
 )
 from latentmix.inference.intervals import McNemarTest, PairedInterval, paired_interval
 
@@ -117,9 +117,12 @@ def test_compact_names_stay_unique() -> None:
 
 def test_refusals_bear_the_short_names() -> None:
     names = list(short_names(sweep()))
-    assert with_short_names(f"ELBO of {names[1]} and {names[3]}: no.", sweep()) == "ELBO of B and D: no."
-    assert with_short_names(f"of {names[0]}.", sweep()) == "of A."
-    assert with_short_names(f"runs/{names[0]}-1 and {names[0]}.old", sweep()) == f"runs/{names[0]}-1 and {names[0]}.old"
+    assert with_names(f"ELBO of {names[1]} and {names[3]}: no.", short_names(sweep())) == "ELBO of B and D: no."
+    assert with_names(f"of {names[0]}.", short_names(sweep())) == "of A."
+    assert (
+        with_names(f"runs/{names[0]}-1 and {names[0]}.old", short_names(sweep()))
+        == f"runs/{names[0]}-1 and {names[0]}.old"
+    )
 
 
 def test_the_best_are_ranked_on_the_same_test_data_and_elbos_within_one_measure() -> None:
