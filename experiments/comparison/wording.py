@@ -32,6 +32,7 @@ __all__ = [
     "things_of",
     "titled_figure",
     "typeset_figure",
+    "unformulated",
     "with_names",
 ]
 
@@ -180,16 +181,27 @@ def short_names(comparison: RunComparison) -> dict[str, str]:
 
 
 def picture_names(comparison: RunComparison) -> dict[str, str]:
-    """Names of groups in pictures: the compact ones, after their letters where sentences have these.
+    r"""Names of groups in pictures: the compact ones, after their letters where sentences have these.
+
+    Dollar signs are escaped, as Matplotlib takes a text between two of them for a formula.
 
     Args:
         comparison: The comparison.
     """
     compact, short = compact_names(comparison), short_names(comparison)
     return {
-        name: compact[name] if short[name] == compact[name] else f"{short[name]}:\u00a0{compact[name]}"
+        name: unformulated(compact[name] if short[name] == compact[name] else f"{short[name]}:\u00a0{compact[name]}")
         for name in short
     }
+
+
+def unformulated(text: str) -> str:
+    """A text that Matplotlib draws as it is, though it has dollar signs.
+
+    Args:
+        text: The text.
+    """
+    return text.replace("$", "\\$")
 
 
 def with_names(sentence: str, short: Mapping[str, str]) -> str:

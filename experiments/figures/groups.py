@@ -264,6 +264,8 @@ def _panels(
                 axes.set_xlabel(DIRECTIONS[metric.better])
             elif not metric.grouped:
                 axes.tick_params(axis="x", labelbottom=False)
+            if not any(len(spread[name][group]) for group in scale):
+                axes.set_xticks([])
             panels[name, row] = (axes, block)
     for place in range(len(metrics), lines * columns if ax is None else 0):
         for row in range(len(blocks)):

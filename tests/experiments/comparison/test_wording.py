@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.cbook import is_math_text
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest
 from latentmix.experiments.comparison.summaries import better_of
 from latentmix.experiments.comparison.wording import (
     best_groups,
+    chance_words,
     compact_names,
     difference_words,
     loo_sentence,
@@ -143,3 +145,17 @@ def test_measures_are_told_apart_by_the_data_where_these_differ() -> None:
     runs = tuple(replace(run, test_data=run.name) for run in comparison.runs)
     labels = measure_labels(replace(comparison, runs=runs))
     assert list(labels.values()) == [f"{MASS}, data.source=iris", f"{MASS}, data.source=wine"]
+
+
+def test_dollar_signs_of_names_are_no_formulas() -> None:
+    comparison = comparison_of([{"prior": "None"}, {"prior": "MixturePrior(3)"}], presets=["$a$", "$b"])
+    first = next(iter(picture_names(comparison).values()))
+    assert first.replace("\\$", "$").startswith("$a$")
+    assert not is_math_text(first)
+
+
+def test_what_chance_alone_would_mark_is_told_of_many_differences() -> None:
+    pair = single().pairs[0]
+    assert not chance_words(replace(single(), pairs=(pair,) * 9))
+    assert "about 4 of these 40 would" in chance_words(replace(single(), pairs=(pair,) * 40))
+    assert "about 2 of these 40 would" in chance_words(replace(single(), pairs=(pair,) * 40, level=0.95))
