@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from latentmix.experiments.commands import Usage, UsageError, add_trust, allowed_modules, command_parser
@@ -61,4 +62,4 @@ def main(words: list[str]) -> None:
     if out is not None:
         write_files(comparison, out)
         write_comparison(comparison, out, command=["latentmix", "compare", *words])
-        print(f"\n{out}")
+        print(f"\n{out}", file=sys.stdout if arguments.format == "table" else sys.stderr)  # JSON stays JSON

@@ -15,7 +15,7 @@ __all__ = ["SEEDS", "config_digest", "configuration_groups", "differences_of", "
 SEEDS = ("seed", "data.seed")
 IMMATERIAL = frozenset(
     {
-        *("name", "description", "tensorboard", "max_gib", "device"),
+        *("name", "description", "loggers", "max_gib", "device"),
         *("data.root", "data.download", "data.cache", "data.max_corrupt", "data.max_pixels", "data.max_gib"),
         "mixture.nuts.processes",
     }
@@ -23,9 +23,8 @@ IMMATERIAL = frozenset(
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration without its description, which changes nothing."""
-    values = {name: value for name, value in config.items() if name != "description"}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the options of a configuration that can change a figure, its seeds among them."""
+    return hashlib.sha256(_key(_without(config, ())).encode()).hexdigest()
 
 
 def differences_of(configs: Mapping[str, Mapping[str, Any]]) -> list[Difference]:

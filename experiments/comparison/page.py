@@ -12,6 +12,7 @@ from latentmix.experiments.comparison.results import Difference, LooRow, RunComp
 from latentmix.experiments.comparison.summaries import better_of, label_of
 from latentmix.experiments.comparison.wording import (
     best_groups,
+    chance_words,
     compact_names,
     difference_words,
     enumerated,
@@ -24,7 +25,7 @@ from latentmix.experiments.comparison.wording import (
     things_of,
     titled_figure,
     typeset_figure,
-    with_short_names,
+    with_names,
 )
 from latentmix.experiments.figures.style import save
 from latentmix.experiments.options.names import fit_name
@@ -101,11 +102,14 @@ def _values(comparison: RunComparison, command: Sequence[str]) -> dict[str, Any]
         "sentences": _sentences(comparison),
         "tests": _tests(comparison),
         "two_seeds": any(pair.interval.over_seeds and 2 in pair.interval.n_seeds for pair in comparison.pairs),
+        "chance": chance_words(comparison),
         "few_labels": any(name.endswith("_few") for name in paired_figures(comparison)),
         "over_seeds": [pair.interval.over_seeds for pair in comparison.pairs],
         "loo": _loo(comparison.loo),
         "apart": [each for each in comparison.refusals if each.startswith(LOO)],
-        "refusals": [with_short_names(each, comparison) for each in comparison.refusals if not each.startswith(LOO)],
+        "refusals": [
+            with_names(each, short_names(comparison)) for each in comparison.refusals if not each.startswith(LOO)
+        ],
         "command": shlex.join(map(str, command)),
         "versions": comparison.versions,
         "other_versions": _other_versions(comparison),
@@ -273,10 +277,10 @@ def _tests(comparison: RunComparison) -> list[str]:
 
 
 def _loo(rows: Sequence[LooRow]) -> list[dict[str, Any]]:
-    """A table for each set of latents, the best first, with a sentence on it."""
-    tables: dict[str, list[LooRow]] = {}
+    """A table for each fit over the same latents, the best first, with a sentence on it."""
+    tables: dict[tuple[str, str], list[LooRow]] = {}
     for row in rows:
-        tables.setdefault(row.latents, []).append(row)
+        tables.setdefault((row.latents, row.fit), []).append(row)
     return [
         {
             "sentence": loo_sentence(alike) if len(alike) > 1 else "",

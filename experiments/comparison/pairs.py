@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from latentmix.experiments.comparison.results import Pair, PairedTest, RunGroup
 from latentmix.experiments.comparison.sources import Source
+from latentmix.experiments.comparison.summaries import figures_of, label_of
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, fit_name
 from latentmix.experiments.runs.evaluation import measure_run
@@ -227,6 +228,13 @@ def _disagreement(pointwise: Pointwise, source: Source) -> str:
         mean, stated = float(values.mean()), float(test[key])
         if not math.isclose(mean, stated, rel_tol=1e-3, abs_tol=1e-6):
             return f"{mean:.6g} as {key}, and not the {stated:.6g} of its summary"
+    stated_of = figures_of(source.summary)
+    for fit, budget in pointwise.predicted if pointwise.labels is not None else ():
+        name = _accuracy(fit, budget)
+        if budget != "few" and name in stated_of:  # with few labels the summary has the mean over several draws
+            mean = float((pointwise.predicted[fit, budget] == pointwise.labels).mean())
+            if not math.isclose(mean, stated_of[name], rel_tol=1e-3, abs_tol=1e-6):
+                return f"{mean:.6g} as the {label_of(name)}, and not the {stated_of[name]:.6g} of its summary"
     return ""
 
 

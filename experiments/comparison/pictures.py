@@ -20,9 +20,11 @@ from latentmix.experiments.comparison.wording import (
     picture_names,
     plural,
     short_names,
+    test_data_of,
     things_of,
     titled_figure,
     typeset_figure,
+    unformulated,
 )
 from latentmix.experiments.figures.tableau import Metric
 from latentmix.experiments.options.names import FIT_NAMES, fit_name
@@ -103,9 +105,10 @@ def comparison_pictures(comparison: RunComparison) -> list[ComparisonPicture]:
     return [picture for part in parts for picture in part(comparison)]
 
 
-def _metric(figure: str) -> Metric:
+def _metric(comparison: RunComparison, figure: str) -> Metric:
     limits = next((ends for name, ends in LIMITS.items() if figure.startswith(name)), (-np.inf, np.inf))
-    return Metric(titled_figure(figure), decimals_of(figure), better_of(figure), figure in NATS, limits)
+    apart = figure in NATS or len(set(test_data_of(comparison).values())) > 1
+    return Metric(titled_figure(figure), decimals_of(figure), better_of(figure), apart, limits)
 
 
 def _several(comparison: RunComparison) -> bool:
@@ -143,7 +146,7 @@ def _means(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     figure = figures.group_means(
         values,
         intervals,
-        metrics={name: _metric(name) for name in names},
+        metrics={name: _metric(comparison, name) for name in names},
         measures=_measures(comparison),
         heading=f"Figures of {plural(len(comparison.groups), 'configuration')} on test data",
         caption=lines,
@@ -198,7 +201,7 @@ def _differences(comparison: RunComparison) -> Iterator[ComparisonPicture]:
         table,
         named[comparison.reference],
         p_values=tests,
-        metrics={name: _metric(name) for name in drawn},
+        metrics={name: _metric(comparison, name) for name in drawn},
         groups=list(named.values()),
         caption=f"lines: {comparison.level:.0%} intervals of the difference on {same}",
     )
@@ -307,7 +310,7 @@ def _confusion(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     figure = figures.confusion_matrices(
         {named[name]: counts for name, counts in drawn.items()},
         range(len(classes)),
-        names=classes,
+        names=[unformulated(name) for name in classes],
         heading=f"Confusion matrices: {_fit_words(*chosen)}",
         abreast=_abreast(len(drawn)),
     )
@@ -320,7 +323,8 @@ def _confusion(comparison: RunComparison) -> Iterator[ComparisonPicture]:
         figure,
         "Confusion matrices",
         f"Test {things} by their true class in rows and by the class of their component in columns, "
-        f"{_fit_words(*chosen)}: counts as numbers, shares of the true class as shades.{summed}{first}"
+        f"{_fit_words(*chosen)}: {'counts as numbers, ' if figure.axes[0].texts else ''}shares of the true class as "
+        f"shades.{summed}{first}"
         f"{_shown(list(matrices))}{other}",
         f"Confusion matrices of {plural(len(drawn), 'group')} side by side. On the diagonal: {'; '.join(shares)}.",
     )

@@ -45,7 +45,7 @@ class ComparedRun(Displayed):
             binarize=dynamic`: those of one measure and the same data alone can be ranked.
         group: The name of its group.
         test_data: Digest of its test data; empty where they could not be had.
-        config_digest: SHA-256 of its configuration, without its description.
+        config_digest: SHA-256 of the options of its configuration that can change a figure, its seeds among them.
         versions: Versions of the packages that it was made with.
         figures: Its figures by name, such as `elbo` and `accuracy_em_few`.
     """

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from string import ascii_uppercase
 
 from latentmix.experiments.comparison.results import Pair, RunComparison, RunGroup
 from latentmix.experiments.comparison.summaries import decimals_of, label_of
+from latentmix.experiments.comparison.wording import chance_words, difference_words, letters, test_data_of, with_names
 from latentmix.experiments.options.names import fit_name
 from latentmix.inference.intervals import MeanInterval
 from latentmix.inference.tables import aligned
 
-__all__ = ["as_markdown", "as_text", "letters"]
+__all__ = ["as_markdown", "as_text"]
 
 WIDTH = 100
+DIRECTIONS = (
+    "Higher is better for the ELBO, log p(x), SSIM and accuracies; lower for bits/dim, MSE and ECE (calibration error)."
+)
 SHOWN = ("elbo", "iw_log_likelihood", "bits_per_dimension", "kl", "mse", "ssim", "active_units")
 LAST = ("parameters", "seconds")
-
-
-def letters(comparison: RunComparison) -> dict[str, str]:
-    """A short name of each group: A, B, ..., by its name."""
-    many = len(comparison.groups) > len(ascii_uppercase)
-    return {
-        group.name: f"G{number + 1}" if many else ascii_uppercase[number]
-        for number, group in enumerate(comparison.groups)
-    }
 
 
 def as_text(comparison: RunComparison) -> str:
@@ -37,7 +31,7 @@ def as_text(comparison: RunComparison) -> str:
     blocks = [_groups(comparison, short), _differences(comparison, short), _figures(comparison, short)]
     blocks += [_pairs(comparison, short), _mcnemar(comparison, short), _loo(comparison)]
     if comparison.refusals:
-        lines = [_wrapped(sentence, "  - ") for sentence in comparison.refusals]
+        lines = [_wrapped(with_names(sentence, short), "  - ") for sentence in comparison.refusals]
         blocks.append("\n".join(["Not compared:", *lines]))
     return "\n\n".join(block for block in blocks if block)
 
@@ -48,10 +42,20 @@ def as_markdown(comparison: RunComparison) -> str:
     head = ["figure", *(group.name for group in comparison.groups)]
     rows = [[label_of(name), *(_cell(group.figures.get(name), name) for group in comparison.groups)] for name in names]
     paired = [[label_of(pair.figure), pair.group, pair.reference, *_words(pair)] for pair in comparison.pairs]
+    points = "Accuracies are in percentage points."
     lines = ["# Comparison of runs", "", _pipes(head), _pipes(["---"] * len(head)), *map(_pipes, rows)]
     if paired:
-        head = ["figure", "group", "less", "difference", "standard error", "interval", "p"]
-        lines += ["", "## Paired differences", "", _pipes(head), _pipes(["---"] * len(head)), *map(_pipes, paired)]
+        head = ["figure", "group", "less", "difference ± standard error", f"{comparison.level:.0%} interval", "p"]
+        lines += [
+            "",
+            "## Paired differences",
+            "",
+            points,
+            "",
+            _pipes(head),
+            _pipes(["---"] * len(head)),
+            *map(_pipes, paired),
+        ]
     if comparison.refusals:
         lines += ["", "## Not compared", "", *(f"- {sentence}" for sentence in comparison.refusals)]
     return "\n".join(lines) + "\n"
@@ -91,12 +95,21 @@ def _figures(comparison: RunComparison, short: Mapping[str, str]) -> str:
     several = any(len(group.runs) > 1 for group in comparison.groups)
     interval = f", with {comparison.level:.0%} t intervals over seeds" if several else ""
     measures = {group.measure for group in comparison.groups}
-    notes = [] if len(measures) == 1 else [f"  {short[group.name]}: {group.measure}" for group in comparison.groups]
-    told = ["ELBOs and log p(x) cannot be ranked across measures:", *notes] if notes else []
-    data = {run.group: run.test_data for run in comparison.runs}
-    others = [short[name] for name, digest in data.items() if digest != data[comparison.reference]]
-    if others:
-        told.append(f"The test data of {', '.join(others)} are not known to be those of {short[comparison.reference]}.")
+    told = [_wrapped(DIRECTIONS, "")]
+    if len(measures) > 1:
+        told.append("ELBOs and log p(x) cannot be ranked across measures:")
+        for measure in dict.fromkeys(group.measure for group in comparison.groups):
+            of = [short[group.name] for group in comparison.groups if group.measure == measure]
+            told.append(_wrapped(f"{measure}: {', '.join(of)}", "  "))
+    data, reference = test_data_of(comparison), comparison.reference
+    others = [name for name in data if name != reference and data[name] != data[reference]]
+    for known, words in ((True, "are others than"), (False, "are not known to be")):
+        of = [short[name] for name in others if all((data[name], data[reference])) is known]
+        if of:
+            sentence = (
+                f"The test data of {', '.join(of)} {words} those of {short[reference]}: do not rank their figures."
+            )
+            told.append(_wrapped(sentence, ""))
     blocks = _matrix(rows, comparison.groups, cell, short)
     return "\n".join([f"Figures of the test data{interval}:", *blocks, *told])
 
@@ -112,15 +125,15 @@ def _pairs(comparison: RunComparison, short: Mapping[str, str]) -> str:
         if pair is None:
             return "-"
         mark = "*" if pair.interval.low > 0 or pair.interval.high < 0 else " "
-        difference, se, _, _ = _words(pair)
-        return f"{difference} ({se}){mark}"
+        return f"{_words(pair)[0]}{mark}"
 
     over = {pair.interval.over_seeds for pair in comparison.pairs}
     source = "seeds and test data" if over == {True} else "test data"
     source += ", and seeds where there are several" if len(over) > 1 else ""
+    reference = short[comparison.reference]
     head = (
-        f"Less the same figure of {short[comparison.reference]} on the same test data, with standard errors over "
-        f"{source} (* the {comparison.level:.0%} interval is on one side of 0):"
+        f"Differences from {reference} on the same test data ({short[groups[0].name]} less {reference}), ± standard "
+        f"errors over {source}, accuracies in percentage points (* the {comparison.level:.0%} interval excludes 0):"
     )
     rows = list(dict.fromkeys(pair.figure for pair in comparison.pairs))
     few = any(name.startswith("accuracy_") and name.endswith("_few") for name in rows)
@@ -129,6 +142,7 @@ def _pairs(comparison: RunComparison, short: Mapping[str, str]) -> str:
     )
     if any(pair.interval.over_seeds and 2 in pair.interval.n_seeds for pair in comparison.pairs):
         notes.append("With two seeds, intervals can cover less than they claim: three or more are better.")
+    notes += [_wrapped(sentence, "") for sentence in [chance_words(comparison)] if sentence]
     return "\n".join([_wrapped(head, ""), *_matrix(rows, groups, cell, short), *notes])
 
 
@@ -161,7 +175,7 @@ def _loo(comparison: RunComparison) -> str:
             row.run,
             fit_name(row.fit),
             f"{row.elpd:.1f} ({row.se:.1f})",
-            f"{row.difference:.1f} ({row.difference_se:.1f})",
+            "-" if row.rank == 0 else f"{row.difference:.1f} ({row.difference_se:.1f})",
             f"{row.weight:.2f}",
             f"{row.high_k} of {row.n}",
         ]
@@ -209,20 +223,15 @@ def _shown(comparison: RunComparison) -> list[str]:
 def _cell(interval: MeanInterval | None, name: str) -> str:
     if interval is None:
         return "-"
-    if not interval.bounded:
-        return _number(interval.mean, name)
-    if interval.sd == 0:
+    if not interval.bounded or interval.sd == 0 or name in LAST:
         return _number(interval.mean, name)
     return f"{_number(interval.mean, name)} [{_number(interval.low, name)}, {_number(interval.high, name)}]"
 
 
-def _words(pair: Pair) -> tuple[str, str, str, str]:
-    """The difference, its standard error, its interval and its p-value."""
-    interval, name = pair.interval, pair.figure
-    numbers = (interval.mean, interval.se, interval.low, interval.high)
-    difference, se, low, high = (_number(each, name) for each in numbers)
-    sign = "+" if interval.mean > 0 else ""
-    return f"{sign}{difference}", se, f"[{low}, {high}]", f"{interval.p_value:.2g}"
+def _words(pair: Pair) -> tuple[str, str, str]:
+    """The difference and its standard error, its interval, and its p-value."""
+    difference, ends, _ = (word.replace("−", "-") for word in difference_words(pair.figure, pair.interval))
+    return difference, ends, f"{pair.interval.p_value:.2g}"
 
 
 def _number(value: float, name: str) -> str:

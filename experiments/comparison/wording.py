@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest, RunComparison
 from latentmix.experiments.comparison.summaries import NATS, better_of, decimals_of, label_of
-from latentmix.experiments.comparison.text import letters
 from latentmix.experiments.options.names import fit_name
 from latentmix.experiments.runs.page import typeset
 from latentmix.inference.intervals import PairedInterval
 
 __all__ = [
     "best_groups",
+    "chance_words",
     "compact_names",
     "difference_words",
     "enumerated",
+    "letters",
     "loo_sentence",
     "mcnemar_sentence",
     "measure_labels",
@@ -26,10 +28,12 @@ __all__ = [
     "picture_names",
     "plural",
     "short_names",
+    "test_data_of",
     "things_of",
     "titled_figure",
     "typeset_figure",
-    "with_short_names",
+    "unformulated",
+    "with_names",
 ]
 
 MOST_DECIMALS = 8
@@ -62,7 +66,7 @@ def measure_labels(comparison: RunComparison) -> dict[str, str]:
     Args:
         comparison: The comparison.
     """
-    data = _test_data(comparison)
+    data = test_data_of(comparison)
     labels = {}
     for group in comparison.groups:
         of = [f"{name}={value}" for name, value in group.options.items() if name.startswith("data.")]
@@ -80,7 +84,7 @@ def best_groups(comparison: RunComparison, figure: str) -> set[str]:
         figure: The figure's name.
     """
     scales: dict[tuple[str, str], dict[str, float]] = {}
-    data = _test_data(comparison)
+    data = test_data_of(comparison)
     for group in comparison.groups if better_of(figure) else ():
         if figure in group.figures and data[group.name]:
             scale = scales.setdefault((data[group.name], group.measure if figure in OF_MEASURE else ""), {})
@@ -92,8 +96,12 @@ def best_groups(comparison: RunComparison, figure: str) -> set[str]:
     return best
 
 
-def _test_data(comparison: RunComparison) -> dict[str, str]:
-    """Digests of the test data of each group's runs; empty where one is not known."""
+def test_data_of(comparison: RunComparison) -> dict[str, str]:
+    """Digests of the test data of each group's runs; empty where one is not known.
+
+    Args:
+        comparison: The comparison.
+    """
     data: dict[str, list[str]] = {}
     for run in comparison.runs:
         data.setdefault(run.group, []).append(run.test_data)
@@ -153,6 +161,15 @@ def compact_names(comparison: RunComparison) -> dict[str, str]:
     return names if len(set(names.values())) == len(names) else {name: name for name in names}
 
 
+def letters(comparison: RunComparison) -> dict[str, str]:
+    """A short name of each group: A, B, ..., by its name."""
+    many = len(comparison.groups) > len(ascii_uppercase)
+    return {
+        group.name: f"G{number + 1}" if many else ascii_uppercase[number]
+        for number, group in enumerate(comparison.groups)
+    }
+
+
 def short_names(comparison: RunComparison) -> dict[str, str]:
     """Names of groups for sentences and narrow tables: the compact ones, or letters if these are long.
 
@@ -164,26 +181,36 @@ def short_names(comparison: RunComparison) -> dict[str, str]:
 
 
 def picture_names(comparison: RunComparison) -> dict[str, str]:
-    """Names of groups in pictures: the compact ones, after their letters where sentences have these.
+    r"""Names of groups in pictures: the compact ones, after their letters where sentences have these.
+
+    Dollar signs are escaped, as Matplotlib takes a text between two of them for a formula.
 
     Args:
         comparison: The comparison.
     """
     compact, short = compact_names(comparison), short_names(comparison)
     return {
-        name: compact[name] if short[name] == compact[name] else f"{short[name]}:\u00a0{compact[name]}"
+        name: unformulated(compact[name] if short[name] == compact[name] else f"{short[name]}:\u00a0{compact[name]}")
         for name in short
     }
 
 
-def with_short_names(sentence: str, comparison: RunComparison) -> str:
-    """A sentence with the short names of groups in the place of their own.
+def unformulated(text: str) -> str:
+    """A text that Matplotlib draws as it is, though it has dollar signs.
+
+    Args:
+        text: The text.
+    """
+    return text.replace("$", "\\$")
+
+
+def with_names(sentence: str, short: Mapping[str, str]) -> str:
+    """A sentence with other names of groups in the place of their own.
 
     Args:
         sentence: The sentence.
-        comparison: The comparison.
+        short: Names by the names of the groups.
     """
-    short = short_names(comparison)
     names = "|".join(map(re.escape, sorted(short, key=len, reverse=True)))
     return re.sub(f"{BEFORE}(?:{names}){AFTER}", lambda found: short[found[0]], sentence)
 
@@ -231,6 +258,21 @@ def mcnemar_sentence(row: PairedTest, things: str = "images", names: Mapping[str
     return (
         f"{fit}: {group} alone classifies {test.only_first:,} of the {test.n_data:,} {things} rightly, {reference} "
         f"alone {test.only_second:,} (McNemar's exact test, {p_words(test.p_value)})."
+    )
+
+
+def chance_words(comparison: RunComparison) -> str:
+    """How many of the differences chance alone would let exclude 0, in a sentence; empty of fewer than ten.
+
+    Args:
+        comparison: The comparison.
+    """
+    count, level = len(comparison.pairs), comparison.level
+    if count < 10:
+        return ""
+    return (
+        f"Each {level:.0%} interval stands for itself: if there were no difference at all, about "
+        f"{max(round((1 - level) * count), 1)} of these {count:,} would exclude 0."
     )
 
 

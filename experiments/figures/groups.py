@@ -252,6 +252,8 @@ def _panels(
             axes.set_xlabel(DIRECTIONS[metric.better])
         elif not metric.grouped:
             axes.tick_params(axis="x", labelbottom=False)
+        if not any(len(spread[name][group]) for group in scale):
+            axes.set_xticks([])
         panels[name, row] = (axes, block)
     return sheet, panels, row_height
 

@@ -84,7 +84,7 @@ def reliability(
         upper.set_title(texts[name])
         if index % across == 0 or not sheet.own:
             upper.set_ylabel("accuracy")
-            lower.set_ylabel(f"share of\n{thing}s")
+            lower.set_ylabel(f"share of\n{thing}s".replace("datums", "data"))
         lower.set_xlabel("confidence")
         lower.xaxis.set_tick_params(labelbottom=True)
     sheet.title(heading)

@@ -50,11 +50,12 @@ def test_a_sweep_stands_for_its_finished_cells(sweep: Path, tmp_path: Path, caps
 
 @pytest.mark.parametrize(("form", "start"), [("json", "{"), ("csv", "group,runs,"), ("markdown", "# Comparison")])
 def test_other_formats_are_printed_alone(
-    sweep: Path, form: str, start: str, capsys: pytest.CaptureFixture[str]
+    sweep: Path, tmp_path: Path, form: str, start: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cells = [str(sweep / "cells" / f"seed={seed}") for seed in (0, 1)]
-    assert main(["compare", *cells, "--format", form]) == 0
-    printed = capsys.readouterr().out
+    assert main(["compare", *cells, "--format", form, "--out", str(tmp_path / "out")]) == 0
+    printed, told = capsys.readouterr()
+    assert told == f"\n{tmp_path / 'out'}\n"
     assert printed.startswith(start)
     if form == "json":
         assert [run["seed"] for run in json.loads(printed)["runs"]] == [0, 1]

@@ -188,6 +188,29 @@ def test_a_damaged_file_leaves_the_rest_to_compare(runs: Runs, tmp_path: Path) -
     assert np.isfinite(compared.table["elbo"]).all()
 
 
+def test_a_logger_sets_no_run_apart(runs: Runs, tmp_path: Path) -> None:
+    logged = shutil.copytree(runs["narrow-1"], tmp_path / "logged")
+    config = (logged / "config.yaml").read_text()
+    loggers = "loggers:\n- class_path: latentmix.experiments.loggers.TensorBoard\n"
+    (logged / "config.yaml").write_text(config.replace("loggers: []\n", loggers))
+    assert "TensorBoard" in (logged / "config.yaml").read_text()
+    compared = compare_runs([runs["narrow-0"], logged])
+    assert [group.runs for group in compared.groups] == [("narrow-0", "logged")]
+    assert [difference.option for difference in compared.differences] == ["seed"]
+    again = compare_runs([runs["narrow-0"], runs["narrow-1"], logged])
+    assert [run.name for run in again.runs] == ["narrow-0", "narrow-1"]
+
+
+def test_other_labels_than_those_of_the_summary_are_refused(runs: Runs, tmp_path: Path) -> None:
+    changed = shutil.copytree(runs["wide-0"], tmp_path / "changed")
+    with np.load(changed / POINTWISE) as file:
+        arrays = dict(file)
+    np.savez(changed / POINTWISE, **{**arrays, "labels": (arrays["labels"] + 1) % 10})
+    compared = compare_runs([runs["narrow-0"], changed])
+    assert not compared.pairs
+    assert any("as the accuracy" in sentence and "of its summary" in sentence for sentence in compared.refusals)
+
+
 def test_a_copy_is_no_further_seed(runs: Runs, tmp_path: Path) -> None:
     copy = shutil.copytree(runs["narrow-0"], tmp_path / "copy")
     compared = compare_runs([runs["narrow-0"], copy, runs["narrow-1"]])
@@ -208,6 +231,16 @@ def test_what_is_no_comparison_is_refused(runs: Runs, tmp_path: Path) -> None:
     (half / "summary.json").unlink()
     with pytest.raises(ValueError, match="latentmix resume"):
         compare_runs([runs["narrow-0"], half])
+
+
+def test_the_table_has_differences_as_the_page_has(comparison: RunComparison) -> None:
+    (text,) = [line for line in printed(comparison).splitlines() if line.strip().startswith("squared error")]
+    pair = comparison.pair(comparison.groups[1].name, "squared_error")
+    assert pair is not None
+    difference, se = (float(word.rstrip("*")) for word in text.split("  ")[-1].split(" ± "))
+    assert difference == pytest.approx(pair.interval.mean, rel=0.05)
+    assert se == pytest.approx(pair.interval.se, rel=0.05)
+    assert text.endswith("*") == (not pair.interval.low <= 0 <= pair.interval.high)
 
 
 def test_points_and_images_stand_side_by_side(runs: Runs, points: Path) -> None:
@@ -240,8 +273,9 @@ def test_files_hold_all_of_a_comparison(comparison: RunComparison, tmp_path: Pat
 def test_text_has_a_hundred_columns_and_names_what_matters(comparison: RunComparison) -> None:
     text = printed(comparison)
     assert max(map(len, text.splitlines())) <= 100
-    for word in ("reference", "They differ in", "ELBO", "standard errors over seeds and test data", "Not compared"):
-        assert word in text
+    for word in ("reference", "They differ in", "ELBO", "errors over seeds and test data", "Not compared"):
+        assert word in " ".join(text.split())
+    assert "digits_mlp2" not in text.partition("Not compared")[2]  # letters stand for groups
     assert printed(comparison, "markdown").startswith("# Comparison of runs")
 
 

@@ -156,6 +156,13 @@ def test_runs_of_one_configuration_have_no_differences(tmp_path: Path) -> None:
     assert "Paired differences" not in page.text
 
 
+def test_fits_over_the_same_latents_are_ranked_apart(tmp_path: Path) -> None:
+    comparison = single()
+    other = tuple(replace(row, fit="nuts", elpd=row.elpd - 1) for row in comparison.loo)
+    page = written(replace(comparison, loo=(*comparison.loo, *other)), tmp_path)
+    assert page.text.count("has the highest ELPD, by 9.0 ± 4.0 nats") == 2
+
+
 def test_the_command_that_was_typed_is_named(tmp_path: Path) -> None:
     words = ["latentmix", "compare", "my runs", "--out", "it"]
     text = Parsed(write_comparison(points(), tmp_path, command=words)[-1].read_text("utf-8")).text

@@ -84,6 +84,32 @@ def test_groups_of_other_classes_are_left_out_of_the_matrices() -> None:
     assert "Left out, as their classes are others: digits_mlp2." in picture.caption
 
 
+def test_numbers_in_cells_are_told_where_they_are_drawn(of_seeds: dict[str, ComparisonPicture]) -> None:
+    assert "counts as numbers" in of_seeds["confusion"].caption
+    picture = drawn(sweep())["confusion"]
+    assert ("counts as numbers" in picture.caption) == any(axes.texts for axes in picture.figure.axes)
+    rows = [replace(row, counts=row.counts * 10**6) for row in seeds().confusions]
+    large = drawn(replace(seeds(), confusions=tuple(rows)))["confusion"]
+    assert ("counts as numbers" in large.caption) == any(axes.texts for axes in large.figure.axes)
+
+
+def test_figures_of_other_test_data_have_axes_of_their_own() -> None:
+    comparison = sweep()
+    measures = {group.name: group.measure for group in comparison.groups}
+    runs = [replace(run, test_data=measures[run.group]) for run in comparison.runs]
+    assert len(_limits(comparison, "MSE")) == 1
+    assert len(_limits(replace(comparison, runs=tuple(runs)), "MSE")) == 2
+
+
+def _limits(comparison: RunComparison, title: str) -> set[tuple[float, float]]:
+    """Ranges of the panels below a title."""
+    axes = drawn(comparison)["means"].figure.axes
+    left = next(each.get_position().x0 for each in axes if each.get_title() == title)
+    top = next(each.get_position().y0 for each in axes if each.get_title() == title)
+    below = [each for each in axes if abs(each.get_position().x0 - left) < 1e-6 and each.get_position().y0 <= top]
+    return {tuple(each.get_xlim()) for each in below[:2]}
+
+
 def test_the_best_means_are_told_within_one_measure() -> None:
     comparison = sweep()
     means = {group.name: group.figures["elbo"].mean for group in comparison.groups}

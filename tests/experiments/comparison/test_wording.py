@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.cbook import is_math_text
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest
 from latentmix.experiments.comparison.summaries import better_of
 from latentmix.experiments.comparison.wording import (
     best_groups,
+    chance_words,
     compact_names,
     difference_words,
     loo_sentence,
@@ -20,7 +22,7 @@ from latentmix.experiments.comparison.wording import (
     picture_names,
     short_names,
     typeset_figure,
-    with_short_names,
+    with_names,
 )
 from latentmix.inference.intervals import McNemarTest, PairedInterval, paired_interval
 
@@ -117,9 +119,12 @@ def test_compact_names_stay_unique() -> None:
 
 def test_refusals_bear_the_short_names() -> None:
     names = list(short_names(sweep()))
-    assert with_short_names(f"ELBO of {names[1]} and {names[3]}: no.", sweep()) == "ELBO of B and D: no."
-    assert with_short_names(f"of {names[0]}.", sweep()) == "of A."
-    assert with_short_names(f"runs/{names[0]}-1 and {names[0]}.old", sweep()) == f"runs/{names[0]}-1 and {names[0]}.old"
+    assert with_names(f"ELBO of {names[1]} and {names[3]}: no.", short_names(sweep())) == "ELBO of B and D: no."
+    assert with_names(f"of {names[0]}.", short_names(sweep())) == "of A."
+    assert (
+        with_names(f"runs/{names[0]}-1 and {names[0]}.old", short_names(sweep()))
+        == f"runs/{names[0]}-1 and {names[0]}.old"
+    )
 
 
 def test_the_best_are_ranked_on_the_same_test_data_and_elbos_within_one_measure() -> None:
@@ -140,3 +145,17 @@ def test_measures_are_told_apart_by_the_data_where_these_differ() -> None:
     runs = tuple(replace(run, test_data=run.name) for run in comparison.runs)
     labels = measure_labels(replace(comparison, runs=runs))
     assert list(labels.values()) == [f"{MASS}, data.source=iris", f"{MASS}, data.source=wine"]
+
+
+def test_dollar_signs_of_names_are_no_formulas() -> None:
+    comparison = comparison_of([{"prior": "None"}, {"prior": "MixturePrior(3)"}], presets=["$a$", "$b"])
+    first = next(iter(picture_names(comparison).values()))
+    assert first.replace("\\$", "$").startswith("$a$")
+    assert not is_math_text(first)
+
+
+def test_what_chance_alone_would_mark_is_told_of_many_differences() -> None:
+    pair = single().pairs[0]
+    assert not chance_words(replace(single(), pairs=(pair,) * 9))
+    assert "about 4 of these 40 would" in chance_words(replace(single(), pairs=(pair,) * 40))
+    assert "about 2 of these 40 would" in chance_words(replace(single(), pairs=(pair,) * 40, level=0.95))
