@@ -69,7 +69,8 @@ def measure_labels(comparison: RunComparison) -> dict[str, str]:
     data = test_data_of(comparison)
     labels = {}
     for group in comparison.groups:
-        of = [f"{name}={value}" for name, value in group.options.items() if name.startswith("data.")]
+        given = {name: value for name, value in group.options.items() if value not in ("None", "False")}
+        of = [f"{name}={value}" for name, value in given.items() if name.startswith("data.")]
         labels[group.name] = ", ".join([group.measure, *(of if len(set(data.values())) > 1 else [])])
     return labels
 
