@@ -190,7 +190,7 @@ def _edges(q: Array, p: Array) -> Array:
     ends = np.array([np.quantile(samples, [0.002, 0.998]) for samples in (q, p)])
     reach = max(float(ends[0, 1] - ends[0, 0]), 1e-6)
     low, high = max(ends[:, 0].min(), ends[0, 0] - reach), min(ends[:, 1].max(), ends[0, 1] + reach)
-    margin = 0.06 * (high - low)
+    margin = 0.06 * (high - low) or 0.5  # of samples that are all the same
     return np.linspace(low - margin, high + margin, BINS + 1)
 
 

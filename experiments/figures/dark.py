@@ -18,6 +18,7 @@ Box = Sequence[float]
 PAGE, INK = (0x15, 0x18, 0x1C), (0xE8, 0xE8, 0xE8)
 KEY = "Images"
 SEAM = 4  # pixels of an image that both layers show, so that scaling mixes in no paper
+COLOURS = 255  # of a layer, beside the transparent one: WebP codes so few by their places in a table
 HEADER = 33  # bytes of a PNG file's signature and first chunk
 
 
@@ -69,16 +70,23 @@ def dark_picture(picture: Image.Image) -> Image.Image | None:
 def dark_overlay(picture: Image.Image) -> Image.Image | None:
     """The dark variant as a layer over the picture itself: transparent where it shows images, which stay.
 
+    The layer has 255 colours, so that files are small: frequent colours are exact, rare ones, as those where marks
+    that let others through lie over one another, are the nearest of them.
+
     Args:
         picture: A picture that `save` wrote.
 
     Returns:
         A picture that, over the given one, looks as `dark_picture` does; `None` where that is `None`.
     """
-    boxes, dark = _boxes(picture), dark_picture(picture)
-    if boxes is None or dark is None:
+    boxes = _boxes(picture)
+    if boxes is None:
         return None
-    layer = np.asarray(dark.convert("RGBA")).copy()
+    few = picture.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    light, places = np.array(few.getpalette("RGB"), np.uint8).reshape(-1, 3), np.asarray(few)
+    layer = np.insert(dark_colours(light), 3, 255, axis=1)[places]
+    for place in _places(boxes, layer.shape):
+        layer[*place, :3] = light[places[place]]
     for rows, columns in _places(boxes, layer.shape, inset=SEAM):
         layer[rows, columns] = 0
     return Image.fromarray(layer)

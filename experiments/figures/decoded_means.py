@@ -22,6 +22,7 @@ from latentmix.experiments.figures.style import (
     as_pixels,
     check_finite,
     check_same_length,
+    plain,
     shortened,
     text_width,
     wrapped,
@@ -66,6 +67,8 @@ def decoded_components(
     """
     named = images if isinstance(images, Mapping) else {"": images}
     shares = weights if isinstance(weights, Mapping) else dict.fromkeys(named, weights)
+    if isinstance(weights, Mapping) and not isinstance(images, Mapping):
+        raise ValueError("Expected weights as an array, as the images are; got a mapping.")
     if not named or set(named) != set(shares):
         raise ValueError(f"Expected images and weights of the same fits; got {[*named]} and {[*shares]}.")
     pictures = {fit: as_pixels(values) for fit, values in named.items()}
@@ -131,4 +134,4 @@ def _names(names: Sequence[str] | Mapping[str, Sequence[str]] | None, fit: str, 
         if fit not in names:
             raise ValueError(f"Expected names for each fit; got none for {fit}.")
         names = names[fit]
-    return [str(k + 1) for k in range(count)] if names is None else [str(name) for name in names]
+    return [str(k + 1) for k in range(count)] if names is None else [plain(str(name)) for name in names]

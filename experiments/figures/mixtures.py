@@ -33,6 +33,7 @@ from latentmix.experiments.figures.style import (
     class_names,
     class_styles,
     clean,
+    plain,
     shortened,
     wrapped,
 )
@@ -223,7 +224,7 @@ class _Scene:
 
     def names(self, components: Components) -> list[str]:
         if components.names is not None:
-            return list(components.names)
+            return [plain(name) for name in components.names]
         if components.classes:
             return [self.shown[label] for label in components.classes]
         return [str(k + 1) for k in range(len(as_array(components.means)))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import lru_cache
@@ -56,6 +57,7 @@ __all__ = [
     "legend_rows",
     "new_figure",
     "note",
+    "plain",
     "rendered",
     "save",
     "settle",
@@ -274,14 +276,19 @@ SMALL, LARGE = 10.0, 13.0  # points
 
 
 def class_names(classes: Sequence[int], names: Sequence[str] | None = None, *, length: int = 18) -> dict[int, str]:
-    """The name of each class for a picture, shortened to `length` characters; by default its number.
+    """The name of each class for a picture, shortened to about `length` characters; by default its number.
 
     Raises:
         ValueError: If there are not as many names as classes.
     """
     labels = [str(label) for label in classes] if names is None else names
     check_same_length(classes=classes, names=labels)
-    return {label: shortened(name, length) for label, name in zip(classes, labels, strict=True)}
+    return {label: plain(shortened(name, length)) for label, name in zip(classes, labels, strict=True)}
+
+
+def plain(name: str) -> str:
+    """A name whose dollars Matplotlib shows, and does not read as formulas; such a name stays as it is."""
+    return re.sub(r"(?<!\\)\$", r"\\$", name)
 
 
 def shortened(label: str, length: int = 26) -> str:

@@ -26,6 +26,7 @@ from latentmix.experiments.figures.tiles import exact, gap_of, scale_of, tile
 
 __all__ = ["traversals"]
 
+LEAST = 0.2  # inches of a row, in which its name has room
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -70,7 +71,7 @@ def traversals(
         raise ValueError(f"Expected values of shape {rows} x {columns}, or {columns} values; got {steps.shape}.")
     shown = range(rows) if dimensions is None else dimensions
     divergences = None if kl is None else as_array(kl).ravel()
-    check_same_length(rows=frames, dimensions=shown, kl=shown if divergences is None else divergences)
+    check_same_length(rows=frames, dimensions=shown, **({} if divergences is None else {"kl": divergences}))
     check_finite(values=steps, kl=np.zeros(1) if divergences is None else divergences)
     pixels = as_pixels(frames.reshape(-1, *frames.shape[2:]))
     height, width = pixels.shape[1:3]
@@ -89,7 +90,7 @@ def traversals(
 
     left, right = (max(text_width(part, SMALL) for part in parts) + 0.2 for parts in (names, ends))
     gap, room = gap_of(height), min(WIDTH - left - right, 0.8 * columns)
-    scale = min(scale_of(room, columns, height, width), scale_of(7.5, rows, height, height))
+    scale = min(scale_of(room, columns, height, width), scale_of(max(7.5, LEAST * rows), rows, height, height))
     size = (scale * (columns * (width + gap) - gap), scale * (rows * (height + gap) - gap))
     lines = wrapped(text, max(left + size[0] / DPI + right, 5.0) - 0.3, SMALL).count("\n") + 1
     made = exact(size, left=left, right=right, above=0.5, below=0.2 + 0.17 * lines)

@@ -66,7 +66,8 @@ def worst_reconstructions(
     """
     above, below = as_pixels(originals), as_pixels(means)
     if above.shape != below.shape:
-        raise ValueError(f"Expected reconstructions of shape {above.shape}, as the images; got {below.shape}.")
+        shapes = as_array(originals).shape, as_array(means).shape
+        raise ValueError(f"Expected reconstructions of shape {shapes[0]}, as the images; got {shapes[1]}.")
     values = ((above - below) ** 2).mean(axis=(1, 2, 3)) if errors is None else as_array(errors).ravel()
     check_same_length(originals=above, errors=values)
     check_finite(errors=values)

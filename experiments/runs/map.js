@@ -171,14 +171,13 @@
       const fit = fits[box.value],
         told = data.ellipses[box.value],
         names = data.choices.find((choice) => choice.fit === Number(box.value)).names;
-      const few = "few" in fit.budgets,
-        colour = shade(told.colours);
+      const colour = shade(told.colours);
       for (let k = 0; k < fit.components; k++) {
         const { x, y, xs, ys } = ellipse(fit, k);
         drawn.xs.push(xs);
         drawn.ys.push(ys);
         drawn.colour.push(colour);
-        drawn.dash.push(few ? "dashed" : "solid");
+        drawn.dash.push(told.dashed ? "dashed" : "solid");
         named.x.push(x);
         named.y.push(y);
         named.name.push(names[k]);
@@ -328,7 +327,7 @@
   }
 
   function title(row) {
-    const place = n === data.total ? row : Math.floor(row * ((data.total - 1) / (n - 1)));
+    const place = row === n - 1 ? data.total - 1 : Math.floor(row * ((data.total - 1) / (n - 1)));
     const called = labels ? `: ${data.words.group} ${data.classes[labels[row]]}` : "";
     return `Test ${data.images ? "image" : "point"} ${grouped(place + 1)}${called}`;
   }

@@ -58,8 +58,8 @@ class Picture:
 def load_picture(path: Path, name: str, caption: str, alternative: str, *, prefix: str = "picture") -> Picture:
     """A picture from a PNG file that `save` wrote, with its layer for dark mode.
 
-    Pixels are stored without loss as WebP, which takes half the space of PNG. A file that is no picture, or one of
-    more than 40 million pixels, is replaced by the reason.
+    Pixels are stored without loss as WebP, which takes half the space of PNG; the layer has fewer colours. A file that
+    is no picture, or one of more than 40 million pixels, is replaced by the reason.
 
     Args:
         path: The file.
@@ -125,7 +125,7 @@ def typeset(value: Any, digits: int) -> str:
 
 def _data(picture: Image.Image) -> str:
     buffer = BytesIO()
-    picture.save(buffer, "WEBP", lossless=True, quality=30, method=1)
+    picture.save(buffer, "WEBP", lossless=True, quality=75, method=1)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

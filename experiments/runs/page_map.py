@@ -87,6 +87,7 @@ def map_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | No
             "fit": place,
             "name": fit_name(fit["inference"]) + (", few labels" if "few" in fit["budgets"] else ""),
             "colours": _both(_fit_colour(fit["inference"])),
+            "dashed": "few" in fit["budgets"],
             "known": fit["covariances"] is not None,
         }
         for place, fit in enumerate(data["fits"])

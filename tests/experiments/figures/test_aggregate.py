@@ -106,3 +106,11 @@ def test_pairs_are_of_the_first_four() -> None:
 def test_samples_that_do_not_fit_are_refused(posterior: object, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         figures.prior_against_posterior(posterior, PRIOR[:, :2], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+def test_samples_that_are_all_the_same_overlap_entirely() -> None:
+    same = np.ones((20, 2))
+    figure = figures.prior_against_posterior(same, same)
+    figure.draw_without_rendering()
+    assert figure.get_suptitle().endswith("they overlap by 100%")

@@ -161,7 +161,8 @@ def test_files_of_other_kinds_are_saved(tmp_path: Path) -> None:
 
 
 def test_the_layer_over_the_picture_looks_as_its_dark_variant_and_is_empty_within_images() -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (200, 3)).astype(np.uint8)[random.integers(0, 200, (60, 80))]
     boxes = [[0.25, 0.2, 0.75, 0.8], [0.9, 0.9, 0.95, 0.95]]
     picture = opened(pixels, boxes)
     layer = dark_overlay(picture)
@@ -171,6 +172,19 @@ def test_the_layer_over_the_picture_looks_as_its_dark_variant_and_is_empty_withi
     empty = np.asarray(layer)[..., 3] == 0
     assert empty.sum() == (36 - 2 * SEAM) * (40 - 2 * SEAM)
     assert not empty[:, : 20 + SEAM].any()
+
+
+def test_a_layer_of_many_colours_has_few_of_which_the_frequent_ones_are_exact() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    pixels[:40] = 255
+    pixels[40:45] = rgb(style.BLUE)
+    picture = opened(pixels, [])
+    layer = dark_overlay(picture)
+    assert layer is not None
+    drawn = np.asarray(layer)[..., :3]
+    np.testing.assert_array_equal(drawn[:45], dark(pixels)[:45])
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) <= 255
+    assert np.abs(drawn.astype(float) - dark(pixels)).mean() < 8
 
 
 def test_a_picture_of_unknown_origin_has_no_layer() -> None:

@@ -61,3 +61,5 @@ def test_fits_that_do_not_fit_are_refused() -> None:
         figures.decoded_components({"EM": images, "SVI": images[:2]}, {"EM": [1, 1, 1], "SVI": [1, 1]})
     with pytest.raises(ValueError, match="Expected names for each fit; got none for SVI"):
         figures.decoded_components({"SVI": images}, {"SVI": [1, 1, 1]}, names={"EM": ["a", "b", "c"]})
+    with pytest.raises(ValueError, match="Expected weights as an array, as the images are; got a mapping"):
+        figures.decoded_components(images, {"EM": [1, 1, 1]})

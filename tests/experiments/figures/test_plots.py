@@ -264,3 +264,21 @@ def test_classes_differ_in_colour_and_marker() -> None:
 def test_bad_input_is_refused(draw: Callable[[], Figure], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path: Path) -> None:
+    names = [r"$\frac$", "US$ or C$"]
+    labels, components = (
+        np.arange(60) % 2,
+        figures.Components(np.zeros((2, 2)), np.stack([np.eye(2)] * 2), [0, 1], names),
+    )
+    drawn = {
+        "scatter": figures.latent_scatter(PLANE, labels, {"EM": components}, [0, 1], names=names),
+        "map": figures.latent_map({"PCA": PLANE}, labels, name="class", classes=[0, 1], names=names),
+        "confusion": figures.confusion_matrices({"EM": np.eye(2)}, [0, 1], names=names),
+        "decoded": figures.decoded_components(images(2), [0.5, 0.5], names=names),
+    }
+    for name, figure in drawn.items():
+        assert figures.save(figure, tmp_path / f"{name}.png").exists()
+    shown = [text.get_text().split("\n")[0] for text in drawn["decoded"].axes[0].texts]
+    assert shown == [r"\$\frac\$", r"US\$ or C\$"]  # Matplotlib shows them without the backslashes

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -52,3 +54,15 @@ def test_pixels_of_a_file_are_whole_multiples_of_those_of_images() -> None:
 def test_arrays_that_do_not_fit_are_refused(arguments: tuple[object, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         figures.traversals(*arguments)  # type: ignore[arg-type]
+
+
+def test_messages_count_what_was_given_alone() -> None:
+    with pytest.raises(ValueError, match="Expected rows and dimensions of one length; got 2 rows, 1 dimensions[.]"):
+        figures.traversals(np.zeros((2, 3, 1, 4, 4)), [0, 1, 2], dimensions=[1])
+
+
+def test_many_latents_have_room_for_their_names() -> None:
+    figure = figures.traversals(np.zeros((100, 3, 1, 8, 8)), [0, 1, 2])
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))

@@ -55,7 +55,9 @@ def test_numbers_have_three_digits() -> None:
 
 
 def test_images_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Expected reconstructions of shape \(4, 8, 8, 3\), as the images; got"):
+    with pytest.raises(
+        ValueError, match=r"Expected reconstructions of shape \(4, 1, 8, 8\), as the images; got \(4, 1, 6, 6\)"
+    ):
         figures.worst_reconstructions(np.zeros((4, 1, 8, 8)), np.zeros((4, 1, 6, 6)))
     with pytest.raises(ValueError, match="at least 1 image on each side; got 0"):
         figures.worst_reconstructions(np.zeros((4, 1, 8, 8)), np.zeros((4, 1, 8, 8)), count=0)
