@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ OVER_SEEDS = (
     "share ranks: none of them is known to be better. A row of one seed has no interval, and may have any rank."
 )
 ONE_SEED = "One seed for each cell: how far these figures vary from seed to seed is unknown (--seeds N tells)."
+WIDTH = 100  # columns of the terminal
 COMPARED = ("none", "few")  # label budgets
 COLUMNS = {
     "elbo": ("ELBO", 2),
@@ -154,7 +156,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
 def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
     """The tables for the terminal: the best rows of each group, and the reasons of refusals and failures.
 
-    Over seeds, the table has the figures of `TERMINAL` alone, or is upright if there is one row.
+    Over seeds, the table has the first figures of `TERMINAL` that fit into a hundred columns, or is upright if there
+    is one row.
 
     Args:
         results: The contents of `sweep.json`.
@@ -163,16 +166,30 @@ def as_text(results: Mapping[str, Any], *, most: int = 8) -> str:
     blocks, groups, options = [], grouped(results["cells"]), list(results["grid"])
     for name, rows in groups.items():
         upright = len(rows) == 1 and vary_by_seed(rows)
-        head, *lines = _upright(rows[0]) if upright else _table(rows[:most], options, TERMINAL, of=rows)
         more = [f"... and {len(rows) - most} more"] if len(rows) > most else []
-        blocks.append("\n".join([f"{name}:", aligned(head, lines, left=int(upright), rule=False), *more]))
+        table = _aligned(_upright(rows[0]), left=1) if upright else _fitting(rows[:most], options, of=rows)
+        blocks.append("\n".join([f"{name}:", table, *more]))
     for status in ("refused", "failed"):
         reasons = [f"  {count:>4}  {reason}" for count, reason, _ in reasons_of(results["cells"], status)]
         if reasons:
             blocks.append("\n".join([f"{status}:", *reasons]))
     if any(len(rows) > 1 for rows in groups.values()) or not _over_seeds(groups):
-        blocks += [_seeds_sentence(groups), RANKED] if groups else []
+        blocks += [textwrap.fill(sentence, WIDTH) for sentence in (_seeds_sentence(groups), RANKED)] if groups else []
     return "\n\n".join([*blocks, *(["Single cells: sweep.md and sweep.csv."] if _over_seeds(groups) else [])])
+
+
+def _fitting(rows: Sequence[Row], options: Sequence[str], of: Sequence[Row]) -> str:
+    """A table for the terminal; of means with as many figures as fit into its width, the ELBO at least."""
+    for count in range(len(TERMINAL), 0, -1):
+        text = _aligned(_table(rows, options, TERMINAL[:count], of=of))
+        if not vary_by_seed(of) or max(map(len, text.splitlines())) <= WIDTH:
+            break
+    return text
+
+
+def _aligned(table: Sequence[Sequence[str]], left: int = 0) -> str:
+    head, *lines = table
+    return aligned(head, lines, left=left, rule=False)
 
 
 def _seeds_sentence(groups: Mapping[str, Sequence[Row]]) -> str:

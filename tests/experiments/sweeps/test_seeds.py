@@ -102,6 +102,18 @@ def test_settings_that_are_alike_are_seldom_told_apart() -> None:
     assert np.mean(apart) > 0.9
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e6])
+def test_the_terminal_has_a_hundred_columns(spread: float) -> None:
+    table = results(*(cell for prior in ("MixturePrior", "VampPrior") for cell in seeds(-9.0, spread=spread, p=prior)))
+    for name, (low, high) in {f"accuracy_{fit}_none": (0.1, 0.9) for fit in ("em", "svi", "posterior")}.items():
+        for place, cell in enumerate(table["cells"]):
+            cell["figures"][name] = (low, high)[place % 2]
+    lines = as_text(table).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "ELBO" in lines[1]
+    assert "accuracy SVI posterior none" in as_markdown(table)
+
+
 def test_tables_show_means_with_intervals_and_cells_below() -> None:
     table = results(*seeds(-100.0, prior="A"), *seeds(-99.5, prior="B"), *seeds(-120.0, prior="C"))
     text, markdown = as_text(table), as_markdown(table)
