@@ -57,7 +57,7 @@ def test_arrays_that_do_not_fit_are_refused(arguments: tuple[object, object], me
 
 
 def test_messages_count_what_was_given_alone() -> None:
-    with pytest.raises(ValueError, match=r"Expected rows and dimensions of one length; got 2 rows, 1 dimensions\."):
+    with pytest.raises(ValueError, match=r"Expected rows and dimensions of one length; got 2 rows, 1 dimensions[.]"):
         figures.traversals(np.zeros((2, 3, 1, 4, 4)), [0, 1, 2], dimensions=[1])
 
 

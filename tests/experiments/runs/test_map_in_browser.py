@@ -448,6 +448,17 @@ def test_points_show_their_values_and_decoded_ones(runs: Any, open_page: Any) ->
     assert not opened.page.locator(".map-original").count()
 
 
+def test_the_last_of_evenly_spaced_points_has_the_last_number(open_page: Any, tmp_path: Path) -> None:
+    mapped_run(tmp_path, 2, (1, 6, 6))
+    values = json.loads((tmp_path / MAP).read_text())
+    steps = values["count"] - 1
+    last = next(last for last in itertools.count(steps + 1) if int(steps * (last / steps)) < last)
+    (tmp_path / MAP).write_text(json.dumps({**values, "total": last + 1}))
+    opened = open_page(write_report(tmp_path))
+    opened.ask(f"latentmix.map.show({steps})")
+    assert str(opened.page.locator(".map-title").text_content()).startswith(f"Test image {last + 1:,}:")
+
+
 def test_a_run_without_labels_has_no_classes_to_choose(runs: Any, open_page: Any) -> None:
     path, _ = runs(2, (1, 6, 6), labelled=False)
     opened = open_page(path)
