@@ -24,7 +24,6 @@ from latentmix.experiments.comparison.wording import (
     things_of,
     titled_figure,
     typeset_figure,
-    unformulated,
 )
 from latentmix.experiments.figures.tableau import Metric
 from latentmix.experiments.options.names import FIT_NAMES, fit_name
@@ -310,7 +309,7 @@ def _confusion(comparison: RunComparison) -> Iterator[ComparisonPicture]:
     figure = figures.confusion_matrices(
         {named[name]: counts for name, counts in drawn.items()},
         range(len(classes)),
-        names=[unformulated(name) for name in classes],
+        names=classes,
         heading=f"Confusion matrices: {_fit_words(*chosen)}",
         abreast=_abreast(len(drawn)),
     )

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest, RunComparison
 from latentmix.experiments.comparison.summaries import NATS, better_of, decimals_of, label_of
+from latentmix.experiments.figures.style import plain
 from latentmix.experiments.options.names import fit_name
 from latentmix.experiments.runs.page import typeset
 from latentmix.inference.intervals import PairedInterval
@@ -32,7 +33,6 @@ __all__ = [
     "things_of",
     "titled_figure",
     "typeset_figure",
-    "unformulated",
     "with_names",
 ]
 
@@ -191,18 +191,9 @@ def picture_names(comparison: RunComparison) -> dict[str, str]:
     """
     compact, short = compact_names(comparison), short_names(comparison)
     return {
-        name: unformulated(compact[name] if short[name] == compact[name] else f"{short[name]}:\u00a0{compact[name]}")
+        name: plain(compact[name] if short[name] == compact[name] else f"{short[name]}:\u00a0{compact[name]}")
         for name in short
     }
-
-
-def unformulated(text: str) -> str:
-    """A text that Matplotlib draws as it is, though it has dollar signs.
-
-    Args:
-        text: The text.
-    """
-    return text.replace("$", "\\$")
 
 
 def with_names(sentence: str, short: Mapping[str, str]) -> str:
