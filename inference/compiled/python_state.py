@@ -58,7 +58,7 @@ class PythonState:
 
     Followed are attributes of modules, handlers, objectives and of the user's own objects; closures, defaults and the
     globals that functions name; items of lists, tuples and dictionaries. What belongs to torch, Pyro or NumPy is not,
-    except for modules, handlers and generators of random numbers.
+    except for modules, handlers and generators of random numbers; globals of this package are not either.
 
     Args:
         places: The places.
@@ -111,7 +111,7 @@ class _Walk:
 def _contents(name: str, part: Any) -> Iterator[Place]:
     """The places within an object."""
     if isinstance(part, FunctionType):
-        if not _of_library(part.__module__):
+        if not _of_library(part.__module__) and not (part.__module__ or "").startswith("latentmix."):
             yield from _names(part, part.__code__)
         for variable, cell in zip(part.__code__.co_freevars, part.__closure__ or (), strict=True):
             yield _cell(variable, cell)
@@ -157,10 +157,9 @@ def _attributes(name: str, part: Any) -> Iterator[Place]:
             yield Place(
                 f"{name}.{key}", _ABSENT, functools.partial(own.get, key, _ABSENT), functools.partial(_set, own, key)
             )
-    for method in ("forward", "__call__", "terms", "begin_step"):
-        function = getattr(type(part), method, None)
-        if isinstance(function, FunctionType) and not _of_library(function.__module__):
-            yield _fixed(name, function)
+    for kind in type(part).__mro__:
+        if not _of_library(kind.__module__):
+            yield from (_fixed(name, value) for value in vars(kind).values() if isinstance(value, FunctionType))
 
 
 def _names(function: FunctionType, code: CodeType) -> Iterator[Place]:
@@ -256,4 +255,6 @@ def _shorten(items: list[Any], length: int) -> None:
 
 
 def _name(root: Any) -> str:
+    if isinstance(root, dict):
+        return "the parameter store"
     return getattr(root, "__qualname__", type(root).__name__).rpartition(".")[2]

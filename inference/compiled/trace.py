@@ -217,8 +217,9 @@ def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: St
             close(ours, theirs, scale + torch.linalg.vector_norm(theirs))
             for ours, theirs in zip(gradients, exact, strict=True)
         ):
+            loss = expected.loss.detach()
             raise NotTraceableError(
-                f"the traced loss is {float(terms.loss):.8g} where model and guide give {float(expected.loss):.8g} "
+                f"the traced loss is {float(terms.loss):.8g} where model and guide give {float(loss):.8g} "
                 "with other data, parameters and random numbers, some of which are not torch's"
             )
 
