@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.inductor import Compiled, compile_graph, compiler_obstacle
-from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, close, largest, trace_step
+from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, close, largest, memory, trace_step
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.conversion import as_objective
 from latentmix.models.process_state import exclusive
@@ -54,13 +54,13 @@ class _CompiledStep:
         with traced.undone():
             inputs = traced.inputs(batch)
             terms, gradients = traced.outputs(run(inputs))
-            used = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+            used = {memory(tensor) for tensor in inputs}
             copied = set()
             for index, (leaf, gradient) in enumerate(zip(traced.leaves, gradients, strict=True)):
-                memory = gradient.untyped_storage().data_ptr()
-                if memory in used or gradient.stride() != leaf.stride():
+                place = memory(gradient)
+                if place in used or gradient.stride() != leaf.stride():
                     copied.add(index)
-                used.add(memory)
+                used.add(place)
         if not close(terms.loss, expected.loss, largest(expected)):
             raise NotTraceableError(
                 f"the compiled loss is {float(terms.loss):.8g} where the traced one is {float(expected.loss):.8g}"

@@ -106,7 +106,7 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         terms = objective.terms(model, guide, *batch)
         leaves = _leaves(terms.loss)
         reported = tuple(part is not None for part in terms)
-        rebound = {id(place.value) for place in _rebound(python)}
+        rebound = _rebound(python)
 
         def step(_: Sequence[Tensor], data: Batch) -> list[Tensor]:
             with _Unvalidated():
@@ -124,11 +124,12 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
-    changed = {_storage(tensor) for tensor, _ in kept.written.values()}
-    if any(_storage(tensor) in changed for tensor in batch):
+    changed = {memory(tensor) for tensor, _ in kept.written.values()}
+    if any(memory(tensor) in changed for tensor in batch):
         raise NotTraceableError("Expected a step that leaves its minibatch as it is; got one that changes it in place.")
-    for place in python.places:
-        if id(place.value) in rebound and any(place.value is tensor for tensor in constants):
+    for place in rebound:
+        cached = place.name.rpartition(".")[2].startswith("_")  # as by Pyro's flows
+        if not cached or any(place.value is tensor for tensor in constants):
             raise NotTraceableError(_effect(place.name))
     read = {id(tensor) for tensor in (*leaves, *constants)}
     guarded = PythonState(
@@ -137,7 +138,7 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
             *(_freezing(tensor) for tensor in (*leaves, *constants)),
         )
     )
-    written = tuple(tensor for tensor in (*leaves, *constants) if _storage(tensor) in changed)
+    written = tuple(tensor for tensor in (*leaves, *constants) if memory(tensor) in changed)
     traced = TracedStep(graph, leaves, draws, constants, reported, written, guarded)
     _verify(traced, objective, model, guide, batch)
     return traced
@@ -155,7 +156,7 @@ def _unchanged(python: PythonState) -> Iterator[None]:
         python.restore()
 
 
-def _rebound(python: PythonState) -> list[Any]:
+def _rebound(python: PythonState) -> list[Place]:
     """Restore what a step has changed, and return the places of tensors among it.
 
     Raises:
@@ -232,13 +233,15 @@ def largest(terms: Terms) -> Tensor:
 def close(value: Tensor, expected: Tensor, scale: Tensor) -> bool:
     """Whether two values agree up to rounding errors of some scale, norm-wise; NaN equals NaN."""
     tolerance = 1e3 * torch.finfo(expected.dtype).eps * (1.0 + float(scale))
-    difference = torch.linalg.vector_norm((value - expected).double().nan_to_num(0.0, 0.0, 0.0))
+    difference = torch.linalg.vector_norm((value - expected).abs().double().nan_to_num(0.0, 0.0, 0.0))
     same = torch.equal(value.isfinite(), expected.isfinite())
     return same and float(difference) <= tolerance
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def memory(tensor: Tensor) -> int:
+    """The address of a tensor's memory, common to its views; for a sparse or empty one, the object's identity."""
+    address = tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    return address or id(tensor)
 
 
 class _Unvalidated(TorchFunctionMode):
@@ -308,12 +311,12 @@ def _leaves(loss: Tensor) -> tuple[Tensor, ...]:
         if (leaf := getattr(function, "variable", None)) is not None:
             leaves.setdefault(id(leaf), leaf)
         waiting.extend(following for following, _ in function.next_functions)
-    given: list[Tensor] = []
-    if leaves:
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        given = [leaf for leaf, gradient in zip(leaves.values(), gradients, strict=True) if gradient is not None]
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if leaves else ()
+    given = [leaf for leaf, gradient in zip(leaves.values(), gradients, strict=True) if gradient is not None]
     if not given:
         raise NotTraceableError("Expected a loss that depends on parameters; got a constant.")
+    if any(gradient is not None and gradient.layout is not torch.strided for gradient in gradients):
+        raise NotTraceableError("Expected dense gradients; got sparse ones, as of torch.nn.Embedding(sparse=True).")
     if any(leaf._post_accumulate_grad_hooks for leaf in given):
         raise NotTraceableError("Expected parameters without hooks after their gradients; got some that have one.")
     return tuple(given)

@@ -44,6 +44,7 @@ class Network(nn.Module):
         self.slope = nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
         self.mean: Tensor
+        self.seen = torch.zeros(())
         self.dropout = nn.Dropout(0.4)
         self.number = 1.0
         self.options = {"scale": 0.3}
@@ -119,6 +120,11 @@ def rebinds_a_buffer(network: Network, x: Tensor) -> float:
     return 0.0
 
 
+def keeps_a_tensor(network: Network, x: Tensor) -> Tensor:
+    network.seen = x.mean()  # which a callback may read
+    return network.seen
+
+
 def draws_by_itself(network: Network, x: Tensor) -> Tensor:
     return torch.randn((), generator=GENERATOR, dtype=torch.float64)
 
@@ -142,6 +148,7 @@ EFFECTS: dict[str, tuple[Callable[[], Shift], str]] = {
     "list": (counts_in_a_list, "got one that changes calls[0]"),
     "closure": (counts_in_a_closure, "got one that changes calls"),
     "buffer": (lambda: rebinds_a_buffer, "got one that changes Network.mean"),
+    "tensor kept": (lambda: keeps_a_tensor, "got one that changes Network.seen"),
     "generator": (lambda: draws_by_itself, "got one that changes the state of GENERATOR"),
     "numpy's random numbers": (lambda: lambda network, x: float(np.random.normal()), "some of which are not torch's"),
     "Python's random numbers": (lambda: lambda network, x: random.random(), "some of which are not torch's"),
@@ -289,6 +296,30 @@ def test_hooks_after_gradients_run() -> None:
         return network, no_latents, {"optimizer": partial(torch.optim.SGD, lr=0.1)}
 
     assert_same_fit(make, "Expected parameters without hooks after their gradients")
+
+
+def test_sparse_gradients_are_refused_and_sparse_constants_are_not() -> None:
+    eye = torch.eye(3, dtype=torch.float64).to_sparse()
+
+    def shift(network: Network, x: Tensor) -> Any:
+        return torch.sparse.mm(eye, network.table.weight).sum() + network.table(torch.tensor([0, 2])).sum()
+
+    def make(sparse: bool) -> tuple[Any, ...]:
+        network = Network(shift)
+        network.table = nn.Embedding(3, 1, sparse=sparse, dtype=torch.float64)
+        return network, no_latents, {"optimizer": partial(torch.optim.SGD, lr=0.01)}
+
+    assert_same_fit(lambda: make(False), None)
+
+    def lookup(network: Network, x: Tensor) -> Any:
+        return network.table(torch.tensor([0, 2])).sum()
+
+    def only_lookup() -> tuple[Any, ...]:
+        network, *others = make(True)
+        network.shift = lookup
+        return network, *others
+
+    assert_same_fit(only_lookup, "Expected dense gradients; got sparse ones")
 
 
 class Addition(torch.autograd.Function):

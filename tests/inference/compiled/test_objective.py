@@ -39,19 +39,21 @@ def images(count: int = 14) -> Tensor:
     )
 
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Any] = {
+    "Trace_ELBO": Trace_ELBO,
     "warm-up": lambda: Weighted(Trace_ELBO(), beta=2.0, warmup=1.5),
     "enumerated": lambda: TraceEnum_ELBO(max_plate_nesting=1),
 }
 
 
-@compiled
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_compiled_fit_is_the_uncompiled_one(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the warm-up, minibatches of 6, 6 and 2 are two compiled shapes."""
-    results = []
-    if objective == "enumerated":
+    """With the warm-up, minibatches of 6, 6 and 2 are two shapes; the ordinary ELBO alone goes through inductor."""
+    if objective != "Trace_ELBO":
         monkeypatch.setattr("latentmix.inference.compiled.objective.compile_graph", interpreted)
+    elif COMPILER is not None:
+        pytest.skip(COMPILER)
+    results = []
     for compile in (False, True):
         vae, guide = pair(objective == "enumerated")
         x = images(14 if objective == "warm-up" else 12)
