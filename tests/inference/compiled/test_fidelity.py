@@ -429,3 +429,22 @@ def test_a_loss_of_large_parts_that_cancel_is_no_change() -> None:
             objective.checked_backward(model, guide, x)
     pyro.clear_param_store()
     assert objective.obstacle is None
+
+
+def test_an_interrupt_during_compilation_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latentmix.inference.compiled.objective.compile_graph", interrupt)
+    network = Network(writes_a_view)
+    x = torch.linspace(-1.0, 1.0, 8, dtype=torch.float64)
+    objective = CompiledObjective(as_objective(Trace_ELBO()), network, no_latents)
+    torch.manual_seed(0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    randomness = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        objective.backward(network, no_latents, x)
+    assert torch.equal(torch.get_rng_state(), randomness)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(leaf.grad is None for leaf in network.parameters())
