@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from latentmix.inference.compiled.trace import NotTraceableError
-from latentmix.models.process_state import exclusive
+from latentmix.models.process_state import kept_warnings
 
 __all__ = ["compile_graph", "compiler_obstacle"]
 
@@ -53,7 +54,8 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compiled:
 
     plain: list[Any] = [each.detach() for each in inputs]
     try:
-        with exclusive(), torch.no_grad(), config.patch(compile_threads=1):
+        with kept_warnings(), torch.no_grad(), config.patch(compile_threads=1):
+            warnings.simplefilter("ignore")  # about inductor's own code
             artifact: Any = standalone_compile(graph, plain, dynamic_shapes="from_example_inputs")
     except Exception as error:
         raise NotTraceableError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error

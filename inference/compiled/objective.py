@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 import pyro
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.inductor import Compiled, compile_graph, compiler_obstacle
-from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, trace_step
+from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, close, largest, memory, trace_step
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.conversion import as_objective
 from latentmix.models.process_state import exclusive
@@ -21,15 +22,68 @@ from latentmix.models.process_state import exclusive
 __all__ = ["CompiledObjective", "compile_elbo"]
 
 Key = tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+MAX_GRAPHS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class _CompiledStep:
+    """A traced step with its compiled function.
+
+    Attributes:
+        traced: The traced step.
+        run: The function.
+        copied: Numbers of the gradients that share memory with others or with inputs, as an optimizer may change them
+            in place, or are laid out otherwise than their leaves, since fused optimizers ignore the layout.
+    """
+
+    traced: TracedStep
+    run: Compiled
+    copied: frozenset[int]
+
+    @classmethod
+    def of(cls, traced: TracedStep, batch: Batch) -> _CompiledStep:
+        """Compile a step, and run it once.
+
+        Raises:
+            NotTraceableError: If it cannot be compiled, or the compiled loss is another one.
+        """
+        with traced.undone():
+            run = compile_graph(traced.graph, traced.inputs(batch))
+        with traced.undone(), torch.no_grad():
+            expected, _ = traced.outputs(traced.graph(*traced.inputs(batch)))
+        with traced.undone():
+            inputs = traced.inputs(batch)
+            terms, gradients = traced.outputs(run(inputs))
+            used = {memory(tensor) for tensor in inputs}
+            copied = set()
+            for index, (leaf, gradient) in enumerate(zip(traced.leaves, gradients, strict=True)):
+                place = memory(gradient)
+                if place in used or gradient.stride() != leaf.stride():
+                    copied.add(index)
+                used.add(place)
+        if not close(terms.loss, expected.loss, largest(expected)):
+            raise NotTraceableError(
+                f"the compiled loss is {float(terms.loss):.8g} where the traced one is {float(expected.loss):.8g}"
+            )
+        return cls(traced, run, frozenset(copied))
+
+    def __call__(self, batch: Batch) -> tuple[Terms, list[Tensor]]:
+        """Terms, and a gradient per leaf, in memory of its own."""
+        terms, gradients = self.traced.outputs(self.run(self.traced.inputs(batch)))
+        return terms, [
+            torch.empty_like(leaf, requires_grad=False).copy_(gradient) if index in self.copied else gradient
+            for index, (leaf, gradient) in enumerate(zip(self.traced.leaves, gradients, strict=True))
+        ]
 
 
 @final
 class CompiledObjective(Objective):
     """An objective whose `backward` runs loss and gradients as one compiled graph.
 
-    A minibatch of new shapes is traced and compiled first. Random numbers are drawn as without compilation, from the
-    same stream. Where model, guide or objective cannot be traced, or the graph no longer agrees with them, a warning
-    gives the reason, and steps run uncompiled.
+    A minibatch of new shapes is traced and compiled first, of up to 8 shapes; others run uncompiled. Random numbers are
+    drawn as without compilation, from the same stream. Where model, guide or objective cannot be traced, or one of
+    their Python values has changed since, such as a number, a mode or a frozen parameter, a warning gives the reason,
+    and steps run uncompiled.
 
     Args:
         objective: The objective.
@@ -46,7 +100,8 @@ class CompiledObjective(Objective):
         self.modules = objective.modules
         self.obstacle: str | None = None
         self._functions = (model, guide)
-        self._steps: dict[Key, tuple[TracedStep, Compiled]] = {}
+        self._steps: dict[Key, _CompiledStep] = {}
+        self._warned = False
 
     @property
     def gradients_of_loss(self) -> bool:
@@ -76,12 +131,11 @@ class CompiledObjective(Objective):
 
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.backward`."""
-        compiled = self._compiled(model, guide, batch)
-        if compiled is None:
+        step = self._compiled(model, guide, batch)
+        if step is None:
             return self.objective.backward(model, guide, *batch)
-        step, run = compiled
-        terms, gradients = step.outputs(run(step.inputs(batch)))
-        for leaf, gradient in zip(step.leaves, gradients, strict=True):
+        terms, gradients = step(batch)
+        for leaf, gradient in zip(step.traced.leaves, gradients, strict=True):
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
         return terms
 
@@ -94,44 +148,53 @@ class CompiledObjective(Objective):
         Warns:
             UserWarning: If the two losses differ.
         """
-        compiled = self._compiled(model, guide, batch)
-        if compiled is None:
+        step = self._compiled(model, guide, batch)
+        if step is None:
             return self.objective.backward(model, guide, *batch)
-        step, run = compiled
-        with step.undone():
-            loss = step.outputs(run(step.inputs(batch)))[0].loss
+        with step.traced.undone():
+            loss = step(batch)[0].loss
         terms = self.objective.backward(model, guide, *batch)
         expected = terms.loss.detach()
-        tolerance = 1e3 * torch.finfo(expected.dtype).eps
-        if not bool(torch.isclose(loss, expected, rtol=tolerance, atol=tolerance, equal_nan=True)):
+        if not close(loss, expected, largest(terms)):
             self._give_up(
                 f"the compiled loss is {float(loss):.8g} where model and guide give {float(expected):.8g}: a value "
                 "that is no tensor has changed since they were traced"
             )
         return terms
 
-    def _compiled(self, model: Stochastic, guide: Stochastic, batch: Batch) -> tuple[TracedStep, Compiled] | None:
+    def _compiled(self, model: Stochastic, guide: Stochastic, batch: Batch) -> _CompiledStep | None:
         """The graph for the shapes of a minibatch; None where steps run uncompiled."""
         if self.obstacle is not None or (model, guide) != self._functions:
             return None
         key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in batch)
-        if key not in self._steps:
+        step = self._steps.get(key)
+        if step is None:
+            if len(self._steps) == MAX_GRAPHS:
+                self._warn_of_shapes()
+                return None
             try:
-                self._steps[key] = self._compile(model, guide, batch)
+                step = self._steps[key] = self._compile(model, guide, batch)
             except NotTraceableError as error:
                 self._give_up(str(error))
                 return None
-        return self._steps[key]
+        elif (change := step.traced.change) is not None:
+            self._give_up(f"{change} is no longer what it was when the step was traced")
+            return None
+        return step
 
-    def _compile(self, model: Stochastic, guide: Stochastic, batch: Batch) -> tuple[TracedStep, Compiled]:
+    def _compile(self, model: Stochastic, guide: Stochastic, batch: Batch) -> _CompiledStep:
         obstacle = compiler_obstacle(batch[0].device)
         if obstacle is not None:
             raise NotTraceableError(obstacle)
         with exclusive(), pyro.validation_enabled(False):
-            step = trace_step(self.objective, model, guide, batch)
-            with step.undone():
-                inputs = step.inputs(batch)
-            return step, compile_graph(step.graph, inputs)
+            return _CompiledStep.of(trace_step(self.objective, model, guide, batch), batch)
+
+    def _warn_of_shapes(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"Minibatches of more than {MAX_GRAPHS} shapes: steps of further shapes run uncompiled.", stacklevel=2
+            )
 
     def _give_up(self, reason: str) -> None:
         self.obstacle = reason

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
+import pyro
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from latentmix.inference.batches import Batch
+from latentmix.inference.compiled.python_state import Place, PythonState
 from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 
@@ -35,7 +42,8 @@ class TracedStep:
         constants: All other tensors that the step reads, such as buffers, frozen parameters and the prior's tensors.
             They are the objects themselves, so that changes in place are seen.
         reported: Which terms of loss, ELBO, log-likelihood and KL the objective reports.
-        written: Those of the constants that the step changes, such as running statistics.
+        written: Those of leaves and constants that the step changes, such as running statistics.
+        python: The Python values that model, guide and objective had, which the graph has as constants.
     """
 
     graph: fx.GraphModule
@@ -44,6 +52,12 @@ class TracedStep:
     constants: tuple[Tensor, ...]
     reported: tuple[bool, ...]
     written: tuple[Tensor, ...]
+    python: PythonState
+
+    @property
+    def change(self) -> str | None:
+        """The name of a Python value or a parameter that is no longer what it was when the step was traced; or None."""
+        return next((place.name for place in self.python.places if place.changed), None)
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -87,30 +101,156 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         raise NotTraceableError(
             f"Expected an objective whose gradients are those of its loss; got {_name(objective)}, which has others."
         )
-    with _Unwritten() as kept, Registered():
+    python = PythonState.of(model, guide, objective, *objective.modules, pyro.get_param_store()._params)
+    with _Unwritten() as kept, Registered(), _unchanged(python):
         terms = objective.terms(model, guide, *batch)
         leaves = _leaves(terms.loss)
-        if not leaves:
-            raise NotTraceableError("Expected a loss that depends on parameters; got a constant.")
         reported = tuple(part is not None for part in terms)
+        rebound = _rebound(python)
 
         def step(_: Sequence[Tensor], data: Batch) -> list[Tensor]:
-            traced = objective.terms(model, guide, *data)
+            with _Unvalidated():
+                traced = objective.terms(model, guide, *data)
             gradients = torch.autograd.grad(traced.loss, leaves)
             return [*(part.detach() for part in traced if part is not None), *gradients]
 
         try:
             graph = make_fx(step, tracing_mode="real")(leaves, batch)
         except Exception as error:
-            raise NotTraceableError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+            raise NotTraceableError(_reason(error)) from error
     graph.graph.set_codegen(fx.graph.CodeGen())
     draws = _without_draws(graph)
     constants = _without_constants(graph)
-    written = tuple(tensor for tensor in constants if id(tensor) in kept.written)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
-    return TracedStep(graph, leaves, draws, constants, reported, written)
+    changed = {memory(tensor) for tensor, _ in kept.written.values()}
+    if any(memory(tensor) in changed for tensor in batch):
+        raise NotTraceableError("Expected a step that leaves its minibatch as it is; got one that changes it in place.")
+    for place in rebound:
+        cached = place.name.rpartition(".")[2].startswith("_")  # as by Pyro's flows
+        if not cached or any(place.value is tensor for tensor in constants):
+            raise NotTraceableError(_effect(place.name))
+    read = {id(tensor) for tensor in (*leaves, *constants)}
+    guarded = PythonState(
+        (
+            *(place for place in python.places if not isinstance(place.value, Tensor) or id(place.value) in read),
+            *(_freezing(tensor) for tensor in (*leaves, *constants)),
+        )
+    )
+    written = tuple(tensor for tensor in (*leaves, *constants) if memory(tensor) in changed)
+    traced = TracedStep(graph, leaves, draws, constants, reported, written, guarded)
+    _verify(traced, objective, model, guide, batch)
+    return traced
+
+
+def _freezing(tensor: Tensor) -> Place:
+    return Place("whether a parameter is frozen", tensor.requires_grad, lambda: tensor.requires_grad, lambda _: None)
+
+
+@contextmanager
+def _unchanged(python: PythonState) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        python.restore()
+
+
+def _rebound(python: PythonState) -> list[Place]:
+    """Restore what a step has changed, and return the places of tensors among it.
+
+    Raises:
+        NotTraceableError: If there is another value among it.
+    """
+    changes = python.changes()
+    python.restore()
+    for place in changes:
+        if not isinstance(place.value, Tensor):
+            raise NotTraceableError(_effect(place.name))
+    return changes
+
+
+def _effect(name: str) -> str:
+    return f"Expected a step without effects on Python values; got one that changes {name}."
+
+
+def _reason(error: Exception) -> str:
+    """A sentence about the failure of a trace."""
+    message = " ".join(str(error).split())
+    if "_local_scalar_dense" not in message:
+        return f"{type(error).__name__}: {message[:300]}"
+    libraries = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (torch, pyro))
+    own = f"{Path(__file__).parents[1]}{os.sep}"
+    frames = [
+        each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith((*libraries, own))
+    ]
+    place = f" in {frames[-1].name}, line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
+    return f"Expected no Python value of a tensor, as by .item(), float() or a branch on data; got one{place}."
+
+
+def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: Stochastic, batch: Batch) -> None:
+    """Compare graph and step with other data and parameters, since a value read outside torch is fixed in the graph.
+
+    Raises:
+        NotTraceableError: If they differ.
+    """
+    length = len(batch[0])
+    values = [leaf.detach().clone() for leaf in step.leaves]
+    for rows in (torch.arange(length) // 2, length - 1 - torch.arange(length) // 2):
+        other = tuple(tensor[rows.to(tensor.device)] for tensor in batch)
+        try:
+            with torch.no_grad():
+                for leaf in step.leaves:
+                    leaf.mul_(1.01).add_(1e-3)
+            with step.undone(), torch.no_grad():
+                terms, gradients = step.outputs(step.graph(*step.inputs(other)))
+            with step.undone(), Registered(), _unchanged(step.python):
+                expected = objective.terms(model, guide, *other)
+                exact = torch.autograd.grad(expected.loss, step.leaves)
+        except Exception as error:
+            raise NotTraceableError(_reason(error)) from error
+        finally:
+            with torch.no_grad():
+                for leaf, value in reversed(list(zip(step.leaves, values, strict=True))):
+                    leaf.copy_(value)
+        scale = largest(expected)
+        if not close(terms.loss, expected.loss.detach(), scale) or not all(
+            close(ours, theirs, scale + torch.linalg.vector_norm(theirs))
+            for ours, theirs in zip(gradients, exact, strict=True)
+        ):
+            loss = expected.loss.detach()
+            raise NotTraceableError(
+                f"the traced loss is {float(terms.loss):.8g} where model and guide give {float(loss):.8g} "
+                "with other data, parameters and random numbers, some of which are not torch's"
+            )
+
+
+def largest(terms: Terms) -> Tensor:
+    """The largest absolute value among the terms, the scale of their rounding errors."""
+    return torch.stack([part.detach().abs().double() for part in terms if part is not None]).max()
+
+
+def close(value: Tensor, expected: Tensor, scale: Tensor) -> bool:
+    """Whether two values agree up to rounding errors of some scale, norm-wise; NaN equals NaN."""
+    tolerance = 1e3 * torch.finfo(expected.dtype).eps * (1.0 + float(scale))
+    difference = torch.linalg.vector_norm((value - expected).abs().double().nan_to_num(0.0, 0.0, 0.0))
+    same = torch.equal(value.isfinite(), expected.isfinite())
+    return same and float(difference) <= tolerance
+
+
+def memory(tensor: Tensor) -> int:
+    """The address of a tensor's memory, common to its views; for a sparse or empty one, the object's identity."""
+    address = tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    return address or id(tensor)
+
+
+class _Unvalidated(TorchFunctionMode):
+    """Skips the validation by distributions that were made while it was on, such as those of PyroSample."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._is_all_true:
+            return True
+        return func(*args, **(kwargs or {}))
 
 
 class _Unwritten(TorchDispatchMode):
@@ -132,31 +272,34 @@ class _Unwritten(TorchDispatchMode):
     def __exit__(self, *details: Any) -> None:
         super().__exit__(*details)  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            for tensor, value in self.written.values():
+            for tensor, value in reversed(self.written.values()):
                 tensor.copy_(value)
         self._randomness.restore()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in _written_arguments(func, args):
+        for tensor in _written_arguments(func, args, kwargs or {}):
             if id(tensor) not in self.written:
                 self.written[id(tensor)] = (tensor, tensor.detach().clone())
         return func(*args, **(kwargs or {}))
 
 
-def _written_arguments(operator: Any, args: Sequence[Any]) -> Iterator[Tensor]:
+def _written_arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
     """The tensors that an operator writes; batch normalisation does not declare its running statistics."""
-    declared = [
-        argument.alias_info is not None and argument.alias_info.is_write for argument in operator._schema.arguments
-    ]
-    if operator in _BATCH_NORMALISATIONS:
-        declared[3:5] = [True, True]
-    for argument, writes in zip(args, declared, strict=False):
-        if writes and isinstance(argument, Tensor):
-            yield argument
+    if torch.Tag.inplace_view in operator.tags:  # changes a shape, and no value
+        return
+    for index, argument in enumerate(operator._schema.arguments):
+        declared = argument.alias_info is not None and argument.alias_info.is_write
+        if declared or (operator in _BATCH_NORMALISATIONS and index in (3, 4)):
+            given = args[index] if index < len(args) else kwargs.get(argument.name)
+            yield from (each for each in tree_leaves(given) if isinstance(each, Tensor))
 
 
 def _leaves(loss: Tensor) -> tuple[Tensor, ...]:
-    """The leaves that a loss depends on, in the order in which its graph is walked."""
+    """The leaves that have a gradient, in the order in which the graph of the loss is walked.
+
+    Raises:
+        NotTraceableError: If there is none, or one has a hook after its gradient.
+    """
     leaves: dict[int, Tensor] = {}
     seen: set[Any] = set()
     waiting: list[Any] = [loss.grad_fn]
@@ -168,7 +311,15 @@ def _leaves(loss: Tensor) -> tuple[Tensor, ...]:
         if (leaf := getattr(function, "variable", None)) is not None:
             leaves.setdefault(id(leaf), leaf)
         waiting.extend(following for following, _ in function.next_functions)
-    return tuple(leaves.values())
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if leaves else ()
+    given = [leaf for leaf, gradient in zip(leaves.values(), gradients, strict=True) if gradient is not None]
+    if not given:
+        raise NotTraceableError("Expected a loss that depends on parameters; got a constant.")
+    if any(gradient is not None and gradient.layout is not torch.strided for gradient in gradients):
+        raise NotTraceableError("Expected dense gradients; got sparse ones, as of torch.nn.Embedding(sparse=True).")
+    if any(leaf._post_accumulate_grad_hooks for leaf in given):
+        raise NotTraceableError("Expected parameters without hooks after their gradients; got some that have one.")
+    return tuple(given)
 
 
 _BATCH_NORMALISATIONS = {

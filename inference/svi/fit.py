@@ -36,6 +36,8 @@ from latentmix.models.display import Displayed
 
 __all__ = ["SVIResult", "fit"]
 
+CHECKED_EVERY = 20  # steps at least between comparisons of a compiled step with an uncompiled one
+
 
 @dataclass(frozen=True, repr=False)
 class SVIResult(Displayed):
@@ -192,8 +194,8 @@ def fit(
         store: Initial values of `pyro.param` statements, PyroModules and guides, as in `SVIResult.store`: a warm start,
             with other data, optimizer and seed. By default, initial values are those of the statements and modules.
         compile: Whether steps run as compiled graphs, see `compile_elbo`: after some seconds of compilation each takes
-            about half the time. Random numbers are the same; sums are rounded otherwise. The first step of every epoch
-            runs uncompiled, and is compared.
+            about half the time. Random numbers are the same; sums are rounded otherwise. At the start of an epoch, and
+            at most every 20 steps, a step runs uncompiled, and is compared.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -371,7 +373,8 @@ def _epoch(problem: Problem, state: TrainingState, data: Batch, bar: tqdm[None])
             batch = tuple(tensor[chosen] for tensor in data)
         problem.objective.begin_step(state.epoch + (state.batch + 1) / batches)
         optimizer.zero_grad(set_to_none=True)
-        terms = problem.backward(transformed(batch, problem.transform), check=state.batch == 0)
+        check = state.batch == 0 and state.epoch % -(-CHECKED_EVERY // batches) == 0
+        terms = problem.backward(transformed(batch, problem.transform), check=check)
         optimizer.step()
         state.totals += terms.totals(len(batch[0]))
         state.batch += 1

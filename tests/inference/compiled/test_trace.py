@@ -49,9 +49,13 @@ PRIORS: dict[str, Callable[[], Any]] = {
     "MixturePrior": lambda: MixturePrior(2, n_components=3),
     "MixturePrior, enumerated": lambda: MixturePrior(2, n_components=3, enumerated=True),
     "VampPrior": lambda: VampPrior(2, n_components=3, shape=SHAPE),
-    "FlowPrior": lambda: FlowPrior(2),
+    "FlowPrior": lambda: FlowPrior(2, transforms=1, hidden=(4,)),
 }
-FAMILIES = {"DiagonalNormal": DiagonalNormal, "FullNormal": FullNormal, "AutoregressiveFlow": AutoregressiveFlow}
+FAMILIES = {
+    "DiagonalNormal": DiagonalNormal,
+    "FullNormal": FullNormal,
+    "AutoregressiveFlow": lambda: AutoregressiveFlow(transforms=1, hidden=(4,)),
+}
 LIKELIHOODS = {
     "Bernoulli": Bernoulli,
     "ContinuousBernoulli": ContinuousBernoulli,
@@ -65,7 +69,7 @@ OBJECTIVES = {
     "Trace_ELBO": lambda: Trace_ELBO(num_particles=2),
     "TraceMeanField_ELBO": TraceMeanField_ELBO,
     "TraceEnum_ELBO": lambda: TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False),
-    "RenyiELBO": lambda: RenyiELBO(alpha=0, num_particles=3),
+    "RenyiELBO": lambda: RenyiELBO(alpha=0, num_particles=2),
     "Weighted": lambda: Weighted(Trace_ELBO(), beta=2.0, warmup=4),
     "FreeBits": lambda: FreeBits(0.3),
 }
@@ -140,7 +144,18 @@ def compatible(prior: str, family: str, objective: str) -> bool:
     return objective != "TraceMeanField_ELBO" or closed
 
 
-CELLS = [cell for cell in itertools.product(PRIORS, FAMILIES, OBJECTIVES) if compatible(*cell)]
+def pairwise(cells: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Cells that together contain every pair of a prior, a family and an objective that any cell contains."""
+    kept, covered = [], set[tuple[int, str, str]]()
+    for prior, family, objective in cells:
+        pairs = {(0, prior, family), (1, prior, objective), (2, family, objective)}
+        if not pairs <= covered:
+            kept.append((prior, family, objective))
+            covered |= pairs
+    return kept
+
+
+CELLS = pairwise([cell for cell in itertools.product(PRIORS, FAMILIES, OBJECTIVES) if compatible(*cell)])
 
 
 @pytest.mark.parametrize(("prior", "family", "objective"), CELLS)
