@@ -69,7 +69,7 @@ def map_section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any] | No
         return {"reason": BROKEN}
     size = len(data["centre"])
     usage = latent_use(summary, size)
-    order = sorted(range(size), key=lambda k: -usage[k]) if usage else range(size)
+    order = sorted(range(size), key=lambda k: -usage[k]) if usage and size > 2 else range(size)
     colours = [light for light, _ in class_styles(len(classes))]
     group, several = groups(summary)
     fits = [

@@ -31,7 +31,7 @@ def test_the_page_opens_without_a_message_or_a_request(browser: Any, page: Path,
     shown = opened.evaluate(
         "() => Array.from(document.images, (i) => [i.complete && i.naturalWidth > 0, i.currentSrc])"
     )
-    assert len(shown) == 5
+    assert len(shown) == 10  # five pictures, and the layer of each for dark mode
     assert all(complete for complete, _ in shown)
     assert messages == []
     assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]

@@ -72,6 +72,15 @@ def test_axes_are_the_most_active_latents_first(original: Path) -> None:
     assert [k for k, _, _ in values["latents"]] == sorted(range(3), key=lambda k: -usage[k])
 
 
+def test_two_latents_lie_as_in_the_plane_of_the_decoder(tmp_path: Path) -> None:
+    mapped_run(tmp_path, 2, (1, 6, 6))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["test"]["kl_per_dimension"] = [0.1, 2.0]
+    values = map_section(tmp_path, summary)
+    assert values is not None
+    assert [k for k, _, _ in values["latents"]] == [0, 1]
+
+
 def picture(width: int, height: int, kind: str = "WEBP") -> str:
     buffer = BytesIO()
     Image.new("RGB", (width, height)).save(buffer, kind)
