@@ -22,6 +22,7 @@ from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.python_state import Place, PythonState
 from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
+from latentmix.models.display import Displayed
 
 __all__ = ["NotTraceableError", "TracedStep", "trace_step"]
 
@@ -30,8 +31,8 @@ class NotTraceableError(ValueError):
     """The step of a model and guide is no fixed graph of tensors; the message names the reason."""
 
 
-@dataclass(frozen=True, eq=False)
-class TracedStep:
+@dataclass(frozen=True, eq=False, repr=False)
+class TracedStep(Displayed):
     """Loss, reported terms and gradients of one minibatch as a graph.
 
     Attributes:
@@ -53,6 +54,15 @@ class TracedStep:
     reported: tuple[bool, ...]
     written: tuple[Tensor, ...]
     python: PythonState
+
+    def shown(self) -> dict[str, Any]:
+        size = sum(leaf.numel() for leaf in self.leaves)
+        return {
+            "operators": sum(node.op == "call_function" for node in self.graph.graph.nodes),
+            "parameters": f"{size:,} numbers in {len(self.leaves)} tensors",
+            "other tensors": len(self.constants),
+            "Python values": len(self.python.places),
+        }
 
     @property
     def change(self) -> str | None:

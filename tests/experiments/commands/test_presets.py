@@ -54,7 +54,8 @@ def test_preset_of_grey_images_runs(preset, tmp_path, capsys):
             assert set(figures["per_class"]) == {"1", "4", "8"}
     assert (folder / "report.html").stat().st_size > 10_000
     assert {file.name for file in folder.iterdir()} == {
-        *("config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "figures", "report.html", "command.json")
+        *("config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "figures", "report.html", "command.json"),
+        "pointwise.npz",
     }
 
 
