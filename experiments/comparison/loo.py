@@ -62,9 +62,10 @@ def compare_loo(sources: Sequence[Source]) -> tuple[list[LooRow], list[str]]:
             "LOO of mixtures is not compared: no run keeps draws of a mixture's posterior with its latents."
         )
     elif apart:
+        of_runs = f"of {', '.join(dict.fromkeys(apart))} " if rows or without else ""
         refusals.append(
-            f"LOO of the mixtures of {', '.join(dict.fromkeys(apart))} is not compared: each is of the run's own "
-            "latents, and densities of different latents cannot be ranked."
+            f"LOO of mixtures {of_runs}is not compared: each is of the run's own latents, and densities of different "
+            "latents cannot be ranked."
         )
     return rows, refusals
 
