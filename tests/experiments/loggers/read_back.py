@@ -8,6 +8,7 @@ import struct
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -121,10 +122,13 @@ def read_wandb(folder: Path) -> Log:
 
 def closed(file: Path) -> list[Any]:
     """The records of a log of W&B, whose service process may write the last ones a moment after it was closed."""
+    from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
-    for _ in range(100):
-        found = [wandb_internal_pb2.Record.FromString(data) for data in records(file.read_bytes())]
+    found: list[Any] = []
+    for _ in range(300):
+        with suppress(DecodeError):  # a record is half written
+            found = [wandb_internal_pb2.Record.FromString(data) for data in records(file.read_bytes())]
         if any(record.WhichOneof("record_type") == "exit" for record in found):
             return found
         time.sleep(0.1)
@@ -169,6 +173,8 @@ def records(data: bytes) -> Iterator[bytes]:
             continue
         _, length, kind = struct.unpack("<IHB", data[place : place + 7])
         content = data[place + 7 : place + 7 + length]
+        if len(content) < length:
+            return
         place += 7 + length
         whole = content if kind in (1, 2) else whole + content
         if kind in (1, 4):
