@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.elbo import ELBO
 from pyro.ops.indexing import Vindex
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -187,6 +187,23 @@ def local_pair(prior: str, weight: float = 1.0, size: int = TOTAL) -> Pair:
             pyro.sample("z", dist.Normal(slope * x[:, None], scale).to_event(1))
 
     return model, guide, (data(),), size
+
+
+def normalised_pair(network: nn.Module, latent_dim: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A network with batch normalisation between a latent per datum and the datum, registered by `pyro.module`."""
+
+    def model(x: Tensor) -> None:
+        pyro.module("network", network)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(latent_dim, dtype=torch.float64), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(network(z)[:, 0], 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        slope = pyro.param("slope", torch.ones(latent_dim, dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x[:, None], 0.5).to_event(1))
+
+    return model, guide
 
 
 def gradients() -> dict[str, Tensor]:

@@ -5,33 +5,26 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from latentmix.experiments.runs.map_points import MAP
 from latentmix.experiments.runs.report import write_report
-from latentmix.models import Decoder
 
-from tests.experiments.runs.walked_runs import Mapped, mapped_run
+from tests.experiments.runs.pages import Opened, opening
+from tests.experiments.runs.walked_runs import Mapped, OwnDecoder, mapped_run
 
 DRAWN = "() => document.querySelector('.map')?.dataset.drawn === 'yes'"
 FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 HOSTILE = ("</script><script>window.smuggled = 1</script>", "\"'><img src=x onerror='window.smuggled = 1'>")
 
 
-@dataclass
-class Opened:
-    """A page with a map, with what it said and asked for."""
-
-    page: Any
-    messages: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
+class OpenedMap(Opened):
+    """A page with a map."""
 
     def ask(self, expression: str) -> Any:
         return self.page.evaluate(f"() => {expression}")
@@ -93,30 +86,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, 
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Opened]]:
-    contexts = []
+def open_page(browser: Any) -> Iterator[Callable[..., OpenedMap]]:
+    def settle(page: Any) -> None:
+        page.wait_for_function(DRAWN)
+        page.evaluate(FRAMES)
 
-    def opening(path: Path, *, width: int = 1280, dark: bool = False, script: bool = True) -> Opened:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme="dark" if dark else "light",
-            java_script_enabled=script,
-            device_scale_factor=1,
-        )
-        contexts.append(context)
-        opened = Opened(context.new_page())
-        opened.page.on("console", lambda message: opened.messages.append(message.text))
-        opened.page.on("pageerror", lambda error: opened.messages.append(str(error)))
-        opened.page.on("request", lambda request: opened.requests.append(request.url))
-        opened.page.goto(path.as_uri())
-        if script:
-            opened.page.wait_for_function(DRAWN)
-            opened.page.evaluate(FRAMES)
-        return opened
-
-    yield opening
-    for context in contexts:
-        context.close()
+    with opening(browser, OpenedMap, settle, height=900) as open_one:
+        yield open_one
 
 
 def plane_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -467,15 +443,6 @@ def test_a_run_without_labels_has_no_classes_to_choose(runs: Any, open_page: Any
     opened.ask("latentmix.map.show(0)")
     assert opened.page.locator(".map-title").text_content() == "Test image 1"
     assert str(opened.page.locator(".map-facts").text_content()).startswith("component ")
-
-
-class OwnDecoder(Decoder):
-    def __init__(self, latent_dim: int, shape: tuple[int, ...], outputs: int = 1) -> None:
-        super().__init__(latent_dim, shape, outputs)
-        self.layer = nn.Linear(latent_dim, 36)
-
-    def decode(self, z: Tensor) -> Tensor:
-        return self.layer(z).unflatten(1, (1, 1, 6, 6))
 
 
 def test_a_decoder_that_is_not_in_the_page_leaves_the_rest_of_the_map(open_page: Any, tmp_path: Path) -> None:

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.runs.latents import latents_of
 from latentmix.experiments.runs.page_walk import WALK, walk_section, walk_starts
 from latentmix.experiments.runs.report import write_report
 from latentmix.guides import AmortizedGuide
-from latentmix.models import ContinuousBernoulli, ConvDecoder, Decoder, Likelihood, MLPDecoder
+from latentmix.models import ContinuousBernoulli, ConvDecoder, Likelihood, MLPDecoder
 
-from tests.experiments.runs.walked_runs import walked_run
+from tests.experiments.runs.walked_runs import OwnDecoder, walked_run
 
 VOID = {"meta", "input", "img", "br", "source", "link", "hr"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -187,15 +187,6 @@ def test_names_never_become_markup(tmp_path: Path) -> None:
     assert "img" not in [tag for tag, _ in page.tags]
 
 
-class OwnDecoder(Decoder):
-    def __init__(self, latent_dim: int, shape: tuple[int, ...], outputs: int = 1) -> None:
-        super().__init__(latent_dim, shape, outputs)
-        self.layer = nn.Linear(latent_dim, 36)
-
-    def decode(self, z: Tensor) -> Tensor:
-        return self.layer(z).unflatten(1, (1, 1, 6, 6))
-
-
 class OwnLikelihood(Likelihood):
     support = "unit_interval"
 
@@ -211,11 +202,12 @@ class OwnLikelihood(Likelihood):
 def test_a_part_of_ones_own_is_told_in_a_sentence(part: str, imported: bool, tmp_path: Path) -> None:
     parts: dict[str, Any] = {"decoder": OwnDecoder(2, (1, 6, 6)), "likelihood": OwnLikelihood()}
     walked_run(tmp_path, 2, (1, 6, 6), **{part: parts[part]})
-    name = f"{__name__}.{type(parts[part]).__name__}"
+    kind = type(parts[part])
+    name = f"{kind.__module__}.{kind.__name__}"
     if not imported:
         file = tmp_path / "checkpoints/vae.json"
-        file.write_text(file.read_text().replace(__name__, "of_another_machine"))
-        name = f"of_another_machine.{type(parts[part]).__name__}"
+        file.write_text(file.read_text().replace(kind.__module__, "of_another_machine"))
+        name = f"of_another_machine.{kind.__name__}"
     text = write_report(tmp_path).read_text("utf-8")
     assert f"Its {part} is of the class {name}, for which there is no JavaScript." in text
     assert "<script" not in text

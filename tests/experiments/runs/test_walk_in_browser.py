@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from latentmix.experiments.runs.page_decoder import describe_decoder
 from latentmix.experiments.runs.report import write_report
 from latentmix.models import VAE
 
+from tests.experiments.runs.pages import Opened, opening
 from tests.experiments.runs.preset_decoders import assert_close, preset_vae
 from tests.experiments.runs.walked_runs import walked_run
 
@@ -30,13 +30,8 @@ SECONDS = {
 SETTLED = "() => document.querySelector('.walk:not([hidden])').dataset.strips === 'drawn'"
 
 
-@dataclass
-class Opened:
-    """A page, with what it said and asked for."""
-
-    page: Any
-    messages: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
+class OpenedWalk(Opened):
+    """A page with a walk."""
 
     def latent(self) -> list[float]:
         return list(self.page.evaluate("() => Array.from(latentmix.walk.z)"))
@@ -67,29 +62,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, tuple[int, 
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Opened]]:
-    contexts = []
-
-    def opening(path: Path, *, width: int = 1280, dark: bool = False, script: bool = True) -> Opened:
-        context = browser.new_context(
-            viewport={"width": width, "height": 800},
-            color_scheme="dark" if dark else "light",
-            java_script_enabled=script,
-            device_scale_factor=1,
-        )
-        contexts.append(context)
-        opened = Opened(context.new_page())
-        opened.page.on("console", lambda message: opened.messages.append(message.text))
-        opened.page.on("pageerror", lambda error: opened.messages.append(str(error)))
-        opened.page.on("request", lambda request: opened.requests.append(request.url))
-        opened.page.goto(path.as_uri())
-        if script:
-            opened.page.wait_for_function(SETTLED)
-        return opened
-
-    yield opening
-    for context in contexts:
-        context.close()
+def open_page(browser: Any) -> Iterator[Callable[..., OpenedWalk]]:
+    with opening(browser, OpenedWalk, lambda page: page.wait_for_function(SETTLED), height=800) as open_one:
+        yield open_one
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from latentmix.experiments.data.base import Dataset, Split
 from latentmix.experiments.data.schema import Standardisation
@@ -33,17 +34,20 @@ class Mapped:
     mixtures: dict[str, dict[str, FittedMixture]]
 
 
-def walked_run(
-    folder: Path,
-    latent_dim: int,
-    shape: tuple[int, ...],
-    *,
-    decoder: Decoder | None = None,
-    likelihood: Likelihood | None = None,
-    names: tuple[str, str] = ("cat & dog", "<b>bird</b>"),
-) -> VAE:
-    """Write the files of a run of that size, and give its VAE."""
-    return made_run(folder, latent_dim, shape, decoder=decoder, likelihood=likelihood, names=names)[0]
+class OwnDecoder(Decoder):
+    """A decoder of a user's own, of images of 6 x 6 pixels, for which there is no JavaScript."""
+
+    def __init__(self, latent_dim: int, shape: tuple[int, ...], outputs: int = 1) -> None:
+        super().__init__(latent_dim, shape, outputs)
+        self.layer = nn.Linear(latent_dim, 36)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.layer(z).unflatten(1, (1, 1, 6, 6))
+
+
+def walked_run(folder: Path, latent_dim: int, shape: tuple[int, ...], **options: Any) -> VAE:
+    """Write the files of a run of that size, with options of `made_run`, and give its VAE."""
+    return made_run(folder, latent_dim, shape, **options)[0]
 
 
 def made_run(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
@@ -19,7 +17,7 @@ from latentmix.inference.compiled.objective import CompiledObjective
 from latentmix.models import VAE, Bernoulli, MixturePrior, MLPDecoder, StandardNormal
 
 from tests.inference.compiled.interpreter import interpreted
-from tests.inference.pairs import local_pair
+from tests.inference.pairs import local_pair, normalised_pair
 
 SHAPE = (1, 4, 4)
 COMPILER = inductor.compiler_obstacle(torch.device("cpu"))
@@ -114,18 +112,7 @@ def test_a_compiled_fit_updates_running_statistics() -> None:
     for compile in (False, True):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double()
-
-        def model(x: Tensor, network: nn.Module = network) -> None:
-            pyro.module("network", network)
-            with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=torch.float64), 1.0).to_event(1))
-                pyro.sample("x", dist.Normal(network(z)[:, 0], 1.0), obs=x)
-
-        def guide(x: Tensor) -> None:
-            slope = pyro.param("slope", torch.ones(1, dtype=torch.float64))
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Normal(slope * x[:, None], 0.5).to_event(1))
-
+        model, guide = normalised_pair(network, 1)
         fit(model, guide, x, epochs=3, batch_size=4, seed=0, compile=compile)
         statistics.append({name: buffer.clone() for name, buffer in network.named_buffers()})
     plain, fast = statistics

@@ -38,6 +38,7 @@ from tests.inference.pairs import (
     chain_pair,
     local_pair,
     mixture_pair,
+    normalised_pair,
     score_function_pair,
     subsampled_pair,
 )
@@ -234,18 +235,7 @@ def test_random_numbers_of_the_shape_of_a_tensor_are_the_same() -> None:
 def test_running_statistics_are_updated_by_the_graph_and_kept_by_tracing() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double()
-
-    def model(x: Tensor) -> None:
-        pyro.module("network", network)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(network(z)[:, 0], 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        slope = pyro.param("slope", torch.ones(2, dtype=torch.float64))
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(slope * x[:, None], 0.5).to_event(1))
-
+    model, guide = normalised_pair(network, 2)
     x = torch.arange(6, dtype=torch.float64)
     objective = as_objective(Trace_ELBO())
     buffers = dict(network.named_buffers())
