@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from latentmix.experiments.comparison.labels import better_of, label_of
 from latentmix.experiments.comparison.pictures import comparison_pictures, headline_figures, paired_figures
 from latentmix.experiments.comparison.results import Difference, LooRow, RunComparison, RunGroup
-from latentmix.experiments.comparison.summaries import better_of, label_of
 from latentmix.experiments.comparison.wording import (
     best_groups,
     chance_words,
@@ -142,13 +142,13 @@ def _varying(comparison: RunComparison) -> list[Difference]:
 
 
 def _explained(comparison: RunComparison) -> dict[str, str]:
-    """What letters of groups stand for; empty for names."""
+    """Names of the groups by their letters; empty where names stand themselves."""
     compact = compact_names(comparison)
     return {short: "" if short == compact[name] else compact[name] for name, short in short_names(comparison).items()}
 
 
 def _differing(comparison: RunComparison) -> str:
-    """What differs, in a sentence."""
+    """A sentence that names the options that differ."""
     if len(comparison.groups) == 1:
         return "The runs are alike in everything but their seed."
     options = [difference.option for difference in _varying(comparison)]
@@ -158,7 +158,7 @@ def _differing(comparison: RunComparison) -> str:
 
 
 def _seeds(comparison: RunComparison) -> str:
-    """Which seeds runs of a group have, in a sentence; empty of single runs."""
+    """A sentence on the seeds of the runs of a group; empty of a single group."""
     if len(comparison.groups) == 1:
         return ""
     if all(len(group.runs) == 1 for group in comparison.groups):

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from latentmix.experiments.comparison.labels import label_of
 from latentmix.experiments.comparison.results import Pair, PairedTest, RunGroup
 from latentmix.experiments.comparison.sources import Source
-from latentmix.experiments.comparison.summaries import figures_of, label_of
+from latentmix.experiments.comparison.summaries import figures_of
 from latentmix.experiments.options.messages import one_line
 from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, fit_name
 from latentmix.experiments.runs.evaluation import measure_run

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from latentmix.experiments import figures
+from latentmix.experiments.comparison.labels import NATS, better_of, decimals_of
 from latentmix.experiments.comparison.results import Confusion, Reliability, RunComparison
-from latentmix.experiments.comparison.summaries import NATS, better_of, decimals_of
 from latentmix.experiments.comparison.wording import (
     best_groups,
     difference_words,

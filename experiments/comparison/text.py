@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
+from latentmix.experiments.comparison.labels import decimals_of, label_of
 from latentmix.experiments.comparison.results import Pair, RunComparison, RunGroup
-from latentmix.experiments.comparison.summaries import decimals_of, label_of
 from latentmix.experiments.comparison.wording import chance_words, difference_words, letters, test_data_of, with_names
 from latentmix.experiments.options.names import fit_name
 from latentmix.inference.intervals import MeanInterval

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
+from latentmix.experiments.comparison.labels import NATS, better_of, decimals_of, label_of
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest, RunComparison
-from latentmix.experiments.comparison.summaries import NATS, better_of, decimals_of, label_of
 from latentmix.experiments.figures.style import plain
 from latentmix.experiments.options.names import fit_name
 from latentmix.experiments.runs.page import typeset
@@ -254,7 +254,7 @@ def mcnemar_sentence(row: PairedTest, things: str = "images", names: Mapping[str
 
 
 def chance_words(comparison: RunComparison) -> str:
-    """How many of the differences chance alone would let exclude 0, in a sentence; empty of fewer than ten.
+    """The expected number of intervals that exclude 0 by chance, in a sentence; empty of fewer than ten.
 
     Args:
         comparison: The comparison.

@@ -125,7 +125,7 @@ def flat(variables: xr.Dataset, names: Iterable[str] | None = None) -> xr.Datase
 
 
 def plot_obstacle(tree: xr.DataTree, name: str) -> str | None:
-    """Why a plot of `PLOTS` cannot be drawn of a tree, in one sentence; None if it can.
+    """The reason, in one sentence, that a plot of `PLOTS` cannot be drawn of a tree; None if it can.
 
     Names of the tree's dimensions are no obstacle, since pictures of quantities are drawn without them.
     """

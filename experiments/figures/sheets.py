@@ -1,4 +1,4 @@
-"""Where a picture is drawn: in a new figure, or in axes of a figure that the caller has."""
+"""The axes of a picture: those of a new figure, or of a figure that the caller has."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def _seeds(grid: Mapping[Key, Cell], metrics: Sequence[str]) -> str:
 
 
 def _marks(grid: Mapping[Key, Cell], metrics: Sequence[str], mark: str) -> list[str]:
-    """What cells with a mark, a frame or a ring, are: the best, as far as seeds tell."""
+    """The meaning of a mark, a frame or a ring: the best cell, as far as seeds tell."""
     compared = [name for name in metrics if metric_of(name).better]
     best = [bool(best_cells(grid, name)) for name in compared]
     if not any(over_seeds(grid, name) for name in compared):

@@ -16,7 +16,7 @@ __all__ = ["Exact", "Tiling", "exact", "gap_of", "scale_of", "tile"]
 
 
 class Tiling(NamedTuple):
-    """Where tiles lie, in the coordinates of the axes: whole numbers are the centres of pixels.
+    """Places of tiles in the coordinates of the axes: whole numbers are the centres of pixels.
 
     Attributes:
         width: Width of a tile.

@@ -94,7 +94,7 @@ class MLflow(Logger):
         return str(found.experiment_id)
 
     def _artifacts(self, address: str) -> str | None:
-        """Where a store in a file keeps artifacts: beside it; MLflow would put them into the working folder."""
+        """The folder of artifacts of a store in a file, beside it; MLflow would put them into the working folder."""
         if not address.startswith("sqlite:///"):
             return None
         return (Path(address.removeprefix("sqlite:///")).absolute().parent / "artifacts").as_uri()

@@ -240,7 +240,7 @@ class Inspection:
         ]
 
     def obstacle(self, plot: str) -> str | None:
-        """Why a plot cannot be drawn, in one sentence; None if it can."""
+        """The reason, in one sentence, that a plot cannot be drawn; None if it can."""
         reason = plot_obstacle(self.tree, plot)
         if reason is None and PLOTS[plot].most and not self._candidates(plot):
             return f"Expected a quantity that varies among the draws for {PLOTS[plot].function}; got none."

@@ -107,7 +107,7 @@ def read_history(file: Path) -> list[dict[str, Any]]:
 
 
 def measure_of(summary: Mapping[str, Any]) -> str:
-    """What ELBOs and log-likelihoods are densities or masses of, and the binarization: only alike can they be ranked.
+    """The measure of ELBOs and log-likelihoods, with the binarization: only within one can they be ranked.
 
     Args:
         summary: The contents of `summary.json`.

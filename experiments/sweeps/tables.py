@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from latentmix.experiments.comparison.labels import decimals_of, label_of
 from latentmix.experiments.options.names import FIT_NAMES, LEVEL
 from latentmix.experiments.runs.stored import measure_of
 from latentmix.experiments.sweeps.seeds import SEED, Row, ranks_of, rows_over_seeds, vary_by_seed
@@ -32,13 +33,9 @@ OVER_SEEDS = (
 ONE_SEED = "One seed for each cell: how far these figures vary from seed to seed is unknown (--seeds N tells)."
 WIDTH = 100  # columns of the terminal
 COMPARED = ("none", "few")  # label budgets
+OF_TEST_DATA = ("elbo", "log_likelihood", "kl", "iw_log_likelihood", "mse", "ssim")
 COLUMNS = {
-    "elbo": ("ELBO", 2),
-    "log_likelihood": ("E_q log p(x|z)", 2),
-    "kl": ("KL(q, prior)", 2),
-    "iw_log_likelihood": ("log p(x)", 2),
-    "mse": ("MSE", 4),
-    "ssim": ("SSIM", 3),
+    **{name: (label_of(name), decimals_of(name)) for name in OF_TEST_DATA},
     **{
         f"accuracy_{fit}_{budget}": (f"accuracy {name} {budget}", 3)
         for fit, name in FIT_NAMES.items()
@@ -46,7 +43,7 @@ COLUMNS = {
         for budget in COMPARED
     },
     "accuracy_prior": ("accuracy prior", 3),
-    "parameters": ("parameters", 0),
+    "parameters": (label_of("parameters"), decimals_of("parameters")),
 }
 TERMINAL = (
     "elbo",

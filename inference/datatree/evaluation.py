@@ -128,7 +128,7 @@ class ModelAtDraws:
         return pointwise_terms(self.trace(self._first))
 
     def joint_obstacle(self) -> str | None:
-        """Why `log_joint` cannot be evaluated, in one sentence; None if it can."""
+        """The reason, in one sentence, that `log_joint` cannot be evaluated; None if it can."""
         try:
             terms = self.terms
         except ValueError:

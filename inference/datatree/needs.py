@@ -10,7 +10,7 @@ __all__ = ["obstacle"]
 
 
 def obstacle(tree: xr.DataTree, function: str) -> str | None:
-    """Why a function of ArviZ does not apply to a tree, in one sentence; None if it does.
+    """The reason, in one sentence, that a function of ArviZ does not apply to a tree; None if it does.
 
     Args:
         tree: A tree of `from_pyro` or `from_pyro_svi`.

@@ -192,8 +192,8 @@ def _latents(trace: Any) -> dict[str, Tensor]:
 
 
 def _no_density(trace: Any, again: Any, model: ModelAtDraws) -> str | None:
-    """Why the guide has no density over the model's latents, by the number of unconstrained dimensions; None if it
-    has.
+    """The reason that the guide has no density over the model's latents, by the number of unconstrained dimensions;
+    None if it has one.
 
     A latent that is the same in every run is a point. The others that are transforms of further variables, as in
     Pyro's automatic guides, have a density if these have as many dimensions; with more, some are auxiliary.

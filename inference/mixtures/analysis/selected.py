@@ -119,7 +119,7 @@ def _row(candidate: Candidate, columns: Sequence[Criterion], best: Mapping[str, 
 
 
 def _notes(candidates: Sequence[Candidate]) -> list[str]:
-    """Why figures are missing or in doubt: a line for each reason, with its candidates."""
+    """Reasons of missing or doubtful figures, a line each, with the candidates."""
     reasons: dict[str, list[str]] = {}
     for candidate in candidates:
         if candidate.reason:

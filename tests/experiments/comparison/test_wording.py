@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.cbook import is_math_text
 
+from latentmix.experiments.comparison.labels import better_of
 from latentmix.experiments.comparison.results import LooRow, Pair, PairedTest
-from latentmix.experiments.comparison.summaries import better_of
 from latentmix.experiments.comparison.wording import (
     best_groups,
     chance_words,
