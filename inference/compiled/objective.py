@@ -70,6 +70,7 @@ class _CompiledStep:
     def __call__(self, batch: Batch) -> tuple[Terms, list[Tensor]]:
         """Terms, and a gradient per leaf, in memory of its own."""
         terms, gradients = self.traced.outputs(self.run(self.traced.inputs(batch)))
+        torch.autograd.graph.increment_version(self.traced.written)
         return terms, [
             torch.empty_like(leaf, requires_grad=False).copy_(gradient) if index in self.copied else gradient
             for index, (leaf, gradient) in enumerate(zip(self.traced.leaves, gradients, strict=True))

@@ -40,10 +40,11 @@ class Terms(NamedTuple):
 
     def totals(self, count: int) -> Tensor:
         """ELBO, log-likelihood and KL summed over `count` data, and `count`: a float64 tensor of 4."""
-        unknown = torch.full((), math.nan, device=self.loss.device)
-        parts = [unknown if part is None else part for part in (self.elbo, self.log_likelihood, self.kl)]
-        means = torch.stack([part.detach().double() for part in parts])
-        return torch.cat([means * count, means.new_full((1,), count)])
+        parts = [math.nan if part is None else part for part in (self.elbo, self.log_likelihood, self.kl)]
+        if self.loss.device.type == "cpu":
+            return torch.tensor([*(float(part) * count for part in parts), float(count)], dtype=torch.float64)
+        means = [torch.as_tensor(part, device=self.loss.device).detach().double() for part in parts]
+        return torch.stack([*(mean * count for mean in means), means[0].new_full((), count)])
 
 
 class Objective(ABC):

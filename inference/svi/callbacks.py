@@ -85,7 +85,8 @@ class EarlyStopping(Callback):
     def on_divergence(self, state: TrainingState) -> None:
         """See `Callback.on_divergence`."""
         if self._restore(state):
-            state.stopped, state.batch, state.order, state.totals = True, 0, None, None
+            state.stopped = True
+            state.clear_epoch()
 
     def _restore(self, state: TrainingState) -> bool:
         if self.restore_best and self.best:

@@ -19,10 +19,11 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from latentmix.inference.batches import Batch, Data, Transform, as_batch, transformed
+from latentmix.inference.batches import Batch, Data, Transform, as_batch
 from latentmix.inference.evaluation import Bound, check_store
 from latentmix.inference.isolation import Modules, RandomState, isolated, plain_errors
 from latentmix.inference.objectives.base import Objective, Stochastic
@@ -31,6 +32,7 @@ from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_
 from latentmix.inference.svi.problem import Frozen, Problem
 from latentmix.inference.svi.saved import StateError
 from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
+from latentmix.inference.svi.steps import StepRules, Steps
 from latentmix.inference.svi.warm_start import start_from
 from latentmix.models.display import Displayed
 
@@ -157,6 +159,9 @@ def fit(
     seed: int | None = None,
     state: TrainingState | None = None,
     store: Any | None = None,
+    clip_norm: float | None = None,
+    max_skipped: int = 10,
+    schedule_steps: bool = False,
     compile: bool = False,
     progress: bool = False,
 ) -> SVIResult:
@@ -184,7 +189,7 @@ def fit(
             where it reports its ELBO at beta = 1, else `Trace_ELBO`, for one more forward pass a step.
         optimizer: Function from the leaves to an optimizer, such as `partial(torch.optim.Adam, lr=0.01)`, or an
             optimizer of `pyro.optim` with one dictionary of options; by default Adam, fused, with learning rate 1e-3.
-        scheduler: Function from the optimizer to a learning-rate schedule, which is stepped after every epoch.
+        scheduler: Function from the optimizer to a learning-rate schedule.
         transform: Applied to every minibatch before model and guide, such as a binarisation.
         validation: Data on which the ELBO is measured after every epoch, in evaluation mode.
         callbacks: Called after minibatches and epochs; one that returns True after an epoch ends the fit.
@@ -193,6 +198,10 @@ def fit(
             optimizer.
         store: Initial values of `pyro.param` statements, PyroModules and guides, as in `SVIResult.store`: a warm start,
             with other data, optimizer and seed. By default, initial values are those of the statements and modules.
+        clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. By default, no bound.
+        max_skipped: Steps in succession at most whose loss or gradient is not finite. Such steps change nothing, are
+            counted in `EpochRecord.skipped`, and a warning names the first with its site; an epoch needs a good one.
+        schedule_steps: Whether the schedule is stepped after every minibatch, and not after every epoch.
         compile: Whether steps run as compiled graphs, see `compile_elbo`: after some seconds of compilation each takes
             about half the time. Random numbers are the same; sums are rounded otherwise. At the start of an epoch, and
             at most every 20 steps, a step runs uncompiled, and is compared.
@@ -206,10 +215,13 @@ def fit(
             observes it; a size is not positive; a minibatch would count for the whole data set although the model has
             global latents, or is a single datum under batch normalisation; optimizer or schedule cannot be made; or
             `store` does not fit.
-        DivergenceError: If the loss or a parameter is not finite. `EarlyStopping` restores the best weights.
+        DivergenceError: If more steps than `max_skipped` in succession, or all of an epoch, have a loss or a gradient
+            that is not finite, or a parameter is not. Parameters are those of the last good step; `EarlyStopping`
+            restores the best.
 
     Warns:
-        UserWarning: If a warm-up of the objective is longer than the fit, or steps cannot be compiled.
+        UserWarning: If a warm-up of the objective is longer than the fit, a step is skipped, or steps cannot be
+            compiled.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -243,6 +255,7 @@ def fit(
     size = min(size, len(tensors[0]))
     make_optimizer = partial(Adam, lr=1e-3, fused=True) if optimizer is None else as_optimizer(optimizer)
     make_scheduler = None if scheduler is None else as_scheduler(scheduler)
+    rules = StepRules(clip_norm, max_skipped, schedule_steps)
     loss = as_objective(objective)
     reporter = bound_of(loss) if monitor is None else reporter_of(monitor)
     if store is not None and state is not None and state.started:
@@ -272,6 +285,12 @@ def fit(
         if store is not None:
             start_from(store)
         state.begin(problem.leaves(frozen.leaves), problem.modules, make_optimizer, make_scheduler, callbacks)
+        if schedule_steps and isinstance(state.scheduler, ReduceLROnPlateau):
+            raise ValueError(
+                "Expected a schedule that needs no loss for schedule_steps=True; got ReduceLROnPlateau, which is "
+                "stepped by the loss of an epoch: leave schedule_steps out."
+            )
+        steps = Steps(problem, state, rules)
         params = pyro.get_param_store()
         names = set(params)
         bar.update(state.epoch * batches + state.batch)
@@ -279,20 +298,17 @@ def fit(
             while state.epoch < epochs and not state.stopped:
                 began = time.perf_counter()
                 rate = float(_optimizer(state).param_groups[0]["lr"])
-                training = _epoch(problem, state, tensors, bar)
+                training = _epoch(steps, state, tensors, bar)
                 if created := set(params) - names:
                     raise ValueError(f"Expected every parameter to exist after one step; got {min(created)!r} later.")
                 measured = None if held_out is None else problem.measure(held_out, size)
                 seconds = time.perf_counter() - began
-                state.end_epoch(EpochRecord(state.epoch + 1, training, measured, rate, seconds))
+                record = EpochRecord(state.epoch + 1, training, measured, rate, seconds, state.skipped)
+                state.end_epoch(record, scheduled=not schedule_steps)
                 shown = "" if measured is None else f", validation {measured.loss:.3f}"
                 bar.set_postfix_str(f"loss {training.loss:.3f}{shown} nats", refresh=False)
             for callback in callbacks:
                 callback.on_fit_end(state)
-            if not state.finite:
-                raise DivergenceError(
-                    f"Expected finite parameters; got others after epoch {state.epoch}: lower the learning rate."
-                )
         except DivergenceError:
             _notify_of_divergence(state)
             raise
@@ -357,37 +373,28 @@ def _bar(batches: int, progress: bool) -> tqdm[None]:
     return tqdm(total=batches, unit=" batches", disable=not progress, dynamic_ncols=True, mininterval=interval)
 
 
-def _epoch(problem: Problem, state: TrainingState, data: Batch, bar: tqdm[None]) -> Bound:
+def _epoch(steps: Steps, state: TrainingState, data: Batch, bar: tqdm[None]) -> Bound:
     """One pass over the data, or the rest of one that was interrupted."""
-    length, size, device = state.length, state.batch_size, data[0].device
-    if state.totals is None:
-        state.totals = torch.zeros(4, dtype=torch.float64, device=device)
+    length, size, batches = state.length, state.batch_size, state.batches
     if state.order is None and size < length:
-        state.order = torch.randperm(length).to(device)
-    optimizer = _optimizer(state)
-    batches = state.batches
+        state.order = torch.randperm(length).to(data[0].device)
     for start in range(state.batch * size, min(length, batches * size), size):
         batch = data
         if state.order is not None:
             chosen = state.order[start : start + size]
-            batch = tuple(tensor[chosen] for tensor in data)
-        problem.objective.begin_step(state.epoch + (state.batch + 1) / batches)
-        optimizer.zero_grad(set_to_none=True)
-        check = state.batch == 0 and state.epoch % -(-CHECKED_EVERY // batches) == 0
-        terms = problem.backward(transformed(batch, problem.transform), check=check)
-        optimizer.step()
-        state.totals += terms.totals(len(batch[0]))
+            batch = tuple(tensor.index_select(0, chosen) for tensor in data)
+        steps.problem.objective.begin_step(state.epoch + (state.batch + 1) / batches)
+        steps.take(batch, check=state.batch == 0 and state.epoch % -(-CHECKED_EVERY // batches) == 0)
         state.batch += 1
         bar.update()
         for callback in state.callbacks:
             callback.on_batch_end(state)
-    bound = Bound.from_totals(state.totals)
-    if not torch.isfinite(torch.tensor(bound.loss)):
+    if not state.finite:
         raise DivergenceError(
-            f"Expected a finite loss; got {bound.loss} in epoch {state.epoch + 1}: lower the learning rate, or check "
-            "the data for values outside the likelihood's support."
+            f"Expected finite parameters; got others after epoch {state.epoch + 1}: lower the learning rate."
         )
-    return bound
+    assert state.totals is not None
+    return Bound.from_totals(state.totals)
 
 
 def _optimizer(state: TrainingState) -> torch.optim.Optimizer:

@@ -69,6 +69,9 @@ anew, or resume from a copy.
             raise _error(f"at most {batches} batches of an epoch", str(batch))
         _check_history(saved["history"], epoch)
         _check_order(saved["order"], length)
+        skipped = saved.get("skipped", 0)
+        if not _is_whole(skipped) or not 0 <= skipped <= batch:
+            raise _error(f"skipped steps among the {batch} of an epoch", f"{skipped!r:.60}")
         totals = saved["totals"]
         if totals is not None and tuple(totals.shape) != (4,):
             raise _error("four totals", f"shape {tuple(totals.shape)}")

@@ -37,8 +37,9 @@ class EpochRecord:
         epoch: Number of the epoch, from 1.
         training: The bound on the training data, averaged over the epoch's minibatches.
         validation: The bound on the validation data after the epoch; None if there are none.
-        learning_rate: Learning rate of the first group of parameters during the epoch.
+        learning_rate: Learning rate of the first group of parameters at the start of the epoch.
         seconds: Time of the epoch, validation included.
+        skipped: Number of steps whose loss or gradient was not finite, and which were left out.
     """
 
     epoch: int
@@ -46,6 +47,7 @@ class EpochRecord:
     validation: Bound | None
     learning_rate: float
     seconds: float
+    skipped: int = 0
 
     @property
     def loss(self) -> float:
@@ -106,6 +108,7 @@ class TrainingState(Displayed):
         drop_last: Whether an incomplete last minibatch is left out of every epoch.
         warmup: Epochs in which the objective still changes.
         order: The present epoch's order of the data, `(length,)`; None in full batches and between epochs.
+        skipped: Number of the present epoch's steps that were left out, as their loss or gradient was not finite.
         totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data, `(4,)`.
         parameters: The unconstrained leaves that are optimized, by name.
         modules: The modules of model and guide, whose buffers (such as running means) belong to the state.
@@ -124,6 +127,7 @@ class TrainingState(Displayed):
     batch_size: int = 0
     drop_last: bool = False
     warmup: float = 0.0
+    skipped: int = 0
     order: Tensor | None = None
     totals: Tensor | None = None
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -223,6 +227,7 @@ class TrainingState(Displayed):
             "length": self.length,
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
+            "skipped": self.skipped,
             "order": None if self.order is None else self.order.clone(),
             "totals": None if self.totals is None else self.totals.clone(),
             "parameters": _copies(self.parameters),
@@ -244,7 +249,8 @@ class TrainingState(Displayed):
         """
         check_saved(saved)
         counters = {name: saved[name] for name in _COUNTERS}
-        counters["drop_last"] = saved.get("drop_last", False)  # absent from states of earlier versions
+        counters["drop_last"] = saved.get("drop_last", False)  # these two are absent from states of earlier versions
+        counters["skipped"] = saved.get("skipped", 0)
         history = [_record(record) for record in saved["history"]]
         return cls(seed=saved["seed"], **counters, history=history, _saved=_cloned(saved))
 
@@ -281,6 +287,7 @@ class TrainingState(Displayed):
             None if saved[name] is None else saved[name].to(device) for name in ("order", "totals")
         )
         self.epoch, self.batch, self.stopped = (saved[name] for name in ("epoch", "batch", "stopped"))
+        self.skipped = saved.get("skipped", 0)
         self.history = [_record(record) for record in saved["history"]]
         copies = [leaf.detach().clone().requires_grad_() for leaf in parameters.values()]
         try:
@@ -301,11 +308,23 @@ class TrainingState(Displayed):
         with restoring("the states of the random generators"):
             RandomState.from_state_dict(saved["random"]).restore()
 
-    def end_epoch(self, record: EpochRecord) -> None:
-        """Append the record of an epoch, step the schedule, and call the callbacks, which may end the fit."""
-        self.epoch, self.batch, self.order, self.totals = self.epoch + 1, 0, None, None
+    def clear_epoch(self) -> None:
+        """Forget the minibatches of the present epoch."""
+        self.batch, self.skipped, self.order, self.totals = 0, 0, None, None
+
+    def end_epoch(self, record: EpochRecord, *, scheduled: bool = True) -> None:
+        """Append the record of an epoch, step the schedule, and call the callbacks, which may end the fit.
+
+        Args:
+            record: The record.
+            scheduled: Whether the schedule is stepped by epochs.
+        """
+        self.epoch += 1
+        self.clear_epoch()
         self.history.append(record)
-        if isinstance(self.scheduler, ReduceLROnPlateau):
+        if not scheduled:
+            pass
+        elif isinstance(self.scheduler, ReduceLROnPlateau):
             if self.epoch >= self.warmup:
                 self.scheduler.step((record.validation or record.training).loss)
         elif self.scheduler is not None:

@@ -1,0 +1,97 @@
+"""The step of a fused optimizer without its Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+__all__ = ["fused_step"]
+
+
+def fused_step(optimizer: Optimizer) -> Callable[[], None]:
+    """A function with the effect of `optimizer.step()` on parameters and on the optimizer's state.
+
+    For a fused Adam or AdamW it is one call of torch's kernel, in about two thirds of the time; the state stays in the
+    optimizer's own format, and settings such as the learning rate are read in every step. Other optimizers, and those
+    with hooks, are stepped as they are.
+
+    Args:
+        optimizer: The optimizer.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.svi.fused import fused_step
+        >>> leaf = torch.ones(3, requires_grad=True)
+        >>> step = fused_step(torch.optim.Adam([leaf], lr=0.1, fused=True))
+        >>> for _ in range(2):
+        ...     leaf.grad = torch.ones(3)
+        ...     step()
+        >>> leaf.detach()
+        tensor([0.8000, 0.8000, 0.8000])
+    """
+    if type(optimizer) not in (Adam, AdamW):
+        return optimizer.step
+
+    def step() -> None:
+        calls = [_arguments(optimizer, group) for group in optimizer.param_groups]
+        if any(call is None for call in calls) or _observed(optimizer):
+            optimizer.step()
+            return
+        for call in calls:
+            if call is not None and call[0]:
+                _update(*call)
+
+    return step
+
+
+def _arguments(optimizer: Optimizer, group: dict[str, Any]) -> tuple[list[Tensor], list[Any], dict[str, Any]] | None:
+    """Parameters of a group with a gradient, their states and its settings; None where the kernel does not fit."""
+    if not group["fused"] or group["amsgrad"] or group["capturable"] or group["differentiable"]:
+        return None
+    if any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"])):
+        return None
+    leaves = [leaf for leaf in group["params"] if leaf.grad is not None]
+    states = [optimizer.state.get(leaf) for leaf in leaves]
+    if not all(states) or len({(leaf.dtype, leaf.device) for leaf in leaves}) > 1:
+        return None
+    return leaves, states, group
+
+
+@torch.no_grad()
+def _update(leaves: list[Tensor], states: list[Any], group: dict[str, Any]) -> None:
+    steps = [state["step"] for state in states]
+    torch._foreach_add_(steps, 1)
+    kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    beta1, beta2 = group["betas"]
+    kernel(
+        leaves,
+        [leaf.grad for leaf in leaves if leaf.grad is not None],
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        steps,
+        lr=group["lr"],
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=group["maximize"],
+    )
+
+
+def _observed(optimizer: Optimizer) -> bool:
+    """Whether hooks or a replaced `step` see the steps; that of a schedule only notes that there was one."""
+    hooks = (
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+        _global_optimizer_pre_hooks,
+        _global_optimizer_post_hooks,
+    )
+    replaced = vars(optimizer).get("step")
+    return any(hooks) or (replaced is not None and not hasattr(replaced, "_wrapped_by_lr_sched"))

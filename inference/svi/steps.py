@@ -1,0 +1,193 @@
+"""One step of training: gradients, their check and clipping, and the update; a step that goes wrong is skipped."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from latentmix.inference.batches import Batch, transformed
+from latentmix.inference.svi.fault import find_fault
+from latentmix.inference.svi.fused import fused_step
+from latentmix.inference.svi.problem import Problem
+from latentmix.inference.svi.state import DivergenceError, TrainingState
+
+__all__ = ["StepRules", "Steps"]
+
+
+@dataclass(frozen=True)
+class StepRules:
+    """What is done with the gradients of a minibatch, and after a step.
+
+    Attributes:
+        clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. None for no bound.
+        max_skipped: Steps in succession at most whose loss or gradient is not finite.
+        scheduled: Whether the learning-rate schedule is stepped after every minibatch.
+    """
+
+    clip_norm: float | None = None
+    max_skipped: int = 10
+    scheduled: bool = False
+
+    def __post_init__(self) -> None:
+        bound = self.clip_norm
+        if bound is not None and not (isinstance(bound, int | float) and 0 < bound < math.inf):
+            raise ValueError(f"Expected clip_norm as a positive number, or None for no bound; got {bound!r}.")
+        if not isinstance(self.max_skipped, int) or self.max_skipped < 0:
+            raise ValueError(f"Expected max_skipped as a whole number of steps, 0 or more; got {self.max_skipped!r}.")
+
+
+class Steps:
+    """The steps of a fit.
+
+    A step whose loss or gradient is not finite changes neither parameters nor buffers, and is counted in
+    `TrainingState.skipped`. An epoch has to have one good step at least.
+
+    Args:
+        problem: The problem.
+        state: The state of training, with an optimizer.
+        rules: The rules.
+    """
+
+    def __init__(self, problem: Problem, state: TrainingState, rules: StepRules) -> None:
+        assert state.optimizer is not None
+        self.problem, self.state, self.rules = problem, state, rules
+        self._leaves = list(state.parameters.values())
+        self._update = fused_step(state.optimizer)
+        self._buffers = _Buffers(problem.modules)
+        self._in_succession = 0
+        self._warned = False
+
+    def take(self, batch: Batch, *, check: bool = False) -> None:
+        """Train on one minibatch, and add its terms to the totals of the epoch.
+
+        Args:
+            batch: The minibatch, before the transform.
+            check: See `Problem.backward`.
+
+        Raises:
+            DivergenceError: If one more step in succession has gone wrong than the rules allow.
+
+        Warns:
+            UserWarning: At the first step that goes wrong; it names the step and the site.
+        """
+        batch = transformed(batch, self.problem.transform)
+        randomness = torch.get_rng_state()
+        for leaf in self._leaves:
+            leaf.grad = None
+        terms = self.problem.backward(batch, check=check)
+        gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
+        values = [float(part.detach()) for part in (terms.loss, terms.elbo) if part is not None]
+        if all(map(math.isfinite, values)) and self._are_finite(gradients):
+            self._update()
+            self._buffers.keep()
+            self._in_succession = 0
+            totals = terms.totals(len(batch[0]))
+            self.state.totals = totals if self.state.totals is None else self.state.totals + totals
+        else:
+            self._skip(batch, values[0], randomness)
+        if self.rules.scheduled and self.state.scheduler is not None:
+            self.state.scheduler.step()
+
+    def _are_finite(self, gradients: list[Tensor]) -> bool:
+        """Whether all gradients are finite, once they are clipped."""
+        bound = self.rules.clip_norm
+        if bound is None:
+            return all(map(_is_finite, gradients))
+        norm = get_total_norm(gradients)
+        if not math.isfinite(norm):
+            return False
+        clip_grads_with_norm_(self._leaves, bound, norm)
+        return True
+
+    def _skip(self, batch: Batch, loss: float, randomness: Tensor) -> None:
+        state, rules = self.state, self.rules
+        state.skipped += 1
+        self._in_succession += 1
+        hopeless = state.skipped == state.batches or not state.finite
+        last = self._in_succession > rules.max_skipped or hopeless
+        if last or not self._warned:
+            fault = find_fault(self.problem, state.parameters, batch, loss, randomness)
+            step = f"step {state.epoch * state.batches + state.batch + 1}, in epoch {state.epoch + 1}"
+            if last:
+                self._buffers.restore()
+                others = self._in_succession - 1
+                raise DivergenceError(
+                    f"Expected a finite loss with finite gradients; got {fault}, at {step}"
+                    f"{f', as in the {others} steps before' if others else ''}: lower the learning rate, clip the "
+                    "gradients by clip_norm, or check the data for values outside the likelihood's support."
+                )
+            warnings.warn(
+                f"Steps with a loss or a gradient that is not finite are skipped, the first at {step}: {fault}; "
+                "EpochRecord.skipped counts them.",
+                stacklevel=4,
+            )
+            self._warned = True
+        self._buffers.restore()
+
+
+def _is_finite(gradient: Tensor) -> bool:
+    """Whether all values are finite; the sum tells faster, unless it overflows."""
+    total: Any = gradient.sum().item()
+    return math.isfinite(abs(total)) or bool(gradient.isfinite().all())
+
+
+class _Buffers:
+    """The buffers of modules as they were after the last good step, such as running means."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        parts = {id(part): part for module in modules for part in module.modules()}.values()
+        self._buffers = [
+            _Buffer(part._buffers, name, isinstance(part, _NormBase))
+            for part in parts
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
+
+    def keep(self) -> None:
+        """Copy the buffers that have changed."""
+        for buffer in self._buffers:
+            if buffer.changed:
+                buffer.keep()
+
+    def restore(self) -> None:
+        """Bring back the values that were kept."""
+        for buffer in self._buffers:
+            if buffer.changed:
+                buffer.restore()
+
+
+class _Buffer:
+    """One buffer; normalisation layers write theirs without a new version of the tensor."""
+
+    def __init__(self, owner: dict[str, Tensor | None], name: str, unversioned: bool) -> None:
+        self._owner, self._name, self._unversioned = owner, name, unversioned
+        self.keep()
+
+    @property
+    def changed(self) -> bool:
+        present = self._owner[self._name]
+        return (
+            self._unversioned
+            or self._seen is not present
+            or (present is not None and self._version != present._version)
+        )
+
+    def keep(self) -> None:
+        self._seen = self._owner[self._name]
+        self._version = 0 if self._seen is None else self._seen._version
+        self._kept = None if self._seen is None else self._seen.detach().clone()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        if self._seen is not None and self._kept is not None:
+            self._seen.copy_(self._kept)
+        self._owner[self._name] = self._seen
+        self.keep()
