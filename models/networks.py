@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from latentmix.models.arguments import check_positive
 from latentmix.models.pretrained import Part
+from latentmix.models.products import Linear
 
 __all__ = ["ConvDecoder", "Decoder", "MLPDecoder", "mlp"]
 
@@ -29,7 +30,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for narrow, wide in pairwise(sizes):
-        layers += [nn.Linear(narrow, wide), nn.ReLU()]
+        layers += [Linear(narrow, wide), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -104,7 +105,7 @@ class MLPDecoder(Decoder):
         check_positive(hidden=tuple(hidden))
         self.hidden = tuple(hidden)
         self.body = mlp([latent_dim, *hidden])
-        self.out = nn.Linear([latent_dim, *hidden][-1], outputs * math.prod(self.shape))
+        self.out = Linear([latent_dim, *hidden][-1], outputs * math.prod(self.shape))
 
     def decode(self, z: Tensor) -> Tensor:
         """See `Decoder.decode`."""
@@ -149,7 +150,7 @@ class ConvDecoder(Decoder):
         self.hidden = tuple(hidden)
         self.body = mlp([latent_dim, *hidden])
         self.unflatten = nn.Sequential(
-            nn.Linear([latent_dim, *hidden][-1], channels[0] * height * width),
+            Linear([latent_dim, *hidden][-1], channels[0] * height * width),
             nn.Unflatten(1, (channels[0], height, width)),
         )
         layers: list[nn.Module] = []

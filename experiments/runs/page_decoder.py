@@ -24,6 +24,7 @@ from latentmix.models import (
     Likelihood,
     MLPDecoder,
 )
+from latentmix.models.products import Linear
 
 __all__ = ["MOST_BYTES", "decoder_bytes", "describe_decoder"]
 
@@ -271,6 +272,7 @@ class _Network:
 
 ACTIVATIONS: Mapping[type[nn.Module], str] = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
 _LAYERS: Mapping[type[nn.Module], Callable[[_Network, Any], None]] = {
+    Linear: _Network.linear,
     nn.Linear: _Network.linear,
     nn.Conv2d: _Network.convolution,
     nn.ConvTranspose2d: _Network.convolution,

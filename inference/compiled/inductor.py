@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from latentmix.inference.compiled.products import with_fast_products
 from latentmix.inference.compiled.trace import NotTraceableError
 from latentmix.models.process_state import kept_warnings
 
@@ -56,7 +57,7 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compiled:
     try:
         with kept_warnings(), torch.no_grad(), config.patch(compile_threads=1):
             warnings.simplefilter("ignore")  # about inductor's own code
-            artifact: Any = standalone_compile(graph, plain, dynamic_shapes="from_example_inputs")
+            artifact: Any = standalone_compile(with_fast_products(graph), plain, dynamic_shapes="from_example_inputs")
     except Exception as error:
         raise NotTraceableError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 

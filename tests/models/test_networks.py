@@ -147,7 +147,7 @@ def test_a_decoder_of_another_shape_is_refused() -> None:
 
 def test_mlp_has_a_relu_after_every_layer() -> None:
     layers = list(mlp([3, 5, 2]))
-    assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU]
+    assert [isinstance(layer, kind) for layer, kind in zip(layers, [nn.Linear, nn.ReLU] * 2, strict=True)] == [True] * 4
     assert [(layer.in_features, layer.out_features) for layer in layers[::2]] == [(3, 5), (5, 2)]
     assert len(mlp([3])) == 0
 

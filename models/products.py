@@ -1,0 +1,126 @@
+"""Linear layers whose products run on oneDNN where the BLAS of torch is slow."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+__all__ = ["Linear", "is_slow", "onednn_product"]
+
+# Floating-point operations of a product from which oneDNN is faster than MKL on AMD's processors, by torch's name of
+# their vector units: MKL has no kernels for their AVX2 (75 against 180 GFLOP/s a core), while with AVX-512 the two are
+# within a tenth. A call of oneDNN costs 12 microseconds, one of MKL 2.
+_FROM = {"AVX2": 4e6, "AVX512": 1e8}
+
+
+def is_slow(rows: int, inner: int, columns: int) -> bool:
+    """Whether the BLAS of torch is the slower one for a float32 product on the CPU.
+
+    Args:
+        rows: Rows of the first factor.
+        inner: Columns of the first factor, rows of the second.
+        columns: Columns of the second factor.
+    """
+    operations = 2.0 * rows * inner * columns
+    return 0.0 < operations >= _least()
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product `x @ weight.T + bias` by oneDNN, without gradients.
+
+    Args:
+        x: An `n x d` tensor, float32, on the CPU, with `d > 0`.
+        weight: A `k x d` tensor.
+        bias: A tensor of length `k`, or None.
+    """
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+class Linear(nn.Linear):
+    """A linear layer; its products run on oneDNN where `is_slow` says so, with the same results up to rounding.
+
+    Args:
+        in_features: Length of the input.
+        out_features: Length of the output.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.products import Linear
+        >>> Linear(3, 5)(torch.zeros(2, 3)).shape
+        torch.Size([2, 5])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The products, an `n x out_features` tensor for an `n x in_features` one."""
+        if input.dim() == 2 and is_slow(len(input), *self.weight.shape) and _is_plain(input, self.weight, self.bias):
+            product: Tensor = _Linear.apply(input, self.weight, self.bias)
+            return product
+        return functional.linear(input, self.weight, self.bias)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map with the gradients that oneDNN's operator lacks, which can be differentiated in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return onednn_product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _Linear.apply(gradient, weight.t(), None) if needs_x else None,
+            _Linear.apply(gradient.t(), x.t(), None) if needs_weight else None,
+            gradient.sum(0) if needs_bias else None,
+        )
+
+
+def _is_plain(*tensors: Tensor | None) -> bool:
+    """Whether tensors are float32 numbers on the CPU, seen by no transformation, trace, mode or other precision."""
+    return (
+        not torch.compiler.is_compiling()
+        and all(
+            tensor is None or (tensor.dtype == torch.float32 and tensor.device.type == "cpu" and type(tensor) in _TYPES)
+            for tensor in tensors
+        )
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._get_tracing_state() is None
+    )
+
+
+_TYPES = (Tensor, nn.Parameter)
+
+
+@functools.cache
+def _least() -> float:
+    """Operations of the smallest product that oneDNN takes over; infinite where it takes none."""
+    least = _FROM.get(torch.backends.cpu.get_cpu_capability(), math.inf)
+    if not (_has_amd() and torch.backends.mkl.is_available() and torch._C._has_mkldnn):
+        return math.inf
+    try:
+        ones = torch.ones(2, 3)
+        right = torch.equal(onednn_product(ones, ones, torch.ones(2)), torch.full((2, 2), 4.0))
+    except (AttributeError, RuntimeError):  # of a torch without the operator, or with another one
+        return math.inf
+    return least if right else math.inf
+
+
+def _has_amd() -> bool:
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # another system
+        return False
