@@ -11,6 +11,7 @@ from typing import final
 from torch import Tensor, nn
 
 from latentmix.models.arguments import check_positive
+from latentmix.models.convolutions import ConvTranspose2d
 from latentmix.models.pretrained import Part
 from latentmix.models.products import Linear
 
@@ -156,7 +157,7 @@ class ConvDecoder(Decoder):
         layers: list[nn.Module] = []
         sizes = [*channels, self.shape[0] * outputs]
         for few, many in pairwise(sizes):
-            layers += [nn.ConvTranspose2d(few, many, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+            layers += [ConvTranspose2d(few, many, kernel_size=4, stride=2, padding=1), nn.ReLU()]
         self.upsample = nn.Sequential(*layers[:-1])
 
     def decode(self, z: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from latentmix.models import (
     Likelihood,
     MLPDecoder,
 )
+from latentmix.models.convolutions import ConvTranspose2d
 from latentmix.models.products import Linear
 
 __all__ = ["MOST_BYTES", "decoder_bytes", "describe_decoder"]
@@ -200,7 +201,7 @@ class _Network:
 
     def convolution(self, layer: Any) -> None:
         """A convolution, or a transposed one."""
-        transposed = type(layer) is nn.ConvTranspose2d
+        transposed = isinstance(layer, nn.ConvTranspose2d)
         known = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         self._check(layer, known and len(self.shape) == 3 and self.shape[0] == layer.in_channels)
         zipped = zip(
@@ -275,6 +276,7 @@ _LAYERS: Mapping[type[nn.Module], Callable[[_Network, Any], None]] = {
     Linear: _Network.linear,
     nn.Linear: _Network.linear,
     nn.Conv2d: _Network.convolution,
+    ConvTranspose2d: _Network.convolution,
     nn.ConvTranspose2d: _Network.convolution,
     nn.BatchNorm1d: _Network.normalisation,
     nn.BatchNorm2d: _Network.normalisation,
