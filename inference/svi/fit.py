@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from latentmix.inference.batches import Batch, Data, Transform, as_batch
+from latentmix.inference.compiled.plan import Compiling, compile_plan
 from latentmix.inference.evaluation import Bound, check_store
 from latentmix.inference.isolation import Modules, RandomState, isolated, plain_errors
 from latentmix.inference.objectives.base import Objective, Stochastic
@@ -54,6 +55,7 @@ class SVIResult(Displayed):
         seed: Seed of the fit.
         seconds: Time of training, validation included.
         stopped_early: Whether a callback ended the fit.
+        compilation: Whether steps ran compiled, and why others did not.
     """
 
     history: list[EpochRecord]
@@ -63,6 +65,7 @@ class SVIResult(Displayed):
     seed: int
     seconds: float
     stopped_early: bool
+    compilation: str = "not compiled"
 
     def shown(self) -> dict[str, Any]:
         early = ", stopped early" if self.stopped_early else ""
@@ -71,7 +74,8 @@ class SVIResult(Displayed):
             if losses:
                 figures[name] = f"{losses[0]:.6g} ... {losses[-1]:.6g} nats per datum, the negative ELBO at beta = 1"
         size = sum(value.numel() for value in self.parameters.values())
-        return {**figures, "parameters": f"{size:,} numbers in {len(self.parameters)} tensors", "seed": self.seed}
+        parameters = f"{size:,} numbers in {len(self.parameters)} tensors"
+        return {**figures, "steps": self.compilation, "parameters": parameters, "seed": self.seed}
 
     @property
     def losses(self) -> list[float]:
@@ -162,7 +166,7 @@ def fit(
     clip_norm: float | None = None,
     max_skipped: int = 10,
     schedule_steps: bool = False,
-    compile: bool = False,
+    compile: Compiling = "auto",
     progress: bool = False,
 ) -> SVIResult:
     """Train a model and its guide by stochastic variational inference.
@@ -203,8 +207,9 @@ def fit(
             counted in `EpochRecord.skipped`, and a warning names the first with its site; an epoch needs a good one.
         schedule_steps: Whether the schedule is stepped after every minibatch, and not after every epoch.
         compile: Whether steps run as compiled graphs, see `compile_elbo`: after some seconds of compilation each takes
-            about half the time. Random numbers are the same; sums are rounded otherwise. At the start of an epoch, and
-            at most every 20 steps, a step runs uncompiled, and is compared.
+            about half the time. "auto" compiles where the number of steps pays for that, see `compile_plan`. Random
+            numbers are the same; sums are rounded otherwise. At the start of an epoch, and at most every 20 steps, a
+            step runs uncompiled, and is compared. `SVIResult.compilation` says what was done.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -279,8 +284,16 @@ def fit(
     ):
         problem = Problem.prepare(model, guide, loss, reporter, transform, tensors, held_out, size)
         pyro.enable_validation(False)
-        if compile:
-            problem = problem.compiled()
+        plan = compile_plan(
+            compile,
+            epochs=epochs,
+            length=len(tensors[0]),
+            batch_size=size,
+            drop_last=drop_last,
+            device=tensors[0].device,
+            modules=problem.modules,
+        )
+        problem = problem.with_compiled(plan)
         problem.check_batches(tensors, size, drop_last)
         if store is not None:
             start_from(store)
@@ -331,6 +344,7 @@ def fit(
             seed=state.seed,
             seconds=time.perf_counter() - start,
             stopped_early=state.stopped,
+            compilation=problem.compilation,
         )
 
 

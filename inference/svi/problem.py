@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from latentmix.inference.batches import Batch, Transform, transformed
 from latentmix.inference.compiled.objective import CompiledObjective
+from latentmix.inference.compiled.plan import CompilePlan
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.isolation import Modules, RandomState, plain_errors
 from latentmix.inference.objectives.base import (
@@ -87,6 +88,8 @@ class Problem:
         monitor: The objective that measures the ELBO at beta = 1.
         transform: Applied to every minibatch.
         modules: The modules of model, guide and objective.
+        compiled: The objective with compiled steps, for minibatches of the lengths of `plan`.
+        plan: Which minibatches run compiled.
     """
 
     model: Stochastic
@@ -95,6 +98,8 @@ class Problem:
     monitor: Objective
     transform: Transform | None
     modules: list[nn.Module]
+    compiled: CompiledObjective | None = None
+    plan: CompilePlan = CompilePlan(frozenset(), "not asked for")
 
     @classmethod
     def prepare(
@@ -212,20 +217,36 @@ class Problem:
                 handle.remove()
             randomness.restore()
 
-    def compiled(self) -> Problem:
+    def with_compiled(self, plan: CompilePlan) -> Problem:
         """The problem with compiled steps; its objective warns, with the reason, where they run uncompiled."""
-        return replace(self, objective=CompiledObjective(self.objective, self.model, self.guide))
+        if isinstance(self.objective, CompiledObjective):  # of compile_elbo, for minibatches of all lengths
+            return replace(self, compiled=self.objective, plan=CompilePlan(frozenset(), None))
+        if not plan.lengths:
+            return replace(self, plan=plan)
+        return replace(self, compiled=CompiledObjective(self.objective, self.model, self.guide), plan=plan)
 
-    def backward(self, batch: Batch, *, check: bool = False) -> Terms:
+    @property
+    def compilation(self) -> str:
+        """Whether steps run compiled, and why others do not."""
+        if self.compiled is None:
+            return f"not compiled: {self.plan.reason}"
+        if self.compiled.obstacle is not None:
+            return f"not compiled: {self.compiled.obstacle}"
+        return "compiled" if self.plan.reason is None else f"compiled, {self.plan.reason}"
+
+    def backward(self, batch: Batch, *, length: int | None = None, check: bool = False) -> Terms:
         """Accumulate the gradients of one minibatch, and return the reported terms.
 
         Args:
             batch: The minibatch.
+            length: Its number of data before the transform; by default that of the batch.
             check: Whether a compiled step is compared with the uncompiled one, whose gradients are taken then.
         """
-        backward = self.objective.backward
-        if check and isinstance(self.objective, CompiledObjective):
-            backward = self.objective.checked_backward
+        length = len(batch[0]) if length is None else length
+        objective = self.compiled if self.compiled is not None and length in self.plan.lengths else self.objective
+        backward = (
+            objective.checked_backward if check and isinstance(objective, CompiledObjective) else objective.backward
+        )
         terms = backward(self.model, self.guide, *batch)
         if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
             return terms

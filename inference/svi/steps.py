@@ -78,11 +78,12 @@ class Steps:
         Warns:
             UserWarning: At the first step that goes wrong; it names the step and the site.
         """
+        length = len(batch[0])
         batch = transformed(batch, self.problem.transform)
         randomness = torch.get_rng_state()
         for leaf in self._leaves:
             leaf.grad = None
-        terms = self.problem.backward(batch, check=check)
+        terms = self.problem.backward(batch, length=length, check=check)
         gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
         values = [float(part.detach()) for part in (terms.loss, terms.elbo) if part is not None]
         if all(map(math.isfinite, values)) and self._are_finite(gradients):

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from latentmix.inference.compiled import plan
+from latentmix.inference.compiled.plan import compile_plan
+
+SIZES: dict[str, Any] = {"length": 1000, "batch_size": 64, "drop_last": False, "device": torch.device("cpu")}
+
+
+@pytest.fixture(autouse=True)
+def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "compiler_obstacle", lambda device: None)
+
+
+@pytest.mark.parametrize(
+    ("compile", "epochs", "lengths", "reason"),
+    [
+        (False, 10**6, set(), "not asked for"),
+        (True, 1, {64}, "but for 1 incomplete minibatches"),
+        (True, 20_000, {64, 40}, None),
+        ("auto", 1333, set(), "of 21,328 steps"),
+        ("auto", 1334, {64}, "but for 1,334 incomplete minibatches"),
+        ("auto", 20_000, {64, 40}, None),
+    ],
+)
+def test_lengths_and_reason(compile: Any, epochs: int, lengths: set[int], reason: str | None) -> None:
+    found = compile_plan(compile, epochs=epochs, **SIZES, modules=[nn.Linear(2, 2)])
+    assert found.lengths == lengths
+    assert found.reason is None if reason is None else (found.reason or "").startswith(reason)
+
+
+def test_without_an_incomplete_minibatch_all_are_compiled() -> None:
+    for change in ({"drop_last": True}, {"length": 640}, {"length": 64}):
+        found = compile_plan(True, epochs=3, **{**SIZES, **change}, modules=[])
+        assert (found.lengths, found.reason) == ({64}, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"device": torch.device("meta")}, "on meta"),
+        ({"modules": [nn.Sequential(nn.Conv2d(1, 1, 1))]}, "with convolutions"),
+    ],
+)
+def test_what_auto_leaves_alone_is_compiled_on_request(change: dict[str, Any], reason: str) -> None:
+    options = {**SIZES, "epochs": 10**5, "modules": [], **change}
+    assert (compile_plan("auto", **options).reason or "").startswith(reason)
+    assert compile_plan(True, **options).lengths
+
+
+def test_without_a_compiler_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "compiler_obstacle", lambda device: "no compiler")
+    assert compile_plan("auto", epochs=10**5, **SIZES, modules=[]) == plan.CompilePlan(frozenset(), "no compiler")
+
+
+@pytest.mark.parametrize("word", ["yes", 1, None, 0.0])
+def test_other_values_are_refused(word: Any) -> None:
+    with pytest.raises(ValueError, match='Expected compile to be True, False or "auto"; got'):
+        compile_plan(word, epochs=1, **SIZES, modules=[])
