@@ -11,7 +11,7 @@ from torch import nn
 
 from latentmix.inference.compiled.inductor import compiler_obstacle
 
-__all__ = ["CompilePlan", "Compiling", "compile_plan"]
+__all__ = ["UNCOMPILED", "CompilePlan", "Compiling", "compile_plan"]
 
 Compiling = bool | Literal["auto"]
 
@@ -31,6 +31,9 @@ class CompilePlan:
 
     lengths: frozenset[int]
     reason: str | None
+
+
+UNCOMPILED = CompilePlan(frozenset(), "not asked for")
 
 
 def compile_plan(
@@ -73,7 +76,7 @@ def compile_plan(
     if compile not in (True, False, "auto") or (isinstance(compile, int) and not isinstance(compile, bool)):
         raise ValueError(f'Expected compile to be True, False or "auto"; got {compile!r}.')
     if compile is False:
-        return CompilePlan(frozenset(), "not asked for")
+        return UNCOMPILED
     steps = {batch_size: epochs * (length // batch_size)}
     if length % batch_size and not drop_last:
         steps[length % batch_size] = epochs

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from latentmix.inference.batches import Batch, Transform, transformed
 from latentmix.inference.compiled.objective import CompiledObjective
-from latentmix.inference.compiled.plan import CompilePlan
+from latentmix.inference.compiled.plan import UNCOMPILED, CompilePlan
 from latentmix.inference.evaluation import Bound, evaluate
 from latentmix.inference.isolation import Modules, RandomState, plain_errors
 from latentmix.inference.objectives.base import (
@@ -99,7 +99,7 @@ class Problem:
     transform: Transform | None
     modules: list[nn.Module]
     compiled: CompiledObjective | None = None
-    plan: CompilePlan = CompilePlan(frozenset(), "not asked for")
+    plan: CompilePlan = UNCOMPILED
 
     @classmethod
     def prepare(

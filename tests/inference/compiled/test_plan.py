@@ -58,7 +58,7 @@ def test_without_a_compiler_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert compile_plan("auto", epochs=10**5, **SIZES, modules=[]) == plan.CompilePlan(frozenset(), "no compiler")
 
 
-@pytest.mark.parametrize("word", ["yes", 1, None, 0.0])
+@pytest.mark.parametrize("word", ["yes", 1, None, 0])
 def test_other_values_are_refused(word: Any) -> None:
     with pytest.raises(ValueError, match='Expected compile to be True, False or "auto"; got'):
         compile_plan(word, epochs=1, **SIZES, modules=[])
