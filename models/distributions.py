@@ -33,7 +33,7 @@ class Bernoulli(dist.Bernoulli):
         """Log-mass at a tensor that broadcasts with `batch_shape`."""
         if self._validate_args:
             self._validate_sample(value)
-        return bernoulli_log_mass(self.logits, torch.as_tensor(value))
+        return bernoulli_log_mass(self.logits, value)
 
 
 # The mean of a continuous Bernoulli is 1/2 plus odd powers of u = l/2: zeta(2n) / pi^2n with alternating signs.
@@ -59,16 +59,11 @@ def _mean(logits: Tensor) -> Tensor:
 class _LogNormalizer(torch.autograd.Function):
     """Log(abs(l) / (1 - exp(-abs(l)))), with its gradient in closed form: automatically it would be 0/0 at l = 0."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(logits: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
         size = logits.abs().clamp_min(torch.finfo(logits.dtype).tiny)
         return torch.log(size / one_minus_exp(size))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,7 +28,12 @@ def traced() -> bool:
     There an operation costs next to nothing and `log1p` or `expm1` a third of a likelihood's time: series take their
     place. Otherwise each operation is a pass over memory, and torch's own functions are the fastest.
     """
-    return torch.compiler.is_compiling() or get_proxy_mode() is not None
+    return (torch.compiler.is_compiling() or get_proxy_mode() is not None) and not _transformed()
+
+
+def _transformed() -> bool:
+    """Whether `torch.vmap` or another transformation of functions is active, which takes torch's own operators."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -46,7 +49,7 @@ def softplus(x: Tensor) -> Tensor:
         tensor([ 0.6931, 30.0000])
     """
     if not traced():
-        return functional.softplus(x, threshold=_LINEAR)
+        return functional.softplus(x.contiguous(), threshold=_LINEAR)  # its loop over strided values is scalar
     value: Tensor = _Softplus.apply(_wide(x))
     return value.to(x.dtype)
 
@@ -85,10 +88,16 @@ def bernoulli_log_mass(logits: Tensor, targets: Tensor) -> Tensor:
         >>> bernoulli_log_mass(torch.tensor([0.0, 20.0]), torch.tensor([1.0, 0.0]))
         tensor([ -0.6931, -20.0000])
     """
-    dtype = torch.promote_types(logits.dtype, targets.dtype)
-    logits, targets = torch.broadcast_tensors(_wide(logits.to(dtype)), _wide(targets.to(dtype)))
-    value: Tensor = _BernoulliLogMass.apply(logits, targets)
-    return value if torch.is_autocast_enabled(logits.device.type) else value.to(dtype)
+    dtype = logits.dtype
+    if targets.dtype != dtype:
+        dtype = torch.promote_types(dtype, targets.dtype)
+        logits, targets = logits.to(dtype), targets.to(dtype)
+    if targets.shape != logits.shape:
+        logits, targets = torch.broadcast_tensors(logits, targets)
+    if _transformed():
+        return -functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    value: Tensor = _BernoulliLogMass.apply(_wide(logits), _wide(targets))
+    return value if value.dtype == dtype or torch.is_autocast_enabled(logits.device.type) else value.to(dtype)
 
 
 def one_minus_exp(y: Tensor) -> Tensor:
@@ -160,22 +169,11 @@ def _sigmoid(x: Tensor) -> Tensor:
     return torch.where(x > 0, above, e * above)
 
 
-def _signed[F: Callable[..., Any]](forward: F) -> F:
-    """A function with its signature, which `Function.apply` otherwise takes 8 us to find, at each call."""
-    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-    return forward
-
-
 class _Softplus(Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
         return x.clamp_min(0) + _log1p_exp(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -184,51 +182,36 @@ class _Softplus(Function):
 
 
 class _BernoulliLogMass(Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    @_signed
-    def forward(logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        ctx.save_for_forward(logits, targets)
         if traced():
             return logits * targets - logits.clamp_min(0) - _log1p_exp(logits)
         below = logits.abs().neg_().sigmoid_().neg_().log1p_().sub_(logits.clamp_min(0))
-        return torch.addcmul(below, logits, targets)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        return below.addcmul_(logits, targets)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         logits, targets = ctx.saved_tensors
-        (gradient,) = gradients
-        return (
-            (targets - _sigmoid(logits)) * gradient if ctx.needs_input_grad[0] else None,
-            logits * gradient if ctx.needs_input_grad[1] else None,
-        )
+        residual = None
+        if ctx.needs_input_grad[0]:
+            residual = torch.sub(targets, _sigmoid(logits))
+            residual = residual * gradients[0] if torch.is_grad_enabled() else residual.mul_(gradients[0])
+        return residual, logits * gradients[0] if ctx.needs_input_grad[1] else None
 
     @staticmethod
-    def jvp(ctx: Any, logits_tangent: Tensor | None, targets_tangent: Tensor | None) -> Tensor:
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         logits, targets = ctx.saved_tensors
-        tangent = torch.zeros_like(logits)
-        if logits_tangent is not None:
-            tangent = tangent + (targets - logits.sigmoid()) * logits_tangent
-        if targets_tangent is not None:
-            tangent = tangent + logits * targets_tangent
-        return tangent
+        slopes = (targets - logits.sigmoid(), logits)
+        return sum(slope * tangent for slope, tangent in zip(slopes, tangents, strict=True) if tangent is not None)
 
 
 class _LogOneMinusExp(Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(y: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y)
         return one_minus_exp(y).log()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
