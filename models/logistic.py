@@ -188,8 +188,9 @@ class _BernoulliLogMass(Function):
         ctx.save_for_forward(logits, targets)
         if traced():
             return logits * targets - logits.clamp_min(0) - _log1p_exp(logits)
-        below = logits.abs().neg_().sigmoid_().neg_().log1p_().sub_(logits.clamp_min(0))
-        return below.addcmul_(logits, targets)
+        # The difference of the first two terms is exact for 0 and 1.
+        linear = logits.clamp_min(0).addcmul_(logits, targets, value=-1)
+        return logits.abs().neg_().sigmoid_().neg_().log1p_().sub_(linear)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
