@@ -4,16 +4,37 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
-from torch.nn.functional import logsigmoid
 
-__all__ = ["LEVELS", "ContinuousBernoulli", "DiscretizedLogisticMixture", "on_levels", "softplus"]
+from latentmix.models.logistic import bernoulli_log_mass, log_one_minus_exp, logsigmoid, one_minus_exp
+
+__all__ = ["LEVELS", "Bernoulli", "ContinuousBernoulli", "DiscretizedLogisticMixture", "on_levels"]
 
 LEVELS = 256
+
+
+@final
+class Bernoulli(dist.Bernoulli):
+    """Pyro's Bernoulli distribution with a log-mass that is exact to rounding, and fast when compiled.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.distributions import Bernoulli
+        >>> Bernoulli(logits=torch.tensor([0.0, 20.0])).log_prob(torch.tensor([1.0, 0.0]))
+        tensor([ -0.6931, -20.0000])
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-mass at a tensor that broadcasts with `batch_shape`."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return bernoulli_log_mass(self.logits, value)
+
 
 # The mean of a continuous Bernoulli is 1/2 plus odd powers of u = l/2: zeta(2n) / pi^2n with alternating signs.
 _SERIES = (
@@ -31,7 +52,7 @@ def _mean(logits: Tensor) -> Tensor:
     for coefficient in reversed(coefficients[:-1]):
         series = series * square + coefficient
     far = size.clamp_min(1)
-    above = -1 / torch.expm1(-far) - 1 / far - 0.5
+    above = 1 / (1 - torch.exp(-far)) - 1 / far - 0.5
     return 0.5 + torch.where(size < 1, u * series, above * logits.sign())
 
 
@@ -42,7 +63,7 @@ class _LogNormalizer(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor) -> Tensor:
         ctx.save_for_backward(logits)
         size = logits.abs().clamp_min(torch.finfo(logits.dtype).tiny)
-        return torch.log(-size / torch.expm1(-size))
+        return torch.log(size / one_minus_exp(size))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -119,21 +140,6 @@ class ContinuousBernoulli(TorchDistribution):
         distance = -torch.where(size < 1, moderate, steep) / size
         outside = torch.where(far > 0, 1 - distance, distance)
         return torch.where(near, inside, outside).clamp(0, 1)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """Log(1 + exp(x)) to rounding; torch's own is linear above 20, and several times slower.
-
-    Args:
-        x: A tensor of any shape.
-
-    Example:
-        >>> import torch
-        >>> from latentmix.models.distributions import softplus
-        >>> softplus(torch.tensor([0.0, 30.0]))
-        tensor([ 0.6931, 30.0000])
-    """
-    return -logsigmoid(-x)
 
 
 def on_levels(x: Tensor) -> Tensor:
@@ -214,7 +220,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         lowest, highest = level == 0, level == LEVELS - 1
         below_upper_edge = logsigmoid((level + 0.5 - loc) / scale).masked_fill(highest, 0.0)
         above_lower_edge = logsigmoid((loc - level + 0.5) / scale).masked_fill(lowest, 0.0)
-        width = torch.log(-torch.expm1(-1 / scale)).masked_fill(lowest | highest, 0.0)
+        width = log_one_minus_exp(1 / scale).masked_fill(lowest | highest, 0.0)
         mass = below_upper_edge + above_lower_edge + width
         if self.loc.shape[-1] == 1:
             return mass[..., 0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from latentmix.models import distributions
 from latentmix.models.arguments import check_positive
+from latentmix.models.logistic import softplus
 from latentmix.models.pretrained import Part
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Likelihood"]
@@ -130,7 +131,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """See `Likelihood.forward`."""
-        return dist.Bernoulli(logits=outputs[..., 0])
+        return distributions.Bernoulli(logits=outputs[..., 0])
 
     def mean(self, outputs: Tensor) -> Tensor:
         """See `Likelihood.mean`."""
@@ -209,5 +210,5 @@ class DiscretizedLogistic(Likelihood):
     def _mixture(self, outputs: Tensor, validate: bool | None) -> distributions.DiscretizedLogisticMixture:
         *logits, loc, raw = outputs.split(self.n_mixtures, dim=-1)
         weights = logits[0] if logits else torch.zeros_like(loc)
-        scale = _LEAST_SCALE + distributions.softplus(raw)
+        scale = _LEAST_SCALE + softplus(raw)
         return distributions.DiscretizedLogisticMixture(weights, loc, scale, validate_args=validate)

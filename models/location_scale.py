@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from latentmix.models.arguments import positive_number
-from latentmix.models.distributions import softplus
 from latentmix.models.likelihoods import Likelihood
+from latentmix.models.logistic import softplus
 
 __all__ = ["Gaussian", "Laplace", "LocationScale"]
 

@@ -54,8 +54,10 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compiled:
     from torch._inductor import config, standalone_compile
 
     plain: list[Any] = [each.detach() for each in inputs]
+    # Inductor computes values of up to so many operations again in every loop that reads them, on CPUs without vectors.
+    reread = 10 if all(each.device.type == "cpu" for each in plain) else config.realize_opcount_threshold
     try:
-        with kept_warnings(), torch.no_grad(), config.patch(compile_threads=1):
+        with kept_warnings(), torch.no_grad(), config.patch(compile_threads=1, realize_opcount_threshold=reread):
             warnings.simplefilter("ignore")  # about inductor's own code
             artifact: Any = standalone_compile(with_fast_products(graph), plain, dynamic_shapes="from_example_inputs")
     except Exception as error:

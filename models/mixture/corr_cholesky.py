@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 from torch.distributions.transforms import Transform
 
+from latentmix.models.logistic import softplus
+
 __all__ = ["CorrCholesky", "corr_cholesky", "from_partial_correlations", "on_corr_cholesky", "tail_norms"]
 
 
@@ -107,7 +109,7 @@ def tail_norms(factor: Tensor) -> Tensor:
 
 def _log_sech(free: Tensor) -> Tensor:
     size = free.abs()
-    return 0.6931471805599453 - size - torch.log1p((-2 * size).exp())
+    return 0.6931471805599453 - size - softplus(-2 * size)
 
 
 def _below(size: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from latentmix.models.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, on_levels, softplus
+from latentmix.models.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, on_levels
+from latentmix.models.logistic import softplus
 
 LOGITS = [-80.0, -30.0, -2.0, -1.0, -0.1, -1e-4, -1e-9, 0.0, 1e-12, 1e-6, 0.01, 0.999, 1.0, 1.5, 30.0, 80.0]
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
