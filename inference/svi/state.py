@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentmix.inference.evaluation import Bound
 from latentmix.inference.isolation import RandomState
+from latentmix.inference.objectives.precision import Precision
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 from latentmix.inference.svi.saved import check_optimizer, check_saved, check_schedule, restoring
 from latentmix.models.arguments import first_mismatch
@@ -104,6 +105,7 @@ class TrainingState(Displayed):
         length: Number of data.
         batch_size: Data a step.
         drop_last: Whether an incomplete last minibatch is left out of every epoch.
+        precision: Precision of the products of networks, see `fit`.
         warmup: Epochs in which the objective still changes.
         order: The present epoch's order of the data, `(length,)`; None in full batches and between epochs.
         totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data, `(4,)`.
@@ -123,6 +125,7 @@ class TrainingState(Displayed):
     length: int = 0
     batch_size: int = 0
     drop_last: bool = False
+    precision: Precision = "full"
     warmup: float = 0.0
     order: Tensor | None = None
     totals: Tensor | None = None
@@ -143,6 +146,7 @@ class TrainingState(Displayed):
         return {
             **figures,
             "data": f"{self.length:,}, {self.batch_size:,} a step",
+            "precision": self.precision,
             "parameters": f"{size:,} numbers in {len(self.parameters)} tensors",
             "optimizer": None if self.optimizer is None else type(self.optimizer).__name__,
             "stopped": self.stopped,
@@ -223,6 +227,7 @@ class TrainingState(Displayed):
             "length": self.length,
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
+            "precision": self.precision,
             "order": None if self.order is None else self.order.clone(),
             "totals": None if self.totals is None else self.totals.clone(),
             "parameters": _copies(self.parameters),
@@ -244,7 +249,8 @@ class TrainingState(Displayed):
         """
         check_saved(saved)
         counters = {name: saved[name] for name in _COUNTERS}
-        counters["drop_last"] = saved.get("drop_last", False)  # absent from states of earlier versions
+        counters["drop_last"] = saved.get("drop_last", False)  # absent from states of earlier versions, as `precision`
+        counters["precision"] = saved.get("precision", "full")
         history = [_record(record) for record in saved["history"]]
         return cls(seed=saved["seed"], **counters, history=history, _saved=_cloned(saved))
 
