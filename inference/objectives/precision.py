@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final, get_args
 
 import torch
@@ -52,7 +52,7 @@ def slow_products(device: torch.device) -> str | None:
     if device.type == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return None if supported else "this GPU has no products in bfloat16"
-    known = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     if not known or any(known.get(name) for name in _INSTRUCTIONS):
         return None
     return "this processor has no products in bfloat16, such as AVX512_BF16 or AMX"

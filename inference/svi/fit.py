@@ -197,7 +197,8 @@ def fit(
             with other data, optimizer and seed. By default, initial values are those of the statements and modules.
         compile: Whether steps run as compiled graphs, see `compile_elbo`: after some seconds of compilation each takes
             about half the time. Random numbers are the same; sums are rounded otherwise. At the start of an epoch, and
-            at most every 20 steps, a step runs uncompiled, and is compared.
+            at most every 20 steps, a step runs uncompiled, and is compared. On a GPU draws, loss and gradients are
+            recorded as a CUDA graph, which is written without one at hand, and not measured.
         precision: `full`, that of the parameters; or `bf16-mixed`, products of linear layers and convolutions in
             bfloat16, and log-densities, divergences, sums, parameters, gradients and the optimizer in float32, see
             `MixedPrecision`. Validation and `evaluate` are in full precision.

@@ -281,3 +281,13 @@ def test_other_threads_and_later_products_are_in_float32() -> None:
     assert torch.equal(values[0], expected)
     assert torch.equal(layer(x), expected)
     assert precision.PRECISIONS == ("full", "bf16-mixed")
+
+
+def test_linear_layers_of_ours_are_in_bfloat16_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that call oneDNN by themselves for large products in float32."""
+    products = pytest.importorskip("latentmix.models.products", reason="linear layers are torch's own")
+    monkeypatch.setattr(products, "is_slow", lambda *sizes: True)
+    decoder, z = MLPDecoder(3, (20,), SHAPE), torch.randn(5, 3)
+    with _Products() as counted:
+        decoder(z)
+    assert counted.count == 2
