@@ -15,7 +15,7 @@ __all__ = ["SEEDS", "config_digest", "configuration_groups", "differences_of", "
 SEEDS = ("seed", "data.seed")
 IMMATERIAL = frozenset(
     {
-        *("name", "description", "loggers", "max_gib", "device"),
+        *("name", "description", "loggers", "max_gib", "device", "compile"),
         *("data.root", "data.download", "data.cache", "data.max_corrupt", "data.max_pixels", "data.max_gib"),
         "mixture.nuts.processes",
     }

@@ -35,7 +35,7 @@ __all__ = ["UNDESCRIBED", "option_value", "option_words", "parse_experiment", "p
 
 WORDS = {"--data.classes", "--data.columns"}  # lists of words, which may look like other values of YAML
 # options that change nothing that a description tells of
-UNDESCRIBED = {"name", "description", "data.root", "data.cache", "data.download", "device", "loggers"}
+UNDESCRIBED = {"name", "description", "data.root", "data.cache", "data.download", "device", "compile", "loggers"}
 UNREAD = {f"--{name}" for name in TEXTS} - WORDS
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
@@ -18,6 +19,7 @@ from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.reading.limits import MAX_NETWORK_GIB, check_count
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
 from latentmix.inference.mixtures.points.validation import check_device
+from latentmix.inference.objectives.precision import Precision
 
 __all__ = ["Measures", "Training", "compose_objective", "device_of"]
 
@@ -42,6 +44,10 @@ class Training:
             of q, as in VaDE; by default never.
         init_from: A folder of pre-trained weights, or a run, to start from.
         seed: Seed of the initial weights, of training and of the mixtures' starts.
+        precision: `full`, or `bf16-mixed`, products of linear layers and convolutions in bfloat16 and the rest in
+            float32, which is faster on processors and GPUs with such products; figures are measured in float32.
+        compile: Whether steps run as compiled graphs, which takes some seconds at the start and a C++ compiler; `auto`
+            decides by the length of the training.
         device: A torch device; `auto` uses a GPU if there is one.
         loggers: Logs besides the run's own files, several by commas (each requires the extra of its name).
         max_gib: Most memory of the weights of the VAE and the guide, in GiB; training takes about four times as much.
@@ -59,6 +65,8 @@ class Training:
     start_prior: int | None = None
     init_from: str | None = None
     seed: int = 0
+    precision: Precision = "full"
+    compile: bool | Literal["auto"] = False
     device: str = "auto"
     loggers: Sequence[Logger] = ()
     max_gib: float = MAX_NETWORK_GIB

@@ -31,6 +31,8 @@ def expected(kind: Any) -> str:
         'whole numbers such as 4,8'
         >>> expected(float | Literal["shared", "pixel"])
         'a number, shared or pixel'
+        >>> expected(bool | Literal["auto"])
+        'true, false or auto'
     """
     return _either(_alternatives(kind)) or "another value"
 
@@ -87,6 +89,8 @@ def _alternatives(kind: Any) -> list[str]:
         return [f"{_many(part)} such as {_LISTED.get(part, 'a,b')}"]
     if kind is dict or origin is dict or _is_mapping(origin):
         return ["a mapping such as {name: value}"]
+    if kind is bool:
+        return ["true", "false"]
     if kind in _PLAIN:
         return [_PLAIN[kind]]
     if isinstance(kind, type) and issubclass(kind, os.PathLike):

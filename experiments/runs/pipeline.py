@@ -395,6 +395,8 @@ class Session:
             callbacks=callbacks,
             seed=training.seed,
             state=state,
+            compile=training.compile,
+            precision=training.precision,
             progress=progress,
         )
 

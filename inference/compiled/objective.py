@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,7 +13,8 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 
 from latentmix.inference.batches import Batch
-from latentmix.inference.compiled.inductor import Compiled, compile_graph, compiler_obstacle
+from latentmix.inference.compiled.capture import Step, as_cuda_graph
+from latentmix.inference.compiled.inductor import compile_graph, compiler_obstacle
 from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, close, largest, memory, trace_step
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.conversion import as_objective
@@ -31,13 +32,13 @@ class _CompiledStep:
 
     Attributes:
         traced: The traced step.
-        run: The function.
+        run: The function of a minibatch: terms and gradients, as the graph returns them.
         copied: Numbers of the gradients that share memory with others or with inputs, as an optimizer may change them
             in place, or are laid out otherwise than their leaves, since fused optimizers ignore the layout.
     """
 
     traced: TracedStep
-    run: Compiled
+    run: Step
     copied: frozenset[int]
 
     @classmethod
@@ -48,12 +49,16 @@ class _CompiledStep:
             NotTraceableError: If it cannot be compiled, or the compiled loss is another one.
         """
         with traced.undone():
-            run = compile_graph(traced.graph, traced.inputs(batch))
+            compiled = compile_graph(traced.graph, traced.inputs(batch))
+
+        def run(batch: Batch) -> Sequence[Tensor]:
+            return compiled(traced.inputs(batch))
+
         with traced.undone(), torch.no_grad():
             expected, _ = traced.outputs(traced.graph(*traced.inputs(batch)))
         with traced.undone():
             inputs = traced.inputs(batch)
-            terms, gradients = traced.outputs(run(inputs))
+            terms, gradients = traced.outputs(compiled(inputs))
             used = {memory(tensor) for tensor in inputs}
             copied = set()
             for index, (leaf, gradient) in enumerate(zip(traced.leaves, gradients, strict=True)):
@@ -65,11 +70,11 @@ class _CompiledStep:
             raise NotTraceableError(
                 f"the compiled loss is {float(terms.loss):.8g} where the traced one is {float(expected.loss):.8g}"
             )
-        return cls(traced, run, frozenset(copied))
+        return cls(traced, as_cuda_graph(run, traced, batch), frozenset(copied))
 
     def __call__(self, batch: Batch) -> tuple[Terms, list[Tensor]]:
         """Terms, and a gradient per leaf, in memory of its own."""
-        terms, gradients = self.traced.outputs(self.run(self.traced.inputs(batch)))
+        terms, gradients = self.traced.outputs(self.run(batch))
         torch.autograd.graph.increment_version(self.traced.written)
         return terms, [
             torch.empty_like(leaf, requires_grad=False).copy_(gradient) if index in self.copied else gradient
@@ -84,7 +89,7 @@ class CompiledObjective(Objective):
     A minibatch of new shapes is traced and compiled first, of up to 8 shapes; others run uncompiled. Random numbers are
     drawn as without compilation, from the same stream. Where model, guide or objective cannot be traced, or one of
     their Python values has changed since, such as a number, a mode or a frozen parameter, a warning gives the reason,
-    and steps run uncompiled.
+    and steps run uncompiled. On a GPU a step is a CUDA graph where `as_cuda_graph` can make one of it.
 
     Args:
         objective: The objective.

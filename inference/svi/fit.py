@@ -29,6 +29,7 @@ from latentmix.inference.evaluation import Bound, check_store
 from latentmix.inference.isolation import Modules, RandomState, isolated, plain_errors
 from latentmix.inference.objectives.base import Objective, Stochastic
 from latentmix.inference.objectives.conversion import as_objective, bound_of, reporter_of
+from latentmix.inference.objectives.precision import Precision, check_precision
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.problem import Frozen, Problem
 from latentmix.inference.svi.saved import StateError
@@ -167,6 +168,7 @@ def fit(
     max_skipped: int = 10,
     schedule_steps: bool = False,
     compile: Compiling = "auto",
+    precision: Precision = "full",
     progress: bool = False,
 ) -> SVIResult:
     """Train a model and its guide by stochastic variational inference.
@@ -209,7 +211,11 @@ def fit(
         compile: Whether steps run as compiled graphs, see `compile_elbo`: after some seconds of compilation each takes
             about half the time. "auto" compiles where the number of steps pays for that, see `compile_plan`. Random
             numbers are the same; sums are rounded otherwise. At the start of an epoch, and at most every 20 steps, a
-            step runs uncompiled, and is compared. `SVIResult.compilation` says what was done.
+            step runs uncompiled, and is compared. `SVIResult.compilation` says what was done. On a GPU,
+            draws, loss and gradients are recorded as a CUDA graph: written without one at hand, and not measured.
+        precision: `full`, that of the parameters; or `bf16-mixed`, products of linear layers and convolutions in
+            bfloat16, and log-densities, divergences, sums, parameters, gradients and the optimizer in float32, see
+            `MixedPrecision`. Validation and `evaluate` are in full precision.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -219,14 +225,14 @@ def fit(
         ValueError: If the data disagree in length or are empty, or a row lies outside the support of the site that
             observes it; a size is not positive; a minibatch would count for the whole data set although the model has
             global latents, or is a single datum under batch normalisation; optimizer or schedule cannot be made; or
-            `store` does not fit.
+            `store` does not fit; or for `bf16-mixed` a network is not in float32, or there is none.
         DivergenceError: If more steps than `max_skipped` in succession, or all of an epoch, have a loss or a gradient
             that is not finite, or a parameter is not. Parameters are those of the last good step; `EarlyStopping`
             restores the best.
 
     Warns:
-        UserWarning: If a warm-up of the objective is longer than the fit, a step is skipped, or steps cannot be
-            compiled.
+        UserWarning: If a warm-up of the objective is longer than the fit, a step is skipped, steps cannot be
+            compiled, or the device has no fast products in bfloat16.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -258,6 +264,7 @@ def fit(
     if epochs < 1 or size < 1:
         raise ValueError(f"Expected epochs and batch_size of at least 1; got {epochs} and {size}.")
     size = min(size, len(tensors[0]))
+    check_precision(precision)
     make_optimizer = partial(Adam, lr=1e-3, fused=True) if optimizer is None else as_optimizer(optimizer)
     make_scheduler = None if scheduler is None else as_scheduler(scheduler)
     rules = StepRules(clip_norm, max_skipped, schedule_steps)
@@ -265,7 +272,8 @@ def fit(
     reporter = bound_of(loss) if monitor is None else reporter_of(monitor)
     if store is not None and state is not None and state.started:
         raise ValueError("Expected store or a state to resume, which has values of its own; got both.")
-    state = _checked_state(TrainingState() if state is None else state, seed, len(tensors[0]), size, drop_last)
+    state = TrainingState() if state is None else state
+    state = _checked_state(state, seed, len(tensors[0]), size, drop_last, precision)
     state.warmup = loss.warmup_epochs
     if state.warmup > epochs:
         warnings.warn(
@@ -284,6 +292,8 @@ def fit(
     ):
         problem = Problem.prepare(model, guide, loss, reporter, transform, tensors, held_out, size)
         pyro.enable_validation(False)
+        if precision == "bf16-mixed":
+            problem = problem.mixed(tensors, size)
         plan = compile_plan(
             compile,
             epochs=epochs,
@@ -363,18 +373,21 @@ def _notifying_of_errors(state: TrainingState, callbacks: Sequence[Callback]) ->
         raise
 
 
-def _checked_state(state: TrainingState, seed: int | None, length: int, size: int, drop_last: bool) -> TrainingState:
+def _checked_state(
+    state: TrainingState, seed: int | None, length: int, size: int, drop_last: bool, precision: Precision
+) -> TrainingState:
     """The state, with seed and sizes of this fit; those of a state to resume must agree."""
     if seed is not None and not 0 <= seed < 2**32:
         raise ValueError(f"Expected a seed in 0 ... 2**32 - 1; got {seed}.")
     if not state.started:
         state.seed = secrets.randbits(32) if seed is None else seed
-        state.length, state.batch_size, state.drop_last = length, size, drop_last
+        state.length, state.batch_size, state.drop_last, state.precision = length, size, drop_last, precision
     for name, given, earlier in (
         ("seed", seed, state.seed),
         ("number of data", length, state.length),
         ("batch_size", size, state.batch_size),
         ("drop_last", drop_last, state.drop_last),
+        ("precision", precision, state.precision),
     ):
         if given is not None and given != earlier:
             raise StateError(f"Expected the {name} of the fit that is resumed, {earlier}; got {given}.")

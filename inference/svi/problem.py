@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,7 @@ from latentmix.inference.objectives.base import (
     samples,
 )
 from latentmix.inference.objectives.conversion import as_objective
+from latentmix.inference.objectives.precision import MixedPrecision, slow_products
 from latentmix.inference.support import check_support
 
 __all__ = ["Frozen", "Problem", "check_scaling"]
@@ -216,6 +218,30 @@ class Problem:
             for handle in handles:
                 handle.remove()
             randomness.restore()
+
+    def mixed(self, data: Batch, size: int) -> Problem:
+        """The problem with products of networks in bfloat16, see `MixedPrecision`; the monitor stays in full precision.
+
+        Args:
+            data: Training data.
+            size: Data a minibatch.
+
+        Raises:
+            ValueError: If model and guide have no such products, or are not in float32.
+
+        Warns:
+            UserWarning: If the device has no fast products in bfloat16.
+        """
+        objective = MixedPrecision(self.objective)
+        randomness = RandomState.capture()
+        with plain_errors(), Modules(self.model, self.guide):
+            objective.rehearse(
+                self.model, self.guide, *transformed(tuple(tensor[:size] for tensor in data), self.transform)
+            )
+        randomness.restore()
+        if (reason := slow_products(data[0].device)) is not None:
+            warnings.warn(f"precision='bf16-mixed' gains no time here: {reason}.", stacklevel=3)
+        return replace(self, objective=objective)
 
     def with_compiled(self, plan: CompilePlan) -> Problem:
         """The problem with compiled steps; its objective warns, with the reason, where they run uncompiled."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from latentmix.inference.objectives.precision import PRECISIONS
 from latentmix.models.reading import damaged
 
 __all__ = ["StateError", "check_optimizer", "check_saved", "check_schedule", "restoring"]
@@ -59,6 +60,8 @@ anew, or resume from a copy.
         for name in ("stopped", "drop_last"):
             if not isinstance(saved.get(name, False), bool):
                 raise _error(f"{name} to be true or false", f"{saved[name]!r:.60}")
+        if saved.get("precision", PRECISIONS[0]) not in PRECISIONS:
+            raise _error(f"a precision of {' or '.join(PRECISIONS)}", f"{saved['precision']!r:.60}")
         if saved["seed"] >= 2**32:
             raise _error("a seed below 2**32", str(saved["seed"]))
         epoch, batch, length, size = (saved[name] for name in ("epoch", "batch", "length", "batch_size"))

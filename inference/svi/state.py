@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentmix.inference.evaluation import Bound
 from latentmix.inference.isolation import RandomState
+from latentmix.inference.objectives.precision import Precision
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 from latentmix.inference.svi.saved import check_optimizer, check_saved, check_schedule, restoring
 from latentmix.models.arguments import first_mismatch
@@ -106,6 +107,7 @@ class TrainingState(Displayed):
         length: Number of data.
         batch_size: Data a step.
         drop_last: Whether an incomplete last minibatch is left out of every epoch.
+        precision: Precision of the products of networks, see `fit`.
         warmup: Epochs in which the objective still changes.
         order: The present epoch's order of the data, `(length,)`; None in full batches and between epochs.
         skipped: Number of the present epoch's steps that were left out, as their loss or gradient was not finite.
@@ -126,6 +128,7 @@ class TrainingState(Displayed):
     length: int = 0
     batch_size: int = 0
     drop_last: bool = False
+    precision: Precision = "full"
     warmup: float = 0.0
     skipped: int = 0
     order: Tensor | None = None
@@ -147,6 +150,7 @@ class TrainingState(Displayed):
         return {
             **figures,
             "data": f"{self.length:,}, {self.batch_size:,} a step",
+            "precision": self.precision,
             "parameters": f"{size:,} numbers in {len(self.parameters)} tensors",
             "optimizer": None if self.optimizer is None else type(self.optimizer).__name__,
             "stopped": self.stopped,
@@ -228,6 +232,7 @@ class TrainingState(Displayed):
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
             "skipped": self.skipped,
+            "precision": self.precision,
             "order": None if self.order is None else self.order.clone(),
             "totals": None if self.totals is None else self.totals.clone(),
             "parameters": _copies(self.parameters),
@@ -249,7 +254,9 @@ class TrainingState(Displayed):
         """
         check_saved(saved)
         counters = {name: saved[name] for name in _COUNTERS}
-        counters["drop_last"] = saved.get("drop_last", False)  # these two are absent from states of earlier versions
+        # Absent from states of earlier versions:
+        counters["drop_last"] = saved.get("drop_last", False)
+        counters["precision"] = saved.get("precision", "full")
         counters["skipped"] = saved.get("skipped", 0)
         history = [_record(record) for record in saved["history"]]
         return cls(seed=saved["seed"], **counters, history=history, _saved=_cloned(saved))

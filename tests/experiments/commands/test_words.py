@@ -48,7 +48,7 @@ NUMBERS = (
 )
 BOOLEANS = ("drop_last", "data.download", "optimizer.amsgrad", "optimizer.fused")
 CHOICES = {"data.binarize": "dynamic", "mixture.latents": "sample", "mixture.svi_start": "common"}
-CHOICES |= {"mixture.svi.guide": "AutoNormal", "mixture.posterior.guide": "best"}
+CHOICES |= {"precision": "bf16-mixed", "mixture.svi.guide": "AutoNormal", "mixture.posterior.guide": "best"}
 
 
 def cases() -> dict[str, tuple[list[str], str]]:
@@ -100,6 +100,7 @@ CASES = cases() | {
         "did you mean pixel?",
     ),
     "a part of a name": (["--objective", "Renyi"], "got 'Renyi': did you mean RenyiELBO?"),
+    "a truth value or a word": (["--compile", "maybe"], "Expected true, false or auto for --compile; got 'maybe'"),
     "a class of another option": (["--prior", "Bernoulli"], "Bernoulli is for --likelihood"),
     "an import path of another kind": (["--encoder", "latentmix.models.Bernoulli"], "is no subclass of Encoder"),
     "no such name in a module": (["--encoder", "latentmix.guides.Own"], "no 'Own' in latentmix.guides"),

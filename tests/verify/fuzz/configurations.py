@@ -42,6 +42,8 @@ OPTIONS: dict[str, list[Any]] = {
     "seed": [5, 2**31],
     "device": ["cpu", "cuda:7", "tpu", "meta"],
     "drop_last": [True],
+    "precision": ["bf16-mixed", "16"],
+    "compile": ["auto", "often"],
     "start_prior": [1, 2],
     "init_from": ["/dev/null", "/", "nowhere", "."],
     "max_gib": [1e-6, 1.0],
