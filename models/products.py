@@ -94,6 +94,7 @@ def _is_plain(*tensors: Tensor | None) -> bool:
             tensor is None or (tensor.dtype == torch.float32 and tensor.device.type == "cpu" and type(tensor) in _TYPES)
             for tensor in tensors
         )
+        and not torch._C._len_torch_function_stack()
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0

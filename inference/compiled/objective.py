@@ -15,6 +15,7 @@ from torch import Tensor
 from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.capture import Step, as_cuda_graph
 from latentmix.inference.compiled.inductor import compile_graph, compiler_obstacle
+from latentmix.inference.compiled.python_state import PythonState
 from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, close, largest, memory, trace_step
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.conversion import as_objective
@@ -24,6 +25,8 @@ __all__ = ["CompiledObjective", "compile_elbo"]
 
 Key = tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
 MAX_GRAPHS = 8
+MAX_CHANGES = 3  # of Python values, for one shape
+SETTLED = 5  # steps without a further change before the next one is traced again
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +85,51 @@ class _CompiledStep:
         ]
 
 
+class _Shape:
+    """The compiled steps for minibatches of one shape, one for each state of the Python values that a step reads.
+
+    Attributes:
+        steps: The steps, the last used first.
+        changes: Number of states of these values that were found for which there is no step.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[_CompiledStep] = []
+        self.changes = 0
+        self._present: PythonState | None = None
+        self._same = 0
+
+    def step(self) -> _CompiledStep | None:
+        """The step that was traced with the present values; None if there is none."""
+        for index, step in enumerate(self.steps):
+            if step.traced.change is None:
+                self.steps.insert(0, self.steps.pop(index))
+                return step
+        return None
+
+    def settled(self) -> bool:
+        """Whether the last five calls have found the same values, for which there is no step."""
+        if self._present is None or self._present.changes():
+            self._present, self._same = self.steps[0].traced.python.present(), 0
+            self.changes += 1
+        self._same += 1
+        return self._same > SETTLED
+
+    def add(self, step: _CompiledStep) -> None:
+        """Keep a step that was traced with the present values."""
+        self.steps.insert(0, step)
+        self._present = None
+
+
 @final
 class CompiledObjective(Objective):
     """An objective whose `backward` runs loss and gradients as one compiled graph.
 
     A minibatch of new shapes is traced and compiled first, of up to 8 shapes; others run uncompiled. Random numbers are
-    drawn as without compilation, from the same stream. Where model, guide or objective cannot be traced, or one of
-    their Python values has changed since, such as a number, a mode or a frozen parameter, a warning gives the reason,
-    and steps run uncompiled. On a GPU a step is a CUDA graph where `as_cuda_graph` can make one of it.
+    drawn as without compilation, from the same stream. Where a Python value of model, guide or objective has changed
+    since, such as a number, a mode or a frozen parameter, steps run uncompiled until five have found it the same, and
+    are then traced again, up to three times. Where steps cannot be traced, or values change more often, a warning gives
+    the reason, and they run uncompiled. On a GPU a step is a CUDA graph where `as_cuda_graph` can make one of it.
 
     Args:
         objective: The objective.
@@ -106,7 +146,7 @@ class CompiledObjective(Objective):
         self.modules = objective.modules
         self.obstacle: str | None = None
         self._functions = (model, guide)
-        self._steps: dict[Key, _CompiledStep] = {}
+        self._shapes: dict[Key, _Shape] = {}
         self._warned = False
 
     @property
@@ -173,19 +213,27 @@ class CompiledObjective(Objective):
         if self.obstacle is not None or (model, guide) != self._functions:
             return None
         key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in batch)
-        step = self._steps.get(key)
-        if step is None:
-            if len(self._steps) == MAX_GRAPHS:
-                self._warn_of_shapes()
+        shape = self._shapes.get(key) or _Shape()
+        step = shape.step()
+        if step is not None:
+            return step
+        change = shape.steps[0].traced.change if shape.steps else None
+        if change is not None:
+            settled = shape.settled()
+            if shape.changes > MAX_CHANGES:
+                self._give_up(f"{change} is no longer what it was when the step was traced, and has changed before")
+            if shape.changes > MAX_CHANGES or not settled:
                 return None
-            try:
-                step = self._steps[key] = self._compile(model, guide, batch)
-            except NotTraceableError as error:
-                self._give_up(str(error))
-                return None
-        elif (change := step.traced.change) is not None:
-            self._give_up(f"{change} is no longer what it was when the step was traced")
+        if sum(len(each.steps) for each in self._shapes.values()) == MAX_GRAPHS:
+            self._warn_of_graphs()
             return None
+        try:
+            step = self._compile(model, guide, batch)
+        except NotTraceableError as error:
+            self._give_up(str(error))
+            return None
+        shape.add(step)
+        self._shapes[key] = shape
         return step
 
     def _compile(self, model: Stochastic, guide: Stochastic, batch: Batch) -> _CompiledStep:
@@ -195,11 +243,13 @@ class CompiledObjective(Objective):
         with exclusive(), pyro.validation_enabled(False):
             return _CompiledStep.of(trace_step(self.objective, model, guide, batch), batch)
 
-    def _warn_of_shapes(self) -> None:
+    def _warn_of_graphs(self) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"Minibatches of more than {MAX_GRAPHS} shapes: steps of further shapes run uncompiled.", stacklevel=2
+                f"Minibatches of more than {MAX_GRAPHS} shapes, counted anew where a Python value has changed: steps of "
+                "further ones run uncompiled.",
+                stacklevel=2,
             )
 
     def _give_up(self, reason: str) -> None:

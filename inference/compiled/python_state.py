@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from types import CellType, CodeType, FunctionType, MethodType
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from types import CellType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
@@ -24,6 +26,14 @@ _ABSENT = object()
 _NUMBERS = (bool, int, float, complex, str, bytes, torch.dtype, torch.Size)
 _LIBRARIES = {"builtins", "functools", "math", "numpy", "opt_einsum", "pyro", "scipy", "torch", "zuko"}
 _LIMIT = 10_000  # values
+_LONGEST = 1_000  # items of a container that are followed
+_MODULE_FIELDS = frozenset(vars(nn.Module()))
+
+
+class _State(NamedTuple):
+    """The state of a generator of random numbers."""
+
+    state: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,33 +42,44 @@ class Place:
 
     Attributes:
         name: Its name in messages.
-        value: The value: a number, a string, a tensor, the length of a list, the state of a generator, or None.
+        value: The value: a number, a string, a tensor, the length of a list, the state of a generator, None, or an
+            object, what is in it having places of its own.
         read: Returns the present value.
         write: Writes a value back.
+        library: Whether it is an attribute of an object of Pyro or torch.
     """
 
     name: str
     value: Any
     read: Callable[[], Any]
     write: Callable[[Any], None]
+    library: bool = False
 
     @property
     def changed(self) -> bool:
-        """Whether the value is another one; tensors are compared by identity."""
+        """Whether the value is another one; tensors and objects are compared by identity."""
         present = self.read()
         if present is self.value:
             return False
+        if self.is_object:
+            return True
         if isinstance(self.value, Tensor) or isinstance(present, Tensor) or type(present) is not type(self.value):
             return True
         return not _equal(present, self.value)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the value is none that is compared, but an object that holds some."""
+        return _is_object(self.value)
 
 
 class PythonState:
     """Values within reach of callables and modules, by the place where they are.
 
     Followed are attributes of modules, handlers, objectives and of the user's own objects; closures, defaults and the
-    globals that functions name; items of lists, tuples and dictionaries. What belongs to torch, Pyro or NumPy is not,
-    except for modules, handlers and generators of random numbers; globals of this package are not either.
+    globals that functions name; items of lists, tuples and dictionaries, if they are no more than 1,000. What belongs to
+    torch, Pyro or NumPy is not, except for modules, handlers and generators of random numbers; globals of this package
+    are not either.
 
     Args:
         places: The places.
@@ -76,11 +97,14 @@ class PythonState:
         """The places with other values."""
         return [place for place in self.places if place.changed]
 
+    def present(self) -> Self:
+        """The places with other values, with these values."""
+        return type(self)(replace(place, value=place.read()) for place in self.changes())
+
     def restore(self) -> None:
         """Write the values back."""
         for place in self.changes():
-            if place.value is not _ABSENT:
-                place.write(place.value)
+            place.write(place.value)
 
 
 class _Walk:
@@ -101,14 +125,25 @@ class _Walk:
                 yield generator
                 continue
             for place in _contents(name, part):
-                count += 1
-                if place.value is None or isinstance(place.value, (*_NUMBERS, Tensor)) or place.value is _ABSENT:
+                if isinstance(place, Place):
+                    count += 1
                     yield place
-                else:
+                if _is_object(place.value):
                     waiting.append((place.name, place.value))
 
 
-def _contents(name: str, part: Any) -> Iterator[Place]:
+class _Fixed(NamedTuple):
+    """A value that cannot be exchanged for another one."""
+
+    name: str
+    value: Any
+
+
+def _is_object(value: Any) -> bool:
+    return not (value is None or isinstance(value, (*_NUMBERS, Tensor, _State)))
+
+
+def _contents(name: str, part: Any) -> Iterator[Place | _Fixed]:
     """The places within an object."""
     if isinstance(part, FunctionType):
         if not _of_library(part.__module__) and not (part.__module__ or "").startswith("latentmix."):
@@ -116,16 +151,18 @@ def _contents(name: str, part: Any) -> Iterator[Place]:
         for variable, cell in zip(part.__code__.co_freevars, part.__closure__ or (), strict=True):
             yield _cell(variable, cell)
         for value in (*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()):
-            yield _fixed(name, value)
+            yield _Fixed(name, value)
+        for key in vars(part):
+            yield _entry(f"{name}.{key}", vars(part), key)
     elif isinstance(part, MethodType):
-        yield _fixed(name, part.__self__)
-        yield _fixed(name, part.__func__)
+        yield _Fixed(name, part.__self__)
+        yield _Fixed(name, part.__func__)
     elif isinstance(part, functools.partial):
         for value in (part.func, *part.args, *part.keywords.values()):
-            yield _fixed(name, value)
+            yield _Fixed(name, value)
     elif isinstance(part, list):
         yield Place(f"the length of {name}", len(part), functools.partial(len, part), functools.partial(_shorten, part))
-        for index in range(len(part)):
+        for index in range(len(part) if len(part) <= _LONGEST else 0):
             yield Place(
                 f"{name}[{index}]",
                 part[index],
@@ -133,40 +170,59 @@ def _contents(name: str, part: Any) -> Iterator[Place]:
                 functools.partial(_set, part, index),
             )
     elif isinstance(part, tuple):
-        for value in part:
-            yield _fixed(name, value)
+        for value in part[:_LONGEST]:
+            yield _Fixed(name, value)
     elif isinstance(part, dict):
-        for key in part:
+        if part is not pyro.get_param_store()._params:  # which a first step fills
+            yield Place(
+                f"the length of {name}", len(part), functools.partial(len, part), functools.partial(_shrink, part)
+            )
+        for key in part if len(part) <= _LONGEST else ():
             yield _entry(f"{name}[{key!r}]", part, key)
     elif _has_attributes(part):
         yield from _attributes(name, part)
 
 
-def _attributes(name: str, part: Any) -> Iterator[Place]:
-    own = vars(part)
+def _attributes(name: str, part: Any) -> Iterator[Place | _Fixed]:
+    own = getattr(part, "__dict__", {})
     inherited = {key for kind in type(part).__mro__ if not _of_library(kind.__module__) for key in vars(kind)}
+    library = _of_library(type(part).__module__) or isinstance(part, AutoGuide)
     for key in own:
         if isinstance(part, nn.Module) and key in ("_parameters", "_buffers", "_modules"):
             for child in own[key]:
                 yield _entry(f"{name}.{child}", own[key], child)
         elif not key.startswith("_pyro"):
-            yield _entry(f"{name}.{key}", own, key)
+            yield replace(_entry(f"{name}.{key}", own, key), library=library or key in _MODULE_FIELDS)
     for key in inherited - set(own):
         value = getattr(type(part), key, None)
         if isinstance(value, (*_NUMBERS, Tensor)) and not key.startswith("__"):
             yield Place(
-                f"{name}.{key}", _ABSENT, functools.partial(own.get, key, _ABSENT), functools.partial(_set, own, key)
+                f"{name}.{key}",
+                value,
+                functools.partial(getattr, part, key, None),
+                functools.partial(_remove, own, key),
+            )
+        elif isinstance(value, MemberDescriptorType):
+            yield Place(
+                f"{name}.{key}",
+                getattr(part, key, None),
+                functools.partial(getattr, part, key, None),
+                functools.partial(object.__setattr__, part, key),
             )
     for kind in type(part).__mro__:
         if not _of_library(kind.__module__):
-            yield from (_fixed(name, value) for value in vars(kind).values() if isinstance(value, FunctionType))
+            yield from (_Fixed(name, value) for value in vars(kind).values() if isinstance(value, FunctionType))
 
 
 def _names(function: FunctionType, code: CodeType) -> Iterator[Place]:
     """The globals that a function names, those of functions within it included."""
+    known = function.__globals__
     for name in code.co_names:
-        if name in function.__globals__:
-            yield _entry(name, function.__globals__, name)
+        if name in known:
+            yield _entry(name, known, name)
+        if isinstance(module := known.get(name), ModuleType) and not _of_library(module.__name__):
+            own = vars(module)
+            yield from (_entry(f"{name}.{each}", own, each) for each in code.co_names if each in own)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(function, constant)
@@ -188,29 +244,22 @@ def _cell(name: str, cell: CellType) -> Place:
     return Place(name, read(), read, functools.partial(setattr, cell, "cell_contents"))
 
 
-def _fixed(name: str, value: Any) -> Place:
-    """A value that cannot be exchanged for another one."""
-    return Place(name, value, lambda: value, lambda _: None)
-
-
 def _generator(name: str, part: Any) -> Place | None:
     """The state of a generator of random numbers; None for other objects."""
-    name = f"the state of {name}"
+    read: Callable[[], Any]
+    write: Callable[[Any], Any]
     if isinstance(part, torch.Generator):
-        return Place(
-            name,
-            bytes(part.get_state().numpy()),
-            lambda: bytes(part.get_state().numpy()),
-            lambda state: _seed(part, state),
-        )
-    if isinstance(part, np.random.Generator):
+        read, write = lambda: bytes(part.get_state().numpy()), functools.partial(_seed, part)
+    elif isinstance(part, np.random.Generator):
         bits = part.bit_generator
-        return Place(name, bits.state, lambda: bits.state, functools.partial(setattr, bits, "state"))
-    if isinstance(part, np.random.RandomState):
-        return Place(name, part.get_state(legacy=False), lambda: part.get_state(legacy=False), part.set_state)
-    if isinstance(part, random.Random):
-        return Place(name, part.getstate(), part.getstate, part.setstate)
-    return None
+        read, write = lambda: bits.state, functools.partial(setattr, bits, "state")
+    elif isinstance(part, np.random.RandomState):
+        read, write = lambda: part.get_state(legacy=False), part.set_state
+    elif isinstance(part, random.Random):
+        read, write = part.getstate, part.setstate
+    else:
+        return None
+    return Place(f"the state of {name}", _State(read()), lambda: _State(read()), lambda value: write(value.state))
 
 
 def _seed(generator: torch.Generator, state: bytes) -> None:
@@ -218,15 +267,11 @@ def _seed(generator: torch.Generator, state: bytes) -> None:
 
 
 def _has_attributes(part: Any) -> bool:
-    if isinstance(part, type) or not isinstance(getattr(part, "__dict__", None), dict):
+    if isinstance(part, (type, ModuleType)):
         return False
     if isinstance(part, (nn.Module, Messenger, Objective, ELBO)):
         return not isinstance(part, IndepMessenger)
-    return not _of_library(type(part).__module__) and not _is_module(part)
-
-
-def _is_module(part: Any) -> bool:
-    return type(part).__name__ == "module"
+    return not _of_library(type(part).__module__)
 
 
 def _of_library(module: str | None) -> bool:
@@ -235,6 +280,8 @@ def _of_library(module: str | None) -> bool:
 
 def _equal(present: Any, value: Any) -> bool:
     """Equality of numbers, strings and states of generators; NaN equals itself."""
+    if isinstance(value, _State):
+        return _equal(present.state, value.state)
     if isinstance(value, Mapping):
         return present.keys() == value.keys() and all(_equal(present[key], value[key]) for key in value)
     if isinstance(value, np.ndarray):
@@ -248,6 +295,16 @@ def _item(items: list[Any], index: int) -> Any:
 
 def _set(container: Any, key: Any, value: Any) -> None:
     container[key] = value
+
+
+def _remove(own: dict[str, Any], key: str, _: Any) -> None:
+    """Take back an attribute of an object that hides one of its class."""
+    own.pop(key, None)
+
+
+def _shrink(mapping: dict[Any, Any], length: int) -> None:
+    while len(mapping) > length:
+        mapping.popitem()
 
 
 def _shorten(items: list[Any], length: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from latentmix.inference.batches import Batch
+from latentmix.inference.compiled.draws import Draws, new_input, without_draws, written_arguments
 from latentmix.inference.compiled.python_state import Place, PythonState
 from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
@@ -49,7 +50,7 @@ class TracedStep(Displayed):
 
     graph: fx.GraphModule
     leaves: tuple[Tensor, ...]
-    draws: Callable[[], tuple[Tensor, ...]]
+    draws: Draws
     constants: tuple[Tensor, ...]
     reported: tuple[bool, ...]
     written: tuple[Tensor, ...]
@@ -83,7 +84,7 @@ class TracedStep(Displayed):
 
     def inputs(self, batch: Batch) -> list[Tensor]:
         """The inputs of the graph for a minibatch, with fresh random numbers."""
-        return [*self.leaves, *batch, *self.draws(), *self.constants]
+        return [*self.leaves, *batch, *self.draws((*self.leaves, *batch, *self.constants)), *self.constants]
 
     def outputs(self, values: Sequence[Tensor]) -> tuple[Terms, tuple[Tensor, ...]]:
         """Terms, and a gradient per leaf, from the values that the graph returned."""
@@ -104,8 +105,7 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         batch: Tensors of one minibatch; the graph is for their shapes.
 
     Raises:
-        NotTraceableError: If the gradients are not those of the loss, a Python value depends on tensors, or random
-            numbers depend on data or parameters.
+        NotTraceableError: If the gradients are not those of the loss, or a Python value depends on tensors.
     """
     if not objective.gradients_of_loss:
         raise NotTraceableError(
@@ -129,22 +129,22 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         except Exception as error:
             raise NotTraceableError(_reason(error)) from error
     graph.graph.set_codegen(fx.graph.CodeGen())
-    draws = _without_draws(graph)
     constants = _without_constants(graph)
+    draws = without_draws(graph, len(leaves) + len(batch))
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
     changed = {memory(tensor) for tensor, _ in kept.written.values()}
     if any(memory(tensor) in changed for tensor in batch):
         raise NotTraceableError("Expected a step that leaves its minibatch as it is; got one that changes it in place.")
-    for place in rebound:
+    for place in (each for each in rebound if not each.is_object):
         cached = place.name.rpartition(".")[2].startswith("_")  # as by Pyro's flows
         if not cached or any(place.value is tensor for tensor in constants):
             raise NotTraceableError(_effect(place.name))
     read = {id(tensor) for tensor in (*leaves, *constants)}
     guarded = PythonState(
         (
-            *(place for place in python.places if not isinstance(place.value, Tensor) or id(place.value) in read),
+            *(place for place in python.places if place not in rebound and _read(place, read)),
             *(_freezing(tensor) for tensor in (*leaves, *constants)),
         )
     )
@@ -152,6 +152,10 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
     traced = TracedStep(graph, leaves, draws, constants, reported, written, guarded)
     _verify(traced, objective, model, guide, batch)
     return traced
+
+
+def _read(place: Place, tensors: set[int]) -> bool:
+    return not isinstance(place.value, Tensor) or id(place.value) in tensors
 
 
 def _freezing(tensor: Tensor) -> Place:
@@ -167,7 +171,7 @@ def _unchanged(python: PythonState) -> Iterator[None]:
 
 
 def _rebound(python: PythonState) -> list[Place]:
-    """Restore what a step has changed, and return the places of tensors among it.
+    """Restore what a step has changed, and return the places of tensors, and of objects of Pyro's, among it.
 
     Raises:
         NotTraceableError: If there is another value among it.
@@ -175,7 +179,7 @@ def _rebound(python: PythonState) -> list[Place]:
     changes = python.changes()
     python.restore()
     for place in changes:
-        if not isinstance(place.value, Tensor):
+        if not (isinstance(place.value, Tensor) or (place.library and place.is_object)):
             raise NotTraceableError(_effect(place.name))
     return changes
 
@@ -287,21 +291,10 @@ class _Unwritten(TorchDispatchMode):
         self._randomness.restore()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in _written_arguments(func, args, kwargs or {}):
-            if id(tensor) not in self.written:
+        for tensor in tree_leaves(list(written_arguments(func, args, kwargs or {}))):
+            if isinstance(tensor, Tensor) and id(tensor) not in self.written:
                 self.written[id(tensor)] = (tensor, tensor.detach().clone())
         return func(*args, **(kwargs or {}))
-
-
-def _written_arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    """The tensors that an operator writes; batch normalisation does not declare its running statistics."""
-    if torch.Tag.inplace_view in operator.tags:  # changes a shape, and no value
-        return
-    for index, argument in enumerate(operator._schema.arguments):
-        declared = argument.alias_info is not None and argument.alias_info.is_write
-        if declared or (operator in _BATCH_NORMALISATIONS and index in (3, 4)):
-            given = args[index] if index < len(args) else kwargs.get(argument.name)
-            yield from (each for each in tree_leaves(given) if isinstance(each, Tensor))
 
 
 def _leaves(loss: Tensor) -> tuple[Tensor, ...]:
@@ -332,127 +325,18 @@ def _leaves(loss: Tensor) -> tuple[Tensor, ...]:
     return tuple(given)
 
 
-_BATCH_NORMALISATIONS = {
-    torch.ops.aten.native_batch_norm.default,
-    torch.ops.aten.cudnn_batch_norm.default,
-    torch.ops.aten.miopen_batch_norm.default,
-}
-
-# Operators whose result has the shape of their argument and not its values.
-_LIKE: dict[Any, float | None] = {
-    torch.ops.aten.empty_like.default: None,
-    torch.ops.aten.zeros_like.default: 0.0,
-    torch.ops.aten.ones_like.default: 1.0,
-}
-_RANDOM_LIKE: dict[Any, str] = {
-    torch.ops.aten.rand_like.default: "uniform_",
-    torch.ops.aten.randn_like.default: "normal_",
-}
-_NEW: dict[Any, float | None] = {
-    torch.ops.aten.new_empty.default: None,
-    torch.ops.aten.new_zeros.default: 0.0,
-    torch.ops.aten.new_ones.default: 1.0,
-}
-
-
-def _without_draws(module: fx.GraphModule) -> Callable[[], tuple[Tensor, ...]]:
-    """Make the random numbers of a graph inputs, and return the function that draws them."""
-    graph = module.graph
-    drawing = [node for node in graph.nodes if _random(node)]
-    places = {node: place for place, node in enumerate(graph.nodes)}
-    needed: set[fx.Node] = set()
-    for node in drawing:
-        _collect(node, needed, places)
-    program = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        if node not in needed:
-            continue
-        if node.op == "placeholder":
-            raise NotTraceableError(
-                f"Expected random numbers that depend neither on data nor on parameters; got {_operator(drawing)}."
-            )
-        copies[node] = _copied(program, node, copies)
-    program.output(tuple(copies[node] for node in drawing))
-    for index, node in enumerate(drawing):
-        node.replace_all_uses_with(_new_input(graph, f"draw_{index}", node))
-    for node in reversed(list(graph.nodes)):
-        if node in needed and not node.users:
-            graph.erase_node(node)
-    draw: Callable[[], tuple[Tensor, ...]] = fx.GraphModule(module, program).forward
-    return torch.no_grad()(draw) if drawing else tuple
-
-
-def _random(node: fx.Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
-
-
-def _shape_only(node: fx.Node) -> bool:
-    return node.target in _LIKE or node.target in _RANDOM_LIKE or node.target in _NEW
-
-
-def _collect(draw: fx.Node, needed: set[fx.Node], places: Mapping[fx.Node, int]) -> None:
-    """Add a draw and all that its values depend on, operators in place before it included."""
-    waiting = [draw]
-    while waiting:
-        node = waiting.pop()
-        if node in needed:
-            continue
-        needed.add(node)
-        if not _shape_only(node):
-            waiting.extend(node.all_input_nodes)
-        if node is not draw and node.op != "placeholder":
-            waiting.extend(user for user in node.users if places[user] < places[draw] and _writes(user, node))
-
-
-def _writes(user: fx.Node, node: fx.Node) -> bool:
-    """Whether an operator changes the node, its first argument, in place."""
-    schema = getattr(user.target, "_schema", None)
-    return bool(user.args) and user.args[0] is node and schema is not None and schema.is_mutable
-
-
-def _copied(program: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
-    """A node of the program that draws: the node, or an operator that needs no argument for its shape."""
-    if not _shape_only(node):
-        return program.node_copy(node, lambda argument: copies[argument])
-    value: Tensor = node.meta["val"]
-    empty = program.call_function(
-        torch.empty_strided,
-        (tuple(value.shape), tuple(value.stride())),
-        {"dtype": value.dtype, "device": value.device},
-    )
-    if node.target in _RANDOM_LIKE:
-        return program.call_method(_RANDOM_LIKE[node.target], (empty,))
-    fill = {**_LIKE, **_NEW}[node.target]
-    return empty if fill is None else program.call_method("fill_", (empty, fill))
-
-
 def _without_constants(module: fx.GraphModule) -> tuple[Tensor, ...]:
     """Make the tensors that a graph holds inputs, and return them."""
     constants: dict[str, tuple[Tensor, fx.Node]] = {}
     for node in [node for node in module.graph.nodes if node.op == "get_attr"]:
         name = str(node.target)
         if name not in constants:
-            constants[name] = (getattr(module, name), _new_input(module.graph, f"constant_{len(constants)}", node))
+            constants[name] = (getattr(module, name), new_input(module.graph, f"constant_{len(constants)}", node))
         node.replace_all_uses_with(constants[name][1])
         module.graph.erase_node(node)
     for name in constants:
         delattr(module, name)
     return tuple(tensor for tensor, _ in constants.values())
-
-
-def _new_input(graph: fx.Graph, name: str, like: fx.Node) -> fx.Node:
-    """A placeholder after the last one, with the shape of another node."""
-    *_, last = (node for node in graph.nodes if node.op == "placeholder")
-    with graph.inserting_after(last):
-        placeholder = graph.placeholder(name)
-    placeholder.meta = dict(like.meta)
-    return placeholder
-
-
-def _operator(drawing: Sequence[fx.Node]) -> str:
-    return ", ".join(sorted({str(node.target).removeprefix("aten.") for node in drawing}))
 
 
 def _name(part: object) -> str:

@@ -12,6 +12,7 @@ import warnings
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import RenyiELBO
 from pyro.infer.elbo import ELBO
 from pyro.infer.traceenum_elbo import _compute_model_factors
-from pyro.infer.util import Dice, MultiFrameTensor, get_dependent_plate_dims, is_validation_enabled, torch_sum
+from pyro.infer.util import MultiFrameTensor, get_dependent_plate_dims, is_validation_enabled, torch_sum
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import SampleRing
@@ -31,6 +32,7 @@ from torch.distributions import kl_divergence
 
 from latentmix.inference.isolation import Registered
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms, data_count, data_plate, samples
+from latentmix.inference.objectives.dice import dice_expectation
 
 __all__ = [
     "ELBOObjective",
@@ -289,8 +291,8 @@ class EnumObjective(ELBOObjective):
 
     The sum over enumerated variables of the model belongs to the log-likelihood where an observed site depends on
     them, and to the divergence elsewhere, as for the components of a mixture prior. A guide that enumerates, or that
-    samples without a pathwise gradient, needs Pyro's Dice estimator, which cannot be compiled. A model without
-    enumerated sites raises a warning once (unless `strict_enumeration_warning=False`); a discrete latent that is
+    samples without a pathwise gradient, takes the Dice estimator, see `dice_expectation`. A model without enumerated
+    sites raises a warning once (unless `strict_enumeration_warning=False`); a discrete latent that is
     neither enumerated nor in the guide is refused.
     """
 
@@ -312,7 +314,7 @@ class EnumObjective(ELBOObjective):
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
         """See `ELBOObjective.particle`."""
         evidence, prior, ordering, pathwise = self._costs(model_trace, guide_trace)
-        expectation = _total if pathwise else Dice(guide_trace, ordering).compute_expectation
+        expectation = _total if pathwise else partial(dice_expectation, guide_trace, ordering)
         log_likelihood = torch.zeros(()) + expectation(evidence)
         elbo = log_likelihood + expectation(prior)
         return -elbo, elbo, log_likelihood

@@ -12,6 +12,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -134,7 +135,8 @@ class Problem:
                 outside the support.
         """
         for name, function in (("model", model), ("guide", guide)):
-            if isinstance(function, nn.Module) and type(function).forward is nn.Module.forward:
+            plain = isinstance(function, nn.Module) and type(function).forward is nn.Module.forward
+            if plain and not isinstance(function, AutoMessenger):
                 kind = type(function).__name__
                 raise ValueError(f"Expected a Pyro callable for {name}; got a {kind}: pass its method, as vae.model.")
         with plain_errors(), Modules(model, guide) as modules:

@@ -281,6 +281,9 @@ class SVI(Algorithm):
         priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's
             coordinates; what is left out takes that model's default, which is one of standardised data. By default
             no prior is informative: every global is `ImproperUniform`, and the fit is maximum likelihood.
+        compile: Whether steps run as compiled graphs, see `fit` of `latentmix.inference`. Densities are then those of
+            the data themselves in every step, not one product of all. Guides that are fitted from the posterior's
+            curvature take no such steps, and warn.
 
     Example:
         >>> import torch
@@ -309,6 +312,7 @@ class SVI(Algorithm):
         "patience": whole(1),
         "batch_size": whole(1).or_none(),
         "priors": PRIORS,
+        "compile": Requirement("True or False", lambda value: isinstance(value, bool)),
     }
 
     def __init__(
@@ -322,6 +326,7 @@ class SVI(Algorithm):
         patience: int = 10,
         batch_size: int | None = None,
         priors: Priors | None = None,
+        compile: bool = False,
     ) -> None:
         self.guide = guide
         self.optimizer = optimizer
@@ -331,6 +336,7 @@ class SVI(Algorithm):
         self.patience = patience
         self.batch_size = batch_size
         self.priors = priors
+        self.compile = compile
 
     def check_params(self) -> None:
         super().check_params()
@@ -394,6 +400,8 @@ class SVI(Algorithm):
                 raise ValueError(
                     "Expected no callbacks for a normal guide under proper priors; got some: pass an optimizer, too."
                 )
+            if self.compile:
+                warn("A normal guide under proper priors is fitted from the curvature: compile=True has no effect.")
             return self._fit_from_curvature(x, start, options)
         (family,) = _families(self.guide)
         optimizer, scheduler, batch_size = self.optimizer, self.scheduler, self.batch_size
@@ -417,7 +425,8 @@ class SVI(Algorithm):
             metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
             optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
         elbo = TraceEnum_ELBO(max_plate_nesting=1)
-        objective = (RegularizedEnum if noisy else Noiseless)(elbo, model, reg_covar / scale.square())
+        kind = RegularizedEnum if noisy else partial(Noiseless, keeps=not self.compile)
+        objective = kind(elbo, model, reg_covar / scale.square())
         watch = _Watch(
             guide,
             objective if isinstance(objective, Noiseless) else None,
@@ -425,7 +434,9 @@ class SVI(Algorithm):
             self.patience,
             smooth=metric is not None,
         )
-        observed = model if batched else partial(model, points=expanded_points(standardised, model.structure))
+        observed: Callable[..., Any] = model
+        if not (batched or self.compile):
+            observed = partial(model, points=expanded_points(standardised, model.structure))
         result = None
         try:
             result = fit(
@@ -439,6 +450,7 @@ class SVI(Algorithm):
                 scheduler=scheduler,
                 seed=options.seed,
                 callbacks=[watch, *callbacks],
+                compile=self.compile,
             )
         except DivergenceError:
             if noisy or watch.best is None:

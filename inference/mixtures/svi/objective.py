@@ -54,28 +54,44 @@ class Noiseless(RegularizedEnum):
     """The objective of a point-mass guide and all the data, of one fit.
 
     `fit` asks for the terms more than once before its first step: they are kept until the next gradient, as no
-    parameter moves before.
+    parameter moves before, unless steps are to be compiled.
 
-    Attributes:
-        value: The loss of the last step, in nats per datum.
+    Args:
+        elbo: As `RegularizedEnum` takes it.
+        model: Likewise.
+        regularization: Likewise.
+        keeps: Whether terms are kept.
     """
 
-    value: float
-
-    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
+    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor, *, keeps: bool = True) -> None:
         super().__init__(elbo, model, regularization)
         self._kept: dict[tuple[int, bool], Terms] = {}
+        self._keeps = keeps
+        self._value = torch.full((), torch.nan, dtype=torch.float64, device=regularization.device)
+
+    @property
+    def value(self) -> float:
+        """The loss when it was evaluated last, in nats per datum."""
+        return float(self._value)
+
+    @property
+    def gradients_of_loss(self) -> bool:
+        """See `Objective.gradients_of_loss`."""
+        return not self._keeps
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.terms`."""
         key = (len(batch[0]), torch.is_grad_enabled())
-        if key not in self._kept:
-            self._kept[key] = super().terms(model, guide, *batch)
-        return self._kept[key]
+        terms = self._kept.get(key)
+        if terms is None:
+            terms = super().terms(model, guide, *batch)
+            if self._keeps:
+                self._kept[key] = terms
+        self._value.copy_(terms.loss.detach())  # in place, as compiled steps change tensors
+        return terms
 
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.backward`."""
         terms = super().backward(model, guide, *batch)
-        self.value = float(terms.loss.detach())
         self._kept.clear()
         return terms

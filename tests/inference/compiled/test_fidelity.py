@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+import types
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -21,12 +23,15 @@ from torch.distributions import constraints
 
 from latentmix.inference import Callback, Objective, Terms, TrainingState, as_objective, fit
 from latentmix.inference.compiled.objective import MAX_GRAPHS, CompiledObjective
+from latentmix.inference.compiled.trace import trace_step
 
 from tests.inference.compiled.interpreter import interpreted
 
 Shift = Callable[["Network", Tensor], Any]
 GENERATOR = torch.Generator()
 WEIGHT = [0.5]
+settings = types.ModuleType("settings")
+settings.SCALE = 0.5  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
@@ -180,29 +185,99 @@ def changed_weight(network: Network) -> None:
     WEIGHT[0] = 2.0
 
 
-CHANGES: dict[str, tuple[Callable[[Network], Any], str | None]] = {
-    "freezing": (lambda network: network.slope.requires_grad_(False), "whether a parameter is frozen"),
-    "mode": (lambda network: network.eval(), "Network.training"),
-    "buffer": (lambda network: setattr(network, "mean", torch.ones(2, dtype=torch.float64)), "Network.mean"),
-    "buffer in place": (lambda network: network.mean.fill_(3.0), None),
-    "number": (lambda network: setattr(network, "number", 3.0), "Network.number"),
-    "option": (lambda network: network.options.update(scale=2.0), "Network.options['scale']"),
-    "dropout": (lambda network: setattr(network.dropout, "p", 0.1), "Network.dropout.p"),
-    "parameter": (lambda network: setattr(network, "slope", nn.Parameter(2 * network.slope.detach())), "Network.slope"),
-    "parameter in place": (lambda network: network.slope.data.fill_(2.0), None),
-    "global": (changed_weight, "WEIGHT[0]"),
+class Slotted:
+    """An object without a dictionary of its attributes."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.1
+
+
+class Changeable(Network):
+    """A network with values in all the places where Python keeps some."""
+
+    offset = 0.2
+
+    def __init__(self) -> None:
+        super().__init__(reads_everything)
+        self.head = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+        self.slotted = Slotted()
+        self.choice: Callable[[Tensor], Tensor] = torch.sin
+
+
+def reads_everything(network: Any, x: Tensor) -> Tensor:
+    numbers = network.number * WEIGHT[0] + network.offset + network.slotted.value + reads_everything.extra
+    return numbers + network.head(x[:, None])[:, 0] + network.choice(x) + settings.SCALE
+
+
+def hooked(network: Any) -> None:
+    network.head.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+CHANGES: dict[str, tuple[Callable[[Any], Any], bool]] = {
+    "freezing": (lambda network: network.slope.requires_grad_(False), True),
+    "mode": (lambda network: network.eval(), True),
+    "buffer": (lambda network: setattr(network, "mean", torch.ones(2, dtype=torch.float64)), True),
+    "buffer in place": (lambda network: network.mean.fill_(3.0), False),
+    "number": (lambda network: setattr(network, "number", 3.0), True),
+    "option": (lambda network: network.options.update(scale=2.0), True),
+    "options": (lambda network: setattr(network, "options", {"scale": 2.0}), True),
+    "dropout": (lambda network: setattr(network.dropout, "p", 0.1), True),
+    "parameter": (lambda network: setattr(network, "slope", nn.Parameter(2 * network.slope.detach())), True),
+    "parameter in place": (lambda network: network.slope.data.fill_(2.0), False),
+    "global": (changed_weight, True),
+    "module": (lambda network: setattr(network, "head", copy.deepcopy(network.head)), True),
+    "hook": (hooked, True),
+    "function": (lambda network: setattr(network, "choice", torch.cos), True),
+    "attribute of a class": (lambda network: setattr(Changeable, "offset", 0.7), True),
+    "attribute that hides one of a class": (lambda network: setattr(network, "offset", 0.7), True),
+    "attribute of a function": (lambda network: setattr(reads_everything, "extra", 0.9), True),
+    "slot": (lambda network: setattr(network.slotted, "value", 0.9), True),
+    "global of another module": (lambda network: setattr(settings, "SCALE", 1.5), True),
 }
 
 
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The traced steps."""
+    traced: list[Any] = []
+    original = trace_step
+    monkeypatch.setattr(
+        "latentmix.inference.compiled.objective.trace_step",
+        lambda *each: (traced.append(original(*each)), traced[-1])[1],
+    )
+    return traced
+
+
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_between_steps_is_seen_at_once(change: str) -> None:
-    apply, reason = CHANGES[change]
+def test_after_a_change_between_steps_they_are_traced_again(change: str, traces: list[Any]) -> None:
+    """Minibatches of 4 and of 2; the second is traced again in the seventh epoch."""
+    apply, again = CHANGES[change]
 
     def make() -> tuple[Any, ...]:
-        network = Network(lambda network, x: network.number * WEIGHT[0])
-        return network, no_latents, {"callbacks": [Change(network, apply)]}
+        Changeable.offset, reads_everything.extra, settings.SCALE = 0.2, 0.3, 0.5  # type: ignore[attr-defined]
+        network = Changeable()
+        return network, no_latents, {"callbacks": [Change(network, apply)], "epochs": 8}
 
-    assert_same_fit(make, None if reason is None else f"{reason} is no longer what it was")
+    assert_same_fit(make, None)
+    assert len(traces) == (4 if again else 2)
+
+
+def test_a_value_that_returns_is_not_traced_again(traces: list[Any]) -> None:
+    class Alternate(Callback):
+        def __init__(self, network: Network) -> None:
+            self.network = network
+
+        def on_epoch_end(self, state: TrainingState) -> None:
+            self.network.number = float((state.epoch + 1) // 6 % 2)
+
+    def make() -> tuple[Any, ...]:
+        network = Network(lambda network, x: network.number)
+        return network, no_latents, {"callbacks": [Alternate(network)], "epochs": 30, "batch_size": 7}
+
+    assert_same_fit(make, None)
+    assert len(traces) == 2
 
 
 class Annealed(Objective):
@@ -218,12 +293,13 @@ class Annealed(Objective):
         return Terms(self.weight * terms.loss, None, None, None)
 
 
-def test_a_number_of_the_objective_that_changes_is_seen_at_once() -> None:
+def test_a_number_that_changes_in_every_step_is_seen_at_once_and_not_traced_again(traces: list[Any]) -> None:
     def make() -> tuple[Any, ...]:
         network = Network(lambda network, x: 0.0)
         return network, no_latents, {"objective": Annealed(), "optimizer": partial(torch.optim.SGD, lr=0.1)}
 
-    assert_same_fit(make, "Annealed.weight is no longer what it was")
+    assert_same_fit(make, "Annealed.weight is no longer what it was when the step was traced, and has changed before")
+    assert len(traces) == 2  # one of each shape
 
 
 def writes_a_view(network: Network, x: Tensor) -> float:
@@ -400,7 +476,7 @@ def test_the_number_of_shapes_is_bounded() -> None:
     x = torch.linspace(-1.0, 1.0, 20, dtype=torch.float64)
     for size in range(1, MAX_GRAPHS + 1):
         objective.backward(network, no_latents, x[:size])
-    with pytest.warns(UserWarning, match=f"more than {MAX_GRAPHS} shapes: steps of further shapes run uncompiled"):
+    with pytest.warns(UserWarning, match=f"more than {MAX_GRAPHS} shapes.*: steps of further ones run uncompiled"):
         objective.backward(network, no_latents, x[:12])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
