@@ -153,7 +153,7 @@ def svi_speed(
         One comparison per network and batch size, measured as they are asked for.
 
     Raises:
-        ValueError: If a name is unknown, a number below one, or a minibatch larger than an epoch.
+        ValueError: If a name is unknown, a list empty, a number below one, or a minibatch larger than an epoch.
 
     Example:
         >>> from latentmix.experiments.benchmarks.svi.speed import svi_speed
@@ -162,6 +162,9 @@ def svi_speed(
             ...
         ValueError: Expected --networks out of mlp, digits, conv16, conv64; got 'mpl'.
     """
+    for option, values in (("networks", networks), ("batch_sizes", batch_sizes), ("contestants", contestants)):
+        if not values:
+            raise ValueError(f"Expected --{option} of at least one; got none.")
     for option, names, known in (("networks", networks, ARCHITECTURES), ("contestants", contestants, CONTESTANTS)):
         for name in names:
             if name not in known:
@@ -316,8 +319,8 @@ class _Comparison:
     def _floor(self, measured: dict[str, Any], medians: Mapping[str, float]) -> Floor:
         step = measured["operations"] / measured["rate"] + measured["bytes"] / measured["memory_rate"]
         seconds = self.case.steps * step
-        ratios = (_ratio(seconds, medians.get(other)) for other in (PYTORCH, NUMPYRO))
-        return Floor(seconds, *ratios, **measured)
+        to_pytorch, to_numpyro = (_ratio(seconds, medians.get(other)) for other in (PYTORCH, NUMPYRO))
+        return Floor(seconds, to_pytorch, to_numpyro, **measured)
 
     def _start(self, contestants: Mapping[str, Contestant]) -> None:
         """Start processes, all at once, and wait until they are ready."""
