@@ -214,7 +214,7 @@ def _reporter() -> Callable[[str], None] | None:
 
 
 def _whole(option: str, word: str) -> int:
-    if not (word.isascii() and word.isdecimal() and len(word) < 16):
+    if not (word.isascii() and word.isdecimal() and len(word) < 100):
         raise UsageError(f"Expected whole numbers with commas between them for {option}, as in 64,128; got {word!r}.")
     return int(word)
 

@@ -17,7 +17,6 @@ FAKES = {
     "fails-later": Contestant("fake_contestants:fails_later"),
     "dies": Contestant("fake_contestants:dies"),
     "is-unavailable": Contestant("fake_contestants:is_unavailable"),
-    "sleeps": Contestant("fake_contestants:sleeps"),
     "shows-threads": Contestant("fake_contestants:shows_threads"),
     "is-not-there": Contestant("fake_contestants:no_such_function"),
     "is-not-installed": Contestant("fake_contestants:trains", library="no_such_library"),

@@ -55,12 +55,6 @@ def is_unavailable(case, data, turn):
     raise UnavailableError("it takes another machine")
 
 
-def sleeps(case, data, turn):
-    turn()
-    note(f"pid {os.getpid()}")
-    time.sleep(300)
-
-
 def shows_threads(case, data, turn):
     while turn():
         pass
