@@ -27,14 +27,15 @@ __all__ = ["BATCH_SIZES", "IMAGES", "LEGEND", "NETWORKS", "TURNS", "Figures", "F
 NETWORKS, BATCH_SIZES, IMAGES, TURNS = ("mlp",), (64, 128, 256), 20_480, 5
 
 LEGEND = """\
-s/epoch   median of the turns; min and spread, (max - min) / median, of the same
-/pytorch  s/epoch in units of hand-written eager PyTorch; /numpyro of NumPyro's jitted scan
-us/step   s/epoch per step
-start     s that the first epoch takes longer: making networks, compiling with empty caches; again: in a second process
-          with inductor's cache
-cores     processor time per time;   MiB   greatest growth of resident memory, without data and imported libraries
-nats      negative ELBO per datum, mean of the last epoch
-floor     products at the best rate measured here, and Adam's traffic with memory at that of a copy of as many bytes
+s/epoch, min  seconds of an epoch, the median of the turns and the least; spread: (max - min) / median
+/pytorch      s/epoch in units of hand-written eager PyTorch; /numpyro: of NumPyro
+us/step       microseconds of a step
+start         seconds that the first epoch takes longer, to make networks and to compile with empty caches
+again         the same in a second process, which finds inductor's cache
+cores         processor seconds per second
+MiB           growth of resident memory at its greatest, without the data and the libraries imported before
+nats          negative ELBO per datum, the mean of the last epoch: all should agree within a few
+floor         products at the best rate measured here, and Adam's reading and writing at that of a copy
 """
 
 
