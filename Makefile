@@ -24,7 +24,7 @@ help:
 	@echo 'make test     run the tests                                  (ARGS="tests/models -x")'
 	@echo 'make verify   run the long proofs that are not up to date    (ARGS="NAME --force")'
 	@echo 'make lint     ruff and mypy'
-	@echo 'make bench    measure the speed of SVI and of EM'
+	@echo 'make bench    measure the speed of SVI and of EM             (ARGS="--networks mlp,conv16 --json FILE")'
 	@echo 'make gallery  draw every picture at full length into one page, and those of the README anew'
 	@echo 'make clean    remove build products and caches; .venv and runs/ stay'
 
@@ -69,8 +69,7 @@ gallery: setup
 	@cp runs/gallery-full/digits_mlp2/figures/latents_none.png experiments/gallery/latents.png
 
 bench: setup
-	@$(LATENTMIX) bench svi
-	@$(LATENTMIX) bench em $(ARGS)
+	@$(LATENTMIX) bench all $(ARGS)
 
 clean:
 	@rm -rf build dist *.egg-info .typing .mypy_cache .ruff_cache .pytest_cache

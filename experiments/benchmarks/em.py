@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import math
 import os
 import statistics
@@ -13,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from latentmix.experiments.benchmarks.libraries import OURS, Fit, contestants
+from latentmix.experiments.benchmarks.memory import grown
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.em.density import log_joint
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
@@ -103,8 +101,8 @@ def em_speed(
         threads: Threads of every library; by default those of torch.
         report: Called with a line on each step.
 
-    Yields:
-        One comparison per size and covariance type.
+    Returns:
+        One comparison per size and covariance type, measured as they are asked for.
 
     Raises:
         ValueError: If a number is below one, there are fewer points than components, or the dtype or covariance type
@@ -123,20 +121,7 @@ def em_speed(
         if count < n_components:
             raise ValueError(f"Expected as many points as components at least; got {count} for {n_components}.")
     number = torch.get_num_threads() if threads is None else threads
-    done, total = 0, len(sizes) * len(covariance_types)
-    for size in sizes:
-        x = _points(*size).astype(dtype)
-        for covariance_type in covariance_types:
-            done += 1
-            named = f"[{done}/{total}] {size[0]:,} x {size[1]}, {size[2]} components, {covariance_type}"
-
-            def tell(step: str, named: str = named) -> None:
-                if report is not None:
-                    report(f"{named}: {step}")
-
-            with _quiet(number):
-                comparison = _compare(x, size, covariance_type, iterations, repeats, seconds, number, tell)
-            yield comparison
+    return _rows(sizes, covariance_types, iterations, repeats, seconds, dtype, number, report)
 
 
 def table(row: EMSpeed) -> str:
@@ -152,6 +137,32 @@ def table(row: EMSpeed) -> str:
         for name, library in row.contestants.items()
     ]
     return "\n".join([*lines, *(f"  {name}: {reason}" for name, reason in row.missing.items())])
+
+
+def _rows(
+    sizes: Sequence[tuple[int, int, int]],
+    covariance_types: Sequence[CovarianceType],
+    iterations: int,
+    repeats: int,
+    seconds: float,
+    dtype: str,
+    number: int,
+    report: Callable[[str], None] | None,
+) -> Iterator[EMSpeed]:
+    done, total = 0, len(sizes) * len(covariance_types)
+    for size in sizes:
+        x = _points(*size).astype(dtype)
+        for covariance_type in covariance_types:
+            done += 1
+            named = f"[{done}/{total}] {size[0]:,} x {size[1]}, {size[2]} components, {covariance_type}"
+
+            def tell(step: str, named: str = named) -> None:
+                if report is not None:
+                    report(f"{named}: {step}")
+
+            with _quiet(number):
+                comparison = _compare(x, size, covariance_type, iterations, repeats, seconds, number, tell)
+            yield comparison
 
 
 def _compare(
@@ -173,7 +184,7 @@ def _compare(
         tell(f"memory of {name}")
         try:
             fits[name](x, start, 1)  # imports and set-up are not measured
-            fitted, memory[name] = _grown(partial(fits[name], x, start, iterations + 1))
+            fitted, memory[name] = grown(partial(fits[name], x, start, iterations + 1))
         except Exception as error:
             if name == OURS:
                 raise
@@ -237,25 +248,6 @@ def _seconds(fit: Fit, x: NDArray[Any], start: MixtureParameters, iterations: in
     begin = time.perf_counter()
     fit(x, start, iterations)
     return time.perf_counter() - begin
-
-
-def _grown[T](call: Callable[[], T]) -> tuple[T, float]:
-    """The result of a call, and the greatest growth of resident memory during it in MiB, as Linux counts it."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator keeps would hide growth
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-    except (OSError, AttributeError):
-        return call(), math.nan
-    result = call()
-    return result, (_status("VmHWM") - before) / 1024
-
-
-def _status(field: str) -> int:
-    """A figure of the process in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 @contextmanager

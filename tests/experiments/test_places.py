@@ -30,6 +30,8 @@ FILES = [
     ["ex-post", "run", "--out", "{}.json"],
     ["sample", "run", "--out", "{}.npy"],
     ["bench", "em", "--out", "{}.json"],
+    ["bench", "svi", "--out", "{}.json"],
+    ["bench", "all", "--json", "{}.json"],
 ]
 
 

@@ -139,7 +139,7 @@ def test_progress_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys, ter
     assert "times of all" not in captured.out
 
 
-@pytest.mark.parametrize("command", [["select"], ["bench", "em"]])
+@pytest.mark.parametrize("command", [["select"], ["bench", "em"], ["bench", "svi"], ["bench", "all"]])
 def test_help_states_the_default_of_every_option(command: list[str], monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):

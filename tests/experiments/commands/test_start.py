@@ -89,6 +89,10 @@ def test_wrong_commands_import_no_torch(tmp_path):
         "select there --n_components few",
         "bench speed",
         "bench em --sizes large",
+        "bench svi --networks large",
+        "bench svi --batch_sizes 64,large",
+        "bench svi --out there/nothere/speed.json",
+        "bench all --json there/config.yaml",
     )
     for command, (code, error, packages) in outcomes("list", "--version", "--help", *refused, cwd=tmp_path):
         assert code == (2 if command in refused else 0), command

@@ -223,6 +223,8 @@ COMMANDS = {
     "an empty word": (["select", "points.npy", "--criteria", "bic,,icl"], "Expected words with commas between them"),
     "a covariance type": (["select", "points.npy", "--covariance_types", "full, round"], "(option --covariance_types)"),
     "a size": (["bench", "em", "--sizes", "10x2x2, a"], "Expected --sizes"),
+    "a network": (["bench", "svi", "--networks", "mlp,conv"], "out of mlp, digits, conv16, conv64; got 'conv'"),
+    "a batch size": (["bench", "all", "--batch_sizes", "64,x"], "with commas between them for --batch_sizes, as in"),
     "of samples": (["sample", "folder", "-n", "0"], "Expected -n of at least 1"),
 }
 

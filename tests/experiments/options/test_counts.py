@@ -47,6 +47,8 @@ def test_every_whole_number_of_an_experiment_has_a_bound() -> None:
         (["sweep", "digits", "--grid", "epochs=1", "--n-jobs"], "--n-jobs"),
         (["gallery", "--n-jobs"], "--n-jobs"),
         (["bench", "em", "--repeats"], "--repeats"),
+        (["bench", "svi", "--turns"], "--turns"),
+        (["bench", "all", "--batch_sizes"], "--batch_sizes"),
         (["run", "digits", "--objective.num_particles"], "--objective.num_particles"),
         (["run", "digits", "--print_config", "--epochs"], "--epochs"),
     ],
