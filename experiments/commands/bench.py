@@ -35,21 +35,23 @@ scikit-learn, pomegranate and torchgmm, a table for each size and covariance typ
 """
 SVI = """\
 contestants:
-  latentmix         `latentmix.inference.fit`; -compiled: with compile=True; -bf16: with precision="bf16-mixed"
-  pyro              `pyro.infer.SVI.step` with Pyro's Adam
-  pytorch           written by hand, with one fused Adam; -compiled: with the loss under `torch.compile`
-  numpyro           `numpyro.infer.SVI`, jitted, one `lax.scan` an epoch
+  latentmix, latentmix-compiled                `latentmix.inference.fit`, without and with compile=True
+  latentmix-bf16, latentmix-compiled-bf16      the same with precision="bf16-mixed"
+  pyro                                         `pyro.infer.SVI.step` with Pyro's Adam
+  pytorch, pytorch-compiled                    written by hand, with one fused Adam; the loss under `torch.compile`
+  numpyro                                      `numpyro.infer.SVI`, jitted, one `lax.scan` an epoch
 
 networks:
-  mlp               784-400-50, a hidden layer each way
-  digits, conv16, conv64    those of the presets digits, mnist_conv16, mnist_conv64
+  mlp                                          784-400-50, a hidden layer each way
+  digits, conv16, conv64                       those of the presets digits, mnist_conv16, mnist_conv64
 
-Data are random binary images. Every contestant has a process of its own; they take turns, an epoch each. A table for
-each network and batch size is printed as it is done; a contestant that is not installed, or fails, is a line in it.
+Data are random binary images, on the CPU. Every contestant has a process of its own; they take turns, an epoch each. A
+table for each network and batch size is printed as it is done; a contestant that is not installed, or fails, is a line
+in it.
 
 {legend}"""
 ALL = """\
-SVI is measured first, then EM; `latentmix bench svi --help` and `latentmix bench em --help` explain the tables.
+SVI is measured first, then EM; `latentmix bench svi --help` and `latentmix bench em --help` explain what is printed.
 """
 SIZES, SIZES_OF_ALL = "60000x20x10,200000x10x50,1000000x8x10", "60000x20x10,200000x10x50"
 EM_NUMBERS = {
@@ -89,9 +91,8 @@ def bench_svi(words: list[str]) -> None:
     rows = _svi_rows(options)
     check_new_file(out)
     print(LEGEND, end="")
-    write_result(
-        out, json.dumps({"machine": machine(), "svi": _printed(rows, lambda row: f"\n{table(row)}")}, indent=1)
-    )
+    figures = {"machine": machine(), "svi": _printed(rows, lambda row: f"\n{table(row)}")}
+    write_result(out, json.dumps(figures, indent=1))
 
 
 def bench_em(words: list[str]) -> None:
@@ -149,8 +150,8 @@ def _add_svi(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", default=networks, metavar="NAMES", help=text)
     text = f"images a step, by commas (default: {sizes})"
     parser.add_argument("--batch_sizes", default=sizes, metavar="N,...", help=text)
-    everything = ",".join(CONTESTANTS)
-    parser.add_argument("--contestants", default=everything, metavar="NAMES", help=f"by commas (default: {everything})")
+    text = "what is measured, by commas (default: all)"
+    parser.add_argument("--contestants", default=",".join(CONTESTANTS), metavar="NAMES", help=text)
     numbers = {"images": (IMAGES, "images an epoch"), "turns": (TURNS, "timed epochs of each, after a first one")}
     add_numbers(parser, numbers)
 
