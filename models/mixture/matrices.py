@@ -49,15 +49,11 @@ class Matrices(CovarianceStructure):
 
     def precisions_cholesky(self, covariances: Tensor) -> Tensor:
         """Upper factors of the precisions, by way of correlations: features of very different scales do no harm."""
-        scale = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
-        safe = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
-        correlation = covariances / (safe[..., :, None] * safe[..., None, :])
-        factor, info = torch.linalg.cholesky_ex(correlation.nan_to_num(0.0, 0.0, 0.0))
-        bad = (info > 0) | ((scale <= 0) | ~scale.isfinite()).any(-1)
-        bad = bad | (factor.diagonal(dim1=-2, dim2=-1).amin(-1) < LEAST_COLLINEARITY)
-        factor = torch.where(bad[..., None, None], _identity(factor), factor)
-        upper = inverse_lower(factor).mT / safe[..., :, None]
-        return torch.where(bad[..., None, None], torch.full_like(upper, torch.nan), upper)
+        column = covariances.diagonal(dim1=-2, dim2=-1).sqrt()[..., None]
+        # NaN where a variance is not positive and finite, and then also on the diagonal of the factor.
+        factor, info = torch.linalg.cholesky_ex(covariances / (column * column.mT))
+        sound = (factor.diagonal(dim1=-2, dim2=-1).amin(-1) >= LEAST_COLLINEARITY) & (info == 0)
+        return (inverse_lower(factor).mT / column).where(sound[..., None, None], torch.nan)
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         flipped, info = torch.linalg.cholesky_ex(precisions.flip(-2, -1))
@@ -105,7 +101,7 @@ class Matrices(CovarianceStructure):
     def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
         if self.shared:
             return (scatter - (shift * counts[:, None]).T @ shift) / counts.sum()
-        return scatter / counts[:, None, None] - shift[:, :, None] * shift[:, None, :]
+        return torch.addcmul(scatter / counts[:, None, None], shift[:, :, None], shift[:, None, :], value=-1)
 
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
         shared = self.shared and variance.ndim > 1

@@ -40,9 +40,13 @@ def coefficients(
         >>> coefficients(diagonal, diagonal.features(1, means.device), means, torch.ones(1, 1), torch.zeros(1))
         tensor([[ 3.0000, -4.5000, -0.5000]])
     """
-    own = structure.by_component(precisions)
-    linear = (own @ means[..., None])[..., 0] if structure.correlated else own * means
-    parts = [linear, (log_scale - 0.5 * (linear * means).sum(-1))[..., None]]
+    if not structure.correlated:
+        linear = structure.by_component(precisions) * means
+    elif structure.shared:
+        linear = means @ precisions
+    else:
+        linear = (precisions @ means[..., None])[..., 0]
+    parts = [linear, torch.sub(log_scale, (linear * means).sum(-1), alpha=0.5)[..., None]]
     if features.size:
         parts.append(features.coefficients(precisions).expand(*means.shape[:-1], features.size))
     return torch.cat(parts, dim=-1)
@@ -97,11 +101,11 @@ def expansion_error(
     unit = variance.sqrt()
     own = structure.by_component(precisions)
     if structure.correlated:
-        sizes = (own * (unit[:, None] * unit)).abs()
-        norm = torch.minimum(sizes.square().sum((-2, -1)).sqrt(), sizes.sum(-1).amax(-1))
+        sizes = (own * torch.outer(unit, unit)).abs()
+        norm = torch.minimum(torch.linalg.vector_norm(sizes, dim=(-2, -1)), sizes.sum(-1).amax(-1))
     else:
         norm = (own * variance).amax(-1)
-    reach = (means / unit).norm(dim=-1)
+    reach = torch.linalg.vector_norm(means / unit, dim=-1)
     if structure.shared and not shared:
         terms = ((radius + reach / 2) * reach).clamp_min(means.shape[-1]) * norm
     else:

@@ -44,7 +44,7 @@ class Variances(CovarianceStructure):
         return precisions * variance.sum() if self.isotropic else precisions @ variance
 
     def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return torch.where(covariances > 0, covariances, torch.nan).rsqrt()
+        return covariances.where(covariances > 0, torch.nan).rsqrt()
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         return precisions.where(precisions > 0, torch.nan).sqrt()
@@ -78,7 +78,7 @@ class Variances(CovarianceStructure):
         if self.shared:
             variances = (scatter - counts @ shift.square()) / counts.sum()
         else:
-            variances = scatter / counts[:, None] - shift.square()
+            variances = torch.addcmul(scatter / counts[:, None], shift, shift, value=-1)
         return variances.mean(-1) if self.isotropic else variances
 
     def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
@@ -97,8 +97,8 @@ class Variances(CovarianceStructure):
         return deviations * self.by_component(precisions_cholesky)[..., None, :]
 
     def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
-        log = self.by_component(precisions_cholesky).log()
-        return log.sum(-1) * (n_features // log.shape[-1])
+        half = self.by_component(precisions_cholesky).log().sum(-1)
+        return half * n_features if self.isotropic else half
 
 
 @final
