@@ -113,9 +113,12 @@ class MixtureParameters(Displayed):
         """Lower Cholesky factors of the covariances, `K x D x D` for every structure."""
         return self.structure.expand(self.structure.scale_tril(self.precisions_cholesky), *self.means.shape)
 
-    @property
+    @cached_property
     def collinearity(self) -> float:
-        """Least standard deviation of a feature given those before it, relative to its own; 1 without correlations."""
+        """Least standard deviation of a feature given those before it, relative to its own; 1 without correlations.
+
+        NaN where a covariance is singular.
+        """
         if not self.structure.correlated:
             return 1.0
         variances = self.covariances.diagonal(dim1=-2, dim2=-1)
@@ -125,7 +128,8 @@ class MixtureParameters(Displayed):
     @property
     def regular(self) -> bool:
         """Whether the covariances of all components are numerically positive definite."""
-        return math.isfinite(float(self.precisions_cholesky.sum())) or not bool(self.singular.any())
+        checked = self.collinearity if self.structure.correlated else float(self.precisions_cholesky.sum())
+        return math.isfinite(checked) or not bool(self.singular.any())
 
     @property
     def singular(self) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.features import QuadraticFeatures
 
-__all__ = ["ExpandedPoints", "coefficients", "expansion_error"]
+__all__ = ["ExpandedPoints", "coefficients", "expansion_error", "expansion_error_bound"]
 
 
 def coefficients(
@@ -48,7 +48,8 @@ def coefficients(
         linear = (precisions @ means[..., None])[..., 0]
     parts = [linear, torch.sub(log_scale, (linear * means).sum(-1), alpha=0.5)[..., None]]
     if features.size:
-        parts.append(features.coefficients(precisions).expand(*means.shape[:-1], features.size))
+        squares = features.coefficients(precisions)
+        parts.append(squares if squares.ndim == means.ndim else squares.expand(*means.shape[:-1], features.size))
     return torch.cat(parts, dim=-1)
 
 
@@ -111,6 +112,33 @@ def expansion_error(
     else:
         terms = 0.5 * (radius + reach).square() * norm
     return 0.5 * torch.finfo(means.dtype).eps * (features.count + 8) ** 0.5 * terms.amax()
+
+
+def expansion_error_bound(
+    structure: CovarianceStructure,
+    features: QuadraticFeatures,
+    means: Tensor,
+    precisions: Tensor,
+    variance: Tensor,
+    radius: float,
+) -> float:
+    r"""A bound on `expansion_error` that takes a third of the operations and is mostly within its tenfold.
+
+    The trace of a precision is at least its Frobenius norm, and
+    :math:`\tfrac12 (R + \lVert m_k \rVert)^2 \le R^2 + \lVert m_k \rVert^2`.
+
+    Args:
+        structure: The covariance structure.
+        features: Those of the structure.
+        means: `K x D`, about the location.
+        precisions: In the stored shape.
+        variance: `(D,)` squares of the units.
+        radius: Greatest distance of a point from the location, in these units.
+    """
+    own = structure.variances(precisions)
+    trace = own * variance.sum() if structure.isotropic else own @ variance
+    terms = float((means.square() @ variance.reciprocal()).add_(radius**2 + means.shape[1]).mul_(trace).amax())
+    return 0.5 * torch.finfo(means.dtype).eps * (features.count + 8) ** 0.5 * terms
 
 
 @final

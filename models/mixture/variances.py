@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import pyro.distributions as dist
@@ -44,7 +45,7 @@ class Variances(CovarianceStructure):
         return precisions * variance.sum() if self.isotropic else precisions @ variance
 
     def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return covariances.where(covariances > 0, torch.nan).rsqrt()
+        return covariances.rsqrt().nan_to_num(math.nan, math.nan, math.nan)
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         return precisions.where(precisions > 0, torch.nan).sqrt()
@@ -81,10 +82,11 @@ class Variances(CovarianceStructure):
             variances = torch.addcmul(scatter / counts[:, None], shift, shift, value=-1)
         return variances.mean(-1) if self.isotropic else variances
 
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        if self.shared and variance.ndim > 1:
-            variance = variance.amax(0)
-        return covariances + (variance.mean(-1) if self.isotropic else variance)
+    def regularize(self, covariances: Tensor, variance: float | Tensor) -> Tensor:
+        if isinstance(variance, Tensor):
+            variance = variance.amax(0) if self.shared and variance.ndim > 1 else variance
+            variance = variance.mean(-1) if self.isotropic else variance
+        return covariances + variance
 
     def subtract_floor(self, covariances: Tensor, floor: Tensor) -> Tensor:
         level = floor.mean() if self.isotropic else floor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.density import log_joint
-from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, Workspace, accurate
+from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, Workspace, expandable
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -74,28 +74,28 @@ class KernelEStep(EStep):
         self._kernel: Expanded | None = None
 
     @final
-    @torch.no_grad()
     def __call__(self, parameters: MixtureParameters) -> SufficientStatistics:
-        points = self.points
+        if torch.is_grad_enabled():  # not in a fit, which enters the block once
+            with torch.no_grad():
+                return self(parameters)
+        points, kernel = self.points, self._expanded(parameters)
         agree = points.processes.agree  # processes may differ in the last digits
-        if agree(accurate(parameters, points.location, points.variance, points.radius)):
-            kernel = self._expanded(parameters)
+        if kernel is not None and agree(kernel.accurate(points.variance, points.radius)):
             statistics = points.reduce(lambda: self._pass(kernel))
             if not agree(_shrunk(statistics, parameters)):
                 return statistics
         return points.reduce(lambda: self._pass(Centred(parameters, self._workspace)))
 
-    def _expanded(self, parameters: MixtureParameters) -> Expanded:
-        """The expanded kernel, which is kept for mixtures of one shape."""
-        kernel = self._kernel
-        if kernel is None or (kernel.structure, kernel.parameters.means.shape) != (
-            parameters.structure,
-            parameters.means.shape,
-        ):
-            kernel = self._kernel = Expanded(parameters, self.points.location, self._workspace)
-        else:
+    def _expanded(self, parameters: MixtureParameters) -> Expanded | None:
+        """The expanded kernel, kept for mixtures of one shape; `None` where features are too many."""
+        structure, shape, kernel = parameters.structure, parameters.means.shape, self._kernel
+        if kernel is not None and kernel.structure == structure and kernel.parameters.means.shape == shape:
             kernel.begin(parameters)
-        return kernel
+            return kernel
+        if not expandable(structure, shape[1]):
+            return None
+        self._kernel = Expanded(parameters, self.points.location, self._workspace)
+        return self._kernel
 
     @abstractmethod
     def _pass(self, kernel: Kernel) -> SufficientStatistics:

@@ -66,6 +66,7 @@ class EMResult(Displayed):
         return
 
 
+@torch.no_grad()
 def fit_em(
     x: Tensor | Points | EStep,
     start: MixtureParameters,

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
+from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
-from latentmix.models.mixture.quadratic import coefficients, expansion_error
+from latentmix.models.mixture.quadratic import coefficients, expansion_error, expansion_error_bound
 
-__all__ = ["Centred", "Expanded", "Kernel", "Workspace", "accurate"]
+__all__ = ["Centred", "Expanded", "Kernel", "Workspace", "accurate", "expandable"]
 
 _LARGEST = 16_384  # rows of a block for each thread, at most
 _VALUES = 2**19  # values of a block for each thread: 4 MB, which a cache holds
@@ -68,7 +69,7 @@ class Kernel(ABC):
     def begin(self, parameters: MixtureParameters) -> None:
         """Begin a pass under a mixture of the same shape and structure, with no block so far."""
         self.parameters = parameters
-        self._log_likelihood: Tensor | float = 0.0
+        self._log_likelihood: Tensor | None = None
         self._weight: Tensor | float = 0.0
 
     def log_joint(self, x: Tensor) -> Tensor:
@@ -96,24 +97,25 @@ class Kernel(ABC):
         summed = responsibilities.sum(0)
         density = greatest.add_(summed.log())
         if weight is None:
-            self._log_likelihood = self._log_likelihood + density.sum()
+            total = density.sum()
             responsibilities.mul_(summed.reciprocal_())
         else:
-            self._log_likelihood = self._log_likelihood + density @ weight
+            total = density @ weight
             responsibilities.mul_(weight / summed)
+        self._log_likelihood = total if self._log_likelihood is None else self._log_likelihood + total
         self.add(weight)
 
     def add(self, weight: Tensor | None) -> None:
         """Accumulate moments of the last block of `log_joint` under what `responsibilities` holds."""
-        self._weight = self._weight + (self._width if weight is None else weight.sum())
+        self._weight += self._width if weight is None else weight.sum()
         self._accumulate(weight)
 
     def _totals(self) -> tuple[Tensor, Tensor]:
         """Log-likelihood and weight of all blocks."""
-        like = self.parameters.means
+        means, log_likelihood, weight = self.parameters.means, self._log_likelihood, self._weight
         return (
-            torch.as_tensor(self._log_likelihood, dtype=like.dtype, device=like.device),
-            torch.as_tensor(self._weight, dtype=like.dtype, device=like.device),
+            means.new_zeros(()) if log_likelihood is None else log_likelihood,
+            weight if isinstance(weight, Tensor) else means.new_full((), weight),
         )
 
     def common_square(self) -> Tensor | float:
@@ -165,12 +167,22 @@ class Expanded(Kernel):
 
     def begin(self, parameters: MixtureParameters) -> None:
         super().begin(parameters)
-        means, log_scale = parameters.means - self._centres, _log_scale(parameters)
-        rows = coefficients(self.structure, self._features, means, parameters.precisions, log_scale)
+        self._offsets, log_scale = parameters.means - self._centres, _log_scale(parameters)
+        rows = coefficients(self.structure, self._features, self._offsets, parameters.precisions, log_scale)
         padding = self._padded - self.n_components
         self._coefficients = torch.cat([rows, rows.new_zeros(padding, rows.shape[1])]) if padding else rows
         self._sums: Tensor | None = None
         self._adds_total = self.structure.shared and self._total is None
+
+    def accurate(self, variance: Tensor, radius: float) -> bool:
+        """Whether `expansion_error` is at most 1e-10 for points about the centre.
+
+        Args:
+            variance: `(D,)`, as `expansion_error` takes it.
+            radius: As `expansion_error` takes it.
+        """
+        terms = (self.structure, self._features, self._offsets, self.parameters.precisions, variance, radius)
+        return expansion_error_bound(*terms) <= _TOLERANCE or float(expansion_error(*terms)) <= _TOLERANCE
 
     @property
     def responsibilities(self) -> Tensor:
@@ -186,7 +198,7 @@ class Expanded(Kernel):
         size, structure, means = self.n_features, self.structure, self.parameters.means
         log_likelihood, weight = self._totals()
         sums = means.new_zeros(self._features.count, self._padded) if self._sums is None else self._sums
-        sums = sums.mT[: self.n_components]
+        sums = (sums[:, : self.n_components] if self._padded > self.n_components else sums).mT.contiguous()
         if structure.shared:
             scatter = structure.scatter(means[:0, :1], means[:0, None]) if self._total is None else self._total
             log_likelihood = torch.sub(log_likelihood, (self.parameters.precisions * scatter).sum(), alpha=0.5)
@@ -315,12 +327,16 @@ def accurate(
         shared: As `expansion_error` takes it.
     """
     structure, n_features = parameters.structure, parameters.means.shape[1]
-    features = structure.features(n_features, location.device)
-    if n_features > _MOST_FEATURES and features.size > n_features:
+    if not expandable(structure, n_features):
         return False
-    means = parameters.means - location
+    features, means = structure.features(n_features, location.device), parameters.means - location
     error = expansion_error(structure, features, means, parameters.precisions, variance, radius, shared=shared)
     return float(error) <= _TOLERANCE
+
+
+def expandable(structure: CovarianceStructure, n_features: int) -> bool:
+    """Whether quadratic features are not too many for the expanded kernel."""
+    return n_features <= _MOST_FEATURES or structure.features(n_features, torch.device("cpu")).size <= n_features
 
 
 def _log_scale(parameters: MixtureParameters) -> Tensor:

@@ -53,7 +53,7 @@ def maximize(
     if prior is not None:
         covariances = prior.mode(counts, covariances)
     if reg_covar > 0:
-        covariances = structure.regularize(covariances, torch.full_like(variance, reg_covar))
+        covariances = structure.regularize(covariances, reg_covar)
     means = statistics.centres + statistics.shift
     return repair(MixtureParameters(counts / counts.sum(), means, covariances, structure), variance)
 
