@@ -10,7 +10,7 @@ from torch import Tensor
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.features import QuadraticFeatures
 
-__all__ = ["ExpandedPoints", "coefficients", "expansion_error", "expansion_error_bound"]
+__all__ = ["ExpandedPoints", "ExpansionErrorBound", "coefficients", "expansion_error"]
 
 
 def coefficients(
@@ -49,7 +49,8 @@ def coefficients(
     parts = [linear, torch.sub(log_scale, (linear * means).sum(-1), alpha=0.5)[..., None]]
     if features.size:
         squares = features.coefficients(precisions)
-        parts.append(squares if squares.ndim == means.ndim else squares.expand(*means.shape[:-1], features.size))
+        shape = (*means.shape[:-1], features.size)
+        parts.append(squares if squares.shape == shape else squares.expand(shape))
     return torch.cat(parts, dim=-1)
 
 
@@ -114,31 +115,43 @@ def expansion_error(
     return 0.5 * torch.finfo(means.dtype).eps * (features.count + 8) ** 0.5 * terms.amax()
 
 
-def expansion_error_bound(
-    structure: CovarianceStructure,
-    features: QuadraticFeatures,
-    means: Tensor,
-    precisions: Tensor,
-    variance: Tensor,
-    radius: float,
-) -> float:
-    r"""A bound on `expansion_error` that takes a third of the operations and is mostly within its tenfold.
+@final
+class ExpansionErrorBound:
+    r"""A bound on `expansion_error` that takes a third of the operations, for many mixtures over the same points.
 
-    The trace of a precision is at least its Frobenius norm, and
+    It is mostly within the tenfold: the trace of a precision is at least its Frobenius norm, and
     :math:`\tfrac12 (R + \lVert m_k \rVert)^2 \le R^2 + \lVert m_k \rVert^2`.
 
     Args:
         structure: The covariance structure.
         features: Those of the structure.
-        means: `K x D`, about the location.
-        precisions: In the stored shape.
         variance: `(D,)` squares of the units.
         radius: Greatest distance of a point from the location, in these units.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.models.mixture.quadratic import ExpansionErrorBound
+        >>> diagonal, zeros, ones = covariance_structure("diag"), torch.zeros(1, 2).double(), torch.ones(1, 2).double()
+        >>> bound = ExpansionErrorBound(diagonal, diagonal.features(2, zeros.device), ones[0], 4.0)
+        >>> bound(zeros, ones) < 1e-13
+        True
     """
-    own = structure.variances(precisions)
-    trace = own * variance.sum() if structure.isotropic else own @ variance
-    terms = float((means.square() @ variance.reciprocal()).add_(radius**2 + means.shape[1]).mul_(trace).amax())
-    return 0.5 * torch.finfo(means.dtype).eps * (features.count + 8) ** 0.5 * terms
+
+    def __init__(
+        self, structure: CovarianceStructure, features: QuadraticFeatures, variance: Tensor, radius: float
+    ) -> None:
+        self._structure = structure
+        self._variance = variance.sum() if structure.isotropic else variance
+        self._inverse = variance.reciprocal()
+        self._least = radius**2 + len(variance)
+        self._unit = 0.5 * torch.finfo(variance.dtype).eps * (features.count + 8) ** 0.5
+
+    def __call__(self, means: Tensor, precisions: Tensor) -> float:
+        """The bound for `K x D` means, about the location, and precisions in the stored shape; NaN where singular."""
+        own = self._structure.variances(precisions)
+        trace = own * self._variance if self._structure.isotropic else own @ self._variance
+        return self._unit * float((means.square() @ self._inverse).add_(self._least).mul_(trace).amax())
 
 
 @final

@@ -99,8 +99,9 @@ class Variances(CovarianceStructure):
         return deviations * self.by_component(precisions_cholesky)[..., None, :]
 
     def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
-        half = self.by_component(precisions_cholesky).log().sum(-1)
-        return half * n_features if self.isotropic else half
+        log = precisions_cholesky.log()
+        half = log * n_features if self.isotropic else log.sum(-1)
+        return half[..., None] if self.shared else half
 
 
 @final

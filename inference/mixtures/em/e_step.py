@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.density import log_joint
-from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, Workspace, expandable
+from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, Workspace, accurate, expandable
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.parameters import MixtureParameters
@@ -80,7 +80,7 @@ class KernelEStep(EStep):
                 return self(parameters)
         points, kernel = self.points, self._expanded(parameters)
         agree = points.processes.agree  # processes may differ in the last digits
-        if kernel is not None and agree(kernel.accurate(points.variance, points.radius)):
+        if kernel is not None and agree(self._accurate(kernel)):
             statistics = points.reduce(lambda: self._pass(kernel))
             if not agree(_shrunk(statistics, parameters)):
                 return statistics
@@ -94,8 +94,15 @@ class KernelEStep(EStep):
             return kernel
         if not expandable(structure, shape[1]):
             return None
-        self._kernel = Expanded(parameters, self.points.location, self._workspace)
-        return self._kernel
+        kernel = self._kernel = Expanded(parameters, self.points.location, self._workspace)
+        self._error = kernel.bound(self.points.variance, self.points.radius)
+        return kernel
+
+    def _accurate(self, kernel: Expanded) -> bool:
+        points = self.points
+        if kernel.accurate(self._error):
+            return True
+        return accurate(kernel.parameters, points.location, points.variance, points.radius)
 
     @abstractmethod
     def _pass(self, kernel: Kernel) -> SufficientStatistics:

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
-from latentmix.models.mixture.quadratic import coefficients, expansion_error, expansion_error_bound
+from latentmix.models.mixture.quadratic import ExpansionErrorBound, coefficients, expansion_error
 
 __all__ = ["Centred", "Expanded", "Kernel", "Workspace", "accurate", "expandable"]
 
@@ -174,15 +174,13 @@ class Expanded(Kernel):
         self._sums: Tensor | None = None
         self._adds_total = self.structure.shared and self._total is None
 
-    def accurate(self, variance: Tensor, radius: float) -> bool:
-        """Whether `expansion_error` is at most 1e-10 for points about the centre.
+    def bound(self, variance: Tensor, radius: float) -> ExpansionErrorBound:
+        """Bounds on `expansion_error` for points about the centre, of that variance and radius."""
+        return ExpansionErrorBound(self.structure, self._features, variance, radius)
 
-        Args:
-            variance: `(D,)`, as `expansion_error` takes it.
-            radius: As `expansion_error` takes it.
-        """
-        terms = (self.structure, self._features, self._offsets, self.parameters.precisions, variance, radius)
-        return expansion_error_bound(*terms) <= _TOLERANCE or float(expansion_error(*terms)) <= _TOLERANCE
+    def accurate(self, bound: ExpansionErrorBound) -> bool:
+        """Whether the error is at most 1e-10 even by that bound; if not, see `accurate`."""
+        return bound(self._offsets, self.parameters.precisions) <= _TOLERANCE
 
     @property
     def responsibilities(self) -> Tensor:
