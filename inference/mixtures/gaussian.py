@@ -327,6 +327,8 @@ class GaussianMixture(MixtureEstimator):
 
     def _agree(self, points: Points, given: dict[str, bool]) -> None:
         """Refuse options that differ between processes, and what is given on one of them alone."""
+        if points.processes.alone:
+            return
         own = {name: repr(value) for name, value in self.get_params().items() if name not in _PER_PROCESS}
         own |= {name: "one" if there else "none" for name, there in given.items()}
         every = points.gather(lambda: own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import final
 
 import torch
@@ -71,12 +72,28 @@ class QuadraticFeatures(ABC):
 class Products(QuadraticFeatures):
     """All products of two features, each once: of each feature and the one `s` places on, cyclically."""
 
-    def __init__(self, n_features: int, device: torch.device) -> None:
-        super().__init__(n_features, device)
-        place = torch.arange(self.size, device=device)
-        self._first = place % n_features
-        self._second = (self._first + place // n_features) % n_features
-        self._once = -torch.where(self._first == self._second, 0.5, 1.0).double()
+    @cached_property
+    def _places(self) -> Tensor:
+        """Where each product stands in a flat `D x D` matrix, row by row: `(size,)`."""
+        place = torch.arange(self.size, device=self.device)
+        first = place % self.n_features
+        return first * self.n_features + (first + place // self.n_features) % self.n_features
+
+    @cached_property
+    def _once(self) -> Tensor:
+        """Coefficients of the products in minus half a quadratic form whose symmetric matrix holds ones: `(size,)`."""
+        square = self._places % (self.n_features + 1) == 0
+        return -torch.where(square, 0.5, 1.0).double()
+
+    @cached_property
+    def _products(self) -> Tensor:
+        """The product that stands in each place of a flat symmetric `D x D` matrix: `(D * D,)`."""
+        products = torch.empty(self.n_features**2, dtype=torch.long, device=self.device)
+        rows, columns = self._places // self.n_features, self._places % self.n_features
+        products[columns * self.n_features + rows] = products[self._places] = torch.arange(
+            self.size, device=self.device
+        )
+        return products
 
     @property
     def size(self) -> int:
@@ -98,13 +115,11 @@ class Products(QuadraticFeatures):
             torch.mul(points[:half], points[half:], out=products[whole * size :])
 
     def coefficients(self, precisions: Tensor) -> Tensor:
-        chosen = precisions.flatten(-2).index_select(-1, self._first * self.n_features + self._second)
+        chosen = precisions.flatten(-2).index_select(-1, self._places)
         return chosen * self._once.to(precisions.dtype)
 
     def scatter(self, moments: Tensor) -> Tensor:
-        scatter = moments.new_empty(len(moments), self.n_features, self.n_features)
-        scatter[:, self._first, self._second] = scatter[:, self._second, self._first] = moments
-        return scatter
+        return moments.index_select(1, self._products).view(-1, self.n_features, self.n_features)
 
 
 @final
@@ -143,7 +158,7 @@ class SquaredNorm(QuadraticFeatures):
         torch.sum(block[:size], 0, out=block[-1])
 
     def coefficients(self, precisions: Tensor) -> Tensor:
-        return -0.5 * precisions[..., None]
+        return (-0.5 * precisions)[..., None]
 
     def scatter(self, moments: Tensor) -> Tensor:
         return (moments / self.n_features).expand(-1, self.n_features)

@@ -48,16 +48,14 @@ class Matrices(CovarianceStructure):
         return torch.linalg.solve_triangular(self.root(scales, correlation), root, upper=False).square().sum((-2, -1))
 
     def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        """Upper factors of the precisions, by way of correlations: features of very different scales do no harm."""
-        scale = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
-        safe = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
-        correlation = covariances / (safe[..., :, None] * safe[..., None, :])
-        factor, info = torch.linalg.cholesky_ex(correlation.nan_to_num(0.0, 0.0, 0.0))
-        bad = (info > 0) | ((scale <= 0) | ~scale.isfinite()).any(-1)
-        bad = bad | (factor.diagonal(dim1=-2, dim2=-1).amin(-1) < LEAST_COLLINEARITY)
-        factor = torch.where(bad[..., None, None], _identity(factor), factor)
-        upper = inverse_lower(factor).mT / safe[..., :, None]
-        return torch.where(bad[..., None, None], torch.full_like(upper, torch.nan), upper)
+        """Upper factors of the precisions; features of very different scales do no harm."""
+        factor, info = torch.linalg.cholesky_ex(covariances)
+        upper = inverse_lower(factor).mT
+        # NaN where a variance is not positive and finite.
+        given = factor.diagonal(dim1=-2, dim2=-1) / covariances.diagonal(dim1=-2, dim2=-1).sqrt()
+        if not int(info.max()) and float(given.amin()) >= LEAST_COLLINEARITY:
+            return upper
+        return upper.where(((given.amin(-1) >= LEAST_COLLINEARITY) & (info == 0))[..., None, None], torch.nan)
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         flipped, info = torch.linalg.cholesky_ex(precisions.flip(-2, -1))
@@ -104,12 +102,15 @@ class Matrices(CovarianceStructure):
 
     def estimate(self, counts: Tensor, scatter: Tensor, shift: Tensor) -> Tensor:
         if self.shared:
-            return (scatter - (shift * counts[:, None]).T @ shift) / counts.sum()
-        return scatter / counts[:, None, None] - shift[:, :, None] * shift[:, None, :]
+            return torch.addmm(scatter, (shift * counts[:, None]).T, shift, alpha=-1) / counts.sum()
+        return torch.addcmul(scatter / counts[:, None, None], shift[:, :, None], shift[:, None, :], value=-1)
 
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        shared = self.shared and variance.ndim > 1
-        return covariances + torch.diag_embed(variance.amax(0) if shared else variance)
+    def regularize(self, covariances: Tensor, variance: float | Tensor) -> Tensor:
+        if isinstance(variance, Tensor) and self.shared and variance.ndim > 1:
+            variance = variance.amax(0)
+        raised = covariances.clone()
+        raised.diagonal(dim1=-2, dim2=-1).add_(variance)
+        return raised
 
     def features(self, n_features: int, device: torch.device) -> QuadraticFeatures:
         return (NoSquares if self.shared else Products)(n_features, device)
@@ -142,4 +143,4 @@ def _identity(like: Tensor) -> Tensor:
 
 def inverse_lower(lower: Tensor) -> Tensor:
     """Inverses of `... x D x D` lower triangular matrices."""
-    return torch.linalg.solve_triangular(lower, _identity(lower).expand_as(lower), upper=False)
+    return torch.linalg.solve_triangular(lower, _identity(lower), upper=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -102,19 +103,33 @@ class MixtureParameters(Displayed):
         """Upper factors `U` of the precisions `U U^T`, in the stored shape; NaN where singular."""
         return self.structure.precisions_cholesky(self.covariances) if self.factors is None else self.factors
 
+    @cached_property
+    def precisions(self) -> Tensor:
+        """Inverses of the covariances, in the stored shape."""
+        return self.structure.precisions(self.precisions_cholesky)
+
     @property
     def scale_tril(self) -> Tensor:
         """Lower Cholesky factors of the covariances, `K x D x D` for every structure."""
         return self.structure.expand(self.structure.scale_tril(self.precisions_cholesky), *self.means.shape)
 
-    @property
+    @cached_property
     def collinearity(self) -> float:
-        """Least standard deviation of a feature given those before it, relative to its own; 1 without correlations."""
+        """Least standard deviation of a feature given those before it, relative to its own; 1 without correlations.
+
+        NaN where a covariance is singular.
+        """
         if not self.structure.correlated:
             return 1.0
         variances = self.covariances.diagonal(dim1=-2, dim2=-1)
         given = self.precisions_cholesky.diagonal(dim1=-2, dim2=-1)
-        return float((variances.sqrt() * given).reciprocal().amin())
+        return float((variances.sqrt() * given).amax().reciprocal())
+
+    @property
+    def regular(self) -> bool:
+        """Whether the covariances of all components are numerically positive definite."""
+        checked = self.collinearity if self.structure.correlated else float(self.precisions_cholesky.sum())
+        return math.isfinite(checked) or not bool(self.singular.any())
 
     @property
     def singular(self) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.features import QuadraticFeatures
 
-__all__ = ["ExpandedPoints", "coefficients", "expansion_error"]
+__all__ = ["ExpandedPoints", "ExpansionErrorBound", "coefficients", "expansion_error"]
 
 
 def coefficients(
@@ -40,11 +40,17 @@ def coefficients(
         >>> coefficients(diagonal, diagonal.features(1, means.device), means, torch.ones(1, 1), torch.zeros(1))
         tensor([[ 3.0000, -4.5000, -0.5000]])
     """
-    own = structure.by_component(precisions)
-    linear = (own @ means[..., None])[..., 0] if structure.correlated else own * means
-    parts = [linear, (log_scale - 0.5 * (linear * means).sum(-1))[..., None]]
+    if not structure.correlated:
+        linear = structure.by_component(precisions) * means
+    elif structure.shared:
+        linear = means @ precisions
+    else:
+        linear = (precisions @ means[..., None])[..., 0]
+    parts = [linear, torch.sub(log_scale, (linear * means).sum(-1), alpha=0.5)[..., None]]
     if features.size:
-        parts.append(features.coefficients(precisions).expand(*means.shape[:-1], features.size))
+        squares = features.coefficients(precisions)
+        shape = (*means.shape[:-1], features.size)
+        parts.append(squares if squares.shape == shape else squares.expand(shape))
     return torch.cat(parts, dim=-1)
 
 
@@ -97,16 +103,55 @@ def expansion_error(
     unit = variance.sqrt()
     own = structure.by_component(precisions)
     if structure.correlated:
-        sizes = (own * (unit[:, None] * unit)).abs()
-        norm = torch.minimum(sizes.square().sum((-2, -1)).sqrt(), sizes.sum(-1).amax(-1))
+        sizes = (own * torch.outer(unit, unit)).abs()
+        norm = torch.minimum(torch.linalg.vector_norm(sizes, dim=(-2, -1)), sizes.sum(-1).amax(-1))
     else:
         norm = (own * variance).amax(-1)
-    reach = (means / unit).norm(dim=-1)
+    reach = torch.linalg.vector_norm(means / unit, dim=-1)
     if structure.shared and not shared:
         terms = ((radius + reach / 2) * reach).clamp_min(means.shape[-1]) * norm
     else:
         terms = 0.5 * (radius + reach).square() * norm
     return 0.5 * torch.finfo(means.dtype).eps * (features.count + 8) ** 0.5 * terms.amax()
+
+
+@final
+class ExpansionErrorBound:
+    r"""A bound on `expansion_error` that takes a third of the operations, for many mixtures over the same points.
+
+    It is mostly within the tenfold: the trace of a precision is at least its Frobenius norm, and
+    :math:`\tfrac12 (R + \lVert m_k \rVert)^2 \le R^2 + \lVert m_k \rVert^2`.
+
+    Args:
+        structure: The covariance structure.
+        features: Those of the structure.
+        variance: `(D,)` squares of the units.
+        radius: Greatest distance of a point from the location, in these units.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.mixture.covariances import covariance_structure
+        >>> from latentmix.models.mixture.quadratic import ExpansionErrorBound
+        >>> diagonal, zeros, ones = covariance_structure("diag"), torch.zeros(1, 2).double(), torch.ones(1, 2).double()
+        >>> bound = ExpansionErrorBound(diagonal, diagonal.features(2, zeros.device), ones[0], 4.0)
+        >>> bound(zeros, ones) < 1e-13
+        True
+    """
+
+    def __init__(
+        self, structure: CovarianceStructure, features: QuadraticFeatures, variance: Tensor, radius: float
+    ) -> None:
+        self._structure = structure
+        self._variance = variance.sum() if structure.isotropic else variance
+        self._inverse = variance.reciprocal()
+        self._least = radius**2 + len(variance)
+        self._unit = 0.5 * torch.finfo(variance.dtype).eps * (features.count + 8) ** 0.5
+
+    def __call__(self, means: Tensor, precisions: Tensor) -> float:
+        """The bound for `K x D` means, about the location, and precisions in the stored shape; NaN where singular."""
+        own = self._structure.variances(precisions)
+        trace = own * self._variance if self._structure.isotropic else own @ self._variance
+        return self._unit * float((means.square() @ self._inverse).add_(self._least).mul_(trace).amax())
 
 
 @final

@@ -205,8 +205,8 @@ class CovarianceStructure(ABC):
         """
 
     @abstractmethod
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        """Covariances with `variance` (`(D,)`, or `K x D`) added to their diagonals."""
+    def regularize(self, covariances: Tensor, variance: float | Tensor) -> Tensor:
+        """Covariances with `variance` (a number, `(D,)` or `K x D`) added to their diagonals."""
 
     @abstractmethod
     def subtract_floor(self, covariances: Tensor, floor: Tensor) -> Tensor:

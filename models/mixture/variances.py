@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import pyro.distributions as dist
@@ -44,7 +45,7 @@ class Variances(CovarianceStructure):
         return precisions * variance.sum() if self.isotropic else precisions @ variance
 
     def precisions_cholesky(self, covariances: Tensor) -> Tensor:
-        return torch.where(covariances > 0, covariances, torch.nan).rsqrt()
+        return covariances.rsqrt().nan_to_num(math.nan, math.nan, math.nan)
 
     def precisions_cholesky_from_precisions(self, precisions: Tensor) -> Tensor:
         return precisions.where(precisions > 0, torch.nan).sqrt()
@@ -78,13 +79,14 @@ class Variances(CovarianceStructure):
         if self.shared:
             variances = (scatter - counts @ shift.square()) / counts.sum()
         else:
-            variances = scatter / counts[:, None] - shift.square()
+            variances = torch.addcmul(scatter / counts[:, None], shift, shift, value=-1)
         return variances.mean(-1) if self.isotropic else variances
 
-    def regularize(self, covariances: Tensor, variance: Tensor) -> Tensor:
-        if self.shared and variance.ndim > 1:
-            variance = variance.amax(0)
-        return covariances + (variance.mean(-1) if self.isotropic else variance)
+    def regularize(self, covariances: Tensor, variance: float | Tensor) -> Tensor:
+        if isinstance(variance, Tensor):
+            variance = variance.amax(0) if self.shared and variance.ndim > 1 else variance
+            variance = variance.mean(-1) if self.isotropic else variance
+        return covariances + variance
 
     def subtract_floor(self, covariances: Tensor, floor: Tensor) -> Tensor:
         level = floor.mean() if self.isotropic else floor
@@ -97,8 +99,9 @@ class Variances(CovarianceStructure):
         return deviations * self.by_component(precisions_cholesky)[..., None, :]
 
     def half_log_det(self, precisions_cholesky: Tensor, n_features: int) -> Tensor:
-        log = self.by_component(precisions_cholesky).log()
-        return log.sum(-1) * (n_features // log.shape[-1])
+        log = precisions_cholesky.log()
+        half = log * n_features if self.isotropic else log.sum(-1)
+        return half[..., None] if self.shared else half
 
 
 @final

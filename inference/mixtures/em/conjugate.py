@@ -78,7 +78,7 @@ class ConjugatePrior(Displayed):
         size = (len(counts), len(self.mean))
         shift = statistics.sums / counts[:, None]
         within = structure.estimate(counts, statistics.scatter, shift)
-        within = structure.regularize(within, torch.full_like(self.mean, reg_covar))
+        within = structure.regularize(within, reg_covar)
         precision = self.mean_precision + counts
         offset = statistics.centres + shift - self.mean
         own = self.covariance.expand(structure.covariance_shape(*size))

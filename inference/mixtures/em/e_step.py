@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.density import log_joint
-from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, Workspace, accurate
+from latentmix.inference.mixtures.em.kernels import Centred, Expanded, Kernel, Workspace, accurate, expandable
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
-from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
 
 __all__ = ["EStep", "ExactEStep", "KernelEStep", "as_e_step"]
@@ -72,22 +71,38 @@ class KernelEStep(EStep):
     def __init__(self, points: Points) -> None:
         super().__init__(points)
         self._workspace = Workspace()
-        # Scatter about the location, which depends on the points alone where the structure is shared.
-        self._totals: dict[CovarianceStructure, Tensor] = {}
+        self._kernel: Expanded | None = None
 
     @final
-    @torch.no_grad()
     def __call__(self, parameters: MixtureParameters) -> SufficientStatistics:
-        points, structure = self.points, parameters.structure
+        if torch.is_grad_enabled():  # not in a fit, which enters the block once
+            with torch.no_grad():
+                return self(parameters)
+        points, kernel = self.points, self._expanded(parameters)
         agree = points.processes.agree  # processes may differ in the last digits
-        if agree(accurate(parameters, points.location, points.variance, points.radius)):
-            kernel = Expanded(parameters, points.location, self._totals.get(structure), self._workspace)
+        if kernel is not None and agree(self._accurate(kernel)):
             statistics = points.reduce(lambda: self._pass(kernel))
-            if kernel.total is not None:
-                self._totals[structure] = kernel.total
             if not agree(_shrunk(statistics, parameters)):
                 return statistics
         return points.reduce(lambda: self._pass(Centred(parameters, self._workspace)))
+
+    def _expanded(self, parameters: MixtureParameters) -> Expanded | None:
+        """The expanded kernel, kept for mixtures of one shape; `None` where features are too many."""
+        structure, shape, kernel = parameters.structure, parameters.means.shape, self._kernel
+        if kernel is not None and kernel.structure == structure and kernel.parameters.means.shape == shape:
+            kernel.begin(parameters)
+            return kernel
+        if not expandable(structure, shape[1]):
+            return None
+        kernel = self._kernel = Expanded(parameters, self.points.location, self._workspace)
+        self._error = kernel.bound(self.points.variance, self.points.radius)
+        return kernel
+
+    def _accurate(self, kernel: Expanded) -> bool:
+        points = self.points
+        if kernel.accurate(self._error):
+            return True
+        return accurate(kernel.parameters, points.location, points.variance, points.radius)
 
     @abstractmethod
     def _pass(self, kernel: Kernel) -> SufficientStatistics:
@@ -131,12 +146,12 @@ def as_e_step(points: Tensor | Points | EStep) -> EStep:
 def _shrunk(statistics: SufficientStatistics, parameters: MixtureParameters) -> bool:
     """Whether a covariance is less than a thousandth of what it was, in any direction: moments lost its digits."""
     structure, factors = parameters.structure, parameters.precisions_cholesky
-    counts = statistics.counts.clamp_min(torch.finfo(torch.float64).tiny)
-    now = structure.estimate(counts, statistics.scatter, statistics.sums / counts[:, None])
     if structure.correlated:
-        ratio = factors.mT @ now @ factors
+        ratio = factors.mT @ statistics.covariances @ factors
         ratio.diagonal(dim1=-2, dim2=-1).sub_(1e-3)
-        small = torch.linalg.cholesky_ex(ratio).info > 0
-    else:
-        small = structure.by_component(now * structure.precisions(factors) < 1e-3).any(-1)
-    return bool((small & ~statistics.empty).any())
+        info = torch.linalg.cholesky_ex(ratio).info
+        return int(info.max()) > 0 and bool(((info > 0) & ~statistics.empty).any())
+    ratio = statistics.covariances * parameters.precisions
+    if float(ratio.amin()) >= 1e-3:
+        return False
+    return bool((structure.by_component(ratio < 1e-3).any(-1) & ~statistics.empty).any())

@@ -66,6 +66,7 @@ class EMResult(Displayed):
         return
 
 
+@torch.no_grad()
 def fit_em(
     x: Tensor | Points | EStep,
     start: MixtureParameters,
@@ -132,13 +133,12 @@ def fit_em(
             parameters, jittered = sharpen(e_step.points, before, parameters, jittered, reg_covar)
         repaired += jittered
 
-        empty = statistics.empty
-        resets = bool(empty.any()) and iteration < max_iter and reset < _MAX_RESETS
-        resets = resets and e_step.points.count > len(empty)
-        remains = bool(empty.any()) and not resets
+        resets = statistics.any_empty and iteration < max_iter and reset < _MAX_RESETS
+        resets = resets and e_step.points.count > len(statistics.counts)
+        remains = statistics.any_empty and not resets
         if resets:
-            parameters = reset_empty(e_step, parameters, empty)
-            reset += int(empty.sum())
+            parameters = reset_empty(e_step, parameters, statistics.empty)
+            reset += int(statistics.empty.sum())
             segments.append(iteration)
 
         change = bounds[-1] - previous
@@ -149,7 +149,7 @@ def fit_em(
             break
         previous = -float("inf") if resets else bounds[-1]
     if remains:
-        warn_of_empty(int(empty.sum()), reset=False)
+        warn_of_empty(int(statistics.empty.sum()), reset=False)
     begins = tuple(first for first in segments if first < max(1, len(bounds)))
     floored = _falls(bounds, begins) if reg_covar > 0 else 0
     return _warned(EMResult(parameters, bounds, converged, reset, repaired, floored, begins))

@@ -245,7 +245,7 @@ def _from_memberships(
     if statistics.structure != structure or not _expansion_is_accurate(points, parameters):
         statistics = _statistics(points, membership, Centred(_as_wide_as(points, parameters.means, structure)))
         parameters, _ = maximize(statistics, reg_covar, points.variance)
-    if bool(statistics.empty.any()):
+    if statistics.any_empty:
         parameters = reset_empty(ExactEStep(points), parameters, statistics.empty)
         warn_of_empty(int(statistics.empty.sum()))
     return parameters

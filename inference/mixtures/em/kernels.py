@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import final
 
@@ -9,28 +10,35 @@ import torch
 from torch import Tensor
 
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
+from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
-from latentmix.models.mixture.quadratic import coefficients, expansion_error
+from latentmix.models.mixture.quadratic import ExpansionErrorBound, coefficients, expansion_error
 
-__all__ = ["Centred", "Expanded", "Kernel", "Workspace", "accurate"]
+__all__ = ["Centred", "Expanded", "Kernel", "Workspace", "accurate", "expandable"]
 
 _LARGEST = 16_384  # rows of a block for each thread, at most
 _VALUES = 2**19  # values of a block for each thread: 4 MB, which a cache holds
 _TOLERANCE = 1e-10
+_LOG2_E = 1 / math.log(2)
 # With more, products of pairs outgrow everything else, and the centred kernel is as fast.
 _MOST_FEATURES = 64
 
 
 @final
 class Workspace:
-    """Memory in float64 that kernels reuse, one after another."""
+    """Memory in float64 that kernels reuse, one after another.
+
+    Attributes:
+        holder: The last kernel that took memory: what others wrote is lost.
+    """
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
+        self.holder: Kernel | None = None
 
-    def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
+    def take(self, holder: Kernel, rows: int, columns: int, like: Tensor) -> Tensor:
         """Uninitialised memory of that shape, in the dtype and on the device of `like`."""
-        size = rows * columns
+        self.holder, size = holder, rows * columns
         if self._memory.numel() < size or self._memory.dtype != like.dtype or self._memory.device != like.device:
             self._memory = like.new_empty(size)
         return self._memory[:size].view(rows, columns)
@@ -39,8 +47,8 @@ class Workspace:
 class Kernel(ABC):
     """Log joints of blocks of points, and the sum of their moments under responsibilities.
 
-    A block is passed to `log_joint`, its responsibilities are written to `responsibilities`, and `add` accumulates.
-    Memory is reused from block to block, so that nothing is allocated, and is laid out components (or features) by
+    A block is passed to `log_joint`, its responsibilities are written to `responsibilities`, and `add` accumulates;
+    `begin` begins with another mixture. Memory is reused from block to block, so that nothing is allocated, and is laid out components (or features) by
     points, so that sums over components run along contiguous points.
 
     Args:
@@ -50,23 +58,29 @@ class Kernel(ABC):
     """
 
     def __init__(self, parameters: MixtureParameters, values: int, workspace: Workspace | None) -> None:
-        self.parameters, self.structure = parameters, parameters.structure
+        self.structure = parameters.structure
         self.n_components, self.n_features = parameters.means.shape
         threads = torch.get_num_threads() if parameters.means.device.type == "cpu" else 16
         self.rows = max(64, min(threads * _VALUES // values, threads * _LARGEST))
         self._values, self._width = values, 0
         self._workspace = Workspace() if workspace is None else workspace
-        self._log_likelihood = parameters.means.new_zeros(())
-        self._weight = parameters.means.new_zeros(())
+        self.begin(parameters)
+
+    def begin(self, parameters: MixtureParameters) -> None:
+        """Begin a pass under a mixture of the same shape and structure, with no block so far."""
+        self.parameters = parameters
+        self._log_likelihood: Tensor | None = None
+        self._weight: Tensor | float = 0.0
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Log of weight times density, `K x b`, of `b x D` points in any dtype; valid until the next block.
 
-        The expanded kernel leaves out the square that components of a shared covariance have in common.
+        The expanded kernel leaves out the square that components of a shared covariance have in common, and takes a
+        block as unchanged where it is the same object as the last one.
         """
-        if len(x) != self._width:
+        if len(x) != self._width or self._workspace.holder is not self:
             self._width = len(x)
-            self._arrange(self._workspace.take(self._values, self._width, self.parameters.means))
+            self._arrange(self._workspace.take(self, self._values, self._width, self.parameters.means))
         return self._evaluate(x)
 
     def expect(self, x: Tensor, weight: Tensor | None = None) -> None:
@@ -78,20 +92,31 @@ class Kernel(ABC):
         """
         joint, responsibilities = self.log_joint(x), self.responsibilities
         greatest = torch.amax(joint, 0)
-        torch.sub(joint, greatest, out=responsibilities).exp_()
+        # exp of MKL takes twice the time of exp2 on some processors, and ten times where it underflows.
+        torch.sub(joint, greatest, out=responsibilities).mul_(_LOG2_E).exp2_()
         summed = responsibilities.sum(0)
+        density = greatest.add_(summed.log())
         if weight is None:
-            self._log_likelihood += greatest.sum() + summed.log().sum()
+            total = density.sum()
             responsibilities.mul_(summed.reciprocal_())
         else:
-            self._log_likelihood += greatest.add_(summed.log()) @ weight
+            total = density @ weight
             responsibilities.mul_(weight / summed)
+        self._log_likelihood = total if self._log_likelihood is None else self._log_likelihood + total
         self.add(weight)
 
     def add(self, weight: Tensor | None) -> None:
         """Accumulate moments of the last block of `log_joint` under what `responsibilities` holds."""
         self._weight += self._width if weight is None else weight.sum()
         self._accumulate(weight)
+
+    def _totals(self) -> tuple[Tensor, Tensor]:
+        """Log-likelihood and weight of all blocks."""
+        means, log_likelihood, weight = self.parameters.means, self._log_likelihood, self._weight
+        return (
+            means.new_zeros(()) if log_likelihood is None else log_likelihood,
+            weight if isinstance(weight, Tensor) else means.new_full((), weight),
+        )
 
     def common_square(self) -> Tensor | float:
         """Log joints of the last block less those of `log_joint`, the same for all components: `(b,)`."""
@@ -126,36 +151,40 @@ class Expanded(Kernel):
     Args:
         parameters: The mixture, in float64.
         centre: `(D,)` common centre.
-        total: Scatter of all points about the centre, where it is known and the structure is shared.
         workspace: As `Kernel` has it.
     """
 
-    def __init__(
-        self,
-        parameters: MixtureParameters,
-        centre: Tensor,
-        total: Tensor | None = None,
-        workspace: Workspace | None = None,
-    ) -> None:
-        structure, means = parameters.structure, parameters.means - centre
-        n_components, n_features = means.shape
-        self._features = structure.features(n_features, means.device)
+    def __init__(self, parameters: MixtureParameters, centre: Tensor, workspace: Workspace | None = None) -> None:
+        n_components, n_features = parameters.means.shape
+        self._features = parameters.structure.features(n_features, centre.device)
         # Whole groups of four rows make the products faster.
         self._padded = n_components if n_components < 4 else -(-n_components // 4) * 4
+        self._centre, self._centres = centre[:, None], centre.expand(n_components, -1)
+        self._loaded: Tensor | None = None
+        # Scatter about the centre, which depends on the points alone where the structure is shared.
+        self._total: Tensor | None = None
         super().__init__(parameters, self._features.lead + self._features.count + 2 * self._padded, workspace)
-        self._centre = centre[:, None]
-        self._coefficients = means.new_zeros(self._padded, self._features.count)
-        precisions = structure.precisions(parameters.precisions_cholesky)
-        self._coefficients[:n_components] = coefficients(
-            structure, self._features, means, precisions, _log_scale(parameters)
-        )
-        self._sums = torch.zeros_like(self._coefficients)
-        self._adds_total = structure.shared and total is None
-        self.total = total
+
+    def begin(self, parameters: MixtureParameters) -> None:
+        super().begin(parameters)
+        self._offsets, log_scale = parameters.means - self._centres, _log_scale(parameters)
+        rows = coefficients(self.structure, self._features, self._offsets, parameters.precisions, log_scale)
+        padding = self._padded - self.n_components
+        self._coefficients = torch.cat([rows, rows.new_zeros(padding, rows.shape[1])]) if padding else rows
+        self._sums: Tensor | None = None
+        self._adds_total = self.structure.shared and self._total is None
+
+    def bound(self, variance: Tensor, radius: float) -> ExpansionErrorBound:
+        """Bounds on `expansion_error` for points about the centre, of that variance and radius."""
+        return ExpansionErrorBound(self.structure, self._features, variance, radius)
+
+    def accurate(self, bound: ExpansionErrorBound) -> bool:
+        """Whether the error is at most 1e-10 even by that bound; if not, see `accurate`."""
+        return bound(self._offsets, self.parameters.precisions) <= _TOLERANCE
 
     @property
     def responsibilities(self) -> Tensor:
-        return self._weights[: self.n_components]
+        return self._own_weights
 
     def common_square(self) -> Tensor | float:
         if not self.structure.shared:
@@ -164,28 +193,24 @@ class Expanded(Kernel):
         return -0.5 * white[0].square().sum(1)
 
     def statistics(self) -> SufficientStatistics:
-        size, sums = self.n_features, self._sums[: self.n_components]
-        log_likelihood = self._log_likelihood
-        if self.structure.shared:
-            scatter = self._total()
-            precisions = self.structure.precisions(self.parameters.precisions_cholesky)
-            log_likelihood = log_likelihood - 0.5 * (precisions * scatter).sum()
+        size, structure, means = self.n_features, self.structure, self.parameters.means
+        log_likelihood, weight = self._totals()
+        sums = means.new_zeros(self._features.count, self._padded) if self._sums is None else self._sums
+        sums = (sums[:, : self.n_components] if self._padded > self.n_components else sums).mT.contiguous()
+        if structure.shared:
+            scatter = structure.scatter(means[:0, :1], means[:0, None]) if self._total is None else self._total
+            log_likelihood = torch.sub(log_likelihood, (self.parameters.precisions * scatter).sum(), alpha=0.5)
         else:
             scatter = self._features.scatter(sums[:, size + 1 :])
         return SufficientStatistics(
-            counts=sums[:, size].clone(),
-            sums=sums[:, :size].clone(),
+            counts=sums[:, size],
+            sums=sums[:, :size],
             scatter=scatter,
-            centres=self._centre.mT.expand(self.n_components, size),
+            centres=self._centres,
             log_likelihood=log_likelihood,
-            weight=self._weight,
-            structure=self.structure,
+            weight=weight,
+            structure=structure,
         )
-
-    def _total(self) -> Tensor:
-        if self.total is None:  # there was no block
-            self.total = self.structure.scatter(self._sums[:0, :1], self._sums[:0, None, : self.n_features])
-        return self.total
 
     def _arrange(self, space: Tensor) -> None:
         lead, count = self._features.lead, self._features.count
@@ -196,19 +221,27 @@ class Expanded(Kernel):
         self._joint = space[lead + count : lead + count + self._padded]
         self._weights = space[lead + count + self._padded :]
         self._weights[self.n_components :] = 0.0
+        self._loaded = None
+        self._own_joint, self._own_weights = self._joint[: self.n_components], self._weights[: self.n_components]
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        torch.sub(x.mT, self._centre, out=self._points)
-        self._features.fill(self._block)
+        if x is not self._loaded:
+            torch.sub(x.mT, self._centre, out=self._points)
+            self._features.fill(self._block)
+            self._loaded = x
         torch.mm(self._coefficients, self._design, out=self._joint)
-        return self._joint[: self.n_components]
+        return self._own_joint
 
     def _accumulate(self, weight: Tensor | None) -> None:
-        self._sums.addmm_(self._weights, self._design.mT)
+        # With the features as rows of the result, which are mostly fewer or wider, products are faster.
+        if self._sums is None:
+            self._sums = self._design @ self._weights.mT
+        else:
+            self._sums.addmm_(self._design, self._weights.mT)
         if self._adds_total:
             weights = self._points.new_ones(self._width) if weight is None else weight
             scatter = self.structure.scatter(weights[:, None], self._points.mT[:, None])
-            self.total = scatter if self.total is None else self.total + scatter
+            self._total = scatter if self._total is None else self._total + scatter
 
 
 @final
@@ -221,8 +254,12 @@ class Centred(Kernel):
     """
 
     def __init__(self, parameters: MixtureParameters, workspace: Workspace | None = None) -> None:
-        structure, (n_components, n_features) = parameters.structure, parameters.means.shape
+        n_components, n_features = parameters.means.shape
         super().__init__(parameters, 2 * n_components * (n_features + 1), workspace)
+
+    def begin(self, parameters: MixtureParameters) -> None:
+        super().begin(parameters)
+        structure, (n_components, n_features) = self.structure, parameters.means.shape
         self._means = parameters.means[:, :, None]
         self._log_scale = _log_scale(parameters)[:, None]
         factors = structure.by_component(parameters.precisions_cholesky)
@@ -240,13 +277,14 @@ class Centred(Kernel):
         return self._weights
 
     def statistics(self) -> SufficientStatistics:
+        log_likelihood, weight = self._totals()
         return SufficientStatistics(
             counts=self._counts,
             sums=self._sums,
             scatter=self.structure.scatter_of(self._moments),
             centres=self.parameters.means,
-            log_likelihood=self._log_likelihood,
-            weight=self._weight,
+            log_likelihood=log_likelihood,
+            weight=weight,
             structure=self.structure,
         )
 
@@ -287,13 +325,16 @@ def accurate(
         shared: As `expansion_error` takes it.
     """
     structure, n_features = parameters.structure, parameters.means.shape[1]
-    features = structure.features(n_features, location.device)
-    if n_features > _MOST_FEATURES and features.size > n_features:
+    if not expandable(structure, n_features):
         return False
-    precisions = structure.precisions(parameters.precisions_cholesky)
-    means = parameters.means - location
-    error = expansion_error(structure, features, means, precisions, variance, radius, shared=shared)
-    return bool(error <= _TOLERANCE)
+    features, means = structure.features(n_features, location.device), parameters.means - location
+    error = expansion_error(structure, features, means, parameters.precisions, variance, radius, shared=shared)
+    return float(error) <= _TOLERANCE
+
+
+def expandable(structure: CovarianceStructure, n_features: int) -> bool:
+    """Whether quadratic features are not too many for the expanded kernel."""
+    return n_features <= _MOST_FEATURES or structure.features(n_features, torch.device("cpu")).size <= n_features
 
 
 def _log_scale(parameters: MixtureParameters) -> Tensor:

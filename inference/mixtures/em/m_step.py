@@ -49,14 +49,13 @@ def maximize(
         >>> maximize(statistics, 0.0, torch.ones(1).double())[0].covariances
         tensor([[1.]], dtype=torch.float64)
     """
-    structure, counts = statistics.structure, statistics.divisors
-    shift = statistics.sums / counts[:, None]
-    covariances = structure.estimate(counts, statistics.scatter, shift)
+    structure, counts, covariances = statistics.structure, statistics.divisors, statistics.covariances
     if prior is not None:
         covariances = prior.mode(counts, covariances)
-    covariances = structure.regularize(covariances, torch.full_like(variance, reg_covar))
-    parameters = MixtureParameters(counts / counts.sum(), statistics.centres + shift, covariances, structure)
-    return repair(parameters, variance)
+    if reg_covar > 0:
+        covariances = structure.regularize(covariances, reg_covar)
+    means = statistics.centres + statistics.shift
+    return repair(MixtureParameters(counts / counts.sum(), means, covariances, structure), variance)
 
 
 def repair(parameters: MixtureParameters, variance: Tensor) -> tuple[MixtureParameters, bool]:
@@ -71,11 +70,10 @@ def repair(parameters: MixtureParameters, variance: Tensor) -> tuple[MixturePara
     """
     repaired = False
     for level in JITTERS:
-        singular = parameters.singular
-        if not bool(singular.any()):
+        if parameters.regular:
             break
         repaired = True
-        jitter = level * variance * singular[:, None]
+        jitter = level * variance * parameters.singular[:, None]
         covariances = parameters.structure.regularize(parameters.covariances.nan_to_num(0.0), jitter)
         parameters = MixtureParameters(parameters.weights, parameters.means, covariances, parameters.structure)
     return parameters, repaired
@@ -86,9 +84,9 @@ def keep_empty(statistics: SufficientStatistics) -> SufficientStatistics:
 
     Data say nothing of empty components, and their counts are so small that this changes no density.
     """
-    empty = statistics.empty
-    if not bool(empty.any()):
+    if not statistics.any_empty:
         return statistics
+    empty = statistics.empty
     heaviest = statistics.counts.argmax()
     ratio = statistics.divisors / statistics.divisors[heaviest]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
@@ -124,17 +125,32 @@ class SufficientStatistics(Displayed):
     @property
     def bound(self) -> float:
         """Mean log-density of the data under the parameters of the E step."""
-        return float(self.log_likelihood / self.weight)
+        return float(self.log_likelihood) / float(self.weight)
 
     @property
     def empty(self) -> Tensor:
         """Whether each component's count is below 1e-12 of the weight: `(K,)` booleans."""
         return self.counts <= 1e-12 * self.weight
 
-    @property
+    @cached_property
+    def any_empty(self) -> bool:
+        """Whether a component is empty."""
+        return float(self.counts.amin()) <= 1e-12 * float(self.weight)
+
+    @cached_property
     def divisors(self) -> Tensor:
         """`(K,)` counts plus ten epsilons, as in scikit-learn, so that an empty component does not divide by zero."""
-        return self.counts + 10 * torch.finfo(self.counts.dtype).eps * self.weight.clamp_max(1.0)
+        return self.counts + 10 * torch.finfo(self.counts.dtype).eps * min(float(self.weight), 1.0)
+
+    @cached_property
+    def shift(self) -> Tensor:
+        """`K x D` means of the components, less the centres."""
+        return self.sums / self.divisors[:, None]
+
+    @cached_property
+    def covariances(self) -> Tensor:
+        """Maximum-likelihood covariances in their stored shape."""
+        return self.structure.estimate(self.divisors, self.scatter, self.shift)
 
 
 def moments(x: Tensor, sample_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

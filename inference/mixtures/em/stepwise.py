@@ -117,9 +117,8 @@ class StepwiseEM(Displayed):
 
     def _maximized(self, e_step: EStep, statistics: SufficientStatistics, reg_covar: float) -> Self:
         parameters, _ = maximize(keep_empty(statistics), reg_covar, self.parameters.variance)
-        empty = statistics.empty
-        if bool(empty.any()):
-            parameters = reset_empty(e_step, parameters, empty)
+        if statistics.any_empty:
+            parameters = reset_empty(e_step, parameters, statistics.empty)
             statistics = replace(
                 SufficientStatistics.of_parameters(parameters, 1.0), log_likelihood=statistics.log_likelihood
             )

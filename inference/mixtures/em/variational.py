@@ -62,6 +62,7 @@ class VariationalResult(Displayed):
         return self.lower_bounds[-1] if self.lower_bounds else -math.inf
 
 
+@torch.no_grad()
 def fit_variational(
     points: Tensor | Points | EStep,
     start: VariationalPosterior,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.points.arrays import Array, slices
 from latentmix.inference.mixtures.points.processes import Processes
-from latentmix.inference.mixtures.points.sources import Chunk, Source, as_source
+from latentmix.inference.mixtures.points.sources import Arrays, Chunk, Source, as_source
 from latentmix.inference.mixtures.points.summary import Summary
 
 __all__ = ["Points", "as_points", "check_weighted"]
@@ -45,6 +45,7 @@ class Points:
     def __init__(self, source: Source, processes: Processes, summaries: list[Summary], *, weighted: bool) -> None:
         self.source, self.processes, self.weighted = source, processes, weighted
         self._columns: Source | None = None
+        self._whole: list[Chunk] = []
         own = summaries[processes.rank]
         self.dtype, self.device, self.local_count = own.dtype, own.device, own.count
         self.offset = sum(summary.count for summary in summaries[: processes.rank])
@@ -123,11 +124,14 @@ class Points:
     def columns(self, rows: int) -> Iterator[Chunk]:
         """All rows in chunks of about the same size, `b <= rows`: for algorithms that make many passes.
 
-        Where the rows are few enough they are copied, column by column.
+        Where the rows are few enough they are copied, column by column. A single chunk is the same object in every pass.
         """
         if self._columns is None:
             self._columns = self.source.by_columns()
         chunks = -(-self.local_count // max(1, rows))
+        if chunks == 1 and isinstance(self._columns, Arrays):
+            self._whole = self._whole or list(self._columns.chunks(rows))
+            return iter(self._whole)
         return self._columns.chunks(-(-self.local_count // chunks))
 
     def tensor(self, purpose: str = "") -> Chunk:
@@ -144,7 +148,7 @@ class Points:
     def map(self, function: Callable[[Tensor], Tensor]) -> Points:
         """The points after a function of `b x D` chunks of them, which leaves their moments as they are."""
         mapped = copy.copy(self)
-        mapped.source, mapped._columns = self.source.map(function), None
+        mapped.source, mapped._columns, mapped._whole = self.source.map(function), None, []
         return mapped
 
     def reduce[T](self, compute: Callable[[], T]) -> T:
