@@ -119,13 +119,15 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         rebound = _rebound(python)
 
         def step(_: Sequence[Tensor], data: Batch) -> list[Tensor]:
-            with _Unvalidated():
+            with _Known():
                 traced = objective.terms(model, guide, *data)
             gradients = torch.autograd.grad(traced.loss, leaves)
             return [*(part.detach() for part in traced if part is not None), *gradients]
 
         try:
-            graph = make_fx(step, tracing_mode="real")(leaves, batch)
+            # Copies, as model and guide may hold the same tensors, which are none of the minibatch.
+            data = tuple(tensor.detach().clone() for tensor in batch)
+            graph = make_fx(step, tracing_mode="real")(leaves, data)
         except Exception as error:
             raise NotTraceableError(_reason(error)) from error
     graph.graph.set_codegen(fx.graph.CodeGen())
@@ -222,7 +224,9 @@ def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: St
                 expected = objective.terms(model, guide, *other)
                 exact = torch.autograd.grad(expected.loss, step.leaves)
         except Exception as error:
-            raise NotTraceableError(_reason(error)) from error
+            raise NotTraceableError(
+                f"Expected tensors of the same shapes for other data and parameters; got an error: {_reason(error)}"
+            ) from error
         finally:
             with torch.no_grad():
                 for leaf, value in reversed(list(zip(step.leaves, values, strict=True))):
@@ -258,13 +262,31 @@ def memory(tensor: Tensor) -> int:
     return address or id(tensor)
 
 
-class _Unvalidated(TorchFunctionMode):
-    """Skips the validation by distributions that were made while it was on, such as those of PyroSample."""
+class _Known(TorchFunctionMode):
+    """Answers questions about tensors whose answers are known, since a trace cannot ask them.
+
+    Those are the validation by distributions that were made while it was on, such as those of PyroSample, and the
+    numbers of a range, over which `for i in pyro.plate(...)` runs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ranges: dict[int, tuple[Tensor, Sequence[int]]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch._is_all_true:
             return True
-        return func(*args, **(kwargs or {}))
+        known, numbers = self._ranges.get(id(args[0]), (None, None)) if args else (None, None)
+        if known is not None and known._version > 0:  # changed in place
+            numbers = None
+        if func is Tensor.item and numbers is not None:
+            return numbers[0]
+        result = func(*args, **(kwargs or {}))
+        if func is torch.arange and all(type(each) is int for each in args):
+            self._ranges[id(result)] = (result, range(*args))
+        elif func is Tensor.unbind and numbers is not None:
+            self._ranges |= {id(each): (each, [number]) for each, number in zip(result, numbers, strict=True)}
+        return result
 
 
 class _Unwritten(TorchDispatchMode):
