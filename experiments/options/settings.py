@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
@@ -18,6 +17,7 @@ from latentmix.experiments.loggers import Logger
 from latentmix.experiments.options.messages import blaming
 from latentmix.experiments.reading.limits import MAX_NETWORK_GIB, check_count
 from latentmix.inference import FreeBits, Objective, Weighted, as_objective
+from latentmix.inference.compiled.plan import Compiling
 from latentmix.inference.mixtures.points.validation import check_device
 from latentmix.inference.objectives.precision import Precision
 
@@ -35,6 +35,9 @@ class Training:
             normalisation requires where it would hold a single image.
         optimizer: Any torch optimizer.
         scheduler: A learning-rate schedule, stepped after every epoch.
+        schedule_steps: Whether the schedule is stepped after every minibatch instead.
+        clip_norm: Largest norm of all gradients together; larger ones are scaled down to it.
+        max_skipped: Steps in succession at most whose loss or gradient is not finite; such steps are left out.
         patience: Epochs without a better validation ELBO, counted from the end of the warm-up, after which training
             stops and the best weights are restored; by default all epochs are run.
         beta: Weight of the KL divergence in the objective; reported figures are always at 1.
@@ -47,7 +50,7 @@ class Training:
         precision: `full`, or `bf16-mixed`, products of linear layers and convolutions in bfloat16 and the rest in
             float32, which is faster on processors and GPUs with such products; figures are measured in float32.
         compile: Whether steps run as compiled graphs, which takes some seconds at the start and a C++ compiler; `auto`
-            decides by the length of the training.
+            compiles long trainings of perceptrons, and the run's log says why not.
         device: A torch device; `auto` uses a GPU if there is one.
         loggers: Logs besides the run's own files, several by commas (each requires the extra of its name).
         max_gib: Most memory of the weights of the VAE and the guide, in GiB; training takes about four times as much.
@@ -58,6 +61,9 @@ class Training:
     drop_last: bool = False
     optimizer: Callable[[Iterable[Tensor]], Optimizer] = Adam
     scheduler: Callable[[Optimizer], LRScheduler] | None = None
+    schedule_steps: bool = False
+    clip_norm: float | None = None
+    max_skipped: int = 10
     patience: int | None = None
     beta: float = 1.0
     warmup: int = 0
@@ -66,7 +72,7 @@ class Training:
     init_from: str | None = None
     seed: int = 0
     precision: Precision = "full"
-    compile: bool | Literal["auto"] = False
+    compile: Compiling = "auto"
     device: str = "auto"
     loggers: Sequence[Logger] = ()
     max_gib: float = MAX_NETWORK_GIB
@@ -77,6 +83,9 @@ class Training:
             value = getattr(self, name)
             if value is not None:
                 check_count(f"--{name}", value, 0 if name == "warmup" else 1)
+        check_count("--max_skipped", self.max_skipped, 0)
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise ValueError(f"Expected --clip_norm above 0 and finite; got {self.clip_norm}.")
         if not self.max_gib > 0:
             raise ValueError(f"Expected --max_gib above 0; got {self.max_gib}.")
         if self.start_prior is not None and self.start_prior >= self.epochs:

@@ -364,6 +364,8 @@ class Session:
                 if older == len(states):
                     raise ValueError(f"{file}: {error}") from error
                 warnings.warn(f"{file}: {error} {LEFT_OUT}", stacklevel=2)
+        if training.compile is not False:
+            self.tell(f"training: steps {result.compilation}")
         history = [asdict(record) for record in result.history]
         folder.write_metrics(history)
         folder.seal("metrics.jsonl")
@@ -390,6 +392,9 @@ class Session:
             objective=self.experiment.objective,
             optimizer=training.optimizer,
             scheduler=training.scheduler,
+            schedule_steps=training.schedule_steps,
+            clip_norm=training.clip_norm,
+            max_skipped=training.max_skipped,
             transform=batch_transform(self.binarize),
             validation=self.seen["validation"],
             callbacks=callbacks,

@@ -30,7 +30,18 @@ CLASSES = {
     "mixture.svi.scheduler": ("exponentiallr", "ExponentialLR"),
 }
 WHOLE = (
-    *("epochs", "batch_size", "latent_dim", "patience", "warmup", "start_prior", "seed", "data.limit", "data.seed"),
+    *(
+        "epochs",
+        "batch_size",
+        "latent_dim",
+        "patience",
+        "warmup",
+        "start_prior",
+        "seed",
+        "max_skipped",
+        "data.limit",
+        "data.seed",
+    ),
     *(
         "data.labels_per_class",
         "data.points",
@@ -43,10 +54,10 @@ WHOLE = (
     *("mixture.nuts.draws", "mixture.nuts.chains", "measure.samples"),
 )
 NUMBERS = (
-    *("beta", "free_bits", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "mixture.tol"),
+    *("beta", "free_bits", "clip_norm", "optimizer.lr", "optimizer.eps", "optimizer.weight_decay", "mixture.tol"),
     *("mixture.reg_covar", "mixture.svi.tol", "mixture.nuts.target_accept"),
 )
-BOOLEANS = ("drop_last", "data.download", "optimizer.amsgrad", "optimizer.fused")
+BOOLEANS = ("drop_last", "schedule_steps", "data.download", "optimizer.amsgrad", "optimizer.fused")
 CHOICES = {"data.binarize": "dynamic", "mixture.latents": "sample", "mixture.svi_start": "common"}
 CHOICES |= {"precision": "bf16-mixed", "mixture.svi.guide": "AutoNormal", "mixture.posterior.guide": "best"}
 
