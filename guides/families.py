@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, register_kl
 
 from latentmix.models.arguments import check_positive
-from latentmix.models.logistic import softplus
 from latentmix.models.flows import FlowDistribution, autoregressive
+from latentmix.models.logistic import softplus
 from latentmix.models.mixture_prior import cholesky_factor
 from latentmix.models.pretrained import Part
 
