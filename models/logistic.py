@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional
 
-__all__ = ["bernoulli_log_mass", "log_one_minus_exp", "logsigmoid", "one_minus_exp", "softplus", "traced"]
+__all__ = ["bernoulli_log_mass", "log_one_minus_exp", "logsigmoid", "one_minus_exp", "polynomial", "softplus", "traced"]
 
 # Above it, log(1 + exp(x)) is x in float64 too; below it, exp(x) overflows in no type that torch computes in.
 _LINEAR = 40.0
@@ -116,7 +116,7 @@ def one_minus_exp(y: Tensor) -> Tensor:
         return -torch.expm1(-y)
     # The derivative of the branch that is not taken is finite, too.
     small = y.clamp_max(1)
-    return torch.where(y < 1, small * _polynomial(small, _EXPONENTIAL), 1 - torch.exp(-y))
+    return torch.where(y < 1, small * polynomial(small, _EXPONENTIAL), 1 - torch.exp(-y))
 
 
 def log_one_minus_exp(y: Tensor) -> Tensor:
@@ -137,16 +137,28 @@ def log_one_minus_exp(y: Tensor) -> Tensor:
     return value.to(y.dtype)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+def polynomial(x: Tensor, coefficients: dict[int, tuple[float, ...]]) -> Tensor:
+    """A polynomial by Horner's rule.
 
+    Args:
+        x: A tensor of any shape.
+        coefficients: Two or more coefficients, from that of degree 0 on: for 8 bytes a number, and for 4 or fewer.
 
-def _polynomial(x: Tensor, coefficients: dict[int, tuple[float, ...]]) -> Tensor:
-    *others, highest = coefficients[x.dtype.itemsize]
+    Example:
+        >>> import torch
+        >>> from latentmix.models.logistic import polynomial
+        >>> polynomial(torch.tensor([2.0]), {4: (1.0, 1.0, 3.0), 8: (1.0, 1.0, 3.0)})
+        tensor([15.])
+    """
+    *others, highest = coefficients[8 if x.dtype == torch.float64 else 4]
     value = x * highest + others[-1]
     for coefficient in reversed(others[:-1]):
         value = value * x + coefficient
     return value
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _log1p_exp(x: Tensor) -> Tensor:
@@ -158,7 +170,7 @@ def _log1p_exp(x: Tensor) -> Tensor:
     e = torch.exp(-x.abs())
     w = e / (2 + e)
     square = w * w
-    return e - w * (e - square * _polynomial(square, _ARTANH))
+    return e - w * (e - square * polynomial(square, _ARTANH))
 
 
 def _sigmoid(x: Tensor) -> Tensor:
