@@ -48,8 +48,8 @@ class Kernel(ABC):
     """Log joints of blocks of points, and the sum of their moments under responsibilities.
 
     A block is passed to `log_joint`, its responsibilities are written to `responsibilities`, and `add` accumulates;
-    `begin` begins with another mixture. Memory is reused from block to block, so that nothing is allocated, and is laid out components (or features) by
-    points, so that sums over components run along contiguous points.
+    `begin` begins with another mixture. Memory is reused from block to block, so that nothing is allocated, and is laid
+    out components (or features) by points, so that sums over components run along contiguous points.
 
     Args:
         parameters: The mixture, in float64.
