@@ -29,16 +29,16 @@ class Workspace:
     """Memory in float64 that kernels reuse, one after another.
 
     Attributes:
-        holder: The last kernel that took memory: what others wrote is lost.
+        turns: How often memory was taken: what was written in an earlier turn is lost.
     """
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
-        self.holder: Kernel | None = None
+        self.turns = 0
 
-    def take(self, holder: Kernel, rows: int, columns: int, like: Tensor) -> Tensor:
+    def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """Uninitialised memory of that shape, in the dtype and on the device of `like`."""
-        self.holder, size = holder, rows * columns
+        self.turns, size = self.turns + 1, rows * columns
         if self._memory.numel() < size or self._memory.dtype != like.dtype or self._memory.device != like.device:
             self._memory = like.new_empty(size)
         return self._memory[:size].view(rows, columns)
@@ -48,8 +48,8 @@ class Kernel(ABC):
     """Log joints of blocks of points, and the sum of their moments under responsibilities.
 
     A block is passed to `log_joint`, its responsibilities are written to `responsibilities`, and `add` accumulates;
-    `begin` begins with another mixture. Memory is reused from block to block, so that nothing is allocated, and is laid out components (or features) by
-    points, so that sums over components run along contiguous points.
+    `begin` begins with another mixture. Memory is reused from block to block, so that nothing is allocated, and is laid
+    out components (or features) by points, so that sums over components run along contiguous points.
 
     Args:
         parameters: The mixture, in float64.
@@ -62,7 +62,7 @@ class Kernel(ABC):
         self.n_components, self.n_features = parameters.means.shape
         threads = torch.get_num_threads() if parameters.means.device.type == "cpu" else 16
         self.rows = max(64, min(threads * _VALUES // values, threads * _LARGEST))
-        self._values, self._width = values, 0
+        self._values, self._width, self._turn = values, 0, 0
         self._workspace = Workspace() if workspace is None else workspace
         self.begin(parameters)
 
@@ -78,9 +78,10 @@ class Kernel(ABC):
         The expanded kernel leaves out the square that components of a shared covariance have in common, and takes a
         block as unchanged where it is the same object as the last one.
         """
-        if len(x) != self._width or self._workspace.holder is not self:
+        if len(x) != self._width or self._turn != self._workspace.turns:
             self._width = len(x)
-            self._arrange(self._workspace.take(self, self._values, self._width, self.parameters.means))
+            self._arrange(self._workspace.take(self._values, self._width, self.parameters.means))
+            self._turn = self._workspace.turns
         return self._evaluate(x)
 
     def expect(self, x: Tensor, weight: Tensor | None = None) -> None:
@@ -161,8 +162,9 @@ class Expanded(Kernel):
         self._padded = n_components if n_components < 4 else -(-n_components // 4) * 4
         self._centre, self._centres = centre[:, None], centre.expand(n_components, -1)
         self._loaded: Tensor | None = None
-        # Scatter about the centre, which depends on the points alone where the structure is shared.
+        # Of a shared structure the scatter about the centre, which depends on the points alone: the first pass adds it.
         self._total: Tensor | None = None
+        self._adds_total = parameters.structure.shared
         super().__init__(parameters, self._features.lead + self._features.count + 2 * self._padded, workspace)
 
     def begin(self, parameters: MixtureParameters) -> None:
@@ -172,7 +174,8 @@ class Expanded(Kernel):
         padding = self._padded - self.n_components
         self._coefficients = torch.cat([rows, rows.new_zeros(padding, rows.shape[1])]) if padding else rows
         self._sums: Tensor | None = None
-        self._adds_total = self.structure.shared and self._total is None
+        if self._adds_total:  # a pass before was not completed
+            self._total = None
 
     def bound(self, variance: Tensor, radius: float) -> ExpansionErrorBound:
         """Bounds on `expansion_error` for points about the centre, of that variance and radius."""
@@ -195,6 +198,7 @@ class Expanded(Kernel):
     def statistics(self) -> SufficientStatistics:
         size, structure, means = self.n_features, self.structure, self.parameters.means
         log_likelihood, weight = self._totals()
+        self._adds_total = False
         sums = means.new_zeros(self._features.count, self._padded) if self._sums is None else self._sums
         sums = (sums[:, : self.n_components] if self._padded > self.n_components else sums).mT.contiguous()
         if structure.shared:

@@ -124,7 +124,8 @@ class Points:
     def columns(self, rows: int) -> Iterator[Chunk]:
         """All rows in chunks of about the same size, `b <= rows`: for algorithms that make many passes.
 
-        Where the rows are few enough they are copied, column by column. A single chunk is the same object in every pass.
+        Where the rows are few enough they are copied, column by column; a single chunk of these is the same object in
+        every pass.
         """
         if self._columns is None:
             self._columns = self.source.by_columns()

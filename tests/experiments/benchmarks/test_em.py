@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentmix.experiments.benchmarks import libraries
+from latentmix.experiments.benchmarks import em, libraries
 from latentmix.experiments.benchmarks.em import em_speed, table
 from latentmix.experiments.benchmarks.libraries import OURS
 from latentmix.experiments.cli import main
@@ -76,6 +76,17 @@ def test_a_failing_library_is_named_and_the_process_state_restored(monkeypatch: 
     assert torch.get_num_threads() == threads
     assert torch.equal(before.torch, RandomState.capture().torch)
     assert torch.is_grad_enabled()
+
+
+def test_short_fits_are_repeated_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, taken = [0.0], iter([0.004, 0.001, 0.001, 0.5, 9.0])
+
+    def fit(*arguments: object) -> None:
+        now[0] += next(taken)
+
+    monkeypatch.setattr(em.time, "perf_counter", lambda: now[0])
+    assert em._seconds(fit, None, None, 1) == pytest.approx(0.0025)  # type: ignore[arg-type]
+    assert em._seconds(fit, None, None, 1) == pytest.approx(9.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

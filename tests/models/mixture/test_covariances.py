@@ -135,6 +135,22 @@ def test_singular_covariances_have_no_factors(structure: CovarianceStructure) ->
     for value in (0.0, -1.0, torch.nan):
         stored = torch.full_like(random_covariances(structure, 3, 2), value)
         assert structure.precisions_cholesky(stored).isnan().all()
+    if not structure.shared:
+        stored = random_covariances(structure, 3, 2)
+        expected = structure.precisions_cholesky(stored)
+        stored[1] = 0.0
+        factors = structure.precisions_cholesky(stored)
+        assert factors[1].isnan().all()
+        torch.testing.assert_close(factors[[0, 2]], expected[[0, 2]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["full", "tied"])
+def test_features_of_very_different_scales_keep_their_digits(name: str) -> None:
+    structure = covariance_structure(name)
+    stored, scale = random_covariances(structure, 3, 4), torch.tensor([1e-150, 1e150, 1.0, 1e-3], dtype=torch.float64)
+    expected = structure.rescale_factors(structure.precisions_cholesky(stored), scale)
+    relative = structure.precisions_cholesky(structure.rescale(stored, scale)) / expected.where(expected != 0, 1.0)
+    torch.testing.assert_close(relative, (expected != 0).double(), rtol=1e-12, atol=1e-12)
 
 
 def test_free_parameters_are_counted(structure: CovarianceStructure) -> None:

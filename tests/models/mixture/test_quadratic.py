@@ -1,12 +1,14 @@
 """Densities of every covariance structure: centred, and as linear functions of quadratic features."""
 
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
 
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.features import Products
-from latentmix.models.mixture.quadratic import coefficients, expansion_error
+from latentmix.models.mixture.quadratic import ExpansionErrorBound, coefficients, expansion_error
 
 TYPES = ("full", "diag", "tied", "spherical", "tied_diag")
 
@@ -82,6 +84,21 @@ def test_products_hold_every_pair_once(n_features: int) -> None:
     expected = (x[row] * x[column]).sum(1)
     assert len(block) == n_features + n_features + 1 + len(row)
     torch.testing.assert_close(block[-len(row) :].sum(1).sort().values, expected.sort().values)
+
+
+@pytest.mark.parametrize("radius", [0.0, 3.0, 1e3])
+@pytest.mark.parametrize("n_features", [1, 2, 5])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_bound_is_at_least_the_error(covariance_type: str, n_features: int, radius: float) -> None:
+    structure, means, factors, _ = components(covariance_type, 3, n_features)
+    variance, features = draw(n_features, seed=4).exp(), structure.features(n_features, means.device)
+    bound = ExpansionErrorBound(structure, features, variance, radius)
+    for scale in (1e-3, 1.0, 1e3):
+        precisions = structure.precisions(factors * scale)
+        for shared in (False, True):
+            error = float(expansion_error(structure, features, means, precisions, variance, radius, shared=shared))
+            assert bound(means, precisions) >= error
+    assert math.isnan(bound(means, torch.full_like(precisions, torch.nan)))
 
 
 def test_the_error_of_a_singular_covariance_is_no_number() -> None:

@@ -282,6 +282,29 @@ def test_scatter_of_a_shared_covariance_is_computed_once(covariance_type) -> Non
 
 
 @pytest.mark.parametrize("covariance_type", ALL_TYPES)
+def test_one_e_step_takes_mixtures_of_any_kind_in_turn(covariance_type) -> None:
+    """Kernels keep points, memory and scatter from one mixture to the next."""
+    first, second = (mixture(covariance_type, 3, 4, seed=seed) for seed in (0, 1))
+    structure = covariance_structure("diag" if first.structure.correlated else "full")
+    x = drawn(first)
+    narrow = MixtureParameters(first.weights, first.means, first.covariances * 1e-9, first.structure)
+    e_step = ExactEStep(as_points(x))
+    for parameters in (first, mixture(structure.name, 3, 5), second, narrow, first, mixture(covariance_type, 3, 3)):
+        assert_same(e_step(parameters), plain(x, parameters), rtol=1e-9)
+
+
+def test_responsibilities_of_components_far_off_are_zero() -> None:
+    """Their densities underflow, and neither a count nor a moment is touched."""
+    weights, means = torch.tensor([0.5, 0.5]).double(), torch.tensor([[0.0], [1e3]]).double()
+    far = MixtureParameters(weights, means, torch.ones(2, 1).double(), covariance_structure("diag"))
+    near = torch.linspace(-1, 1, 50, dtype=torch.float64)
+    x = torch.cat([near, 1e3 + near])[:, None]
+    statistics = ExactEStep(as_points(x))(far).about(means)
+    assert statistics.counts.tolist() == [50.0, 50.0]
+    torch.testing.assert_close(statistics.scatter, near.square().sum().expand(2, 1), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_components_of_no_weight(covariance_type) -> None:
     parameters = mixture(covariance_type, 3, 4)
     weights = torch.tensor([0.5, 0.0, 0.2, 0.3]).double()
