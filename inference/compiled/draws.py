@@ -63,7 +63,9 @@ class Draws:
         if not self.count:
             return ()
         with torch.no_grad():
-            return self.program(*(inputs[each].clone() if each in self.copied else inputs[each] for each in self.needed))
+            return self.program(
+                *(inputs[each].clone() if each in self.copied else inputs[each] for each in self.needed)
+            )
 
 
 def without_draws(module: fx.GraphModule, position: int) -> Draws:

@@ -241,8 +241,8 @@ class CompiledObjective(Objective):
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"Minibatches of more than {MAX_GRAPHS} shapes, counted anew where a Python value has changed: steps of "
-                "further ones run uncompiled.",
+                f"Minibatches of more than {MAX_GRAPHS} shapes, counted anew where a Python value has changed: steps "
+                "of further ones run uncompiled.",
                 stacklevel=2,
             )
 

@@ -426,7 +426,9 @@ FOREIGN: dict[str, Callable[[], Foreign]] = {
     "AutoHierarchicalNormalMessenger": lambda: flow(AutoHierarchicalNormalMessenger),
     "planar and radial flows": lambda: flow(lambda model: PlanarGuide(transforms.planar(3), transforms.radial(3))),
     "registered coupling": lambda: flow(registered_flow()),
-    "Rényi": lambda: schools(AutoNormal)._replace(elbo=RenyiELBO(alpha=0.5, num_particles=3, vectorize_particles=False)),
+    "Rényi": lambda: schools(AutoNormal)._replace(
+        elbo=RenyiELBO(alpha=0.5, num_particles=3, vectorize_particles=False)
+    ),
     "vectorised particles": lambda: schools(AutoNormal)._replace(
         elbo=Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
     ),

@@ -244,7 +244,8 @@ def traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     traced: list[Any] = []
     original = trace_step
     monkeypatch.setattr(
-        "latentmix.inference.compiled.objective.trace_step", lambda *each: (traced.append(original(*each)), traced[-1])[1]
+        "latentmix.inference.compiled.objective.trace_step",
+        lambda *each: (traced.append(original(*each)), traced[-1])[1],
     )
     return traced
 

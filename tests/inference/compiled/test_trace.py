@@ -184,7 +184,17 @@ def test_a_step_of_every_likelihood(likelihood: str) -> None:
         (TraceEnum_ELBO(max_plate_nesting=1), local_pair("mixture", 0.4)),
         (TraceEnum_ELBO(max_plate_nesting=2), chain_pair()),
     ],
-    ids=["plate", "auxiliary", "collapsed", "score function", "Dice", "AutoNormal", "AutoMultivariateNormal", "enumerated", "chain"],
+    ids=[
+        "plate",
+        "auxiliary",
+        "collapsed",
+        "score function",
+        "Dice",
+        "AutoNormal",
+        "AutoMultivariateNormal",
+        "enumerated",
+        "chain",
+    ],
 )
 def test_a_step_of_models_in_the_style_of_pyro(elbo: Any, pair: Any) -> None:
     model, guide, batch, _ = pair
