@@ -241,14 +241,19 @@ class CompiledObjective(Objective):
         if obstacle is not None:
             raise NotTraceableError(obstacle)
         with exclusive(), pyro.validation_enabled(False):
-            return _CompiledStep.of(trace_step(self.objective, model, guide, batch), batch)
+            try:
+                return _CompiledStep.of(trace_step(self.objective, model, guide, batch), batch)
+            except NotTraceableError:
+                raise
+            except Exception as error:  # the uncompiled step raises it again, where it is the model's
+                raise NotTraceableError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
     def _warn_of_graphs(self) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"Minibatches of more than {MAX_GRAPHS} shapes, counted anew where a Python value has changed: steps of "
-                "further ones run uncompiled.",
+                f"Minibatches of more than {MAX_GRAPHS} shapes, counted anew where a Python value has changed: steps "
+                "of further ones run uncompiled.",
                 stacklevel=2,
             )
 

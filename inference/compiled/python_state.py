@@ -77,7 +77,7 @@ class PythonState:
     """Values within reach of callables and modules, by the place where they are.
 
     Followed are attributes of modules, handlers, objectives and of the user's own objects; closures, defaults and the
-    globals that functions name; items of lists, tuples and dictionaries, if they are no more than 1,000. What belongs to
+    globals that functions name; items of lists, tuples and dictionaries, if there are at most 1,000. What belongs to
     torch, Pyro or NumPy is not, except for modules, handlers and generators of random numbers; globals of this package
     are not either.
 

@@ -270,7 +270,7 @@ class _Known(TorchFunctionMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._ranges: dict[int, tuple[Tensor, Sequence[int]]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -352,6 +352,8 @@ def _without_constants(module: fx.GraphModule) -> tuple[Tensor, ...]:
     constants: dict[str, tuple[Tensor, fx.Node]] = {}
     for node in [node for node in module.graph.nodes if node.op == "get_attr"]:
         name = str(node.target)
+        if not isinstance(getattr(module, name), Tensor):  # a generator of random numbers
+            continue
         if name not in constants:
             constants[name] = (getattr(module, name), new_input(module.graph, f"constant_{len(constants)}", node))
         node.replace_all_uses_with(constants[name][1])

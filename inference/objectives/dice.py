@@ -39,19 +39,20 @@ def dice_expectation(
         for cost in terms:
             dims: str = cost._pyro_dims  # type: ignore[attr-defined]
             if dims not in probabilities:
-                probabilities[dims] = _marginal(factors, dims, ordinal)
+                probabilities[dims] = _marginal(factors, cost, ordinal)
             weight, value = packed.broadcast_all(probabilities[dims], cost)
             total = total + scale * (weight * torch.where(weight > 0, value, 0.0)).sum()
     return total
 
 
-def _marginal(factors: Sequence[Any], dims: str, ordinal: frozenset[str]) -> Tensor:
-    """The probability of the values along some dimensions, with all others but plates summed out."""
-    outputs = "".join(sorted({dim for factor in factors for dim in factor._pyro_dims if dim in dims or dim in ordinal}))
+def _marginal(factors: Sequence[Any], cost: Any, ordinal: frozenset[str]) -> Tensor:
+    """The probability of the values along the dimensions of a cost, with all others but plates summed out."""
+    kept = {*cost._pyro_dims, *ordinal}
+    outputs = "".join(sorted({dim for factor in factors for dim in factor._pyro_dims if dim in kept}))
     if all(set(factor._pyro_dims) <= set(outputs) for factor in factors):
-        together = packed.broadcast_all(*factors) if factors else [torch.zeros(())]
-        marginal: Any = torch.stack(list(together)).sum(0).exp() if len(together) > 1 else together[0].exp()
-        marginal._pyro_dims = together[0]._pyro_dims if factors else ""
+        together: list[Any] = list(packed.broadcast_all(*factors)) if factors else []
+        marginal: Any = sum(together[1:], together[0]).exp() if together else cost.new_ones(())
+        marginal._pyro_dims = together[0]._pyro_dims if together else ""
         return marginal
     equation = ",".join(factor._pyro_dims for factor in factors) + "->" + outputs
     marginal = opt_einsum.contract(equation, *(factor.exp() for factor in factors), backend="torch")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoLaplaceApproximation, AutoMultivariateNormal, AutoNormal
 from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor, nn
@@ -231,6 +231,39 @@ class Counting:
         observed(location() + self.state["calls"], x)
 
 
+def chain() -> Case:
+    """Two values that the guide enumerates, one dependent on the other, and a draw that depends on the second."""
+
+    def model(x: Tensor) -> None:
+        matrix = torch.tensor([[0.7, 0.3], [0.2, 0.8]])
+        with pyro.plate("data", 12, subsample=x):
+            first = pyro.sample("first", dist.Categorical(torch.ones(2)))
+            second = pyro.sample("second", dist.Categorical(matrix[first]))
+            z = pyro.sample("z", dist.Normal(second.to(x), 1.0))
+            pyro.sample("x", dist.Normal(first + 2.0 * second + z, 1.0), obs=x)
+
+    @config_enumerate
+    def guide(x: Tensor) -> None:
+        start, matrix = pyro.param("start", X[:2].clone()), pyro.param("matrix", X[2:6].reshape(2, 2).clone())
+        means = pyro.param("means", torch.zeros(2))
+        with pyro.plate("data", 12, subsample=x):
+            first = pyro.sample("first", dist.Categorical(logits=start))
+            second = pyro.sample("second", dist.Categorical(logits=matrix[first]))
+            pyro.sample("z", dist.Normal(means[second], 1.0))
+
+    return model, guide, X, {"objective": TraceEnum_ELBO(max_plate_nesting=1), "batch_size": 5}
+
+
+def own_generator() -> Case:
+    """Random numbers of a generator that is made in every call, the same ones each time."""
+
+    def model(x: Tensor) -> None:
+        shift = torch.randn((), generator=torch.Generator().manual_seed(0))
+        observed(location() + shift, x)
+
+    return model, AutoNormal(model), X, {}
+
+
 def memory() -> Case:
     known: dict[Any, Any] = {}
 
@@ -260,6 +293,8 @@ CASES: dict[str, tuple[Callable[[], Case], str | None]] = {
         lambda: (model := Counting(), AutoNormal(model), X, {}),
         "got one that changes Counting.state",
     ),
+    "chain in the guide": (chain, None),
+    "generator of its own": (own_generator, "model and guide give"),
     "memory": (memory, "got one that changes the length of known"),
 }
 
