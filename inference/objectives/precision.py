@@ -105,6 +105,12 @@ class MixedPrecision(Objective):
     torch runs as a whole, recurrent ones and `nn.MultiheadAttention`. `torch.autocast` draws no such line, and its
     logits are in bfloat16.
 
+    On one core of an AMD EPYC with AVX512_BF16, compiled steps of the perceptrons 784-400-50 take 0.76, 0.65 and 0.60
+    of their time in float32, in minibatches of 64, 128 and 256. After 8 epochs of MNIST their ELBO on test images is
+    lower by 0.08 nats (of 104); that of the networks of the preset `digits` after 100 epochs, over three seeds, by 0.09
+    on average and 0.28 at most (of 252): `latentmix sweep digits --grid precision=full,bf16-mixed --compile true
+    --seeds 3` compares them. Small networks that are not compiled gain nothing, since copies cost as much as products.
+
     Args:
         objective: The objective.
     """
