@@ -23,7 +23,7 @@ from latentmix.models.process_state import exclusive
 
 __all__ = ["CompiledObjective", "compile_elbo"]
 
-Key = tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+Key = tuple[tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device], ...]
 MAX_GRAPHS = 8
 MAX_CHANGES = 3  # of Python values, for one shape
 SETTLED = 5  # steps without a further change before the next one is traced again
@@ -125,7 +125,7 @@ class _Shape:
 class CompiledObjective(Objective):
     """An objective whose `backward` runs loss and gradients as one compiled graph.
 
-    A minibatch of new shapes is traced and compiled first, of up to 8 shapes; others run uncompiled. Random numbers are
+    A minibatch of new shapes or strides is traced and compiled first, of up to 8 shapes; others run uncompiled. Random numbers are
     drawn as without compilation, from the same stream. Where a Python value of model, guide or objective has changed
     since, such as a number, a mode or a frozen parameter, steps run uncompiled until five have found it the same, and
     are then traced again, up to three times. Where steps cannot be traced, or values change more often, a warning gives
@@ -177,10 +177,11 @@ class CompiledObjective(Objective):
 
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.backward`."""
-        step = self._compiled(model, guide, batch)
+        dense = tuple(map(_dense, batch))
+        step = self._compiled(model, guide, dense)
         if step is None:
             return self.objective.backward(model, guide, *batch)
-        terms, gradients = step(batch)
+        terms, gradients = step(dense)
         for leaf, gradient in zip(step.traced.leaves, gradients, strict=True):
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
         return terms
@@ -194,11 +195,12 @@ class CompiledObjective(Objective):
         Warns:
             UserWarning: If the two losses differ.
         """
-        step = self._compiled(model, guide, batch)
+        dense = tuple(map(_dense, batch))
+        step = self._compiled(model, guide, dense)
         if step is None:
             return self.objective.backward(model, guide, *batch)
         with step.traced.undone():
-            loss = step(batch)[0].loss
+            loss = step(dense)[0].loss
         terms = self.objective.backward(model, guide, *batch)
         expected = terms.loss.detach()
         if not close(loss, expected, largest(terms)):
@@ -212,7 +214,7 @@ class CompiledObjective(Objective):
         """The graph for the shapes of a minibatch; None where steps run uncompiled."""
         if self.obstacle is not None or (model, guide) != self._functions:
             return None
-        key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in batch)
+        key = tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in batch)
         shape = self._shapes.get(key) or _Shape()
         step = shape.step()
         if step is not None:
@@ -300,5 +302,10 @@ def compile_elbo(
     """
     batch = (example_batch,) if isinstance(example_batch, Tensor) else tuple(example_batch)
     compiled = CompiledObjective(as_objective(objective), model, guide)
-    compiled._compiled(model, guide, batch)
+    compiled._compiled(model, guide, tuple(map(_dense, batch)))
     return compiled
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor; a copy of one with gaps in memory, or expanded, laid out as operators lay out their results."""
+    return tensor if torch.empty_like(tensor).stride() == tensor.stride() else tensor.clone()

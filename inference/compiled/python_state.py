@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import CellType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
@@ -20,18 +21,23 @@ from torch import Tensor, nn
 
 from latentmix.inference.objectives.base import Objective
 
-__all__ = ["Place", "PythonState"]
+__all__ = ["LIMIT", "Place", "PythonState", "State"]
 
 _ABSENT = object()
 _NUMBERS = (bool, int, float, complex, str, bytes, torch.dtype, torch.Size)
 _LIBRARIES = {"builtins", "functools", "math", "numpy", "opt_einsum", "pyro", "scipy", "torch", "zuko"}
-_LIMIT = 10_000  # values
+_CONTAINERS = (list, tuple, dict, set, deque, np.ndarray)
+LIMIT = 50_000  # values
 _LONGEST = 1_000  # items of a container that are followed
 _MODULE_FIELDS = frozenset(vars(nn.Module()))
 
 
-class _State(NamedTuple):
-    """The state of a generator of random numbers."""
+class State(NamedTuple):
+    """A value that is compared as a whole, such as the state of a generator of random numbers.
+
+    Attributes:
+        state: The value.
+    """
 
     state: Any
 
@@ -116,7 +122,7 @@ class _Walk:
     def places(self, roots: Iterable[Any]) -> Iterator[Place]:
         count = 0
         waiting: list[tuple[str, Any]] = [(_name(root), root) for root in reversed(list(roots))]
-        while waiting and count < _LIMIT:
+        while waiting and count < LIMIT:
             name, part = waiting.pop()
             if id(part) in self._seen:
                 continue
@@ -130,6 +136,14 @@ class _Walk:
                     yield place
                 if _is_object(place.value):
                     waiting.append((place.name, place.value))
+                elif (
+                    isinstance(place.value, Tensor) and place.value.requires_grad and id(place.value) not in self._seen
+                ):
+                    self._seen[id(place.value)] = place.value
+                    hooks = _hooks(place.name, place.value)
+                    yield hooks
+                    if hooks.value is not None:
+                        waiting.append((hooks.name, hooks.value))
 
 
 class _Fixed(NamedTuple):
@@ -140,7 +154,7 @@ class _Fixed(NamedTuple):
 
 
 def _is_object(value: Any) -> bool:
-    return not (value is None or isinstance(value, (*_NUMBERS, Tensor, _State)))
+    return not (value is None or isinstance(value, (*_NUMBERS, Tensor, State)))
 
 
 def _contents(name: str, part: Any) -> Iterator[Place | _Fixed]:
@@ -160,7 +174,17 @@ def _contents(name: str, part: Any) -> Iterator[Place | _Fixed]:
     elif isinstance(part, functools.partial):
         for value in (part.func, *part.args, *part.keywords.values()):
             yield _Fixed(name, value)
-    elif isinstance(part, list):
+    elif isinstance(part, np.ndarray):
+        if part.size <= _LONGEST and not part.dtype.hasobject:
+            yield Place(
+                f"the numbers of {name}", State(part.copy()), lambda: State(part), lambda value: _fill(part, value)
+            )
+    elif isinstance(part, set):
+        if len(part) <= _LONGEST:
+            yield Place(
+                f"the items of {name}", State(set(part)), lambda: State(part), lambda value: _refill(part, value)
+            )
+    elif isinstance(part, list | deque):
         yield Place(f"the length of {name}", len(part), functools.partial(len, part), functools.partial(_shorten, part))
         for index in range(len(part) if len(part) <= _LONGEST else 0):
             yield Place(
@@ -179,6 +203,9 @@ def _contents(name: str, part: Any) -> Iterator[Place | _Fixed]:
             )
         for key in part if len(part) <= _LONGEST else ():
             yield _entry(f"{name}[{key!r}]", part, key)
+    elif isinstance(part, type):
+        if not _of_library(part.__module__) and not part.__module__.startswith("latentmix."):
+            yield from _class_attributes(name, part)
     elif _has_attributes(part):
         yield from _attributes(name, part)
 
@@ -191,11 +218,11 @@ def _attributes(name: str, part: Any) -> Iterator[Place | _Fixed]:
         if isinstance(part, nn.Module) and key in ("_parameters", "_buffers", "_modules"):
             for child in own[key]:
                 yield _entry(f"{name}.{child}", own[key], child)
-        elif not key.startswith("_pyro"):
+        elif not (key.startswith("_pyro") or key == "_non_persistent_buffers_set"):
             yield replace(_entry(f"{name}.{key}", own, key), library=library or key in _MODULE_FIELDS)
     for key in inherited - set(own):
         value = getattr(type(part), key, None)
-        if isinstance(value, (*_NUMBERS, Tensor)) and not key.startswith("__"):
+        if isinstance(value, (*_NUMBERS, *_CONTAINERS, Tensor)) and not key.startswith("__"):
             yield Place(
                 f"{name}.{key}",
                 value,
@@ -211,7 +238,40 @@ def _attributes(name: str, part: Any) -> Iterator[Place | _Fixed]:
             )
     for kind in type(part).__mro__:
         if not _of_library(kind.__module__):
-            yield from (_Fixed(name, value) for value in vars(kind).values() if isinstance(value, FunctionType))
+            yield from (_Fixed(name, function) for value in vars(kind).values() for function in _functions(value))
+
+
+def _functions(value: Any) -> Iterator[FunctionType]:
+    """The function of an attribute of a class: a method, a static or class method, or a property."""
+    for function in (
+        value,
+        getattr(value, "__func__", None),
+        getattr(value, "fget", None),
+        getattr(value, "func", None),
+    ):
+        if isinstance(function, FunctionType):
+            yield function
+
+
+def _class_attributes(name: str, kind: type) -> Iterator[Place]:
+    """Numbers and containers of a class that a function names, as of a class of settings."""
+    for key, value in list(vars(kind).items()):
+        if isinstance(value, (*_NUMBERS, *_CONTAINERS, Tensor)) and not key.startswith("__"):
+            yield Place(
+                f"{name}.{key}",
+                value,
+                functools.partial(getattr, kind, key, _ABSENT),
+                functools.partial(setattr, kind, key),
+            )
+
+
+def _hooks(name: str, tensor: Tensor) -> Place:
+    return Place(
+        f"the hooks of {name}",
+        tensor._backward_hooks,
+        lambda: tensor._backward_hooks,
+        lambda value: setattr(tensor, "_backward_hooks", value),
+    )
 
 
 def _names(function: FunctionType, code: CodeType) -> Iterator[Place]:
@@ -259,7 +319,7 @@ def _generator(name: str, part: Any) -> Place | None:
         read, write = part.getstate, part.setstate
     else:
         return None
-    return Place(f"the state of {name}", _State(read()), lambda: _State(read()), lambda value: write(value.state))
+    return Place(f"the state of {name}", State(read()), lambda: State(read()), lambda value: write(value.state))
 
 
 def _seed(generator: torch.Generator, state: bytes) -> None:
@@ -280,16 +340,16 @@ def _of_library(module: str | None) -> bool:
 
 def _equal(present: Any, value: Any) -> bool:
     """Equality of numbers, strings and states of generators; NaN equals itself."""
-    if isinstance(value, _State):
+    if isinstance(value, State):
         return _equal(present.state, value.state)
     if isinstance(value, Mapping):
         return present.keys() == value.keys() and all(_equal(present[key], value[key]) for key in value)
     if isinstance(value, np.ndarray):
-        return np.array_equal(present, value)
+        return np.array_equal(present, value) or np.array_equal(present, value, equal_nan=value.dtype.kind in "fc")
     return bool(present == value) or (isinstance(value, float) and value != value and present != present)
 
 
-def _item(items: list[Any], index: int) -> Any:
+def _item(items: list[Any] | deque[Any], index: int) -> Any:
     return items[index] if index < len(items) else _ABSENT
 
 
@@ -307,8 +367,18 @@ def _shrink(mapping: dict[Any, Any], length: int) -> None:
         mapping.popitem()
 
 
-def _shorten(items: list[Any], length: int) -> None:
-    del items[length:]
+def _shorten(items: list[Any] | deque[Any], length: int) -> None:
+    while len(items) > length:
+        items.pop()
+
+
+def _fill(array: np.ndarray[Any, Any], value: State) -> None:
+    array[...] = value.state
+
+
+def _refill(items: set[Any], value: State) -> None:
+    items.clear()
+    items.update(value.state)
 
 
 def _name(root: Any) -> str:

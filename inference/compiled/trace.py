@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.draws import Draws, new_input, without_draws, written_arguments
-from latentmix.inference.compiled.python_state import Place, PythonState
+from latentmix.inference.compiled.python_state import LIMIT, Place, PythonState, State
 from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.models.display import Displayed
@@ -112,14 +113,24 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
             f"Expected an objective whose gradients are those of its loss; got {_name(objective)}, which has others."
         )
     python = PythonState.of(model, guide, objective, *objective.modules, pyro.get_param_store()._params)
+    if len(python.places) >= LIMIT:
+        raise NotTraceableError(
+            f"Expected fewer than {LIMIT:,} Python values within reach of model and guide; got more, whose changes "
+            "would not be seen."
+        )
     with _Unwritten() as kept, Registered(), _unchanged(python):
         terms = objective.terms(model, guide, *batch)
+        if kept.has_foreign_draws:
+            raise NotTraceableError(
+                "Expected random numbers of torch's generators; got some of Python's or NumPy's, which a graph would "
+                "fix."
+            )
         leaves = _leaves(terms.loss)
         reported = tuple(part is not None for part in terms)
         rebound = _rebound(python)
 
         def step(_: Sequence[Tensor], data: Batch) -> list[Tensor]:
-            with _Known():
+            with _Known(), _Unread():
                 traced = objective.terms(model, guide, *data)
             gradients = torch.autograd.grad(traced.loss, leaves)
             return [*(part.detach() for part in traced if part is not None), *gradients]
@@ -161,7 +172,11 @@ def _read(place: Place, tensors: set[int]) -> bool:
 
 
 def _freezing(tensor: Tensor) -> Place:
-    return Place("whether a parameter is frozen", tensor.requires_grad, lambda: tensor.requires_grad, lambda _: None)
+    def read() -> State:
+        place = tensor.untyped_storage().data_ptr() if tensor.is_cuda and tensor.layout is torch.strided else 0
+        return State((tensor.requires_grad, tensor.dtype, place))  # a CUDA graph reads the memory that it has recorded
+
+    return Place("whether a parameter is frozen, its type or its memory", read(), read, lambda _: None)
 
 
 @contextmanager
@@ -193,7 +208,7 @@ def _effect(name: str) -> str:
 def _reason(error: Exception) -> str:
     """A sentence about the failure of a trace."""
     message = " ".join(str(error).split())
-    if "_local_scalar_dense" not in message:
+    if "_local_scalar_dense" not in message and not isinstance(error, _ReadError):
         return f"{type(error).__name__}: {message[:300]}"
     libraries = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (torch, pyro))
     own = f"{Path(__file__).parents[1]}{os.sep}"
@@ -201,7 +216,9 @@ def _reason(error: Exception) -> str:
         each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith((*libraries, own))
     ]
     place = f" in {frames[-1].name}, line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
-    return f"Expected no Python value of a tensor, as by .item(), float() or a branch on data; got one{place}."
+    return (
+        f"Expected no Python value of a tensor, as by .item(), float(), .numpy() or a branch on data; got one{place}."
+    )
 
 
 def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: Stochastic, batch: Batch) -> None:
@@ -262,6 +279,9 @@ def memory(tensor: Tensor) -> int:
     return address or id(tensor)
 
 
+_READERS = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})  # which no trace sees
+
+
 class _Known(TorchFunctionMode):
     """Answers questions about tensors whose answers are known, since a trace cannot ask them.
 
@@ -281,12 +301,31 @@ class _Known(TorchFunctionMode):
             numbers = None
         if func is Tensor.item and numbers is not None:
             return numbers[0]
+        if func in _READERS:
+            raise _ReadError
         result = func(*args, **(kwargs or {}))
         if func is torch.arange and all(type(each) is int for each in args):
             self._ranges[id(result)] = (result, range(*args))
         elif func is Tensor.unbind and numbers is not None:
             self._ranges |= {id(each): (each, [number]) for each, number in zip(result, numbers, strict=True)}
         return result
+
+
+class _ReadError(Exception):
+    """The step takes a Python value of a tensor."""
+
+
+class _Unread(TorchDispatchMode):
+    """Refuses Python values of tensors from outside a trace, such as buffers, which it would fix in the graph."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.data_dependent_output in func.tags:
+            mode = get_proxy_mode()
+            assert mode is not None
+            for tensor in args:
+                if isinstance(tensor, Tensor) and tensor not in mode.tracer.tensor_tracker:
+                    raise _ReadError
+        return func(*args, **(kwargs or {}))
 
 
 class _Unwritten(TorchDispatchMode):
@@ -311,6 +350,13 @@ class _Unwritten(TorchDispatchMode):
             for tensor, value in reversed(self.written.values()):
                 tensor.copy_(value)
         self._randomness.restore()
+
+    @property
+    def has_foreign_draws(self) -> bool:
+        """Whether random numbers have been drawn from Python's or NumPy's generator."""
+        first, present = self._randomness, RandomState.capture()
+        same = all(np.array_equal(*each) for each in zip(first.numpy, present.numpy, strict=True))
+        return not same or first.python != present.python
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tree_leaves(list(written_arguments(func, args, kwargs or {}))):

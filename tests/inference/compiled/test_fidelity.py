@@ -6,6 +6,7 @@ import copy
 import random
 import types
 import warnings
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from tests.inference.compiled.interpreter import interpreted
 Shift = Callable[["Network", Tensor], Any]
 GENERATOR = torch.Generator()
 WEIGHT = [0.5]
+WEIGHT_OF_A_PROPERTY, WEIGHT_OF_A_STATIC_METHOD = [0.1], [0.1]
 settings = types.ModuleType("settings")
 settings.SCALE = 0.5  # type: ignore[attr-defined]
 
@@ -38,6 +40,7 @@ settings.SCALE = 0.5  # type: ignore[attr-defined]
 def without_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentmix.inference.compiled.objective.compile_graph", interpreted)
     monkeypatch.setattr("latentmix.inference.compiled.objective.compiler_obstacle", lambda device: None)
+    monkeypatch.setattr("latentmix.inference.compiled.plan._LEAST_STEPS", 1)  # incomplete minibatches, too
 
 
 class Network(nn.Module):
@@ -49,7 +52,9 @@ class Network(nn.Module):
         self.slope = nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
         self.mean: Tensor
+        self.register_buffer("temperature", torch.tensor(0.5, dtype=torch.float64))
         self.seen = torch.zeros(())
+        self.array = np.zeros(2)
         self.dropout = nn.Dropout(0.4)
         self.number = 1.0
         self.options = {"scale": 0.3}
@@ -148,17 +153,31 @@ def reads_a_count(network: Network, x: Tensor) -> float:
     return value
 
 
+def compares_a_buffer(network: Network, x: Tensor) -> float:
+    return float(torch.equal(network.mean, torch.zeros_like(network.mean)))
+
+
+def counts_in_an_array(network: Network, x: Tensor) -> float:
+    network.array[0] += 1
+    return 1.0 if network.array[0] > 15 else 0.0
+
+
 EFFECTS: dict[str, tuple[Callable[[], Shift], str]] = {
     "attribute": (lambda: counts, "Expected a step without effects on Python values; got one that changes"),
     "list": (counts_in_a_list, "got one that changes calls[0]"),
     "closure": (counts_in_a_closure, "got one that changes calls"),
-    "buffer": (lambda: rebinds_a_buffer, "got one that changes Network.mean"),
     "tensor kept": (lambda: keeps_a_tensor, "got one that changes Network.seen"),
     "generator": (lambda: draws_by_itself, "got one that changes the state of GENERATOR"),
-    "numpy's random numbers": (lambda: lambda network, x: float(np.random.normal()), "some of which are not torch's"),
-    "Python's random numbers": (lambda: lambda network, x: random.random(), "some of which are not torch's"),
-    "data": (lambda: maximum_by_numpy, "some of which are not torch's"),
-    "parameter": (lambda: parameter_by_numpy, "some of which are not torch's"),
+    "numpy's random numbers": (lambda: lambda network, x: float(np.random.normal()), "got some of Python's or NumPy's"),
+    "Python's random numbers": (lambda: lambda network, x: random.random() > 0.01, "got some of Python's or NumPy's"),
+    "data": (lambda: maximum_by_numpy, "got one in maximum_by_numpy, line"),
+    "parameter": (lambda: parameter_by_numpy, "got one in parameter_by_numpy, line"),
+    "data as a list": (lambda: lambda network, x: max(x.tolist()), "got one in <lambda>, line"),
+    "buffer": (lambda: rebinds_a_buffer, "got one that changes Network.mean"),
+    "number of a buffer that stays": (lambda: lambda network, x: float(network.mean[0]), "got one in <lambda>, line"),
+    "number of a whole buffer": (lambda: lambda network, x: float(network.temperature), "got one in <lambda>, line"),
+    "comparison of a buffer": (lambda: compares_a_buffer, "got one in compares_a_buffer, line"),
+    "array": (lambda: counts_in_an_array, "got one that changes the numbers of Network.array"),
     "number of a buffer": (lambda: reads_a_count, "got one in reads_a_count, line"),
     "branch": (lambda: lambda network, x: 1.0 if x.sum() > 0 else 0.0, "got one in <lambda>, line"),
 }
@@ -194,21 +213,43 @@ class Slotted:
         self.value = 0.1
 
 
+class Settings:
+    """Values that a step reads from the class."""
+
+    scale = 0.1
+
+
 class Changeable(Network):
     """A network with values in all the places where Python keeps some."""
 
     offset = 0.2
+    table = {"scale": 0.1}  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__(reads_everything)
         self.head = nn.Linear(1, 1, bias=False, dtype=torch.float64)
         self.slotted = Slotted()
         self.choice: Callable[[Tensor], Tensor] = torch.sin
+        self.tags = {"shifted"}
+        self.queue = deque([0.1])
+        self.array = np.array([0.1, np.nan])
+
+    @property
+    def weight(self) -> float:
+        return WEIGHT_OF_A_PROPERTY[0]
+
+    @staticmethod
+    def factor() -> float:
+        return WEIGHT_OF_A_STATIC_METHOD[0]
+
+    def elsewhere(self) -> float:
+        kept = self.queue[0] + float(self.array[0]) + self.table["scale"] + ("shifted" in self.tags)
+        return kept + Settings.scale + self.weight + self.factor()
 
 
 def reads_everything(network: Any, x: Tensor) -> Tensor:
     numbers = network.number * WEIGHT[0] + network.offset + network.slotted.value + reads_everything.extra
-    return numbers + network.head(x[:, None])[:, 0] + network.choice(x) + settings.SCALE
+    return numbers + network.head(x[:, None])[:, 0] + network.choice(x) + settings.SCALE + network.elsewhere()
 
 
 def hooked(network: Any) -> None:
@@ -234,6 +275,14 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], bool]] = {
     "attribute that hides one of a class": (lambda network: setattr(network, "offset", 0.7), True),
     "attribute of a function": (lambda network: setattr(reads_everything, "extra", 0.9), True),
     "slot": (lambda network: setattr(network.slotted, "value", 0.9), True),
+    "class": (lambda network: setattr(Settings, "scale", 0.9), True),
+    "container of a class": (lambda network: network.table.update(scale=0.9), True),
+    "set": (lambda network: network.tags.clear(), True),
+    "queue": (lambda network: network.queue.__setitem__(0, 0.9), True),
+    "array": (lambda network: network.array.__setitem__(0, 0.9), True),
+    "global of a property": (lambda network: WEIGHT_OF_A_PROPERTY.__setitem__(0, 0.9), True),
+    "global of a static method": (lambda network: WEIGHT_OF_A_STATIC_METHOD.__setitem__(0, 0.9), True),
+    "hook of a gradient": (lambda network: network.slope.register_hook(lambda gradient: 0 * gradient), True),
     "global of another module": (lambda network: setattr(settings, "SCALE", 1.5), True),
 }
 
@@ -257,6 +306,7 @@ def test_after_a_change_between_steps_they_are_traced_again(change: str, traces:
 
     def make() -> tuple[Any, ...]:
         Changeable.offset, reads_everything.extra, settings.SCALE = 0.2, 0.3, 0.5  # type: ignore[attr-defined]
+        Settings.scale = Changeable.table["scale"] = WEIGHT_OF_A_PROPERTY[0] = WEIGHT_OF_A_STATIC_METHOD[0] = 0.1
         network = Changeable()
         return network, no_latents, {"callbacks": [Change(network, apply)], "epochs": 8}
 
