@@ -63,6 +63,8 @@ class Steps:
         self._update = fused_step(state.optimizer)
         self._buffers = _Buffers(problem.modules)
         self._warned = False
+        # A schedule warns where `optimizer.step` has not been called: the first step was skipped, or is torch's kernel.
+        state.optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def take(self, batch: Batch, *, check: bool = False) -> None:
         """Train on one minibatch, and add its terms to the totals of the epoch.
@@ -130,9 +132,9 @@ class Steps:
                     "gradients by clip_norm, or check the data for values outside the likelihood's support."
                 )
             warnings.warn(
-                f"Steps with a loss or a gradient that is not finite are skipped, the first at {step}: {fault}; "
-                "EpochRecord.skipped counts them.",
-                stacklevel=4,
+                f"Steps with a loss or a gradient that is not finite are skipped, the first at {step}: {fault}. The "
+                "history counts them by epoch.",
+                stacklevel=5,
             )
             self._warned = True
         state.skipped += 1
