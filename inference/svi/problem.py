@@ -255,11 +255,11 @@ class Problem:
 
     @property
     def compilation(self) -> str:
-        """Whether steps run compiled, and why others do not."""
+        """Whether steps run compiled, and why others do not, such as "compiled" or "not compiled (compile=False)"."""
         if self.compiled is None:
-            return f"not compiled: {self.plan.reason}"
+            return f"not compiled ({self.plan.reason})"
         if self.compiled.obstacle is not None:
-            return f"not compiled: {self.compiled.obstacle}"
+            return f"not compiled ({self.compiled.obstacle.rstrip('.')})"
         return "compiled" if self.plan.reason is None else f"compiled, {self.plan.reason}"
 
     def backward(self, batch: Batch, *, length: int | None = None, check: bool = False) -> Terms:
