@@ -185,9 +185,7 @@ def _check_options(experiment: Experiment) -> None:
         _rehearse("mixture.svi.optimizer", svi.optimizer or Adam, "mixture.svi.scheduler", svi.scheduler, svi.epochs)
 
 
-def _rehearse(
-    name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: int, *, by_steps: bool = False
-) -> None:
+def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: int, *, by_steps: bool = False) -> None:
     """Take a step of an optimizer, and those of its schedule, on a parameter that is thrown away."""
     leaf = torch.zeros(1, requires_grad=True)
     leaf.grad = torch.ones(1)

@@ -20,9 +20,7 @@ from latentmix.inference.svi.problem import Problem
 __all__ = ["find_fault"]
 
 
-def find_fault(
-    problem: Problem, parameters: Mapping[str, Tensor], batch: Batch, wrong: str, randomness: Tensor
-) -> str:
+def find_fault(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch, wrong: str, randomness: Tensor) -> str:
     """Describe the first parameter or site whose value, log-density or gradient is not finite.
 
     Model and guide run once more on the minibatch, with the random numbers of the step; generators, Python values and

@@ -79,6 +79,8 @@ class SVIResult(Displayed):
         for name, losses in (("training loss", self.losses), ("validation loss", self.validation_losses)):
             if losses:
                 figures[name] = f"{losses[0]:.6g} ... {losses[-1]:.6g} nats per datum, the negative ELBO at beta = 1"
+        if skipped := sum(record.skipped for record in self.history):
+            figures["skipped steps"] = f"{skipped:,}, as a loss or a gradient was not finite"
         size = sum(value.numel() for value in self.parameters.values())
         parameters = f"{size:,} numbers in {len(self.parameters)} tensors"
         return {**figures, "steps": self.compilation, "parameters": parameters, "seed": self.seed}

@@ -158,7 +158,10 @@ CASES = cases() | {
         ["--scheduler", "OneCycleLR(0.1, total_steps=3)"],
         "Expected --scheduler to be a schedule",
     ),
-    "steps of no schedule": (["--schedule_steps", "true"], "Expected a --scheduler for --schedule_steps true; got none."),
+    "steps of no schedule": (
+        ["--schedule_steps", "true"],
+        "Expected a --scheduler for --schedule_steps true; got none.",
+    ),
     "steps of a plateau": (
         ["--scheduler", "ReduceLROnPlateau", "--schedule_steps", "true"],
         "got ReduceLROnPlateau: it is stepped by the loss of an epoch",

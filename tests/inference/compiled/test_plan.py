@@ -25,7 +25,12 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         (True, 2, {64}, "but for 2 incomplete minibatches"),
         (True, 20_000, {64, 40}, None),
         ("auto", 1000, set(), "16,000 steps are fewer than the 20,000 from which compilation pays"),
-        ("auto", 1333, set(), "19,995 steps with whole minibatches are fewer than the 20,000 from which compilation pays"),
+        (
+            "auto",
+            1333,
+            set(),
+            "19,995 steps with whole minibatches are fewer than the 20,000 from which compilation pays",
+        ),
         ("auto", 1334, {64}, "but for 1,334 incomplete minibatches"),
         ("auto", 20_000, {64, 40}, None),
     ],

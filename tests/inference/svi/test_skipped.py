@@ -76,6 +76,7 @@ def test_buffers_of_all_kinds_are_those_before_a_skipped_step(
     with pytest.warns(UserWarning, match="skipped"):
         result = regression.fit(x, transform=poison, callbacks=[poison], compile=compile)
     assert result.compilation == ("compiled" if compile else "not compiled (compile=False)")
+    assert "skipped steps  2, as" in repr(result)
     names = [name for name in poison.weights[0] if name.endswith(("mean", "var", "_u", "_v", "tracked"))]
     assert len(names) == 6
     for bad in (2, 3):
@@ -198,9 +199,7 @@ def test_a_diagnosis_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, x: Tensor)
         masked, state = Masked(poison), TrainingState()
         guide = AutoNormal(masked.model)
         with pytest.warns(UserWarning, match="skipped"):
-            losses = fit(
-                masked.model, guide, x, epochs=2, batch_size=5, callbacks=[poison], seed=0, state=state
-            ).losses
+            losses = fit(masked.model, guide, x, epochs=2, batch_size=5, callbacks=[poison], seed=0, state=state).losses
         assert state.random is not None
         return losses, masked.calls, masked.generator.get_state(), state.random.torch
 
@@ -245,9 +244,7 @@ def test_the_state_of_a_fit_that_diverged_can_be_resumed(binary_images: Tensor, 
     poison, state = Poison(*range(max_skipped + 1)), TrainingState()
     with pytest.raises(DivergenceError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit_vae(
-            make_pair(), binary_images, transform=poison, callbacks=[poison], state=state, max_skipped=max_skipped
-        )
+        fit_vae(make_pair(), binary_images, transform=poison, callbacks=[poison], state=state, max_skipped=max_skipped)
     resumed = TrainingState.from_state_dict(state.state_dict())
     assert (resumed.batch, resumed.skipped) == (max_skipped, max_skipped)
     result = fit_vae(make_pair(), binary_images, state=resumed)
