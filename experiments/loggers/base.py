@@ -261,7 +261,7 @@ class Logger(Callback, ABC):
                 if bound is not None
                 for term, value in {"elbo": -bound.loss, **asdict(bound)}.items()
             }
-            values |= {"learning_rate": record.learning_rate, "seconds": record.seconds}
+            values |= {name: getattr(record, name) for name in ("learning_rate", "seconds", "skipped")}
             self._epoch = record.epoch
             self.log_scalars(values, record.epoch)
 

@@ -177,12 +177,15 @@ def _check_options(experiment: Experiment) -> None:
         if value != math.inf:
             check_count(f"--objective.{name}", value, smallest)
     training, svi = experiment.training, experiment.mixture.svi
-    _rehearse("optimizer", training.optimizer, "scheduler", training.scheduler, training.epochs)
+    if training.schedule_steps and training.scheduler is None:
+        raise ValueError("Expected a --scheduler for --schedule_steps true; got none.")
+    by_steps = training.schedule_steps
+    _rehearse("optimizer", training.optimizer, "scheduler", training.scheduler, training.epochs, by_steps=by_steps)
     if svi.optimizer is not None or svi.scheduler is not None:
         _rehearse("mixture.svi.optimizer", svi.optimizer or Adam, "mixture.svi.scheduler", svi.scheduler, svi.epochs)
 
 
-def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: int) -> None:
+def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: int, *, by_steps: bool = False) -> None:
     """Take a step of an optimizer, and those of its schedule, on a parameter that is thrown away."""
     leaf = torch.zeros(1, requires_grad=True)
     leaf.grad = torch.ones(1)
@@ -200,6 +203,8 @@ def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: 
             if scheduler is not None:
                 stepped = scheduler(made)
                 loss = [1.0] if isinstance(stepped, ReduceLROnPlateau) else []
+                if loss and by_steps:
+                    raise ValueError("it is stepped by the loss of an epoch, not by minibatches (--schedule_steps)")
                 for _ in range(min(epochs, LONGEST_REHEARSAL)):
                     stepped.step(*loss)
         except Exception as error:

@@ -366,6 +366,11 @@ class Session:
                 warnings.warn(f"{file}: {error} {LEFT_OUT}", stacklevel=2)
         if training.compile is not False:
             self.tell(f"training: steps {result.compilation}")
+        skipped = sum(record.skipped for record in result.history)
+        if skipped:
+            self.tell(
+                f"training: {skipped:,} step{'s' * (skipped > 1)} skipped, as a loss or a gradient was not finite"
+            )
         history = [asdict(record) for record in result.history]
         folder.write_metrics(history)
         folder.seal("metrics.jsonl")

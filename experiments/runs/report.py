@@ -164,6 +164,7 @@ def _values(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[
         "splits": _splits(summary),
         "headlines": _headlines(summary),
         "history": history,
+        "skipped": sum(record.get("skipped", 0) for record in history),
         "rows": rows,
         "classified": any("accuracy" in row for _, _, row in rows),
         "budgets": {budget: BUDGET_WORDS.get(budget, budget).format(things=kind) for budget, _, _ in rows},

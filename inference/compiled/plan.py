@@ -26,14 +26,14 @@ class CompilePlan:
 
     Attributes:
         lengths: Their lengths.
-        reason: Why others, or all, do not; None where all do.
+        reason: Why none do, as a clause, or which others do not, as "but for ..."; None where all do.
     """
 
     lengths: frozenset[int]
     reason: str | None
 
 
-UNCOMPILED = CompilePlan(frozenset(), "not asked for")
+UNCOMPILED = CompilePlan(frozenset(), "compile=False")
 
 
 def compile_plan(
@@ -69,7 +69,7 @@ def compile_plan(
         >>> from latentmix.inference.compiled.plan import compile_plan
         >>> sizes = {"length": 1000, "batch_size": 64, "drop_last": False, "device": torch.device("cpu")}
         >>> compile_plan("auto", epochs=10, **sizes, modules=[]).reason
-        'of 160 steps, fewer than the 20,000 from which compilation pays'
+        '160 steps are fewer than the 20,000 from which compilation pays'
         >>> compile_plan(True, epochs=10, **sizes, modules=[]).lengths
         frozenset({64})
     """
@@ -89,16 +89,20 @@ def compile_plan(
             return CompilePlan(frozenset(), obstacle)
         lengths = frequent
     rest = sum(count for size, count in steps.items() if size not in lengths)
-    return CompilePlan(lengths, f"but for {rest:,} incomplete minibatches" if rest else None)
+    return CompilePlan(lengths, f"but for {rest:,} incomplete minibatch{'es' * (rest > 1)}" if rest else None)
 
 
 def _obstacle(epochs: int, steps: dict[int, int], device: torch.device, modules: Iterable[nn.Module]) -> str | None:
     """Why nothing is compiled of itself."""
     if max(steps.values()) < _LEAST_STEPS:
-        return f"of {sum(steps.values()):,} steps, fewer than the {_LEAST_STEPS:,} from which compilation pays"
+        total = sum(steps.values())
+        counted = "1 step is" if total == 1 else f"{total:,} steps are"
+        if total >= _LEAST_STEPS:
+            counted = f"{max(steps.values()):,} steps with whole minibatches are"
+        return f"{counted} fewer than the {_LEAST_STEPS:,} from which compilation pays"
     if device.type != "cpu":
-        return f"on {device.type}, for which no rule has been measured"
+        return f"from how many steps on compilation pays has not been measured on {device.type}"
     kinds = (nn.modules.conv._ConvNd,)
     if any(isinstance(part, kinds) for module in modules for part in module.modules()):
-        return "with convolutions, which gain little"
+        return "convolutions gain little by it"
     return compiler_obstacle(device)

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from latentmix.inference.batches import Batch
+from latentmix.inference.compiled.python_state import PythonState
 from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import samples
 from latentmix.inference.svi.problem import Problem
@@ -17,25 +20,23 @@ from latentmix.inference.svi.problem import Problem
 __all__ = ["find_fault"]
 
 
-def find_fault(
-    problem: Problem, parameters: Mapping[str, Tensor], batch: Batch, loss: float, randomness: Tensor
-) -> str:
+def find_fault(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch, wrong: str, randomness: Tensor) -> str:
     """Describe the first parameter or site whose value, log-density or gradient is not finite.
 
-    Model and guide run once more on the minibatch, with the random numbers of the step.
+    Model and guide run once more on the minibatch, with the random numbers of the step; generators, Python values and
+    gradients are restored afterwards, buffers are not.
 
     Args:
         problem: The problem.
         parameters: The leaves by name.
         batch: The minibatch.
-        loss: Its loss.
+        wrong: What is not finite, such as "the loss nan" or "a gradient".
         randomness: State of torch's generator before the step.
 
     Returns:
         A part of a sentence, such as "the loss nan, because the log-density of site 'x' is nan".
     """
-    what = f"the loss {loss:.4g}" if loss != loss or loss in (float("inf"), -float("inf")) else "a gradient"
-    present = RandomState.capture()
+    present, python = RandomState.capture(), PythonState.of(problem.model, problem.guide)
     gradients = {name: leaf.grad for name, leaf in parameters.items()}
     try:
         torch.set_rng_state(randomness)
@@ -43,13 +44,16 @@ def find_fault(
     except Exception as error:  # of a distribution whose arguments are not finite
         reason = " ".join(str(error).split())[:200] or type(error).__name__
     finally:
+        python.restore()
         present.restore()
         for name, leaf in parameters.items():
             leaf.grad = gradients[name]
     if reason is None:
-        wrong = [name for name, gradient in gradients.items() if gradient is not None and _bad(gradient)]
-        reason = f"that of {wrong[0]!r} is not finite" if wrong else ""
-    return f"{what}, because {reason}" if reason else what
+        bad = next((name for name, gradient in gradients.items() if gradient is not None and _bad(gradient)), None)
+        reason = None if bad is None else f"the gradient in {bad!r} is not finite"
+    unusual = next((_shown(tensor) for tensor in batch if _bad(tensor)), None)
+    where = "" if unusual is None else f", in a minibatch with {unusual} among its data"
+    return f"{wrong}{where}" if reason is None else f"{wrong}, because {reason}{where}"
 
 
 def _faults(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch) -> Iterator[str]:
@@ -61,13 +65,16 @@ def _faults(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch) ->
         model = poutine.trace(poutine.replay(problem.model, trace=guide)).get_trace(*batch)
     for trace in (guide, model):
         for name, site in samples(trace):
-            if _bad(site["value"]):
+            if not site_is_subsample(site) and not site["is_observed"] and _bad(site["value"]):
                 yield f"the value of site {name!r} is {_shown(site['value'])}"
     densities: list[tuple[str, str, Tensor]] = []
     for role, trace in (("the guide's", guide), ("the model's", model)):
         for name, site in samples(trace):
+            if site_is_subsample(site):
+                continue
             with torch.enable_grad():
-                density = site["fn"].log_prob(site["value"])
+                density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+                density = scale_and_mask(density, mask=site["mask"])
             if _bad(density):
                 yield f"{role} log-density of site {name!r} is {_shown(density)}"
             densities.append((role, name, density))

@@ -19,7 +19,6 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -30,7 +29,13 @@ from latentmix.inference.isolation import Modules, RandomState, isolated, plain_
 from latentmix.inference.objectives.base import Objective, Stochastic
 from latentmix.inference.objectives.conversion import as_objective, bound_of, reporter_of
 from latentmix.inference.objectives.precision import Precision, check_precision
-from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
+from latentmix.inference.svi.optimizers import (
+    MakeOptimizer,
+    MakeScheduler,
+    as_optimizer,
+    as_scheduler,
+    check_schedule_steps,
+)
 from latentmix.inference.svi.problem import Frozen, Problem
 from latentmix.inference.svi.saved import StateError
 from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord, TrainingState
@@ -74,6 +79,8 @@ class SVIResult(Displayed):
         for name, losses in (("training loss", self.losses), ("validation loss", self.validation_losses)):
             if losses:
                 figures[name] = f"{losses[0]:.6g} ... {losses[-1]:.6g} nats per datum, the negative ELBO at beta = 1"
+        if skipped := sum(record.skipped for record in self.history):
+            figures["skipped steps"] = f"{skipped:,}, as a loss or a gradient was not finite"
         size = sum(value.numel() for value in self.parameters.values())
         parameters = f"{size:,} numbers in {len(self.parameters)} tensors"
         return {**figures, "steps": self.compilation, "parameters": parameters, "seed": self.seed}
@@ -224,8 +231,9 @@ def fit(
     Raises:
         ValueError: If the data disagree in length or are empty, or a row lies outside the support of the site that
             observes it; a size is not positive; a minibatch would count for the whole data set although the model has
-            global latents, or is a single datum under batch normalisation; optimizer or schedule cannot be made; or
-            `store` does not fit; or for `bf16-mixed` a network is not in float32, or there is none.
+            global latents, or is a single datum under batch normalisation; optimizer or schedule cannot be made, or the
+            schedule ends before the fit; or `store` does not fit; or for `bf16-mixed` a network is not in float32, or
+            there is none.
         DivergenceError: If more steps than `max_skipped` in succession, or all of an epoch, have a loss or a gradient
             that is not finite, or a parameter is not. Parameters are those of the last good step; `EarlyStopping`
             restores the best.
@@ -308,11 +316,8 @@ def fit(
         if store is not None:
             start_from(store)
         state.begin(problem.leaves(frozen.leaves), problem.modules, make_optimizer, make_scheduler, callbacks)
-        if schedule_steps and isinstance(state.scheduler, ReduceLROnPlateau):
-            raise ValueError(
-                "Expected a schedule that needs no loss for schedule_steps=True; got ReduceLROnPlateau, which is "
-                "stepped by the loss of an epoch: leave schedule_steps out."
-            )
+        count = epochs * batches if schedule_steps else epochs
+        check_schedule_steps(state.scheduler, count, by_steps=schedule_steps)
         steps = Steps(problem, state, rules)
         params = pyro.get_param_store()
         names = set(params)

@@ -12,12 +12,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-__all__ = ["MakeOptimizer", "MakeScheduler", "as_optimizer", "as_scheduler", "make_optimizer", "make_scheduler"]
+__all__ = [
+    "MakeOptimizer",
+    "MakeScheduler",
+    "as_optimizer",
+    "as_scheduler",
+    "check_schedule_steps",
+    "make_optimizer",
+    "make_scheduler",
+]
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
 
 _OPTIMIZER = "pass a function that makes it, such as optimizer=functools.partial(torch.optim.Adam, lr=0.01)."
+_CLIPPING = "clip by clip_norm of fit, and "
 _SCHEDULER = (
     "pass a function that makes it, such as scheduler=functools.partial(torch.optim.lr_scheduler.StepLR, step_size=10)."
 )
@@ -45,7 +54,8 @@ def as_optimizer(optimizer: Any) -> MakeOptimizer:
             raise ValueError(
                 "Expected an optimizer of pyro.optim with a dictionary of options for all parameters and without "
                 f"clip_args; got {constructor.__name__} with "
-                f"{'clip_args' if optimizer.pt_clip_args else 'a function of them'}: {_OPTIMIZER}"
+                f"{'clip_args' if optimizer.pt_clip_args else 'a function of them'}: "
+                f"{_CLIPPING if optimizer.pt_clip_args else ''}{_OPTIMIZER}"
             )
         return partial(constructor, **optimizer.pt_optim_args)
     _refuse_factory(optimizer, "optimizer", _OPTIMIZER)
@@ -123,6 +133,32 @@ def make_scheduler(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler | R
             f"{_SCHEDULER}"
         )
     return scheduler
+
+
+def check_schedule_steps(scheduler: LRScheduler | ReduceLROnPlateau | None, count: int, *, by_steps: bool) -> None:
+    """Refuse a schedule that cannot be stepped in a fit.
+
+    Args:
+        scheduler: The schedule.
+        count: How often it is stepped.
+        by_steps: Whether it is stepped after every minibatch, and not after every epoch.
+
+    Raises:
+        ValueError: If it is to be stepped by minibatches and there is none, or it needs the loss of an epoch; or it
+            ends before the fit does.
+    """
+    if by_steps and (scheduler is None or isinstance(scheduler, ReduceLROnPlateau)):
+        given = "none" if scheduler is None else "ReduceLROnPlateau, which is stepped by the loss of an epoch"
+        raise ValueError(
+            f"Expected a schedule that needs no loss for schedule_steps=True; got {given}: "
+            f"{'pass a scheduler' if scheduler is None else 'pass another'}, or leave schedule_steps out."
+        )
+    total = getattr(scheduler, "total_steps", None)
+    if isinstance(total, int) and total < count:
+        unit = "minibatches" if by_steps else "epochs"
+        raise ValueError(
+            f"Expected total_steps of {_kind(scheduler)} of {count:,} at least, the {unit} of the fit; got {total:,}."
+        )
 
 
 def _refuse_factory(part: Any, name: str, remedy: str) -> None:

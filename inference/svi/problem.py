@@ -255,15 +255,15 @@ class Problem:
 
     @property
     def compilation(self) -> str:
-        """Whether steps run compiled, and why others do not."""
+        """Whether steps run compiled, and why others do not, such as "compiled" or "not compiled (compile=False)"."""
         if self.compiled is None:
-            return f"not compiled: {self.plan.reason}"
+            return f"not compiled ({self.plan.reason})"
         if self.compiled.obstacle is not None:
-            return f"not compiled: {self.compiled.obstacle}"
+            return f"not compiled ({self.compiled.obstacle.rstrip('.')})"
         return "compiled" if self.plan.reason is None else f"compiled, {self.plan.reason}"
 
     def backward(self, batch: Batch, *, length: int | None = None, check: bool = False) -> Terms:
-        """Accumulate the gradients of one minibatch, and return the reported terms.
+        """Accumulate the gradients of one minibatch, and return the loss with the reported terms, those of the monitor.
 
         Args:
             batch: The minibatch.
@@ -279,7 +279,7 @@ class Problem:
         if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
             return terms
         with torch.no_grad(), Modules(self.model, self.guide):
-            return self.monitor.terms(self.model, self.guide, *batch)
+            return self.monitor.terms(self.model, self.guide, *batch)._replace(loss=terms.loss)
 
     def measure(self, data: Batch, size: int) -> Bound:
         """The bound on held-out data."""

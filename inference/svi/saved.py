@@ -75,6 +75,9 @@ anew, or resume from a copy.
         skipped = saved.get("skipped", 0)
         if not _is_whole(skipped) or not 0 <= skipped <= batch:
             raise _error(f"skipped steps among the {batch} of an epoch", f"{skipped!r:.60}")
+        succession = saved.get("skipped_in_succession", 0)
+        if not _is_whole(succession) or succession < 0:
+            raise _error("skipped steps in succession, 0 or more", f"{succession!r:.60}")
         totals = saved["totals"]
         if totals is not None and tuple(totals.shape) != (4,):
             raise _error("four totals", f"shape {tuple(totals.shape)}")

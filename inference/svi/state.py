@@ -111,6 +111,7 @@ class TrainingState(Displayed):
         warmup: Epochs in which the objective still changes.
         order: The present epoch's order of the data, `(length,)`; None in full batches and between epochs.
         skipped: Number of the present epoch's steps that were left out, as their loss or gradient was not finite.
+        skipped_in_succession: Number of steps that were left out since the last good one.
         totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data, `(4,)`.
         parameters: The unconstrained leaves that are optimized, by name.
         modules: The modules of model and guide, whose buffers (such as running means) belong to the state.
@@ -131,6 +132,7 @@ class TrainingState(Displayed):
     precision: Precision = "full"
     warmup: float = 0.0
     skipped: int = 0
+    skipped_in_succession: int = 0
     order: Tensor | None = None
     totals: Tensor | None = None
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -232,6 +234,7 @@ class TrainingState(Displayed):
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
             "skipped": self.skipped,
+            "skipped_in_succession": self.skipped_in_succession,
             "precision": self.precision,
             "order": None if self.order is None else self.order.clone(),
             "totals": None if self.totals is None else self.totals.clone(),
@@ -257,7 +260,7 @@ class TrainingState(Displayed):
         # Absent from states of earlier versions:
         counters["drop_last"] = saved.get("drop_last", False)
         counters["precision"] = saved.get("precision", "full")
-        counters["skipped"] = saved.get("skipped", 0)
+        counters |= {name: saved.get(name, 0) for name in _SKIPPED}
         history = [_record(record) for record in saved["history"]]
         return cls(seed=saved["seed"], **counters, history=history, _saved=_cloned(saved))
 
@@ -294,7 +297,7 @@ class TrainingState(Displayed):
             None if saved[name] is None else saved[name].to(device) for name in ("order", "totals")
         )
         self.epoch, self.batch, self.stopped = (saved[name] for name in ("epoch", "batch", "stopped"))
-        self.skipped = saved.get("skipped", 0)
+        self.skipped, self.skipped_in_succession = (saved.get(name, 0) for name in _SKIPPED)
         self.history = [_record(record) for record in saved["history"]]
         copies = [leaf.detach().clone().requires_grad_() for leaf in parameters.values()]
         try:
@@ -343,6 +346,7 @@ class TrainingState(Displayed):
 
 
 _COUNTERS = ("epoch", "batch", "stopped", "length", "batch_size")
+_SKIPPED = ("skipped", "skipped_in_succession")
 
 
 def _record(saved: EpochRecord | Mapping[str, Any]) -> EpochRecord:

@@ -62,8 +62,9 @@ class Steps:
         self._leaves = list(state.parameters.values())
         self._update = fused_step(state.optimizer)
         self._buffers = _Buffers(problem.modules)
-        self._in_succession = 0
         self._warned = False
+        # A schedule warns where `optimizer.step` has not been called: the first step was skipped, or is torch's kernel.
+        state.optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def take(self, batch: Batch, *, check: bool = False) -> None:
         """Train on one minibatch, and add its terms to the totals of the epoch.
@@ -81,19 +82,24 @@ class Steps:
         length = len(batch[0])
         batch = transformed(batch, self.problem.transform)
         randomness = torch.get_rng_state()
+        self._buffers.keep()  # a callback may have set some since the last step
         for leaf in self._leaves:
             leaf.grad = None
         terms = self.problem.backward(batch, length=length, check=check)
         gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
-        values = [float(part.detach()) for part in (terms.loss, terms.elbo) if part is not None]
-        if all(map(math.isfinite, values)) and self._are_finite(gradients):
+        values = {
+            name: float(part.detach())
+            for name, part in (("loss", terms.loss), ("reported ELBO", terms.elbo))
+            if part is not None
+        }
+        wrong = next((f"the {name} {value:.4g}" for name, value in values.items() if not math.isfinite(value)), None)
+        if wrong is None and self._are_finite(gradients):
             self._update()
-            self._buffers.keep()
-            self._in_succession = 0
+            self.state.skipped_in_succession = 0
             totals = terms.totals(len(batch[0]))
             self.state.totals = totals if self.state.totals is None else self.state.totals + totals
         else:
-            self._skip(batch, values[0], randomness)
+            self._skip(batch, wrong or "a gradient", randomness)
         if self.rules.scheduled and self.state.scheduler is not None:
             self.state.scheduler.step()
 
@@ -104,34 +110,35 @@ class Steps:
             return all(map(_is_finite, gradients))
         norm = get_total_norm(gradients)
         if not math.isfinite(norm):
-            return False
+            if not all(map(_is_finite, gradients)):
+                return False
+            norm = get_total_norm([gradient.double() for gradient in gradients])  # its square overflows in float32
         clip_grads_with_norm_(self._leaves, bound, norm)
         return True
 
-    def _skip(self, batch: Batch, loss: float, randomness: Tensor) -> None:
+    def _skip(self, batch: Batch, wrong: str, randomness: Tensor) -> None:
         state, rules = self.state, self.rules
-        state.skipped += 1
-        self._in_succession += 1
-        hopeless = state.skipped == state.batches or not state.finite
-        last = self._in_succession > rules.max_skipped or hopeless
+        self._buffers.restore()
+        others = state.skipped_in_succession
+        last = others >= rules.max_skipped or state.skipped + 1 == state.batches or not state.finite
         if last or not self._warned:
-            fault = find_fault(self.problem, state.parameters, batch, loss, randomness)
+            fault = find_fault(self.problem, state.parameters, batch, wrong, randomness)
+            self._buffers.restore()
             step = f"step {state.epoch * state.batches + state.batch + 1}, in epoch {state.epoch + 1}"
             if last:
-                self._buffers.restore()
-                others = self._in_succession - 1
                 raise DivergenceError(
                     f"Expected a finite loss with finite gradients; got {fault}, at {step}"
                     f"{f', as in the {others} steps before' if others else ''}: lower the learning rate, clip the "
                     "gradients by clip_norm, or check the data for values outside the likelihood's support."
                 )
             warnings.warn(
-                f"Steps with a loss or a gradient that is not finite are skipped, the first at {step}: {fault}; "
-                "EpochRecord.skipped counts them.",
-                stacklevel=4,
+                f"Steps with a loss or a gradient that is not finite are skipped, the first at {step}: {fault}. The "
+                "history counts them by epoch.",
+                stacklevel=5,
             )
             self._warned = True
-        self._buffers.restore()
+        state.skipped += 1
+        state.skipped_in_succession += 1
 
 
 def _is_finite(gradient: Tensor) -> bool:
@@ -141,7 +148,7 @@ def _is_finite(gradient: Tensor) -> bool:
 
 
 class _Buffers:
-    """The buffers of modules as they were after the last good step, such as running means."""
+    """The buffers of modules as they were before the present step, such as running means."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         parts = {id(part): part for module in modules for part in module.modules()}.values()

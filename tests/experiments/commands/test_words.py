@@ -158,6 +158,14 @@ CASES = cases() | {
         ["--scheduler", "OneCycleLR(0.1, total_steps=3)"],
         "Expected --scheduler to be a schedule",
     ),
+    "steps of no schedule": (
+        ["--schedule_steps", "true"],
+        "Expected a --scheduler for --schedule_steps true; got none.",
+    ),
+    "steps of a plateau": (
+        ["--scheduler", "ReduceLROnPlateau", "--schedule_steps", "true"],
+        "got ReduceLROnPlateau: it is stepped by the loss of an epoch",
+    ),
     "a period of none": (["--scheduler", "CosineAnnealingLR(0)"], "got CosineAnnealingLR(T_max=0)"),
     "a schedule of the mixture": (
         ["--mixture.svi.optimizer", "Adam", "--mixture.svi.scheduler", "StepLR(0)"],

@@ -55,7 +55,8 @@ def expected(result: SVIResult) -> dict[str, list[tuple[int, float]]]:
             curves.setdefault(f"elbo/{split}", []).append((record.epoch, -bound.loss))
             for term, value in asdict(bound).items():
                 curves.setdefault(f"{term}/{split}", []).append((record.epoch, value))
-        curves.setdefault("learning_rate", []).append((record.epoch, record.learning_rate))
+        for name in ("learning_rate", "skipped"):
+            curves.setdefault(name, []).append((record.epoch, getattr(record, name)))
     return curves
 
 

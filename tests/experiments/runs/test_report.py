@@ -103,6 +103,18 @@ def test_holds_every_picture_light_and_dark_and_refers_to_nothing_outside(run: P
     assert page.words.index("labels: none.") < page.words.index("labels: few.")
 
 
+@pytest.mark.parametrize(
+    ("counts", "words"), [((0, 0), None), ((1, 0), "1 step was skipped"), ((1, 2), "3 steps were")]
+)
+def test_steps_that_were_skipped_are_told(run: Path, counts: tuple[int, int], words: str | None) -> None:
+    file = run / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [json.dumps({**record, "skipped": count}) for record, count in zip(records, counts, strict=True)]
+    file.write_text("\n".join(lines))
+    text = write_report(run).read_text("utf-8")
+    assert f"seed 0; {words}" in text if words else not re.search("steps? w[a-z]+ skipped", text)
+
+
 def test_contents_link_every_section_and_every_picture(run: Path) -> None:
     text = write_report(run).read_text("utf-8")
     page = Page(text)
