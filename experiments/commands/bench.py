@@ -34,7 +34,7 @@ scikit-learn, pomegranate and torchgmm, a table for each size and covariance typ
 """
 SVI = """\
 contestants:
-  latentmix, latentmix-compiled                `latentmix.inference.fit`, without and with compile=True
+  latentmix, latentmix-compiled                `latentmix.inference.fit` with compile=False, and with True
   latentmix-bf16, latentmix-compiled-bf16      the same with precision="bf16-mixed"
   pyro                                         `pyro.infer.SVI.step` with Pyro's Adam
   pytorch, pytorch-compiled                    written by hand, with one fused Adam; the loss under `torch.compile`
