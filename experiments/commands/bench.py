@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -19,13 +18,13 @@ from latentmix.experiments.commands import (
     add_numbers,
     comma_list,
     command_parser,
-    write_result,
 )
 from latentmix.experiments.places import check_new_file
 from latentmix.experiments.reading.limits import check_count
 
 if TYPE_CHECKING:
     from latentmix.experiments.benchmarks.em import EMSpeed
+    from latentmix.experiments.benchmarks.record import Record
     from latentmix.experiments.benchmarks.svi.speed import SVISpeed
 
 USAGE = Usage(110, "bench svi|em|all [--threads N]", "measure speed, beside other libraries")
@@ -35,7 +34,7 @@ scikit-learn, pomegranate and torchgmm, a table for each size and covariance typ
 """
 SVI = """\
 contestants:
-  latentmix, latentmix-compiled                `latentmix.inference.fit`, without and with compile=True
+  latentmix, latentmix-compiled                `latentmix.inference.fit` with compile=False, and with True
   latentmix-bf16, latentmix-compiled-bf16      the same with precision="bf16-mixed"
   pyro                                         `pyro.infer.SVI.step` with Pyro's Adam
   pytorch, pytorch-compiled                    written by hand, with one fused Adam; the loss under `torch.compile`
@@ -53,6 +52,7 @@ in it.
 ALL = """\
 SVI is measured first, then EM; `latentmix bench svi --help` and `latentmix bench em --help` explain what is printed.
 """
+OUT = "a new JSON file, which is written after each comparison (default: none)"
 SIZES, SIZES_OF_ALL = "60000x20x10,200000x10x50,1000000x8x10", "60000x20x10,200000x10x50"
 EM_NUMBERS = {
     "iterations": (5, "EM iterations that are timed"),
@@ -80,27 +80,31 @@ def main(words: list[str]) -> None:
 def bench_svi(words: list[str]) -> None:
     """Print the seconds per epoch of SVI here and in other libraries, and write them to a file if asked."""
     from latentmix.experiments.benchmarks.machine import machine
+    from latentmix.experiments.benchmarks.record import Record
     from latentmix.experiments.benchmarks.svi.speed import LEGEND, table
 
     parser = command_parser("bench svi", epilog=SVI.format(legend=LEGEND))
     _add_svi(parser)
     _add_threads(parser, "OMP_NUM_THREADS, or the number of cores")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a new JSON file (default: none)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=OUT)
     options = vars(parser.parse_args(words))
     out = options.pop("out")
     rows = _svi_rows(options)
     check_new_file(out)
     print(LEGEND, end="")
-    figures = {"machine": machine(), "svi": _printed(rows, lambda row: f"\n{table(row)}")}
-    write_result(out, json.dumps(figures, indent=1))
+    with Record(out, {"machine": machine()}, "svi") as record:
+        _measure("svi", rows, lambda row: f"\n{table(row)}", record)
 
 
 def bench_em(words: list[str]) -> None:
     """Print the seconds per iteration of EM here and in other libraries, and write them to a file if asked."""
+    from latentmix.experiments.benchmarks.machine import machine
+    from latentmix.experiments.benchmarks.record import Record
+
     parser = command_parser("bench em", epilog=EM)
     _add_em(parser, SIZES, 20.0)
     _add_threads(parser, "torch's")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a new JSON file (default: none)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=OUT)
     options = vars(parser.parse_args(words))
     out = options.pop("out")
     settings = _em_settings(options)
@@ -109,19 +113,21 @@ def bench_em(words: list[str]) -> None:
 
     from latentmix.experiments.benchmarks.em import table
 
-    write_result(out, json.dumps(_printed(rows, table), indent=1))
+    with Record(out, {"machine": machine()}, "em") as record:
+        _measure("em", rows, table, record)
 
 
 def bench_all(words: list[str]) -> None:
     """Print the figures of SVI and of EM, and write them to one file if asked."""
     from latentmix.experiments.benchmarks.machine import default_threads, machine
+    from latentmix.experiments.benchmarks.record import Record
     from latentmix.experiments.benchmarks.svi import speed
 
     parser = command_parser("bench all", epilog=ALL)
     _add_svi(parser)
     _add_em(parser, SIZES_OF_ALL, 5.0)
     _add_threads(parser, "OMP_NUM_THREADS, or the number of cores")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="a new JSON file for all figures (default: none)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help=OUT)
     options = vars(parser.parse_args(words))
     out = options.pop("json")
     if options["threads"] is None:
@@ -134,10 +140,10 @@ def bench_all(words: list[str]) -> None:
     from latentmix.experiments.benchmarks.em import table
 
     print(speed.LEGEND, end="")
-    svi = _printed(svi_rows, lambda row: f"\n{speed.table(row)}")
-    print()
-    figures = {"machine": machine(), "svi": svi, "em": _printed(em_rows, table)}
-    write_result(out, json.dumps(figures, indent=1))
+    with Record(out, {"machine": machine()}, "svi", "em") as record:
+        _measure("svi", svi_rows, lambda row: f"\n{speed.table(row)}", record)
+        print()
+        _measure("em", em_rows, table, record)
 
 
 def _add_svi(parser: argparse.ArgumentParser) -> None:
@@ -213,13 +219,11 @@ def _em_rows(settings: dict[str, Any]) -> Iterator[EMSpeed]:
     return em_speed(**settings, report=_reporter())
 
 
-def _printed[T](rows: Iterable[T], table: Callable[[T], str]) -> list[dict[str, Any]]:
-    """The rows as dictionaries; each is printed as soon as it is measured."""
-    dictionaries = []
+def _measure[T](kind: str, rows: Iterable[T], table: Callable[[T], str], record: Record) -> None:
+    """Print each row and add it to the record as soon as it is measured."""
     for row in rows:
+        record.add(kind, asdict(row))  # type: ignore[call-overload]
         print(table(row), flush=True)
-        dictionaries.append(asdict(row))  # type: ignore[call-overload]
-    return dictionaries
 
 
 def _reporter() -> Callable[[str], None] | None:

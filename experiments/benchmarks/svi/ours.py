@@ -48,8 +48,8 @@ def networks(architecture: Architecture) -> tuple[VAE, AmortizedGuide]:
 
 
 def uncompiled(case: Case, data: NDArray[np.float32], turn: Turn) -> Mapping[str, Any]:
-    """`fit` as it is by default."""
-    return _fit(case, data, turn)
+    """`fit` without compiled steps, which it would have by default in so long a training."""
+    return _fit(case, data, turn, compile=False)
 
 
 def compiled(case: Case, data: NDArray[np.float32], turn: Turn) -> Mapping[str, Any]:
@@ -58,8 +58,8 @@ def compiled(case: Case, data: NDArray[np.float32], turn: Turn) -> Mapping[str, 
 
 
 def uncompiled_bf16(case: Case, data: NDArray[np.float32], turn: Turn) -> Mapping[str, Any]:
-    """`fit` with products in bfloat16."""
-    return _fit(case, data, turn, precision="bf16-mixed")
+    """`fit` without compiled steps, with products in bfloat16."""
+    return _fit(case, data, turn, compile=False, precision="bf16-mixed")
 
 
 def compiled_bf16(case: Case, data: NDArray[np.float32], turn: Turn) -> Mapping[str, Any]:

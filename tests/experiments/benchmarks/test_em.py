@@ -114,7 +114,10 @@ def test_bench_em_writes_every_comparison(tmp_path, monkeypatch: pytest.MonkeyPa
     assert not main([*words, "--repeats", "1", "--seconds", "0", "--threads", "1", "--out", str(out)])
     printed = capsys.readouterr().out
     assert printed.count("mean log p(x)") == 4
-    rows = json.loads(out.read_text())
+    figures = json.loads(out.read_text())
+    assert figures["finished"] is True
+    assert figures["machine"]["versions"]["scikit-learn"]
+    rows = figures["em"]
     assert [row["size"] for row in rows] == [[200, 2, 2], [200, 2, 2], [300, 3, 2], [300, 3, 2]]
     assert all(np.isfinite(row["contestants"][OURS]["log_likelihood"]) for row in rows)
     assert main([*words, "--out", str(out)])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from latentmix.experiments.benchmarks.svi import speed
 from latentmix.experiments.cli import main
 
 SVI = ["--networks", "digits", "--batch_sizes", "16, 32", "--images", "64", "--turns", "1", "--threads", "1"]
@@ -29,6 +30,7 @@ def written(path: Path) -> dict:
 
 
 def check_svi(figures: dict) -> None:
+    assert figures["finished"] is True
     assert set(figures["machine"]) == MACHINE
     assert all(figures["machine"]["versions"][name] for name in ("latentmix", "torch", "pyro-ppl", "numpy"))
     assert [row["batch_size"] for row in figures["svi"]] == [16, 32]
@@ -66,6 +68,33 @@ def test_bench_all_writes_both(log: Path, tmp_path: Path, monkeypatch: pytest.Mo
     check_svi(figures)
     (row,) = figures["em"]
     assert (row["size"], row["threads"]) == ([200, 2, 2], 1)
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_an_interrupt_keeps_the_comparisons_that_are_done(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, done: int
+) -> None:
+    measure = speed._Comparison.measure
+    left = [None] * done
+
+    def interrupted(*arguments):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return measure(*arguments)
+
+    monkeypatch.setattr(speed._Comparison, "measure", interrupted)
+    out = tmp_path / "speed.json"
+    assert main(["bench", "svi", *SVI, "--contestants", "trains", "--out", str(out)]) == 130
+    told = capsys.readouterr().err
+    if not done:
+        assert not out.exists()
+        assert told == "latentmix: interrupted\n"
+        return
+    assert told == f"latentmix: interrupted; {out} has the 1 comparison so far\n"
+    figures = written(out)
+    assert figures["finished"] is False
+    assert [row["batch_size"] for row in figures["svi"]] == [16]
 
 
 @pytest.mark.parametrize(

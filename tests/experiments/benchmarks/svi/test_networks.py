@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 import yaml
 from pyro.infer import TraceMeanField_ELBO
 
+from latentmix.experiments.benchmarks.svi import ours
 from latentmix.experiments.benchmarks.svi.cases import ARCHITECTURES, Case
+from latentmix.experiments.benchmarks.svi.contestants import CONTESTANTS, Contestant
 from latentmix.experiments.benchmarks.svi.floor import operations
 from latentmix.experiments.benchmarks.svi.handwritten import Network
 from latentmix.experiments.benchmarks.svi.ours import networks
@@ -104,6 +107,27 @@ def test_numpyro_computes_what_torch_does(case: Case) -> None:
     for site, norm in zip(trace.values(), norms, strict=True):
         np.testing.assert_allclose(site["value"]["mean"], norm.running_mean, atol=1e-6)
         np.testing.assert_allclose(site["value"]["variance"], norm.running_var, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "contestant"), [each for each in CONTESTANTS.items() if each[0].startswith("latentmix")]
+)
+def test_names_say_what_is_compiled_and_in_which_precision(
+    name: str, contestant: Contestant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever `fit` does by default."""
+    asked: list[tuple[object, object]] = []
+
+    def fit(*data: object, compile: object = "auto", precision: str = "full", **options: object) -> SimpleNamespace:
+        asked.append((compile, precision))
+        return SimpleNamespace(losses=[1.0])
+
+    monkeypatch.setattr(ours, "fit", fit)
+    case = Case("digits", batch_size=4, images=8)
+    getattr(ours, contestant.function.partition(":")[2])(case, case.data(), lambda: True)
+    precision = "bf16-mixed" if "bf16" in name else "full"
+    assert asked == [("compiled" in name, precision)]
+    assert contestant.compiled == ("compiled" in name)
 
 
 @pytest.mark.parametrize("name", ["digits", "conv64"])
