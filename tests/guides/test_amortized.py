@@ -209,13 +209,13 @@ def test_mnist_conv64_has_exactly_these_parameters() -> None:
     )
     decoder = ConvDecoder(latent_dim=20, channels=(128, 64), shape=(1, 28, 28))
     encoding, heads, decoding = leaves(guide.encoder), leaves(guide.head), leaves(decoder)
-    assert [type(layer) for layer in encoding] == [
-        nn.Conv2d, nn.ReLU, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Flatten,
-    ]  # fmt: skip
-    assert [type(layer) for layer in heads] == [nn.Linear, nn.Linear]
-    assert [type(layer) for layer in decoding] == [
-        nn.Linear, nn.Unflatten, nn.ConvTranspose2d, nn.ReLU, nn.ConvTranspose2d,
-    ]  # fmt: skip
+    for layers, kinds in (
+        (encoding, (nn.Conv2d, nn.ReLU, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Flatten)),
+        (heads, (nn.Linear, nn.Linear)),
+        (decoding, (nn.Linear, nn.Unflatten, nn.ConvTranspose2d, nn.ReLU, nn.ConvTranspose2d)),
+    ):
+        assert len(layers) == len(kinds)
+        assert all(map(isinstance, layers, kinds))
     assert [count(layer) for layer in encoding] == [1_088, 0, 131_200, 256, 0, 0]
     assert [count(layer) for layer in heads] == [125_460, 125_460]
     assert [count(layer) for layer in decoding] == [131_712, 0, 131_136, 0, 1_025]
