@@ -28,7 +28,7 @@ class StepRules:
 
     Attributes:
         clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. None for no bound.
-        max_skipped: Steps in succession at most whose loss or gradient is not finite.
+        max_skipped: Most steps in succession that are skipped, since a loss or a gradient is not finite.
         scheduled: Whether the learning-rate schedule is stepped after every minibatch.
     """
 

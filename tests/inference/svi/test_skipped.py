@@ -171,7 +171,7 @@ class Masked(nn.Module):
         self.calls += 1
         torch.rand(1, generator=self.generator)
         loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
-        observed = x[:, 0] > 0
+        observed: Any = x[:, 0] > 0
         with pyro.plate("data", LENGTH, subsample=x), poutine.mask(mask=observed):
             pyro.sample("x", dist.Normal(loc.expand(len(x)), 1.0).mask(observed), obs=x[:, 0])
         pyro.factor("penalty", -self.weight * (math.nan if self.poison.step == 1 else 1.0))
