@@ -28,7 +28,7 @@ class StepRules:
 
     Attributes:
         clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. None for no bound.
-        max_skipped: Steps in succession at most whose loss or gradient is not finite.
+        max_skipped: Most steps in succession that are skipped, since a loss or a gradient is not finite.
         scheduled: Whether the learning-rate schedule is stepped after every minibatch.
     """
 
@@ -87,19 +87,18 @@ class Steps:
             leaf.grad = None
         terms = self.problem.backward(batch, length=length, check=check)
         gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
-        values = {
-            name: float(part.detach())
-            for name, part in (("loss", terms.loss), ("reported ELBO", terms.elbo))
-            if part is not None
-        }
-        wrong = next((f"the {name} {value:.4g}" for name, value in values.items() if not math.isfinite(value)), None)
-        if wrong is None and self._are_finite(gradients):
+        loss = float(terms.loss.detach())
+        elbo = loss if terms.elbo is None else float(terms.elbo)
+        # A loss may be infinite by design where another objective reports the ELBO, as that of TraceTailAdaptive_ELBO.
+        if math.isfinite(elbo) and not math.isnan(loss) and self._are_finite(gradients):
             self._update()
             self.state.skipped_in_succession = 0
             totals = terms.totals(len(batch[0]))
             self.state.totals = totals if self.state.totals is None else self.state.totals + totals
         else:
-            self._skip(batch, wrong or "a gradient", randomness)
+            values = {f"the loss {loss:.4g}": loss, f"the reported ELBO {elbo:.4g}": elbo}
+            wrong = next((name for name, value in values.items() if not math.isfinite(value)), "a gradient")
+            self._skip(batch, wrong, randomness)
         if self.rules.scheduled and self.state.scheduler is not None:
             self.state.scheduler.step()
 
