@@ -33,7 +33,8 @@ us/step       microseconds of a step
 start         seconds that the first epoch takes longer, to make networks and to compile with empty caches
 again         the same in a second process, which finds inductor's cache
 cores         processor seconds per second
-MiB           growth of resident memory at its greatest, without the data and the libraries imported before
+MiB           growth of resident memory at its greatest, compilation included, without libraries imported before and
+              the data, of which numpyro makes a copy that counts
 nats          negative ELBO per datum, the mean of the last epoch: all should agree within a few
 floor         products at the best rate measured here, and Adam's reading and writing at that of a copy
 """
@@ -53,7 +54,8 @@ class Figures:
         start: Seconds that the first epoch took longer than the median, with empty caches.
         restart: The same in a second process, with inductor's cache; None if inductor does not compile it.
         cores: Processor time per time, of all timed epochs.
-        memory: Greatest growth of resident memory in MiB, without data and imported libraries; None if unknown.
+        memory: Greatest growth of resident memory in MiB, without imported libraries and the data, of which NumPyro
+            makes a copy that counts; None if unknown.
         loss: Mean negative ELBO of the last epoch, nats per datum.
     """
 
