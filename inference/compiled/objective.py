@@ -125,11 +125,12 @@ class _Shape:
 class CompiledObjective(Objective):
     """An objective whose `backward` runs loss and gradients as one compiled graph.
 
-    A minibatch of new shapes or strides is traced and compiled first, of up to 8 shapes; others run uncompiled. Random numbers are
-    drawn as without compilation, from the same stream. Where a Python value of model, guide or objective has changed
-    since, such as a number, a mode or a frozen parameter, steps run uncompiled until five have found it the same, and
-    are then traced again, up to three times. Where steps cannot be traced, or values change more often, a warning gives
-    the reason, and they run uncompiled. On a GPU a step is a CUDA graph where `as_cuda_graph` can make one of it.
+    A minibatch of a new shape or layout is traced and compiled first, of up to 8 of them; others run uncompiled. Random
+    numbers are drawn as without compilation, from the same stream. Where a Python value of model, guide or objective
+    has changed since, such as a number, a mode or a frozen parameter, steps run uncompiled until five have found it the
+    same, and are then traced again, up to three times. Where steps cannot be traced, or values change more often, a
+    warning gives the reason, and they run uncompiled. On a GPU a step is a CUDA graph where `as_cuda_graph` can make
+    one of it.
 
     Args:
         objective: The objective.
@@ -254,8 +255,8 @@ class CompiledObjective(Objective):
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"Minibatches of more than {MAX_GRAPHS} shapes, counted anew where a Python value has changed: steps "
-                "of further ones run uncompiled.",
+                f"Minibatches of more than {MAX_GRAPHS} shapes or layouts, counted anew where a Python value has changed: "
+                "steps of further ones run uncompiled.",
                 stacklevel=2,
             )
 

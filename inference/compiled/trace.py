@@ -130,7 +130,7 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         rebound = _rebound(python)
 
         def step(_: Sequence[Tensor], data: Batch) -> list[Tensor]:
-            with _Known(), _Unread():
+            with _Known(), _Unread():  # type: ignore[no-untyped-call]
                 traced = objective.terms(model, guide, *data)
             gradients = torch.autograd.grad(traced.loss, leaves)
             return [*(part.detach() for part in traced if part is not None), *gradients]
