@@ -16,7 +16,7 @@ from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.capture import Step, as_cuda_graph
 from latentmix.inference.compiled.inductor import compile_graph, compiler_obstacle
 from latentmix.inference.compiled.python_state import PythonState
-from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, close, largest, memory, trace_step
+from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, agree, close, largest, memory, trace_step
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.conversion import as_objective
 from latentmix.models.process_state import exclusive
@@ -49,7 +49,7 @@ class _CompiledStep:
         """Compile a step, and run it once.
 
         Raises:
-            NotTraceableError: If it cannot be compiled, or the compiled loss is another one.
+            NotTraceableError: If it cannot be compiled, or the compiled loss or a gradient is another one.
         """
         with traced.undone():
             compiled = compile_graph(traced.graph, traced.inputs(batch))
@@ -58,7 +58,7 @@ class _CompiledStep:
             return compiled(traced.inputs(batch))
 
         with traced.undone(), torch.no_grad():
-            expected, _ = traced.outputs(traced.graph(*traced.inputs(batch)))
+            expected, exact = traced.outputs(traced.graph(*traced.inputs(batch)))
         with traced.undone():
             inputs = traced.inputs(batch)
             terms, gradients = traced.outputs(compiled(inputs))
@@ -69,9 +69,10 @@ class _CompiledStep:
                 if place in used or gradient.stride() != leaf.stride():
                     copied.add(index)
                 used.add(place)
-        if not close(terms.loss, expected.loss, largest(expected)):
+        if not agree(terms, gradients, expected, exact):
             raise NotTraceableError(
-                f"the compiled loss is {float(terms.loss):.8g} where the traced one is {float(expected.loss):.8g}"
+                f"the compiled loss is {float(terms.loss):.8g} where the traced one is {float(expected.loss):.8g}, or "
+                "gradients differ"
             )
         return cls(traced, as_cuda_graph(run, traced, batch), frozenset(copied))
 
@@ -255,7 +256,7 @@ class CompiledObjective(Objective):
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"Minibatches of more than {MAX_GRAPHS} shapes or layouts, counted anew where a Python value has changed: "
+                f"Minibatches of more than {MAX_GRAPHS} shapes or layouts, counted anew where a Python value changes: "
                 "steps of further ones run uncompiled.",
                 stacklevel=2,
             )

@@ -248,11 +248,7 @@ def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: St
             with torch.no_grad():
                 for leaf, value in reversed(list(zip(step.leaves, values, strict=True))):
                     leaf.copy_(value)
-        scale = largest(expected)
-        if not close(terms.loss, expected.loss.detach(), scale) or not all(
-            close(ours, theirs, scale + torch.linalg.vector_norm(theirs))
-            for ours, theirs in zip(gradients, exact, strict=True)
-        ):
+        if not agree(terms, gradients, expected, exact):
             loss = expected.loss.detach()
             raise NotTraceableError(
                 f"the traced loss is {float(terms.loss):.8g} where model and guide give {float(loss):.8g} "
@@ -263,6 +259,15 @@ def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: St
 def largest(terms: Terms) -> Tensor:
     """The largest absolute value among the terms, the scale of their rounding errors."""
     return torch.stack([part.detach().abs().double() for part in terms if part is not None]).max()
+
+
+def agree(terms: Terms, gradients: Sequence[Tensor], expected: Terms, exact: Sequence[Tensor]) -> bool:
+    """Whether loss and gradients are those expected, up to rounding errors."""
+    scale = largest(expected)
+    return close(terms.loss, expected.loss.detach(), scale) and all(
+        close(ours, theirs, scale + torch.linalg.vector_norm(theirs))
+        for ours, theirs in zip(gradients, exact, strict=True)
+    )
 
 
 def close(value: Tensor, expected: Tensor, scale: Tensor) -> bool:
