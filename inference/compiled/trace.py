@@ -106,7 +106,8 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         batch: Tensors of one minibatch; the graph is for their shapes.
 
     Raises:
-        NotTraceableError: If the gradients are not those of the loss, or a Python value depends on tensors.
+        NotTraceableError: If the gradients are not those of the loss, a Python value depends on tensors, random numbers
+            are not torch's, or there are too many Python values to watch.
     """
     if not objective.gradients_of_loss:
         raise NotTraceableError(
