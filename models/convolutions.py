@@ -6,10 +6,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional
+from torch.overrides import wrap_torch_function
 
-__all__ = ["ConvTranspose2d"]
+from latentmix.models.products import is_plain
+
+__all__ = ["ConvTranspose2d", "conv_transpose2d"]
+
+
+@wrap_torch_function(lambda x, *_: (x,))
+def conv_transpose2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """The transposed convolution of `torch.conv_transpose2d`, by products; a `TorchFunctionMode` sees it as one call.
+
+    Args:
+        x: An `n x in_channels x height x width` tensor.
+        weight: An `in_channels x out_channels x height x width` tensor.
+        bias: A tensor of length `out_channels`, or None.
+        stride: Distance of the patches.
+        padding: Border of the values that is left out.
+    """
+    values: Tensor = _ByProducts.apply(x, weight, bias, stride, padding)
+    return values
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -30,9 +49,10 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve `n x in_channels x height x width` values."""
-        if output_size is not None or not self._has_few_outputs() or not _is_plain(input, self.weight, self.bias):
+        plain = is_plain(input, self.weight, self.bias) and input.dim() == 4 and input.numel() > 0
+        if output_size is not None or not plain or not self._has_few_outputs():
             return super().forward(input, output_size)
-        values: Tensor = _ByProducts.apply(input, self.weight, self.bias, self.stride, self.padding)
+        values: Tensor = conv_transpose2d(input, self.weight, self.bias, self.stride, self.padding)
         return values
 
     def _has_few_outputs(self) -> bool:
@@ -72,18 +92,3 @@ class _ByProducts(torch.autograd.Function):
             gradients[0], x, weight, sizes, ctx.stride, ctx.padding, (1, 1), True, (0, 0), 1, needed
         )
         return (*parts, None, None)
-
-
-def _is_plain(input: Tensor, *weights: Tensor | None) -> bool:
-    """Whether the input is a batch on the CPU with a datum, of the weights' type, seen by no transformation."""
-    return (
-        not torch.compiler.is_compiling()
-        and input.dim() == 4
-        and input.numel() > 0
-        and input.device.type == "cpu"
-        and all(weight is None or weight.dtype == input.dtype for weight in weights)
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled("cpu")
-        and torch._C._get_tracing_state() is None
-    )

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-__all__ = ["Linear", "is_slow", "onednn_product"]
+__all__ = ["Linear", "is_plain", "is_slow", "onednn_product"]
 
 # Floating-point operations of a product from which oneDNN is faster than MKL on AMD's processors, by torch's name of
 # their vector units: MKL has no kernels for their AVX2 (75 against 180 GFLOP/s a core), while with AVX-512 the two are
 # within a tenth. A call of oneDNN costs 12 microseconds, one of MKL 2.
 _FROM = {"AVX2": 4e6, "AVX512": 1e8}
+
+_TYPES = (Tensor, nn.Parameter)
 
 
 def is_slow(rows: int, inner: int, columns: int) -> bool:
@@ -30,6 +32,26 @@ def is_slow(rows: int, inner: int, columns: int) -> bool:
     """
     operations = 2.0 * rows * inner * columns
     return 0.0 < operations >= _least()
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether tensors are of one type and on the CPU, seen by no transformation, compiler or automatic precision.
+
+    Args:
+        tensors: An input and weights; None for those that a layer lacks.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    return (
+        not torch.compiler.is_compiling()
+        and all(
+            tensor.dtype == given[0].dtype and tensor.device.type == "cpu" and type(tensor) in _TYPES
+            for tensor in given
+        )
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._get_tracing_state() is None
+    )
 
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -60,10 +82,20 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The products, an `n x out_features` tensor for an `n x in_features` one."""
-        if input.dim() == 2 and is_slow(len(input), *self.weight.shape) and _is_plain(input, self.weight, self.bias):
+        if self._is_slow(input):
             product: Tensor = _Linear.apply(input, self.weight, self.bias)
             return product
         return functional.linear(input, self.weight, self.bias)
+
+    def _is_slow(self, input: Tensor) -> bool:
+        return (
+            is_plain(input, self.weight, self.bias)
+            and input.dim() == 2
+            and input.dtype == torch.float32
+            and is_slow(len(input), *self.weight.shape)
+            and not torch._C._len_torch_function_stack()
+            and not torch._C._len_torch_dispatch_stack()
+        )
 
 
 class _Linear(torch.autograd.Function):
@@ -84,26 +116,6 @@ class _Linear(torch.autograd.Function):
             _Linear.apply(gradient.t(), x.t(), None) if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
         )
-
-
-def _is_plain(*tensors: Tensor | None) -> bool:
-    """Whether tensors are float32 numbers on the CPU, seen by no transformation, trace, mode or other precision."""
-    return (
-        not torch.compiler.is_compiling()
-        and all(
-            tensor is None or (tensor.dtype == torch.float32 and tensor.device.type == "cpu" and type(tensor) in _TYPES)
-            for tensor in tensors
-        )
-        and not torch._C._len_torch_function_stack()
-        and not torch._C._len_torch_dispatch_stack()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled("cpu")
-        and torch._C._get_tracing_state() is None
-    )
-
-
-_TYPES = (Tensor, nn.Parameter)
 
 
 @functools.cache

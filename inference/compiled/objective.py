@@ -16,7 +16,7 @@ from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.capture import Step, as_cuda_graph
 from latentmix.inference.compiled.inductor import compile_graph, compiler_obstacle
 from latentmix.inference.compiled.python_state import PythonState
-from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, close, largest, memory, trace_step
+from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, agree, close, largest, memory, trace_step
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.conversion import as_objective
 from latentmix.models.process_state import exclusive
@@ -49,7 +49,7 @@ class _CompiledStep:
         """Compile a step, and run it once.
 
         Raises:
-            NotTraceableError: If it cannot be compiled, or the compiled loss is another one.
+            NotTraceableError: If it cannot be compiled, or the compiled loss or a gradient is another one.
         """
         with traced.undone():
             compiled = compile_graph(traced.graph, traced.inputs(batch))
@@ -58,7 +58,7 @@ class _CompiledStep:
             return compiled(traced.inputs(batch))
 
         with traced.undone(), torch.no_grad():
-            expected, _ = traced.outputs(traced.graph(*traced.inputs(batch)))
+            expected, exact = traced.outputs(traced.graph(*traced.inputs(batch)))
         with traced.undone():
             inputs = traced.inputs(batch)
             terms, gradients = traced.outputs(compiled(inputs))
@@ -69,9 +69,10 @@ class _CompiledStep:
                 if place in used or gradient.stride() != leaf.stride():
                     copied.add(index)
                 used.add(place)
-        if not close(terms.loss, expected.loss, largest(expected)):
+        if not agree(terms, gradients, expected, exact):
             raise NotTraceableError(
-                f"the compiled loss is {float(terms.loss):.8g} where the traced one is {float(expected.loss):.8g}"
+                f"the compiled loss is {float(terms.loss):.8g} where the traced one is {float(expected.loss):.8g}, or "
+                "gradients differ"
             )
         return cls(traced, as_cuda_graph(run, traced, batch), frozenset(copied))
 
@@ -125,11 +126,12 @@ class _Shape:
 class CompiledObjective(Objective):
     """An objective whose `backward` runs loss and gradients as one compiled graph.
 
-    A minibatch of new shapes or strides is traced and compiled first, of up to 8 shapes; others run uncompiled. Random numbers are
-    drawn as without compilation, from the same stream. Where a Python value of model, guide or objective has changed
-    since, such as a number, a mode or a frozen parameter, steps run uncompiled until five have found it the same, and
-    are then traced again, up to three times. Where steps cannot be traced, or values change more often, a warning gives
-    the reason, and they run uncompiled. On a GPU a step is a CUDA graph where `as_cuda_graph` can make one of it.
+    A minibatch of a new shape or layout is traced and compiled first, of up to 8 of them; others run uncompiled. Random
+    numbers are drawn as without compilation, from the same stream. Where a Python value of model, guide or objective
+    has changed since, such as a number, a mode or a frozen parameter, steps run uncompiled until five have found it the
+    same, and are then traced again, up to three times. Where steps cannot be traced, or values change more often, a
+    warning gives the reason, and they run uncompiled. On a GPU a step is a CUDA graph where `as_cuda_graph` can make
+    one of it.
 
     Args:
         objective: The objective.
@@ -254,8 +256,8 @@ class CompiledObjective(Objective):
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"Minibatches of more than {MAX_GRAPHS} shapes, counted anew where a Python value has changed: steps "
-                "of further ones run uncompiled.",
+                f"Minibatches of more than {MAX_GRAPHS} shapes or layouts, counted anew where a Python value changes: "
+                "steps of further ones run uncompiled.",
                 stacklevel=2,
             )
 

@@ -82,10 +82,11 @@ class Place:
 class PythonState:
     """Values within reach of callables and modules, by the place where they are.
 
-    Followed are attributes of modules, handlers, objectives and of the user's own objects; closures, defaults and the
-    globals that functions name; items of lists, tuples and dictionaries, if there are at most 1,000. What belongs to
-    torch, Pyro or NumPy is not, except for modules, handlers and generators of random numbers; globals of this package
-    are not either.
+    Followed are attributes of modules, handlers, objectives and of the user's own objects and classes; closures,
+    defaults and the globals that functions, properties and methods of any kind name; items of lists, queues, sets,
+    tuples, dictionaries and NumPy's arrays, if there are at most 1,000; and hooks of parameters. What belongs to torch,
+    Pyro or NumPy is not, except for modules, handlers and generators of random numbers; globals and classes of this
+    package, methods that are exchanged, and what another module of the user's names by two dots are not either.
 
     Args:
         places: The places.

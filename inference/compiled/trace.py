@@ -106,7 +106,8 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         batch: Tensors of one minibatch; the graph is for their shapes.
 
     Raises:
-        NotTraceableError: If the gradients are not those of the loss, or a Python value depends on tensors.
+        NotTraceableError: If the gradients are not those of the loss, a Python value depends on tensors, random numbers
+            are not torch's, or there are too many Python values to watch.
     """
     if not objective.gradients_of_loss:
         raise NotTraceableError(
@@ -130,7 +131,7 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         rebound = _rebound(python)
 
         def step(_: Sequence[Tensor], data: Batch) -> list[Tensor]:
-            with _Known(), _Unread():
+            with _Known(), _Unread():  # type: ignore[no-untyped-call]
                 traced = objective.terms(model, guide, *data)
             gradients = torch.autograd.grad(traced.loss, leaves)
             return [*(part.detach() for part in traced if part is not None), *gradients]
@@ -248,11 +249,7 @@ def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: St
             with torch.no_grad():
                 for leaf, value in reversed(list(zip(step.leaves, values, strict=True))):
                     leaf.copy_(value)
-        scale = largest(expected)
-        if not close(terms.loss, expected.loss.detach(), scale) or not all(
-            close(ours, theirs, scale + torch.linalg.vector_norm(theirs))
-            for ours, theirs in zip(gradients, exact, strict=True)
-        ):
+        if not agree(terms, gradients, expected, exact):
             loss = expected.loss.detach()
             raise NotTraceableError(
                 f"the traced loss is {float(terms.loss):.8g} where model and guide give {float(loss):.8g} "
@@ -263,6 +260,15 @@ def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: St
 def largest(terms: Terms) -> Tensor:
     """The largest absolute value among the terms, the scale of their rounding errors."""
     return torch.stack([part.detach().abs().double() for part in terms if part is not None]).max()
+
+
+def agree(terms: Terms, gradients: Sequence[Tensor], expected: Terms, exact: Sequence[Tensor]) -> bool:
+    """Whether loss and gradients are those expected, up to rounding errors."""
+    scale = largest(expected)
+    return close(terms.loss, expected.loss.detach(), scale) and all(
+        close(ours, theirs, scale + torch.linalg.vector_norm(theirs))
+        for ours, theirs in zip(gradients, exact, strict=True)
+    )
 
 
 def close(value: Tensor, expected: Tensor, scale: Tensor) -> bool:

@@ -11,18 +11,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
+from latentmix.models.convolutions import conv_transpose2d
 
 __all__ = ["PRECISIONS", "MixedPrecision", "Precision", "check_precision", "slow_products"]
 
 Precision = Literal["full", "bf16-mixed"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-_PRODUCTS = frozenset(
-    {
-        F.linear,
-        *(torch.conv1d, torch.conv2d, torch.conv3d),
-        *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
-    }
-)
+_PRODUCTS: dict[Any, Any] = {
+    **{product: product for product in (F.linear, torch.conv1d, torch.conv2d, torch.conv3d)},
+    **{product: product for product in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)},
+    conv_transpose2d: torch.conv_transpose2d,
+}
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
 
@@ -73,7 +72,7 @@ class _Products(TorchFunctionMode):
         if func not in _PRODUCTS:
             return func(*args, **(kwargs or {}))
         self.count += 1
-        return _product(func, *args, **(kwargs or {}))
+        return _product(_PRODUCTS[func], *args, **(kwargs or {}))
 
 
 def _product(

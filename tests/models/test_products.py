@@ -92,6 +92,16 @@ def test_transformations_traces_and_other_types_take_the_plain_way(calls: list[t
     assert calls == []
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_exported_layer_takes_any_number_of_rows(calls: list[tuple[int, ...]], strict: bool) -> None:
+    own, plain = pair()
+    shapes = ({0: torch.export.Dim("rows")},)
+    exported = torch.export.export(own, (torch.randn(4, 7),), dynamic_shapes=shapes, strict=strict).module()
+    x = torch.randn(9, 7)
+    torch.testing.assert_close(exported(x), plain(x))
+    assert calls == []
+
+
 def test_small_products_stay_on_the_blas(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]) -> None:
     own, _ = pair()
     monkeypatch.setattr(products, "_least", lambda: 2.0 * 6 * 7 * 5)

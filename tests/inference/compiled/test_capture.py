@@ -83,6 +83,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(capture, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(Graph, "replays", 0)
+    monkeypatch.setattr("latentmix.inference.compiled.plan._LEAST_STEPS", 1)  # incomplete minibatches, too
 
 
 def pair() -> tuple[VAE, AmortizedGuide]:

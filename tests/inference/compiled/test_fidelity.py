@@ -574,3 +574,12 @@ def test_an_interrupt_during_compilation_leaves_everything_as_it_was(monkeypatch
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
     assert all(leaf.grad is None for leaf in network.parameters())
+
+
+def test_wrong_gradients_of_the_compiler_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(graph: Any, inputs: Any) -> Any:
+        run = interpreted(graph, inputs)
+        return lambda arguments: [*run(arguments)[:-1], run(arguments)[-1] + 1]
+
+    monkeypatch.setattr("latentmix.inference.compiled.objective.compile_graph", wrong)
+    assert_same_fit(lambda: (Network(lambda network, x: 0.0), no_latents, {}), "gradients differ")

@@ -33,6 +33,7 @@ from latentmix.models import (
     StandardNormal,
     VampPrior,
 )
+from latentmix.models.convolutions import ConvTranspose2d
 
 from tests.inference.compiled.interpreter import interpreted
 from tests.inference.svi.test_state import Recorder
@@ -87,6 +88,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "convolution": (lambda: nn.Conv2d(4, 6, 3, padding="same", groups=2), (6, 4, 8, 8)),
     "3-d convolution": (lambda: nn.Conv3d(2, 3, 3, dilation=2), (2, 2, 7, 7, 7)),
     "transposed convolution": (lambda: nn.ConvTranspose2d(4, 3, 4, stride=2, padding=1), (6, 4, 5, 5)),
+    "onto few channels": (lambda: ConvTranspose2d(40, 1, 4, stride=2, padding=1), (6, 40, 5, 5)),
     "of one datum": (lambda: nn.ConvTranspose2d(4, 3, 4, stride=2, output_padding=1), (4, 5, 5)),
 }
 
@@ -285,8 +287,7 @@ def test_other_threads_and_later_products_are_in_float32() -> None:
 
 def test_linear_layers_of_ours_are_in_bfloat16_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers that call oneDNN by themselves for large products in float32."""
-    products = pytest.importorskip("latentmix.models.products", reason="linear layers are torch's own")
-    monkeypatch.setattr(products, "is_slow", lambda *sizes: True)
+    monkeypatch.setattr("latentmix.models.products.is_slow", lambda *sizes: True)
     decoder, z = MLPDecoder(3, (20,), SHAPE), torch.randn(5, 3)
     with _Products() as counted:
         decoder(z)
