@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import getitem, is_
 from types import CellType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple, Self
 
@@ -94,6 +95,23 @@ class PythonState:
 
     def __init__(self, places: Iterable[Place]) -> None:
         self.places = tuple(places)
+        entries, sized, self._others = _kinds(self.places)
+        self._mappings = [place.read.func.__self__ for place in entries]
+        self._keys = [place.read.args[0] for place in entries]
+        self._entries = [place.value for place in entries]
+        self._sized = [place.read.args[0] for place in sized]
+        self._lengths = [place.value for place in sized]
+
+    @property
+    def same(self) -> bool:
+        """Whether there are no changes, which is asked in every step: most places are compared without Python."""
+        try:
+            identical = all(map(is_, map(getitem, self._mappings, self._keys), self._entries))
+        except KeyError:  # removed since
+            identical = False
+        if identical and list(map(len, self._sized)) == self._lengths:
+            return not any(place.changed for place in self._others)
+        return not self.changes()
 
     @classmethod
     def of(cls, *roots: Any) -> Self:
@@ -112,6 +130,22 @@ class PythonState:
         """Write the values back."""
         for place in self.changes():
             place.write(place.value)
+
+
+def _kinds(places: Iterable[Place]) -> tuple[list[Any], list[Any], list[Place]]:
+    """Places of entries of dictionaries, of lengths, and others."""
+    entries: list[Any] = []
+    sized: list[Any] = []
+    others: list[Place] = []
+    for place in places:
+        function = place.read.func if isinstance(place.read, functools.partial) else None
+        if function is len:
+            sized.append(place)
+        elif getattr(function, "__name__", None) == "get" and isinstance(getattr(function, "__self__", None), dict):
+            (others if place.value is _ABSENT else entries).append(place)
+        else:
+            others.append(place)
+    return entries, sized, others
 
 
 class _Walk:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,6 +70,8 @@ class TracedStep(Displayed):
     @property
     def change(self) -> str | None:
         """The name of a Python value or a parameter that is no longer what it was when the step was traced; or None."""
+        if self.python.same:
+            return None
         return next((place.name for place in self.python.places if place.changed), None)
 
     @contextmanager
@@ -159,7 +162,7 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
     guarded = PythonState(
         (
             *(place for place in python.places if place not in rebound and _read(place, read)),
-            *(_freezing(tensor) for tensor in (*leaves, *constants)),
+            _freezing((*leaves, *constants)),
         )
     )
     written = tuple(tensor for tensor in (*leaves, *constants) if memory(tensor) in changed)
@@ -172,12 +175,17 @@ def _read(place: Place, tensors: set[int]) -> bool:
     return not isinstance(place.value, Tensor) or id(place.value) in tensors
 
 
-def _freezing(tensor: Tensor) -> Place:
+def _freezing(tensors: Sequence[Tensor]) -> Place:
+    on_gpu = [tensor for tensor in tensors if tensor.is_cuda and tensor.layout is torch.strided]
+
     def read() -> State:
-        place = tensor.untyped_storage().data_ptr() if tensor.is_cuda and tensor.layout is torch.strided else 0
-        return State((tensor.requires_grad, tensor.dtype, place))  # a CUDA graph reads the memory that it has recorded
+        # A CUDA graph reads the memory that it has recorded.
+        return State((list(map(_FREEZING, tensors)), [tensor.untyped_storage().data_ptr() for tensor in on_gpu]))
 
     return Place("whether a parameter is frozen, its type or its memory", read(), read, lambda _: None)
+
+
+_FREEZING = attrgetter("requires_grad", "dtype", "layout")
 
 
 @contextmanager
