@@ -330,5 +330,5 @@ def test_the_report_holds_every_figure(finished):
 def test_metrics_are_one_line_per_epoch(finished):
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
-    assert set(lines[0]) == {"epoch", "training", "validation", "learning_rate", "seconds"}
+    assert set(lines[0]) == {"epoch", "training", "validation", "learning_rate", "seconds", "skipped"}
     assert asdict(Data())["source"] == "digits"

@@ -156,7 +156,9 @@ def test_options_without_an_effect_are_not_offered(copied: Path, capsys: pytest.
 
 def test_an_experiment_is_rehearsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
     rehearsed: list[str] = []
-    monkeypatch.setattr("latentmix.experiments.options.experiment._rehearse", lambda *words: rehearsed.append(words[0]))
+    monkeypatch.setattr(
+        "latentmix.experiments.options.experiment._rehearse", lambda *words, **_: rehearsed.append(words[0])
+    )
     assert main(["run", "digits_mlp2", *QUICK, "--out", str(tmp_path / "run")]) == 0
     assert rehearsed == ["optimizer"]
 
