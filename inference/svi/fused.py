@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-__all__ = ["fused_step"]
+__all__ = ["fused_step", "is_observed"]
 
 
 def fused_step(optimizer: Optimizer) -> Callable[[], None]:
@@ -39,7 +39,7 @@ def fused_step(optimizer: Optimizer) -> Callable[[], None]:
 
     def step() -> None:
         calls = [_arguments(optimizer, group) for group in optimizer.param_groups]
-        if any(call is None for call in calls) or _observed(optimizer):
+        if any(call is None for call in calls) or is_observed(optimizer):
             optimizer.step()
             return
         for call in calls:
@@ -85,8 +85,12 @@ def _update(leaves: list[Tensor], states: list[Any], group: dict[str, Any]) -> N
     )
 
 
-def _observed(optimizer: Optimizer) -> bool:
-    """Whether hooks or a replaced `step` see the steps; that of a schedule only notes that there was one."""
+def is_observed(optimizer: Optimizer) -> bool:
+    """Whether hooks or a replaced `step` see the steps; that of a schedule only notes that there was one.
+
+    Args:
+        optimizer: The optimizer.
+    """
     hooks = (
         optimizer._optimizer_step_pre_hooks,
         optimizer._optimizer_step_post_hooks,

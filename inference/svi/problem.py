@@ -262,19 +262,21 @@ class Problem:
             return f"not compiled ({self.compiled.obstacle.rstrip('.')})"
         return "compiled" if self.plan.reason is None else f"compiled, {self.plan.reason}"
 
-    def backward(self, batch: Batch, *, length: int | None = None, check: bool = False) -> Terms:
+    def backward(self, batch: Batch, *, length: int | None = None, check: bool = False, guarded: bool = True) -> Terms:
         """Accumulate the gradients of one minibatch, and return the loss with the reported terms, those of the monitor.
 
         Args:
             batch: The minibatch.
             length: Its number of data before the transform; by default that of the batch.
             check: Whether a compiled step is compared with the uncompiled one, whose gradients are taken then.
+            guarded: See `CompiledObjective`.
         """
         length = len(batch[0]) if length is None else length
         objective = self.compiled if self.compiled is not None and length in self.plan.lengths else self.objective
-        backward = (
-            objective.checked_backward if check and isinstance(objective, CompiledObjective) else objective.backward
-        )
+        backward = objective.backward
+        if isinstance(objective, CompiledObjective):
+            objective.guarded = guarded or check
+            backward = objective.checked_backward if check else objective.backward
         terms = backward(self.model, self.guide, *batch)
         if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
             return terms

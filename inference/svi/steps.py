@@ -15,11 +15,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from latentmix.inference.batches import Batch, transformed
 from latentmix.inference.svi.fault import find_fault
-from latentmix.inference.svi.fused import fused_step
+from latentmix.inference.svi.fused import fused_step, is_observed
 from latentmix.inference.svi.problem import Problem
-from latentmix.inference.svi.state import DivergenceError, TrainingState
+from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
 
 __all__ = ["StepRules", "Steps"]
+
+_GUARDED_EVERY = 20  # steps at least in which Python values are compared
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Steps:
         self._leaves = list(state.parameters.values())
         self._update = fused_step(state.optimizer)
         self._buffers = _Buffers(problem.modules)
+        self._alone = not rules.scheduled and _is_alone(problem, state)
         self._warned = False
         # A schedule warns where `optimizer.step` has not been called: the first step was skipped, or is torch's kernel.
         state.optimizer._opt_called = True  # type: ignore[attr-defined]
@@ -85,7 +88,8 @@ class Steps:
         self._buffers.keep()  # a callback may have set some since the last step
         for leaf in self._leaves:
             leaf.grad = None
-        terms = self.problem.backward(batch, length=length, check=check)
+        guarded = not self._alone or self.state.batch % _GUARDED_EVERY == 0
+        terms = self.problem.backward(batch, length=length, check=check, guarded=guarded)
         gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
         loss = float(terms.loss.detach())
         elbo = loss if terms.elbo is None else float(terms.elbo)
@@ -138,6 +142,19 @@ class Steps:
             self._warned = True
         state.skipped += 1
         state.skipped_in_succession += 1
+
+
+def _is_alone(problem: Problem, state: TrainingState) -> bool:
+    """Whether no code of the user's runs between the steps of an epoch, which could change a Python value."""
+    parts: list[Any] = [state.optimizer, problem.objective]
+    while (inner := getattr(parts[-1], "objective", None)) is not None:
+        parts.append(inner)
+    return (
+        problem.transform is None
+        and all(type(callback).on_batch_end is Callback.on_batch_end for callback in state.callbacks)
+        and all(type(part).__module__.partition(".")[0] in ("torch", "latentmix") for part in parts)
+        and not is_observed(parts[0])
+    )
 
 
 def _is_finite(gradient: Tensor) -> bool:

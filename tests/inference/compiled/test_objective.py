@@ -142,8 +142,8 @@ def test_a_compiled_fit_updates_running_statistics() -> None:
     plain, fast = statistics
     assert plain.keys() == fast.keys()
     assert plain["1.num_batches_tracked"] >= 9
-    for name, value in plain.items():
-        torch.testing.assert_close(fast[name], value, rtol=1e-10, atol=1e-12)
+    for name, value in plain.items():  # a weight before a normalisation has a gradient of rounding errors alone
+        torch.testing.assert_close(fast[name], value, rtol=1e-8, atol=1e-10)
 
 
 def test_a_model_that_cannot_be_traced_trains_as_before() -> None:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, ReduceLROnPlateau
 
 from latentmix.inference import Callback, DivergenceError, TrainingState, fit
 from latentmix.inference.compiled import objective as compiled_objective
+from latentmix.inference.compiled.python_state import PythonState
 
 from tests.inference.compiled.interpreter import interpreted
 from tests.inference.svi.test_fit import fit_vae, make_pair
@@ -205,3 +206,35 @@ def test_the_count_of_an_interrupted_epoch_is_resumed(binary_images: Tensor) -> 
 def test_refusals(binary_images: Tensor, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_vae(make_pair(), binary_images, **options)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_python_values_are_compared_where_code_of_the_users_has_run(
+    monkeypatch: pytest.MonkeyPatch, binary_images: Tensor, observed: bool
+) -> None:
+    """Between steps of a fit that is alone, in the first of an epoch and in every 20th."""
+    monkeypatch.setattr(compiled_objective, "compile_graph", interpreted)
+    compared: list[int] = []
+    same = PythonState.same.fget
+    assert same is not None
+    monkeypatch.setattr(PythonState, "same", property(lambda self: (compared.append(1), same(self))[1]))
+    x = binary_images[:1].repeat(50, 1, 1, 1)
+    options: dict[str, Any] = {"callbacks": [Recorder()]} if observed else {}
+    fit_vae(make_pair(), x, epochs=2, batch_size=1, compile=True, **options)
+    assert len(compared) == (99 if observed else 5)  # the very first step is traced
+
+
+def test_a_change_at_the_end_of_an_epoch_is_seen_by_a_fit_that_is_alone(
+    monkeypatch: pytest.MonkeyPatch, binary_images: Tensor
+) -> None:
+    class Freeze(Callback):
+        def on_epoch_end(self, state: TrainingState) -> None:
+            pair[0].decoder.requires_grad_(False)
+
+    monkeypatch.setattr(compiled_objective, "compile_graph", interpreted)
+    weights = []
+    for compile in (False, True):
+        pair = make_pair()
+        fit_vae(pair, binary_images, callbacks=[Freeze()], compile=compile)
+        weights.append([leaf.detach().clone() for module in pair for leaf in module.parameters()])
+    torch.testing.assert_close(*weights)
