@@ -14,12 +14,14 @@ import latentmix.inference
 import latentmix.models
 from latentmix.inference.isolation import isolated
 
+IN_EXTRAS = ("svi.numpyro_scan",)  # a contestant that imports what only the extra `bench` installs
+
 
 def examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
     for room in (latentmix.models, latentmix.guides, latentmix.inference, latentmix.experiments):
         for module in pkgutil.walk_packages(room.__path__, prefix=f"{room.__name__}."):
-            if not module.name.endswith("__main__"):
+            if not module.name.endswith(("__main__", *IN_EXTRAS)):
                 for example in finder.find(importlib.import_module(module.name), globs={}):
                     if example.examples:
                         yield pytest.param(example, id=example.name.removeprefix("latentmix."))
