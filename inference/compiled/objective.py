@@ -17,7 +17,7 @@ from latentmix.inference.compiled.capture import Step, as_cuda_graph
 from latentmix.inference.compiled.inductor import compile_graph, compiler_obstacle
 from latentmix.inference.compiled.python_state import PythonState
 from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, agree, close, largest, memory, trace_step
-from latentmix.inference.objectives.base import Objective, Stochastic, Terms
+from latentmix.inference.objectives.base import Objective, Stochastic, Terms, WrappedObjective
 from latentmix.inference.objectives.conversion import as_objective
 from latentmix.models.process_state import exclusive
 
@@ -126,7 +126,7 @@ class _Shape:
 
 
 @final
-class CompiledObjective(Objective):
+class CompiledObjective(WrappedObjective):
     """An objective whose `backward` runs loss and gradients as one compiled graph.
 
     A minibatch of a new shape or layout is traced and compiled first, of up to 8 of them; others run uncompiled. Random
@@ -149,39 +149,12 @@ class CompiledObjective(Objective):
     """
 
     def __init__(self, objective: Objective, model: Stochastic, guide: Stochastic) -> None:
-        self.objective = objective
-        self.modules = objective.modules
+        super().__init__(objective)
         self.obstacle: str | None = None
         self.guarded = True
         self._functions = (model, guide)
         self._shapes: dict[Key, _Shape] = {}
         self._warned = False
-
-    @property
-    def gradients_of_loss(self) -> bool:
-        """See `Objective.gradients_of_loss`."""
-        return self.objective.gradients_of_loss
-
-    @property
-    def warmup_epochs(self) -> float:
-        """See `Objective.warmup_epochs`."""
-        return self.objective.warmup_epochs
-
-    def begin_step(self, epochs: float) -> None:
-        """See `Objective.begin_step`."""
-        self.objective.begin_step(epochs)
-
-    def bound(self) -> Objective | None:
-        """See `Objective.bound`: that of the objective."""
-        return self.objective.bound()
-
-    def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
-        """See `Objective.rehearse`."""
-        self.objective.rehearse(model, guide, *batch)
-
-    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
-        """See `Objective.terms`; never compiled."""
-        return self.objective.terms(model, guide, *batch)
 
     def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.backward`."""

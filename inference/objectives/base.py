@@ -12,7 +12,16 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-__all__ = ["Objective", "Stochastic", "Terms", "data_count", "data_plate", "local_sites", "samples"]
+__all__ = [
+    "Objective",
+    "Stochastic",
+    "Terms",
+    "WrappedObjective",
+    "data_count",
+    "data_plate",
+    "local_sites",
+    "samples",
+]
 
 Stochastic = Callable[..., Any]
 
@@ -139,6 +148,51 @@ class Objective(ABC):
     def __call__(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Tensor:
         """Evaluate the loss alone."""
         return self.terms(model, guide, *batch).loss
+
+
+class WrappedObjective(Objective):
+    """An objective that is another one in all that a subclass does not override.
+
+    Args:
+        objective: The other one.
+
+    Attributes:
+        objective: Likewise.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.modules = objective.modules
+
+    @property
+    def gradients_of_loss(self) -> bool:
+        """See `Objective.gradients_of_loss`."""
+        return self.objective.gradients_of_loss
+
+    @property
+    def warmup_epochs(self) -> float:
+        """See `Objective.warmup_epochs`."""
+        return self.objective.warmup_epochs
+
+    def begin_step(self, epochs: float) -> None:
+        """See `Objective.begin_step`."""
+        self.objective.begin_step(epochs)
+
+    def bound(self) -> Objective | None:
+        """See `Objective.bound`."""
+        return self.objective.bound()
+
+    def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
+        """See `Objective.rehearse`."""
+        self.objective.rehearse(model, guide, *batch)
+
+    def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.terms`."""
+        return self.objective.terms(model, guide, *batch)
+
+    def backward(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
+        """See `Objective.backward`."""
+        return self.objective.backward(model, guide, *batch)
 
 
 def data_plate(sites: Iterable[Any], length: int) -> Any | None:

@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from latentmix.inference.isolation import Registered
-from latentmix.inference.objectives.base import Objective, Stochastic, Terms, data_count, samples
+from latentmix.inference.objectives.base import Objective, Stochastic, Terms, WrappedObjective, data_count, samples
 from latentmix.inference.objectives.conversion import IMPORTANCE_WEIGHTED, as_objective
 from latentmix.inference.objectives.divergences import kl_per_dimension
 from latentmix.inference.objectives.elbos import MeanFieldObjective, describe
@@ -24,7 +24,7 @@ __all__ = ["FreeBits", "Weighted"]
 
 
 @final
-class Weighted(Objective):
+class Weighted(WrappedObjective):
     r"""An objective with a weighted divergence from the prior,
     :math:`\mathbb E_q \log p(x \mid z) - \beta\, \mathrm{KL}(q \,\|\, p)`.
 
@@ -58,7 +58,7 @@ class Weighted(Objective):
             raise ValueError(f"Expected a weight beta > 0; got {beta}.")
         if not (warmup >= 0 and math.isfinite(warmup)):
             raise ValueError(f"Expected a warmup of at least 0 epochs; got {warmup}.")
-        self.objective = as_objective(objective)
+        super().__init__(as_objective(objective))
         innermost = self.objective
         while isinstance(innermost, Weighted):
             innermost = innermost.objective
@@ -69,7 +69,6 @@ class Weighted(Objective):
                 f"Expected beta=1 and warmup=0 for {type(elbo).__name__}, which {why}; got beta={beta} and "
                 f"warmup={warmup}: use Trace_ELBO."
             )
-        self.modules = self.objective.modules
         self.beta = beta
         self.warmup = warmup
         with torch.inference_mode(False):  # updated in place during training
@@ -81,27 +80,18 @@ class Weighted(Objective):
         return float(self._weight)
 
     @property
-    def gradients_of_loss(self) -> bool:
-        """See `Objective.gradients_of_loss`: that of the weighted objective."""
-        return self.objective.gradients_of_loss
-
-    @property
     def warmup_epochs(self) -> float:
         """See `Objective.warmup_epochs`."""
-        return max(float(self.warmup), self.objective.warmup_epochs)
+        return max(float(self.warmup), super().warmup_epochs)
 
     def begin_step(self, epochs: float) -> None:
         """See `Objective.begin_step`."""
-        self.objective.begin_step(epochs)
+        super().begin_step(epochs)
         self._weight.fill_(self.beta * min(1.0, epochs / self.warmup) if self.warmup else self.beta)
 
     def rehearse(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> None:
         """See `Objective.rehearse`."""
         self.objective.rehearse(*self._scaled(model, guide), *batch)
-
-    def bound(self) -> Objective | None:
-        """See `Objective.bound`: that of the weighted objective."""
-        return self.objective.bound()
 
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.terms`."""

@@ -1,4 +1,4 @@
-"""Where a loss or a gradient that is not finite comes from."""
+"""The site or parameter that makes a loss or a gradient infinite or NaN."""
 
 from __future__ import annotations
 

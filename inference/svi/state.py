@@ -332,17 +332,19 @@ class TrainingState(Displayed):
         self.epoch += 1
         self.clear_epoch()
         self.history.append(record)
-        if not scheduled:
-            pass
-        elif isinstance(self.scheduler, ReduceLROnPlateau):
-            if self.epoch >= self.warmup:
-                self.scheduler.step((record.validation or record.training).loss)
-        elif self.scheduler is not None:
-            self.scheduler.step()
+        if scheduled:
+            self._step_schedule(record)
         answers = [callback.on_epoch_end(self) for callback in self.callbacks]
         self.stopped = any(answers)
         for callback in self.callbacks:
             callback.on_checkpoint(self)
+
+    def _step_schedule(self, record: EpochRecord) -> None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            if self.epoch >= self.warmup:
+                self.scheduler.step((record.validation or record.training).loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
 
 
 _COUNTERS = ("epoch", "batch", "stopped", "length", "batch_size")

@@ -26,7 +26,7 @@ _GUARDED_EVERY = 20  # steps at least in which Python values are compared
 
 @dataclass(frozen=True)
 class StepRules:
-    """What is done with the gradients of a minibatch, and after a step.
+    """Clipping of gradients, the bound on skipped steps, and schedules by steps.
 
     Attributes:
         clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. None for no bound.

@@ -74,7 +74,7 @@ class Products(QuadraticFeatures):
 
     @cached_property
     def _places(self) -> Tensor:
-        """Where each product stands in a flat `D x D` matrix, row by row: `(size,)`."""
+        """The index of each product in a flat `D x D` matrix, row by row: `(size,)`."""
         place = torch.arange(self.size, device=self.device)
         first = place % self.n_features
         return first * self.n_features + (first + place // self.n_features) % self.n_features
