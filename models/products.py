@@ -15,23 +15,23 @@ from torch.nn import functional
 __all__ = ["Linear", "is_plain", "is_slow", "onednn_product"]
 
 # Floating-point operations of a product from which oneDNN is faster than MKL on AMD's processors, by torch's name of
-# their vector units: MKL has no kernels for their AVX2 (75 against 180 GFLOP/s a core), while with AVX-512 the two are
-# within a tenth. A call of oneDNN costs 12 microseconds, one of MKL 2.
-_FROM = {"AVX2": 4e6, "AVX512": 1e8}
+# their vector units, and of one whose first factor is laid out by columns, as in the gradient of a weight. MKL has no
+# kernels for their AVX2 (75 against 180 GFLOP/s a core); with AVX-512 oneDNN takes 0.9 of the time, by columns 1.1.
+# A call of oneDNN costs 12 microseconds, one of MKL 2.
+_FROM = {"AVX2": (4e6, 4e6), "AVX512": (6e7, math.inf)}
 
 _TYPES = (Tensor, nn.Parameter)
 
 
-def is_slow(rows: int, inner: int, columns: int) -> bool:
+def is_slow(x: Tensor, columns: int) -> bool:
     """Whether the BLAS of torch is the slower one for a float32 product on the CPU.
 
     Args:
-        rows: Rows of the first factor.
-        inner: Columns of the first factor, rows of the second.
+        x: The first factor, a matrix.
         columns: Columns of the second factor.
     """
-    operations = 2.0 * rows * inner * columns
-    return 0.0 < operations >= _least()
+    by_columns = x.stride(0) < x.stride(1)
+    return 0.0 < 2.0 * x.numel() * columns >= _least()[by_columns]
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
@@ -92,7 +92,7 @@ class Linear(nn.Linear):
             is_plain(input, self.weight, self.bias)
             and input.dim() == 2
             and input.dtype == torch.float32
-            and is_slow(len(input), *self.weight.shape)
+            and is_slow(input, len(self.weight))
             and not torch._C._len_torch_function_stack()
             and not torch._C._len_torch_dispatch_stack()
         )
@@ -112,24 +112,33 @@ class _Linear(torch.autograd.Function):
         (gradient,) = gradients
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _Linear.apply(gradient, weight.t(), None) if needs_x else None,
-            _Linear.apply(gradient.t(), x.t(), None) if needs_weight else None,
+            _product(gradient, weight) if needs_x else None,
+            _product(gradient.t(), x) if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
         )
 
 
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """The product `x @ y`, which can be differentiated."""
+    product: Tensor = _Linear.apply(x, y.t(), None) if is_slow(x, y.shape[1]) else x @ y
+    return product
+
+
+_NONE = (math.inf, math.inf)
+
+
 @functools.cache
-def _least() -> float:
-    """Operations of the smallest product that oneDNN takes over; infinite where it takes none."""
-    least = _FROM.get(torch.backends.cpu.get_cpu_capability(), math.inf)
+def _least() -> tuple[float, float]:
+    """Operations of the smallest product that oneDNN takes over, and of one by columns; infinite for none."""
+    least = _FROM.get(torch.backends.cpu.get_cpu_capability(), _NONE)
     if not (_has_amd() and torch.backends.mkl.is_available() and torch._C._has_mkldnn):
-        return math.inf
+        return _NONE
     try:
         ones = torch.ones(2, 3)
         right = torch.equal(onednn_product(ones, ones, torch.ones(2)), torch.full((2, 2), 4.0))
     except (AttributeError, RuntimeError):  # of a torch without the operator, or with another one
-        return math.inf
-    return least if right else math.inf
+        return _NONE
+    return least if right else _NONE
 
 
 def _has_amd() -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-__all__ = ["fused_step", "is_observed"]
+__all__ = ["flush_denormals", "fused_step", "is_observed"]
 
 
 def fused_step(optimizer: Optimizer) -> Callable[[], None]:
@@ -36,17 +36,69 @@ def fused_step(optimizer: Optimizer) -> Callable[[], None]:
     """
     if type(optimizer) not in (Adam, AdamW):
         return optimizer.step
+    counts = [_Counts() for _ in optimizer.param_groups]
 
     def step() -> None:
         calls = [_arguments(optimizer, group) for group in optimizer.param_groups]
         if any(call is None for call in calls) or is_observed(optimizer):
             optimizer.step()
             return
-        for call in calls:
+        counts.extend(_Counts() for _ in range(len(counts), len(calls)))
+        for call, count in zip(calls, counts, strict=False):
             if call is not None and call[0]:
-                _update(*call)
+                _update(*call, count)
 
     return step
+
+
+@torch.no_grad()
+def flush_denormals(optimizer: Optimizer) -> None:
+    """Set denormal numbers, those below the smallest normal one, to zero in running means of gradients.
+
+    The mean of a gradient that has become zero, as that of a unit which is never active any more, decays to such
+    numbers and stays there, and arithmetic with them takes several times as long.
+
+    Args:
+        optimizer: The optimizer.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.svi.fused import flush_denormals
+        >>> leaf = torch.ones(2, requires_grad=True)
+        >>> optimizer = torch.optim.SGD([leaf], lr=0.1, momentum=0.9)
+        >>> optimizer.state[leaf]["momentum_buffer"] = torch.tensor([1e-40, 0.5])
+        >>> flush_denormals(optimizer)
+        >>> optimizer.state[leaf]["momentum_buffer"]
+        tensor([0.0000, 0.5000])
+    """
+    for state in optimizer.state.values():
+        for name in _MEANS.intersection(state):
+            mean = state[name]
+            if isinstance(mean, Tensor) and mean.is_floating_point() and not mean.is_sparse:
+                mean.masked_fill_(mean.abs() < torch.finfo(mean.dtype).tiny, 0.0)
+
+
+_MEANS = frozenset({"exp_avg", "momentum_buffer"})
+
+
+class _Counts:
+    """The numbers of steps of leaves as one tensor, of which those in the optimizer's state are views."""
+
+    def __init__(self) -> None:
+        self._all = torch.zeros(0)
+        self._views: list[Tensor] = []
+
+    def advanced(self, states: list[Any]) -> list[Tensor]:
+        """The numbers, after one step more."""
+        if len(states) != len(self._views) or any(
+            state["step"] is not view for state, view in zip(states, self._views, strict=True)
+        ):
+            self._all = torch.stack([state["step"] for state in states])
+            self._views = list(self._all.unbind())
+            for state, view in zip(states, self._views, strict=True):
+                state["step"] = view
+        self._all.add_(1)
+        return self._views
 
 
 def _arguments(optimizer: Optimizer, group: dict[str, Any]) -> tuple[list[Tensor], list[Any], dict[str, Any]] | None:
@@ -63,9 +115,8 @@ def _arguments(optimizer: Optimizer, group: dict[str, Any]) -> tuple[list[Tensor
 
 
 @torch.no_grad()
-def _update(leaves: list[Tensor], states: list[Any], group: dict[str, Any]) -> None:
-    steps = [state["step"] for state in states]
-    torch._foreach_add_(steps, 1)
+def _update(leaves: list[Tensor], states: list[Any], group: dict[str, Any], count: _Counts) -> None:
+    steps = count.advanced(states)
     kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
     beta1, beta2 = group["betas"]
     kernel(

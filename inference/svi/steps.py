@@ -15,13 +15,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from latentmix.inference.batches import Batch, transformed
 from latentmix.inference.svi.fault import find_fault
-from latentmix.inference.svi.fused import fused_step, is_observed
+from latentmix.inference.svi.fused import flush_denormals, fused_step, is_observed
 from latentmix.inference.svi.problem import Problem
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
 
 __all__ = ["StepRules", "Steps"]
 
 _GUARDED_EVERY = 20  # steps at least in which Python values are compared
+_FLUSHED_EVERY = 200  # steps; a mean takes some 800 steps to decay to a denormal number
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Steps:
         Warns:
             UserWarning: At the first step that goes wrong; it names the step and the site.
         """
+        state = self.state
+        if (state.epoch * state.batches + state.batch) % _FLUSHED_EVERY == 0 and state.optimizer is not None:
+            flush_denormals(state.optimizer)
         length = len(batch[0])
         batch = transformed(batch, self.problem.transform)
         randomness = torch.get_rng_state()

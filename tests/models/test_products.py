@@ -24,7 +24,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         seen.append((*x.shape, len(weight)))
         return product(x, weight, bias)
 
-    monkeypatch.setattr(products, "_least", lambda: 0.0)
+    monkeypatch.setattr(products, "_least", lambda: (0.0, 0.0))
     monkeypatch.setattr(products, "onednn_product", counted)
     return seen
 
@@ -104,11 +104,23 @@ def test_an_exported_layer_takes_any_number_of_rows(calls: list[tuple[int, ...]]
 
 def test_small_products_stay_on_the_blas(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]) -> None:
     own, _ = pair()
-    monkeypatch.setattr(products, "_least", lambda: 2.0 * 6 * 7 * 5)
+    monkeypatch.setattr(products, "_least", lambda: (2.0 * 6 * 7 * 5, math.inf))
     own(torch.randn(5, 7))
     assert calls == []
     own(torch.randn(6, 7))
     assert calls == [(6, 7, 5)]
+
+
+def test_the_gradient_of_a_weight_stays_where_its_layout_is_slow(
+    monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]
+) -> None:
+    own, plain = pair()
+    monkeypatch.setattr(products, "_least", lambda: (0.0, math.inf))
+    x = torch.randn(6, 7, requires_grad=True)
+    for layer in (own, plain):
+        layer(x).square().sum().backward()
+    assert calls == [(6, 7, 5), (6, 5, 7)]
+    torch.testing.assert_close(own.weight.grad, plain.weight.grad)
 
 
 def test_the_rule_takes_nothing_where_the_operator_is_missing_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,12 +131,12 @@ def test_the_rule_takes_nothing_where_the_operator_is_missing_or_fails(monkeypat
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     least = products._least.__wrapped__
-    assert least() == 4e6
+    assert least() == (4e6, 4e6)
     monkeypatch.setattr(products, "onednn_product", fails)
-    assert least() == math.inf
+    assert least() == (math.inf, math.inf)
     monkeypatch.undo()
     monkeypatch.setattr(products, "_has_amd", lambda: False)
-    assert least() == math.inf
+    assert least() == (math.inf, math.inf)
 
 
 def test_networks_have_such_layers() -> None:

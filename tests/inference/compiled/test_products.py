@@ -32,14 +32,18 @@ def operators(module: fx.GraphModule) -> list[str]:
 
 def test_large_products_are_taken_over_and_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, inputs = make_graph()
-    monkeypatch.setattr(model_products, "_least", lambda: 0.0)
+    monkeypatch.setattr(model_products, "_least", lambda: (0.0, 0.0))
     fast = with_fast_products(graph)
     assert operators(fast).count("latentmix.product.default") == 2
     assert operators(fast).count("addmm.default") == 1  # whose first addend is a matrix
     torch.testing.assert_close(fast(*inputs), graph(*inputs))
-    monkeypatch.setattr(model_products, "_least", lambda: 1e9)
+    monkeypatch.setattr(model_products, "_least", lambda: (0.0, 1e9))
+    assert (
+        operators(with_fast_products(graph)).count("latentmix.product.default") == 1
+    )  # by columns: that of hidden.t()
+    monkeypatch.setattr(model_products, "_least", lambda: (1e9, 1e9))
     assert with_fast_products(graph) is graph
-    monkeypatch.setattr(model_products, "_least", lambda: 0.0)
+    monkeypatch.setattr(model_products, "_least", lambda: (0.0, 0.0))
     double, _ = make_graph(torch.float64)
     assert with_fast_products(double) is double
 
@@ -56,6 +60,6 @@ def test_compiled_products_with_and_without_the_private_interface(
     assert (torch.ops.latentmix.product.default in lowerings) == private
     monkeypatch.undo()
     monkeypatch.setattr(products, "_lower", lambda: None)
-    monkeypatch.setattr(model_products, "_least", lambda: 0.0)
+    monkeypatch.setattr(model_products, "_least", lambda: (0.0, 0.0))
     graph, inputs = make_graph()
     torch.testing.assert_close(tuple(compile_graph(graph, inputs)(inputs)), tuple(graph(*inputs)))

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from latentmix.inference.svi.fused import fused_step
+from latentmix.inference import fit
+from latentmix.inference.svi.fused import flush_denormals, fused_step
 
 MAKERS: dict[str, Callable[[Any], Optimizer]] = {
     "Adam": partial(Adam, lr=0.1, fused=True),
@@ -109,3 +112,61 @@ def test_a_schedule_sees_no_step_out_of_order_and_restored_states_are_used() -> 
     step()
     assert {float(state["step"]) for state in optimizer.state.values()} == {4.0}
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0125)
+
+
+def test_the_counts_of_steps_survive_saving_loading_and_copies() -> None:
+    leaves, others = make_leaves(), make_leaves()
+    optimizer, other = Adam(leaves, lr=0.1, fused=True), Adam(others, lr=0.1, fused=True)
+    step, later = fused_step(optimizer), fused_step(other)
+
+    def take(chosen: list[Tensor], function: Callable[[], None]) -> None:
+        for leaf in chosen:
+            leaf.grad = torch.ones_like(leaf)
+        function()
+
+    for _ in range(3):
+        take(leaves, step)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    take(others, later)
+    take(others, other.step)
+    take(others, later)
+    assert {float(state["step"]) for state in optimizer.state.values()} == {3.0}
+    assert {float(state["step"]) for state in other.state.values()} == {6.0}
+    for _ in range(3):
+        take(leaves, optimizer.step)
+    for leaf, same in zip(leaves, others, strict=True):
+        assert optimizer.state[leaf]["step"] == other.state[same]["step"]
+        assert torch.equal(optimizer.state[leaf]["exp_avg"], other.state[same]["exp_avg"])
+
+
+@pytest.mark.parametrize("name", ["Adam", "Adam, plain", "SGD", "Adam, amsgrad"])
+def test_denormal_means_become_zero_and_others_stay(name: str) -> None:
+    leaf = torch.zeros(5, requires_grad=True)
+    optimizer = MAKERS[name]([leaf])
+    leaf.grad = torch.ones(5)
+    optimizer.step()
+    (state,) = optimizer.state.values()
+    mean = state["momentum_buffer" if name == "SGD" else "exp_avg"]
+    tiny = torch.finfo(torch.float32).tiny
+    mean.copy_(torch.tensor([tiny / 2, -tiny / 2, tiny, torch.nan, -1.0]))
+    variance = state["exp_avg_sq"].clone() if "exp_avg_sq" in state else None
+    flush_denormals(optimizer)
+    torch.testing.assert_close(mean, torch.tensor([0.0, 0.0, tiny, torch.nan, -1.0]), rtol=0, atol=0, equal_nan=True)
+    assert variance is None or torch.equal(state["exp_avg_sq"], variance)
+
+
+def test_a_unit_that_is_never_active_again_leaves_no_denormal_numbers() -> None:
+    """Arithmetic with them is slow, and without a flush they stay for ever."""
+    data = torch.ones(1200, 1)
+
+    def model(x: Tensor) -> None:
+        pyro.sample("x", dist.Normal(pyro.param("loc", torch.zeros(2)).sum(), 1.0).expand(x.shape).to_event(2), obs=x)
+
+    def loss(model: Any, guide: Any, x: Tensor) -> Tensor:
+        loc = pyro.param("loc", torch.zeros(2))
+        return ((loc - 1.0).square() * torch.tensor([1.0, float(loc.detach()[0] < 0.02)])).sum()
+
+    result = fit(model, lambda x: None, data, epochs=1, batch_size=1, objective=loss, seed=0, compile=False)
+    (state,) = result.state.optimizer.state.values()
+    assert float(state["exp_avg"][1]) == 0.0
+    assert float(state["exp_avg_sq"][1]) > 0.0
