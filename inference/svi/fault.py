@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.python_state import PythonState
@@ -17,7 +20,7 @@ from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import samples
 from latentmix.inference.svi.problem import Problem
 
-__all__ = ["find_fault"]
+__all__ = ["find_fault", "is_numerical"]
 
 
 def find_fault(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch, wrong: str, randomness: Tensor) -> str:
@@ -36,24 +39,82 @@ def find_fault(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch,
     Returns:
         A part of a sentence, such as "the loss nan, because the log-density of site 'x' is nan".
     """
-    present, python = RandomState.capture(), PythonState.of(problem.model, problem.guide)
     gradients = {name: leaf.grad for name, leaf in parameters.items()}
-    try:
-        torch.set_rng_state(randomness)
-        reason = next(_faults(problem, parameters, batch), None)
-    except Exception as error:  # of a distribution whose arguments are not finite
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-    finally:
-        python.restore()
-        present.restore()
-        for name, leaf in parameters.items():
-            leaf.grad = gradients[name]
+    with _repeated(problem, parameters, randomness):
+        try:
+            reason = next(_faults(problem, parameters, batch), None)
+        except Exception as error:  # of a distribution whose arguments are not finite
+            reason = None if shown(error) in wrong else shown(error)
     if reason is None:
         bad = next((name for name, gradient in gradients.items() if gradient is not None and _bad(gradient)), None)
         reason = None if bad is None else f"the gradient in {bad!r} is not finite"
     unusual = next((_shown(tensor) for tensor in batch if _bad(tensor)), None)
     where = "" if unusual is None else f", in a minibatch with {unusual} among its data"
     return f"{wrong}{where}" if reason is None else f"{wrong}, because {reason}{where}"
+
+
+def is_numerical(
+    error: Exception, problem: Problem, parameters: Mapping[str, Tensor], batch: Batch, randomness: Tensor
+) -> bool:
+    """Whether the error of a step comes from its numbers: a decomposition has failed, or some value was NaN before.
+
+    The step is repeated with the same random numbers, unless the error or the minibatch tell; what it changes is
+    restored as by `find_fault`.
+
+    Args:
+        error: The error.
+        problem: The problem.
+        parameters: The leaves by name.
+        batch: The minibatch.
+        randomness: State of torch's generator before the step.
+    """
+    if isinstance(error, torch.linalg.LinAlgError) or any(map(_bad, (*batch, *parameters.values()))):
+        return True
+    with _repeated(problem, parameters, randomness), _Watch() as watch:
+        try:
+            problem.objective.backward(problem.model, problem.guide, *batch)
+        except Exception:
+            return watch.found
+    return False
+
+
+def shown(error: Exception) -> str:
+    """The message of an error, on one line.
+
+    Args:
+        error: The error.
+    """
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@contextmanager
+def _repeated(problem: Problem, parameters: Mapping[str, Tensor], randomness: Tensor) -> Iterator[None]:
+    """A block with the random numbers of a step; generators, Python values and gradients are restored after it."""
+    present, python = RandomState.capture(), PythonState.of(problem.model, problem.guide)
+    gradients = {name: leaf.grad for name, leaf in parameters.items()}
+    try:
+        torch.set_rng_state(randomness)
+        yield
+    finally:
+        python.restore()
+        present.restore()
+        for name, leaf in parameters.items():
+            leaf.grad = gradients[name]
+
+
+class _Watch(TorchDispatchMode):
+    """Notes whether an operator has returned NaN, other than of memory without values."""
+
+    found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        if not self.found and "empty" not in str(func):
+            self.found = any(
+                isinstance(each, Tensor) and each.is_floating_point() and bool(each.isnan().any())
+                for each in tree_leaves(results)
+            )
+        return results
 
 
 def _faults(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch) -> Iterator[str]:

@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from latentmix.inference.batches import Batch, transformed
-from latentmix.inference.svi.fault import find_fault
+from latentmix.inference.objectives.base import Terms
+from latentmix.inference.svi.fault import find_fault, is_numerical, shown
 from latentmix.inference.svi.fused import flush_denormals, fused_step, is_observed
 from latentmix.inference.svi.problem import Problem
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
@@ -50,7 +51,7 @@ class StepRules:
 class Steps:
     """The steps of a fit.
 
-    A step whose loss or gradient is not finite changes neither parameters nor buffers, and is counted in
+    A step whose loss or gradient is not finite, or whose numbers raise an error, changes neither parameters nor buffers, and is counted in
     `TrainingState.skipped`. An epoch has to have one good step at least.
 
     Args:
@@ -93,7 +94,19 @@ class Steps:
         for leaf in self._leaves:
             leaf.grad = None
         guarded = not self._alone or self.state.batch % _GUARDED_EVERY == 0
-        terms = self.problem.backward(batch, length=length, check=check, guarded=guarded)
+        try:
+            terms = self.problem.backward(batch, length=length, check=check, guarded=guarded)
+        except (RuntimeError, ValueError) as error:  # as of a decomposition, or of a distribution with NaN
+            if not is_numerical(error, self.problem, state.parameters, batch, randomness):
+                raise
+            self._skip(batch, f"the error {shown(error)!r}", randomness)
+        else:
+            self._finish(terms, batch, randomness)
+        if self.rules.scheduled and state.scheduler is not None:
+            state.scheduler.step()
+
+    def _finish(self, terms: Terms, batch: Batch, randomness: Tensor) -> None:
+        """Update the parameters by the gradients of a minibatch, if all is finite."""
         gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
         loss = float(terms.loss.detach())
         elbo = loss if terms.elbo is None else float(terms.elbo)
@@ -107,8 +120,6 @@ class Steps:
             values = {f"the loss {loss:.4g}": loss, f"the reported ELBO {elbo:.4g}": elbo}
             wrong = next((name for name, value in values.items() if not math.isfinite(value)), "a gradient")
             self._skip(batch, wrong, randomness)
-        if self.rules.scheduled and self.state.scheduler is not None:
-            self.state.scheduler.step()
 
     def _are_finite(self, gradients: list[Tensor]) -> bool:
         """Whether all gradients are finite, once they are clipped."""

@@ -238,3 +238,57 @@ def test_a_change_at_the_end_of_an_epoch_is_seen_by_a_fit_that_is_alone(
         fit_vae(pair, binary_images, callbacks=[Freeze()], compile=compile)
         weights.append([leaf.detach().clone() for module in pair for leaf in module.parameters()])
     torch.testing.assert_close(*weights)
+
+
+class Covariance:
+    """A model with a density that needs a decomposition, and a guide that draws a component."""
+
+    def __init__(self, poison: Poison, kind: str) -> None:
+        self.poison, self.kind = poison, kind
+
+    def model(self, x: Tensor) -> None:
+        bad = self.poison.step in self.poison.steps
+        pyro.sample("choice", dist.Categorical(logits=torch.zeros(2)))
+        factor = -1.0 if bad and self.kind == "decomposition" else 1.0
+        scale = pyro.param("scale", torch.ones(2))
+        covariance = torch.diag(scale.square() * factor)
+        if bad and self.kind == "shape":
+            covariance = covariance @ torch.ones(3, 2)
+        if bad and self.kind == "value":
+            raise ValueError("Expected something else.")
+        with pyro.plate("data", 8, subsample=x):
+            pyro.sample("x", dist.MultivariateNormal(torch.zeros(2), covariance), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        logits = pyro.param("logits", torch.zeros(2))
+        bad = self.poison.step in self.poison.steps and self.kind == "draw"
+        pyro.sample("choice", dist.Categorical(logits=logits * (math.nan if bad else 1.0)))
+
+
+@pytest.mark.parametrize("kind, name", [("decomposition", "linalg.cholesky: The factorization"), ("draw", "inf")])
+def test_a_step_whose_numbers_raise_an_error_is_skipped_and_named(kind: str, name: str) -> None:
+    poison, x = Poison(2, 3), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    pair = Covariance(poison, kind)
+    with pytest.warns(UserWarning, match=f"skipped, the first at step 3, in epoch 1: the error .*{name}"):
+        result = fit(pair.model, pair.guide, x, epochs=2, batch_size=2, callbacks=[poison], seed=0)
+    assert [record.skipped for record in result.history] == [2, 0]
+    assert all(torch.equal(poison.weights[3][name], value) for name, value in poison.weights[1].items())
+    assert not torch.equal(poison.weights[4]["scale"], poison.weights[3]["scale"])
+
+
+def test_errors_in_succession_end_the_fit_at_its_last_good_state() -> None:
+    poison, x = Poison(2, 3), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    pair = Covariance(poison, "decomposition")
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(DivergenceError, match="finite gradients; got the error .*, at step 4, in epoch 1, as in the 1"),
+    ):
+        fit(pair.model, pair.guide, x, epochs=2, batch_size=2, callbacks=[poison], seed=0, max_skipped=1)
+
+
+@pytest.mark.parametrize("kind, error", [("shape", RuntimeError), ("value", ValueError)])
+def test_an_error_that_is_none_of_numbers_is_raised(kind: str, error: type[Exception]) -> None:
+    poison, x = Poison(2), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    pair = Covariance(poison, kind)
+    with pytest.raises(error, match=r"shapes cannot be multiplied|something else"):
+        fit(pair.model, pair.guide, x, epochs=2, batch_size=2, callbacks=[poison], seed=0)
