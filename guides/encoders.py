@@ -10,6 +10,7 @@ from typing import final
 from torch import Tensor, nn
 
 from latentmix.models.arguments import check_floating, check_positive
+from latentmix.models.convolutions import Flatten, channels_last
 from latentmix.models.networks import halved, mlp
 from latentmix.models.pretrained import Part
 
@@ -135,9 +136,9 @@ class ConvEncoder(Encoder):
         for few, many, norm in zip(sizes[:-1], sizes[1:], normalise, strict=True):
             layers.append(nn.Conv2d(few, many, kernel_size=4, stride=2, padding=1))
             layers += [nn.BatchNorm2d(many), nn.ReLU()] if norm else [nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Flatten(), mlp([flat, *hidden]))
+        self.body = nn.Sequential(*layers, Flatten(), mlp([flat, *hidden]))
 
     def encode(self, x: Tensor) -> Tensor:
         """See `Encoder.encode`."""
-        features: Tensor = self.body(x)
+        features: Tensor = self.body(channels_last(x))
         return features

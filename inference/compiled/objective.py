@@ -69,7 +69,7 @@ class _CompiledStep:
                 if place in used or gradient.stride() != leaf.stride():
                     copied.add(index)
                 used.add(place)
-        if not agree(terms, gradients, expected, exact):
+        if not agree(terms, gradients, expected, exact, traced.rounding):
             raise NotTraceableError(
                 f"the compiled loss is {float(terms.loss):.8g} where the traced one is {float(expected.loss):.8g}, or "
                 "gradients differ"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 
 from latentmix.inference.compiled.inductor import compiler_obstacle
 
@@ -15,8 +13,8 @@ __all__ = ["UNCOMPILED", "CompilePlan", "Compiling", "compile_plan"]
 
 Compiling = bool | Literal["auto"]
 
-# Compiling one shape of a perceptron VAE takes 13 to 16 s, 2 s from inductor's cache, and saves 1.2 to 2.5 ms a step,
-# mostly Pyro's Python, whatever the sizes are. From this number of steps on it saves 24 s at least.
+# Compiling one shape of a VAE takes 13 to 16 s, with convolutions 21 to 28, and 2 to 4 s from inductor's cache. It
+# saves 1.2 to 2.8 ms a step, mostly Pyro's Python, whatever the sizes are: from this number of steps on, 24 s at least.
 _LEAST_STEPS = 20_000
 
 
@@ -44,13 +42,11 @@ def compile_plan(
     batch_size: int,
     drop_last: bool,
     device: torch.device,
-    modules: Iterable[nn.Module],
 ) -> CompilePlan:
     """Decide by sizes, never by timing.
 
     With True all minibatches are compiled but an incomplete last one that comes too seldom to pay for a graph of its
-    own. "auto" compiles where the number of steps pays for it, on a CPU with a C++ compiler, and leaves convolutions
-    alone, most of whose time is spent in kernels that compilation leaves as they are.
+    own. "auto" compiles where the number of steps pays for it, on a CPU with a C++ compiler.
 
     Args:
         compile: True, False or "auto".
@@ -59,7 +55,6 @@ def compile_plan(
         batch_size: Data a step.
         drop_last: Whether an incomplete last minibatch is left out.
         device: Device of the data.
-        modules: Modules of model and guide.
 
     Raises:
         ValueError: If `compile` is something else.
@@ -68,9 +63,9 @@ def compile_plan(
         >>> import torch
         >>> from latentmix.inference.compiled.plan import compile_plan
         >>> sizes = {"length": 1000, "batch_size": 64, "drop_last": False, "device": torch.device("cpu")}
-        >>> compile_plan("auto", epochs=10, **sizes, modules=[]).reason
+        >>> compile_plan("auto", epochs=10, **sizes).reason
         '160 steps are fewer than the 20,000 from which compilation pays'
-        >>> compile_plan(True, epochs=10, **sizes, modules=[]).lengths
+        >>> compile_plan(True, epochs=10, **sizes).lengths
         frozenset({64})
     """
     if compile not in (True, False, "auto") or (isinstance(compile, int) and not isinstance(compile, bool)):
@@ -84,7 +79,7 @@ def compile_plan(
     if compile is True:
         lengths = frequent | {batch_size}
     else:
-        obstacle = _obstacle(epochs, steps, device, modules)
+        obstacle = _obstacle(steps, device)
         if obstacle is not None:
             return CompilePlan(frozenset(), obstacle)
         lengths = frequent
@@ -92,7 +87,7 @@ def compile_plan(
     return CompilePlan(lengths, f"but for {rest:,} incomplete minibatch{'es' * (rest > 1)}" if rest else None)
 
 
-def _obstacle(epochs: int, steps: dict[int, int], device: torch.device, modules: Iterable[nn.Module]) -> str | None:
+def _obstacle(steps: dict[int, int], device: torch.device) -> str | None:
     """Why nothing is compiled of itself."""
     if max(steps.values()) < _LEAST_STEPS:
         total = sum(steps.values())
@@ -102,7 +97,4 @@ def _obstacle(epochs: int, steps: dict[int, int], device: torch.device, modules:
         return f"{counted} fewer than the {_LEAST_STEPS:,} from which compilation pays"
     if device.type != "cpu":
         return f"from how many steps on compilation pays has not been measured on {device.type}"
-    kinds = (nn.modules.conv._ConvNd,)
-    if any(isinstance(part, kinds) for module in modules for part in module.modules()):
-        return "convolutions gain little by it"
     return compiler_obstacle(device)

@@ -68,6 +68,13 @@ class TracedStep(Displayed):
         }
 
     @property
+    def rounding(self) -> float:
+        """The largest rounding error among the graph's floating-point types, of a number about 1."""
+        values = (node.meta.get("val") for node in self.graph.graph.nodes)
+        types = {value.dtype for value in values if isinstance(value, Tensor) and value.is_floating_point()}
+        return max((torch.finfo(dtype).eps for dtype in types), default=0.0)
+
+    @property
     def change(self) -> str | None:
         """The name of a Python value or a parameter that is no longer what it was when the step was traced; or None."""
         if self.python.same:
@@ -270,18 +277,27 @@ def largest(terms: Terms) -> Tensor:
     return torch.stack([part.detach().abs().double() for part in terms if part is not None]).max()
 
 
-def agree(terms: Terms, gradients: Sequence[Tensor], expected: Terms, exact: Sequence[Tensor]) -> bool:
-    """Whether loss and gradients are those expected, up to rounding errors."""
+def agree(
+    terms: Terms, gradients: Sequence[Tensor], expected: Terms, exact: Sequence[Tensor], rounding: float = 0.0
+) -> bool:
+    """Whether loss and gradients are those expected, up to rounding errors; `rounding` as in `close`, of gradients.
+
+    A loss is the sum of so many numbers that their errors cancel.
+    """
     scale = largest(expected)
     return close(terms.loss, expected.loss.detach(), scale) and all(
-        close(ours, theirs, scale + torch.linalg.vector_norm(theirs))
+        close(ours, theirs, scale + torch.linalg.vector_norm(theirs), rounding)
         for ours, theirs in zip(gradients, exact, strict=True)
     )
 
 
-def close(value: Tensor, expected: Tensor, scale: Tensor) -> bool:
-    """Whether two values agree up to rounding errors of some scale, norm-wise; NaN equals NaN."""
-    tolerance = 1e3 * torch.finfo(expected.dtype).eps * (1.0 + float(scale))
+def close(value: Tensor, expected: Tensor, scale: Tensor, rounding: float = 0.0) -> bool:
+    """Whether two values agree up to rounding errors of some scale, norm-wise; NaN equals NaN.
+
+    Compilation rounds otherwise only now and then: `rounding` is the largest error of a single number, such as one in
+    bfloat16 on the way, of which an agreement to 2 is asked for, and to 1,000 of those of the values' own type.
+    """
+    tolerance = max(1e3 * torch.finfo(expected.dtype).eps, 2.0 * rounding) * (1.0 + float(scale))
     difference = torch.linalg.vector_norm((value - expected).abs().double().nan_to_num(0.0, 0.0, 0.0))
     same = torch.equal(value.isfinite(), expected.isfinite())
     return same and float(difference) <= tolerance

@@ -68,9 +68,10 @@ def is_numerical(
         batch: The minibatch.
         randomness: State of torch's generator before the step.
     """
-    if isinstance(error, torch.linalg.LinAlgError) or any(map(_bad, (*batch, *parameters.values()))):
+    failed = isinstance(error, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+    if failed or any(map(_bad, (*batch, *parameters.values()))):
         return True
-    with _repeated(problem, parameters, randomness), _Watch() as watch:
+    with _repeated(problem, parameters, randomness), _Watch() as watch:  # type: ignore[no-untyped-call]
         try:
             problem.objective.backward(problem.model, problem.guide, *batch)
         except Exception:

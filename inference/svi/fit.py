@@ -213,7 +213,7 @@ def fit(
             with other data, optimizer and seed. By default, initial values are those of the statements and modules.
         clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. By default, no bound.
         max_skipped: Most steps in succession that are skipped, since the loss, the reported ELBO or a gradient is not
-            finite; one more ends the fit. Such steps change neither parameters nor buffers, are counted in
+            finite, a decomposition fails, or NaN raises an error; one more ends the fit. Such steps change neither parameters nor buffers, are counted in
             `EpochRecord.skipped`, and a warning names the first with its site; an epoch needs a good one.
         schedule_steps: Whether the schedule is stepped after every minibatch, and not after every epoch.
         compile: Whether steps run as compiled graphs, see `compile_elbo`: after some seconds of compilation each takes
@@ -235,8 +235,8 @@ def fit(
             global latents, or is a single datum under batch normalisation; optimizer or schedule cannot be made, or the
             schedule ends before the fit; or `store` does not fit; or for `bf16-mixed` a network is not in float32, or
             there is none.
-        DivergenceError: If more steps than `max_skipped` in succession, or all of an epoch, have a loss or a gradient
-            that is not finite, or a parameter is not. Parameters are those of the last good step; `EarlyStopping`
+        DivergenceError: If more steps than `max_skipped` in succession, or all of an epoch, are skipped, or a parameter
+            is not finite. Parameters are those of the last good step; `EarlyStopping`
             restores the best.
 
     Warns:
@@ -301,6 +301,7 @@ def fit(
     ):
         problem = Problem.prepare(model, guide, loss, reporter, transform, tensors, held_out, size)
         pyro.enable_validation(False)
+        _retain_memory()
         if precision == "bf16-mixed":
             problem = problem.mixed(tensors, size)
         plan = compile_plan(
@@ -310,7 +311,6 @@ def fit(
             batch_size=size,
             drop_last=drop_last,
             device=tensors[0].device,
-            modules=problem.modules,
         )
         problem = problem.with_compiled(plan)
         problem.check_batches(tensors, size, drop_last)
@@ -362,6 +362,14 @@ def fit(
             stopped_early=state.stopped,
             compilation=problem.compilation,
         )
+
+
+def _retain_memory() -> None:
+    """Let the C library keep freed memory, which it would return to the system and fault in again in every step.
+
+    That of GNU keeps twice the size of the largest block that has been freed, of at most 32 MiB.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def _notify_of_divergence(state: TrainingState) -> None:

@@ -51,8 +51,8 @@ class StepRules:
 class Steps:
     """The steps of a fit.
 
-    A step whose loss or gradient is not finite, or whose numbers raise an error, changes neither parameters nor buffers, and is counted in
-    `TrainingState.skipped`. An epoch has to have one good step at least.
+    A step whose loss or gradient is not finite, or whose numbers raise an error, changes neither parameters nor
+    buffers, and is counted in `TrainingState.skipped`. An epoch has to have one good step at least.
 
     Args:
         problem: The problem.

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from latentmix.guides import ConvEncoder
 from latentmix.models import ConvDecoder, convolutions
-from latentmix.models.convolutions import ConvTranspose2d
+from latentmix.models.convolutions import ConvTranspose2d, Flatten, channels_first, channels_last
 
 FEW: dict[str, dict[str, Any]] = {
     "an image": {"kernel_size": 4, "stride": 2, "padding": 1},
@@ -29,13 +33,13 @@ OTHER: dict[str, dict[str, Any]] = {
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that products convolve."""
     seen: list[int] = []
-    apply = convolutions._ByProducts.apply
+    apply = convolutions._Transposed.apply
 
     def counted(x: Tensor, *given: Any) -> Any:
         seen.append(len(x))
         return apply(x, *given)
 
-    monkeypatch.setattr(convolutions._ByProducts, "apply", counted)
+    monkeypatch.setattr(convolutions._Transposed, "apply", counted)
     return seen
 
 
@@ -53,7 +57,7 @@ def outcomes(layer: nn.Module, x: Tensor) -> list[Tensor]:
     leaves = [given, *layer.parameters()]
     value = layer(given)
     gradients = torch.autograd.grad(value.pow(3).sum(), leaves, create_graph=True)
-    twice = torch.autograd.grad(gradients[0].pow(2).sum(), leaves, allow_unused=True)
+    twice = torch.autograd.grad(sum(each.pow(2).sum() for each in gradients), leaves, allow_unused=True)
     return [value, *gradients, *(part for part in twice if part is not None)]
 
 
@@ -63,6 +67,76 @@ def test_values_and_gradients_are_those_of_the_plain_layer(calls: list[int], nam
     x = torch.randn(3, 20, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(outcomes(own, x), outcomes(plain, x), rtol=1e-12, atol=1e-12)
     assert calls == ([3] if name in FEW else [])
+
+
+@pytest.mark.parametrize("name", ["many outputs", "an image", "groups", "odd kernel"])
+def test_values_and_gradients_in_float32(calls: list[int], name: str) -> None:
+    own, plain = pair(**{**FEW, **OTHER}[name], dtype=torch.float32)
+    x = torch.randn(3, 20, 5, 4)
+    for value, expected in zip(outcomes(own, x), outcomes(plain, x), strict=True):
+        assert torch.linalg.vector_norm(value - expected) <= 1e-5 * torch.linalg.vector_norm(expected)
+    assert calls == ([] if name == "groups" else [3])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_layout_of_values_and_gradients(channels: int) -> None:
+    x = torch.randn(2, channels, 6, 5, requires_grad=True)
+    last = channels_last(x)
+    assert last.stride() == (30 * channels, 1, 5 * channels, channels)
+    first = channels_first(last)
+    assert first.is_contiguous()
+    assert torch.equal(first, x)
+    weights = torch.randn(x.shape)
+    last.register_hook(lambda gradient: strides.append(gradient.stride()))
+    strides: list[tuple[int, ...]] = []
+    (first * weights).sum().backward()
+    assert strides == [last.stride()]
+    assert torch.equal(x.grad, weights)
+
+
+def test_the_layout_stays_in_other_types_and_places() -> None:
+    for x in (torch.zeros(2, 3, 4, 5, dtype=torch.float64), torch.zeros(3, 4, 5), torch.zeros(1, 3, 2, 2).to("meta")):
+        assert channels_last(x) is x
+        assert channels_first(x) is x
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(torch.vmap(channels_last)(x[:, None]), x[:, None])
+    assert torch.equal(torch.func.vmap(Flatten())(x[:, None])[:, 0], x.flatten(1))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 12)])
+def test_networks_are_those_of_plain_layers_with_one_layout_throughout(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    networks: list[Any] = [ConvEncoder(2, (16, 32), shape, batch_norm=(False, True)), ConvDecoder(2, (32, 16), shape)]
+    inputs = [torch.randn(5, *shape), torch.randn(5, 2)]
+    mixed: list[str] = []
+    for network, given in zip(networks, inputs, strict=True):
+        results = []
+        for plain in (False, True):
+            leaf = given.clone().requires_grad_()
+            with (
+                mock.patch.object(convolutions, "is_plain", lambda *_, plain=plain: not plain),
+                contextlib.nullcontext() if plain else _Layouts(mixed),
+            ):
+                value = network(leaf)
+                gradients = torch.autograd.grad(value.square().sum(), [leaf, *network.parameters()])
+            results.append([value, *gradients])
+            assert value.is_contiguous()
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
+    assert mixed == []
+
+
+class _Layouts(TorchDispatchMode):
+    """Notes operators on maps of several channels in more than one layout."""
+
+    def __init__(self, mixed: list[str]) -> None:
+        super().__init__()
+        self.mixed = mixed
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        maps = [each for each in args if isinstance(each, Tensor) and each.dim() == 4 and each.shape[1] > 3]
+        if len({each.stride() for each in maps if each.shape == maps[0].shape}) > 1:
+            self.mixed.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def test_transformations_and_other_inputs_take_the_plain_way(calls: list[int]) -> None:

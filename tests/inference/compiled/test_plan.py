@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from latentmix.inference.compiled import plan
 from latentmix.inference.compiled.plan import compile_plan
@@ -36,36 +35,31 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_lengths_and_reason(compile: Any, epochs: int, lengths: set[int], reason: str | None) -> None:
-    found = compile_plan(compile, epochs=epochs, **SIZES, modules=[nn.Linear(2, 2)])
+    found = compile_plan(compile, epochs=epochs, **SIZES)
     assert found.lengths == lengths
     assert found.reason == reason
 
 
 def test_without_an_incomplete_minibatch_all_are_compiled() -> None:
     for change in ({"drop_last": True}, {"length": 640}, {"length": 64}):
-        found = compile_plan(True, epochs=3, **{**SIZES, **change}, modules=[])
+        found = compile_plan(True, epochs=3, **{**SIZES, **change})
         assert (found.lengths, found.reason) == ({64}, None)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"device": torch.device("meta")}, "from how many steps on compilation pays has not been measured on meta"),
-        ({"modules": [nn.Sequential(nn.Conv2d(1, 1, 1))]}, "convolutions gain little by it"),
-    ],
-)
-def test_what_auto_leaves_alone_is_compiled_on_request(change: dict[str, Any], reason: str) -> None:
-    options = {**SIZES, "epochs": 10**5, "modules": [], **change}
-    assert (compile_plan("auto", **options).reason or "").startswith(reason)
+def test_what_auto_leaves_alone_is_compiled_on_request() -> None:
+    options: dict[str, Any] = {**SIZES, "epochs": 10**5, "device": torch.device("meta")}
+    assert compile_plan("auto", **options).reason == (
+        "from how many steps on compilation pays has not been measured on meta"
+    )
     assert compile_plan(True, **options).lengths
 
 
 def test_without_a_compiler_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "compiler_obstacle", lambda device: "no compiler")
-    assert compile_plan("auto", epochs=10**5, **SIZES, modules=[]) == plan.CompilePlan(frozenset(), "no compiler")
+    assert compile_plan("auto", epochs=10**5, **SIZES) == plan.CompilePlan(frozenset(), "no compiler")
 
 
 @pytest.mark.parametrize("word", ["yes", 1, None, 0])
 def test_other_values_are_refused(word: Any) -> None:
     with pytest.raises(ValueError, match='Expected compile to be True, False or "auto"; got'):
-        compile_plan(word, epochs=1, **SIZES, modules=[])
+        compile_plan(word, epochs=1, **SIZES)

@@ -265,7 +265,7 @@ class Covariance:
         pyro.sample("choice", dist.Categorical(logits=logits * (math.nan if bad else 1.0)))
 
 
-@pytest.mark.parametrize("kind, name", [("decomposition", "linalg.cholesky: The factorization"), ("draw", "inf")])
+@pytest.mark.parametrize(("kind", "name"), [("decomposition", "linalg.cholesky: The factorization"), ("draw", "inf")])
 def test_a_step_whose_numbers_raise_an_error_is_skipped_and_named(kind: str, name: str) -> None:
     poison, x = Poison(2, 3), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
     pair = Covariance(poison, kind)
@@ -281,12 +281,12 @@ def test_errors_in_succession_end_the_fit_at_its_last_good_state() -> None:
     pair = Covariance(poison, "decomposition")
     with (
         pytest.warns(UserWarning, match="skipped"),
-        pytest.raises(DivergenceError, match="finite gradients; got the error .*, at step 4, in epoch 1, as in the 1"),
+        pytest.raises(DivergenceError, match=r"finite gradients; got the error .*, at step 4, in epoch 1, as in the 1"),
     ):
         fit(pair.model, pair.guide, x, epochs=2, batch_size=2, callbacks=[poison], seed=0, max_skipped=1)
 
 
-@pytest.mark.parametrize("kind, error", [("shape", RuntimeError), ("value", ValueError)])
+@pytest.mark.parametrize(("kind", "error"), [("shape", RuntimeError), ("value", ValueError)])
 def test_an_error_that_is_none_of_numbers_is_raised(kind: str, error: type[Exception]) -> None:
     poison, x = Poison(2), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
     pair = Covariance(poison, kind)
