@@ -213,8 +213,9 @@ def fit(
             with other data, optimizer and seed. By default, initial values are those of the statements and modules.
         clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. By default, no bound.
         max_skipped: Most steps in succession that are skipped, since the loss, the reported ELBO or a gradient is not
-            finite, a decomposition fails, or NaN raises an error; one more ends the fit. Such steps change neither parameters nor buffers, are counted in
-            `EpochRecord.skipped`, and a warning names the first with its site; an epoch needs a good one.
+            finite, a decomposition fails, or NaN raises an error; one more ends the fit. Such steps change neither
+            parameters nor buffers, are counted in `EpochRecord.skipped`, and a warning names the first with its site;
+            an epoch needs a good one.
         schedule_steps: Whether the schedule is stepped after every minibatch, and not after every epoch.
         compile: Whether steps run as compiled graphs, see `compile_elbo`: after some seconds of compilation each takes
             about half the time. "auto" compiles where the number of steps pays for that, see `compile_plan`. Random
