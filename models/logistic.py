@@ -11,7 +11,16 @@ from torch.autograd import Function
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional
 
-__all__ = ["bernoulli_log_mass", "log_one_minus_exp", "logsigmoid", "one_minus_exp", "polynomial", "softplus", "traced"]
+__all__ = [
+    "bernoulli_log_mass",
+    "log1p_exp",
+    "log_one_minus_exp",
+    "logsigmoid",
+    "one_minus_exp",
+    "polynomial",
+    "softplus",
+    "traced",
+]
 
 # Above it, log(1 + exp(x)) is x in float64 too; below it, exp(x) overflows in no type that torch computes in.
 _LINEAR = 40.0
@@ -161,11 +170,20 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _log1p_exp(x: Tensor) -> Tensor:
-    """Log(1 + exp(-abs(x))), without its gradient.
+def log1p_exp(x: Tensor) -> Tensor:
+    """Log(1 + exp(-abs(x))) by a series, without its gradient.
 
     With e = exp(-abs(x)) and w = e / (2 + e) it is 2 artanh(w) = 2 w + w^3 P(w^2), where 2 w = e - e w: so its error
     is that of e and one rounding.
+
+    Args:
+        x: A tensor of any shape, in float32 or float64.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.models.logistic import log1p_exp
+        >>> log1p_exp(torch.tensor([0.0, -20.0]))
+        tensor([6.9315e-01, 2.0612e-09])
     """
     e = torch.exp(-x.abs())
     w = e / (2 + e)
@@ -176,7 +194,7 @@ def _log1p_exp(x: Tensor) -> Tensor:
 def _sigmoid(x: Tensor) -> Tensor:
     if not traced() or torch.is_grad_enabled():
         return x.sigmoid()
-    e = torch.exp(-x.abs())  # compiled once, with that of `_log1p_exp`
+    e = torch.exp(-x.abs())  # compiled once, with that of `log1p_exp`
     above = 1 / (1 + e)
     return torch.where(x > 0, above, e * above)
 
@@ -185,7 +203,7 @@ class _Softplus(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return x.clamp_min(0) + _log1p_exp(x)
+        return x.clamp_min(0) + log1p_exp(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -199,7 +217,7 @@ class _BernoulliLogMass(Function):
         ctx.save_for_backward(logits, targets)
         ctx.save_for_forward(logits, targets)
         if traced():
-            return logits * targets - logits.clamp_min(0) - _log1p_exp(logits)
+            return logits * targets - logits.clamp_min(0) - log1p_exp(logits)
         # The difference of the first two terms is exact for 0 and 1.
         linear = logits.clamp_min(0).addcmul_(logits, targets, value=-1)
         return logits.abs().neg_().sigmoid_().neg_().log1p_().sub_(linear)

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.draws import Draws, new_input, without_draws, written_arguments
+from latentmix.inference.compiled.functions import FAST_FUNCTIONS
 from latentmix.inference.compiled.python_state import LIMIT, Place, PythonState, State
 from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
@@ -149,7 +150,7 @@ def trace_step(objective: Objective, model: Stochastic, guide: Stochastic, batch
         try:
             # Copies, as model and guide may hold the same tensors, which are none of the minibatch.
             data = tuple(tensor.detach().clone() for tensor in batch)
-            graph = make_fx(step, tracing_mode="real")(leaves, data)
+            graph = make_fx(step, decomposition_table=dict(FAST_FUNCTIONS), tracing_mode="real")(leaves, data)
         except Exception as error:
             raise NotTraceableError(_reason(error)) from error
     graph.graph.set_codegen(fx.graph.CodeGen())

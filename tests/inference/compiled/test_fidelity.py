@@ -92,7 +92,8 @@ def assert_same_fit(make: Callable[[], tuple[Any, ...]], reason: str | None) -> 
     assert torch.equal(fast.state.random.torch, plain.state.random.torch)
     assert plain.parameters.keys() == fast.parameters.keys()
     for name, value in plain.parameters.items():
-        torch.testing.assert_close(fast.parameters[name], value, rtol=1e-10, atol=1e-10)
+        tolerance = 1e-10 if value.dtype == torch.float64 else 1e-6  # some of an AutoStructured are in float32
+        torch.testing.assert_close(fast.parameters[name], value, rtol=tolerance, atol=tolerance)
     for name, buffer in plain.state.buffers.items():
         torch.testing.assert_close(fast.state.buffers[name], buffer, rtol=1e-10, atol=1e-10)
     assert len(said) == (reason is not None)

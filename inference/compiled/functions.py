@@ -1,0 +1,55 @@
+"""Functions of torch that are slow over data, in a graph as others that compile into one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentmix.models.logistic import log1p_exp
+
+__all__ = ["FAST_FUNCTIONS"]
+
+_TYPES = (torch.float32, torch.float64)
+
+
+def _cross_entropy(
+    logits: Tensor, targets: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    plain = weight is None and pos_weight is None and reduction == 0
+    if not plain or logits.dtype not in _TYPES or targets.dtype != logits.dtype:
+        return NotImplemented
+    return logits.clamp_min(0) - logits * targets + log1p_exp(logits)
+
+
+def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+    if beta != 1 or x.dtype not in _TYPES:
+        return NotImplemented
+    return torch.where(x > threshold, x, x.clamp_min(0) + log1p_exp(x))
+
+
+def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
+    if x.dtype not in _TYPES or x.device.type != "cpu":  # elsewhere the second result is another one
+        return NotImplemented
+    return x.clamp_max(0) - log1p_exp(x), torch.exp(-x.abs())
+
+
+def _log1p(x: Tensor) -> Tensor:
+    if x.dtype not in _TYPES:
+        return NotImplemented
+    u = 1 + x
+    return torch.log(u) + torch.where((u > 0) & (u < torch.inf), (x - (u - 1)) / u, 0.0)
+
+
+FAST_FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
+    torch.ops.aten.binary_cross_entropy_with_logits.default: _cross_entropy,
+    torch.ops.aten.softplus.default: _softplus,
+    torch.ops.aten.log_sigmoid_forward.default: _logsigmoid,
+    torch.ops.aten.log1p.default: _log1p,
+}
+"""Decompositions for `make_fx`, as of Pyro's `Bernoulli`; values agree to few roundings, gradients are those of torch.
+
+That of log1p is by Higham, *Accuracy and stability of numerical algorithms*, 2002, section 1.14.1.
+"""
