@@ -122,10 +122,14 @@ class SufficientStatistics(Displayed):
             self.structure,
         )
 
+    @cached_property
+    def _total(self) -> float:
+        return float(self.weight)
+
     @property
     def bound(self) -> float:
         """Mean log-density of the data under the parameters of the E step."""
-        return float(self.log_likelihood) / float(self.weight)
+        return float(self.log_likelihood) / self._total
 
     @property
     def empty(self) -> Tensor:
@@ -135,12 +139,12 @@ class SufficientStatistics(Displayed):
     @cached_property
     def any_empty(self) -> bool:
         """Whether a component is empty."""
-        return float(self.counts.amin()) <= 1e-12 * float(self.weight)
+        return float(self.counts.amin()) <= 1e-12 * self._total
 
     @cached_property
     def divisors(self) -> Tensor:
         """`(K,)` counts plus ten epsilons, as in scikit-learn, so that an empty component does not divide by zero."""
-        return self.counts + 10 * torch.finfo(self.counts.dtype).eps * min(float(self.weight), 1.0)
+        return self.counts + 10 * torch.finfo(self.counts.dtype).eps * min(self._total, 1.0)
 
     @cached_property
     def shift(self) -> Tensor:
