@@ -369,7 +369,7 @@ class Session:
         skipped = sum(record.skipped for record in result.history)
         if skipped:
             self.tell(
-                f"training: {skipped:,} step{'s' * (skipped > 1)} skipped, as a loss or a gradient was not finite"
+                f"training: {skipped:,} step{'s' * (skipped > 1)} skipped for numerical reasons"
             )
         history = [asdict(record) for record in result.history]
         folder.write_metrics(history)
