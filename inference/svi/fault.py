@@ -33,7 +33,7 @@ def find_fault(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch,
         problem: The problem.
         parameters: The leaves by name.
         batch: The minibatch.
-        wrong: What is not finite, such as "the loss nan" or "a gradient".
+        wrong: What is not finite, such as "the loss nan" or "a gradient", or the error of the step.
         randomness: State of torch's generator before the step.
 
     Returns:

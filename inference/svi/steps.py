@@ -152,8 +152,8 @@ class Steps:
                     "gradients by clip_norm, or check the data for values outside the likelihood's support."
                 )
             warnings.warn(
-                "Steps whose loss or gradient is not finite, or whose numbers raise an error, are skipped, the first at "
-                f"{step}: {fault}. The history counts them by epoch.",
+                "Steps whose loss or gradient is not finite, or whose numbers raise an error, are skipped, the first "
+                f"at {step}: {fault}. The history counts them by epoch.",
                 stacklevel=5,
             )
             self._warned = True
