@@ -49,12 +49,15 @@ def channels_first(x: Tensor) -> Tensor:
     """
     if not _is_fast(x):
         return x
-    values: Tensor = _First.apply(x)
+    values: Tensor = torch.ops.aten.alias(x.contiguous())  # not `x`, which would keep the hook
+    if values.requires_grad:
+        values.register_hook(channels_last)
     return values
 
 
 def _is_fast(x: Tensor) -> bool:
-    return x.dim() == 4 and x.dtype in _FAST and is_plain(x)
+    # Gradients of `torch.autograd.grad(..., is_grads_batched=True)` have no memory format.
+    return is_plain(x) and x.dim() == 4 and x.dtype in _FAST and not torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 class Flatten(nn.Flatten):
@@ -70,16 +73,6 @@ class Flatten(nn.Flatten):
     def forward(self, input: Tensor) -> Tensor:
         """An `n x (channels * height * width)` tensor."""
         return super().forward(channels_first(input))
-
-
-class _First(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.contiguous() if not x.is_contiguous() else x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return channels_last(gradients[0])
 
 
 @wrap_torch_function(lambda x, *_: (x,))
@@ -117,13 +110,19 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve `n x in_channels x height x width` values."""
-        plain = is_plain(input, self.weight, self.bias) and input.dim() == 4 and input.numel() > 0
-        known = self.groups == 1 and self.dilation == (1, 1) and self.output_padding == (0, 0)
-        fast = input.dtype in _FAST or _has_few_outputs(self.weight)
-        if output_size is not None or not (plain and known and fast):
+        if output_size is not None or not self._is_fast(input):
             return super().forward(input, output_size)
         values: Tensor = conv_transpose2d(input, self.weight, self.bias, self.stride, self.padding)
         return values
+
+    def _is_fast(self, input: Tensor) -> bool:
+        return (
+            is_plain(input, self.weight, self.bias)
+            and input.dim() == 4
+            and input.numel() > 0
+            and (self.groups, self.dilation, self.output_padding) == (1, (1, 1), (0, 0))
+            and (input.dtype in _FAST or _has_few_outputs(self.weight))
+        )
 
 
 def _has_few_outputs(weight: Tensor) -> bool:
@@ -149,7 +148,7 @@ class _Transposed(torch.autograd.Function):
             values = functional.fold(patches, (height, width), kernel, stride=stride, padding=padding)
         else:
             size = (len(x), weight.shape[1], height, width)
-            like = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+            like = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
             values, *_ = torch.ops.aten.convolution_backward(
                 x, like, weight, None, stride, padding, (1, 1), False, (0, 0), 1, (True, False, False)
             )

@@ -44,7 +44,7 @@ def is_plain(*tensors: Tensor | None) -> bool:
     return (
         not torch.compiler.is_compiling()
         and all(
-            tensor.dtype == given[0].dtype and tensor.device.type == "cpu" and type(tensor) in _TYPES
+            type(tensor) in _TYPES and tensor.dtype == given[0].dtype and tensor.device.type == "cpu"
             for tensor in given
         )
         and torch._C._functorch.peek_interpreter_stack() is None

@@ -37,8 +37,8 @@ class Training:
         scheduler: A learning-rate schedule, stepped after every epoch.
         schedule_steps: Whether the schedule is stepped after every minibatch instead.
         clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. By default, no bound.
-        max_skipped: Most steps in succession that are skipped, since a loss or a gradient is not finite; one more ends
-            training.
+        max_skipped: Most steps in succession that are skipped, since a loss or a gradient is not finite or a
+            decomposition fails; one more ends training.
         patience: Epochs without a better validation ELBO, counted from the end of the warm-up, after which training
             stops and the best weights are restored; by default all epochs are run.
         beta: Weight of the KL divergence in the objective; reported figures are always at 1.

@@ -368,9 +368,7 @@ class Session:
             self.tell(f"training: steps {result.compilation}")
         skipped = sum(record.skipped for record in result.history)
         if skipped:
-            self.tell(
-                f"training: {skipped:,} step{'s' * (skipped > 1)} skipped, as a loss or a gradient was not finite"
-            )
+            self.tell(f"training: {skipped:,} step{'s' * (skipped > 1)} skipped for numerical reasons")
         history = [asdict(record) for record in result.history]
         folder.write_metrics(history)
         folder.seal("metrics.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import traceback
 from collections.abc import Iterator, Sequence
@@ -281,24 +282,24 @@ def largest(terms: Terms) -> Tensor:
 def agree(
     terms: Terms, gradients: Sequence[Tensor], expected: Terms, exact: Sequence[Tensor], rounding: float = 0.0
 ) -> bool:
-    """Whether loss and gradients are those expected, up to rounding errors; `rounding` as in `close`, of gradients.
+    """Whether loss and gradients are those expected, up to rounding errors.
 
-    A loss is the sum of so many numbers that their errors cancel.
+    Compilation rounds otherwise only now and then, and a loss is the sum of so many numbers that errors in bfloat16 on
+    the way cancel. In a gradient they leave up to four times `rounding`, the largest error of a single number, of the
+    norm of all gradients.
     """
     scale = largest(expected)
-    return close(terms.loss, expected.loss.detach(), scale) and all(
-        close(ours, theirs, scale + torch.linalg.vector_norm(theirs), rounding)
-        for ours, theirs in zip(gradients, exact, strict=True)
+    norms = [float(torch.linalg.vector_norm(theirs)) for theirs in exact]
+    error = 4.0 * rounding * math.hypot(*norms)
+    return close(terms.loss, expected.loss.detach(), float(scale)) and all(
+        close(ours, theirs, float(scale) + norm, error)
+        for ours, theirs, norm in zip(gradients, exact, norms, strict=True)
     )
 
 
-def close(value: Tensor, expected: Tensor, scale: Tensor, rounding: float = 0.0) -> bool:
-    """Whether two values agree up to rounding errors of some scale, norm-wise; NaN equals NaN.
-
-    Compilation rounds otherwise only now and then: `rounding` is the largest error of a single number, such as one in
-    bfloat16 on the way, of which an agreement to 2 is asked for, and to 1,000 of those of the values' own type.
-    """
-    tolerance = max(1e3 * torch.finfo(expected.dtype).eps, 2.0 * rounding) * (1.0 + float(scale))
+def close(value: Tensor, expected: Tensor, scale: Tensor | float, error: float = 0.0) -> bool:
+    """Whether two values agree up to 1,000 rounding errors of some scale, or `error`, norm-wise; NaN equals NaN."""
+    tolerance = max(1e3 * torch.finfo(expected.dtype).eps * (1.0 + float(scale)), error)
     difference = torch.linalg.vector_norm((value - expected).abs().double().nan_to_num(0.0, 0.0, 0.0))
     same = torch.equal(value.isfinite(), expected.isfinite())
     return same and float(difference) <= tolerance

@@ -33,7 +33,7 @@ def find_fault(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch,
         problem: The problem.
         parameters: The leaves by name.
         batch: The minibatch.
-        wrong: What is not finite, such as "the loss nan" or "a gradient".
+        wrong: What is not finite, such as "the loss nan" or "a gradient", or the error of the step.
         randomness: State of torch's generator before the step.
 
     Returns:
@@ -58,8 +58,9 @@ def is_numerical(
 ) -> bool:
     """Whether the error of a step comes from its numbers: a decomposition has failed, or some value was NaN before.
 
-    The step is repeated with the same random numbers, unless the error or the minibatch tell; what it changes is
-    restored as by `find_fault`.
+    The step is repeated with the same random numbers, unless the error tells; what it changes is restored as by
+    `find_fault`. Data may have NaN by design, such as missing values: they are the cause if the error is none with
+    zeros in their place.
 
     Args:
         error: The error.
@@ -69,23 +70,30 @@ def is_numerical(
         randomness: State of torch's generator before the step.
     """
     failed = isinstance(error, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
-    if failed or any(map(_bad, (*batch, *parameters.values()))):
+    if failed or any(map(_bad, parameters.values())):
         return True
-    with _repeated(problem, parameters, randomness), _Watch() as watch:  # type: ignore[no-untyped-call]
-        try:
-            problem.objective.backward(problem.model, problem.guide, *batch)
-        except Exception:
-            return watch.found
-    return False
+
+    def fails(batch: Batch) -> tuple[bool, bool]:
+        """Whether the step fails, and whether some value was NaN."""
+        with _repeated(problem, parameters, randomness), _Watch() as watch:  # type: ignore[no-untyped-call]
+            try:
+                problem.objective.backward(problem.model, problem.guide, *batch)
+            except Exception:
+                return True, watch.found
+        return False, watch.found
+
+    bad = any(map(_bad, batch))
+    failed, found = fails(tuple(tensor.nan_to_num(0.0, 0.0, 0.0) for tensor in batch) if bad else batch)
+    return found if failed else bad and fails(batch)[0]
 
 
 def shown(error: Exception) -> str:
-    """The message of an error, on one line.
+    """The message of an error, on one line, without the shapes of sites that Pyro appends.
 
     Args:
         error: The error.
     """
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).partition("Trace Shapes:")[0].split())[:200] or type(error).__name__
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class SVIResult(Displayed):
             if losses:
                 figures[name] = f"{losses[0]:.6g} ... {losses[-1]:.6g} nats per datum, the negative ELBO at beta = 1"
         if skipped := sum(record.skipped for record in self.history):
-            figures["skipped steps"] = f"{skipped:,}, as a loss or a gradient was not finite"
+            figures["skipped steps"] = f"{skipped:,}, for numerical reasons"
         size = sum(value.numel() for value in self.parameters.values())
         parameters = f"{size:,} numbers in {len(self.parameters)} tensors"
         return {**figures, "steps": self.compilation, "parameters": parameters, "seed": self.seed}
@@ -370,7 +370,7 @@ def _retain_memory() -> None:
 
     That of GNU keeps twice the size of the largest block that has been freed, of at most 32 MiB.
     """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def _notify_of_divergence(state: TrainingState) -> None:

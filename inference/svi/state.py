@@ -40,7 +40,7 @@ class EpochRecord:
         validation: The bound on the validation data after the epoch; None if there are none.
         learning_rate: Learning rate of the first group of parameters at the start of the epoch.
         seconds: Time of the epoch, validation included.
-        skipped: Number of steps whose loss or gradient was not finite, and which were left out.
+        skipped: Number of steps that were left out, see `max_skipped` of `fit`.
     """
 
     epoch: int
@@ -110,7 +110,7 @@ class TrainingState(Displayed):
         precision: Precision of the products of networks, see `fit`.
         warmup: Epochs in which the objective still changes.
         order: The present epoch's order of the data, `(length,)`; None in full batches and between epochs.
-        skipped: Number of the present epoch's steps that were left out, as their loss or gradient was not finite.
+        skipped: Number of the present epoch's steps that were left out, see `max_skipped` of `fit`.
         skipped_in_succession: Number of steps that were left out since the last good one.
         totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data, `(4,)`.
         parameters: The unconstrained leaves that are optimized, by name.

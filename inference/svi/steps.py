@@ -32,7 +32,7 @@ class StepRules:
 
     Attributes:
         clip_norm: Largest norm of all gradients together; larger ones are scaled down to it. None for no bound.
-        max_skipped: Most steps in succession that are skipped, since a loss or a gradient is not finite.
+        max_skipped: Most steps in succession that are skipped, see `Steps`.
         scheduled: Whether the learning-rate schedule is stepped after every minibatch.
     """
 
@@ -97,16 +97,19 @@ class Steps:
         try:
             terms = self.problem.backward(batch, length=length, check=check, guarded=guarded)
         except (RuntimeError, ValueError) as error:  # as of a decomposition, or of a distribution with NaN
+            self._buffers.restore()
             if not is_numerical(error, self.problem, state.parameters, batch, randomness):
                 raise
             self._skip(batch, f"the error {shown(error)!r}", randomness)
         else:
-            self._finish(terms, batch, randomness)
+            wrong = self._finish(terms, len(batch[0]))
+            if wrong is not None:
+                self._skip(batch, wrong, randomness)
         if self.rules.scheduled and state.scheduler is not None:
             state.scheduler.step()
 
-    def _finish(self, terms: Terms, batch: Batch, randomness: Tensor) -> None:
-        """Update the parameters by the gradients of a minibatch, if all is finite."""
+    def _finish(self, terms: Terms, length: int) -> str | None:
+        """Update the parameters by the gradients of a minibatch; else the name of a value that is not finite."""
         gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
         loss = float(terms.loss.detach())
         elbo = loss if terms.elbo is None else float(terms.elbo)
@@ -114,12 +117,11 @@ class Steps:
         if math.isfinite(elbo) and not math.isnan(loss) and self._are_finite(gradients):
             self._update()
             self.state.skipped_in_succession = 0
-            totals = terms.totals(len(batch[0]))
+            totals = terms.totals(length)
             self.state.totals = totals if self.state.totals is None else self.state.totals + totals
-        else:
-            values = {f"the loss {loss:.4g}": loss, f"the reported ELBO {elbo:.4g}": elbo}
-            wrong = next((name for name, value in values.items() if not math.isfinite(value)), "a gradient")
-            self._skip(batch, wrong, randomness)
+            return None
+        values = {f"the loss {loss:.4g}": loss, f"the reported ELBO {elbo:.4g}": elbo}
+        return next((name for name, value in values.items() if not math.isfinite(value)), "a gradient")
 
     def _are_finite(self, gradients: list[Tensor]) -> bool:
         """Whether all gradients are finite, once they are clipped."""
@@ -150,8 +152,8 @@ class Steps:
                     "gradients by clip_norm, or check the data for values outside the likelihood's support."
                 )
             warnings.warn(
-                f"Steps with a loss or a gradient that is not finite are skipped, the first at {step}: {fault}. The "
-                "history counts them by epoch.",
+                "Steps whose loss or gradient is not finite, or whose numbers raise an error, are skipped, the first "
+                f"at {step}: {fault}. The history counts them by epoch.",
                 stacklevel=5,
             )
             self._warned = True

@@ -6,13 +6,14 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentmix.guides import ConvEncoder
 from latentmix.models import ConvDecoder, convolutions
 from latentmix.models.convolutions import ConvTranspose2d, Flatten, channels_first, channels_last
+from latentmix.models.products import Linear
 
 FEW: dict[str, dict[str, Any]] = {
     "an image": {"kernel_size": 4, "stride": 2, "padding": 1},
@@ -123,6 +124,30 @@ def test_networks_are_those_of_plain_layers_with_one_layout_throughout(shape: tu
             assert value.is_contiguous()
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
     assert mixed == []
+
+
+def test_decoded_values_can_be_changed_in_place() -> None:
+    decoder, z = ConvDecoder(2, (32, 16), (1, 8, 8)), torch.randn(3, 2)
+    (expected,) = torch.autograd.grad(2 * decoder(z).sum(), [decoder.upsample[0].weight])
+    (gradient,) = torch.autograd.grad(decoder(z).mul_(2).sum(), [decoder.upsample[0].weight])
+    assert torch.equal(gradient, expected)
+
+
+@pytest.mark.parametrize("network", [ConvEncoder(2, (8, 4), (1, 8, 8)), ConvDecoder(2, (32, 16), (1, 8, 8))])
+def test_many_gradients_at_once_are_the_single_ones(network: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn((3, 1, 8, 8) if isinstance(network, ConvEncoder) else (3, 2), requires_grad=True)
+    value = network(x)
+    weights = torch.randn(4, *value.shape)
+    (together,) = torch.autograd.grad(value, x, weights, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(value, x, weight, retain_graph=True)[0] for weight in weights]
+    torch.testing.assert_close(together, torch.stack(alone))
+
+
+def test_layers_are_traced_symbolically() -> None:
+    network = nn.Sequential(ConvTranspose2d(64, 1, 4), Flatten(), Linear(64, 3))
+    x = torch.randn(2, 64, 5, 5)
+    torch.testing.assert_close(fx.symbolic_trace(network)(x), network(x))
 
 
 class _Layouts(TorchDispatchMode):

@@ -72,7 +72,9 @@ def test_other_rounding_is_taken_for_an_error_in_full_precision_alone(monkeypatc
 
     def rounded(graph: Any, inputs: Any) -> Any:
         run = interpreted(graph, inputs)
-        return lambda arguments: [value * (1 + 4e-3 * (value.dim() > 0)) for value in run(arguments)]
+        return lambda arguments: [value * (1 + error * (value.dim() > 0)) for value in run(arguments)]
+
+    error = 4e-3
 
     monkeypatch.setattr("latentmix.inference.compiled.objective.compile_graph", rounded)
     (vae, guide), x = pair(), images().float()
@@ -80,6 +82,9 @@ def test_other_rounding_is_taken_for_an_error_in_full_precision_alone(monkeypatc
     assert compile_elbo(vae.model, guide, MixedPrecision(as_objective(Trace_ELBO())), x).obstacle is None
     with pytest.warns(UserWarning, match="or gradients differ"):
         assert compile_elbo(vae.model, guide, Trace_ELBO(), x).obstacle is not None
+    error = 0.05
+    with pytest.warns(UserWarning, match="or gradients differ"):
+        assert compile_elbo(vae.model, guide, MixedPrecision(as_objective(Trace_ELBO())), x).obstacle is not None
 
 
 def test_a_compiled_fit_resumes_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,16 @@ def test_denormal_means_become_zero_and_others_stay(name: str) -> None:
     assert variance is None or torch.equal(state["exp_avg_sq"], variance)
 
 
+def test_denormal_means_in_float16_stay() -> None:
+    """Its smallest normal number is 6e-5, and gradients may be smaller."""
+    leaf = torch.zeros(2, dtype=torch.float16, requires_grad=True)
+    optimizer = SGD([leaf], lr=0.1, momentum=0.9)
+    leaf.grad = torch.tensor([1e-5, 1.0], dtype=torch.float16)
+    optimizer.step()
+    flush_denormals(optimizer)
+    assert torch.equal(optimizer.state[leaf]["momentum_buffer"], leaf.grad)
+
+
 def test_a_unit_that_is_never_active_again_leaves_no_denormal_numbers() -> None:
     """Arithmetic with them is slow, and without a flush they stay for ever."""
     data = torch.ones(1200, 1)

@@ -257,12 +257,13 @@ class Covariance:
         if bad and self.kind == "value":
             raise ValueError("Expected something else.")
         with pyro.plate("data", 8, subsample=x):
-            pyro.sample("x", dist.MultivariateNormal(torch.zeros(2), covariance), obs=x)
+            pyro.sample("x", dist.MultivariateNormal(torch.zeros(2), covariance), obs=x.nan_to_num())
 
     def guide(self, x: Tensor) -> None:
         logits = pyro.param("logits", torch.zeros(2))
         bad = self.poison.step in self.poison.steps and self.kind == "draw"
-        pyro.sample("choice", dist.Categorical(logits=logits * (math.nan if bad else 1.0)))
+        shift = x.mean() if self.kind == "data" else 0.0
+        pyro.sample("choice", dist.Categorical(logits=logits * (math.nan if bad else 1.0) + shift))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("decomposition", "linalg.cholesky: The factorization"), ("draw", "inf")])
@@ -281,14 +282,29 @@ def test_errors_in_succession_end_the_fit_at_its_last_good_state() -> None:
     pair = Covariance(poison, "decomposition")
     with (
         pytest.warns(UserWarning, match="skipped"),
-        pytest.raises(DivergenceError, match=r"finite gradients; got the error .*, at step 4, in epoch 1, as in the 1"),
+        pytest.raises(
+            DivergenceError, match=r"finite gradients; got the error .*, at step 4, in epoch 1, as in the 1"
+        ) as raised,
     ):
         fit(pair.model, pair.guide, x, epochs=2, batch_size=2, callbacks=[poison], seed=0, max_skipped=1)
+    assert "Trace Shapes" not in str(raised.value)
+    assert isinstance(raised.value.__context__, torch.linalg.LinAlgError)
 
 
-@pytest.mark.parametrize(("kind", "error"), [("shape", RuntimeError), ("value", ValueError)])
-def test_an_error_that_is_none_of_numbers_is_raised(kind: str, error: type[Exception]) -> None:
+def test_a_step_whose_data_raise_an_error_is_skipped() -> None:
     poison, x = Poison(2), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    pair = Covariance(poison, "data")
+    with pytest.warns(UserWarning, match="the error .* in a minibatch with nan among its data"):
+        result = fit(pair.model, pair.guide, x, epochs=2, batch_size=2, transform=poison, callbacks=[poison], seed=0)
+    assert [record.skipped for record in result.history] == [1, 0]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(("kind", "error"), [("shape", RuntimeError), ("value", ValueError)])
+def test_an_error_that_is_none_of_numbers_is_raised(kind: str, error: type[Exception], missing: bool) -> None:
+    poison, x = Poison(2), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    if missing:
+        x[:, 0] = math.nan
     pair = Covariance(poison, kind)
     with pytest.raises(error, match=r"shapes cannot be multiplied|something else"):
         fit(pair.model, pair.guide, x, epochs=2, batch_size=2, callbacks=[poison], seed=0)
