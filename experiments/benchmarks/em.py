@@ -132,7 +132,7 @@ def table(row: EMSpeed) -> str:
     count, n_features, n_components = row.size
     lines = [
         f"{count:,} x {n_features}, {n_components} components, {row.covariance_type}, {row.dtype}, "
-        f"{row.threads} threads, load {row.load:.1f}, {row.turns} turns",
+        f"{row.threads} thread{'s' * (row.threads > 1)}, load {row.load:.1f}, {row.turns} turn{'s' * (row.turns > 1)}",
         f"{'':26}{'s/iteration':>12}{'ratio':>8}{'MiB':>8}  mean log p(x)",
     ]
     lines += [

@@ -47,7 +47,7 @@ networks:
 Data are random binary images, on the CPU. Every contestant has a process of its own; they take turns, an epoch each,
 of which choosing minibatches at random is a part. The KL divergence is analytic in those written by hand, and sampled
 elsewhere; Adam is torch's fused one but in pyro and numpyro. A table for each network and batch size is printed as it
-is done; a contestant that is not installed, or fails, is a line in it.
+is done; a contestant that is not installed, fails, or takes more than 20 minutes for an epoch is a line in it.
 
 {legend}"""
 ALL = """\

@@ -23,18 +23,19 @@ from latentmix.experiments.data.datasets import Data
 from latentmix.experiments.loggers import Logger
 from latentmix.experiments.options.calls import as_call
 from latentmix.experiments.options.literals import instantiated
-from latentmix.experiments.options.messages import one_line
+from latentmix.experiments.options.messages import blaming, one_line
 from latentmix.experiments.options.mixture_fits import MixtureFits, add_mixture_arguments, unwrapped
 from latentmix.experiments.options.parser import OptionParser, OptionsFile
 from latentmix.experiments.options.parts import LINKED, PARTS, import_object
 from latentmix.experiments.options.settings import Measures, Training, compose_objective
 from latentmix.experiments.reading.limits import check_count
-from latentmix.inference import Objective
+from latentmix.inference import Objective, TrainingState
+from latentmix.inference.svi.optimizers import check_schedule_steps
 from latentmix.models import Likelihood
 from latentmix.models.display import Displayed
 from latentmix.models.process_state import kept_warnings
 
-LONGEST_REHEARSAL = 10_000  # epochs
+LONGEST_REHEARSAL = 10_000  # steps of a schedule
 
 __all__ = ["Experiment", "experiment_parser", "plain"]
 
@@ -109,6 +110,22 @@ class Experiment(Displayed):
             _check_options(experiment)
         return experiment
 
+    def check_schedule(self, length: int) -> None:
+        """Refuse a schedule by minibatches that ends before the training.
+
+        Args:
+            length: Number of training data.
+
+        Raises:
+            ValueError: If `--scheduler` has fewer steps than the training has minibatches.
+        """
+        training = self.training
+        if training.schedule_steps:
+            size = min(training.batch_size, length)
+            epoch = TrainingState(length=length, batch_size=size, drop_last=training.drop_last)
+            steps = training.epochs * epoch.batches
+            _rehearse("optimizer", training.optimizer, "scheduler", training.scheduler, steps, by_steps=True)
+
     def parts(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """The VAE's and the guide's parts as plain values, completed with the arguments that follow from the data."""
         parts = {name: dict(self.config[name]) for name in PARTS}
@@ -179,14 +196,15 @@ def _check_options(experiment: Experiment) -> None:
     training, svi = experiment.training, experiment.mixture.svi
     if training.schedule_steps and training.scheduler is None:
         raise ValueError("Expected a --scheduler for --schedule_steps true; got none.")
-    by_steps = training.schedule_steps
-    _rehearse("optimizer", training.optimizer, "scheduler", training.scheduler, training.epochs, by_steps=by_steps)
+    least, by_steps = training.epochs, training.schedule_steps  # `check_schedule` knows the number of minibatches
+    _rehearse("optimizer", training.optimizer, "scheduler", training.scheduler, least, by_steps=by_steps)
     if svi.optimizer is not None or svi.scheduler is not None:
         _rehearse("mixture.svi.optimizer", svi.optimizer or Adam, "mixture.svi.scheduler", svi.scheduler, svi.epochs)
 
 
-def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: int, *, by_steps: bool = False) -> None:
+def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, steps: int, *, by_steps: bool = False) -> None:
     """Take a step of an optimizer, and those of its schedule, on a parameter that is thrown away."""
+    unit = "minibatches" if by_steps else "epochs"
     leaf = torch.zeros(1, requires_grad=True)
     leaf.grad = torch.ones(1)
     with kept_warnings():
@@ -205,13 +223,16 @@ def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, epochs: 
                 loss = [1.0] if isinstance(stepped, ReduceLROnPlateau) else []
                 if loss and by_steps:
                     raise ValueError("it is stepped by the loss of an epoch, not by minibatches (--schedule_steps)")
-                for _ in range(min(epochs, LONGEST_REHEARSAL)):
+                for _ in range(min(steps, LONGEST_REHEARSAL)):
                     stepped.step(*loss)
         except Exception as error:
             raise ValueError(
-                f"Expected --{schedule} to be a schedule of that optimizer for {epochs} epochs; got "
+                f"Expected --{schedule} to be a schedule of that optimizer for {steps:,} {unit}; got "
                 f"{_call_of(scheduler)}: {_reason(error)}."
             ) from error
+    if scheduler is not None:
+        with blaming(f"--{schedule}"):
+            check_schedule_steps(stepped, steps, by_steps=by_steps)
 
 
 def _reason(error: Exception) -> str:

@@ -51,7 +51,7 @@ class Training:
         precision: `full`, or `bf16-mixed`, products of linear layers and convolutions in bfloat16 and the rest in
             float32, which is faster on processors and GPUs with such products; figures are measured in float32.
         compile: Whether steps run as compiled graphs, which takes some seconds at the start and a C++ compiler; `auto`
-            compiles long trainings of perceptrons, and the run's log says why not.
+            compiles trainings of many thousand steps on a CPU, and the run's log says why not.
         device: A torch device; `auto` uses a GPU if there is one.
         loggers: Logs besides the run's own files, several by commas (each requires the extra of its name).
         max_gib: Most memory of the weights of the VAE and the guide, in GiB; training takes about four times as much.

@@ -144,6 +144,7 @@ class Session:
                 "Expected images of 6 x 6 pixels or more, for SSIM; got "
                 f"{dataset.shape[1:]} in --data.source {data.source}."
             )
+        experiment.check_schedule(len(dataset.train))
         check_fits(experiment.mixture, len(dataset.train), dataset.classes)
         bound = BoundedAllocation(training.max_gib * 2**30, "networks", "take smaller ones, or allow more by --max_gib")
         with isolated(seed=training.seed), bound:

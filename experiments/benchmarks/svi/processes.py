@@ -11,12 +11,15 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any, NamedTuple
 
 from latentmix.experiments.benchmarks.svi.cases import Case
 from latentmix.experiments.benchmarks.svi.contestants import Contestant
 
 __all__ = ["Epoch", "Worker", "WorkerError"]
+
+LONGEST = 1200.0  # seconds of an answer, be it of a start or an epoch
 
 
 class WorkerError(RuntimeError):
@@ -37,6 +40,8 @@ class Epoch(NamedTuple):
 
 class Worker:
     """The process of one contestant, which waits without using the processor until it is told to run an epoch.
+
+    It is ended where an answer takes more than 20 minutes.
 
     Args:
         contestant: The contestant.
@@ -91,17 +96,20 @@ class Worker:
 
     def end(self) -> None:
         """End the process, at once and whatever it does."""
+        self._kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(OSError):  # an order that nobody reads any more
+                if stream is not None:
+                    stream.close()
+
+    def _kill(self) -> None:
         if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 if hasattr(os, "killpg"):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 else:
                     self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            with suppress(OSError):  # an order that nobody reads any more
-                if stream is not None:
-                    stream.close()
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -110,12 +118,31 @@ class Worker:
             self._process.stdin.flush()
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._line()
         answer: dict[str, Any] = json.loads(line) if line else {"error": self._death()}
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer
+
+    def _line(self) -> str:
+        """What the process writes next; it is ended where that takes too long."""
+        assert self._process.stdout is not None
+        late = Event()
+
+        def end() -> None:
+            late.set()
+            self._kill()
+
+        timer = Timer(LONGEST, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise WorkerError(f"failed: no answer within {LONGEST:,g} seconds: take fewer --images, or leave it out")
+        return line
 
     def _death(self) -> str:
         """The reason why the process has ended without an answer."""

@@ -189,7 +189,7 @@ def table(row: SVISpeed) -> str:
     columns = f"{'s/epoch':>9}{'min':>9}{'spread':>8}{'/pytorch':>9}{'/numpyro':>9}{'us/step':>9}"
     lines = [
         f"{row.network}, batch {row.batch_size}: {row.images:,} images, {row.steps} steps an epoch{size}, {threads}, "
-        f"load {row.load:.1f}, {row.turns} turns",
+        f"load {row.load:.1f}, {row.turns} turn{'s' * (row.turns > 1)}",
         f"{'':26}{columns}{'start':>8}{'again':>8}{'cores':>7}{'MiB':>7}{'nats':>9}",
     ]
     for name, own in row.contestants.items():

@@ -281,9 +281,10 @@ class SVI(Algorithm):
         priors: Keyword arguments `weights`, `means`, `scales`, `correlations` of `MixtureModel`, in the data's
             coordinates; what is left out takes that model's default, which is one of standardised data. By default
             no prior is informative: every global is `ImproperUniform`, and the fit is maximum likelihood.
-        compile: Whether steps run as compiled graphs, see `fit` of `latentmix.inference`. Densities are then those of
-            the data themselves in every step, not one product of all. Guides that are fitted from the posterior's
-            curvature take no such steps, and warn.
+        compile: Whether steps run as compiled graphs, see `fit` of `latentmix.inference`; compilation takes some
+            seconds. Steps on minibatches or on few points are several times as fast; those on many points at once are
+            slower, as densities are computed from the points, and not by one matrix product with precomputed features.
+            Guides that are fitted from the posterior's curvature take no such steps, and warn.
 
     Example:
         >>> import torch

@@ -154,6 +154,26 @@ def test_options_without_an_effect_are_not_offered(copied: Path, capsys: pytest.
         )
 
 
+def test_a_schedule_by_minibatches_that_ends_before_the_training_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_pictures: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "digits_mlp2", *QUICK, "--batch_size", "7", "--schedule_steps", "true", "--out", "run"]
+    steps = {"false": 9, "true": 8}  # 60 images for training
+    for drop_last, count in steps.items():
+        scheduler = f"OneCycleLR(max_lr=0.01, total_steps={count - 1})"
+        line = refusal([*words, "--drop_last", drop_last, "--scheduler", scheduler], capsys)
+        assert f"Expected --scheduler to be a schedule of that optimizer for {count} minibatches; got OneCycle" in line
+        assert not Path("run").exists()
+    assert main([*words, "--scheduler", f"OneCycleLR(max_lr=0.01, total_steps={steps['false']})"]) == 0
+
+
+def test_a_long_schedule_is_refused_by_its_number_of_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "digits", "--epochs", "30000", "--scheduler", "OneCycleLR(max_lr=0.01, total_steps=20000)"]
+    line = refusal(words, capsys)
+    assert "Expected total_steps of OneCycleLR of 30,000 at least, the epochs of the fit; got 20,000 (option" in line
+
+
 def test_an_experiment_is_rehearsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
     rehearsed: list[str] = []
     monkeypatch.setattr(

@@ -15,6 +15,7 @@ FAKES = {
     "compiles": Contestant("fake_contestants:compiles", compiled=True),
     "fails": Contestant("fake_contestants:fails"),
     "fails-later": Contestant("fake_contestants:fails_later"),
+    "hangs": Contestant("fake_contestants:hangs"),
     "dies": Contestant("fake_contestants:dies"),
     "is-unavailable": Contestant("fake_contestants:is_unavailable"),
     "shows-threads": Contestant("fake_contestants:shows_threads"),

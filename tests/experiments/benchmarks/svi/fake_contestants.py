@@ -46,6 +46,12 @@ def fails_later(case, data, turn):
     raise ValueError("later")
 
 
+def hangs(case, data, turn):
+    note(f"pid {os.getpid()}")
+    turn()
+    time.sleep(600)
+
+
 def dies(case, data, turn):
     os.write(2, b"a last word\n")
     os._exit(3)

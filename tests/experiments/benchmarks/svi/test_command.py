@@ -63,7 +63,8 @@ def test_bench_all_writes_both(log: Path, tmp_path: Path, monkeypatch: pytest.Mo
     out = tmp_path / "speed.json"
     assert not main(["bench", "all", *SVI, *EM, "--contestants", "trains,fails", "--json", str(out)])
     printed = capsys.readouterr().out
-    assert printed.index("digits, batch 32") < printed.index("200 x 2, 2 components, full, float64, 1 threads")
+    assert printed.index("digits, batch 32") < printed.index("200 x 2, 2 components, full, float64, 1 thread, load")
+    assert len(re.findall(r", 1 turn$", printed, re.MULTILINE)) == 3
     figures = written(out)
     check_svi(figures)
     (row,) = figures["em"]

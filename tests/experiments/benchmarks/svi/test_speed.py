@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from latentmix.experiments.benchmarks.svi import processes as processes_of_contestants
 from latentmix.experiments.benchmarks.svi.contestants import CONTESTANTS
 from latentmix.experiments.benchmarks.svi.speed import Figures, Floor, SVISpeed, svi_speed, table
 
@@ -104,6 +105,17 @@ def test_a_failing_contestant_is_a_line_with_its_reason(log: Path) -> None:
         "is-not-installed": "not installed: pip install 'latentmix[bench]'",
     }
     assert all(f"  {name}: {reason}" in table(row).splitlines() for name, reason in row.missing.items())
+
+
+def test_a_contestant_that_hangs_is_ended(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(line: str) -> None:
+        monkeypatch.setattr(processes_of_contestants, "LONGEST", 0.5 if line.endswith("epoch of hangs") else 100.0)
+
+    row = measured("hangs", "trains", report=limit)
+    assert list(row.contestants) == ["trains"]
+    reason = "failed: no answer within 0.5 seconds: take fewer --images, or leave it out"
+    assert row.missing == {"hangs": reason}
+    assert all(map(ended, processes(log)))
 
 
 def test_a_comparison_without_contestants_has_reasons_alone(log: Path) -> None:
