@@ -158,7 +158,7 @@ class SquaredNorm(QuadraticFeatures):
         torch.sum(block[:size], 0, out=block[-1])
 
     def coefficients(self, precisions: Tensor) -> Tensor:
-        return (-0.5 * precisions)[..., None]
+        return (-0.5 * precisions).unsqueeze(-1)
 
     def scatter(self, moments: Tensor) -> Tensor:
         return (moments / self.n_features).expand(-1, self.n_features)

@@ -45,8 +45,8 @@ def coefficients(
     elif structure.shared:
         linear = means @ precisions
     else:
-        linear = (precisions @ means[..., None])[..., 0]
-    parts = [linear, torch.sub(log_scale, (linear * means).sum(-1), alpha=0.5)[..., None]]
+        linear = (precisions @ means.unsqueeze(-1)).squeeze(-1)
+    parts = [linear, torch.sub(log_scale, (linear * means).sum(-1), alpha=0.5).unsqueeze(-1)]
     if features.size:
         squares = features.coefficients(precisions)
         shape = (*means.shape[:-1], features.size)
@@ -144,14 +144,14 @@ class ExpansionErrorBound:
         self._structure = structure
         self._variance = variance.sum() if structure.isotropic else variance
         self._inverse = variance.reciprocal()
-        self._least = radius**2 + len(variance)
+        self._least = variance.new_tensor(radius**2 + len(variance))
         self._unit = 0.5 * torch.finfo(variance.dtype).eps * (features.count + 8) ** 0.5
 
     def __call__(self, means: Tensor, precisions: Tensor) -> float:
         """The bound for `K x D` means, about the location, and precisions in the stored shape; NaN where singular."""
         own = self._structure.variances(precisions)
         trace = own * self._variance if self._structure.isotropic else own @ self._variance
-        return self._unit * float((means.square() @ self._inverse).add_(self._least).mul_(trace).amax())
+        return self._unit * float(torch.addmv(self._least, means.square(), self._inverse).mul_(trace).amax())
 
 
 @final

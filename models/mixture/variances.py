@@ -19,8 +19,8 @@ class Variances(CovarianceStructure):
     """Covariances stored as variances, of the components unless `shared`, of the features unless `isotropic`."""
 
     def by_component(self, stored: Tensor) -> Tensor:
-        stored = stored[..., None] if self.isotropic else stored
-        return stored[..., None, :] if self.shared else stored
+        stored = stored.unsqueeze(-1) if self.isotropic else stored
+        return stored.unsqueeze(-2) if self.shared else stored
 
     def expand(self, stored: Tensor, n_components: int, n_features: int) -> Tensor:
         variances = self.by_component(stored)
@@ -79,7 +79,7 @@ class Variances(CovarianceStructure):
         if self.shared:
             variances = (scatter - counts @ shift.square()) / counts.sum()
         else:
-            variances = torch.addcmul(scatter / counts[:, None], shift, shift, value=-1)
+            variances = torch.addcmul(scatter / counts.unsqueeze(1), shift, shift, value=-1)
         return variances.mean(-1) if self.isotropic else variances
 
     def regularize(self, covariances: Tensor, variance: float | Tensor) -> Tensor:

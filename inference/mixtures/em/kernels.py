@@ -63,6 +63,7 @@ class Kernel(ABC):
         threads = torch.get_num_threads() if parameters.means.device.type == "cpu" else 16
         self.rows = max(64, min(threads * _VALUES // values, threads * _LARGEST))
         self._values, self._width, self._turn = values, 0, 0
+        self._whole: tuple[float, Tensor] | None = None
         self._workspace = Workspace() if workspace is None else workspace
         self.begin(parameters)
 
@@ -114,10 +115,11 @@ class Kernel(ABC):
     def _totals(self) -> tuple[Tensor, Tensor]:
         """Log-likelihood and weight of all blocks."""
         means, log_likelihood, weight = self.parameters.means, self._log_likelihood, self._weight
-        return (
-            means.new_zeros(()) if log_likelihood is None else log_likelihood,
-            weight if isinstance(weight, Tensor) else means.new_full((), weight),
-        )
+        if not isinstance(weight, Tensor):  # the same in every pass
+            if self._whole is None or self._whole[0] != weight:
+                self._whole = weight, means.new_full((), weight)
+            weight = self._whole[1]
+        return means.new_zeros(()) if log_likelihood is None else log_likelihood, weight
 
     def common_square(self) -> Tensor | float:
         """Log joints of the last block less those of `log_joint`, the same for all components: `(b,)`."""
@@ -200,15 +202,15 @@ class Expanded(Kernel):
         log_likelihood, weight = self._totals()
         self._adds_total = False
         sums = means.new_zeros(self._features.count, self._padded) if self._sums is None else self._sums
-        sums = (sums[:, : self.n_components] if self._padded > self.n_components else sums).mT.contiguous()
+        sums = sums.narrow(1, 0, self.n_components).mT.contiguous()
         if structure.shared:
             scatter = structure.scatter(means[:0, :1], means[:0, None]) if self._total is None else self._total
             log_likelihood = torch.sub(log_likelihood, (self.parameters.precisions * scatter).sum(), alpha=0.5)
         else:
-            scatter = self._features.scatter(sums[:, size + 1 :])
+            scatter = self._features.scatter(sums.narrow(1, size + 1, self._features.size))
         return SufficientStatistics(
-            counts=sums[:, size],
-            sums=sums[:, :size],
+            counts=sums.select(1, size),
+            sums=sums.narrow(1, 0, size),
             scatter=scatter,
             centres=self._centres,
             log_likelihood=log_likelihood,

@@ -149,7 +149,7 @@ class SufficientStatistics(Displayed):
     @cached_property
     def shift(self) -> Tensor:
         """`K x D` means of the components, less the centres."""
-        return self.sums / self.divisors[:, None]
+        return self.sums / self.divisors.unsqueeze(1)
 
     @cached_property
     def covariances(self) -> Tensor:
