@@ -31,9 +31,15 @@ def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
 
 
 def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
-    if x.dtype not in _TYPES or x.device.type != "cpu":  # elsewhere the second result is another one
+    if x.dtype not in _TYPES:
         return NotImplemented
-    return x.clamp_max(0) - log1p_exp(x), torch.exp(-x.abs())
+    return x.clamp_max(0) - log1p_exp(x), x.new_empty(0)  # the second is for a gradient by torch
+
+
+def _logsigmoid_backward(gradient: Tensor, x: Tensor, _: Tensor) -> Tensor:
+    if x.dtype not in _TYPES:
+        return NotImplemented
+    return gradient * torch.sigmoid(-x)
 
 
 def _log1p(x: Tensor) -> Tensor:
@@ -47,9 +53,10 @@ FAST_FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten.binary_cross_entropy_with_logits.default: _cross_entropy,
     torch.ops.aten.softplus.default: _softplus,
     torch.ops.aten.log_sigmoid_forward.default: _logsigmoid,
+    torch.ops.aten.log_sigmoid_backward.default: _logsigmoid_backward,
     torch.ops.aten.log1p.default: _log1p,
 }
-"""Decompositions for `make_fx`, as of Pyro's `Bernoulli`; values agree to few roundings, gradients are those of torch.
+"""Decompositions for `make_fx`, as of Pyro's `Bernoulli`; values and gradients agree to few roundings.
 
 That of log1p is by Higham, *Accuracy and stability of numerical algorithms*, 2002, section 1.14.1.
 """
