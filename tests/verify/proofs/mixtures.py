@@ -144,25 +144,20 @@ def seconds(run: Callable[[], object]) -> float:
 
 @TRAINED()
 def svi_takes_at_most_ten_times_em() -> Figures:
-    """From a common start enumerated SVI takes at most 10 times EM's time at tolerance 1e-6, or half a second.
+    """From a common start enumerated SVI takes at most 10 times EM's time at tolerance 1e-6, start aside.
 
-    Half a second counts where EM takes less than 25 ms: there most of SVI's time is Pyro's, whatever the sizes are,
-    some 10 ms before the first step and 5 ms a step, and EM takes half a millisecond an iteration. Starts are left
-    out. Medians of 3 alternating repeats, 3 seeds, after a fit of each that is not counted. Fits of the estimator,
-    k-means included, are reported as well.
+    Medians of 3 alternating repeats, 3 seeds, after a fit of each that is not counted. Fits of the estimator, k-means
+    included, are reported as well.
     """
     figures: dict[str, object] = {}
-    worst = longest = 0.0
+    worst = 0.0
     for name, (x, n_components) in data_sets().items():
         for covariance_type in COVARIANCE_TYPES:
             rows = [_times(x, n_components, covariance_type, seed) for seed in range(3)]
-            medians = [(float(np.median(row["em"])), float(np.median(row["svi"]))) for row in rows]
-            worst = max([worst, *(svi / em for em, svi in medians if em >= 0.025)])
-            longest = max([longest, *(svi for em, svi in medians if em < 0.025)])
-            ratios = [svi / em for em, svi in medians]
+            ratios = [float(np.median(row["svi"]) / np.median(row["em"])) for row in rows]
+            worst = max(worst, *ratios)
             figures[f"{name}, {covariance_type}"] = {"ratios": ratios, "seconds": rows}
-    passed = worst <= 10.0 and longest <= 0.5
-    return {"passed": passed, "worst_ratio": worst, "longest_of_short_fits": longest, **figures}
+    return {"passed": worst <= 10.0, "worst_ratio": worst, **figures}
 
 
 def _times(
