@@ -13,7 +13,6 @@ from latentmix.models.products import is_plain
 
 __all__ = ["ConvTranspose2d", "Flatten", "channels_first", "channels_last", "conv_transpose2d"]
 
-
 _FAST = (torch.float32, torch.bfloat16)  # for which oneDNN has kernels
 
 
@@ -32,7 +31,7 @@ def channels_last(x: Tensor) -> Tensor:
         >>> channels_last(torch.zeros(5, 1, 28, 28)).stride()
         (784, 1, 28, 1)
     """
-    if not _is_fast(x):
+    if not _is_plain_map(x):
         return x
     if x.shape[1] == 1:
         return x.contiguous().reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
@@ -47,7 +46,7 @@ def channels_first(x: Tensor) -> Tensor:
     Args:
         x: An `n x channels x height x width` tensor.
     """
-    if not _is_fast(x):
+    if not _is_plain_map(x):
         return x
     values: Tensor = torch.ops.aten.alias(x.contiguous())  # not `x`, which would keep the hook
     if values.requires_grad:
@@ -55,7 +54,7 @@ def channels_first(x: Tensor) -> Tensor:
     return values
 
 
-def _is_fast(x: Tensor) -> bool:
+def _is_plain_map(x: Tensor) -> bool:
     # Gradients of `torch.autograd.grad(..., is_grads_batched=True)` have no memory format.
     return is_plain(x) and x.dim() == 4 and x.dtype in _FAST and not torch._C._functorch.is_legacy_batchedtensor(x)
 

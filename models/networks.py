@@ -11,7 +11,7 @@ from typing import final
 from torch import Tensor, nn
 
 from latentmix.models.arguments import check_positive
-from latentmix.models.convolutions import ConvTranspose2d, channels_first, channels_last
+from latentmix.models.convolutions import ConvTranspose2d, channels_first
 from latentmix.models.pretrained import Part
 from latentmix.models.products import Linear
 
@@ -162,8 +162,7 @@ class ConvDecoder(Decoder):
 
     def decode(self, z: Tensor) -> Tensor:
         """See `Decoder.decode`."""
-        maps = channels_last(self.unflatten(self.body(z)))
-        pixels = channels_first(self.upsample(maps))
+        pixels = channels_first(self.upsample(self.unflatten(self.body(z))))
         return pixels.unflatten(1, (self.outputs, self.shape[0]))
 
 

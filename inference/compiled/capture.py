@@ -88,5 +88,6 @@ def _agree(step: Step, graph: Step, traced: TracedStep, batch: Batch, seed: int)
             torch.manual_seed(seed)
             results.append([value.clone() for value in function(batch)])
     return all(
-        close(value, expected, torch.linalg.vector_norm(expected)) for expected, value in zip(*results, strict=True)
+        close(value, expected, float(torch.linalg.vector_norm(expected)))
+        for expected, value in zip(*results, strict=True)
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from latentmix.inference.compiled.products import with_fast_products
-from latentmix.inference.compiled.trace import NotTraceableError
+from latentmix.inference.compiled.trace import NotTraceableError, described
 from latentmix.models.process_state import kept_warnings
 
 __all__ = ["compile_graph", "compiler_obstacle"]
@@ -61,7 +61,7 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compiled:
             warnings.simplefilter("ignore")  # about inductor's own code
             artifact: Any = standalone_compile(with_fast_products(graph), plain, dynamic_shapes="from_example_inputs")
     except Exception as error:
-        raise NotTraceableError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise NotTraceableError(described(error)) from error
 
     def run(arguments: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():

@@ -16,7 +16,16 @@ from latentmix.inference.batches import Batch
 from latentmix.inference.compiled.capture import Step, as_cuda_graph
 from latentmix.inference.compiled.inductor import compile_graph, compiler_obstacle
 from latentmix.inference.compiled.python_state import PythonState
-from latentmix.inference.compiled.trace import NotTraceableError, TracedStep, agree, close, largest, memory, trace_step
+from latentmix.inference.compiled.trace import (
+    NotTraceableError,
+    TracedStep,
+    agree,
+    close,
+    described,
+    largest,
+    memory,
+    trace_step,
+)
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms, WrappedObjective
 from latentmix.inference.objectives.conversion import as_objective
 from latentmix.models.process_state import exclusive
@@ -231,7 +240,7 @@ class CompiledObjective(WrappedObjective):
             except NotTraceableError:
                 raise
             except Exception as error:  # the uncompiled step raises it again, where it is the model's
-                raise NotTraceableError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+                raise NotTraceableError(described(error)) from error
 
     def _warn_of_graphs(self) -> None:
         if not self._warned:

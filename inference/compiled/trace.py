@@ -225,9 +225,8 @@ def _effect(name: str) -> str:
 
 def _reason(error: Exception) -> str:
     """A sentence about the failure of a trace."""
-    message = " ".join(str(error).split())
-    if "_local_scalar_dense" not in message and not isinstance(error, _ReadError):
-        return f"{type(error).__name__}: {message[:300]}"
+    if "_local_scalar_dense" not in str(error) and not isinstance(error, _ReadError):
+        return described(error)
     libraries = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (torch, pyro))
     own = f"{Path(__file__).parents[1]}{os.sep}"
     frames = [
@@ -237,6 +236,11 @@ def _reason(error: Exception) -> str:
     return (
         f"Expected no Python value of a tensor, as by .item(), float(), .numpy() or a branch on data; got one{place}."
     )
+
+
+def described(error: Exception) -> str:
+    """Kind and message of an error, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: Stochastic, batch: Batch) -> None:
@@ -274,9 +278,9 @@ def _verify(step: TracedStep, objective: Objective, model: Stochastic, guide: St
             )
 
 
-def largest(terms: Terms) -> Tensor:
+def largest(terms: Terms) -> float:
     """The largest absolute value among the terms, the scale of their rounding errors."""
-    return torch.stack([part.detach().abs().double() for part in terms if part is not None]).max()
+    return float(torch.stack([part.detach().abs().double() for part in terms if part is not None]).max())
 
 
 def agree(
@@ -291,15 +295,14 @@ def agree(
     scale = largest(expected)
     norms = [float(torch.linalg.vector_norm(theirs)) for theirs in exact]
     error = 4.0 * rounding * math.hypot(*norms)
-    return close(terms.loss, expected.loss.detach(), float(scale)) and all(
-        close(ours, theirs, float(scale) + norm, error)
-        for ours, theirs, norm in zip(gradients, exact, norms, strict=True)
+    return close(terms.loss, expected.loss.detach(), scale) and all(
+        close(ours, theirs, scale + norm, error) for ours, theirs, norm in zip(gradients, exact, norms, strict=True)
     )
 
 
-def close(value: Tensor, expected: Tensor, scale: Tensor | float, error: float = 0.0) -> bool:
+def close(value: Tensor, expected: Tensor, scale: float, error: float = 0.0) -> bool:
     """Whether two values agree up to 1,000 rounding errors of some scale, or `error`, norm-wise; NaN equals NaN."""
-    tolerance = max(1e3 * torch.finfo(expected.dtype).eps * (1.0 + float(scale)), error)
+    tolerance = max(1e3 * torch.finfo(expected.dtype).eps * (1.0 + scale), error)
     difference = torch.linalg.vector_norm((value - expected).abs().double().nan_to_num(0.0, 0.0, 0.0))
     same = torch.equal(value.isfinite(), expected.isfinite())
     return same and float(difference) <= tolerance

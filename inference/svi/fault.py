@@ -20,7 +20,7 @@ from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import samples
 from latentmix.inference.svi.problem import Problem
 
-__all__ = ["find_fault", "is_numerical"]
+__all__ = ["find_fault", "is_numerical", "message_of"]
 
 
 def find_fault(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch, wrong: str, randomness: Tensor) -> str:
@@ -39,14 +39,13 @@ def find_fault(problem: Problem, parameters: Mapping[str, Tensor], batch: Batch,
     Returns:
         A part of a sentence, such as "the loss nan, because the log-density of site 'x' is nan".
     """
-    gradients = {name: leaf.grad for name, leaf in parameters.items()}
     with _repeated(problem, parameters, randomness):
         try:
             reason = next(_faults(problem, parameters, batch), None)
         except Exception as error:  # of a distribution whose arguments are not finite
-            reason = None if shown(error) in wrong else shown(error)
+            reason = None if message_of(error) in wrong else message_of(error)
     if reason is None:
-        bad = next((name for name, gradient in gradients.items() if gradient is not None and _bad(gradient)), None)
+        bad = next((name for name, leaf in parameters.items() if _bad(leaf.grad)), None)
         reason = None if bad is None else f"the gradient in {bad!r} is not finite"
     unusual = next((_shown(tensor) for tensor in batch if _bad(tensor)), None)
     where = "" if unusual is None else f", in a minibatch with {unusual} among its data"
@@ -87,7 +86,7 @@ def is_numerical(
     return found if failed else bad and fails(batch)[0]
 
 
-def shown(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The message of an error, on one line, without the shapes of sites that Pyro appends.
 
     Args:

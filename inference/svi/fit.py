@@ -237,8 +237,7 @@ def fit(
             schedule ends before the fit; or `store` does not fit; or for `bf16-mixed` a network is not in float32, or
             there is none.
         DivergenceError: If more steps than `max_skipped` in succession, or all of an epoch, are skipped, or a parameter
-            is not finite. Parameters are those of the last good step; `EarlyStopping`
-            restores the best.
+            is not finite. Parameters are those of the last good step; `EarlyStopping` restores the best.
 
     Warns:
         UserWarning: If a warm-up of the objective is longer than the fit, a step is skipped, steps cannot be
@@ -323,7 +322,7 @@ def fit(
         steps = Steps(problem, state, rules)
         params = pyro.get_param_store()
         names = set(params)
-        bar.update(state.epoch * batches + state.batch)
+        bar.update(state.step)
         try:
             while state.epoch < epochs and not state.stopped:
                 began = time.perf_counter()

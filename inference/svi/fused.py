@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 __all__ = ["flush_denormals", "fused_step", "is_observed"]
+
+_MEANS = frozenset({"exp_avg", "momentum_buffer"})
+_FLUSHED = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def fused_step(optimizer: Optimizer) -> Callable[[], None]:
@@ -36,17 +40,16 @@ def fused_step(optimizer: Optimizer) -> Callable[[], None]:
     """
     if type(optimizer) not in (Adam, AdamW):
         return optimizer.step
-    counts = [_Counts() for _ in optimizer.param_groups]
+    counts: defaultdict[int, _Counts] = defaultdict(_Counts)
 
     def step() -> None:
         calls = [_arguments(optimizer, group) for group in optimizer.param_groups]
         if any(call is None for call in calls) or is_observed(optimizer):
             optimizer.step()
             return
-        counts.extend(_Counts() for _ in range(len(counts), len(calls)))
-        for call, count in zip(calls, counts, strict=False):
+        for group, call in enumerate(calls):
             if call is not None and call[0]:
-                _update(*call, count)
+                _update(*call, counts[group])
 
     return step
 
@@ -77,10 +80,6 @@ def flush_denormals(optimizer: Optimizer) -> None:
             mean = state[name]
             if isinstance(mean, Tensor) and mean.dtype in _FLUSHED and not mean.is_sparse:
                 mean.masked_fill_(mean.abs() < torch.finfo(mean.dtype).tiny, 0.0)
-
-
-_MEANS = frozenset({"exp_avg", "momentum_buffer"})
-_FLUSHED = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class _Counts:

@@ -170,6 +170,11 @@ class TrainingState(Displayed):
         return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
 
     @property
+    def step(self) -> int:
+        """Number of minibatches that the fit has passed."""
+        return self.epoch * self.batches + self.batch
+
+    @property
     def finite(self) -> bool:
         """Whether all parameters are finite."""
         return all(bool(leaf.detach().isfinite().all()) for leaf in self.parameters.values())

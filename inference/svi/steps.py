@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from latentmix.inference.batches import Batch, transformed
 from latentmix.inference.objectives.base import Terms
-from latentmix.inference.svi.fault import find_fault, is_numerical, shown
+from latentmix.inference.svi.fault import find_fault, is_numerical, message_of
 from latentmix.inference.svi.fused import flush_denormals, fused_step, is_observed
 from latentmix.inference.svi.problem import Problem
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
@@ -63,6 +63,7 @@ class Steps:
     def __init__(self, problem: Problem, state: TrainingState, rules: StepRules) -> None:
         assert state.optimizer is not None
         self.problem, self.state, self.rules = problem, state, rules
+        self._optimizer = state.optimizer
         self._leaves = list(state.parameters.values())
         self._update = fused_step(state.optimizer)
         self._buffers = _Buffers(problem.modules)
@@ -85,22 +86,22 @@ class Steps:
             UserWarning: At the first step that goes wrong; it names the step and the site.
         """
         state = self.state
-        if (state.epoch * state.batches + state.batch) % _FLUSHED_EVERY == 0 and state.optimizer is not None:
-            flush_denormals(state.optimizer)
+        if state.step % _FLUSHED_EVERY == 0:
+            flush_denormals(self._optimizer)
         length = len(batch[0])
         batch = transformed(batch, self.problem.transform)
         randomness = torch.get_rng_state()
         self._buffers.keep()  # a callback may have set some since the last step
         for leaf in self._leaves:
             leaf.grad = None
-        guarded = not self._alone or self.state.batch % _GUARDED_EVERY == 0
+        guarded = not self._alone or state.batch % _GUARDED_EVERY == 0
         try:
             terms = self.problem.backward(batch, length=length, check=check, guarded=guarded)
         except (RuntimeError, ValueError) as error:  # as of a decomposition, or of a distribution with NaN
             self._buffers.restore()
             if not is_numerical(error, self.problem, state.parameters, batch, randomness):
                 raise
-            self._skip(batch, f"the error {shown(error)!r}", randomness)
+            self._skip(batch, f"the error {message_of(error)!r}", randomness)
         else:
             wrong = self._finish(terms, len(batch[0]))
             if wrong is not None:
@@ -144,7 +145,7 @@ class Steps:
         if last or not self._warned:
             fault = find_fault(self.problem, state.parameters, batch, wrong, randomness)
             self._buffers.restore()
-            step = f"step {state.epoch * state.batches + state.batch + 1}, in epoch {state.epoch + 1}"
+            step = f"step {state.step + 1}, in epoch {state.epoch + 1}"
             if last:
                 raise DivergenceError(
                     f"Expected a finite loss with finite gradients; got {fault}, at {step}"

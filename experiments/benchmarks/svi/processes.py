@@ -125,7 +125,7 @@ class Worker:
         return answer
 
     def _line(self) -> str:
-        """What the process writes next; it is ended where that takes too long."""
+        """The next line of the process's output; a process without one within `LONGEST` seconds is ended."""
         assert self._process.stdout is not None
         late = Event()
 
