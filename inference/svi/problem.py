@@ -299,7 +299,16 @@ class Problem:
 def _run(model: Stochastic, guide: Stochastic, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
     """Traces of model and guide on a minibatch."""
     guide_trace = poutine.trace(guide).get_trace(*batch)
-    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch), guide_trace
+    replayed = _Undrawn()(poutine.replay(model, trace=guide_trace))
+    return poutine.trace(replayed).get_trace(*batch), guide_trace
+
+
+class _Undrawn(Messenger):
+    """Gives sites that are to be enumerated their first value: a draw for every datum takes longer than a step."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["value"] is None and msg["infer"].get("enumerate") and msg["fn"].has_enumerate_support:
+            msg["value"] = msg["fn"].enumerate_support(expand=False)[0].expand(msg["fn"].shape())
 
 
 def check_scaling(model: poutine.Trace, guide: poutine.Trace, length: int, size: int) -> None:

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.utils import probs_to_logits
 
 from latentmix.models.arguments import check_positive
 from latentmix.models.mixture.corr_cholesky import corr_cholesky, on_corr_cholesky
@@ -182,7 +183,7 @@ class MixtureModel:
         weights, means, scales, correlation = self._sample_globals(x)
         components = self.structure.components(means, scales, correlation)
         with self._plate(x):
-            assignment: Tensor = pyro.sample("assignment", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            assignment: Tensor = pyro.sample("assignment", _categorical(weights), infer={"enumerate": "parallel"})
             pyro.sample("x", assigned(components, assignment, points), obs=x)
         return assignment
 
@@ -195,7 +196,7 @@ class MixtureModel:
         weights, means, scales, correlation = self._sample_globals(x)
         components = self.structure.components(means, scales, correlation)
         with self._plate(x):
-            pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), components), obs=x)
+            pyro.sample("x", dist.MixtureSameFamily(_categorical(weights), components), obs=x)
 
     def priors(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
         """Priors of the globals by the name of their sites, in the dtype and on the device of `x`."""
@@ -275,3 +276,8 @@ class MixtureModel:
             case _:
                 concentration = x.new_ones(shape[:-2])
                 return dist.LKJCholesky(self.n_features, concentration).to_event(len(shape) - 2)
+
+
+def _categorical(weights: Tensor) -> dist.Categorical:
+    """By logits, which are computed here, once, and not for every datum of a plate."""
+    return dist.Categorical(logits=probs_to_logits(weights))

@@ -148,10 +148,10 @@ class ExpansionErrorBound:
         self._unit = 0.5 * torch.finfo(variance.dtype).eps * (features.count + 8) ** 0.5
 
     def __call__(self, means: Tensor, precisions: Tensor) -> float:
-        """The bound for `K x D` means, about the location, and precisions in the stored shape; NaN where singular."""
+        """The bound for `... x K x D` means, about the location, and stored precisions; NaN where singular."""
         own = self._structure.variances(precisions)
         trace = own * self._variance if self._structure.isotropic else own @ self._variance
-        return self._unit * float(torch.addmv(self._least, means.square(), self._inverse).mul_(trace).amax())
+        return self._unit * float(torch.add(means.square() @ self._inverse, self._least).mul_(trace).amax())
 
 
 @final
@@ -197,6 +197,7 @@ class ExpandedPoints:
         variance = points.square().mean(1)
         self.variance = variance.where(variance > 0, 1.0)
         self.radius = (points.square() / self.variance[:, None]).sum(0).amax().sqrt()
+        self._bound = ExpansionErrorBound(structure, self.features, self.variance, float(self.radius))
 
     def stand_for(self, x: Tensor) -> bool:
         """Whether a tensor is that of the points: the same memory, read in the same way."""
@@ -215,9 +216,11 @@ class ExpandedPoints:
         """
         offset = means - self.centre
         precisions = self.structure.precisions(precisions_cholesky)
+        limit = torch.finfo(means.dtype).eps ** 0.58
         with torch.no_grad():
-            error = expansion_error(self.structure, self.features, offset, precisions, self.variance, self.radius)
-        if not bool(error <= torch.finfo(means.dtype).eps ** 0.58):
-            return None
+            if not self._bound(offset, precisions) <= limit:
+                error = expansion_error(self.structure, self.features, offset, precisions, self.variance, self.radius)
+                if not bool(error <= limit):
+                    return None
         log_scale = self.structure.log_scale(precisions_cholesky, means.shape[-1])
         return coefficients(self.structure, self.features, offset, precisions, log_scale) @ self.design

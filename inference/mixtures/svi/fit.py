@@ -44,6 +44,7 @@ from latentmix.inference.mixtures.svi.guides import TriedGuide, class_of, fit_gu
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
+from latentmix.inference.objectives.base import Objective
 from latentmix.inference.svi.fit import SVIResult, fit
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
@@ -73,9 +74,9 @@ class MixtureSVIResult(Displayed):
         lower_bounds: ELBO per epoch, nats per datum in the data's coordinates: under flat priors and `AutoDelta`
             the mean log-likelihood.
         lower_bound: The bound of the fit: at the point that was taken where there is no noise, else of the last epoch.
-        converged: Whether the loss levelled off: of noisy objectives, whether the last tenth of all epochs gained less
-            than 0.01 nats per datum over the tenth before it, or less than three standard errors; of guides that start
-            from the posterior's curvature, see `TriedGuide`.
+        converged: Whether the loss levelled off: of noisy objectives, whether the last quarter of all epochs gained
+            less than 0.01 nats per datum over the quarter before it, or less than three standard errors; of guides that
+            start from the posterior's curvature, see `TriedGuide`.
         model: The Pyro model, of standardised data `(x - location) / scale`.
         guide: The fitted guide.
         location: `(D,)`.
@@ -425,9 +426,12 @@ class SVI(Algorithm):
         if optimizer is None and isinstance(guide, AutoDelta) and not noisy:
             metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
             optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
-        elbo = TraceEnum_ELBO(max_plate_nesting=1)
-        kind = RegularizedEnum if noisy else partial(Noiseless, keeps=not self.compile)
-        objective = kind(elbo, model, reg_covar / scale.square())
+        floor = reg_covar / scale.square()
+        objective: Objective = (
+            RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), model, floor)
+            if noisy
+            else Noiseless(model, floor, keeps=not self.compile)
+        )
         watch = _Watch(
             guide,
             objective if isinstance(objective, Noiseless) else None,
@@ -518,8 +522,11 @@ class SVI(Algorithm):
 
 
 def _levelled(bounds: Sequence[float]) -> bool:
-    """Whether the noisy bounds of the last two tenths of a fit are alike."""
-    count = len(bounds) // 10
+    """Whether the noisy bounds of the last two quarters of a fit are alike.
+
+    In shorter spans a bound is level wherever a schedule has let the learning rate decay.
+    """
+    count = len(bounds) // 4
     if count < 2:
         return True  # too few to tell
     earlier, later = (

@@ -1,15 +1,17 @@
-"""The objective of a mixture's SVI: `TraceEnum_ELBO`, regularized as EM is."""
+"""The objectives of a mixture's SVI: `TraceEnum_ELBO`, regularized as EM is."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pyro.infer.elbo import ELBO
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from latentmix.inference.objectives.base import Stochastic, Terms
+from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.elbos import EnumObjective
 from latentmix.models.mixture.model import MixtureModel
 
@@ -17,54 +19,45 @@ __all__ = ["Noiseless", "RegularizedEnum"]
 
 
 class RegularizedEnum(EnumObjective):
-    r"""`TraceEnum_ELBO` regularized as EM is.
+    """`TraceEnum_ELBO` regularized as EM is, see `_Floor`.
 
-    An M step of EM that adds `reg_covar` to the variances maximises the expected log-density less
-    :math:`\tfrac12 \sum_k N_k \operatorname{tr}(\Sigma_k^{-1} \epsilon)`, with the sums :math:`N_k` of
-    responsibilities as they are. So does the loss here: it is stationary where EM ends, whatever the floor. The ELBO
-    that is reported lacks that term, as EM's bound does.
+    The ELBO that is reported lacks the regularization, as EM's bound does.
 
     Args:
         elbo: Pyro's own.
         model: The mixture, without a floor.
-        regularization: `(D,)` variances :math:`\epsilon` that are added.
+        regularization: `(D,)` variances that are added.
     """
 
     def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
         super().__init__(elbo)
-        self._structure = model.structure
-        self._regularization = regularization if bool((regularization > 0).any()) else None
+        self._floor = _Floor(model, regularization)
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
         """See `ELBOObjective.particle`."""
         loss, elbo, log_likelihood = super().particle(model_trace, guide_trace)
-        if self._regularization is None:
-            return loss, elbo, log_likelihood
         sites = model_trace.nodes
-        correlation = sites["correlation_cholesky"]["value"] if "correlation_cholesky" in sites else None
-        scales: Any = sites["scales"]["value"]
-        traces = self._structure.precision_traces(scales, correlation, self._regularization)
-        with torch.no_grad():
-            joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
-            counts = joint.softmax(0).sum(1) * sites["x"]["scale"]
-        return loss + 0.5 * (counts * traces).sum(), elbo, log_likelihood
+        values: dict[str, Any] = {name: sites[name]["value"] for name in self._floor.names}
+        joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
+        return loss + self._floor(values, joint, sites["x"]["scale"]), elbo, log_likelihood
 
 
-class Noiseless(RegularizedEnum):
-    """The objective of a point-mass guide and all the data, of one fit.
+class Noiseless(Objective):
+    """`RegularizedEnum` of a point-mass guide and all the data, in one pass of the model.
 
-    `fit` asks for the terms more than once before its first step: they are kept until the next gradient, as no
-    parameter moves before, unless steps are to be compiled.
+    The ELBO of a point mass is the log-density of the data and of the point, the assignments summed out. `fit` asks for
+    it more than once before its first step: it is kept until the next gradient, as no parameter moves before, unless
+    steps are to be compiled.
 
     Args:
-        elbo: As `RegularizedEnum` takes it.
-        model: Likewise.
-        regularization: Likewise.
+        model: The mixture, without a floor.
+        regularization: `(D,)` variances that are added.
         keeps: Whether terms are kept.
     """
 
-    def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor, *, keeps: bool = True) -> None:
-        super().__init__(elbo, model, regularization)
+    def __init__(self, model: MixtureModel, regularization: Tensor, *, keeps: bool = True) -> None:
+        self._names = tuple(model.shapes)
+        self._floor = _Floor(model, regularization)
         self._kept: dict[tuple[int, bool], Terms] = {}
         self._keeps = keeps
         self._value = torch.full((), torch.nan, dtype=torch.float64, device=regularization.device)
@@ -79,12 +72,23 @@ class Noiseless(RegularizedEnum):
         """See `Objective.gradients_of_loss`."""
         return not self._keeps
 
+    def bound(self) -> Objective:
+        """See `Objective.bound`."""
+        return self
+
     def terms(self, model: Stochastic, guide: Stochastic, *batch: Tensor) -> Terms:
         """See `Objective.terms`."""
         key = (len(batch[0]), torch.is_grad_enabled())
         terms = self._kept.get(key)
         if terms is None:
-            terms = super().terms(model, guide, *batch)
+            point = {name: getattr(guide, name) for name in self._names}
+            with _LogJoint(point) as joint:
+                model(*batch)
+            log_likelihood = joint.of_data.logsumexp(0).sum() * joint.scale
+            elbo = log_likelihood + joint.of_point
+            loss = self._floor(point, joint.of_data, joint.scale) - elbo
+            count = len(batch[0]) * joint.scale
+            terms = Terms.of(*(part / count for part in (loss, elbo, log_likelihood)))
             if self._keeps:
                 self._kept[key] = terms
         self._value.copy_(terms.loss.detach())  # in place, as compiled steps change tensors
@@ -95,3 +99,60 @@ class Noiseless(RegularizedEnum):
         terms = super().backward(model, guide, *batch)
         self._kept.clear()
         return terms
+
+
+class _Floor:
+    r"""The term by which a loss has its minimum where EM with a floor of the variances ends.
+
+    An M step of EM that adds `reg_covar` to the variances maximises the expected log-density less
+    :math:`\tfrac12 \sum_k N_k \operatorname{tr}(\Sigma_k^{-1} \epsilon)`, with the sums :math:`N_k` of
+    responsibilities as they are. With that term a loss is stationary where EM ends, whatever the floor.
+
+    Args:
+        model: The mixture, without a floor.
+        regularization: `(D,)` variances :math:`\epsilon` that are added.
+    """
+
+    def __init__(self, model: MixtureModel, regularization: Tensor) -> None:
+        self._structure = model.structure
+        self._regularization = regularization if bool((regularization > 0).any()) else None
+        self.names = [name for name in model.shapes if name in ("scales", "correlation_cholesky")]
+
+    def __call__(self, values: Mapping[str, Tensor], joint: Tensor, scale: Any) -> Any:
+        """The term, in nats, from values of `names` and the `K x n` log-densities of assignments and data."""
+        if self._regularization is None:
+            return 0.0
+        correlation = values.get("correlation_cholesky")
+        traces = self._structure.precision_traces(values["scales"], correlation, self._regularization)
+        counts = joint.detach().softmax(0).sum(1) * scale
+        return 0.5 * (counts * traces).sum()
+
+
+class _LogJoint(Messenger):
+    """Gives the globals of a mixture their values, enumerates the assignments, and keeps the log-densities.
+
+    Attributes:
+        of_point: Log-density of the values.
+        of_data: `K x n` log-densities of assignments and data.
+        scale: Factor by which the data's plate scales them.
+    """
+
+    def __init__(self, point: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._point = point
+        self.of_point: Any = 0.0
+        self.of_data: Any = 0.0
+        self.scale: Any = 1.0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._point:
+            msg["value"] = self._point[msg["name"]]
+        elif msg["infer"].get("enumerate"):
+            msg["value"] = msg["fn"].enumerate_support(expand=False)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self._point:
+            self.of_point = self.of_point + msg["fn"].log_prob(msg["value"]).sum()
+        elif msg["name"] in ("assignment", "x"):
+            self.of_data = self.of_data + msg["fn"].log_prob(msg["value"])
+            self.scale = msg["scale"]

@@ -32,7 +32,8 @@ class Metric(Protocol):
 class QuasiNewton(torch.optim.Optimizer):
     """Limited-memory BFGS with steps of bounded length and one gradient a step.
 
-    The two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) gives the direction; the step is `lr` times
+    The two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4), each loop as one triangular system (Byrd, Nocedal
+    and Schnabel, *Representations of quasi-Newton matrices*, 1994), gives the direction; the step is `lr` times
     it, shortened so that no parameter moves by more than `max_step`. There is no line search, hence no closure
     and no second evaluation: a bad step shows in the next gradient, and pairs without positive curvature are
     skipped. Gradients must not be noisy.
@@ -125,18 +126,17 @@ class QuasiNewton(torch.optim.Optimizer):
 
 
 def _direction(gradient: Tensor, moves: Tensor, changes: Tensor, inverse: Callable[[Tensor], Tensor] | None) -> Tensor:
-    curvature = (moves * changes).sum(1)
-    direction = gradient.clone()
-    coefficients: list[Tensor] = []
-    for move, change, scale in zip(reversed(moves), reversed(changes), reversed(curvature), strict=True):
-        coefficients.append(move @ direction / scale)
-        direction -= coefficients[-1] * change
+    """The inverse Hessian times the gradient; the coefficients of each loop solve a triangular system."""
+    products = (moves @ changes.mT).triu()
+    curvature = products.diagonal()
+    first = torch.linalg.solve_triangular(products, (moves @ gradient)[:, None], upper=True)[:, 0]
+    direction = gradient - first @ changes
     if inverse is not None:
         direction = inverse(direction)
     elif len(moves):
         direction *= curvature[-1] / changes[-1].square().sum()
     else:
         direction *= 0.1 / gradient.norm().clamp_min(0.1)
-    for move, change, scale, coefficient in zip(moves, changes, curvature, reversed(coefficients), strict=True):
-        direction += (coefficient - change @ direction / scale) * move
-    return direction
+    rest = curvature * first - changes @ direction
+    second = torch.linalg.solve_triangular(products.mT, rest[:, None], upper=False)[:, 0]
+    return direction + second @ moves

@@ -370,3 +370,27 @@ def test_validation_of_arguments_is_on_for_the_first_step_alone(binary_images: T
 
     fit_vae(make_pair(), binary_images, epochs=1, transform=look)
     assert seen == [True, True, False, False, False]  # the first minibatch, the check of all data, three steps
+
+
+class Undrawn(dist.Categorical):
+    """A distribution that cannot be drawn from."""
+
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
+        raise AssertionError("drawn")
+
+
+def test_sites_that_are_enumerated_are_never_drawn() -> None:
+    """A draw for every datum takes longer than a step."""
+    x = torch.randn(20, generator=torch.Generator().manual_seed(0))
+
+    def model(x: torch.Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", 20, subsample=x):
+            k = pyro.sample("k", Undrawn(torch.ones(3) / 3), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(loc[k], 1.0), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        pyro.sample("loc", dist.Delta(pyro.param("at", torch.arange(3.0)), event_dim=1))
+
+    result = fit(model, guide, x, epochs=2, batch_size=10, objective=TraceEnum_ELBO(max_plate_nesting=1), seed=0)
+    assert len(result.losses) == 2

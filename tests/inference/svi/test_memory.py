@@ -34,7 +34,7 @@ for _ in range(5):
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="other C libraries have other rules")
 def test_memory_that_was_freed_is_not_faulted_in_again() -> None:
-    """A large block is mapped by itself, and returned when it is freed; within a fit it stays, and serves the next step.
+    """A large block is mapped by itself and returned when it is freed; within a fit it stays, and serves the next step.
 
     Blocks of 62 MB are more than twice one of 30 MB, of which the library would keep twice the size.
     """

@@ -15,8 +15,7 @@ from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.svi.fit import SVI
-from latentmix.inference.mixtures.svi.objective import Noiseless
-from latentmix.inference.objectives.conversion import as_objective
+from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import OrderedMeans
@@ -94,11 +93,17 @@ def test_features_of_the_data_are_made_once_in_a_fit(x: torch.Tensor, monkeypatc
     assert made.count(tuple(x.shape)) == 1
 
 
-def test_kept_terms_equal_the_objective_until_a_gradient(x: torch.Tensor) -> None:
-    fitted = SVI(epochs=3).fit(x, first(x, "diag"))
+@pytest.mark.parametrize("reg_covar", [0.0, 0.2])
+@pytest.mark.parametrize("priors", [None, {}, {"means": dist.Normal(0.0, 2.0).expand([4, 3]).to_event(2)}])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_terms_of_one_pass_equal_pyro_s_elbo_and_are_kept_until_a_gradient(
+    x: torch.Tensor, covariance_type: str, priors: dict[str, Any] | None, reg_covar: float
+) -> None:
+    fitted = SVI(epochs=3, priors=priors).fit(x, first(x, covariance_type))
     points = (x - fitted.location) / fitted.scale
-    plain = as_objective(TraceEnum_ELBO(max_plate_nesting=1))
-    kept = Noiseless(TraceEnum_ELBO(max_plate_nesting=1), fitted.model, torch.zeros(3).double())
+    floor = torch.full((3,), reg_covar).double()
+    plain = RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), fitted.model, floor)
+    kept = Noiseless(fitted.model, floor)
     leaves = list(fitted.guide.parameters())
     each, again = kept.terms(fitted.model, fitted.guide, points), kept.terms(fitted.model, fitted.guide, points)
     assert each is again
@@ -107,8 +112,8 @@ def test_kept_terms_equal_the_objective_until_a_gradient(x: torch.Tensor) -> Non
         for objective in (kept, plain):
             for leaf in leaves:
                 leaf.grad = None
-            loss = objective.backward(fitted.model, fitted.guide, points).loss
-            gradients.append((loss.detach(), [leaf.grad.clone() for leaf in leaves]))
+            terms = objective.backward(fitted.model, fitted.guide, points)
+            gradients.append((terms._replace(loss=terms.loss.detach()), [leaf.grad.clone() for leaf in leaves]))
         torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
         with torch.no_grad():
             leaves[0].add_(0.1)
