@@ -133,6 +133,7 @@ def test_quasi_newton_solves_an_ill_conditioned_problem():
     with pytest.raises(ValueError, match="Expected a metric for a warm-up"):
         QuasiNewton(leaves, warmup=5)
 
+
 def two_loop_recursion(gradient, moves, changes, inverse):
     """Nocedal and Wright, algorithm 7.4, as it is printed."""
     direction, coefficients = gradient.clone(), []
