@@ -279,5 +279,5 @@ class MixtureModel:
 
 
 def _categorical(weights: Tensor) -> dist.Categorical:
-    """By logits, which are computed here, once, and not for every datum of a plate."""
+    """The distribution of an assignment, by logits: probabilities would be converted for every datum of a plate."""
     return dist.Categorical(logits=probs_to_logits(weights))

@@ -148,10 +148,20 @@ class ExpansionErrorBound:
         self._unit = 0.5 * torch.finfo(variance.dtype).eps * (features.count + 8) ** 0.5
 
     def __call__(self, means: Tensor, precisions: Tensor) -> float:
-        """The bound for `... x K x D` means, about the location, and stored precisions; NaN where singular."""
+        """The bound for means, about the location, and stored precisions; NaN where singular.
+
+        Args:
+            means: `K x D`, or `... x K x D` of components with covariances of their own.
+            precisions: In the stored shape.
+        """
         own = self._structure.variances(precisions)
         trace = own * self._variance if self._structure.isotropic else own @ self._variance
-        return self._unit * float(torch.add(means.square() @ self._inverse, self._least).mul_(trace).amax())
+        squares = means.square()
+        if means.ndim == 2:  # one operator, as every step of EM waits for it
+            reach = torch.addmv(self._least, squares, self._inverse)
+        else:
+            reach = (squares @ self._inverse).add_(self._least)
+        return self._unit * float(reach.mul_(trace).amax())
 
 
 @final

@@ -103,8 +103,8 @@ def fit_em(
         The fitted mixture and the bounds on the way.
 
     Raises:
-        ValueError: If the points are not as `as_points` takes them, their features are not those of the start, or the
-            prior is not as described.
+        ValueError: If the points are not as `as_points` takes them, their features are not those of the start, their
+            log-likelihood is not finite, or the prior is not as described.
 
     Example:
         >>> import torch
@@ -167,7 +167,7 @@ def _bound(statistics: SufficientStatistics, parameters: MixtureParameters, prio
     """Mean log-likelihood under the parameters of the E step, with the log prior per datum."""
     if prior is None:
         return statistics.bound
-    return float((statistics.log_likelihood + prior.log_density(parameters)) / statistics.weight)
+    return statistics.bound + float(prior.log_density(parameters) / statistics.weight)
 
 
 def _falls(bounds: list[float], segments: tuple[int, ...]) -> int:

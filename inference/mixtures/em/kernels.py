@@ -40,7 +40,8 @@ class Workspace:
         """Uninitialised memory of that shape, in the dtype and on the device of `like`."""
         self.turns, size = self.turns + 1, rows * columns
         if self._memory.numel() < size or self._memory.dtype != like.dtype or self._memory.device != like.device:
-            self._memory = like.new_empty(size)
+            with torch.inference_mode(False):  # later passes may run outside of it
+                self._memory = like.new_empty(size)
         return self._memory[:size].view(rows, columns)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -128,8 +129,18 @@ class SufficientStatistics(Displayed):
 
     @property
     def bound(self) -> float:
-        """Mean log-density of the data under the parameters of the E step."""
-        return float(self.log_likelihood) / self._total
+        """Mean log-density of the data under the parameters of the E step.
+
+        Raises:
+            ValueError: If it is not finite, as where the square of a point's distance from every component overflows.
+        """
+        bound = float(self.log_likelihood) / self._total
+        if not math.isfinite(bound):
+            raise ValueError(
+                f"Expected points whose log-likelihood is finite; got {bound}: leave out points that lie far from all "
+                "others, or start from wider covariances."
+            )
+        return bound
 
     @property
     def empty(self) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.em.e_step import EStep, ExactEStep
 from latentmix.inference.mixtures.em.empty import reset_empty
-from latentmix.inference.mixtures.em.m_step import keep_empty, maximize
+from latentmix.inference.mixtures.em.m_step import keep_empty, maximize, repair
 from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.display import Displayed
@@ -83,7 +83,8 @@ class StepwiseEM(Displayed):
             delay: As above.
 
         Raises:
-            ValueError: If the exponent or the delay are out of range, or the points do not fit the start.
+            ValueError: If the exponent or the delay are out of range, the points do not fit the start, or their
+                variance or log-likelihood is not finite.
         """
         if not 0.5 < exponent <= 1:
             raise ValueError(f"Expected an exponent in (0.5, 1]; got {exponent}.")
@@ -107,7 +108,8 @@ class StepwiseEM(Displayed):
             reg_covar: Variance added to the diagonals.
 
         Raises:
-            ValueError: If the points are not as `as_points` takes them, or have other features.
+            ValueError: If the points are not as `as_points` takes them, have other features, or their variance or
+                log-likelihood is not finite.
         """
         e_step = ExactEStep(as_points(points, sample_weight))
         batch = _per_datum(e_step, self.parameters)
@@ -117,6 +119,7 @@ class StepwiseEM(Displayed):
 
     def _maximized(self, e_step: EStep, statistics: SufficientStatistics, reg_covar: float) -> Self:
         parameters, _ = maximize(keep_empty(statistics), reg_covar, self.parameters.variance)
+        parameters, _ = repair(parameters, parameters.variance)  # where a batch is far wider than those before
         if statistics.any_empty:
             parameters = reset_empty(e_step, parameters, statistics.empty)
             statistics = replace(
@@ -138,4 +141,7 @@ def _per_datum(e_step: EStep, parameters: MixtureParameters) -> SufficientStatis
     points = e_step.points
     if points.n_features != parameters.means.shape[1]:
         raise ValueError(f"Expected points with {parameters.means.shape[1]} features; got {points.n_features}.")
-    return e_step(parameters).about(parameters.means) * (1 / points.weight)
+    points.check_scale()
+    statistics = e_step(parameters)
+    _ = statistics.bound  # refuses what is not finite
+    return statistics.about(parameters.means) * (1 / points.weight)

@@ -476,7 +476,7 @@ class SVI(Algorithm):
         jacobian = made.log_jacobian + (made.sites_log_jacobian / len(x) if family is AutoDelta else 0.0)
         bounds = [-loss - jacobian for loss in watch.losses]
         parameters = fitted.affine(scale, location)
-        lost = noisy and _lost(parameters, start, x)
+        lost = (noisy or _is_rounded(rounded)) and _lost(parameters, start, x, noisy)
         return MixtureSVIResult(
             parameters=parameters,
             lower_bounds=bounds,
@@ -536,14 +536,27 @@ def _levelled(bounds: Sequence[float]) -> bool:
     return bool(later.mean() - earlier.mean() < torch.maximum(3 * error, torch.tensor(_LEVEL)))
 
 
-def _lost(fitted: MixtureParameters, start: MixtureParameters, x: Tensor) -> bool:
-    """Whether a noisy fit ended far below the likelihood that it started from; warns if so."""
+def _is_rounded(fitted: MixtureParameters) -> bool:
+    """Whether a component is narrower than the rounding of its mean."""
+    scales = fitted.expanded_covariances().diagonal(dim1=-2, dim2=-1).sqrt()
+    return bool((scales < 4 * torch.finfo(scales.dtype).eps * fitted.means.abs()).any())
+
+
+def _lost(fitted: MixtureParameters, start: MixtureParameters, x: Tensor, noisy: bool) -> bool:
+    """Whether a fit ended far below the likelihood that it started from; warns if so."""
     likelihood, before = (float(mixture.log_likelihood(x.double()).mean()) for mixture in (fitted, start))
     lost = not before - likelihood < 1 + 10 * start.n_parameters() / len(x)  # NaN is lost, too
     if lost:
+        noise = (
+            "unless priors pull it there, the optimizer's steps or the guide's width are too large, as where features "
+            "are close to collinear; leave one of these out, or take guide=AutoDelta and all the data."
+        )
+        rounding = (
+            "points lie so far out that the spread of others is lost once features are standardised; leave such points "
+            "out, or take inference='em'."
+        )
         warn(
             f"SVI ended at a log-likelihood of {likelihood:.4g} nats per point, far below the {before:.4g} of its "
-            "start: unless priors pull it there, the optimizer's steps or the guide's width are too large, as where "
-            "features are close to collinear; leave one of these out, or take guide=AutoDelta and all the data."
+            f"start: {noise if noisy else rounding}"
         )
     return lost

@@ -379,15 +379,24 @@ class Undrawn(dist.Categorical):
         raise AssertionError("drawn")
 
 
-def test_sites_that_are_enumerated_are_never_drawn() -> None:
+class UndrawnOneHot(dist.OneHotCategorical):
+    """Another, whose values are vectors."""
+
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
+        raise AssertionError("drawn")
+
+
+@pytest.mark.parametrize("kind", [Undrawn, UndrawnOneHot])
+def test_sites_that_are_enumerated_are_never_drawn(kind: Any) -> None:
     """A draw for every datum takes longer than a step."""
     x = torch.randn(20, generator=torch.Generator().manual_seed(0))
 
     def model(x: torch.Tensor) -> None:
         loc = pyro.sample("loc", dist.Normal(torch.zeros(3), 1.0).to_event(1))
         with pyro.plate("data", 20, subsample=x):
-            k = pyro.sample("k", Undrawn(torch.ones(3) / 3), infer={"enumerate": "parallel"})
-            pyro.sample("x", dist.Normal(loc[k], 1.0), obs=x)
+            k = pyro.sample("k", kind(torch.ones(3) / 3), infer={"enumerate": "parallel"})
+            own = loc[k] if kind is Undrawn else (k * loc).sum(-1)
+            pyro.sample("x", dist.Normal(own, 1.0), obs=x)
 
     def guide(x: torch.Tensor) -> None:
         pyro.sample("loc", dist.Delta(pyro.param("at", torch.arange(3.0)), event_dim=1))

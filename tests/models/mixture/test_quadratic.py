@@ -101,6 +101,17 @@ def test_the_bound_is_at_least_the_error(covariance_type: str, n_features: int, 
     assert math.isnan(bound(means, torch.full_like(precisions, torch.nan)))
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_the_bound_of_several_mixtures_is_the_greatest(covariance_type: str) -> None:
+    structure, means, factors, _ = components(covariance_type, 3, 2)
+    precisions = structure.precisions(factors)
+    bound = ExpansionErrorBound(structure, structure.features(2, means.device), draw(2, seed=4).exp(), 3.0)
+    each = [bound(means * scale, precisions * scale) for scale in (0.5, 2.0)]
+    both = bound(torch.stack([means * 0.5, means * 2.0]), torch.stack([precisions * 0.5, precisions * 2.0]))
+    assert both == pytest.approx(max(each), rel=1e-12)
+    assert each[0] < each[1]
+
+
 def test_the_error_of_a_singular_covariance_is_no_number() -> None:
     structure = covariance_structure("full")
     features, ones = structure.features(2, torch.device("cpu")), torch.ones(2).double()

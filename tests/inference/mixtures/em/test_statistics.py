@@ -332,6 +332,19 @@ def test_batches_far_out_go_through_the_centred_kernel() -> None:
     assert bool(log_joint(torch.full((2, 3), torch.nan), parameters).isnan().all())
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
+def test_a_pass_in_inference_mode_is_followed_by_one_outside(scale) -> None:
+    """By the expanded kernel, and by the centred one."""
+    parameters = mixture("full", 3, 4, scale=scale)
+    x = drawn(parameters, 50)
+    e_step, joints = ExactEStep(as_points(x)), LogJoint(parameters)
+    with torch.inference_mode():
+        e_step(parameters)
+        list(joints(x))
+    assert_same(e_step(parameters), plain(x, parameters))
+    torch.testing.assert_close(torch.cat([part.T for _, part in joints(x)]), parameters.log_joint(x))
+
+
 def test_many_features_need_no_products() -> None:
     """Beyond 64 features, products of pairs outgrow the cache."""
     parameters = mixture("full", 65, 2)

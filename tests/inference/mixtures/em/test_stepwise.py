@@ -154,3 +154,27 @@ def test_options_out_of_range_are_refused():
             StepwiseEM.begin(x, first, **options)
     with pytest.raises(ValueError, match="Expected points with 3 features; got 2"):
         StepwiseEM.begin(x, first).step(x[:, :2])
+
+
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+@pytest.mark.parametrize("outlier", [1e9, 1e60])
+def test_a_batch_far_wider_than_those_before_leaves_a_mixture(covariance_type, outlier):
+    x = blobs()
+    wide = x.clone()
+    wide[0] = outlier
+    state = StepwiseEM.begin(x, begin(x, covariance_type)).step(wide)
+    assert state.parameters.regular
+    assert bool(state.parameters.log_likelihood(x).isfinite().all())
+
+
+@pytest.mark.parametrize(("outlier", "message"), [(1e160, "squares are finite"), (1e150, "log-likelihood is finite")])
+def test_points_whose_squares_overflow_are_refused(outlier, message):
+    x = blobs()
+    first = begin(x, "full")
+    narrow = MixtureParameters(first.weights, first.means, first.covariances * 1e-20, first.structure)
+    wide = x.clone()
+    wide[0] = outlier
+    with pytest.raises(ValueError, match=message):
+        StepwiseEM.begin(wide, narrow)
+    with pytest.raises(ValueError, match=message):
+        fit_em(wide, narrow)

@@ -216,3 +216,21 @@ def test_a_guide_that_loses_its_start_is_not_called_converged() -> None:
     with pytest.warns(ConvergenceWarning, match=r"far below the -6\.\d+ of its start: .* leave one of these out"):
         mixture.fit(collinear(0))
     assert not mixture.converged_
+
+
+@pytest.mark.parametrize("outlier", [1e12, 1e16, 1e25])
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_a_fit_whose_spread_is_lost_beside_an_outlier_is_not_called_converged(
+    covariance_type: str, outlier: float
+) -> None:
+    """Beside a value of 1e16 there are digits enough, beside one of 1e25 there are none."""
+    means = np.array([[0.0, 0.0], [outlier, outlier]])
+    x = np.concatenate([np.random.default_rng(0).normal(size=(100, 2)), means[1:]])
+    mixture = GaussianMixture(2, covariance_type=covariance_type, inference="svi", means_init=means, reg_covar=1e-3)
+    if outlier < 1e20:
+        em = GaussianMixture(2, covariance_type=covariance_type, means_init=means, reg_covar=1e-3).fit(x)
+        assert mixture.fit(x).score(x) == pytest.approx(em.score(x), abs=0.01)
+    else:
+        with pytest.warns(ConvergenceWarning, match="far below .* lost once features are standardised"):
+            mixture.fit(x)
+    assert mixture.converged_ == (outlier < 1e20)

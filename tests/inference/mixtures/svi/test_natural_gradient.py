@@ -12,7 +12,7 @@ from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.svi.fit import SVI
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
-from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
+from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton, _direction
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.mixture.model import MixtureModel
 
@@ -132,3 +132,30 @@ def test_quasi_newton_solves_an_ill_conditioned_problem():
         QuasiNewton(leaves, memory=0)
     with pytest.raises(ValueError, match="Expected a metric for a warm-up"):
         QuasiNewton(leaves, warmup=5)
+
+
+def two_loop_recursion(gradient, moves, changes, inverse):
+    """Nocedal and Wright, algorithm 7.4, as it is printed."""
+    direction, coefficients = gradient.clone(), []
+    for move, change in zip(reversed(moves), reversed(changes), strict=True):
+        coefficients.append(move @ direction / (move @ change))
+        direction -= coefficients[-1] * change
+    direction = inverse(direction)
+    for move, change, coefficient in zip(moves, changes, reversed(coefficients), strict=True):
+        direction += (coefficient - change @ direction / (move @ change)) * move
+    return direction
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 2, 7])
+def test_the_direction_is_that_of_the_two_loop_recursion(pairs):
+    generator = torch.Generator().manual_seed(pairs)
+    gradient, scales = torch.randn(2, 9, dtype=torch.float64, generator=generator)
+    moves = torch.randn(pairs, 9, dtype=torch.float64, generator=generator)
+    root = torch.randn(9, 9, dtype=torch.float64, generator=generator)
+    changes = moves @ (root @ root.T + torch.eye(9))
+
+    def inverse(vector):
+        return scales.square() * vector
+
+    expected = two_loop_recursion(gradient, moves, changes, inverse)
+    torch.testing.assert_close(_direction(gradient, moves, changes, inverse), expected, rtol=1e-9, atol=1e-9)
