@@ -98,9 +98,9 @@ def ecdf_differences(
             axes.set(xlabel="rank / number of draws", ylabel="ECDF − uniform")
             axes.set_title(f"{row}: {axes.get_title()}" if row else axes.get_title())
     outside = sum(len(report.flagged) for report in rows.values())
-    quantities = plural(len(names) * len(rows), "quantity", "quantities")
+    counted = plural(len(names) * len(rows), "quantity", "quantities")
     leave = "leaves" if outside == 1 else "leave"
-    sheet.title(heading or f"Calibration: {outside} of {quantities} {leave} their simultaneous band")
+    sheet.title(heading or f"Calibration: {outside} of {counted} {leave} their simultaneous band")
     return sheet.figure
 
 
