@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
-from latentmix.models.words import plural
-
 __all__ = ["Record"]
 
 
@@ -73,6 +71,8 @@ class Record:
         elif not self._count:
             self.path.unlink(missing_ok=True)
         elif isinstance(error, KeyboardInterrupt):
+            from latentmix.models.words import plural
+
             raise KeyboardInterrupt(f"; {self.path} has the {plural(self._count, 'comparison')} so far") from error
 
     def add(self, kind: str, comparison: dict[str, Any]) -> None:
