@@ -21,7 +21,6 @@ from latentmix.experiments.benchmarks.svi.contestants import (
     Contestant,
 )
 from latentmix.experiments.benchmarks.svi.processes import Epoch, Worker, WorkerError
-from latentmix.models.words import plural
 
 __all__ = ["BATCH_SIZES", "IMAGES", "LEGEND", "NETWORKS", "TURNS", "Figures", "Floor", "SVISpeed", "svi_speed", "table"]
 
@@ -184,6 +183,8 @@ def svi_speed(
 
 def table(row: SVISpeed) -> str:
     """A comparison in lines of text, of at most 120 columns."""
+    from latentmix.models.words import plural
+
     floors = list(row.floors.values())
     size = f", {floors[0].parameters:,} parameters" if floors else ""
     threads = plural(row.threads, "thread")
