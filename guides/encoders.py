@@ -13,6 +13,7 @@ from latentmix.models.arguments import check_floating, check_positive
 from latentmix.models.convolutions import Flatten, channels_last
 from latentmix.models.networks import halved, mlp
 from latentmix.models.pretrained import Part
+from latentmix.models.words import plural
 
 __all__ = ["ConvEncoder", "Encoder", "MLPEncoder"]
 
@@ -129,7 +130,8 @@ class ConvEncoder(Encoder):
         normalise = list(batch_norm) or [False] * len(channels)
         if len(normalise) != len(channels):
             raise ValueError(
-                f"Expected batch_norm for each of {len(channels)} convolutions; got {len(normalise)} values."
+                f"Expected batch_norm for each of {plural(len(channels), 'convolution')}; got "
+                f"{plural(len(normalise), 'value')}."
             )
         layers: list[nn.Module] = []
         sizes = [self.shape[0], *channels]

@@ -27,6 +27,7 @@ from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture_prior import MixturePrior
 from latentmix.models.priors import StandardNormal
 from latentmix.models.vae import VAE
+from latentmix.models.words import plural
 
 __all__ = [
     "ExPostFit",
@@ -264,7 +265,7 @@ class _Latents:
             result = fit_em(e_step, start, **own)
         if not result.converged:
             warnings.warn(
-                f"EM did not converge in {result.n_iter} iterations: raise max_iter or tol of the mixture.",
+                f"EM did not converge in {plural(result.n_iter, 'iteration')}: raise max_iter or tol of the mixture.",
                 ConvergenceWarning,
                 stacklevel=4,
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.words import plural
 
 __all__ = ["Coverage", "TwoSampleTest", "component_coverage", "energy_test"]
 
@@ -32,7 +33,7 @@ class Coverage(Displayed):
     outside: float
 
     def shown(self) -> dict[str, Any]:
-        covered = f"{self.n_covered} of {len(self.covered)} components"
+        covered = f"{self.n_covered} of {plural(len(self.covered), 'component')}"
         outside = f"{self.outside:.2%} of the sample is in none"
         return {"covered": covered, "outside": outside, "shares": self.shares, "expected": self.expected}
 

@@ -15,6 +15,7 @@ from latentmix.models.mixture.gaussians import FactoredNormal
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.priors import Prior
 from latentmix.models.process_state import kept_random_state
+from latentmix.models.words import plural
 
 __all__ = ["MixturePrior", "cholesky_factor"]
 
@@ -174,7 +175,8 @@ class MixturePrior(Prior):
         gaussian = _one_gaussian(x, parameters)
         if bool(gaussian.singular.any()):
             raise ValueError(
-                f"Expected samples that spread in each of {x.shape[1]} dimensions, and more of them; got {len(x)}."
+                f"Expected samples that spread in each of {plural(x.shape[1], 'dimension')}, and more of them; got "
+                f"{len(x)}."
             )
         density, baseline = (float(model.log_likelihood(x).mean()) for model in (parameters, gaussian))
         if not density >= baseline - parameters.n_parameters() / len(x):

@@ -14,6 +14,7 @@ from latentmix.models.arguments import check_positive
 from latentmix.models.convolutions import ConvTranspose2d, channels_first
 from latentmix.models.pretrained import Part
 from latentmix.models.products import Linear
+from latentmix.models.words import plural
 
 __all__ = ["ConvDecoder", "Decoder", "MLPDecoder", "mlp"]
 
@@ -183,6 +184,7 @@ def halved(shape: Sequence[int], times: int) -> tuple[int, int]:
     step = 2**times
     if shape[1] % step or shape[2] % step:
         raise ValueError(
-            f"Expected height and width divisible by {step} for {times} convolutions of stride 2; got {tuple(shape)}."
+            f"Expected height and width divisible by {step} for {plural(times, 'convolution')} of stride 2; got "
+            f"{tuple(shape)}."
         )
     return shape[1] // step, shape[2] // step

@@ -8,11 +8,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import numpy as np
 import torch
 
-__all__ = ["exclusive", "kept_random_state", "kept_warnings", "seed_generators", "seed_torch"]
+__all__ = ["exclusive", "import_whole", "kept_random_state", "kept_warnings", "seed_generators", "seed_torch"]
 
 _lock = threading.RLock()
 _undo: list[Callable[[], None]] = []
@@ -37,6 +38,39 @@ def exclusive(undo: Callable[[], None] | None = None) -> Iterator[None]:
             yield
         finally:
             _undo.pop()
+
+
+def import_whole(*names: str) -> None:
+    """Import modules in a thread of their own, since signals interrupt the main thread alone.
+
+    Of a package whose import is interrupted some modules stay and others do not, and later imports of it fail for as
+    long as the process lives. Here an interrupt ends the wait at once, and the import is completed behind it; whoever
+    imports the modules in the meantime waits for that.
+
+    Args:
+        *names: Dotted names of the modules.
+
+    Raises:
+        Exception: Whatever the import raises.
+
+    Example:
+        >>> from latentmix.models.process_state import import_whole
+        >>> import_whole("xml.dom", "xml.sax")
+    """
+    errors = []
+
+    def load() -> None:
+        try:
+            for name in names:
+                import_module(name)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=load, name=f"import of {names[0]}")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 def seed_torch(seed: int) -> None:

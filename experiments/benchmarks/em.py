@@ -26,6 +26,7 @@ from latentmix.inference.mixtures.em.density import log_joint
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.process_state import kept_warnings
+from latentmix.models.words import plural
 
 __all__ = ["SIZES", "Contestant", "EMSpeed", "em_speed", "table"]
 
@@ -131,8 +132,8 @@ def table(row: EMSpeed) -> str:
     """A comparison in lines of text."""
     count, n_features, n_components = row.size
     lines = [
-        f"{count:,} x {n_features}, {n_components} components, {row.covariance_type}, {row.dtype}, "
-        f"{row.threads} thread{'s' * (row.threads > 1)}, load {row.load:.1f}, {row.turns} turn{'s' * (row.turns > 1)}",
+        f"{count:,} x {n_features}, {plural(n_components, 'component')}, {row.covariance_type}, {row.dtype}, "
+        f"{plural(row.threads, 'thread')}, load {row.load:.1f}, {plural(row.turns, 'turn')}",
         f"{'':26}{'s/iteration':>12}{'ratio':>8}{'MiB':>8}  mean log p(x)",
     ]
     lines += [
@@ -157,7 +158,7 @@ def _rows(
         x = _points(*size).astype(dtype)
         for covariance_type in covariance_types:
             done += 1
-            named = f"[{done}/{total}] {size[0]:,} x {size[1]}, {size[2]} components, {covariance_type}"
+            named = f"[{done}/{total}] {size[0]:,} x {size[1]}, {plural(size[2], 'component')}, {covariance_type}"
 
             def tell(step: str, named: str = named) -> None:
                 if report is not None:

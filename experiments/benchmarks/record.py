@@ -71,8 +71,9 @@ class Record:
         elif not self._count:
             self.path.unlink(missing_ok=True)
         elif isinstance(error, KeyboardInterrupt):
-            plural = "s" if self._count > 1 else ""
-            raise KeyboardInterrupt(f"; {self.path} has the {self._count} comparison{plural} so far") from error
+            from latentmix.models.words import plural
+
+            raise KeyboardInterrupt(f"; {self.path} has the {plural(self._count, 'comparison')} so far") from error
 
     def add(self, kind: str, comparison: dict[str, Any]) -> None:
         """Add a comparison to the list of that kind, and replace the file.

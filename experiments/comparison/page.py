@@ -32,6 +32,7 @@ from latentmix.experiments.options.names import fit_name
 from latentmix.experiments.runs.page import load_picture, typeset, write_page
 from latentmix.inference.intervals import MeanInterval
 from latentmix.models.files import inside
+from latentmix.models.words import plural
 
 __all__ = ["write_comparison"]
 
@@ -119,8 +120,8 @@ def _values(comparison: RunComparison, command: Sequence[str]) -> dict[str, Any]
 def _name(comparison: RunComparison) -> str:
     runs, groups = len(comparison.runs), len(comparison.groups)
     if runs == groups:
-        return f"{runs} runs side by side"
-    return f"{runs} runs of {'one configuration' if groups == 1 else f'{groups} configurations'} side by side"
+        return f"{plural(runs, 'run')} side by side"
+    return f"{plural(runs, 'run')} of {'one configuration' if groups == 1 else f'{groups} configurations'} side by side"
 
 
 def _command(comparison: RunComparison) -> list[str]:

@@ -18,7 +18,6 @@ from latentmix.experiments.comparison.wording import (
     enumerated,
     measure_labels,
     picture_names,
-    plural,
     short_names,
     test_data_of,
     things_of,
@@ -27,6 +26,7 @@ from latentmix.experiments.comparison.wording import (
 )
 from latentmix.experiments.figures.tableau import Metric
 from latentmix.experiments.options.names import FIT_NAMES, fit_name
+from latentmix.models.words import plural
 
 __all__ = ["ComparisonPicture", "comparison_pictures", "headline_figures", "paired_figures"]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from latentmix.inference.intervals import McNemarTest, MeanInterval, PairedInterval
 from latentmix.models.display import Displayed
+from latentmix.models.words import plural
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -325,7 +326,7 @@ class RunComparison(Displayed):
 
     def shown(self) -> dict[str, Any]:
         return {
-            "runs": f"{len(self.runs)} in {len(self.groups)} groups",
+            "runs": f"{len(self.runs)} in {plural(len(self.groups), 'group')}",
             "differ in": ", ".join(difference.option for difference in self.differences) or "nothing",
             "reference": self.reference,
             "paired differences": len(self.pairs),

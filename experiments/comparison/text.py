@@ -11,6 +11,7 @@ from latentmix.experiments.comparison.wording import chance_words, difference_wo
 from latentmix.experiments.options.names import fit_name
 from latentmix.inference.intervals import MeanInterval
 from latentmix.inference.tables import aligned
+from latentmix.models.words import plural
 
 __all__ = ["as_markdown", "as_text"]
 
@@ -69,7 +70,7 @@ def _groups(comparison: RunComparison, short: Mapping[str, str]) -> str:
         of = f"seeds {', '.join(str(seeds[run]) for run in group.runs)}" if len(group.runs) > 1 else group.runs[0]
         mark = "  (reference)" if group.name == comparison.reference and len(comparison.groups) > 1 else ""
         lines.append(_wrapped(f"{group.name}: {of}{mark}", f"  {short[group.name]:<3} "))
-    return "\n".join([f"{len(comparison.runs)} runs in {_counted(len(comparison.groups), 'group')}:", *lines])
+    return "\n".join([f"{plural(len(comparison.runs), 'run')} in {plural(len(comparison.groups), 'group')}:", *lines])
 
 
 def _differences(comparison: RunComparison, short: Mapping[str, str]) -> str:
@@ -236,10 +237,6 @@ def _words(pair: Pair) -> tuple[str, str, str]:
 
 def _number(value: float, name: str) -> str:
     return f"{value:,.{decimals_of(name)}f}"
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _indented(text: str) -> str:

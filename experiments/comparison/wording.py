@@ -27,7 +27,6 @@ __all__ = [
     "p_words",
     "pair_sentence",
     "picture_names",
-    "plural",
     "short_names",
     "test_data_of",
     "things_of",
@@ -107,11 +106,6 @@ def test_data_of(comparison: RunComparison) -> dict[str, str]:
     for run in comparison.runs:
         data.setdefault(run.group, []).append(run.test_data)
     return {name: " ".join(sorted(set(digests))) if all(digests) else "" for name, digests in data.items()}
-
-
-def plural(count: int, thing: str) -> str:
-    """A number of things."""
-    return f"{count:,} {thing if count == 1 else f'{thing}s'}"
 
 
 def enumerated(words: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentmix.models.reading import read_text
+from latentmix.models.words import plural
 
 __all__ = ["read_attributes", "read_partition"]
 
@@ -90,7 +91,7 @@ class _List:
         text = read_text(path, "a list of CelebA")
         lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         if len(lines) < 3:  # an image of each part
-            raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {len(lines)} lines.")
+            raise ValueError(f"Expected a list of CelebA in {str(path)!r}; got {plural(len(lines), 'line')}.")
         return cls(path, lines, "," in lines[0][1])
 
     def words(self, line: str) -> list[str]:
@@ -102,14 +103,14 @@ class _List:
         values, numbers = array("b"), dict[str, int]()
         for number, line in self.lines[start:]:
             file, *words = self.words(line)
-            wrong = "" if len(words) == columns else f"{len(words)} values"
+            wrong = "" if len(words) == columns else plural(len(words), "value")
             try:
                 values.extend(map(known.__getitem__, words))
             except KeyError as error:
                 wrong = wrong or str(error)
             if wrong:
                 raise ValueError(
-                    f"Expected a file name and {columns} times {' or '.join(known)} in every line of "
+                    f"Expected a file name and {plural(columns, 'value')} of {' or '.join(known)} in every line of "
                     f"{str(self.path)!r}; got {line[:60]!r} in line {number}, with {wrong}."
                 )
             if file in numbers:

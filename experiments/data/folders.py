@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import final
 
 from latentmix.experiments.data.image_cache import some
+from latentmix.models.words import plural
 
 __all__ = ["Layout", "image_names"]
 
@@ -62,7 +63,9 @@ def image_names(folder: Path) -> list[str]:
                     skipped.append(f"{(below / name).as_posix()} ({kind})")
     if skipped:
         warnings.warn(
-            f"{len(skipped):,} files and links in {str(folder)!r} are left out: {some(skipped)}.", stacklevel=3
+            f"{plural(len(skipped), 'file or link', 'files and links')} in {str(folder)!r} "
+            f"{'is' if len(skipped) == 1 else 'are'} left out: {some(skipped)}.",
+            stacklevel=3,
         )
     if not names:
         raise ValueError(
@@ -123,8 +126,8 @@ class Layout:
         if len(kept) < len(names):
             beside = sorted(set(names) - set(kept))
             warnings.warn(
-                f"{len(beside):,} of {len(names):,} images lie beside the splits {', '.join(found)} of {where}, and "
-                f"are left out: {some(beside)}.",
+                f"{len(beside):,} of {len(names):,} images {'lies' if len(beside) == 1 else 'lie'} beside the splits "
+                f"{', '.join(found)} of {where}, and {'is' if len(beside) == 1 else 'are'} left out: {some(beside)}.",
                 stacklevel=3,
             )
         parts = [name.split("/") for name in kept]
@@ -132,8 +135,9 @@ class Layout:
         stray = [name for name, group in zip(kept, classes, strict=True) if not group]
         if len({*classes} - {""}) > 1 and stray:
             warnings.warn(
-                f"{len(stray):,} of {len(kept):,} images lie beside the sub-folders of {where}, so that there are no "
-                f"labels: {some(stray)}. Move them into sub-folders to have these as classes.",
+                f"{len(stray):,} of {len(kept):,} images {'lies' if len(stray) == 1 else 'lie'} beside the sub-folders "
+                f"of {where}, so that there are no labels: {some(stray)}. Move them into sub-folders to have these as "
+                "classes.",
                 stacklevel=3,
             )
         labelled = not stray and len({*classes}) > 1

@@ -29,6 +29,7 @@ from latentmix.experiments.reading.paths import user_path
 from latentmix.experiments.reading.pictures import decode, is_grey, picture_limit
 from latentmix.models.files import write_atomically
 from latentmix.models.reading import one_sentence, open_regular, read_json
+from latentmix.models.words import plural
 
 try:
     import fcntl
@@ -138,8 +139,8 @@ def cached_images(
         raise ValueError(f"Expected images in {str(wanted.folder)!r}; got none that can be read: {_causes(corrupt)}.")
     if corrupt:
         warnings.warn(
-            f"{len(corrupt)} of {len(names):,} files in {str(wanted.folder)!r} cannot be read and are left out: "
-            f"{_causes(corrupt)}.",
+            f"{len(corrupt)} of {len(names):,} files in {str(wanted.folder)!r} cannot be read and "
+            f"{'is' if len(corrupt) == 1 else 'are'} left out: {_causes(corrupt)}.",
             stacklevel=2,
         )
     rows = torch.tensor([row for row, name in enumerate(names) if name not in corrupt])
@@ -304,8 +305,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _refuse_corrupt(folder: Path, corrupt: dict[str, str], most: int) -> None:
     if len(corrupt) > most:
         raise ValueError(
-            f"Expected at most {most} files in {str(folder)!r} that cannot be read; got {_causes(corrupt)}, and "
-            "perhaps more: repair or remove them, or allow more by --data.max_corrupt."
+            f"Expected at most {plural(most, 'file')} in {str(folder)!r} that cannot be read; got {_causes(corrupt)}, "
+            "and perhaps more: repair or remove them, or allow more by --data.max_corrupt."
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from latentmix.models.words import plural
+
 __all__ = ["Schema", "Standardisation", "single_precision"]
 
 
@@ -93,7 +95,10 @@ class Schema:
         if names is not None:
             names = _listed(values, "class_names", str)
             if len(names) != len(classes) or len({*names}) < len(names):
-                raise ValueError(f"Expected a class_name of its own for each of {len(classes)} classes; got {names}.")
+                raise ValueError(
+                    f"Expected a class_name of its own for each of {plural(len(classes), 'class', 'classes')}; got "
+                    f"{names}."
+                )
         if units is not None:
             if not isinstance(units, Mapping):
                 raise ValueError(f"Expected centre and scale as standardisation; got {units!r:.60}.")
@@ -119,8 +124,8 @@ class Schema:
         if not self.columns or not columns:
             if self.columns and x.shape[1] != len(self.columns):
                 raise ValueError(
-                    f"Expected the {len(self.columns)} columns {', '.join(self.columns)} in {where}; got {x.shape[1]} "
-                    "without names."
+                    f"Expected the {plural(len(self.columns), 'column')} {', '.join(self.columns)} in {where}; "
+                    f"got {x.shape[1]} without names."
                 )
             return x
         for wrong, got in (

@@ -23,6 +23,7 @@ from latentmix.experiments.reading.arrays import kind_of
 from latentmix.experiments.reading.limits import MAX_GIB, refuse_larger
 from latentmix.experiments.reading.parquet import read_parquet
 from latentmix.models.reading import one_sentence, open_regular
+from latentmix.models.words import plural
 
 __all__ = ["SUFFIXES", "Table", "load_tables", "read_table", "table_of_arrays"]
 
@@ -118,7 +119,7 @@ def table_of_arrays(
     if names is not None:
         if names.shape != values.shape[1:] or names.dtype.kind != "U":
             raise ValueError(
-                f"Expected the names of {values.shape[1]} columns in 'columns' of {str(path)!r}; got "
+                f"Expected the names of {plural(values.shape[1], 'column')} in 'columns' of {str(path)!r}; got "
                 f"{kind_of(names.dtype)}, shape {names.shape}."
             )
         return _of_columns(names.tolist(), list(values.T), choice, labels)
@@ -156,7 +157,9 @@ def load_tables(
         table = read_table(file, label=label, columns=columns, labelled=False, max_gib=max_gib, option="--max_gib")
         points = schema.arrange(torch.from_numpy(table.values), table.columns, repr(str(file)))
         if points.shape[1:] != shape:
-            raise ValueError(f"Expected points with {shape[0]} features for this run; got {points.shape[1]} in {file}.")
+            raise ValueError(
+                f"Expected points with {plural(shape[0], 'feature')} for this run; got {points.shape[1]} in {file}."
+            )
         names += [f"{file.name}:{index}" for index in range(len(points))]
         points = points if schema.standardisation is None else schema.standardisation.standardise(points)
         parts.append(single_precision(points, str(file)))
@@ -220,7 +223,7 @@ def _read_csv(path: Path, choice: _Choice) -> Table:
             for line, words in rows if named else chain([start], rows):
                 if len(words) != width:
                     raise ValueError(
-                        f"Expected {width} values in every line of {where}; got {len(words)} in line {line}."
+                        f"Expected {plural(width, 'value')} in every line of {where}; got {len(words)} in line {line}."
                     )
                 try:
                     values.extend([float(words[place]) for place in features])

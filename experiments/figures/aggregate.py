@@ -28,6 +28,7 @@ from latentmix.experiments.figures.style import (
     check_same_length,
     clean,
 )
+from latentmix.models.words import plural
 
 __all__ = ["prior_against_posterior"]
 
@@ -95,8 +96,8 @@ def prior_against_posterior(
         means, covariances = as_array(components.means), as_array(components.covariances)
         if means.shape[1:] != (dim,) or covariances.shape != (len(means), dim, dim):
             raise ValueError(
-                f"Expected components of {dim} dimensions, as the samples; got means of shape {means.shape} and "
-                f"covariances of shape {covariances.shape}."
+                f"Expected components of {plural(dim, 'dimension')}, as the samples; got means of shape {means.shape} "
+                f"and covariances of shape {covariances.shape}."
             )
     if dim == 1:
         sheet, overlaps = _densities(q[:, 0], p[:, 0], ax)

@@ -23,6 +23,7 @@ from latentmix.experiments.figures.style import (
     clean,
 )
 from latentmix.inference.diagnostics.calibration import CalibrationReport, Replicate
+from latentmix.models.words import plural
 
 __all__ = ["ecdf_differences"]
 
@@ -97,8 +98,9 @@ def ecdf_differences(
             axes.set(xlabel="rank / number of draws", ylabel="ECDF − uniform")
             axes.set_title(f"{row}: {axes.get_title()}" if row else axes.get_title())
     outside = sum(len(report.flagged) for report in rows.values())
-    total = len(names) * len(rows)
-    sheet.title(heading or f"Calibration: {outside} of {total} quantities leave their simultaneous band")
+    counted = plural(len(names) * len(rows), "quantity", "quantities")
+    leave = "leaves" if outside == 1 else "leave"
+    sheet.title(heading or f"Calibration: {outside} of {counted} {leave} their simultaneous band")
     return sheet.figure
 
 

@@ -30,6 +30,7 @@ from latentmix.experiments.figures.style import (
     text_width,
 )
 from latentmix.experiments.options.names import FITS
+from latentmix.models.words import plural
 
 __all__ = ["em_against_svi"]
 
@@ -129,7 +130,7 @@ def _traces(axes: Axes, traces: Mapping[str, Sequence[float]]) -> None:
         width, line = (4.0, "-") if fit == "em" else (1.8, "--")
         axes.plot(np.arange(1, len(best) + 1), best, line, color=colour, linewidth=width)
         axes.plot(len(best), best[-1], marker, color=colour, markersize=8, **_face(name))
-        lines.append(f"{name}: {best[-1]:.4f} after {len(best):,} iterations".replace("-", "−"))
+        lines.append(f"{name}: {best[-1]:.4f} after {plural(len(best), 'iteration')}".replace("-", "−"))
     longest = max(len(trace) for trace in traces.values())
     if longest > 50:
         axes.set_xscale("log")

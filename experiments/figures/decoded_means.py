@@ -28,6 +28,7 @@ from latentmix.experiments.figures.style import (
     wrapped,
 )
 from latentmix.experiments.figures.tiles import exact, gap_of, scale_of, tile
+from latentmix.models.words import plural
 
 __all__ = ["decoded_components"]
 
@@ -78,7 +79,7 @@ def decoded_components(
     for fit, pixels in pictures.items():
         if pixels.shape[1:3] != size or len(pixels) != count:
             raise ValueError(
-                f"Expected {count} images of {size} pixels for each fit; got {pixels.shape[:3]} for {fit}."
+                f"Expected {plural(count, 'image')} of {size} pixels for each fit; got {pixels.shape[:3]} for {fit}."
             )
         check_same_length(images=pixels, weights=parts[fit], names=labels[fit])
         check_finite(weights=parts[fit])

@@ -26,6 +26,7 @@ from latentmix.experiments.figures.style import (
     wrapped,
 )
 from latentmix.experiments.figures.tableau import Metric, inner_ticks, metric_of
+from latentmix.models.words import plural
 
 __all__ = ["group_means", "paired_differences"]
 
@@ -98,7 +99,7 @@ def group_means(
             if len(runs) > 1:
                 below = row + SEEDS / row_height
                 axes.plot(runs, [below] * len(runs), marker, color=colour, markersize=4, markerfacecolor=PAPER)
-    sheet.title(heading or f"Figures of {len(groups)} groups of runs")
+    sheet.title(heading or f"Figures of {plural(len(groups), 'group')} of runs")
     several = any(len(runs) > 1 for by_group in finite.values() for runs in by_group.values())
     sentences = ["marks: means over the runs of a group; small marks: single runs"] if several else []
     _note(sheet, [*sentences, *([caption] if caption else [])], known, blocks)

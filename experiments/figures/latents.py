@@ -27,6 +27,7 @@ from latentmix.experiments.figures.style import (
     class_styles,
     clean,
 )
+from latentmix.models.words import plural
 
 __all__ = ["latent_map", "latent_usage"]
 
@@ -162,7 +163,7 @@ def latent_usage(kl_per_dim: ArrayLike | Tensor, active: ArrayLike | Tensor, *, 
         inactive = f"not active: {len(idle)}, {divergences[~used].sum():.2f} nats in all"
         handles.append(Patch(facecolor=INACTIVE, edgecolor=MUTED, label=inactive))
     sheet.legend(handles)
-    sheet.title(f"{used.sum()} of {count} latent dimensions are active")
+    sheet.title(f"{used.sum()} of {plural(count, 'latent dimension')} {'is' if used.sum() == 1 else 'are'} active")
     return sheet.figure
 
 

@@ -37,6 +37,7 @@ from latentmix.experiments.figures.style import (
     shortened,
     wrapped,
 )
+from latentmix.models.words import plural
 
 __all__ = ["Components", "draw_ellipse", "latent_scatter"]
 
@@ -175,7 +176,7 @@ def _check(mixtures: Mapping[str, Components], dim: int) -> None:
         if not count or means.shape != (count, dim) or covariances.shape != (count, dim, dim):
             raise ValueError(
                 f"Expected means of shape K x {dim} and covariances of shape K x {dim} x {dim} for {name}, as the "
-                f"latents have {dim} dimensions; got {means.shape} and {covariances.shape}."
+                f"latents have {plural(dim, 'dimension')}; got {means.shape} and {covariances.shape}."
             )
         check_finite(**{f"means of {name}": means, f"covariances of {name}": covariances})
 

@@ -35,6 +35,7 @@ from latentmix.experiments.figures.style import (
     clean,
     text_width,
 )
+from latentmix.models.words import plural
 
 __all__ = ["coverage", "points_in_space", "points_pairwise"]
 
@@ -240,7 +241,7 @@ def coverage(
     if not reached.all():
         missed = Patch(facecolor=MISSED, hatch="////", edgecolor=PAPER, linewidth=0, label="samples, not covered")
         handles.append(missed)
-    sheet.title(f"The samples cover {reached.sum()} of {count} components")
+    sheet.title(f"The samples cover {reached.sum()} of {plural(count, 'component')}")
     sentences = [] if outside is None else [f"{outside:.1%} of the samples lie in no component"]
     sentences += [caption] if caption else []
     if sentences:

@@ -34,6 +34,7 @@ from latentmix.experiments.options.names import LEVEL
 from latentmix.inference.datatree.elpd import pointwise_elpd
 from latentmix.inference.datatree.needs import obstacle
 from latentmix.models.process_state import kept_warnings
+from latentmix.models.words import plural
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -63,7 +64,7 @@ class Panels:
     @property
     def words(self) -> str:
         """The number shown, of the total, and the rule that chose them."""
-        count = f"{self.total} quantit{'y' if self.total == 1 else 'ies'}"
+        count = plural(self.total, "quantity", "quantities")
         return count if len(self.names) == self.total else f"{len(self.names)} of {count}, those {self.chosen}"
 
 
@@ -421,7 +422,7 @@ def _left_out(tree: xr.DataTree, shown: xr.DataTree) -> str:
     """A sentence on features that are not shown; empty if all are."""
     total = sum(tree["posterior_predictive"][name].sizes.get("feature", 1) for name in _observed_names(tree))
     count = len(shown["posterior_predictive"].data_vars)
-    return "" if count == total else f" {count} of {total} features are shown, the first."
+    return "" if count == total else f" {count} of {total} features {'is' if count == 1 else 'are'} shown, the first."
 
 
 def _ppc(tree: xr.DataTree, panels: Panels) -> Figure:

@@ -25,6 +25,7 @@ from latentmix.inference.mixtures.analysis.candidates import Candidate
 from latentmix.inference.mixtures.analysis.criteria import Criterion
 from latentmix.inference.mixtures.analysis.selected import Selection
 from latentmix.models.mixture.covariances import CovarianceType
+from latentmix.models.words import plural
 
 __all__ = ["selection_panels"]
 
@@ -79,7 +80,7 @@ def selection_panels(selection: Selection, *, heading: str | None = None, ax: Ax
         Line2D([], [], color=colour, marker=marker, markersize=6, label=kind)
         for kind, (colour, marker) in styles.items()
     ]
-    points = f"{selection.n_points:,} points, {selection.n_features} feature{'s' * (selection.n_features > 1)}"
+    points = f"{plural(selection.n_points, 'point')}, {plural(selection.n_features, 'feature')}"
     sheet.title(heading or f"How many components? {points}")
     sheet.note(_caption(selection))
     sheet.legend(handles)

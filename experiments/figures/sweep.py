@@ -42,6 +42,7 @@ from latentmix.experiments.figures.tableau import (
     values_of,
 )
 from latentmix.experiments.options.names import LEVEL
+from latentmix.models.words import plural
 
 __all__ = ["sweep_overview"]
 
@@ -95,7 +96,7 @@ def sweep_overview(
         if done and not any(name in (cell.get("figures") or {}) for cell in done):
             raise ValueError(f"Expected a finished cell with the figure {name!r}; got none.")
     drawn = drawn or ["elbo"]
-    text = heading or f"Sweep over {', '.join(axes)}: {len(grid):,} cell{'s' * (len(grid) > 1)}"
+    text = heading or f"Sweep over {', '.join(axes)}: {plural(len(grid), 'cell')}"
     caption = _caption(grid, axes, drawn)
     if len(axes) > 1:
         return tableau(grid, axes, drawn, heading=text, caption=caption, ax=ax)
@@ -131,7 +132,7 @@ def _caption(grid: Mapping[Key, Cell], axes: Mapping[str, Sequence[str]], metric
     words = STATUSES if len(axes) > 1 else {name: name for name in STATUSES}
     counted = {name: f"{count:,} {words[name]}" for name, count in counts.items() if count}
     if (seeds := _seeds(grid, metrics)) and counts["done"]:
-        counted["done"] = f"{counts['done']:,} mean{'s' * (counts['done'] > 1)} over {seeds}"
+        counted["done"] = f"{plural(counts['done'], 'mean')} over {seeds}"
     sentences = list(counted.values())
     missing = math.prod(len(labels) for labels in axes.values()) - len(grid)
     sentences += [f"{missing:,} not run"] if missing else []

@@ -23,6 +23,7 @@ from latentmix.experiments.figures.style import (
     wrapped,
 )
 from latentmix.experiments.figures.tiles import exact, gap_of, scale_of, tile
+from latentmix.models.words import plural
 
 __all__ = ["traversals"]
 
@@ -68,7 +69,9 @@ def traversals(
         raise ValueError(f"Expected images of shape R x M x C x H x W; got {frames.shape}.")
     rows, columns = frames.shape[:2]
     if steps.shape not in ((columns,), (rows, columns)):
-        raise ValueError(f"Expected values of shape {rows} x {columns}, or {columns} values; got {steps.shape}.")
+        raise ValueError(
+            f"Expected values of shape {rows} x {columns}, or {plural(columns, 'value')}; got {steps.shape}."
+        )
     shown = range(rows) if dimensions is None else dimensions
     divergences = None if kl is None else as_array(kl).ravel()
     check_same_length(rows=frames, dimensions=shown, **({} if divergences is None else {"kl": divergences}))

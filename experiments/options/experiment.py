@@ -34,6 +34,7 @@ from latentmix.inference.svi.optimizers import check_schedule_steps
 from latentmix.models import Likelihood
 from latentmix.models.display import Displayed
 from latentmix.models.process_state import kept_warnings
+from latentmix.models.words import plural
 
 LONGEST_REHEARSAL = 10_000  # steps of a schedule
 
@@ -66,7 +67,7 @@ class Experiment(Displayed):
 
     def shown(self) -> dict[str, Any]:
         parts = {name: self.config[name]["class_path"].rpartition(".")[2] for name in PARTS}
-        training = f"{self.training.epochs} epochs, {self.training.batch_size} a step"
+        training = f"{plural(self.training.epochs, 'epoch')}, {self.training.batch_size} a step"
         return {
             "name": self.config["name"],
             "data": self.data.source,
@@ -204,7 +205,7 @@ def _check_options(experiment: Experiment) -> None:
 
 def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, steps: int, *, by_steps: bool = False) -> None:
     """Take a step of an optimizer, and those of its schedule, on a parameter that is thrown away."""
-    unit = "minibatches" if by_steps else "epochs"
+    unit = ("minibatch", "minibatches") if by_steps else ("epoch", "epochs")
     leaf = torch.zeros(1, requires_grad=True)
     leaf.grad = torch.ones(1)
     with kept_warnings():
@@ -227,7 +228,7 @@ def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, steps: i
                     stepped.step(*loss)
         except Exception as error:
             raise ValueError(
-                f"Expected --{schedule} to be a schedule of that optimizer for {steps:,} {unit}; got "
+                f"Expected --{schedule} to be a schedule of that optimizer for {plural(steps, *unit)}; got "
                 f"{_call_of(scheduler)}: {_reason(error)}."
             ) from error
     if scheduler is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from latentmix.experiments.options.names import BUDGETS, FIT_NAMES, FITS, chosen_budget, fit_name
 from latentmix.experiments.runs.estimates_table import posterior_accuracies
+from latentmix.models.words import plural
 
 __all__ = [
     "PICTURES",
@@ -247,7 +248,7 @@ def _losses(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -
     validation = (history[-1].get("validation") or {}).get("loss")
     ending = "" if validation is None else f", and ends at {_figure(validation)} on validation data"
     return (
-        f"Curves of the terms of the bound over {_count(len(history), 'epoch')}: in training the negative ELBO goes "
+        f"Curves of the terms of the bound over {plural(len(history), 'epoch')}: in training the negative ELBO goes "
         f"from {_figure(first)} to {_figure(last)} nats{ending}."
     )
 
@@ -255,7 +256,7 @@ def _losses(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -
 def _usage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     values, active = summary["test"]["kl_per_dimension"], sum(map(bool, summary["test"]["active"]))
     return (
-        f"Bars of the KL divergence of {_count(len(values), 'latent dimension')}, from {_figure(max(values))} down to "
+        f"Bars of the KL divergence of {plural(len(values), 'latent dimension')}, from {_figure(max(values))} down to "
         f"{_figure(min(values))} nats; {active} {'is' if active == 1 else 'are'} active."
     )
 
@@ -295,7 +296,7 @@ def _prior_name(summary: Summary) -> str:
 def _traversals(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     values = list(summary["test"]["kl_per_dimension"])
     shown = min(len(values), 12)
-    part = f"{_count(shown, 'latent')}{f' of {len(values)}' if shown < len(values) else ''}"
+    part = f"{plural(shown, 'latent')}{f' of {len(values)}' if shown < len(values) else ''}"
     return (
         f"Rows of mean images, one for each of {part}, as it alone changes; the KL divergence of the first row's is "
         f"{_figure(max(values))} nats."
@@ -322,7 +323,7 @@ def _clouds(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -
     view = "in space, side by side" if stem.endswith("space") else "for every pair of coordinates"
     return (
         f"Test points and samples of the VAE {view}, coloured by component: the samples cover {coverage['covered']} "
-        f"of {coverage['components']} components, and {_percent(coverage['outside'])} of them lie in none."
+        f"of {plural(coverage['components'], 'component')}, and {_percent(coverage['outside'])} of them lie in none."
     )
 
 
@@ -332,8 +333,8 @@ def _coverage(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]])
     missed = [name for name, covered in zip(names, coverage["covered_components"], strict=True) if not covered]
     ending = f"; not covered: {', '.join(missed)}" if missed else ""
     return (
-        f"Bars of the share of samples in each of {coverage['components']} components: {coverage['covered']} are "
-        f"covered{ending}."
+        f"Bars of the share of samples in each of {plural(coverage['components'], 'component')}: {coverage['covered']} "
+        f"{'is' if coverage['covered'] == 1 else 'are'} covered{ending}."
     )
 
 
@@ -355,7 +356,7 @@ def _latents(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) 
 def _comparison(stem: str, summary: Summary, history: Sequence[Mapping[str, Any]]) -> str:
     ends = [
         f"{name} ends at {_figure(row['log_likelihood'], 4)} nats per latent after "
-        f"{_count(row['iterations'], 'iteration')}"
+        f"{plural(row['iterations'], 'iteration')}"
         for name, row in _fits(summary, "none").items()
     ]
     alike = _percent(summary["agreement"]["none"]["assigned_alike"])
@@ -438,7 +439,7 @@ TEXTS: dict[str, Callable[[str, Summary, Sequence[Mapping[str, Any]]], str]] = {
 
 def _of_groups(summary: Summary) -> str:
     names = class_names(summary)
-    return f" of {_count(len(names), *groups(summary))}" if names else ""
+    return f" of {plural(len(names), *groups(summary))}" if names else ""
 
 
 def _latent_dim(summary: Summary) -> int | None:
@@ -449,10 +450,6 @@ def _latent_dim(summary: Summary) -> int | None:
 def _fits(summary: Summary, budget: str) -> dict[str, Mapping[str, Any]]:
     """The figures of EM and SVI under a label budget, by name."""
     return {name: summary["mixtures"][fit][budget] for fit, name in FITS.items() if budget in summary["mixtures"][fit]}
-
-
-def _count(number: int, thing: str, several: str = "") -> str:
-    return f"{number:,} {thing if number == 1 else several or f'{thing}s'}"
 
 
 def _figure(value: float, digits: int = 2) -> str:

@@ -24,6 +24,7 @@ from latentmix.inference.mixtures.draws import MixturePosterior
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models import MixtureParameters
 from latentmix.models.pyro_modules import evaluation_mode
+from latentmix.models.words import plural
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -124,7 +125,7 @@ def probability_draws(
     size = 8 * draws * len(x) * len(names)
     if size > MAX_GIB * 2**30:
         raise ValueError(
-            f"Expected probabilities of at most {MAX_GIB:g} GiB; got {draws} draws of {len(x)} data, of "
+            f"Expected probabilities of at most {MAX_GIB:g} GiB; got {plural(draws, 'draw')} of {len(x)} data, of "
             f"{size / 2**30:.3g} GiB: take fewer draws, or a part of the data."
         )
     posterior: MixturePosterior | None = getattr(fitted.mixture, "posterior_", None)

@@ -25,6 +25,7 @@ from latentmix.experiments.runs.mixtures import FittedMixture
 from latentmix.experiments.runs.run_data import Inputs
 from latentmix.guides import AmortizedGuide
 from latentmix.models.display import Displayed
+from latentmix.models.words import plural
 
 if TYPE_CHECKING:
     import xarray
@@ -156,7 +157,7 @@ class Encoder:
         """
         n, latents, classes = len(inputs), self.guide.latent_dim, len(self.fitted.class_names)
         size = n * (4 * latents * (2 + (self.draws or 0)) + 8 * (self.fitted.mixture.n_components + classes))
-        what = "latents" if self.draws is None else f"latents with {self.draws:,} draws of each"
+        what = "latents" if self.draws is None else f"latents with {plural(self.draws, 'draw')} of each"
         refuse_larger(size, max_gib, what, f"the result of {n:,} {self.things}s", "--max_gib")
         whole: dict[str, NDArray[Any]] = {}
         begin = 0

@@ -21,6 +21,7 @@ from latentmix.inference.isolation import isolated
 from latentmix.inference.tables import aligned
 from latentmix.models import Prior, StandardNormal
 from latentmix.models.process_state import kept_warnings
+from latentmix.models.words import plural
 
 __all__ = ["ExPost", "Gain", "as_json", "measure_ex_post", "table"]
 
@@ -129,17 +130,20 @@ def measure_ex_post(run: Run, settings: ExPost, tell: Callable[[str], None] = la
     priors: dict[str, Prior] = {"training": run.vae.prior}
     described: dict[str, tuple[int, str, float]] = {"training": (0, "", 0.0)}
     for n_components in settings.n_components:
-        tell(f"mixtures of {n_components} components, {', '.join(settings.forms)}: {len(train):,} training {things}")
+        counted = plural(n_components, "component")
+        tell(f"mixtures of {counted}, {', '.join(settings.forms)}: {len(train):,} training {things}")
         fits = _fit(run, settings, train, n_components)
         for form in settings.forms:
-            name = f"{n_components} components, {form}"
+            name = f"{counted}, {form}"
             priors[name] = fits[form].prior
             described[name] = (n_components, form, fits[form].seconds)
     test = dataset.test.x[: settings.test_images]
     draws = settings.draws if binarize != "none" else 1
     measured: dict[str, list[Tensor]] = {name: [] for name in priors}
     for draw in range(draws):
-        tell(f"log p(x) of {len(test):,} test {things}, {settings.samples} samples, draw {draw + 1} of {draws}")
+        tell(
+            f"log p(x) of {len(test):,} test {things}, {plural(settings.samples, 'sample')}, draw {draw + 1} of {draws}"
+        )
         seed = settings.seed + 1 + draw
         seen = test if binarize == "none" else binarize_static(test, seed)
         for name, values in log_likelihoods(

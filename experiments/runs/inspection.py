@@ -17,6 +17,7 @@ from latentmix.experiments.hints import did_you_mean
 from latentmix.experiments.options.names import LEVEL
 from latentmix.inference.diagnostics.guides import ImportanceWeights, importance_weights
 from latentmix.models.process_state import kept_warnings
+from latentmix.models.words import plural
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
@@ -148,9 +149,9 @@ class Inspection:
         maker = self.tree.attrs.get("kernel") or self.tree.attrs.get("guide")
         by = ALGORITHMS.get(self.kind, self.kind)
         many = (
-            f"{draws:,} independent draws"
+            plural(draws, "independent draw")
             if self.by_guide
-            else f"{chains} chain{'s' * (chains > 1)} of {draws:,} draws"
+            else f"{plural(chains, 'chain')} of {plural(draws, 'draw')}"
         )
         fit = f"Fit {self.tree.attrs['fit']}, " if "fit" in self.tree.attrs else ""
         names = ", ".join(map(str, self._posterior.data_vars))
@@ -228,7 +229,10 @@ class Inspection:
         lines = []
         for name in map(str, self._posterior.data_vars):
             if name not in self._shown and not self.variables:
-                lines.append(f"Not in the table: {name}, {self._count(name):,} quantities; show them by --var {name}.")
+                lines.append(
+                    f"Not in the table: {name}, {plural(self._count(name), 'quantity', 'quantities')}; show them by "
+                    f"--var {name}."
+                )
         constant = [name for name in quantity_names(self._posterior[self._shown]) if name not in set(self._quantities)]
         if constant:
             lines.append(f"Constant: {_some(constant)}.")

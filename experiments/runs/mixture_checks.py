@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latentmix.models.mixture.covariances import covariance_structure
+from latentmix.models.words import plural
 
 __all__ = ["check_components", "check_mixture"]
 
@@ -84,7 +85,7 @@ def check_components(classes: Any, component_classes: Any, n_components: int) ->
             raise ValueError(f"Expected {name} of a mixture as a list of labels; got {labels!r:.60}.")
     if len(component_classes) != (n_components if classes else 0) or not set(component_classes) <= set(classes):
         raise ValueError(
-            f"Expected a class out of {classes!r:.60} for each of {n_components} components; got "
+            f"Expected a class out of {classes!r:.60} for each of {plural(n_components, 'component')}; got "
             f"{component_classes!r:.60}."
         )
 

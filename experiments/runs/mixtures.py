@@ -31,6 +31,7 @@ from latentmix.experiments.runs.posteriors import (
 from latentmix.inference import EM, SVI, GaussianMixture, MixtureNUTSResult, compare, map_by_majority, map_by_matching
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models.process_state import kept_warnings
+from latentmix.models.words import plural
 
 __all__ = ["FittedMixture", "check_fits", "fit_mixtures"]
 
@@ -145,7 +146,10 @@ def fit_mixtures(
     names = tuple(class_names or map(str, classes))
     side_by_side = _SideBySide(train, test, tuple(classes), names, settings, n_components)
 
-    tell(f"mixtures of {n_components} components, no labels: EM from {settings.n_init} starts, SVI from the best")
+    tell(
+        f"mixtures of {plural(n_components, 'component')}, no labels: EM from {plural(settings.n_init, 'start')}, SVI "
+        "from the best"
+    )
     starts = [side_by_side.fit("em", seed + index) for index in range(settings.n_init)]
     best = max(range(settings.n_init), key=lambda index: starts[index].lower_bound_)
     fits: dict[Inference, GaussianMixture] = {
@@ -156,7 +160,7 @@ def fit_mixtures(
     if settings.posterior is not None:
         figures["posterior"] = side_by_side.fit_posterior(fits, seed + best, tell)
     if settings.nuts.draws:
-        tell(f"NUTS from EM's answer: {settings.nuts.chains} chains of {settings.nuts.draws} draws")
+        tell(f"NUTS from EM's answer: {plural(settings.nuts.chains, 'chain')} of {plural(settings.nuts.draws, 'draw')}")
         with kept_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             fits["nuts"] = side_by_side.fit("nuts", seed + best, em=starts[best])
@@ -186,7 +190,10 @@ def fit_mixtures(
     if classes and n_components != len(classes):
         tell(f"few labels: left out, for they seed one component per class ({len(classes)}); got {n_components}")
     elif classes:
-        tell(f"mixtures from {labels_per_class} labelled images per class, {settings.draws} draws, EM and SVI")
+        tell(
+            f"mixtures from {plural(labels_per_class, 'labelled image')} per class, {plural(settings.draws, 'draw')}, "
+            "EM and SVI"
+        )
         draws: dict[str, list[dict[str, Any]]] = {inference: [] for inference in FITS}
         for index in range(settings.draws):
             labels = side_by_side.few_labels(labels_per_class, label_seed + index)

@@ -26,6 +26,7 @@ from latentmix.models import (
 )
 from latentmix.models.convolutions import ConvTranspose2d
 from latentmix.models.products import Linear
+from latentmix.models.words import plural
 
 __all__ = ["MOST_BYTES", "decoder_bytes", "describe_decoder"]
 
@@ -65,8 +66,8 @@ def describe_decoder(decoder: Decoder, likelihood: Likelihood, *, most_bytes: in
     parts, mean = _parts(decoder), _mean(likelihood)
     if decoder.outputs != likelihood.outputs:
         raise ValueError(
-            f"Expected a decoder of {likelihood.outputs} outputs per value, those of {type(likelihood).__name__}; got "
-            f"one of {decoder.outputs}."
+            f"Expected a decoder of {plural(likelihood.outputs, 'output')} per value, those of "
+            f"{type(likelihood).__name__}; got one of {decoder.outputs}."
         )
     network = _Network((decoder.latent_dim,))
     for part in parts:

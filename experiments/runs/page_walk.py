@@ -36,6 +36,7 @@ from latentmix.models import Decoder, Likelihood
 from latentmix.models.files import inside
 from latentmix.models.pretrained import load_pretrained
 from latentmix.models.reading import damaged, read_json
+from latentmix.models.words import plural
 
 __all__ = ["WALK", "walk_scripts", "walk_section", "walk_starts"]
 
@@ -216,7 +217,9 @@ def _read_starts(file: Path, size: int, values: int) -> dict[str, Any]:
             places = _matrix(starts["plane"]["latents"], DOTS, size)
             checked["plane"] = {"latents": places, "labels": _labels(starts["plane"]["labels"], len(places))}
     except (AttributeError, KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise ValueError(f"Expected where latents of {size} dimensions lie in {file}; got something else.") from error
+        raise ValueError(
+            f"Expected where latents of {plural(size, 'dimension')} lie in {file}; got something else."
+        ) from error
     return checked
 
 

@@ -55,6 +55,7 @@ from latentmix.models.files import inside
 from latentmix.models.pretrained import describe, pretrained_folder, restore_weights
 from latentmix.models.pyro_modules import evaluation_mode
 from latentmix.models.reading import read_json
+from latentmix.models.words import plural
 
 __all__ = ["Session", "initialize", "run_experiment"]
 
@@ -355,7 +356,7 @@ class Session:
         if training.patience is not None:
             callbacks.append(EarlyStopping(training.patience))
         callbacks += [Checkpoints(folder), *loggers]
-        self.tell(f"training: {self.n_parameters:,} parameters, {training.epochs} epochs")
+        self.tell(f"training: {plural(self.n_parameters, 'parameter')}, {plural(training.epochs, 'epoch')}")
         states: Sequence[tuple[Path, TrainingState | None]] = folder.load_training() or [(folder.checkpoints, None)]
         for older, (file, state) in enumerate(states, 1):
             try:
@@ -369,7 +370,7 @@ class Session:
             self.tell(f"training: steps {result.compilation}")
         skipped = sum(record.skipped for record in result.history)
         if skipped:
-            self.tell(f"training: {skipped:,} step{'s' * (skipped > 1)} skipped for numerical reasons")
+            self.tell(f"training: {plural(skipped, 'step')} skipped for numerical reasons")
         history = [asdict(record) for record in result.history]
         folder.write_metrics(history)
         folder.seal("metrics.jsonl")
@@ -381,8 +382,8 @@ class Session:
         training = self.experiment.training
         if state is not None and state.epoch > training.epochs:
             raise StateError(
-                f"Expected a state of training of at most {training.epochs} epochs, those of the run; got one of "
-                f"{state.epoch:,}: train anew, or resume from a copy."
+                f"Expected a state of training of at most {plural(training.epochs, 'epoch')}, those of the run; got "
+                f"one of {state.epoch:,}: train anew, or resume from a copy."
             )
         if state is not None:
             self.tell(f"from epoch {state.epoch}")

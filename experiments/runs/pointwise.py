@@ -21,6 +21,7 @@ from latentmix.models import VAE, MixturePrior
 from latentmix.models.display import Displayed
 from latentmix.models.files import inside
 from latentmix.models.reading import REMEDY
+from latentmix.models.words import plural
 
 if TYPE_CHECKING:
     from latentmix.experiments.runs.mixtures import FittedMixture
@@ -184,5 +185,5 @@ def _first_wrong(arrays: Mapping[str, NDArray[Any]]) -> str:
             return f"other than {kind} as {name!r}"
         least = 1 if name == "iw_log_likelihood" else max(1, count)
         if not least <= len(values) <= count:
-            return f"{len(values):,} values of {count:,} data as {name!r}"
+            return f"{plural(len(values), 'value')} of {plural(count, 'datum', 'data')} as {name!r}"
     return ""

@@ -30,6 +30,7 @@ from latentmix.experiments.runs.provenance import describe
 from latentmix.inference.tables import aligned
 from latentmix.models.files import inside
 from latentmix.models.reading import read_text
+from latentmix.models.words import plural
 
 __all__ = ["closing_words", "headline", "summary_table", "write_report"]
 
@@ -104,13 +105,13 @@ def closing_words(summary: Mapping[str, Any]) -> str:
     lines = [
         f"{summary_table(summary)}\n",
         *([f"{estimates}\n"] if estimates else []),
-        f"test: {headline(summary['test'])}; {summary['parameters']:,} parameters, trained in "
+        f"test: {headline(summary['test'])}; {plural(summary['parameters'], 'parameter')}, trained in "
         f"{summary['seconds']['train']:.1f} s",
     ]
     if "coverage" in summary:
         coverage = summary["coverage"]
         lines.append(
-            f"samples: {coverage['covered']} of {coverage['components']} components covered, "
+            f"samples: {coverage['covered']} of {plural(coverage['components'], 'component')} covered, "
             f"{100 * coverage['outside']:.1f}% in none; energy distance {coverage['energy']['statistic']:.4f}, p = "
             f"{coverage['energy']['p_value']:.3f}"
         )

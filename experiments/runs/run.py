@@ -22,6 +22,7 @@ from latentmix.guides import AmortizedGuide
 from latentmix.models import VAE
 from latentmix.models.display import Displayed, brief
 from latentmix.models.files import inside
+from latentmix.models.words import plural
 
 if TYPE_CHECKING:
     from xarray import DataArray, DataTree
@@ -257,7 +258,7 @@ class Run(Displayed):
         return {
             "preset": self.summary.get("preset"),
             "data": self.config["data"]["source"],
-            "latent": f"{self.vae.latent_dim} dimensions",
+            "latent": plural(self.vae.latent_dim, "dimension"),
             **parts,
             **{f"test {name}": brief(value) for name, value in figures.items()},
             **{name: text for name, text in accuracies.items() if text},
@@ -301,8 +302,8 @@ def _check_latents(path: Path, vae: VAE, guide: AmortizedGuide, mixtures: Mappin
     for name, length in found.items():
         if length != vae.latent_dim:
             raise ValueError(
-                f"Expected the {name} in {path / 'checkpoints'} of {vae.latent_dim} latent dimensions, as the VAE; got "
-                f"{length}: restore the files of one run."
+                f"Expected the {name} in {path / 'checkpoints'} of {plural(vae.latent_dim, 'latent dimension')}, as "
+                f"the VAE; got {length}: restore the files of one run."
             )
     if tuple(guide.encoder.shape) != tuple(vae.shape):
         raise ValueError(

@@ -31,6 +31,7 @@ from latentmix.models.arguments import check_n_jobs
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.reading import damaged, read_json
+from latentmix.models.words import plural
 
 __all__ = ["Choice", "choose", "read_points"]
 
@@ -150,8 +151,8 @@ def choose(
         for name, content in ((MARK, values), ("modes.json", report.as_dict())):
             write_atomically(inside(out, name), json.dumps(content, indent=2).encode())
         what = f"the latents of {source.resolve().name}" if source.is_dir() else source.name
-        heading = f"How many components for {what}? {selection.n_points:,} points, {selection.n_features} "
-        panels = selection_panels(selection, heading=f"{heading}feature{'s' * (selection.n_features > 1)}")
+        sizes = f"{plural(selection.n_points, 'point')}, {plural(selection.n_features, 'feature')}"
+        panels = selection_panels(selection, heading=f"How many components for {what}? {sizes}")
         save(panels, inside(out, PICTURE))
     return selection, report
 
@@ -212,10 +213,10 @@ def _check_interrupted(out: Path, source: Path, settings: Choice) -> None:
 
 def _compare(points: Array, settings: Choice, tell: Callable[[str], None]) -> tuple[Selection, ModeReport]:
     """Every candidate for some of the points, and the optima of the chosen one."""
-    taken, counted = _subsample(points, settings), f"{len(points):,} points"
+    taken, counted = _subsample(points, settings), plural(len(points), "point")
     if len(taken) < len(points):
         counted = f"{len(taken):,} of {counted}, drawn with seed {settings.seed} (--points)"
-    tell(f"{counted}, {points.shape[1]} feature{'s' * (points.shape[1] > 1)}")
+    tell(f"{counted}, {plural(points.shape[1], 'feature')}")
     check_sizes(settings.n_components, len(taken), settings.criteria, settings.folds)
     return _measure(taken, settings, tell)
 
@@ -256,7 +257,7 @@ def _measure(points: Array, settings: Choice, tell: Callable[[str], None]) -> tu
         n_components, covariance_type = key = chosen.n_components, chosen.covariance_type
         if key in reports:
             return selection, reports[key]
-        tell(f"modes of K = {n_components}, {covariance_type}: {settings.mode_starts} starts")
+        tell(f"modes of K = {n_components}, {covariance_type}: {plural(settings.mode_starts, 'start')}")
         with warnings.catch_warnings():  # the report has them
             warnings.simplefilter("ignore", ConvergenceWarning)
             reports[key] = modes(
@@ -279,7 +280,7 @@ def _measure(points: Array, settings: Choice, tell: Callable[[str], None]) -> tu
 def _describe(candidate: Candidate, criterion: Criterion) -> str:
     if candidate.model == "dirichlet_process":
         name = f"Dirichlet process of at most {candidate.n_components}, {candidate.covariance_type}"
-        effective = candidate.reason if candidate.n_effective is None else f"{candidate.n_effective} components"
+        effective = candidate.reason if candidate.n_effective is None else plural(candidate.n_effective, "component")
         return f"{name}: {effective}"
     value = criterion.value(candidate)
     measured = candidate.reason if value is None else f"{criterion.label} {value:,.{criterion.digits}f}"

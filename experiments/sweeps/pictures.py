@@ -14,6 +14,7 @@ from latentmix.experiments.options.classes import CLASSES
 from latentmix.experiments.runs.artifacts import RunFolder
 from latentmix.experiments.sweeps.seeds import SEED, Row, rows_over_seeds, vary_by_seed
 from latentmix.models.files import inside
+from latentmix.models.words import plural
 
 __all__ = ["MOST_CURVES", "draw_curves", "draw_overview"]
 
@@ -41,7 +42,7 @@ def draw_overview(out: Path, results: Mapping[str, Any]) -> Path | None:
     heading = None
     if seeds:
         varied = ", ".join([name for name, values in grid.items() if len(values) > 1] or [SEED])
-        heading = f"Sweep over {varied}: {sum(len(row.records) for row in rows)} cells"
+        heading = f"Sweep over {varied}: {plural(sum(len(row.records) for row in rows), 'cell')}"
     if not axes:  # the seed alone varies
         axes, cells = (
             {"preset": [results["preset"]]},

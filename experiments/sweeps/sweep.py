@@ -46,6 +46,7 @@ from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.files import inside, write_atomically
 from latentmix.models.reading import one_sentence, read_json
+from latentmix.models.words import plural
 
 __all__ = ["sweep"]
 
@@ -108,7 +109,7 @@ def sweep(
     check_names(grid, base)
     with claimed(out, "sweep.json", "a sweep") as lock:
         earlier = _earlier(out, base)
-        tell(f"reading the options of {prod(map(len, grid.values()))} cells")
+        tell(f"reading the options of {plural(prod(map(len, grid.values())), 'cell')}")
         records: dict[str, Record] = {record["id"]: record for record in earlier["cells"]}
         cells = plan(preset, words, grid, base, known=records, trust=trust)
         summaries = {cell.id: finished(cell, inside(out, f"cells/{cell.id}"), pictures) for cell in cells}
@@ -130,7 +131,8 @@ def sweep(
             "threads": _threads(jobs, backend) or torch.get_num_threads(),
         }
         counts = counts_of([records[cell.id] for cell in cells])
-        tell(f"{len(cells)} cells: {', '.join(f'{count} {status}' for status, count in counts.items() if count)}")
+        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        tell(f"{plural(len(cells), 'cell')}: {told}")
         for count, reason, where in reasons_of([records[cell.id] for cell in cells], "refused"):
             tell(f"refused: {count} with {where}: {reason}" if where else f"refused: {count}: {reason}")
         for name in ("", "cells"):
@@ -170,9 +172,10 @@ def _run_cells(
                     tell(f"[{number}/{len(waiting)}] {cell.id}: {_line(records[cell.id])}")
     except KeyboardInterrupt as interrupt:
         left = sum(records[cell.id]["status"] == "waiting" for cell in cells)
-        raise KeyboardInterrupt(
-            f"; {len(cells) - left} of {len(cells)} cells are finished: the same command with --out {out} continues"
-        ) from interrupt
+        finished = (
+            f"{len(cells) - left} of {plural(len(cells), 'cell')} {'is' if len(cells) - left == 1 else 'are'} finished"
+        )
+        raise KeyboardInterrupt(f"; {finished}: the same command with --out {out} continues") from interrupt
     finally:
         lock.check()
         write_atomically(inside(out, "sweep.md"), as_markdown(results).encode())

@@ -14,6 +14,7 @@ from latentmix.experiments.options.names import FIT_NAMES, LEVEL
 from latentmix.experiments.runs.stored import measure_of
 from latentmix.experiments.sweeps.seeds import SEED, Row, ranks_of, rows_over_seeds, vary_by_seed
 from latentmix.inference.tables import aligned
+from latentmix.models.words import plural
 
 if TYPE_CHECKING:
     from latentmix.inference.intervals import MeanInterval
@@ -135,7 +136,14 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     """
     counts = ", ".join(f"{count} {status}" for status, count in results["counts"].items() if count)
     groups, options = grouped(results["cells"]), list(results["grid"])
-    lines = [f"# Sweep of {results['preset']}", "", f"{len(results['cells'])} cells: {counts}.", "", RANKED, ""]
+    lines = [
+        f"# Sweep of {results['preset']}",
+        "",
+        f"{plural(len(results['cells']), 'cell')}: {counts}.",
+        "",
+        RANKED,
+        "",
+    ]
     lines += [*([_seeds_sentence(groups), ""] if groups else []), LEGEND]
     for name, rows in groups.items():
         lines += ["", f"## {name}", "", *_piped(_table(rows, options))]
@@ -225,7 +233,7 @@ def _table(
 def _upright(row: Row) -> list[list[str]]:
     """The means of one row as words, a figure each line, its head first."""
     columns = {name: words for name, words in COLUMNS.items() if name in row.means}
-    table = [[f"{len(row.records)} seeds", "mean", f"{100 * LEVEL:.0f}% interval", "least", "greatest"]]
+    table = [[plural(len(row.records), "seed"), "mean", f"{100 * LEVEL:.0f}% interval", "least", "greatest"]]
     for name, (title, digits) in columns.items():
         mean, values = row.means[name], row.values[name]
         interval = f"{_number(mean.low, digits)} to {_number(mean.high, digits)}" if mean.sd > 0 else "-"

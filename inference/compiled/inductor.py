@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from latentmix.inference.compiled.products import with_fast_products
 from latentmix.inference.compiled.trace import NotTraceableError, described
-from latentmix.models.process_state import kept_warnings
+from latentmix.models.process_state import import_whole, kept_warnings
 
 __all__ = ["compile_graph", "compiler_obstacle"]
 
@@ -28,6 +28,10 @@ def compiler_obstacle(device: torch.device) -> str | None:
     """
     if device.type not in ("cpu", "cuda"):
         return f"inductor compiles for CPU and CUDA; the tensors are on {device.type}"
+    try:
+        import_whole("torch._inductor.compile_fx", "torch._inductor.standalone_compile")
+    except Exception as error:
+        return f"inductor cannot be imported: {described(error)}; after an interrupted import of torch, restart Python"
     if device.type == "cuda":
         return None
     from torch._inductor import config

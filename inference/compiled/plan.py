@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from latentmix.inference.compiled.inductor import compiler_obstacle
+from latentmix.models.words import plural
 
 __all__ = ["UNCOMPILED", "CompilePlan", "Compiling", "compile_plan"]
 
@@ -84,14 +85,15 @@ def compile_plan(
             return CompilePlan(frozenset(), obstacle)
         lengths = frequent
     rest = sum(count for size, count in steps.items() if size not in lengths)
-    return CompilePlan(lengths, f"but for {rest:,} incomplete minibatch{'es' * (rest > 1)}" if rest else None)
+    left = plural(rest, "incomplete minibatch", "incomplete minibatches")
+    return CompilePlan(lengths, f"but for {left}" if rest else None)
 
 
 def _obstacle(steps: dict[int, int], device: torch.device) -> str | None:
     """Why nothing is compiled of itself."""
     if max(steps.values()) < _LEAST_STEPS:
         total = sum(steps.values())
-        counted = "1 step is" if total == 1 else f"{total:,} steps are"
+        counted = f"{plural(total, 'step')} {'is' if total == 1 else 'are'}"
         if total >= _LEAST_STEPS:
             counted = f"{max(steps.values()):,} steps with whole minibatches are"
         return f"{counted} fewer than the {_LEAST_STEPS:,} from which compilation pays"

@@ -28,6 +28,7 @@ from latentmix.inference.compiled.python_state import LIMIT, Place, PythonState,
 from latentmix.inference.isolation import RandomState, Registered
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.models.display import Displayed
+from latentmix.models.words import plural
 
 __all__ = ["NotTraceableError", "TracedStep", "trace_step"]
 
@@ -64,7 +65,7 @@ class TracedStep(Displayed):
         size = sum(leaf.numel() for leaf in self.leaves)
         return {
             "operators": sum(node.op == "call_function" for node in self.graph.graph.nodes),
-            "parameters": f"{size:,} numbers in {len(self.leaves)} tensors",
+            "parameters": f"{plural(size, 'number')} in {plural(len(self.leaves), 'tensor')}",
             "other tensors": len(self.constants),
             "Python values": len(self.python.places),
         }

@@ -128,7 +128,8 @@ class Labels:
                 if dim in coords and len(coords[dim]) != size:
                     if strict:
                         raise ValueError(
-                            f"Expected {size} coordinates for dimension {dim!r} of {name!r}; got {len(coords[dim])}."
+                            f"Expected {size} coordinate{'s' * (size != 1)} for dimension {dim!r} of {name!r}; got "
+                            f"{len(coords[dim])}."
                         )
                     del coords[dim]
         return dict_to_dataset(
@@ -150,7 +151,8 @@ class Labels:
             if batch and site is not None:
                 given = given[: site.batch_ndim]
             elif len(given) > len(shape):
-                raise ValueError(f"Expected at most {len(shape)} dimensions for {name!r}; got {given}.")
+                most = f"{len(shape)} dimension{'s' * (len(shape) != 1)}"
+                raise ValueError(f"Expected at most {most} for {name!r}; got {given}.")
         else:
             given = [] if site is None else list(site.batch_dims if batch else site.dims)
         names = (given + [None] * len(shape))[: len(shape)]

@@ -118,8 +118,9 @@ def _same_draws(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     if given == drawn:
         return None
     return (
-        f"Expected posterior_predictive of the draws of log_likelihood for {function}; got {drawn} draws for {given}: "
-        "take these of the log likelihood, by sel(draw=tree.posterior_predictive.draw)."
+        f"Expected posterior_predictive of the draws of log_likelihood for {function}; got {drawn} "
+        f"draw{'s' * (drawn > 1)} for {given}: take these of the log likelihood, by "
+        "sel(draw=tree.posterior_predictive.draw)."
     )
 
 

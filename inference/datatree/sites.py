@@ -130,8 +130,9 @@ def _site(name: str, node: Any, extra_event_dims: Sequence[str]) -> Site:
     check_names(name, extra_event_dims)
     events = [*node["infer"].get("event_dims", ()), *extra_event_dims]
     if len(events) > value.dim() - batch_ndim:
+        most = value.dim() - batch_ndim
         raise ValueError(
-            f"Expected at most {value.dim() - batch_ndim} event dimensions for site {name!r} of shape "
+            f"Expected at most {most} event dimension{'s' * (most != 1)} for site {name!r} of shape "
             f"{tuple(value.shape)}; got {events}: name the dimensions of plates by the plates."
         )
     dims[batch_ndim : batch_ndim + len(events)] = events

@@ -217,9 +217,11 @@ def _no_density(trace: Any, again: Any, model: ModelAtDraws) -> str | None:
     further = sum(count for name, count in random.items() if name not in size)
     point = sum(size[name] for name in points) + max(free - further, 0)
     if point:
-        return f"The guide is a point in {point} of {sum(size.values())} dimensions, and has no density there."
+        total = sum(size.values())
+        return f"The guide is a point in {point} of {total} dimension{'s' * (total > 1)}, and has no density there."
     if further > free:
-        return f"The guide has {further - free} auxiliary dimensions, and no density of the latents alone."
+        more = further - free
+        return f"The guide has {more} auxiliary dimension{'s' * (more > 1)}, and no density of the latents alone."
     return None
 
 

@@ -20,6 +20,7 @@ from latentmix.inference.isolation import isolated
 from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
+from latentmix.models.words import plural
 
 __all__ = ["CalibrationReport", "Fitted", "Replicate", "calibrate"]
 
@@ -80,7 +81,7 @@ class CalibrationReport(Displayed):
         return {
             "passed": self.passed,
             "data sets": f"{len(self.replicates)}, {self.n_failed} failed, {self.n_not_converged} not converged",
-            "flagged": f"{', '.join(self.flagged) or 'none'} of {len(self.ranks)} quantities",
+            "flagged": f"{', '.join(self.flagged) or 'none'} of {plural(len(self.ranks), 'quantity', 'quantities')}",
             "draws": f"{self.n_draws} for each rank",
             "false alarm": self.false_alarm,
         }

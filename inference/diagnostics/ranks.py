@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, poisson
 
 from latentmix.models.display import Displayed
+from latentmix.models.words import plural
 
 __all__ = ["EcdfBand", "Ranks", "rank_statistics", "thin"]
 
@@ -65,7 +66,9 @@ def thin(draws: ArrayLike, n_draws: int) -> Array:
     """
     flat = np.asarray(draws, float).reshape(-1)
     if not 1 <= n_draws <= len(flat):
-        raise ValueError(f"Expected at least {max(n_draws, 1)} draws; got {len(flat)}: draw more, or thin to fewer.")
+        raise ValueError(
+            f"Expected at least {plural(max(n_draws, 1), 'draw')}; got {len(flat)}: draw more, or thin to fewer."
+        )
     return flat[np.round(np.linspace(0, len(flat) - 1, n_draws)).astype(int)]
 
 

@@ -42,6 +42,7 @@ from latentmix.inference.svi.state import Callback, DivergenceError, EpochRecord
 from latentmix.inference.svi.steps import StepRules, Steps
 from latentmix.inference.svi.warm_start import start_from
 from latentmix.models.display import Displayed
+from latentmix.models.words import plural
 
 __all__ = ["SVIResult", "fit"]
 
@@ -82,7 +83,7 @@ class SVIResult(Displayed):
         if skipped := sum(record.skipped for record in self.history):
             figures["skipped steps"] = f"{skipped:,}, for numerical reasons"
         size = sum(value.numel() for value in self.parameters.values())
-        parameters = f"{size:,} numbers in {len(self.parameters)} tensors"
+        parameters = f"{plural(size, 'number')} in {plural(len(self.parameters), 'tensor')}"
         return {**figures, "steps": self.compilation, "parameters": parameters, "seed": self.seed}
 
     @property
@@ -286,8 +287,8 @@ def fit(
     state.warmup = loss.warmup_epochs
     if state.warmup > epochs:
         warnings.warn(
-            f"Expected a warm-up within the {epochs} epochs of the fit; got one of {state.warmup:g}: its last weight "
-            "is not reached, and early stopping does not begin.",
+            f"Expected a warm-up within the {plural(epochs, 'epoch')} of the fit; got one of {state.warmup:g}: its "
+            "last weight is not reached, and early stopping does not begin.",
             stacklevel=2,
         )
 

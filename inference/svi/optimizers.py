@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from latentmix.models.process_state import import_whole
+
 __all__ = [
     "MakeOptimizer",
     "MakeScheduler",
@@ -100,6 +102,7 @@ def make_optimizer(make: MakeOptimizer, leaves: Sequence[Tensor]) -> Optimizer:
         ValueError: If the function needs more than the leaves, or does not make an optimizer of these; or if a step of
             the optimizer needs a closure.
     """
+    import_whole("torch._dynamo")  # as torch's optimizers do, but an interrupt breaks it for later fits
     optimizer = _call(make, list(leaves), "optimizer", "parameters", _OPTIMIZER)
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"Expected a function that makes a torch optimizer; it made {_shown(optimizer)}: {_OPTIMIZER}")

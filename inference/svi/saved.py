@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from latentmix.inference.objectives.precision import PRECISIONS
 from latentmix.models.reading import damaged
+from latentmix.models.words import plural
 
 __all__ = ["StateError", "check_optimizer", "check_saved", "check_schedule", "restoring"]
 
@@ -69,7 +70,7 @@ anew, or resume from a copy.
             raise _error(f"a batch_size of at most {length}, the number of data,", str(size))
         batches = length // size if saved.get("drop_last", False) else -(-length // size)
         if batch >= max(batches, 1) + 1:
-            raise _error(f"at most {batches} batches of an epoch", str(batch))
+            raise _error(f"at most {plural(batches, 'batch', 'batches')} of an epoch", str(batch))
         _check_history(saved["history"], epoch)
         _check_order(saved["order"], length)
         skipped = saved.get("skipped", 0)
@@ -162,7 +163,7 @@ def _check_value(name: str, value: Any, expected: Any, finite: bool) -> None:
 def _check_history(history: Any, epoch: int) -> None:
     if not isinstance(history, list) or len(history) != epoch:
         count = len(history) if isinstance(history, list) else "none"
-        raise _error(f"a record of each of {epoch:,} epochs", f"{count}")
+        raise _error(f"a record of each of {plural(epoch, 'epoch')}", f"{count}")
     for number, record in enumerate(history, 1):
         bounds = [record["training"], *([] if record["validation"] is None else [record["validation"]])]
         numbers = [record["learning_rate"], record["seconds"]]
@@ -176,7 +177,7 @@ def _check_order(order: Any, length: int) -> None:
         return
     rows = torch.arange(length)
     if order.dtype != torch.int64 or not torch.equal(order.cpu().sort().values, rows):
-        raise _error(f"an order of {length:,} data", "another")
+        raise _error(f"an order of {plural(length, 'datum', 'data')}", "another")
 
 
 def _is_alike(value: Any, like: Any) -> bool:

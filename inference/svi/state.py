@@ -19,6 +19,7 @@ from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, mak
 from latentmix.inference.svi.saved import check_optimizer, check_saved, check_schedule, restoring
 from latentmix.models.arguments import first_mismatch
 from latentmix.models.display import Displayed
+from latentmix.models.words import plural
 
 __all__ = ["Callback", "DivergenceError", "EpochRecord", "TrainingState"]
 
@@ -153,7 +154,7 @@ class TrainingState(Displayed):
             **figures,
             "data": f"{self.length:,}, {self.batch_size:,} a step",
             "precision": self.precision,
-            "parameters": f"{size:,} numbers in {len(self.parameters)} tensors",
+            "parameters": f"{plural(size, 'number')} in {plural(len(self.parameters), 'tensor')}",
             "optimizer": None if self.optimizer is None else type(self.optimizer).__name__,
             "stopped": self.stopped,
             "seed": self.seed,

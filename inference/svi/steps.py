@@ -19,6 +19,7 @@ from latentmix.inference.svi.fault import find_fault, is_numerical, message_of
 from latentmix.inference.svi.fused import flush_denormals, fused_step, is_observed
 from latentmix.inference.svi.problem import Problem
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
+from latentmix.models.words import plural
 
 __all__ = ["StepRules", "Steps"]
 
@@ -149,8 +150,8 @@ class Steps:
             if last:
                 raise DivergenceError(
                     f"Expected a finite loss with finite gradients; got {fault}, at {step}"
-                    f"{f', as in the {others} steps before' if others else ''}: lower the learning rate, clip the "
-                    "gradients by clip_norm, or check the data for values outside the likelihood's support."
+                    f"{f', as in the {plural(others, "step")} before' if others else ''}: lower the learning rate, "
+                    "clip the gradients by clip_norm, or check the data for values outside the likelihood's support."
                 )
             warnings.warn(
                 "Steps whose loss or gradient is not finite, or whose numbers raise an error, are skipped, the first "

@@ -24,6 +24,7 @@ from latentmix.inference.mixtures.em.density import Densities
 from latentmix.models import VAE
 from latentmix.models.process_state import kept_warnings
 from latentmix.models.pyro_modules import evaluation_mode
+from latentmix.models.words import plural
 
 __all__ = ["vae_tree"]
 
@@ -130,7 +131,9 @@ def _labelled(
     count = groups["posterior"]["z"].shape[2]
     coords = {datum: np.arange(count) if images is None else np.asarray(images)}
     if coords[datum].shape != (count,):
-        raise ValueError(f"Expected {count} images' coordinates; got an array of shape {coords[datum].shape}.")
+        raise ValueError(
+            f"Expected coordinates of {plural(count, 'image')}; got an array of shape {coords[datum].shape}."
+        )
     whole = Labels({}, dims={"z": [datum, "latent"], "x": [datum, *rest]}, coords=coords)
     each = Labels(
         {}, dims={name: [datum] for name in ("x", "z", "log_p", "log_q", "log_p_x", "pareto_k")}, coords=coords

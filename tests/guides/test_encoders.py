@@ -106,7 +106,7 @@ BAD_ENCODERS: list[tuple[type[Encoder], dict[str, Any], str]] = [
     (
         ConvEncoder,
         {"latent_dim": 2, "channels": (4, 4), "shape": (1, 8, 8), "batch_norm": (True,)},
-        "batch_norm for each of 2 convolutions; got 1 values",
+        "batch_norm for each of 2 convolutions; got 1 value",
     ),
 ]
 

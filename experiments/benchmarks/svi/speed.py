@@ -183,13 +183,15 @@ def svi_speed(
 
 def table(row: SVISpeed) -> str:
     """A comparison in lines of text, of at most 120 columns."""
+    from latentmix.models.words import plural
+
     floors = list(row.floors.values())
     size = f", {floors[0].parameters:,} parameters" if floors else ""
-    threads = f"{row.threads} thread{'s' if row.threads > 1 else ''}"
+    threads = plural(row.threads, "thread")
     columns = f"{'s/epoch':>9}{'min':>9}{'spread':>8}{'/pytorch':>9}{'/numpyro':>9}{'us/step':>9}"
     lines = [
-        f"{row.network}, batch {row.batch_size}: {row.images:,} images, {row.steps} steps an epoch{size}, {threads}, "
-        f"load {row.load:.1f}, {row.turns} turn{'s' * (row.turns > 1)}",
+        f"{row.network}, batch {row.batch_size}: {plural(row.images, 'image')}, "
+        f"{plural(row.steps, 'step')} an epoch{size}, {threads}, load {row.load:.1f}, {plural(row.turns, 'turn')}",
         f"{'':26}{columns}{'start':>8}{'again':>8}{'cores':>7}{'MiB':>7}{'nats':>9}",
     ]
     for name, own in row.contestants.items():

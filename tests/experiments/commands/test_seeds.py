@@ -67,7 +67,7 @@ def test_an_interrupted_run_of_seeds_says_how_it_continues(
     words = ["run", "digits_mlp2", *QUICK, "--seeds", "2", "--out", str(out)]
     assert main(words) == 130
     error = capsys.readouterr().err
-    assert f"1 of 2 cells are finished: the same command with --out {out} continues" in error
+    assert f"1 of 2 cells is finished: the same command with --out {out} continues" in error
     monkeypatch.setattr(Session, "train", train)
     assert main(words) == 0
 

@@ -318,7 +318,7 @@ def test_probabilities_of_points_and_of_components() -> None:
 
 def test_probabilities_at_each_draw_are_bounded() -> None:
     guide, fitted = line()
-    with pytest.raises(ValueError, match=r"^Expected probabilities of at most 2 GiB; got 100000 draws .* fewer draws"):
+    with pytest.raises(ValueError, match=r"^Expected probabilities of at most 2 GiB; got 100,000 draws .* fewer draws"):
         probability_draws(guide, fitted, X.expand(-1, 1).repeat(1000, 1), draws=100_000)
     with pytest.raises(ValueError, match="Expected draws from 1"):
         probability_draws(guide, fitted, X, draws=0)

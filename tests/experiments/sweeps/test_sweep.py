@@ -384,7 +384,7 @@ def test_an_interrupted_sweep_resumes_from_the_last_epoch(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Callback, "on_batch_end", interrupt)
         with pytest.raises(
-            KeyboardInterrupt, match=r"0 of 1 cells are finished: the same command with --out .* continues"
+            KeyboardInterrupt, match=r"0 of 1 cell are finished: the same command with --out .* continues"
         ):
             quick(out, *grid)
     assert differences(before, snapshot()) == []

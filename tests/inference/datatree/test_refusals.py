@@ -47,7 +47,7 @@ def test_dimensions_that_arviz_uses_itself(name):
 
 def test_names_and_coordinates_that_do_not_fit():
     sentence(lambda: converted(coords={"datum": [1, 2]}), r"3 coordinates for dimension 'datum' of 'y'; got 2")
-    sentence(lambda: converted(dims={"y": ["a", "b"]}), r"at most 1 dimensions for 'y'")
+    sentence(lambda: converted(dims={"y": ["a", "b"]}), r"at most 1 dimension for 'y'")
     sentence(lambda: converted(extra_event_dims={"mu": ["a"]}), r"at most 0 event dimensions for site 'mu'")
     sentence(lambda: converted(dims={"y": ["mu"]}), r"different names; got 'mu'")
 

@@ -145,7 +145,7 @@ def test_channels_points_and_coordinates():
         ({"guide": True}, "no data: pass guide= and data="),
         ({"guide": True, "data": torch.ones(1, 1, 2, 2)}, r"shape n x 1 x 2 x 3; got \(1, 1, 2, 2\)"),
         ({"guide": True, "data": torch.ones(1, *SHAPE), "draws": 0}, "draws >= 1; got 0"),
-        ({"guide": True, "data": torch.ones(1, *SHAPE), "images": [1, 2]}, "1 images' coordinates"),
+        ({"guide": True, "data": torch.ones(1, *SHAPE), "images": [1, 2]}, "coordinates of 1 image; got"),
         ({"X": 1}, "options of to_datatree for a VAE, guide, data"),
     ],
 )
