@@ -16,6 +16,7 @@ from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.words import plural
 
 __all__ = ["EM", "Algorithm", "FitOptions", "MixtureResult", "Starts", "all_points", "plain_points"]
 
@@ -160,7 +161,7 @@ class Algorithm(ParameterObject, ABC):
 
     def _warn_of(self, result: MixtureResult, options: FitOptions) -> None:
         """Warn of a fit that has not converged, and say what helps."""
-        warn(f"The best of the {self.name} fits did not converge in {result.n_iter} iterations.")
+        warn(f"The best of the {self.name} fits did not converge in {plural(result.n_iter, 'iteration')}.")
 
 
 @final

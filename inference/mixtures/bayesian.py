@@ -31,6 +31,7 @@ from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import Progress, warn
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.words import plural
 
 __all__ = ["BayesianGaussianMixture"]
 
@@ -369,7 +370,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         for name, shape in shapes.items():
             if held[name].shape != shape:
                 raise ValueError(
-                    f"Expected {name} of shape {shape}, as means_ has {len(means)} components; got "
+                    f"Expected {name} of shape {shape}, as means_ has {plural(len(means), 'component')}; got "
                     f"{tuple(held[name].shape)}: set all of these attributes together."
                 )
         fitted = [None] * 5 if kept is None else [*_parts(kept)]

@@ -21,6 +21,7 @@ from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.words import plural
 
 __all__ = ["MixturePosterior", "in_data_coordinates"]
 
@@ -70,7 +71,7 @@ class MixturePosterior(Displayed):
         chains, draws, components, features = self.sites["means"].shape
         return {
             "draws": f"{chains} x {draws} by {self.inference}",
-            "mixture": f"{components} components, {features} features, {self.structure.name}",
+            "mixture": f"{plural(components, 'component')}, {plural(features, 'feature')}, {self.structure.name}",
             "sites": self.sites,
         }
 

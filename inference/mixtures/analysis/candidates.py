@@ -10,6 +10,7 @@ from latentmix.inference.mixtures.bayesian import BayesianGaussianMixture
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceType
+from latentmix.models.words import plural
 
 __all__ = ["FIELDS", "Candidate", "Model"]
 
@@ -83,7 +84,7 @@ class Candidate(Displayed):
         """Reasons why `loo` is unreliable, if any."""
         reasons = []
         if self.n_unreliable:
-            reasons.append(f"Pareto k > 0.7 at {self.n_unreliable:,} point{'s' * (self.n_unreliable > 1)}")
+            reasons.append(f"Pareto k > 0.7 at {plural(self.n_unreliable, 'point')}")
         if self.r_hat is not None and self.r_hat > 1.1:
             reasons.append(f"chains apart, R-hat {self.r_hat:.2f}")
         return tuple(reasons)

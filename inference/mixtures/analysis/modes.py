@@ -26,6 +26,7 @@ from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceType
 from latentmix.models.process_state import kept_warnings
+from latentmix.models.words import plural
 
 __all__ = ["Mode", "ModeReport", "modes"]
 
@@ -88,9 +89,10 @@ class ModeReport(Displayed):
     def shown(self) -> dict[str, Any]:
         best, starts = self.modes[0], len(self.log_likelihoods) + len(self.failures)
         figures = {
-            "mixture": f"{self.n_components} components, {self.covariance_type}, of {self.n_points:,} points",
+            "mixture": f"{plural(self.n_components, 'component')}, {self.covariance_type}, of "
+            f"{plural(self.n_points, 'point')}",
             "best optimum": f"mean log p(x) {best.log_likelihood:.6g} nats per point, reached by {self.n_best} of "
-            f"{starts} starts",
+            f"{plural(starts, 'start')}",
             "optima": f"{len(self.modes)}, {len(self.rivals)} of them rivals of the best",
         }
         return figures | ({"warnings": " ".join(self.warnings)} if self.warnings else {})
@@ -115,21 +117,21 @@ class ModeReport(Displayed):
             nearest = min(mode.gap for mode in self.rivals)
             within = max(self.close, self.tolerance * self.n_points)
             sentences.append(
-                f"The likelihood has rival modes: {len(self.rivals)} other partition{'s' * (len(self.rivals) > 1)} "
+                f"The likelihood has rival modes: {plural(len(self.rivals), 'other partition')} "
                 f"(ARI with the best down to {lowest:.2f}) within {within:.3g} nats "
                 f"of the best in all, the nearest {nearest:.2g} nats below: the clustering is not settled by the "
                 "data."
             )
         if self.n_best < self.few * starts:
             sentences.append(
-                f"Only {self.n_best} of {starts} starts reach the best optimum: a better one may be missed; take "
-                f"n_init of {2 * max(1, round(starts / max(1, self.n_best)))} or more, or fewer components."
+                f"Only {self.n_best} of {plural(starts, 'start')} reach the best optimum: a better one may be missed; "
+                f"take n_init of {2 * max(1, round(starts / max(1, self.n_best)))} or more, or fewer components."
             )
         unconverged = self.converged.count(False)
         if unconverged:
-            sentences.append(f"{unconverged} of {starts} starts did not converge: raise max_iter.")
+            sentences.append(f"{unconverged} of {plural(starts, 'start')} did not converge: raise max_iter.")
         if self.failures:
-            sentences.append(f"{len(self.failures)} of {starts} starts failed: {self.failures[0]}")
+            sentences.append(f"{len(self.failures)} of {plural(starts, 'start')} failed: {self.failures[0]}")
         return tuple(sentences)
 
     def as_dict(self) -> dict[str, Any]:
@@ -152,9 +154,10 @@ class ModeReport(Displayed):
             ]
             for mode in self.modes
         ]
+        starts = plural(len(self.log_likelihoods) + len(self.failures), "start")
         first = (
-            f"{self.n_components} components, {self.covariance_type}: {self.n_best} of "
-            f"{len(self.log_likelihoods) + len(self.failures)} starts reach the best of {len(self.modes)} optima"
+            f"{plural(self.n_components, 'component')}, {self.covariance_type}: {self.n_best} of {starts} reach the "
+            f"best of {plural(len(self.modes), 'optimum', 'optima')}"
         )
         return "\n".join([first, "", aligned(head, rows, left=0), *self.warnings])
 
@@ -232,8 +235,8 @@ def modes(
     points = check_points(x).cpu().numpy()
     if known is not None and (known.n_components, known.covariance_type) != (n_components, covariance_type):
         raise ValueError(
-            f"Expected a known fit of {n_components} components, {covariance_type}; got one of {known.n_components}, "
-            f"{known.covariance_type}."
+            f"Expected a known fit of {plural(n_components, 'component')}, {covariance_type}; got one of "
+            f"{known.n_components}, {known.covariance_type}."
         )
     if known is not None:
         check_is_fitted(known)

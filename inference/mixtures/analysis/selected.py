@@ -11,6 +11,7 @@ from latentmix.inference.mixtures.analysis.candidates import Candidate
 from latentmix.inference.mixtures.analysis.criteria import Criterion, find_criterion
 from latentmix.inference.tables import aligned
 from latentmix.models.display import Displayed
+from latentmix.models.words import plural
 
 __all__ = ["Selection"]
 
@@ -36,7 +37,7 @@ class Selection(Displayed):
     min_weight: float
 
     def shown(self) -> dict[str, Any]:
-        sizes = f"{len(self.candidates)}, of {self.n_points:,} points in {self.n_features} dimensions"
+        sizes = f"{len(self.candidates)}, of {plural(self.n_points, 'point')} in {plural(self.n_features, 'dimension')}"
         return {"candidates": sizes, **{criterion.label: self._preference(criterion) for criterion in self.measured()}}
 
     def best(self, criterion: str) -> Candidate:

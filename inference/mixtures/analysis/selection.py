@@ -27,6 +27,7 @@ from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.mixture.covariances import CovarianceType, covariance_structure
 from latentmix.models.process_state import kept_warnings
+from latentmix.models.words import plural
 
 __all__ = ["CRITERIA", "Candidate", "Selection", "check_sizes", "remeasured", "select"]
 
@@ -145,7 +146,8 @@ def remeasured(
     if key not in keys or points.shape != (selection.n_points, selection.n_features):
         raise ValueError(
             f"Expected points of shape {(selection.n_points, selection.n_features)} and a mixture like a candidate of "
-            f"the selection; got {points.shape} and {mixture.n_components} components, {mixture.covariance_type}."
+            f"the selection; got {points.shape} and {plural(mixture.n_components, 'component')}, "
+            f"{mixture.covariance_type}."
         )
     candidates, place = list(selection.candidates), keys.index(key)
     old = candidates[place]
@@ -333,7 +335,7 @@ def _fit_figures(fitted: Any, caught: Sequence[warnings.WarningMessage]) -> dict
 
 def _remarks(fitted: Any, caught: Sequence[warnings.WarningMessage]) -> str:
     """The warnings of a fit, in short."""
-    remarks = [] if fitted.converged_ else [f"not converged in {fitted.n_iter_} iterations"]
+    remarks = [] if fitted.converged_ else [f"not converged in {plural(fitted.n_iter_, 'iteration')}"]
     others = [" ".join(str(warning.message).split()).split(": ")[0] for warning in caught]
     remarks += [text for text in dict.fromkeys(others) if "did not converge" not in text]
     if float(torch.linalg.eigvalsh(fitted.parameters_.expanded_covariances()).min()) < 2 * fitted.reg_covar:

@@ -18,6 +18,7 @@ from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.progress import warn
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.words import plural
 
 __all__ = ["EMResult", "fit_em"]
 
@@ -158,7 +159,7 @@ def fit_em(
 def _checked(start: MixtureParameters, points: Points) -> MixtureParameters:
     """The start in float64 on the device of the points, if they fit each other."""
     if start.means.shape[1] != points.n_features:
-        raise ValueError(f"Expected points with {start.means.shape[1]} features; got {points.n_features}.")
+        raise ValueError(f"Expected points with {plural(start.means.shape[1], 'feature')}; got {points.n_features}.")
     points.check_scale()
     return start.to(torch.empty(0, dtype=torch.float64, device=points.device))
 
@@ -181,7 +182,7 @@ def _warned(result: EMResult) -> EMResult:
         warn_of_empty(result.n_reseeded)
     if result.n_repaired:
         warn(
-            f"Singular covariances got a jitter in {result.n_repaired} iterations: raise reg_covar, or use fewer "
-            "components."
+            f"Singular covariances got a jitter in {plural(result.n_repaired, 'iteration')}: raise reg_covar, or "
+            "use fewer components."
         )
     return result

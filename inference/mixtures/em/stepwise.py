@@ -22,6 +22,7 @@ from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.words import plural
 
 __all__ = ["StepwiseEM"]
 
@@ -140,7 +141,8 @@ def _per_datum(e_step: EStep, parameters: MixtureParameters) -> SufficientStatis
     """Statistics of a batch, per datum, about the mixture's means."""
     points = e_step.points
     if points.n_features != parameters.means.shape[1]:
-        raise ValueError(f"Expected points with {parameters.means.shape[1]} features; got {points.n_features}.")
+        expected = plural(parameters.means.shape[1], "feature")
+        raise ValueError(f"Expected points with {expected}; got {points.n_features}.")
     points.check_scale()
     statistics = e_step(parameters)
     _ = statistics.bound  # refuses what is not finite

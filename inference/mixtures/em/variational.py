@@ -25,6 +25,7 @@ from latentmix.inference.mixtures.progress import warn
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import LOG_TWO_PI
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.words import plural
 
 __all__ = ["DegenerateMixture", "VariationalResult", "entropy", "evidence_lower_bound", "fit_variational"]
 
@@ -135,8 +136,8 @@ def fit_variational(
             break
     if repaired:
         warn(
-            f"Singular covariances got a jitter in {repaired} iterations: raise reg_covar, or give a covariance_prior "
-            "that is positive definite."
+            f"Singular covariances got a jitter in {plural(repaired, 'iteration')}: raise reg_covar, or give a "
+            "covariance_prior that is positive definite."
         )
     return VariationalResult(posterior, bounds, converged, evidence, repaired)
 

@@ -12,6 +12,7 @@ from latentmix.inference.mixtures.points.arrays import as_tensor, listed_rows
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.models.mixture.covariances import covariance_structure
 from latentmix.models.process_state import exclusive
+from latentmix.models.words import plural
 
 __all__ = [
     "as_random_state",
@@ -103,7 +104,7 @@ def check_points(x: Any, n_features: int | None = None) -> Tensor:
     """
     points = check_tensor(as_tensor(x))
     if n_features is not None and points.shape[1] != n_features:
-        raise ValueError(f"Expected points with {n_features} features; got {points.shape[1]}.")
+        raise ValueError(f"Expected points with {plural(n_features, 'feature')}; got {points.shape[1]}.")
     return points
 
 

@@ -54,6 +54,7 @@ from latentmix.models.mixture.gaussians import expanded_points
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import is_improper
+from latentmix.models.words import plural
 
 __all__ = ["SVI", "MixtureSVIResult"]
 
@@ -516,8 +517,8 @@ class SVI(Algorithm):
 
     def _warn_of(self, result: MixtureResult, options: FitOptions) -> None:
         warn(
-            f"The best of the svi fits did not converge in {result.n_iter} iterations: raise epochs or tol of SVI, try "
-            "another start, or check for degenerate data."
+            f"The best of the svi fits did not converge in {plural(result.n_iter, 'iteration')}: raise epochs or tol "
+            "of SVI, try another start, or check for degenerate data."
         )
 
 

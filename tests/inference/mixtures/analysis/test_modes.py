@@ -39,7 +39,7 @@ def test_every_start_reaches_the_only_optimum() -> None:
     best = GaussianMixture(3, tol=1e-8, random_state=0).fit(x).score(x)
     np.testing.assert_allclose(report.log_likelihoods, best, atol=1e-4)
     np.testing.assert_allclose(report.ari, 1.0)
-    assert "6 of 6 starts reach the best of 1 optima" in report.table()
+    assert "6 of 6 starts reach the best of 1 optimum" in report.table()
 
 
 @pytest.mark.parametrize("covariance_type", ACCEPTED)

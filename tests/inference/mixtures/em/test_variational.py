@@ -238,7 +238,7 @@ def test_a_singular_start_is_repaired() -> None:
     prior = prior_of("full", WEIGHTS[0])
     begin = prior.posterior(SufficientStatistics.of_parameters(begin_at(x[:2], prior, 31.0), 31.0))
     flat = replace(begin, covariances=torch.ones(2, 2, 2, dtype=torch.float64))
-    with pytest.warns(ConvergenceWarning, match="Singular covariances got a jitter in 1 iterations"):
+    with pytest.warns(ConvergenceWarning, match="Singular covariances got a jitter in 1 iteration:"):
         result = fit_variational(as_points(x), flat, prior, max_iter=200, tol=1e-8)
     assert result.converged
     assert np.isfinite(result.lower_bounds).all()
