@@ -61,7 +61,7 @@ def test_a_short_line_before_a_long_one_is_named(celeba: Path, moved: int) -> No
     seventh, eighth = (line.split() for line in lines_of(folder, LISTS[0])[6:8])
     edit(folder, LISTS[0], {7: " ".join(seventh[:-moved]), 8: " ".join([*eighth, *seventh[-moved:]])})
     with pytest.raises(
-        ValueError, match=rf"40 times -1 or 1 .* got '000005\.jpg .*' in line 7, with {40 - moved} values"
+        ValueError, match=rf"40 values of -1 or 1 .* got '000005\.jpg .*' in line 7, with {40 - moved} values"
     ):
         load(celeba)
 
@@ -69,7 +69,7 @@ def test_a_short_line_before_a_long_one_is_named(celeba: Path, moved: int) -> No
 def test_a_file_name_that_is_missing_is_named(celeba: Path) -> None:
     folder = celeba / "celeba"
     edit(folder, LISTS[1], {3: "0", 4: "000004.jpg 1 000005.jpg"})
-    with pytest.raises(ValueError, match=r"1 times 0 or 1 or 2 .*; got '0' in line 3, with 0 values\."):
+    with pytest.raises(ValueError, match=r"1 value of 0 or 1 or 2 .*; got '0' in line 3, with 0 values\."):
         load(celeba)
 
 

@@ -185,7 +185,7 @@ REFUSED: Sequence[tuple[Decoder, Likelihood, str]] = [
         Bernoulli(),
         r"BatchNorm1d",
     ),
-    (MLPDecoder(2, (8,), (1, 4, 4), outputs=2), Bernoulli(), r"1 outputs per value, those of Bernoulli; got one of 2"),
+    (MLPDecoder(2, (8,), (1, 4, 4), outputs=2), Bernoulli(), r"1 output per value, those of Bernoulli; got one of 2"),
     (MLPDecoder(2, (8,), (1, 4, 4)), Sharp(), r"a likelihood of LatentMix .*\.Sharp"),
 ]
 
