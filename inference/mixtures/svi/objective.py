@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pyro.infer.elbo import ELBO
@@ -31,14 +31,17 @@ class RegularizedEnum(EnumObjective):
 
     def __init__(self, elbo: ELBO, model: MixtureModel, regularization: Tensor) -> None:
         super().__init__(elbo)
-        self._floor = _Floor(model, regularization)
+        self._floor = _Floor.of(model, regularization)
 
     def particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
         """See `ELBOObjective.particle`."""
         loss, elbo, log_likelihood = super().particle(model_trace, guide_trace)
+        if self._floor is None:
+            return loss, elbo, log_likelihood
         sites = model_trace.nodes
         values: dict[str, Any] = {name: sites[name]["value"] for name in self._floor.names}
-        joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
+        with torch.no_grad():
+            joint = sites["assignment"]["unscaled_log_prob"] + sites["x"]["unscaled_log_prob"]
         return loss + self._floor(values, joint, sites["x"]["scale"]), elbo, log_likelihood
 
 
@@ -57,7 +60,7 @@ class Noiseless(Objective):
 
     def __init__(self, model: MixtureModel, regularization: Tensor, *, keeps: bool = True) -> None:
         self._names = tuple(model.shapes)
-        self._floor = _Floor(model, regularization)
+        self._floor = _Floor.of(model, regularization)
         self._kept: dict[tuple[int, bool], Terms] = {}
         self._keeps = keeps
         self._value = torch.full((), torch.nan, dtype=torch.float64, device=regularization.device)
@@ -86,7 +89,7 @@ class Noiseless(Objective):
                 model(*batch)
             log_likelihood = joint.of_data.logsumexp(0).sum() * joint.scale
             elbo = log_likelihood + joint.of_point
-            loss = self._floor(point, joint.of_data, joint.scale) - elbo
+            loss = -elbo if self._floor is None else self._floor(point, joint.of_data, joint.scale) - elbo
             count = len(batch[0]) * joint.scale
             terms = Terms.of(*(part / count for part in (loss, elbo, log_likelihood)))
             if self._keeps:
@@ -115,13 +118,16 @@ class _Floor:
 
     def __init__(self, model: MixtureModel, regularization: Tensor) -> None:
         self._structure = model.structure
-        self._regularization = regularization if bool((regularization > 0).any()) else None
+        self._regularization = regularization
         self.names = [name for name in model.shapes if name in ("scales", "correlation_cholesky")]
 
-    def __call__(self, values: Mapping[str, Tensor], joint: Tensor, scale: Any) -> Any:
+    @classmethod
+    def of(cls, model: MixtureModel, regularization: Tensor) -> Self | None:
+        """The term; `None` if nothing is added."""
+        return cls(model, regularization) if bool((regularization > 0).any()) else None
+
+    def __call__(self, values: Mapping[str, Tensor], joint: Tensor, scale: Any) -> Tensor:
         """The term, in nats, from values of `names` and the `K x n` log-densities of assignments and data."""
-        if self._regularization is None:
-            return 0.0
         correlation = values.get("correlation_cholesky")
         traces = self._structure.precision_traces(values["scales"], correlation, self._regularization)
         counts = joint.detach().softmax(0).sum(1) * scale
