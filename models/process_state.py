@@ -7,20 +7,60 @@ import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 
 import numpy as np
 import torch
 
-__all__ = ["exclusive", "import_whole", "kept_random_state", "kept_warnings", "seed_generators", "seed_torch"]
+__all__ = [
+    "exclusive",
+    "import_whole",
+    "kept_filters",
+    "kept_random_state",
+    "kept_warnings",
+    "seed_generators",
+    "seed_torch",
+]
 
-_lock = threading.RLock()
-_undo: list[Callable[[], None]] = []
+
+class _OneThread:
+    """Blocks for one thread at a time, which may be nested, and are undone in a process that another thread forks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._undo: list[Callable[[], None]] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+
+    @contextmanager
+    def block(self, undo: Callable[[], None] | None = None) -> Iterator[None]:
+        with self._lock:
+            if undo is None:
+                yield
+                return
+            self._undo.append(undo)
+            try:
+                yield
+            finally:
+                self._undo.pop()
+
+    def _reset(self) -> None:
+        """Release the lock in a forked process, and undo the blocks of the thread that held it, which is not there."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            return
+        self._lock = threading.RLock()
+        while self._undo:
+            self._undo.pop()()
 
 
-@contextmanager
-def exclusive(undo: Callable[[], None] | None = None) -> Iterator[None]:
+_imported: set[str] = set()
+_state = _OneThread()
+_filters = _OneThread()  # entered inside blocks of the other, never around them
+
+
+def exclusive(undo: Callable[[], None] | None = None) -> AbstractContextManager[None]:
     """A block for one thread at a time, which may be nested.
 
     Waiting inside for another thread that enters such a block is a deadlock.
@@ -29,15 +69,7 @@ def exclusive(undo: Callable[[], None] | None = None) -> Iterator[None]:
         undo: Restores the state that the block changes. It is called in a process that another thread forks during the
             block, since the block never ends there.
     """
-    with _lock:
-        if undo is None:
-            yield
-            return
-        _undo.append(undo)
-        try:
-            yield
-        finally:
-            _undo.pop()
+    return _state.block(undo)
 
 
 def import_whole(*names: str) -> None:
@@ -57,12 +89,15 @@ def import_whole(*names: str) -> None:
         >>> from latentmix.models.process_state import import_whole
         >>> import_whole("xml.dom", "xml.sax")
     """
+    if _imported.issuperset(names):
+        return
     errors = []
 
     def load() -> None:
         try:
             for name in names:
                 import_module(name)
+                _imported.add(name)
         except Exception as error:
             errors.append(error)
 
@@ -121,20 +156,20 @@ def kept_warnings(*, record: bool = False) -> Iterator[list[warnings.WarningMess
     Args:
         record: Whether warnings are appended to the list that the block yields, instead of shown.
     """
-    with exclusive(), warnings.catch_warnings(record=record) as caught:
+    with exclusive(), kept_filters(record=record) as caught:
+        yield caught
+
+
+@contextmanager
+def kept_filters(*, record: bool = False) -> Iterator[list[warnings.WarningMessage]]:
+    """`kept_warnings` around calls of other libraries alone, such as scikit-learn, which change the filters themselves.
+
+    Where two threads change them at a time, those of one stay for good. Such a block waits for others that change them,
+    not for a fit in another thread that holds the process's randomness: nothing in it may enter `exclusive`.
+
+    Args:
+        record: Whether warnings are appended to the list that the block yields, instead of shown.
+    """
+    kept = warnings.catch_warnings(record=record)
+    with _filters.block(lambda: kept.__exit__(None, None, None)), kept as caught:
         yield [] if caught is None else caught
-
-
-def _reset_after_fork() -> None:
-    """Release the lock in a forked process, and undo the blocks of the thread that held it, which is not there."""
-    global _lock
-    if _lock.acquire(blocking=False):
-        _lock.release()
-        return
-    _lock = threading.RLock()
-    while _undo:
-        _undo.pop()()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentmix.models.process_state import kept_filters
+
 __all__ = ["check_budget", "draw_labelled", "held_out_fifth", "shortened"]
 
 SMALL = 7  # a smaller class may be absent from a split; scikit-learn refuses a class of one
@@ -39,7 +41,8 @@ def held_out_fifth(labels: Tensor | None, length: int, seed: int) -> tuple[NDArr
     if labels is not None and _has_small_class(labels):
         return _stratified(labels.numpy(), math.ceil(length / 5), seed)
     classes = None if labels is None else labels.numpy()
-    kept, held = train_test_split(np.arange(length), test_size=0.2, random_state=seed, stratify=classes)
+    with kept_filters():
+        kept, held = train_test_split(np.arange(length), test_size=0.2, random_state=seed, stratify=classes)
     return kept, held
 
 

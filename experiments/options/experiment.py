@@ -222,8 +222,6 @@ def _rehearse(name: str, optimizer: Any, schedule: str, scheduler: Any, steps: i
             if scheduler is not None:
                 stepped = scheduler(made)
                 loss = [1.0] if isinstance(stepped, ReduceLROnPlateau) else []
-                if loss and by_steps:
-                    raise ValueError("it is stepped by the loss of an epoch, not by minibatches (--schedule_steps)")
                 for _ in range(min(steps, LONGEST_REHEARSAL)):
                     stepped.step(*loss)
         except Exception as error:

@@ -20,6 +20,7 @@ from torchmetrics.image import StructuralSimilarityIndexMeasure
 from latentmix.experiments.data.pixels import ToFloat
 from latentmix.guides import AmortizedGuide
 from latentmix.models import VAE
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["Reconstruction", "calibration", "classification", "reconstruct", "reconstruction"]
 
@@ -100,7 +101,9 @@ def classification(
         `accuracy`; `precision`, `recall` and `f1`, their means over the classes that occur; `per_class`, by name;
         `confusion`, true classes by row; `ari` and `nmi`, adjusted Rand index and normalised mutual information.
     """
-    columns = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0.0)
+    with kept_filters():
+        columns = precision_recall_fscore_support(labels, predicted, labels=list(classes), zero_division=0.0)
+        ari, nmi = adjusted_rand_score(labels, assignments), normalized_mutual_info_score(labels, assignments)
     present = columns[3] > 0
     names = ("precision", "recall", "f1", "support")
     per_class = {
@@ -113,8 +116,8 @@ def classification(
         **macro,
         "per_class": per_class,
         "confusion": _confusion(labels, predicted, classes).tolist(),
-        "ari": float(adjusted_rand_score(labels, assignments)),
-        "nmi": float(normalized_mutual_info_score(labels, assignments)),
+        "ari": float(ari),
+        "nmi": float(nmi),
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from latentmix.experiments.figures.planes import Plane, latent_plane
 from latentmix.experiments.figures.style import Array, as_array
 from latentmix.models.display import Displayed
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["Projections", "project"]
 
@@ -74,6 +75,6 @@ def project(latents: ArrayLike | Tensor, *, limit: int = 1500, seed: int = 0) ->
         return Projections(rows, {"PCA": np.zeros_like(flat), "t-SNE": np.zeros_like(flat)}, plane)
     perplexity = min(30.0, (len(rows) - 1) / 3)
     tsne = TSNE(2, init="pca", perplexity=perplexity, random_state=seed)
-    with threadpool_limits(1):  # its thousand short parallel regions take minutes on shared cores
+    with kept_filters(), threadpool_limits(1):  # its thousand short parallel regions take minutes on shared cores
         neighbours = tsne.fit_transform((data[rows] - plane.origin) / scale)
     return Projections(rows, {"PCA": flat, "t-SNE": as_array(neighbours)}, plane)

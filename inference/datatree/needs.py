@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import xarray as xr
 
 __all__ = ["obstacle"]
@@ -69,8 +70,9 @@ def _sampled(tree: xr.DataTree, function: str, svi: bool) -> str | None:
 def _varying(tree: xr.DataTree, function: str, svi: bool) -> str | None:
     """Importance ratios that are equal at all draws, as where a mask excludes a datum, have no tail."""
     for name, values in {} if svi else tree["log_likelihood"].data_vars.items():
-        equal = values.max(("chain", "draw")) == values.min(("chain", "draw"))
-        if bool(equal.any()) and values.sizes["chain"] * values.sizes["draw"] > 1:
+        draws = values.transpose("chain", "draw", ...).to_numpy()
+        equal = np.fmax.reduce(draws, (0, 1)) == np.fmin.reduce(draws, (0, 1))
+        if equal.any() and draws.shape[0] * draws.shape[1] > 1:
             return (
                 f"Expected a log likelihood that varies with the draw at every datum for {function}; got the same at "
                 f"every draw for {int(equal.sum())} of {equal.size} data of {name}, as a mask gives: leave these data "

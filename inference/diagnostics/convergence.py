@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from latentmix.models.process_state import kept_filters
+
 __all__ = ["array_statistics", "effective_size", "split_r_hat"]
 
 Array = NDArray[np.float64]
@@ -31,7 +33,7 @@ def split_r_hat(values: Array) -> Array:
     if len(values) == 1:
         half = values.shape[1] // 2
         values = np.concatenate([values[:, :half], values[:, half : 2 * half]])
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), kept_filters():
         return np.asarray(array_statistics().rhat(values, chain_axis=0, draw_axis=1), dtype=np.float64)
 
 
@@ -52,7 +54,7 @@ def effective_size(values: Array, kind: Literal["bulk", "tail"] = "bulk") -> Arr
         True
     """
     options: dict[str, Any] = {"prob": (0.05, 0.95)} if kind == "tail" else {}
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), kept_filters():
         size = array_statistics().ess(values, chain_axis=0, draw_axis=1, method=kind, **options)
     return np.asarray(size, dtype=np.float64)
 

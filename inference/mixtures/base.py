@@ -36,6 +36,7 @@ from latentmix.models.mixture.covariances import (
     covariance_types,
 )
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["MixtureEstimator"]
 
@@ -290,14 +291,15 @@ class MixtureEstimator(DensityMixin, BaseEstimator, ABC):  # type: ignore[misc]
             validate_data(self, x, reset=reset, skip_check_array=True)
             return x
         try:
-            array: NDArray[Any] = validate_data(
-                self,
-                as_array(X) if isinstance(X, np.ma.MaskedArray) else X,
-                reset=reset,
-                dtype=[np.float64, np.float32],
-                ensure_min_samples=least,
-                ensure_all_finite=False if shared else "allow-nan" if self._missing else True,
-            )
+            with kept_filters():
+                array: NDArray[Any] = validate_data(
+                    self,
+                    as_array(X) if isinstance(X, np.ma.MaskedArray) else X,
+                    reset=reset,
+                    dtype=[np.float64, np.float32],
+                    ensure_min_samples=least,
+                    ensure_all_finite=False if shared else "allow-nan" if self._missing else True,
+                )
         except ValueError as error:
             if not str(error).startswith("Input X contains NaN"):
                 raise

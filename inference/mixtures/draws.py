@@ -21,6 +21,7 @@ from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceStructure
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.process_state import kept_filters
 from latentmix.models.words import plural
 
 __all__ = ["MixturePosterior", "in_data_coordinates"]
@@ -194,7 +195,8 @@ class MixturePosterior(Displayed):
             for name, part in columns.items()
             for index in np.ndindex(part["mean"].shape)
         }
-        return pandas.DataFrame.from_dict(rows, orient="index")
+        with kept_filters():
+            return pandas.DataFrame.from_dict(rows, orient="index")
 
     def table(self) -> str:
         """The `summary` as aligned text, and the `worst` figures of convergence."""

@@ -53,7 +53,7 @@ class Matrices(CovarianceStructure):
         upper = inverse_lower(factor).mT
         # NaN where a variance is not positive and finite.
         given = factor.diagonal(dim1=-2, dim2=-1) / covariances.diagonal(dim1=-2, dim2=-1).sqrt()
-        if not int(info.max()) and float(given.amin()) >= LEAST_COLLINEARITY:
+        if not int(info.max()) and float(given.detach().amin()) >= LEAST_COLLINEARITY:
             return upper
         return upper.where(((given.amin(-1) >= LEAST_COLLINEARITY) & (info == 0))[..., None, None], torch.nan)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -21,6 +23,9 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from latentmix.experiments.data.splits import held_out_fifth
+from latentmix.experiments.runs.metrics import classification
+from latentmix.experiments.runs.projections import project
 from latentmix.guides import AmortizedGuide, MLPEncoder
 from latentmix.inference import (
     BayesianGaussianMixture,
@@ -30,18 +35,22 @@ from latentmix.inference import (
     fit,
     latent_statistics,
     log_likelihood,
+    to_datatree,
 )
+from latentmix.inference.datatree import obstacle
 from latentmix.inference.isolation import isolated
 from latentmix.inference.mixtures.analysis.modes import modes
+from latentmix.inference.mixtures.analysis.psis import leave_one_out
 from latentmix.inference.mixtures.analysis.standard_errors import standard_errors
 from latentmix.inference.mixtures.nuts.fit import NUTS
 from latentmix.inference.mixtures.svi.fit import SVI
-from latentmix.models import VAE, Bernoulli, MixturePrior, MLPDecoder, StandardNormal
+from latentmix.models import VAE, Bernoulli, MixturePrior, MLPDecoder, StandardNormal, process_state
 from latentmix.models.process_state import kept_warnings
 
 from tests.inference.process import differences, plane, snapshot
 
 SHAPE = (1, 4, 4)
+POINTS = (pd.DataFrame(plane().numpy()), pd.DataFrame(plane().numpy().astype(object)), plane().tolist())
 
 
 def model(x: Tensor) -> None:
@@ -91,6 +100,14 @@ def drawn(seed: int) -> Any:
     return [value.tolist() for value in values]
 
 
+def inspected(seed: int) -> Any:
+    """Draws by MCMC and by SVI as trees, and what their checks say."""
+    mixture = GaussianMixture(2, inference=NUTS(draws=6, warmup=6, chains=2), random_state=seed)
+    tree = to_datatree(mixture.fit(plane()), X=plane())
+    values = np.random.RandomState(seed).randn(2, 50, 5)
+    return mixture.posterior_.table(), obstacle(tree, "loo"), leave_one_out(values).pareto_k.tolist()
+
+
 # What isolates, or draws, by name: from a seed to plain numbers.
 WORK: dict[str, Callable[[int], Any]] = {
     "SVI of a mixture": lambda seed: mixture(seed, inference="svi"),
@@ -111,6 +128,13 @@ WORK: dict[str, Callable[[int], Any]] = {
         GaussianMixture(2, random_state=seed).fit(plane()), plane(), method="bootstrap", n_bootstrap=3
     ).means.tolist(),
     "modes": lambda seed: modes(plane(), 2, n_starts=3, random_state=seed).n_best,
+    "data frames and lists": lambda seed: [
+        GaussianMixture(2, random_state=seed).fit(points).predict(points).tolist() for points in POINTS
+    ],
+    "draws for ArviZ": inspected,
+    "classification": lambda seed: classification(*np.random.RandomState(seed).randint(3, size=(3, 20)), range(3)),
+    "splits": lambda seed: [rows.tolist() for rows in held_out_fifth(torch.arange(40) % 2, 40, seed)],
+    "projections": lambda seed: project(np.random.RandomState(seed).randn(20, 3), seed=seed).points["t-SNE"].tolist(),
 }
 
 
@@ -134,6 +158,24 @@ def test_threads_give_the_results_of_sequential_fits(name: str) -> None:
     in_turn = [WORK[name](seed) for seed in seeds]
     assert in_threads(WORK[name], seeds) == in_turn
     assert differences(before, snapshot()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WORK)
+def test_filters_of_warnings_are_changed_by_one_thread_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by the libraries that are called: what a race would leave behind shows rarely, the lack of a lock always."""
+    WORK[name](0)  # imports what is imported on use
+    enter, lock = warnings.catch_warnings.__enter__, process_state._filters._lock
+    unguarded = []
+
+    def entered(block: Any) -> Any:
+        if not lock._is_owned():
+            unguarded.append("".join(traceback.format_stack(limit=9)[:-1]))
+        return enter(block)
+
+    monkeypatch.setattr(warnings.catch_warnings, "__enter__", entered)
+    WORK[name](1)
+    assert unguarded == []
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -25,7 +25,7 @@ from latentmix.inference.workers import tied
 from latentmix.models.arguments import check_n_jobs
 from latentmix.models.display import Displayed
 from latentmix.models.mixture.covariances import CovarianceType
-from latentmix.models.process_state import kept_warnings
+from latentmix.models.process_state import kept_filters, kept_warnings
 from latentmix.models.words import plural
 
 __all__ = ["Mode", "ModeReport", "modes"]
@@ -261,7 +261,8 @@ def modes(
     if not ends:
         raise ValueError(f"Expected a start that ends; got {n_starts} that fail: {failures[0]}")
     ends.sort(key=lambda end: -end.log_likelihood)
-    ari = np.array([[adjusted_rand_score(a.partition, b.partition) for b in ends] for a in ends])
+    with kept_filters():
+        ari = np.array([[adjusted_rand_score(a.partition, b.partition) for b in ends] for a in ends])
     starts = [place for place, end in enumerate(ends) if end.mixture is not known]
     outcome = ModeReport(
         n_components=n_components,

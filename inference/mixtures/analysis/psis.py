@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from latentmix.inference.diagnostics.convergence import array_statistics, effective_size, split_r_hat
 from latentmix.inference.mixtures.points.arrays import as_tensor
 from latentmix.models.display import Displayed
-from latentmix.models.process_state import kept_warnings
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["LeaveOneOut", "leave_one_out"]
 
@@ -88,7 +88,7 @@ def leave_one_out(log_likelihood: ArrayLike) -> LeaveOneOut:
     total = values.sum(0)
     ess = float(effective_size(total))
     efficiency = min(ess / total.size, 1.0) if math.isfinite(ess) else 1.0
-    with kept_warnings():
+    with kept_filters():
         warnings.simplefilter("ignore")  # a high k is reported, not warned of
         densities, pareto_k, effective = array_statistics().loo(values, r_eff=efficiency)
     r_hat = float(split_r_hat(total)) if len(total) > 1 else math.nan

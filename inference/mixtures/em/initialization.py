@@ -18,6 +18,7 @@ from latentmix.inference.mixtures.em.statistics import SufficientStatistics
 from latentmix.inference.mixtures.points.points import Points, as_points
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
 from latentmix.models.mixture.parameters import MixtureParameters
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["StartMethod", "from_labels", "from_seeds", "initialize", "start"]
 
@@ -340,11 +341,13 @@ def _seeds(points: Points, n_components: int, method: StartMethod, random_state:
     rows, weight = _merged(rows, weight, n_components)
     seeds: NDArray[np.floating]
     if method == "kmeans":
-        clusters = KMeans(n_components, n_init=1, random_state=random_state).fit(rows, sample_weight=weight)
+        with kept_filters():
+            clusters = KMeans(n_components, n_init=1, random_state=random_state).fit(rows, sample_weight=weight)
         seeds = clusters.cluster_centers_
     elif method == "k-means++":
         centred = rows - rows.mean(0, dtype=np.float64)  # its distances are of expanded squares
-        _, places = kmeans_plusplus(centred, n_components, random_state=random_state, sample_weight=weight)
+        with kept_filters():
+            _, places = kmeans_plusplus(centred, n_components, random_state=random_state, sample_weight=weight)
         seeds = rows[places]
     else:
         chance = None if weight is None or np.count_nonzero(weight) < n_components else weight / weight.sum()

@@ -14,6 +14,7 @@ from latentmix.inference.mixtures.matching import align_draws
 from latentmix.inference.mixtures.potential.mode import local_mode
 from latentmix.inference.mixtures.potential.potential import MixturePotential
 from latentmix.inference.mixtures.standardised import StandardisedModel
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["ChainModes", "modes_of_chains"]
 
@@ -78,11 +79,10 @@ def modes_of_chains(
     leaders: list[int] = []
     belongs = np.zeros(len(ends), dtype=int)
     for end in sorted(range(len(ends)), key=lambda end: ends[end][0]):
-        same = (
-            place for place, leader in enumerate(leaders) if adjusted_rand_score(ends[leader][1], ends[end][1]) >= _SAME
-        )
-        belongs[end] = next(same, len(leaders))
-        if belongs[end] == len(leaders):
+        with kept_filters():
+            same = [adjusted_rand_score(ends[leader][1], ends[end][1]) >= _SAME for leader in leaders]
+        belongs[end] = same.index(True) if any(same) else len(leaders)
+        if not any(same):
             leaders.append(end)
     return ChainModes(
         tuple((int(first), int(second)) for first, second in belongs.reshape(chains, 2)),

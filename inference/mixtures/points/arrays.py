@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.masked import MaskedTensor
 
 from latentmix.inference.isolation import ordinary
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["Array", "as_array", "as_tensor", "check_unmasked", "listed_rows", "marked", "returned", "slices"]
 
@@ -39,7 +40,8 @@ def as_array(values: Any) -> Array:
     values = marked(values)
     if _is_masked(values):
         values = np.ma.filled(values.astype(np.float64) if values.dtype.kind in "biu" else values, np.nan)
-    array = np.asarray(values)
+    with kept_filters():
+        array = np.asarray(values)
     if array.dtype.kind == "O":
         array = _of_objects(array)
     if array.dtype.kind not in "biuf":
@@ -54,9 +56,11 @@ def marked(values: Any) -> Any:
     """
     if isinstance(values, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in values):
         return np.ma.stack(values)
-    if hasattr(values, "notna") and np.dtype(object) in np.atleast_1d(getattr(values, "dtypes", ())):
-        return values.where(values.notna(), np.nan)
-    return values
+    if not hasattr(values, "notna"):
+        return values
+    with kept_filters():
+        of_objects = np.dtype(object) in np.atleast_1d(getattr(values, "dtypes", ()))
+        return values.where(values.notna(), np.nan) if of_objects else values
 
 
 def as_tensor(values: Any) -> Tensor:

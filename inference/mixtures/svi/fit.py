@@ -529,7 +529,7 @@ def _levelled(bounds: Sequence[float]) -> bool:
     """
     count = len(bounds) // 4
     if count < 2:
-        return True  # too few to tell
+        return False  # too few to tell
     earlier, later = (
         torch.tensor(part, dtype=torch.float64) for part in (bounds[-2 * count : -count], bounds[-count:])
     )

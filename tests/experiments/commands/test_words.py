@@ -164,7 +164,7 @@ CASES = cases() | {
     ),
     "steps of a plateau": (
         ["--scheduler", "ReduceLROnPlateau", "--schedule_steps", "true"],
-        "got ReduceLROnPlateau: it is stepped by the loss of an epoch",
+        "got ReduceLROnPlateau, which is stepped by the loss of an epoch: pass another",
     ),
     "a period of none": (["--scheduler", "CosineAnnealingLR(0)"], "got CosineAnnealingLR(T_max=0)"),
     "a schedule of the mixture": (

@@ -127,6 +127,13 @@ def test_few_steps_are_not_called_converged() -> None:
     assert "promises" in result.guides[0].note
 
 
+def test_a_noisy_fit_too_short_to_tell_is_not_called_converged() -> None:
+    svi = SVI(batch_size=50, epochs=7)
+    with pytest.warns(match="did not converge in 7 iterations"):
+        mixture = GaussianMixture(2, inference=svi, random_state=0).fit(two_groups(3))
+    assert not mixture.converged_
+
+
 @pytest.mark.parametrize("epochs", [40, 80])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_noisy_bound_that_still_rises_is_not_called_converged(seed: int, epochs: int) -> None:
