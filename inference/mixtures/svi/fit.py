@@ -42,7 +42,7 @@ from latentmix.inference.mixtures.standardised import (
 )
 from latentmix.inference.mixtures.svi.guides import TriedGuide, class_of, fit_guides, is_normal
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
-from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
+from latentmix.inference.mixtures.svi.objective import PointMass, RegularizedEnum
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
 from latentmix.inference.objectives.base import Objective
 from latentmix.inference.svi.fit import SVIResult, fit
@@ -188,7 +188,7 @@ class _Watch(Callback):
         smooth: Whether steps are so regular that two small changes in succession are the end.
     """
 
-    def __init__(self, guide: AutoGuide, objective: Noiseless | None, tol: float, patience: int, smooth: bool) -> None:
+    def __init__(self, guide: AutoGuide, objective: PointMass | None, tol: float, patience: int, smooth: bool) -> None:
         self.guide, self.objective, self.tol, self.patience, self.smooth = guide, objective, tol, patience, smooth
         self.losses: list[float] = []
         self.values: list[float] = []
@@ -429,13 +429,13 @@ class SVI(Algorithm):
             optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
         floor = reg_covar / scale.square()
         objective: Objective = (
-            RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), model, floor)
-            if noisy
-            else Noiseless(model, floor, keeps=not self.compile)
+            PointMass(model, floor, keeps=not (batched or self.compile))
+            if isinstance(guide, AutoDelta)
+            else RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), model, floor)
         )
         watch = _Watch(
             guide,
-            objective if isinstance(objective, Noiseless) else None,
+            objective if not noisy and isinstance(objective, PointMass) else None,
             self.tol,
             self.patience,
             smooth=metric is not None,

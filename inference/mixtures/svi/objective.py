@@ -15,7 +15,7 @@ from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.elbos import EnumObjective
 from latentmix.models.mixture.model import MixtureModel
 
-__all__ = ["Noiseless", "RegularizedEnum"]
+__all__ = ["PointMass", "RegularizedEnum"]
 
 
 class RegularizedEnum(EnumObjective):
@@ -45,17 +45,16 @@ class RegularizedEnum(EnumObjective):
         return loss + self._floor(values, joint, sites["x"]["scale"]), elbo, log_likelihood
 
 
-class Noiseless(Objective):
-    """`RegularizedEnum` of a point-mass guide and all the data, in one pass of the model.
+class PointMass(Objective):
+    """`RegularizedEnum` of a point-mass guide, in one pass of the model.
 
     The ELBO of a point mass is the log-density of the data and of the point, the assignments summed out. `fit` asks for
-    it more than once before its first step: it is kept until the next gradient, as no parameter moves before, unless
-    steps are to be compiled.
+    that of all the data more than once before its first step, while no parameter moves.
 
     Args:
         model: The mixture, without a floor.
         regularization: `(D,)` variances that are added.
-        keeps: Whether terms are kept.
+        keeps: Whether terms are kept until the next gradient: not of minibatches, nor where steps are compiled.
     """
 
     def __init__(self, model: MixtureModel, regularization: Tensor, *, keeps: bool = True) -> None:

@@ -15,8 +15,9 @@ from latentmix.inference.mixtures.em.em import fit_em
 from latentmix.inference.mixtures.em.initialization import start
 from latentmix.inference.mixtures.gaussian import GaussianMixture
 from latentmix.inference.mixtures.svi.fit import SVI
-from latentmix.inference.mixtures.svi.objective import Noiseless, RegularizedEnum
+from latentmix.inference.mixtures.svi.objective import PointMass, RegularizedEnum
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
+from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import OrderedMeans
 from latentmix.models.mixture.quadratic import ExpandedPoints
@@ -103,7 +104,7 @@ def test_terms_of_one_pass_equal_pyro_s_elbo_and_are_kept_until_a_gradient(
     points = (x - fitted.location) / fitted.scale
     floor = torch.full((3,), reg_covar).double()
     plain = RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), fitted.model, floor)
-    kept = Noiseless(fitted.model, floor)
+    kept = PointMass(fitted.model, floor)
     leaves = list(fitted.guide.parameters())
     each, again = kept.terms(fitted.model, fitted.guide, points), kept.terms(fitted.model, fitted.guide, points)
     assert each is again
@@ -119,6 +120,24 @@ def test_terms_of_one_pass_equal_pyro_s_elbo_and_are_kept_until_a_gradient(
             leaves[0].add_(0.1)
     half = kept.terms(fitted.model, fitted.guide, points[:300])
     torch.testing.assert_close(half.loss, plain.terms(fitted.model, fitted.guide, points[:300]).loss)
+
+
+@pytest.mark.parametrize("reg_covar", [0.0, 0.2])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_point_masses_learn_from_minibatches_as_by_pyro_s_elbo(
+    x: torch.Tensor, covariance_type: str, reg_covar: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, fits = first(x, covariance_type), []
+
+    def plain(model: MixtureModel, floor: torch.Tensor, *, keeps: bool) -> RegularizedEnum:
+        assert not keeps
+        return RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), model, floor)
+
+    for objective in (PointMass, plain):
+        monkeypatch.setattr("latentmix.inference.mixtures.svi.fit.PointMass", objective)
+        fits.append(SVI(epochs=3, batch_size=170).fit(x, begin, FitOptions(reg_covar=reg_covar)))
+    assert fits[0].lower_bounds == pytest.approx(fits[1].lower_bounds, rel=0, abs=1e-10)
+    torch.testing.assert_close(fits[0].parameters.means, fits[1].parameters.means, rtol=0, atol=1e-10)
 
 
 def test_a_given_width_of_the_guide_is_used(x: torch.Tensor) -> None:
