@@ -7,7 +7,7 @@ import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
 
 import numpy as np
@@ -52,7 +52,8 @@ class _OneThread:
             return
         self._lock = threading.RLock()
         while self._undo:
-            self._undo.pop()()
+            with suppress(Exception):  # of a block that had not begun
+                self._undo.pop()()
 
 
 _imported: set[str] = set()
@@ -162,10 +163,11 @@ def kept_warnings(*, record: bool = False) -> Iterator[list[warnings.WarningMess
 
 @contextmanager
 def kept_filters(*, record: bool = False) -> Iterator[list[warnings.WarningMessage]]:
-    """`kept_warnings` around calls of other libraries alone, such as scikit-learn, which change the filters themselves.
+    """A block of calls of other libraries, after which the filters of warnings are restored, one thread at a time.
 
-    Where two threads change them at a time, those of one stay for good. Such a block waits for others that change them,
-    not for a fit in another thread that holds the process's randomness: nothing in it may enter `exclusive`.
+    scikit-learn, pandas and others change the filters themselves; where two threads do so at a time, those of one stay
+    for good. Such a block waits for others like it and for `kept_warnings`, not for `exclusive`, which nothing in it
+    may enter.
 
     Args:
         record: Whether warnings are appended to the list that the block yields, instead of shown.

@@ -9,6 +9,7 @@ from typing import Literal
 from latentmix.experiments.comparison.results import RunComparison
 from latentmix.experiments.comparison.text import as_markdown, as_text
 from latentmix.experiments.runs.folders import make_folder
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["printed", "write_files"]
 
@@ -23,7 +24,8 @@ def printed(comparison: RunComparison, form: Literal["table", "json", "csv", "ma
     if form == "json":
         return json.dumps(comparison.to_dict(), indent=1, allow_nan=False) + "\n"
     if form == "csv":
-        text: str = comparison.table.to_csv(lineterminator="\n")
+        with kept_filters():
+            text: str = comparison.table.to_csv(lineterminator="\n")
         return text
     return as_markdown(comparison) if form == "markdown" else as_text(comparison) + "\n"
 

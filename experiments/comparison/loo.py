@@ -91,9 +91,9 @@ def _compared(fit: str, latents: str, sources: Sequence[Source]) -> list[LooRow]
     with kept_warnings():
         warnings.simplefilter("ignore")  # rows count the latents that ArviZ warns of
         elpds = {source.name: pointwise_elpd(dict(_fits(source, []))[fit]) for source in sources}
-        table = arviz.compare(elpds, round_to="none")
+        table = list(arviz.compare(elpds, round_to="none").iterrows())
     rows = []
-    for name, row in table.iterrows():
+    for name, row in table:
         k = np.asarray(elpds[str(name)].pareto_k)
         rows.append(
             LooRow(

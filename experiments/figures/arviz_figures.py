@@ -13,7 +13,7 @@ from matplotlib.rcsetup import cycler
 
 from latentmix.experiments.figures.style import COLOURS, INK, PAPER, SMALL, WIDTH, new_figure
 from latentmix.experiments.options.names import LEVEL
-from latentmix.models.process_state import exclusive
+from latentmix.models.process_state import exclusive, kept_filters
 
 __all__ = ["Make", "arviz_style"]
 
@@ -48,25 +48,25 @@ def arviz_style(make: Make | None = None) -> Iterator[None]:
     from arviz_plots.backend import matplotlib as backend
 
     core: Any = backend.core
-    thread, original, ours = threading.get_ident(), core.subplots, make or _subplots
+    with exclusive(), kept_filters():  # what is restored is read when this thread holds the locks
+        thread, original, ours = threading.get_ident(), core.subplots, make or _subplots
+        settings = dict(matplotlib.rcParams)
 
-    def subplots(*rows_and_columns: Any, **options: Any) -> tuple[Any, Any]:
-        inside = threading.get_ident() == thread
-        return (ours if inside else original)(*rows_and_columns, **options)
+        def subplots(*rows_and_columns: Any, **options: Any) -> tuple[Any, Any]:
+            inside = threading.get_ident() == thread
+            return (ours if inside else original)(*rows_and_columns, **options)
 
-    settings = dict(matplotlib.rcParams)
+        def restore() -> None:
+            core.subplots = original
+            dict.update(matplotlib.rcParams, settings)
 
-    def restore() -> None:
-        core.subplots = original
-        dict.update(matplotlib.rcParams, settings)
-
-    with exclusive(restore), ExitStack() as stack:
-        stack.enter_context(matplotlib.rc_context(STYLE))
-        options = {"plot.backend": "matplotlib", "plot.max_subplots": 200, "stats.ci_prob": LEVEL}
-        stack.enter_context(arviz_base.rc_context(options))
-        stack.callback(setattr, core, "subplots", original)
-        core.subplots = subplots
-        yield
+        with exclusive(restore), ExitStack() as stack:
+            stack.enter_context(matplotlib.rc_context(STYLE))
+            options = {"plot.backend": "matplotlib", "plot.max_subplots": 200, "stats.ci_prob": LEVEL}
+            stack.enter_context(arviz_base.rc_context(options))
+            stack.callback(setattr, core, "subplots", original)
+            core.subplots = subplots
+            yield
 
 
 def _subplots(rows: int, columns: int, *, figsize: Any, subplot_kw: Any, **options: Any) -> tuple[Figure, Any]:

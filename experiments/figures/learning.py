@@ -29,7 +29,7 @@ from latentmix.experiments.figures.style import (
     legend_rows,
     wrapped,
 )
-from latentmix.models.process_state import kept_warnings
+from latentmix.models.process_state import kept_filters
 
 __all__ = ["learning_curves"]
 
@@ -140,7 +140,7 @@ def _label(group: str, by_split: Mapping[str, Array], width: float = NAME_WIDTH,
 def _draw(axes: Axes, table: Array, colour: str, marker: str, line: str) -> None:
     epochs = np.arange(1, table.shape[1] + 1)
     if len(table) > 1:
-        with kept_warnings():
+        with kept_filters():
             warnings.simplefilter("ignore", RuntimeWarning)  # of epochs that no run has
             low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
         axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)

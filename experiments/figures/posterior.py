@@ -415,7 +415,8 @@ def _by_feature(tree: xr.DataTree, most: int = 12) -> xr.DataTree:
 
 def _of_draws(variables: xr.Dataset, draws: xr.DataArray) -> xr.Dataset:
     """The draws of a group that another one has, where these are among them."""
-    return variables.sel(draw=draws) if bool(draws.isin(variables["draw"]).all()) else variables
+    among = bool(np.isin(draws, variables["draw"]).all())
+    return variables.sel(draw=draws) if among else variables
 
 
 def _left_out(tree: xr.DataTree, shown: xr.DataTree) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentmix.inference.mixtures.em.e_step import EStep
 from latentmix.inference.mixtures.em.initialization import from_labels, initialize, start
-from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked
+from latentmix.inference.mixtures.points.arrays import as_tensor, check_unmasked, plain_array
 from latentmix.inference.mixtures.points.points import Points
 from latentmix.inference.mixtures.points.validation import given_start
 from latentmix.models.mixture.covariances import CovarianceStructure, covariance_structure
@@ -120,7 +120,7 @@ def check_resumable(last: MixtureParameters, structure: CovarianceStructure, n_c
 def _tensor_of(labels: Any) -> Tensor:
     check_unmasked(labels, "labels", "pass labels.filled(-1)")
     if not isinstance(labels, Tensor):
-        array = np.asarray(labels)
+        array = plain_array(labels)
         array = np.asarray(array.tolist()) if array.dtype.kind == "O" else array
         if array.dtype.kind not in "biuf":
             raise ValueError(f"Expected integer labels, -1 where unknown; got values of dtype {array.dtype}.")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import arviz
 import joblib
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from latentmix.experiments.data.splits import held_out_fifth
+from latentmix.experiments.figures.arviz_figures import arviz_style
 from latentmix.experiments.runs.metrics import classification
 from latentmix.experiments.runs.projections import project
 from latentmix.guides import AmortizedGuide, MLPEncoder
@@ -50,7 +52,9 @@ from latentmix.models.process_state import kept_warnings
 from tests.inference.process import differences, plane, snapshot
 
 SHAPE = (1, 4, 4)
-POINTS = (pd.DataFrame(plane().numpy()), pd.DataFrame(plane().numpy().astype(object)), plane().tolist())
+FRAME, LABELS = pd.DataFrame(plane().numpy()), pd.Series([0, 1] * 20, dtype="Int64")
+WEIGHTS = [pd.Series([1.0] * 20, dtype="Float64")] * 2
+POINTS = (FRAME, FRAME.astype(object), plane().tolist(), list(zip(np.split(plane().numpy(), 2), WEIGHTS, strict=True)))
 
 
 def model(x: Tensor) -> None:
@@ -101,11 +105,13 @@ def drawn(seed: int) -> Any:
 
 
 def inspected(seed: int) -> Any:
-    """Draws by MCMC and by SVI as trees, and what their checks say."""
+    """Draws by NUTS as a table, a tree and a picture, and what checks say of them."""
     mixture = GaussianMixture(2, inference=NUTS(draws=6, warmup=6, chains=2), random_state=seed)
     tree = to_datatree(mixture.fit(plane()), X=plane())
     values = np.random.RandomState(seed).randn(2, 50, 5)
-    return mixture.posterior_.table(), obstacle(tree, "loo"), leave_one_out(values).pareto_k.tolist()
+    with arviz_style():
+        panels = len(arviz.plot_rank(tree, var_names=["weights"]).viz["figure"].item().axes)
+    return mixture.posterior_.table(), panels, obstacle(tree, "loo"), leave_one_out(values).pareto_k.tolist()
 
 
 # What isolates, or draws, by name: from a seed to plain numbers.
@@ -129,7 +135,8 @@ WORK: dict[str, Callable[[int], Any]] = {
     ).means.tolist(),
     "modes": lambda seed: modes(plane(), 2, n_starts=3, random_state=seed).n_best,
     "data frames and lists": lambda seed: [
-        GaussianMixture(2, random_state=seed).fit(points).predict(points).tolist() for points in POINTS
+        GaussianMixture(2, random_state=seed).fit(points, **given).means_.tolist()
+        for points, given in (*((points, {}) for points in POINTS), (FRAME, {"labels": LABELS}))
     ],
     "draws for ArviZ": inspected,
     "classification": lambda seed: classification(*np.random.RandomState(seed).randint(3, size=(3, 20)), range(3)),

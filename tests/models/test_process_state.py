@@ -82,7 +82,7 @@ def test_blocks_that_change_filters_do_not_overlap(block: Callable[[], AbstractC
 
 
 def test_filters_do_not_wait_for_a_fit_in_another_thread() -> None:
-    with exclusive(), ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, exclusive():
         threads.submit(_enter).result(10)
 
 

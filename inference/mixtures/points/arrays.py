@@ -14,7 +14,17 @@ from torch.masked import MaskedTensor
 from latentmix.inference.isolation import ordinary
 from latentmix.models.process_state import kept_filters
 
-__all__ = ["Array", "as_array", "as_tensor", "check_unmasked", "listed_rows", "marked", "returned", "slices"]
+__all__ = [
+    "Array",
+    "as_array",
+    "as_tensor",
+    "check_unmasked",
+    "listed_rows",
+    "marked",
+    "plain_array",
+    "returned",
+    "slices",
+]
 
 Array = NDArray[Any] | Tensor
 
@@ -40,13 +50,18 @@ def as_array(values: Any) -> Array:
     values = marked(values)
     if _is_masked(values):
         values = np.ma.filled(values.astype(np.float64) if values.dtype.kind in "biu" else values, np.nan)
-    with kept_filters():
-        array = np.asarray(values)
+    array = plain_array(values)
     if array.dtype.kind == "O":
         array = _of_objects(array)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"Expected real numbers; got values of dtype {array.dtype}.")
     return array
+
+
+def plain_array(values: Any) -> NDArray[Any]:
+    """`numpy.asarray`, for which pandas changes the filters of warnings."""
+    with kept_filters():
+        return np.asarray(values)
 
 
 def marked(values: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
 from latentmix.inference.isolation import isolated
-from latentmix.inference.mixtures.points.arrays import Array, as_array, as_tensor, slices
+from latentmix.inference.mixtures.points.arrays import Array, as_array, as_tensor, plain_array, slices
 
 __all__ = ["Arrays", "Batches", "Chunk", "Source", "as_source", "refuse_batches"]
 
@@ -374,7 +374,7 @@ def _floating(values: Any) -> Tensor:
 
 def _weight(values: Any, number: int) -> Tensor:
     """Weights of a batch in float64; class labels, often the second of a pair, are refused."""
-    kind = values.dtype if isinstance(values, Tensor) else np.asarray(values).dtype
+    kind = values.dtype if isinstance(values, Tensor) else plain_array(values).dtype
     if not (kind.is_floating_point if isinstance(kind, torch.dtype) else kind.kind == "f"):
         raise ValueError(
             f"Expected floating-point weights as the second of a pair; got {kind} in batch {number}, as of class "

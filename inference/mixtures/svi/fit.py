@@ -76,8 +76,8 @@ class MixtureSVIResult(Displayed):
             the mean log-likelihood.
         lower_bound: The bound of the fit: at the point that was taken where there is no noise, else of the last epoch.
         converged: Whether the loss levelled off: of noisy objectives, whether the last quarter of all epochs gained
-            less than 0.01 nats per datum over the quarter before it, or less than three standard errors; of guides that
-            start from the posterior's curvature, see `TriedGuide`.
+            less than 0.01 nats per datum over the quarter before it, or less than three standard errors, and never of
+            fewer than 8 epochs; of guides that start from the posterior's curvature, see `TriedGuide`.
         model: The Pyro model, of standardised data `(x - location) / scale`.
         guide: The fitted guide.
         location: `(D,)`.
@@ -430,7 +430,7 @@ class SVI(Algorithm):
         floor = reg_covar / scale.square()
         objective: Objective = (
             PointMass(model, floor, keeps=not (batched or self.compile))
-            if isinstance(guide, AutoDelta)
+            if family is AutoDelta
             else RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), model, floor)
         )
         watch = _Watch(
@@ -523,13 +523,13 @@ class SVI(Algorithm):
 
 
 def _levelled(bounds: Sequence[float]) -> bool:
-    """Whether the noisy bounds of the last two quarters of a fit are alike.
+    """Whether the noisy bounds of the last two quarters of a fit, of two epochs or more each, are alike.
 
     In shorter spans a bound is level wherever a schedule has let the learning rate decay.
     """
     count = len(bounds) // 4
     if count < 2:
-        return False  # too few to tell
+        return False
     earlier, later = (
         torch.tensor(part, dtype=torch.float64) for part in (bounds[-2 * count : -count], bounds[-count:])
     )

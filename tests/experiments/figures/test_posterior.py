@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -12,6 +14,7 @@ import xarray as xr
 from arviz_plots.backend.matplotlib import core
 from matplotlib.figure import Figure
 
+from latentmix.experiments.figures.arviz_figures import arviz_style
 from latentmix.experiments.figures.posterior import PLOTS, Panels, flat, plot_obstacle, quantity_names
 from latentmix.experiments.figures.style import WIDTH
 from latentmix.experiments.options.names import POSTERIOR_PLOTS
@@ -144,3 +147,22 @@ def test_the_process_is_left_as_it_was() -> None:
     with pytest.raises(KeyError):
         PLOTS["ppc"].draw(xr.DataTree.from_dict({"posterior": TREES["10 in 10, svi"]["posterior"].to_dataset()}), None)
     assert before == (dict(matplotlib.rcParams), dict(arviz_base.rcParams), plt.get_fignums(), core.subplots)
+
+
+def test_blocks_of_two_threads_leave_the_process_as_it_was() -> None:
+    before, entered = (dict(matplotlib.rcParams), core.subplots, list(warnings.filters)), threading.Event()
+
+    def first() -> None:
+        with arviz_style():
+            entered.set()
+            threading.Event().wait(0.1)  # a second block would begin here, and end after this one
+
+    def second() -> None:
+        assert entered.wait(10)
+        with arviz_style():
+            pass
+
+    with ThreadPoolExecutor(2) as threads:
+        for ended in [threads.submit(first), threads.submit(second)]:
+            ended.result(20)
+    assert before == (dict(matplotlib.rcParams), core.subplots, list(warnings.filters))

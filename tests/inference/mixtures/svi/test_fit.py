@@ -3,11 +3,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from sklearn.exceptions import ConvergenceWarning
 
 from latentmix.inference.mixtures.algorithm import FitOptions
@@ -127,17 +129,36 @@ def test_terms_of_one_pass_equal_pyro_s_elbo_and_are_kept_until_a_gradient(
 def test_point_masses_learn_from_minibatches_as_by_pyro_s_elbo(
     x: torch.Tensor, covariance_type: str, reg_covar: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin, fits = first(x, covariance_type), []
+    begin, fits, made = first(x, covariance_type), [], []
 
     def plain(model: MixtureModel, floor: torch.Tensor, *, keeps: bool) -> RegularizedEnum:
-        assert not keeps
+        made.append(keeps)
         return RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), model, floor)
 
     for objective in (PointMass, plain):
         monkeypatch.setattr("latentmix.inference.mixtures.svi.fit.PointMass", objective)
         fits.append(SVI(epochs=3, batch_size=170).fit(x, begin, FitOptions(reg_covar=reg_covar)))
+    assert made == [False]
     assert fits[0].lower_bounds == pytest.approx(fits[1].lower_bounds, rel=0, abs=1e-10)
     torch.testing.assert_close(fits[0].parameters.means, fits[1].parameters.means, rtol=0, atol=1e-10)
+
+
+class Halved(AutoDelta):
+    """A point mass whose means are half its parameters."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        with poutine.block():
+            values = super().forward(*args, **kwargs)
+        values["means"] = values["means"] / 2
+        return {name: pyro.sample(name, dist.Delta(value, event_dim=value.dim())) for name, value in values.items()}
+
+
+def test_a_guide_of_one_s_own_is_evaluated_by_its_draws(x: torch.Tensor) -> None:
+    bounds = [
+        SVI(guide=guide, epochs=1, batch_size=170).fit(x, first(x, "diag"), FitOptions(seed=0)).lower_bounds[0]
+        for guide in (AutoDelta, lambda model, **options: Halved(model, init_loc_fn=options["init_loc_fn"]))
+    ]
+    assert bounds[1] < bounds[0] - 0.5
 
 
 def test_a_given_width_of_the_guide_is_used(x: torch.Tensor) -> None:
