@@ -18,7 +18,7 @@ from latentmix.inference.objectives.base import Terms
 from latentmix.inference.svi.fault import find_fault, is_numerical, message_of
 from latentmix.inference.svi.fused import flush_denormals, fused_step, is_observed
 from latentmix.inference.svi.problem import Problem
-from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
+from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState, is_finite
 from latentmix.models.words import plural
 
 __all__ = ["StepRules", "Steps"]
@@ -129,10 +129,10 @@ class Steps:
         """Whether all gradients are finite, once they are clipped."""
         bound = self.rules.clip_norm
         if bound is None:
-            return all(map(_is_finite, gradients))
+            return all(map(is_finite, gradients))
         norm = get_total_norm(gradients)
         if not math.isfinite(norm):
-            if not all(map(_is_finite, gradients)):
+            if not all(map(is_finite, gradients)):
                 return False
             norm = get_total_norm([gradient.double() for gradient in gradients])  # its square overflows in float32
         clip_grads_with_norm_(self._leaves, bound, norm)
@@ -174,12 +174,6 @@ def _is_alone(problem: Problem, state: TrainingState) -> bool:
         and all(type(part).__module__.partition(".")[0] in ("torch", "latentmix") for part in parts)
         and not is_observed(parts[0])
     )
-
-
-def _is_finite(gradient: Tensor) -> bool:
-    """Whether all values are finite; the sum tells faster, unless it overflows."""
-    total: Any = gradient.sum().item()
-    return math.isfinite(abs(total)) or bool(gradient.isfinite().all())
 
 
 class _Buffers:

@@ -94,11 +94,10 @@ def from_partial_correlations(free: Tensor) -> Tensor:
     # Out of place: gradients flow.
     index = row * size + column
     shape = (*free.shape[:-1], size * size)
-    sech = free.new_ones(shape).index_copy(-1, index, _log_sech(free).exp()).unflatten(-1, (size, size))
     identity = torch.eye(size, dtype=free.dtype, device=free.device).flatten().expand(shape)
     tangents = identity.index_copy(-1, index, free.tanh()).unflatten(-1, (size, size))
-    left = torch.cat([torch.ones_like(sech[..., :1]), sech[..., :-1].cumprod(-1)], -1)
-    return tangents * left
+    log_sech = free.new_zeros(shape).index_copy(-1, index + 1, _log_sech(free)).unflatten(-1, (size, size))
+    return tangents * log_sech.cumsum(-1).exp()
 
 
 def tail_norms(factor: Tensor) -> Tensor:

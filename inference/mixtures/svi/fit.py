@@ -44,7 +44,6 @@ from latentmix.inference.mixtures.svi.guides import TriedGuide, class_of, fit_gu
 from latentmix.inference.mixtures.svi.natural_gradient import MixtureMetric
 from latentmix.inference.mixtures.svi.objective import PointMass, RegularizedEnum
 from latentmix.inference.mixtures.svi.quasi_newton import QuasiNewton
-from latentmix.inference.objectives.base import Objective
 from latentmix.inference.svi.fit import SVIResult, fit
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, as_optimizer, as_scheduler
 from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
@@ -423,25 +422,17 @@ class SVI(Algorithm):
             scheduler = scheduler or partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=self.epochs)
         with isolated(seed=None if family is AutoDelta else options.seed):
             guide(standardised[:1])  # makes its parameters
+        floor = reg_covar / scale.square()
+        kept = not (batched or self.compile)
+        point = PointMass(model, floor, keeps=kept) if family is AutoDelta else None
         metric = None
         if optimizer is None and isinstance(guide, AutoDelta) and not noisy:
-            metric = MixtureMetric(model, guide, standardised) if MixtureMetric.applies(model) else None
+            if MixtureMetric.applies(model):
+                metric = MixtureMetric(model, guide, standardised, point.sites if point and kept else None)
             optimizer = partial(QuasiNewton, metric=metric, warmup=_WARMUP if metric else 0, settled=_SETTLED)
-        floor = reg_covar / scale.square()
-        objective: Objective = (
-            PointMass(model, floor, keeps=not (batched or self.compile))
-            if family is AutoDelta
-            else RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), model, floor)
-        )
-        watch = _Watch(
-            guide,
-            objective if not noisy and isinstance(objective, PointMass) else None,
-            self.tol,
-            self.patience,
-            smooth=metric is not None,
-        )
+        watch = _Watch(guide, None if noisy else point, self.tol, self.patience, smooth=metric is not None)
         observed: Callable[..., Any] = model
-        if not (batched or self.compile):
+        if kept:
             observed = partial(model, points=expanded_points(standardised, model.structure))
         result = None
         try:
@@ -451,7 +442,7 @@ class SVI(Algorithm):
                 standardised,
                 epochs=self.epochs,
                 batch_size=batch_size,
-                objective=objective,
+                objective=point or RegularizedEnum(TraceEnum_ELBO(max_plate_nesting=1), model, floor),
                 optimizer=optimizer,
                 scheduler=scheduler,
                 seed=options.seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -10,10 +10,10 @@ import torch
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 from torch.distributions import constraints, transform_to
-from torch.distributions.transforms import ExpTransform
+from torch.distributions.transforms import IndependentTransform
 
 from latentmix.inference.mixtures.svi.row_norms import RowNorms
-from latentmix.models.mixture.corr_cholesky import CorrCholesky, from_partial_correlations
+from latentmix.models.mixture.corr_cholesky import CorrCholesky
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import inner_support
@@ -37,6 +37,7 @@ class MixtureMetric:
         model: The mixture, without a floor.
         guide: A point-mass guide over its globals, called before so that its parameters exist.
         x: `n x D` data, for the dtype.
+        sites: Gives the values of the guide's sites, where they are known; by default they are computed.
 
     Raises:
         ValueError: If the model has a floor, or the prior of means or weights does not have full support.
@@ -54,7 +55,13 @@ class MixtureMetric:
         torch.Size([20])
     """
 
-    def __init__(self, model: MixtureModel, guide: AutoDelta, x: Tensor) -> None:
+    def __init__(
+        self,
+        model: MixtureModel,
+        guide: AutoDelta,
+        x: Tensor,
+        sites: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
         if not self.applies(model):
             raise ValueError(
                 "Expected a model without a floor, priors of the means on the whole space and of the weights on the "
@@ -62,7 +69,8 @@ class MixtureMetric:
             )
         self._model = model
         self._names = {id(leaf): name.removesuffix("_unconstrained") for name, leaf in guide.named_parameters()}
-        self._scales = transform_to(model.priors(x)["scales"].support)
+        self._scales = _elementwise(transform_to(model.priors(x)["scales"].support))
+        self._sites = sites or (lambda: {name: getattr(guide, name) for name in model.shapes})
         self._rows = RowNorms(model.n_features, x)
 
     @staticmethod
@@ -81,13 +89,11 @@ class MixtureMetric:
         """The metric at the leaves."""
         order = [self._names[id(leaf)] for leaf in leaves]
         values = {name: leaf.detach() for name, leaf in zip(order, leaves, strict=True)}
-        raw, slopes = _with_slope(self._scales, values["scales"])
-        weights = torch.softmax(values["weights"], -1)
-        factor = None
-        if self._model.structure.correlated:
-            free = values.get("correlation_cholesky", raw.new_zeros(*raw.shape[:-1], 0))
-            factor = raw[..., None] * from_partial_correlations(free)
-        return NaturalPoint(self._model, self._scales, self._rows, values, weights, raw, slopes, factor)
+        sites = {name: value.detach() for name, value in self._sites().items()}
+        scales, correlation = sites["scales"], sites.get("correlation_cholesky")
+        slopes = self._scales.log_abs_det_jacobian(values["scales"], scales).exp() * self._scales.sign
+        factor = self._model.structure.root(scales, correlation) if self._model.structure.correlated else None
+        return NaturalPoint(self._model, self._scales, self._rows, values, sites["weights"], scales, slopes, factor)
 
 
 @final
@@ -184,13 +190,5 @@ class NaturalPoint:
         return sites
 
 
-def _with_slope(transform: Any, free: Tensor) -> tuple[Tensor, Tensor]:
-    """An elementwise map and its derivative."""
-    if isinstance(transform, ExpTransform):
-        value = free.exp()
-        return value, value
-    with torch.enable_grad():
-        free = free.clone().requires_grad_()
-        value = transform(free)
-        (slope,) = torch.autograd.grad(value.sum(), free)
-    return value.detach(), slope
+def _elementwise(transform: Any) -> Any:
+    return transform.base_transform if isinstance(transform, IndependentTransform) else transform

@@ -14,6 +14,7 @@ from torch import Tensor
 from latentmix.inference.objectives.base import Objective, Stochastic, Terms
 from latentmix.inference.objectives.elbos import EnumObjective
 from latentmix.models.mixture.model import MixtureModel
+from latentmix.models.mixture.priors import is_improper
 
 __all__ = ["PointMass", "RegularizedEnum"]
 
@@ -54,7 +55,8 @@ class PointMass(Objective):
     Args:
         model: The mixture, without a floor.
         regularization: `(D,)` variances that are added.
-        keeps: Whether terms are kept until the next gradient: not of minibatches, nor where steps are compiled.
+        keeps: Whether terms are kept until the next gradient, and `sites`: not of minibatches, nor where steps are
+            compiled.
     """
 
     def __init__(self, model: MixtureModel, regularization: Tensor, *, keeps: bool = True) -> None:
@@ -62,12 +64,17 @@ class PointMass(Objective):
         self._floor = _Floor.of(model, regularization)
         self._kept: dict[tuple[int, bool], Terms] = {}
         self._keeps = keeps
+        self._sites: dict[str, Tensor] = {}
         self._value = torch.full((), torch.nan, dtype=torch.float64, device=regularization.device)
 
     @property
     def value(self) -> float:
         """The loss when it was evaluated last, in nats per datum."""
         return float(self._value)
+
+    def sites(self) -> dict[str, Tensor]:
+        """Values of the guide's sites when it was evaluated last, where they are kept."""
+        return self._sites
 
     @property
     def gradients_of_loss(self) -> bool:
@@ -92,7 +99,7 @@ class PointMass(Objective):
             count = len(batch[0]) * joint.scale
             terms = Terms.of(*(part / count for part in (loss, elbo, log_likelihood)))
             if self._keeps:
-                self._kept[key] = terms
+                self._kept[key], self._sites = terms, point
         self._value.copy_(terms.loss.detach())  # in place, as compiled steps change tensors
         return terms
 
@@ -157,7 +164,8 @@ class _LogJoint(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] in self._point:
-            self.of_point = self.of_point + msg["fn"].log_prob(msg["value"]).sum()
+            if not is_improper(msg["fn"]):  # whose log-density is 0
+                self.of_point = self.of_point + msg["fn"].log_prob(msg["value"]).sum()
         elif msg["name"] in ("assignment", "x"):
             self.of_data = self.of_data + msg["fn"].log_prob(msg["value"])
             self.scale = msg["scale"]

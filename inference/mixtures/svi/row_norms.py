@@ -14,8 +14,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from latentmix.models.mixture.corr_cholesky import tail_norms
-
 __all__ = ["RowNorms"]
 
 
@@ -37,34 +35,29 @@ class RowNorms:
     """
 
     def __init__(self, n_features: int, like: Tensor) -> None:
-        self._size = n_features
-        self._row, self._column = torch.tril_indices(n_features, n_features, -1, device=like.device)
+        row, column = torch.tril_indices(n_features, n_features, -1, device=like.device)
+        self._index = row * n_features + column
+        self._from_here = torch.ones(n_features, n_features, dtype=like.dtype, device=like.device).tril()
+        self._beyond = self._from_here.tril(-1)
+        self._free = self._beyond > 0
 
     def push(self, factor: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
         """Moves of row norms and free coordinates that follow from a move of the factors."""
         beyond, from_here = self._norms(factor)
         products = factor * move
-        carried = (move - factor * _after(products) / beyond.square()) / from_here
-        return products.sum(-1) / factor.norm(dim=-1), carried[..., self._row, self._column]
+        carried = (move - factor * (products @ self._beyond) / beyond) / from_here
+        return products.sum(-1) / from_here[..., 0], carried.flatten(-2).index_select(-1, self._index)
 
     def pull(self, factor: Tensor, scales: Tensor, free: Tensor) -> Tensor:
         """Gradients by the factors from those by row norms and free coordinates, the transpose of `push`."""
         beyond, from_here = self._norms(factor)
-        gradient = torch.zeros_like(factor)
-        gradient[..., self._row, self._column] = free
+        gradient = factor.new_zeros(factor.shape).flatten(-2).index_copy_(-1, self._index, free).view_as(factor)
         gradient = gradient / from_here
-        products = gradient * factor / beyond.square()
-        before = products.cumsum(-1) - products
-        return gradient + factor * ((scales / factor.norm(dim=-1))[..., None] - before).tril()
+        before = (gradient * factor / beyond) @ self._beyond.mT
+        return gradient + factor * ((scales / from_here[..., 0])[..., None] - before).tril()
 
     def _norms(self, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Norms of the entries after each one in its row, 1 from the diagonal on, and of these with the entry."""
-        from_here = tail_norms(factor)
-        beyond = torch.ones_like(factor)
-        beyond[..., self._row, self._column] = from_here[..., self._row, self._column + 1]
-        return beyond, from_here
-
-
-def _after(products: Tensor) -> Tensor:
-    """Sums of the entries after each one in its row."""
-    return products.flip(-1).cumsum(-1).flip(-1) - products
+        """Squared norms of the entries after each one in its row, 1 from the diagonal on; norms of these with it."""
+        squares, tiny = factor.square(), torch.finfo(factor.dtype).tiny
+        beyond = (squares @ self._beyond).clamp_min(tiny).where(self._free, 1.0)
+        return beyond, (squares @ self._from_here).clamp_min(tiny).sqrt()
