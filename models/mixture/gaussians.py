@@ -107,8 +107,9 @@ class SelectedNormal(dist.TorchDistribution):
         if assignment.shape[-1] == 1 or assignment.stride(-1) == 0:
             chosen = assignment[..., 0]
             # Of a scale that all share, one factor is inverted.
-            scale = self.scale.view(*[1] * chosen.ndim, *self.scale.shape[1:]) if self._shared else self.scale[chosen]
-            return self._table(value, self.loc[chosen], scale)
+            one = (1,) * chosen.ndim
+            scale = self.scale.view(*one, *self.scale.shape[1:]) if self._shared else _rows(self.scale, chosen)
+            return self._table(value, _rows(self.loc, chosen), scale)
         if assignment.ndim == 1:
             return self._table(value, self.loc, self.scale).gather(0, assignment[None]).squeeze(0)
         return self._of_each(value)
@@ -174,6 +175,11 @@ def assigned(
     if loc.ndim == 2:
         return SelectedNormal(loc, scale, assignment, points)
     return dist.Normal(Vindex(loc)[..., assignment, :], Vindex(scale)[..., assignment, :]).to_event(1)
+
+
+def _rows(values: Tensor, chosen: Tensor) -> Tensor:
+    """Rows of a tensor by number; of one list of them the gradient is cheaper by `index_select`."""
+    return values.index_select(0, chosen) if chosen.ndim == 1 else values[chosen]
 
 
 def _factored(loc: Tensor, scale_tril: Tensor) -> FactoredNormal:

@@ -13,7 +13,6 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.transforms import IndependentTransform
 
 from latentmix.inference.mixtures.svi.row_norms import RowNorms
-from latentmix.models.mixture.corr_cholesky import CorrCholesky
 from latentmix.models.mixture.model import MixtureModel
 from latentmix.models.mixture.parameters import MixtureParameters
 from latentmix.models.mixture.priors import inner_support
@@ -121,8 +120,7 @@ class NaturalPoint:
         if self.factor is None:
             moves["scales"] = self._variances(parts["scales"]) / (2 * self.scales * self.slopes)
         else:
-            inward = self._whitened(parts)
-            inward = inward.tril() - 0.5 * torch.diag_embed(inward.diagonal(dim1=-2, dim2=-1))
+            inward = self._whitened(parts) * self.rows.half
             scales, moves["correlation_cholesky"] = self.rows.push(self.factor, self.factor @ inward)
             moves["scales"] = scales / self.slopes
         return torch.cat([moves[name].reshape(-1) for name in self.values])
@@ -183,11 +181,10 @@ class NaturalPoint:
         """Values of the leaves of scales and correlations; `None` for a singular mixture."""
         if bool(fitted.singular.any()):
             return None
-        scales, correlation = self.model.structure.factors(fitted.precisions_cholesky)
-        sites = {"scales": self.transform.inv(scales)}
-        if correlation is not None:
-            sites["correlation_cholesky"] = CorrCholesky().inv(correlation)
-        return sites
+        if self.factor is None:
+            return {"scales": self.transform.inv(self.model.structure.factors(fitted.precisions_cholesky)[0])}
+        scales, free = self.rows.coordinates(self.model.structure.scale_tril(fitted.precisions_cholesky))
+        return {"scales": self.transform.inv(scales), "correlation_cholesky": free}
 
 
 def _elementwise(transform: Any) -> Any:

@@ -19,11 +19,14 @@ __all__ = ["RowNorms"]
 
 @final
 class RowNorms:
-    """Derivatives of the map from factors to row norms and free correlations.
+    """The map from factors to row norms and free correlations, and its derivatives.
 
     Args:
         n_features: Order `D` of the factors.
         like: A tensor of their device and dtype.
+
+    Attributes:
+        half: `D x D`, 1 below the diagonal, 1/2 on it, 0 above.
 
     Example:
         >>> import torch
@@ -40,6 +43,12 @@ class RowNorms:
         self._from_here = torch.ones(n_features, n_features, dtype=like.dtype, device=like.device).tril()
         self._beyond = self._from_here.tril(-1)
         self._free = self._beyond > 0
+        self.half = 0.5 * (self._from_here + self._beyond)
+
+    def coordinates(self, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Row norms and free coordinates of factors."""
+        beyond, from_here = self._norms(factor)
+        return from_here[..., 0], (factor / beyond.sqrt()).flatten(-2).index_select(-1, self._index).asinh()
 
     def push(self, factor: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
         """Moves of row norms and free coordinates that follow from a move of the factors."""
