@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -36,7 +36,7 @@ class MixtureMetric:
         model: The mixture, without a floor.
         guide: A point-mass guide over its globals, called before so that its parameters exist.
         x: `n x D` data, for the dtype.
-        sites: Gives the values of the guide's sites, where they are known; by default they are computed.
+        sites: Values of the guide's sites, up to date at every call; by default they are computed.
 
     Raises:
         ValueError: If the model has a floor, or the prior of means or weights does not have full support.
@@ -59,7 +59,7 @@ class MixtureMetric:
         model: MixtureModel,
         guide: AutoDelta,
         x: Tensor,
-        sites: Callable[[], Mapping[str, Tensor]] | None = None,
+        sites: Mapping[str, Tensor] | None = None,
     ) -> None:
         if not self.applies(model):
             raise ValueError(
@@ -69,7 +69,7 @@ class MixtureMetric:
         self._model = model
         self._names = {id(leaf): name.removesuffix("_unconstrained") for name, leaf in guide.named_parameters()}
         self._scales = _elementwise(transform_to(model.priors(x)["scales"].support))
-        self._sites = sites or (lambda: {name: getattr(guide, name) for name in model.shapes})
+        self._guide, self._sites = guide, sites
         self._rows = RowNorms(model.n_features, x)
 
     @staticmethod
@@ -88,7 +88,9 @@ class MixtureMetric:
         """The metric at the leaves."""
         order = [self._names[id(leaf)] for leaf in leaves]
         values = {name: leaf.detach() for name, leaf in zip(order, leaves, strict=True)}
-        sites = {name: value.detach() for name, value in self._sites().items()}
+        sites = self._sites
+        if sites is None:
+            sites = {name: getattr(self._guide, name).detach() for name in self._model.shapes}
         scales, correlation = sites["scales"], sites.get("correlation_cholesky")
         slopes = self._scales.log_abs_det_jacobian(values["scales"], scales).exp() * self._scales.sign
         factor = self._model.structure.root(scales, correlation) if self._model.structure.correlated else None

@@ -57,6 +57,9 @@ class PointMass(Objective):
         regularization: `(D,)` variances that are added.
         keeps: Whether terms are kept until the next gradient, and `sites`: not of minibatches, nor where steps are
             compiled.
+
+    Attributes:
+        sites: Values of the guide's sites when it was evaluated last, where they are kept.
     """
 
     def __init__(self, model: MixtureModel, regularization: Tensor, *, keeps: bool = True) -> None:
@@ -64,17 +67,13 @@ class PointMass(Objective):
         self._floor = _Floor.of(model, regularization)
         self._kept: dict[tuple[int, bool], Terms] = {}
         self._keeps = keeps
-        self._sites: dict[str, Tensor] = {}
+        self.sites: dict[str, Tensor] = {}
         self._value = torch.full((), torch.nan, dtype=torch.float64, device=regularization.device)
 
     @property
     def value(self) -> float:
         """The loss when it was evaluated last, in nats per datum."""
         return float(self._value)
-
-    def sites(self) -> dict[str, Tensor]:
-        """Values of the guide's sites when it was evaluated last, where they are kept."""
-        return self._sites
 
     @property
     def gradients_of_loss(self) -> bool:
@@ -99,7 +98,8 @@ class PointMass(Objective):
             count = len(batch[0]) * joint.scale
             terms = Terms.of(*(part / count for part in (loss, elbo, log_likelihood)))
             if self._keeps:
-                self._kept[key], self._sites = terms, point
+                self._kept[key] = terms
+                self.sites.update((name, value.detach()) for name, value in point.items())
         self._value.copy_(terms.loss.detach())  # in place, as compiled steps change tensors
         return terms
 
