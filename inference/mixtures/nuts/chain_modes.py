@@ -79,10 +79,12 @@ def modes_of_chains(
     leaders: list[int] = []
     belongs = np.zeros(len(ends), dtype=int)
     for end in sorted(range(len(ends)), key=lambda end: ends[end][0]):
+        same = (
+            place for place, leader in enumerate(leaders) if adjusted_rand_score(ends[leader][1], ends[end][1]) >= _SAME
+        )
         with kept_filters():
-            same = [adjusted_rand_score(ends[leader][1], ends[end][1]) >= _SAME for leader in leaders]
-        belongs[end] = same.index(True) if any(same) else len(leaders)
-        if not any(same):
+            belongs[end] = next(same, len(leaders))
+        if belongs[end] == len(leaders):
             leaders.append(end)
     return ChainModes(
         tuple((int(first), int(second)) for first, second in belongs.reshape(chains, 2)),
