@@ -11,11 +11,11 @@ import pyro
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO
-from torch import Tensor, nn
+from torch import nn
 
 from latentmix.inference.batches import Data, Transform, as_batch, chunks
 from latentmix.inference.isolation import Modules, isolated, plain_errors
-from latentmix.inference.objectives.base import Objective, Stochastic
+from latentmix.inference.objectives.base import Objective, Stochastic, Totals
 from latentmix.inference.objectives.conversion import reporter_of
 from latentmix.inference.support import SupportCheck
 from latentmix.models.likelihoods import Likelihood
@@ -43,9 +43,9 @@ class Bound:
         return -self.loss
 
     @classmethod
-    def from_totals(cls, totals: Tensor) -> Bound:
-        """The bound from sums of ELBO, log-likelihood and KL, and the number of data: a tensor of these 4."""
-        elbo, log_likelihood, kl, count = totals.tolist()
+    def from_totals(cls, totals: Totals) -> Bound:
+        """The bound from sums of ELBO, log-likelihood and KL, and the number of data."""
+        elbo, log_likelihood, kl, count = totals
         return cls(-elbo / count, log_likelihood / count, kl / count)
 
 
@@ -95,12 +95,12 @@ def evaluate(
         torch.no_grad(),
         SupportCheck() as check,
     ):
-        totals = torch.zeros(4, dtype=torch.float64, device=tensors[0].device)
+        totals = (0.0, 0.0, 0.0, 0.0)
         for check.first_row, batch in chunks(tensors, batch_size, transform):
             terms = reporter.terms(model, guide, *batch)
             if terms.elbo is None:
                 raise ValueError(f"Expected an objective that says its ELBO; got {type(reporter).__name__}.")
-            totals += terms.totals(len(batch[0]))
+            totals = terms.totals(len(batch[0]), totals)
             if check.first_row == 0:
                 check_store(known, "pass store=result.store")
                 pyro.enable_validation(False)

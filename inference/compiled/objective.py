@@ -300,4 +300,5 @@ def compile_elbo(
 
 def _dense(tensor: Tensor) -> Tensor:
     """The tensor; a copy of one with gaps in memory, or expanded, laid out as operators lay out their results."""
-    return tensor if torch.empty_like(tensor).stride() == tensor.stride() else tensor.clone()
+    same = tensor.is_contiguous() or torch.empty_like(tensor).stride() == tensor.stride()
+    return tensor if same else tensor.clone()

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
-import torch
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ __all__ = [
     "Objective",
     "Stochastic",
     "Terms",
+    "Totals",
     "WrappedObjective",
     "data_count",
     "data_plate",
@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 Stochastic = Callable[..., Any]
+Totals = tuple[float, float, float, float]
 
 
 class Terms(NamedTuple):
@@ -47,13 +48,17 @@ class Terms(NamedTuple):
         elbo, log_likelihood = elbo.detach(), log_likelihood.detach()
         return cls(loss, elbo, log_likelihood, log_likelihood - elbo)
 
-    def totals(self, count: int) -> Tensor:
-        """ELBO, log-likelihood and KL summed over `count` data, and `count`: a float64 tensor of 4."""
-        parts = [math.nan if part is None else part for part in (self.elbo, self.log_likelihood, self.kl)]
-        if self.loss.device.type == "cpu":
-            return torch.tensor([*(float(part) * count for part in parts), float(count)], dtype=torch.float64)
-        means = [torch.as_tensor(part, device=self.loss.device).detach().double() for part in parts]
-        return torch.stack([*(mean * count for mean in means), means[0].new_full((), count)])
+    def totals(self, count: int, before: Totals = (0.0, 0.0, 0.0, 0.0)) -> Totals:
+        """ELBO, log-likelihood and KL summed over `count` data, and `count`.
+
+        Args:
+            count: Number of data.
+            before: Totals of other data, to which these are added.
+        """
+        elbo, log_likelihood, kl = (
+            math.nan if part is None else float(part) * count for part in (self.elbo, self.log_likelihood, self.kl)
+        )
+        return before[0] + elbo, before[1] + log_likelihood, before[2] + kl, before[3] + count
 
 
 class Objective(ABC):

@@ -1,9 +1,10 @@
-"""The step of a fused optimizer without its Python."""
+"""The step of a fused optimizer, and the check of its gradients, without their Python."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,14 +12,14 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-__all__ = ["flush_denormals", "fused_step", "is_observed"]
+__all__ = ["AreFinite", "OptimizerStep", "flush_denormals", "is_finite", "is_observed"]
 
 _MEANS = frozenset({"exp_avg", "momentum_buffer"})
 _FLUSHED = (torch.float32, torch.float64, torch.bfloat16)
 
 
-def fused_step(optimizer: Optimizer) -> Callable[[], None]:
-    """A function with the effect of `optimizer.step()` on parameters and on the optimizer's state.
+class OptimizerStep:
+    """The effect of `optimizer.step()` on parameters and on the optimizer's state.
 
     For a fused Adam or AdamW it is one call of torch's kernel, in about two thirds of the time; the state stays in the
     optimizer's own format, and settings such as the learning rate are read in every step. Other optimizers, and those
@@ -29,29 +30,102 @@ def fused_step(optimizer: Optimizer) -> Callable[[], None]:
 
     Example:
         >>> import torch
-        >>> from latentmix.inference.svi.fused import fused_step
+        >>> from latentmix.inference.svi.fused import OptimizerStep
         >>> leaf = torch.ones(3, requires_grad=True)
-        >>> step = fused_step(torch.optim.Adam([leaf], lr=0.1, fused=True))
+        >>> step = OptimizerStep(torch.optim.Adam([leaf], lr=0.1, fused=True))
         >>> for _ in range(2):
         ...     leaf.grad = torch.ones(3)
         ...     step()
         >>> leaf.detach()
         tensor([0.8000, 0.8000, 0.8000])
     """
-    if type(optimizer) not in (Adam, AdamW):
-        return optimizer.step
-    counts: defaultdict[int, _Counts] = defaultdict(_Counts)
 
-    def step() -> None:
-        calls = [_arguments(optimizer, group) for group in optimizer.param_groups]
-        if any(call is None for call in calls) or is_observed(optimizer):
-            optimizer.step()
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self._known = type(optimizer) in (Adam, AdamW)
+        self._kernels: list[_Kernel] = []
+
+    def __call__(self, *, unchanged: bool = False) -> None:
+        """Take a step.
+
+        Args:
+            unchanged: Whether the optimizer's state has been changed by these steps alone since the last one, and the
+                same parameters have gradients; settings may have changed.
+        """
+        if unchanged and self._kernels:
+            for kernel in self._kernels:
+                kernel()
             return
-        for group, call in enumerate(calls):
-            if call is not None and call[0]:
-                _update(*call, counts[group])
+        if not self._known or is_observed(self.optimizer):
+            self.optimizer.step()
+            return
+        kernels = [_Kernel.of(self.optimizer, group) for group in self.optimizer.param_groups]
+        self._kernels = []
+        if any(kernel is None for kernel in kernels):
+            self.optimizer.step()
+            return
+        self._kernels = [kernel for kernel in kernels if kernel is not None and kernel.leaves]
+        for kernel in self._kernels:
+            kernel()
 
-    return step
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite; the sum tells faster, unless it overflows.
+
+    Args:
+        tensor: The tensor.
+    """
+    total: Any = tensor.detach().sum().item()
+    return math.isfinite(abs(total)) or bool(tensor.isfinite().all())
+
+
+class AreFinite:
+    """Whether all values of gradients are finite, in one call of torch's where they are dense and on one device.
+
+    Example:
+        >>> import torch
+        >>> from latentmix.inference.svi.fused import AreFinite
+        >>> are_finite, gradients = AreFinite(), [torch.ones(2), torch.ones(3)]
+        >>> are_finite(gradients), are_finite(gradients, unchanged=True)
+        (True, True)
+        >>> gradients[1][0] = torch.inf
+        >>> are_finite(gradients, unchanged=True)
+        False
+    """
+
+    def __init__(self) -> None:
+        self._found: Tensor | None = None
+        self._scale = torch.ones(())
+
+    def __call__(self, gradients: list[Tensor], *, unchanged: bool = False) -> bool:
+        """Check gradients.
+
+        Args:
+            gradients: The gradients.
+            unchanged: Whether they have the types and the layouts of those of the last call.
+        """
+        if not unchanged:
+            self._found = _indicator(gradients)
+            self._scale = torch.ones((), device=None if self._found is None else self._found.device)
+        if not unchanged or self._found is None:
+            return all(map(is_finite, gradients))
+        # Of the scaler of mixed precision, with a scale of 1.
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._scale)
+        if not self._found.item():
+            return True
+        self._found.zero_()
+        return False
+
+
+def _indicator(gradients: Sequence[Tensor]) -> Tensor | None:
+    """A zero that the joint check of gradients sets to one; None where it does not apply."""
+    for gradient in gradients:
+        plain = gradient.layout == torch.strided and gradient.is_contiguous() and not gradient.requires_grad
+        if not plain or not gradient.is_floating_point() or gradient.device.type not in ("cpu", "cuda"):
+            return None
+    if len({gradient.device for gradient in gradients}) != 1:
+        return None
+    return torch.zeros((), device=gradients[0].device)
 
 
 @torch.no_grad()
@@ -82,59 +156,75 @@ def flush_denormals(optimizer: Optimizer) -> None:
                 mean.masked_fill_(mean.abs() < torch.finfo(mean.dtype).tiny, 0.0)
 
 
-class _Counts:
-    """The numbers of steps of leaves as one tensor, of which those in the optimizer's state are views."""
+@dataclass(frozen=True)
+class _Kernel:
+    """A call of torch's kernel for the leaves of a group that have a gradient.
 
-    def __init__(self) -> None:
-        self._all = torch.zeros(0)
-        self._views: list[Tensor] = []
+    Attributes:
+        group: The group, with the settings.
+        leaves: The leaves.
+        means: Their running means of gradients.
+        squares: Those of squared gradients.
+        steps: Their numbers of steps, views of `counts`.
+        counts: These numbers as one tensor.
+    """
 
-    def advanced(self, states: list[Any]) -> list[Tensor]:
-        """The numbers, after one step more."""
-        if len(states) != len(self._views) or any(
-            state["step"] is not view for state, view in zip(states, self._views, strict=True)
-        ):
-            self._all = torch.stack([state["step"] for state in states])
-            self._views = list(self._all.unbind())
-            for state, view in zip(states, self._views, strict=True):
-                state["step"] = view
-        self._all.add_(1)
-        return self._views
+    group: dict[str, Any]
+    leaves: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
+    counts: Tensor
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, group: dict[str, Any]) -> _Kernel | None:
+        """The call for a group of an optimizer; None where the kernel does not fit."""
+        if not group["fused"] or group["amsgrad"] or group["capturable"] or group["differentiable"]:
+            return None
+        if any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"])):
+            return None
+        leaves = [leaf for leaf in group["params"] if leaf.grad is not None]
+        states: list[Any] = [optimizer.state.get(leaf) for leaf in leaves]
+        if not all(states) or len({(leaf.dtype, leaf.device) for leaf in leaves}) > 1:
+            return None
+        means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        counts, steps = _joined([state["step"] for state in states])
+        for state, step in zip(states, steps, strict=True):
+            state["step"] = step
+        return cls(group, leaves, means, squares, steps, counts)
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        self.counts.add_(1)
+        group = self.group
+        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        beta1, beta2 = group["betas"]
+        kernel(
+            self.leaves,
+            [leaf.grad for leaf in self.leaves],  # type: ignore[misc]
+            self.means,
+            self.squares,
+            [],
+            self.steps,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
 
 
-def _arguments(optimizer: Optimizer, group: dict[str, Any]) -> tuple[list[Tensor], list[Any], dict[str, Any]] | None:
-    """Parameters of a group with a gradient, their states and its settings; None where the kernel does not fit."""
-    if not group["fused"] or group["amsgrad"] or group["capturable"] or group["differentiable"]:
-        return None
-    if any(isinstance(value, Tensor) for value in (group["lr"], *group["betas"])):
-        return None
-    leaves = [leaf for leaf in group["params"] if leaf.grad is not None]
-    states = [optimizer.state.get(leaf) for leaf in leaves]
-    if not all(states) or len({(leaf.dtype, leaf.device) for leaf in leaves}) > 1:
-        return None
-    return leaves, states, group
-
-
-@torch.no_grad()
-def _update(leaves: list[Tensor], states: list[Any], group: dict[str, Any], count: _Counts) -> None:
-    steps = count.advanced(states)
-    kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-    beta1, beta2 = group["betas"]
-    kernel(
-        leaves,
-        [leaf.grad for leaf in leaves if leaf.grad is not None],
-        [state["exp_avg"] for state in states],
-        [state["exp_avg_sq"] for state in states],
-        [],
-        steps,
-        lr=group["lr"],
-        beta1=beta1,
-        beta2=beta2,
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        amsgrad=False,
-        maximize=group["maximize"],
-    )
+def _joined(steps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Numbers of steps as one tensor, of which they are views; those that are so already stay."""
+    base = steps[0]._base if steps else None
+    if base is not None and base.shape == (len(steps),):
+        places = [(step._base is base, step.dim(), step.storage_offset()) for step in steps]
+        if places == [(True, 0, base.storage_offset() + index) for index in range(len(steps))]:
+            return base, steps
+    counts = torch.stack(steps) if steps else torch.zeros(0)
+    return counts, list(counts.unbind())
 
 
 def is_observed(optimizer: Optimizer) -> bool:

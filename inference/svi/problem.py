@@ -272,13 +272,14 @@ class Problem:
             guarded: See `CompiledObjective`.
         """
         length = len(batch[0]) if length is None else length
-        objective = self.compiled if self.compiled is not None and length in self.plan.lengths else self.objective
-        backward = objective.backward
-        if isinstance(objective, CompiledObjective):
-            objective.guarded = guarded or check
-            backward = objective.checked_backward if check else objective.backward
-        terms = backward(self.model, self.guide, *batch)
-        if terms.elbo is not None and self.monitor in (self.objective, self.objective.bound()):
+        compiled = self.compiled if length in self.plan.lengths or self.compiled is self.objective else None
+        if compiled is None:
+            terms = self.objective.backward(self.model, self.guide, *batch)
+        else:
+            compiled.guarded = guarded or check
+            backward = compiled.checked_backward if check else compiled.backward
+            terms = backward(self.model, self.guide, *batch)
+        if terms.elbo is not None and (self.monitor is self.objective or self.monitor is self.objective.bound()):
             return terms
         with torch.no_grad(), Modules(self.model, self.guide):
             return self.monitor.terms(self.model, self.guide, *batch)._replace(loss=terms.loss)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,14 +14,16 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from latentmix.inference.evaluation import Bound
 from latentmix.inference.isolation import RandomState
+from latentmix.inference.objectives.base import Totals
 from latentmix.inference.objectives.precision import Precision
+from latentmix.inference.svi.fused import is_finite
 from latentmix.inference.svi.optimizers import MakeOptimizer, MakeScheduler, make_optimizer, make_scheduler
 from latentmix.inference.svi.saved import check_optimizer, check_saved, check_schedule, restoring
 from latentmix.models.arguments import first_mismatch
 from latentmix.models.display import Displayed
 from latentmix.models.words import plural
 
-__all__ = ["Callback", "DivergenceError", "EpochRecord", "TrainingState", "is_finite"]
+__all__ = ["Callback", "DivergenceError", "EpochRecord", "TrainingState"]
 
 
 class DivergenceError(ArithmeticError):
@@ -114,7 +115,7 @@ class TrainingState(Displayed):
         order: The present epoch's order of the data, `(length,)`; None in full batches and between epochs.
         skipped: Number of the present epoch's steps that were left out, see `max_skipped` of `fit`.
         skipped_in_succession: Number of steps that were left out since the last good one.
-        totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data, `(4,)`.
+        totals: The present epoch's sums of ELBO, log-likelihood, KL and number of data.
         parameters: The unconstrained leaves that are optimized, by name.
         modules: The modules of model and guide, whose buffers (such as running means) belong to the state.
         history: One record per epoch.
@@ -136,7 +137,7 @@ class TrainingState(Displayed):
     skipped: int = 0
     skipped_in_succession: int = 0
     order: Tensor | None = None
-    totals: Tensor | None = None
+    totals: Totals | None = None
     parameters: dict[str, Tensor] = field(default_factory=dict)
     modules: Sequence[nn.Module] = ()
     history: list[EpochRecord] = field(default_factory=list)
@@ -244,7 +245,7 @@ class TrainingState(Displayed):
             "skipped_in_succession": self.skipped_in_succession,
             "precision": self.precision,
             "order": None if self.order is None else self.order.clone(),
-            "totals": None if self.totals is None else self.totals.clone(),
+            "totals": None if self.totals is None else torch.tensor(self.totals, dtype=torch.float64),
             "parameters": _copies(self.parameters),
             "buffers": _copies(self.buffers),
             "history": [asdict(record) for record in self.history],
@@ -300,9 +301,8 @@ class TrainingState(Displayed):
         with restoring("the weights of this fit"):
             self.load_weights({**saved["parameters"], **saved["buffers"]})
         device = next(iter(parameters.values())).device
-        self.order, self.totals = (
-            None if saved[name] is None else saved[name].to(device) for name in ("order", "totals")
-        )
+        self.order = None if saved["order"] is None else saved["order"].to(device)
+        self.totals = None if saved["totals"] is None else tuple(saved["totals"].tolist())
         self.epoch, self.batch, self.stopped = (saved[name] for name in ("epoch", "batch", "stopped"))
         self.skipped, self.skipped_in_succession = (saved.get(name, 0) for name in _SKIPPED)
         self.history = [_record(record) for record in saved["history"]]
@@ -356,12 +356,6 @@ class TrainingState(Displayed):
 
 _COUNTERS = ("epoch", "batch", "stopped", "length", "batch_size")
 _SKIPPED = ("skipped", "skipped_in_succession")
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite; the sum tells faster, unless it overflows."""
-    total: Any = tensor.detach().sum().item()
-    return math.isfinite(abs(total)) or bool(tensor.isfinite().all())
 
 
 def _record(saved: EpochRecord | Mapping[str, Any]) -> EpochRecord:

@@ -16,14 +16,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from latentmix.inference.batches import Batch, transformed
 from latentmix.inference.objectives.base import Terms
 from latentmix.inference.svi.fault import find_fault, is_numerical, message_of
-from latentmix.inference.svi.fused import flush_denormals, fused_step, is_observed
+from latentmix.inference.svi.fused import AreFinite, OptimizerStep, flush_denormals, is_observed
 from latentmix.inference.svi.problem import Problem
-from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState, is_finite
+from latentmix.inference.svi.state import Callback, DivergenceError, TrainingState
 from latentmix.models.words import plural
 
 __all__ = ["StepRules", "Steps"]
 
-_GUARDED_EVERY = 20  # steps at least in which Python values are compared
+_GUARDED_EVERY = 20  # steps at least in which Python values are compared, and the optimizer's state is looked up
 _FLUSHED_EVERY = 200  # steps; a mean takes some 800 steps to decay to a denormal number
 
 
@@ -66,7 +66,7 @@ class Steps:
         self.problem, self.state, self.rules = problem, state, rules
         self._optimizer = state.optimizer
         self._leaves = list(state.parameters.values())
-        self._update = fused_step(state.optimizer)
+        self._are_finite, self._update = AreFinite(), OptimizerStep(state.optimizer)
         self._buffers = _Buffers(problem.modules)
         self._alone = not rules.scheduled and _is_alone(problem, state)
         self._warned = False
@@ -104,35 +104,36 @@ class Steps:
                 raise
             self._skip(batch, f"the error {message_of(error)!r}", randomness)
         else:
-            wrong = self._finish(terms, len(batch[0]))
+            wrong = self._finish(terms, len(batch[0]), guarded)
             if wrong is not None:
                 self._skip(batch, wrong, randomness)
         if self.rules.scheduled and state.scheduler is not None:
             state.scheduler.step()
 
-    def _finish(self, terms: Terms, length: int) -> str | None:
+    def _finish(self, terms: Terms, length: int, guarded: bool) -> str | None:
         """Update the parameters by the gradients of a minibatch; else the name of a value that is not finite."""
         gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
         loss = float(terms.loss.detach())
         elbo = loss if terms.elbo is None else float(terms.elbo)
         # A loss may be infinite by design where another objective reports the ELBO, as that of TraceTailAdaptive_ELBO.
-        if math.isfinite(elbo) and not math.isnan(loss) and self._are_finite(gradients):
-            self._update()
+        unchanged = not guarded and len(gradients) == len(self._leaves)
+        if math.isfinite(elbo) and not math.isnan(loss) and self._clipped(gradients, unchanged):
+            self._update(unchanged=unchanged)
             self.state.skipped_in_succession = 0
-            totals = terms.totals(length)
-            self.state.totals = totals if self.state.totals is None else self.state.totals + totals
+            before = self.state.totals
+            self.state.totals = terms.totals(length) if before is None else terms.totals(length, before)
             return None
         values = {f"the loss {loss:.4g}": loss, f"the reported ELBO {elbo:.4g}": elbo}
         return next((name for name, value in values.items() if not math.isfinite(value)), "a gradient")
 
-    def _are_finite(self, gradients: list[Tensor]) -> bool:
-        """Whether all gradients are finite, once they are clipped."""
+    def _clipped(self, gradients: list[Tensor], unchanged: bool) -> bool:
+        """Clip gradients, and tell whether all of them are finite."""
         bound = self.rules.clip_norm
         if bound is None:
-            return all(map(is_finite, gradients))
+            return self._are_finite(gradients, unchanged=unchanged)
         norm = get_total_norm(gradients)
         if not math.isfinite(norm):
-            if not all(map(is_finite, gradients)):
+            if not self._are_finite(gradients):
                 return False
             norm = get_total_norm([gradient.double() for gradient in gradients])  # its square overflows in float32
         clip_grads_with_norm_(self._leaves, bound, norm)

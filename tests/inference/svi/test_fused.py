@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
 from latentmix.inference import fit
-from latentmix.inference.svi.fused import flush_denormals, fused_step
+from latentmix.inference.svi.fused import AreFinite, OptimizerStep, flush_denormals
 
 MAKERS: dict[str, Callable[[Any], Optimizer]] = {
     "Adam": partial(Adam, lr=0.1, fused=True),
@@ -35,25 +36,33 @@ def make_leaves(dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
-def train(make: Callable[[Any], Optimizer], fused: bool, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def train(
+    make: Callable[[Any], Optimizer], fused: bool, dtype: torch.dtype = torch.float32, *, complete: bool = False
+) -> tuple[Any, Any]:
     leaves = make_leaves(dtype)
     optimizer = make([{"params": leaves[:1]}, {"params": leaves[1:], "lr": 0.01}])
-    step = fused_step(optimizer) if fused else optimizer.step
+    step = OptimizerStep(optimizer) if fused else optimizer.step
     generator = torch.Generator().manual_seed(1)
     for index in range(6):
         for number, leaf in enumerate(leaves):
             gradient = torch.randn(leaf.shape, generator=generator, dtype=dtype)
-            leaf.grad = None if (number, index) == (1, 3) else gradient
-        step()
+            leaf.grad = None if (number, index) == (1, 3) and not complete else gradient
+        if complete and fused:
+            step(unchanged=index > 0)
+        else:
+            step()
         optimizer.param_groups[0]["lr"] *= 0.5
     return leaves, optimizer.state_dict()
 
 
+@pytest.mark.parametrize("complete", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", MAKERS)
-def test_parameters_and_state_are_those_of_the_optimizer_bit_for_bit(name: str, dtype: torch.dtype) -> None:
-    expected, state = train(MAKERS[name], fused=False, dtype=dtype)
-    leaves, own = train(MAKERS[name], fused=True, dtype=dtype)
+def test_parameters_and_state_are_those_of_the_optimizer_bit_for_bit(
+    name: str, dtype: torch.dtype, complete: bool
+) -> None:
+    expected, state = train(MAKERS[name], fused=False, dtype=dtype, complete=complete)
+    leaves, own = train(MAKERS[name], fused=True, dtype=dtype, complete=complete)
     assert all(torch.equal(leaf, other) for leaf, other in zip(leaves, expected, strict=True))
     assert own["state"].keys() == state["state"].keys()
     for index, values in state["state"].items():
@@ -69,7 +78,7 @@ def test_the_kernel_runs_without_the_optimizers_python(monkeypatch: pytest.Monke
     optimizer = Adam(leaves, lr=0.1, fused=True)
     init_group = optimizer._init_group
     monkeypatch.setattr(optimizer, "_init_group", lambda *given: (calls.append(1), init_group(*given))[1])
-    step = fused_step(optimizer)
+    step = OptimizerStep(optimizer)
     for _ in range(4):
         for leaf in leaves:
             leaf.grad = torch.ones_like(leaf)
@@ -81,7 +90,7 @@ def test_the_kernel_runs_without_the_optimizers_python(monkeypatch: pytest.Monke
 def test_hooks_and_other_steps_are_called() -> None:
     leaves = make_leaves()
     optimizer = Adam(leaves, lr=0.1, fused=True)
-    step = fused_step(optimizer)
+    step = OptimizerStep(optimizer)
     seen: list[str] = []
     for leaf in leaves:
         leaf.grad = torch.ones_like(leaf)
@@ -100,7 +109,7 @@ def test_a_schedule_sees_no_step_out_of_order_and_restored_states_are_used() -> 
     leaves = make_leaves()
     optimizer = Adam(leaves, lr=0.1, fused=True)
     schedule = StepLR(optimizer, 1, 0.5)
-    step = fused_step(optimizer)
+    step = OptimizerStep(optimizer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
@@ -117,7 +126,7 @@ def test_a_schedule_sees_no_step_out_of_order_and_restored_states_are_used() -> 
 def test_the_counts_of_steps_survive_saving_loading_and_copies() -> None:
     leaves, others = make_leaves(), make_leaves()
     optimizer, other = Adam(leaves, lr=0.1, fused=True), Adam(others, lr=0.1, fused=True)
-    step, later = fused_step(optimizer), fused_step(other)
+    step, later = OptimizerStep(optimizer), OptimizerStep(other)
 
     def take(chosen: list[Tensor], function: Callable[[], None]) -> None:
         for leaf in chosen:
@@ -137,6 +146,37 @@ def test_the_counts_of_steps_survive_saving_loading_and_copies() -> None:
     for leaf, same in zip(leaves, others, strict=True):
         assert optimizer.state[leaf]["step"] == other.state[same]["step"]
         assert torch.equal(optimizer.state[leaf]["exp_avg"], other.state[same]["exp_avg"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("value", [1.0, 0.0, -math.inf, math.inf, math.nan, "largest", "smallest"])
+def test_one_value_that_is_not_finite_is_found_and_no_other_value_changes(value: float | str, dtype: Any) -> None:
+    limits = torch.finfo(dtype)
+    number = {"largest": limits.max, "smallest": limits.tiny * limits.eps}.get(str(value), value)
+    gradients = [
+        torch.full((300,), 0.3, dtype=dtype),
+        torch.full((4, 5), number, dtype=dtype),
+        torch.ones((), dtype=dtype),
+    ]
+    before = [gradient.clone() for gradient in gradients]
+    are_finite = AreFinite()
+    for unchanged in (False, True, True):
+        assert are_finite(gradients, unchanged=unchanged) == math.isfinite(float(number))
+        assert all(torch.equal(*pair) for pair in zip(gradients, before, strict=True) if pair[0].isfinite().all())
+    assert are_finite([torch.ones(3, dtype=dtype) for _ in range(3)], unchanged=True)
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [torch.ones(3, 4).T, torch.ones(1).expand(4), torch.eye(3).to_sparse(), torch.ones(2, dtype=torch.cfloat)],
+)
+def test_gradients_of_other_layouts_and_types_are_checked_one_by_one(gradient: Tensor) -> None:
+    are_finite = AreFinite()
+    for unchanged in (False, True):
+        assert are_finite([torch.ones(2), gradient], unchanged=unchanged)
+        assert not are_finite([torch.full((2,), math.nan), gradient], unchanged=unchanged)
+    assert are_finite([])
+    assert are_finite([], unchanged=True)
 
 
 @pytest.mark.parametrize("name", ["Adam", "Adam, plain", "SGD", "Adam, amsgrad"])
