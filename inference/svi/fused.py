@@ -94,8 +94,7 @@ class AreFinite:
     """
 
     def __init__(self) -> None:
-        self._found: Tensor | None = None
-        self._scale = torch.ones(())
+        self._flag: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, gradients: list[Tensor], *, unchanged: bool = False) -> bool:
         """Check gradients.
@@ -105,27 +104,28 @@ class AreFinite:
             unchanged: Whether they have the types and the layouts of those of the last call.
         """
         if not unchanged:
-            self._found = _indicator(gradients)
-            self._scale = torch.ones((), device=None if self._found is None else self._found.device)
-        if not unchanged or self._found is None:
+            self._flag = _flag(gradients)
+        if not unchanged or self._flag is None:
             return all(map(is_finite, gradients))
-        # Of the scaler of mixed precision, with a scale of 1.
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._scale)
-        if not self._found.item():
+        found, one = self._flag
+        # The scaler of mixed precision does so, too, with another scale than one.
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, one)
+        if not found.item():
             return True
-        self._found.zero_()
+        found.zero_()
         return False
 
 
-def _indicator(gradients: Sequence[Tensor]) -> Tensor | None:
-    """A zero that the joint check of gradients sets to one; None where it does not apply."""
+def _flag(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """A zero that the joint check of gradients sets to one, and a one; None where it does not apply."""
     for gradient in gradients:
         plain = gradient.layout == torch.strided and gradient.is_contiguous() and not gradient.requires_grad
         if not plain or not gradient.is_floating_point() or gradient.device.type not in ("cpu", "cuda"):
             return None
     if len({gradient.device for gradient in gradients}) != 1:
         return None
-    return torch.zeros((), device=gradients[0].device)
+    found = torch.zeros((), dtype=torch.float32, device=gradients[0].device)
+    return found, torch.ones_like(found)
 
 
 @torch.no_grad()
