@@ -45,28 +45,30 @@ class OptimizerStep:
         self._known = type(optimizer) in (Adam, AdamW)
         self._kernels: list[_Kernel] = []
 
-    def __call__(self, *, unchanged: bool = False) -> None:
+    def forget(self) -> None:
+        """Look up the optimizer's state, groups and hooks in the next step, as something else may have changed them."""
+        self._kernels = []
+
+    def __call__(self, *, whole: bool = False) -> None:
         """Take a step.
 
         Args:
-            unchanged: Whether the optimizer's state has been changed by these steps alone since the last one, and the
-                same parameters have gradients; settings may have changed.
+            whole: Whether all parameters have gradients; what the last such step has looked up is then used again.
         """
-        if unchanged and self._kernels:
-            for kernel in self._kernels:
-                kernel()
-            return
-        if not self._known or is_observed(self.optimizer):
-            self.optimizer.step()
-            return
-        kernels = [_Kernel.of(self.optimizer, group) for group in self.optimizer.param_groups]
-        self._kernels = []
-        if any(kernel is None for kernel in kernels):
-            self.optimizer.step()
-            return
-        self._kernels = [kernel for kernel in kernels if kernel is not None and kernel.leaves]
+        if not whole or not self._kernels:
+            self._kernels = []
+            if not self._known or is_observed(self.optimizer):
+                self.optimizer.step()
+                return
+            kernels = [_Kernel.of(self.optimizer, group) for group in self.optimizer.param_groups]
+            if any(kernel is None for kernel in kernels):
+                self.optimizer.step()
+                return
+            self._kernels = [kernel for kernel in kernels if kernel is not None and kernel.leaves]
         for kernel in self._kernels:
             kernel()
+        if not whole:
+            self._kernels = []
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -80,52 +82,70 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 class AreFinite:
-    """Whether all values of gradients are finite, in one call of torch's where they are dense and on one device.
+    """Whether all values of gradients are finite, in one call of torch's where they are dense, on one device.
 
     Example:
         >>> import torch
         >>> from latentmix.inference.svi.fused import AreFinite
         >>> are_finite, gradients = AreFinite(), [torch.ones(2), torch.ones(3)]
-        >>> are_finite(gradients), are_finite(gradients, unchanged=True)
-        (True, True)
+        >>> are_finite(gradients, whole=True)
+        True
         >>> gradients[1][0] = torch.inf
-        >>> are_finite(gradients, unchanged=True)
+        >>> are_finite(gradients, whole=True)
         False
     """
 
     def __init__(self) -> None:
-        self._flag: tuple[Tensor, Tensor] | None = None
+        self._flag: _Flag | None = None
 
-    def __call__(self, gradients: list[Tensor], *, unchanged: bool = False) -> bool:
+    def forget(self) -> None:
+        """Look up types and layouts in the next check, as something else may have changed them."""
+        self._flag = None
+
+    def __call__(self, gradients: list[Tensor], *, whole: bool = False) -> bool:
         """Check gradients.
 
         Args:
             gradients: The gradients.
-            unchanged: Whether they have the types and the layouts of those of the last call.
+            whole: Whether all parameters have gradients; what the last such check has looked up is then used again.
         """
-        if not unchanged:
-            self._flag = _flag(gradients)
-        if not unchanged or self._flag is None:
+        if not whole or self._flag is None:
+            self._flag = _Flag.of(gradients) if whole else None
             return all(map(is_finite, gradients))
-        found, one = self._flag
+        if self._flag.found is None or any(gradient.is_sparse for gradient in gradients):
+            return all(map(is_finite, gradients))
+        found = self._flag.found
         # The scaler of mixed precision does so, too, with another scale than one.
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, one)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, self._flag.one)
         if not found.item():
             return True
         found.zero_()
         return False
 
 
-def _flag(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """A zero that the joint check of gradients sets to one, and a one; None where it does not apply."""
-    for gradient in gradients:
-        plain = gradient.layout == torch.strided and gradient.is_contiguous() and not gradient.requires_grad
-        if not plain or not gradient.is_floating_point() or gradient.device.type not in ("cpu", "cuda"):
-            return None
-    if len({gradient.device for gradient in gradients}) != 1:
-        return None
-    found = torch.zeros((), dtype=torch.float32, device=gradients[0].device)
-    return found, torch.ones_like(found)
+@dataclass(frozen=True)
+class _Flag:
+    """What the joint check of gradients needs.
+
+    Attributes:
+        found: A zero that the check sets to one; None where it does not apply.
+        one: A one.
+    """
+
+    found: Tensor | None
+    one: Tensor
+
+    @classmethod
+    def of(cls, gradients: Sequence[Tensor]) -> _Flag:
+        one = torch.ones((), dtype=torch.float32, device=gradients[0].device if gradients else "cpu")
+        known = {"cpu": (torch.float32, torch.float64, torch.bfloat16), "cuda": (torch.float32,)}
+        fits = (
+            len({(gradient.dtype, gradient.device) for gradient in gradients}) == 1
+            and gradients[0].dtype in known.get(one.device.type, ())
+            and all(each.layout == torch.strided and each.is_contiguous() for each in gradients)
+            and not any(each.requires_grad for each in gradients)
+        )
+        return cls(torch.zeros_like(one) if fits else None, one)
 
 
 @torch.no_grad()

@@ -245,7 +245,7 @@ class TrainingState(Displayed):
             "skipped_in_succession": self.skipped_in_succession,
             "precision": self.precision,
             "order": None if self.order is None else self.order.clone(),
-            "totals": None if self.totals is None else torch.tensor(self.totals, dtype=torch.float64),
+            "totals": None if self.totals is None else torch.tensor(self.totals, dtype=torch.float64, device="cpu"),
             "parameters": _copies(self.parameters),
             "buffers": _copies(self.buffers),
             "history": [asdict(record) for record in self.history],

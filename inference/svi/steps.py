@@ -96,6 +96,9 @@ class Steps:
         for leaf in self._leaves:
             leaf.grad = None
         guarded = not self._alone or state.batch % _GUARDED_EVERY == 0
+        if guarded:
+            self._are_finite.forget()
+            self._update.forget()
         try:
             terms = self.problem.backward(batch, length=length, check=check, guarded=guarded)
         except (RuntimeError, ValueError) as error:  # as of a decomposition, or of a distribution with NaN
@@ -104,21 +107,21 @@ class Steps:
                 raise
             self._skip(batch, f"the error {message_of(error)!r}", randomness)
         else:
-            wrong = self._finish(terms, len(batch[0]), guarded)
+            wrong = self._finish(terms, len(batch[0]))
             if wrong is not None:
                 self._skip(batch, wrong, randomness)
         if self.rules.scheduled and state.scheduler is not None:
             state.scheduler.step()
 
-    def _finish(self, terms: Terms, length: int, guarded: bool) -> str | None:
+    def _finish(self, terms: Terms, length: int) -> str | None:
         """Update the parameters by the gradients of a minibatch; else the name of a value that is not finite."""
         gradients = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
         loss = float(terms.loss.detach())
         elbo = loss if terms.elbo is None else float(terms.elbo)
         # A loss may be infinite by design where another objective reports the ELBO, as that of TraceTailAdaptive_ELBO.
-        unchanged = not guarded and len(gradients) == len(self._leaves)
-        if math.isfinite(elbo) and not math.isnan(loss) and self._clipped(gradients, unchanged):
-            self._update(unchanged=unchanged)
+        whole = len(gradients) == len(self._leaves)
+        if math.isfinite(elbo) and not math.isnan(loss) and self._clip(gradients, whole):
+            self._update(whole=whole)
             self.state.skipped_in_succession = 0
             before = self.state.totals
             self.state.totals = terms.totals(length) if before is None else terms.totals(length, before)
@@ -126,11 +129,11 @@ class Steps:
         values = {f"the loss {loss:.4g}": loss, f"the reported ELBO {elbo:.4g}": elbo}
         return next((name for name, value in values.items() if not math.isfinite(value)), "a gradient")
 
-    def _clipped(self, gradients: list[Tensor], unchanged: bool) -> bool:
+    def _clip(self, gradients: list[Tensor], whole: bool) -> bool:
         """Clip gradients, and tell whether all of them are finite."""
         bound = self.rules.clip_norm
         if bound is None:
-            return self._are_finite(gradients, unchanged=unchanged)
+            return self._are_finite(gradients, whole=whole)
         norm = get_total_norm(gradients)
         if not math.isfinite(norm):
             if not self._are_finite(gradients):
@@ -171,7 +174,7 @@ def _is_alone(problem: Problem, state: TrainingState) -> bool:
         parts.append(inner)
     return (
         problem.transform is None
-        and all(type(callback).on_batch_end is Callback.on_batch_end for callback in state.callbacks)
+        and all(getattr(each.on_batch_end, "__func__", None) is Callback.on_batch_end for each in state.callbacks)
         and all(type(part).__module__.partition(".")[0] in ("torch", "latentmix") for part in parts)
         and not is_observed(parts[0])
     )

@@ -48,7 +48,7 @@ def train(
             gradient = torch.randn(leaf.shape, generator=generator, dtype=dtype)
             leaf.grad = None if (number, index) == (1, 3) and not complete else gradient
         if complete and fused:
-            step(unchanged=index > 0)
+            step(whole=True)
         else:
             step()
         optimizer.param_groups[0]["lr"] *= 0.5
@@ -70,6 +70,21 @@ def test_parameters_and_state_are_those_of_the_optimizer_bit_for_bit(
         assert all(
             torch.equal(torch.as_tensor(own["state"][index][key]), torch.as_tensor(values[key])) for key in values
         )
+
+
+def test_leaves_that_had_no_gradient_at_the_last_look_are_updated() -> None:
+    leaves, expected = make_leaves(), make_leaves()
+    optimizer, other = Adam(leaves, lr=0.1, fused=True), Adam(expected, lr=0.1, fused=True)
+    step, are_finite = OptimizerStep(optimizer), AreFinite()
+    for index in range(6):
+        for chosen in (leaves, expected):
+            for number, leaf in enumerate(chosen):
+                leaf.grad = None if number == 2 and index in (0, 1) else torch.full_like(leaf, index + 1.0)
+        gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        assert are_finite(gradients, whole=index > 1)
+        step(whole=index > 1)
+        other.step()
+    assert all(torch.equal(*pair) for pair in zip(leaves, expected, strict=True))
 
 
 def test_the_kernel_runs_without_the_optimizers_python(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,10 +175,10 @@ def test_one_value_that_is_not_finite_is_found_and_no_other_value_changes(value:
     ]
     before = [gradient.clone() for gradient in gradients]
     are_finite = AreFinite()
-    for unchanged in (False, True, True):
-        assert are_finite(gradients, unchanged=unchanged) == math.isfinite(float(number))
+    for whole in (False, True, True, True):
+        assert are_finite(gradients, whole=whole) == math.isfinite(float(number))
         assert all(torch.equal(*pair) for pair in zip(gradients, before, strict=True) if pair[0].isfinite().all())
-    assert are_finite([torch.ones(3, dtype=dtype) for _ in range(3)], unchanged=True)
+    assert are_finite([torch.ones(3, dtype=dtype) for _ in range(3)], whole=True)
 
 
 @pytest.mark.parametrize(
@@ -172,11 +187,10 @@ def test_one_value_that_is_not_finite_is_found_and_no_other_value_changes(value:
 )
 def test_gradients_of_other_layouts_and_types_are_checked_one_by_one(gradient: Tensor) -> None:
     are_finite = AreFinite()
-    for unchanged in (False, True):
-        assert are_finite([torch.ones(2), gradient], unchanged=unchanged)
-        assert not are_finite([torch.full((2,), math.nan), gradient], unchanged=unchanged)
-    assert are_finite([])
-    assert are_finite([], unchanged=True)
+    for _ in range(3):
+        assert are_finite([torch.ones(2), gradient], whole=True)
+        assert not are_finite([torch.full((2,), math.nan), gradient], whole=True)
+    assert are_finite([], whole=True)
 
 
 @pytest.mark.parametrize("name", ["Adam", "Adam, plain", "SGD", "Adam, amsgrad"])
