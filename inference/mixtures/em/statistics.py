@@ -134,21 +134,13 @@ class SufficientStatistics(Displayed):
         Raises:
             ValueError: If it is not finite, as where the square of a point's distance from every component overflows.
         """
-        self.check_finite()
-        return float(self.log_likelihood) / self._total
-
-    def check_finite(self) -> None:
-        """Refuse data whose log-likelihood is not finite, see `bound`.
-
-        Raises:
-            ValueError: If it is not.
-        """
         bound = float(self.log_likelihood) / self._total
         if not math.isfinite(bound):
             raise ValueError(
                 f"Expected points whose log-likelihood is finite; got {bound}: leave out points that lie far from all "
                 "others, or start from wider covariances."
             )
+        return bound
 
     @property
     def empty(self) -> Tensor:

@@ -145,5 +145,5 @@ def _per_datum(e_step: EStep, parameters: MixtureParameters) -> SufficientStatis
         raise ValueError(f"Expected points with {expected}; got {points.n_features}.")
     points.check_scale()
     statistics = e_step(parameters)
-    statistics.check_finite()
+    _ = statistics.bound  # refuses what is not finite
     return statistics.about(parameters.means) * (1 / points.weight)
