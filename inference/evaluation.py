@@ -95,7 +95,7 @@ def evaluate(
         torch.no_grad(),
         SupportCheck() as check,
     ):
-        totals = (0.0, 0.0, 0.0, 0.0)
+        totals = None
         for check.first_row, batch in chunks(tensors, batch_size, transform):
             terms = reporter.terms(model, guide, *batch)
             if terms.elbo is None:
@@ -104,6 +104,7 @@ def evaluate(
             if check.first_row == 0:
                 check_store(known, "pass store=result.store")
                 pyro.enable_validation(False)
+    assert totals is not None  # as there is a datum
     return Bound.from_totals(totals)
 
 

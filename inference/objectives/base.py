@@ -48,8 +48,8 @@ class Terms(NamedTuple):
         elbo, log_likelihood = elbo.detach(), log_likelihood.detach()
         return cls(loss, elbo, log_likelihood, log_likelihood - elbo)
 
-    def totals(self, count: int, before: Totals = (0.0, 0.0, 0.0, 0.0)) -> Totals:
-        """ELBO, log-likelihood and KL summed over `count` data, and `count`.
+    def totals(self, count: int, before: Totals | None = None) -> Totals:
+        """ELBO, log-likelihood and KL in nats, summed over `count` data, and `count`.
 
         Args:
             count: Number of data.
@@ -58,6 +58,8 @@ class Terms(NamedTuple):
         elbo, log_likelihood, kl = (
             math.nan if part is None else float(part) * count for part in (self.elbo, self.log_likelihood, self.kl)
         )
+        if before is None:
+            return elbo, log_likelihood, kl, float(count)
         return before[0] + elbo, before[1] + log_likelihood, before[2] + kl, before[3] + count
 
 

@@ -16,6 +16,8 @@ __all__ = ["AreFinite", "OptimizerStep", "flush_denormals", "is_finite", "is_obs
 
 _MEANS = frozenset({"exp_avg", "momentum_buffer"})
 _FLUSHED = (torch.float32, torch.float64, torch.bfloat16)
+# Types that the joint check of gradients takes; that of CUDA compares in float32.
+_CHECKED = {"cpu": (torch.float32, torch.float64, torch.bfloat16), "cuda": (torch.float32,)}
 
 
 class OptimizerStep:
@@ -55,20 +57,25 @@ class OptimizerStep:
         Args:
             whole: Whether all parameters have gradients; what the last such step has looked up is then used again.
         """
-        if not whole or not self._kernels:
-            self._kernels = []
-            if not self._known or is_observed(self.optimizer):
-                self.optimizer.step()
-                return
-            kernels = [_Kernel.of(self.optimizer, group) for group in self.optimizer.param_groups]
-            if any(kernel is None for kernel in kernels):
-                self.optimizer.step()
-                return
-            self._kernels = [kernel for kernel in kernels if kernel is not None and kernel.leaves]
-        for kernel in self._kernels:
+        kernels = (self._kernels if whole else []) or self._look_up()
+        for kernel in kernels:
             kernel()
-        if not whole:
-            self._kernels = []
+        if not kernels:
+            self.optimizer.step()
+        self._kernels = kernels if whole else []
+
+    def _look_up(self) -> list[_Kernel]:
+        """The calls for all groups with gradients; none where the optimizer is stepped as it is."""
+        if not self._known or is_observed(self.optimizer):
+            return []
+        kernels = []
+        for group in self.optimizer.param_groups:
+            kernel = _Kernel.of(self.optimizer, group)
+            if kernel is None:
+                return []
+            if kernel.leaves:
+                kernels.append(kernel)
+        return kernels
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -96,11 +103,11 @@ class AreFinite:
     """
 
     def __init__(self) -> None:
-        self._flag: _Flag | None = None
+        self._joint: _JointCheck | None = None
 
     def forget(self) -> None:
         """Look up types and layouts in the next check, as something else may have changed them."""
-        self._flag = None
+        self._joint = None
 
     def __call__(self, gradients: list[Tensor], *, whole: bool = False) -> bool:
         """Check gradients.
@@ -109,43 +116,44 @@ class AreFinite:
             gradients: The gradients.
             whole: Whether all parameters have gradients; what the last such check has looked up is then used again.
         """
-        if not whole or self._flag is None:
-            self._flag = _Flag.of(gradients) if whole else None
-            return all(map(is_finite, gradients))
-        if self._flag.found is None or any(gradient.is_sparse for gradient in gradients):
-            return all(map(is_finite, gradients))
-        found = self._flag.found
-        # The scaler of mixed precision does so, too, with another scale than one.
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, self._flag.one)
-        if not found.item():
-            return True
-        found.zero_()
-        return False
+        if whole and self._joint is not None and not any(gradient.is_sparse for gradient in gradients):
+            return self._joint(gradients)
+        self._joint = _JointCheck.of(gradients) if whole else None
+        return all(map(is_finite, gradients))
 
 
 @dataclass(frozen=True)
-class _Flag:
-    """What the joint check of gradients needs.
+class _JointCheck:
+    """A call of the function by which torch's gradient scaler finds values that are not finite, with scale 1.
 
     Attributes:
-        found: A zero that the check sets to one; None where it does not apply.
-        one: A one.
+        found: A scalar in float32 that the call sets to 1 where it finds one, else 0.
+        scale: A scalar 1 in float32.
     """
 
-    found: Tensor | None
-    one: Tensor
+    found: Tensor
+    scale: Tensor
 
     @classmethod
-    def of(cls, gradients: Sequence[Tensor]) -> _Flag:
-        one = torch.ones((), dtype=torch.float32, device=gradients[0].device if gradients else "cpu")
-        known = {"cpu": (torch.float32, torch.float64, torch.bfloat16), "cuda": (torch.float32,)}
-        fits = (
-            len({(gradient.dtype, gradient.device) for gradient in gradients}) == 1
-            and gradients[0].dtype in known.get(one.device.type, ())
-            and all(each.layout == torch.strided and each.is_contiguous() for each in gradients)
-            and not any(each.requires_grad for each in gradients)
-        )
-        return cls(torch.zeros_like(one) if fits else None, one)
+    def of(cls, gradients: Sequence[Tensor]) -> _JointCheck | None:
+        """The check of gradients like these; None where the function does not take them."""
+        kinds = {(gradient.dtype, gradient.device) for gradient in gradients}
+        if len(kinds) != 1:
+            return None
+        ((dtype, device),) = kinds
+        dense = all(each.layout == torch.strided and each.is_contiguous() for each in gradients)
+        if dtype not in _CHECKED.get(device.type, ()) or not dense or any(each.requires_grad for each in gradients):
+            return None
+        found = torch.zeros((), dtype=torch.float32, device=device)
+        return cls(found, torch.ones_like(found))
+
+    def __call__(self, gradients: list[Tensor]) -> bool:
+        """Whether all values are finite; those that are stay as they are."""
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.found, self.scale)
+        if not self.found.item():
+            return True
+        self.found.zero_()
+        return False
 
 
 @torch.no_grad()

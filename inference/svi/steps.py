@@ -123,8 +123,7 @@ class Steps:
         if math.isfinite(elbo) and not math.isnan(loss) and self._clip(gradients, whole):
             self._update(whole=whole)
             self.state.skipped_in_succession = 0
-            before = self.state.totals
-            self.state.totals = terms.totals(length) if before is None else terms.totals(length, before)
+            self.state.totals = terms.totals(length, self.state.totals)
             return None
         values = {f"the loss {loss:.4g}": loss, f"the reported ELBO {elbo:.4g}": elbo}
         return next((name for name, value in values.items() if not math.isfinite(value)), "a gradient")
